@@ -1,0 +1,1 @@
+"""Which trials of a study exist, and how they run and are recorded."""

@@ -1,0 +1,206 @@
+"""The typed config: every key that a user can set, and how a wrong one is told.
+
+Factors stand at the root and are checked against :mod:`ablations.space`, which knows their levels; all else is typed
+here, and Hydra refuses a key or a type that does not fit.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bbcu.errors import ConfigError, unknown
+
+
+@dataclass
+class TaskConfig:
+    """What is restored: ``sr_x2`` is super-resolution by two."""
+
+    name: str = MISSING
+
+
+@dataclass
+class NetworkConfig:
+    """The layout around the units."""
+
+    name: str = MISSING
+
+
+@dataclass
+class MethodConfig:
+    """The preset that set the factors."""
+
+    name: str = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Where the pictures are: those that come along ("embedded"), or folders of the user's."""
+
+    name: str = MISSING
+    train: str = MISSING
+    test: Any = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """How a trial trains; see :class:`bbcu.training.TrainSettings`. All of it is part of a cell."""
+
+    steps: int = MISSING
+    batch: int = MISSING
+    patch: int = MISSING
+    lr: float = MISSING
+    schedule: str = MISSING
+    precision: str = MISSING
+
+
+@dataclass
+class StudyConfig:
+    """The study that the trials belong to: a folder under ``outputs`` and an experiment in MLflow."""
+
+    name: str = MISSING
+
+
+@dataclass
+class TrackingConfig:
+    """Where and how densely a trial is recorded.
+
+    ``curve_points`` and ``evaluations`` are how many points the training curve and the test curve have, ``samples`` how
+    many pictures of each test set leave a crop.
+    """
+
+    uri: str = MISSING
+    curve_points: int = MISSING
+    evaluations: int = MISSING
+    samples: int = MISSING
+
+
+@dataclass
+class Config:
+    """The root of the config; the factors come first."""
+
+    residual: Any = MISSING
+    bn: Any = MISSING
+    act: Any = MISSING
+    act_fn: Any = MISSING
+    align: Any = MISSING
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    channels: int = MISSING
+    blocks: int = MISSING
+    method: MethodConfig = field(default_factory=MethodConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = MISSING
+
+    outputs: str = MISSING
+    device: str = MISSING
+    threads: Any = MISSING
+    progress: Any = MISSING
+
+
+@dataclass
+class SweeperConfig:
+    """The keys of ``hydra.sweeper``."""
+
+    _target_: str = "hydra_plugins.ablation_sweeper.AblationSweeper"
+    params: dict[str, Any] = field(default_factory=dict)
+    replicates: int = 1
+    dry_run: bool = False
+
+
+def register() -> None:
+    """Tell Hydra of the schema; to be called before Hydra composes anything."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def typed(config: DictConfig) -> Config:
+    """The composed config as plain dataclasses, every interpolation resolved.
+
+    Raises ConfigError for a key that is still missing and for a value outside its range.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}: set it on the command line, as in {missing[0]}=...")
+    resolved = OmegaConf.to_object(config)
+    assert isinstance(resolved, Config)
+    check_ranges(resolved)
+    return resolved
+
+
+def check_ranges(config: Config) -> None:
+    """Raise ConfigError for a value that no trial can be run with."""
+    at_least = {
+        "channels": (config.channels, 1),
+        "blocks": (config.blocks, 1),
+        "seed": (config.seed, 0),
+        "train.steps": (config.train.steps, 1),
+        "train.batch": (config.train.batch, 1),
+        "train.patch": (config.train.patch, 1),
+        "tracking.curve_points": (config.tracking.curve_points, 1),
+        "tracking.evaluations": (config.tracking.evaluations, 1),
+        "tracking.samples": (config.tracking.samples, 0),
+    }
+    for key, (value, least) in at_least.items():
+        if value < least:
+            raise ConfigError(f"{key}={value}: must be at least {least}")
+    if not config.train.lr > 0:
+        raise ConfigError(f"train.lr={config.train.lr:g}: must be above 0")
+    one_of = {
+        "train.schedule": (config.train.schedule, ("cosine", "constant")),
+        "train.precision": (config.train.precision, ("fp32", "bf16")),
+        "progress": (config.progress, ("auto", True, False)),
+        "network.name": (config.network.name, ("srresnet",)),
+        "data.name": (config.data.name, ("embedded", "folder")),
+    }
+    for key, (choice, valid) in one_of.items():
+        if choice not in valid:
+            raise ConfigError(f"{key}={choice}: {unknown('value', choice, valid)}")
+    check_data(config.data)
+    if config.threads != "auto" and not (isinstance(config.threads, int) and config.threads >= 1):
+        raise ConfigError(f"threads={config.threads}: must be auto or a whole number of at least 1")
+    if not config.study.name or not set(config.study.name) <= STUDY_NAME:
+        raise ConfigError(f"study.name={config.study.name!r}: letters, digits, - and _ only, as it names a folder")
+
+
+def check_data(data: DataConfig) -> None:
+    """Raise ConfigError unless ``data.test`` names folders."""
+    test = data.test
+    if not isinstance(test, dict) or not all(isinstance(path, str) and path for path in test.values()):
+        raise ConfigError(f"data.test={test}: must name a folder for each test set, as in data.test='{{Set5: DIR}}'")
+    if data.name == "folder" and not test:
+        raise ConfigError("data.test={}: at least one test set is needed, as in data.test='{Set5: DIR}'")
+
+
+STUDY_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    return f"{group}={option}: {unknown('option', option, sorted(error.options or []))}"
+
+
+def explain(error: HydraException | OmegaConfBaseException) -> str:
+    """What Hydra or OmegaConf refused, in one line that says what is valid."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _missing_option(error)
+    text = " ".join(str(error).split())
+    if text.startswith("Ambiguous value for argument"):
+        return f"{text.split(chr(39))[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
+    parent = getattr(cause, "parent_node", None)
+    full_key = getattr(cause, "full_key", None)
+    if isinstance(error, ConfigCompositionException) and full_key and isinstance(parent, DictConfig):
+        reason = str(cause).splitlines()[0]
+        if "is not in struct" in reason or "not in" in reason:
+            prefix = full_key.rpartition(".")[0]
+            valid = [f"{prefix}.{name!s}" if prefix else str(name) for name in parent if name != "hydra"]
+            return unknown("key", full_key, valid)
+        return f"{full_key}: {reason}"
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])

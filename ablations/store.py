@@ -1,0 +1,470 @@
+"""Where trials leave their facts: a folder each on disk, and a run each in MLflow.
+
+The folder is the truth: ``result.json`` is written last and atomically, so a folder with a valid one holds a whole
+trial. MLflow holds the same facts for people to look at; a run that is missing there is logged again from the folder
+(:func:`synchronise`). A trial is finished when both agree.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from ablations.space import level_text
+from bbcu.errors import BbcuError, ConfigError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+log = logging.getLogger(__name__)
+
+METRICS_PER_BATCH = 1000
+"""How many metrics MLflow takes in one ``log_batch``."""
+
+TAG_LENGTH = 5000
+"""How many characters MLflow keeps of a tag."""
+
+
+class TrackingError(BbcuError):
+    """The tracking store cannot be used at all; the message says which and why."""
+
+
+class TrialBusy(BbcuError):
+    """Another process holds the trial at this moment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """The metrics of one training step: ``{"train/loss": 0.03, "Set5/psnr_db": 34.1}``, and when they were taken."""
+
+    step: int
+    metrics: Mapping[str, float]
+    time: float = dataclasses.field(default_factory=time.time)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Put ``text`` at ``path`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, and move it to ``path`` when the body ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def study_folder(outputs: Path, study: str) -> Path:
+    return outputs / study
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``, or None where there is none or it was cut short."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+class TrialFolder:
+    """``outputs/<study>/<cell>/seed<N>/``: everything that one trial leaves on disk."""
+
+    def __init__(self, outputs: Path, study: str, cell: str, seed: int) -> None:
+        self.study, self.cell, self.seed = study, cell, seed
+        self.path = study_folder(outputs, study) / cell / f"seed{seed}"
+        self.result_path = self.path / "result.json"
+        self.failure_path = self.path / "failure.json"
+        self.config_path = self.path / "config.yaml"
+        self.log_path = self.path / "trial.log"
+        self.curve_path = self.path / "curve.csv"
+        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.samples = self.path / "samples"
+
+    @classmethod
+    def of(cls, path: Path) -> "TrialFolder":
+        """The folder at ``path``, its identity read from the path."""
+        return cls(path.parents[2], path.parents[1].name, path.parent.name, int(path.name.removeprefix("seed")))
+
+    def result(self) -> dict[str, Any] | None:
+        """The trial's result, or None where it has none that is whole and its own."""
+        result = read_json(self.result_path)
+        if result is None or (result.get("cell"), result.get("seed")) != (self.cell, self.seed):
+            return None
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        self.failure_path.unlink(missing_ok=True)
+        write_atomically(self.result_path, json.dumps(result, indent=1) + "\n")
+
+    def write_failure(self, reason: str) -> None:
+        write_atomically(self.failure_path, json.dumps({"reason": reason}) + "\n")
+
+    def write_curve(self, points: Iterable[CurvePoint]) -> None:
+        """Keep the learning curve as a long table: step, metric, value, time (seconds since the epoch)."""
+        with replacing(self.curve_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["step", "metric", "value", "time"])
+            for point in points:
+                for name, value in point.metrics.items():
+                    writer.writerow([point.step, name, repr(value), repr(point.time)])
+
+    def curve(self) -> list[CurvePoint]:
+        """The learning curve as it was written, one point a row; empty where there is none."""
+        if not self.curve_path.exists():
+            return []
+        with self.curve_path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [CurvePoint(int(row["step"]), {row["metric"]: float(row["value"])}, float(row["time"])) for row in rows]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the trial against other processes; the system lets go of it however this process ends.
+
+        Raises TrialBusy where another process holds it.
+        """
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout:
+            raise TrialBusy(f"{self.path} is being trained by another process") from None
+        except OSError as error:
+            raise BbcuError(f"{self.path}: cannot be written to: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
+    """Every trial folder of a study, sorted by cell and seed."""
+    found = [TrialFolder.of(path) for path in study_folder(outputs, study).glob("*/seed*") if path.is_dir()]
+    return sorted(found, key=lambda folder: (folder.cell, folder.seed))
+
+
+def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
+    """Add a plan to what the study has planned before.
+
+    A plan is ``{"trials": [{"cell", "seed", "factors", ...}], "left_out": [{"factors", "reason"}], ...}``; trials are
+    told apart by cell and seed, what was left out by its factors. The other keys are replaced.
+    """
+    folder = study_folder(outputs, study)
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".plan.lock"):
+        before = read_plan(outputs, study)
+        merged = dict(plan)
+        for name, identity in (("trials", ("cell", "seed")), ("left_out", ("levels", "setting"))):
+            rows = [*before.get(name, []), *plan.get(name, [])]
+            unique = {json.dumps([row.get(key) for key in identity], sort_keys=True): row for row in rows}
+            merged[name] = list(unique.values())
+        write_atomically(folder / "plan.json", json.dumps(merged, indent=1) + "\n")
+
+
+def read_plan(outputs: Path, study: str) -> dict[str, Any]:
+    """What the study has planned so far; an empty plan where it has none."""
+    return read_json(study_folder(outputs, study) / "plan.json") or {"trials": [], "left_out": []}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What MLflow is told of a trial when it starts: its identity, its name and its params and tags."""
+
+    study: str
+    cell: str
+    seed: int
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def quiet_mlflow() -> None:
+    """Turn off telemetry, progress bars and the migration log; must run before mlflow is imported."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def client_of(uri: str) -> "MlflowClient":
+    """A client of the tracking store at ``uri``; raises TrackingError with the reason where there is none."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    quiet_mlflow()
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except Exception as error:
+        raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def prepare_tracking(uri: str, study: str) -> str:
+    """Create the store's schema and the study's experiment, and give the experiment's id.
+
+    To be called once, by the parent, before any worker starts: several processes that meet a fresh SQLite file, or
+    that create one experiment, fail each other. SQLite is put into write-ahead mode, which multiplies its rate.
+    """
+    sqlite = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
+    if sqlite:
+        _check_writable(Path(sqlite).absolute().parent, f"tracking.uri={uri}")
+    try:
+        client = client_of(uri)
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            location = (Path(sqlite).absolute().parent / "mlruns" / study).as_uri() if sqlite else None
+            identifier = str(client.create_experiment(study, artifact_location=location))
+        elif experiment.lifecycle_stage != "active":
+            raise TrackingError(f"the MLflow experiment {study!r} is deleted: restore it, or choose another study.name")
+        else:
+            identifier = str(experiment.experiment_id)
+        if sqlite:
+            with contextlib.closing(sqlite3.connect(sqlite)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+    except BbcuError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
+    return identifier
+
+
+def _check_writable(folder: Path, what: str) -> None:
+    """Make ``folder``, and raise TrackingError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise TrackingError(f"{what}: {folder} cannot be written to: {error.strerror}") from error
+
+
+def experiment_id(uri: str, study: str) -> str:
+    """The id of the study's experiment; raises ConfigError, naming those that exist, where there is none."""
+    client = client_of(uri)
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        names = sorted(found.name for found in client.search_experiments() if found.name != "Default")
+        raise ConfigError(f"no study {study!r} in {uri}; there: {', '.join(names) if names else 'none'}")
+    return str(experiment.experiment_id)
+
+
+def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
+    """Every run of an experiment that meets MLflow's filter ``condition``, oldest first."""
+    client = client_of(uri)
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], condition, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def identity_of(run: "Run") -> tuple[str, int] | None:
+    """The (cell, seed) that a run belongs to, or None for a run that is no trial's."""
+    tags = run.data.tags
+    return (tags["cell"], int(tags["seed"])) if "cell" in tags and "seed" in tags else None
+
+
+def finished_runs(uri: str, experiment: str) -> set[tuple[str, int]]:
+    """The (cell, seed) of every trial that MLflow holds as finished."""
+    runs = search_runs(uri, experiment, "attributes.status = 'FINISHED'")
+    return {identity for run in runs if (identity := identity_of(run)) is not None}
+
+
+def is_finished(uri: str, experiment: str, cell: str, seed: int) -> bool:
+    """Whether MLflow holds this trial as finished."""
+    condition = f"attributes.status = 'FINISHED' and tags.cell = '{cell}' and tags.seed = '{seed}'"
+    return bool(search_runs(uri, experiment, condition))
+
+
+class TrialRun:
+    """One trial's run in MLflow, from RUNNING to FINISHED or FAILED.
+
+    A store that goes away never stops a training: the first call that fails says so once in the log, the rest is
+    skipped, and the facts wait on disk for :func:`synchronise`.
+    """
+
+    def __init__(self, uri: str, experiment: str, facts: RunFacts) -> None:
+        self._uri, self._experiment, self._facts = uri, experiment, facts
+        self._away = False
+        self._run_id = ""
+        self._call(self._start)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether everything up to now is in MLflow."""
+        return not self._away
+
+    def log_curve(self, points: Sequence[CurvePoint]) -> None:
+        """Log every metric of ``points``, in as few calls as MLflow takes."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, int(1000 * point.time), point.step)
+            for point in points
+            for name, value in point.metrics.items()
+        ]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            batch = metrics[start : start + METRICS_PER_BATCH]
+            self._call(functools.partial(self._log_metrics, batch))
+
+    def finish(self, folder: TrialFolder, metrics: Mapping[str, float], step: int) -> None:
+        """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED."""
+        self.log_curve([CurvePoint(step, metrics)])
+        self._call(lambda: self._log_files(folder))
+        self._close("FINISHED")
+
+    def fail(self, folder: TrialFolder, reason: str) -> None:
+        """Close the run as FAILED with its reason."""
+        self._call(lambda: self._client.set_tag(self._run_id, "reason", reason[:TAG_LENGTH]))
+        self._call(lambda: self._log_files(folder))
+        self._close("FAILED")
+
+    def interrupt(self, reason: str) -> None:
+        """Close the run as KILLED: the trial was stopped from outside and can be started again."""
+        self._call(lambda: self._client.set_tag(self._run_id, "reason", reason[:TAG_LENGTH]))
+        self._close("KILLED")
+
+    def _start(self) -> None:
+        from mlflow.entities import Param, RunTag
+
+        self._client = client_of(self._uri)
+        self._end_abandoned()
+        tags = {**self._facts.tags, "study": self._facts.study, "cell": self._facts.cell, "seed": str(self._facts.seed)}
+        run = self._client.create_run(self._experiment, tags=tags, run_name=self._facts.name)
+        self._run_id = run.info.run_id
+        params = [Param(name, value) for name, value in self._facts.params.items()]
+        self._client.log_batch(self._run_id, params=params, tags=[RunTag("state", "running")])
+
+    def _end_abandoned(self) -> None:
+        """Close what a killed process left open; the caller holds the trial, so nobody works on those runs."""
+        condition = (
+            f"attributes.status = 'RUNNING' and tags.cell = '{self._facts.cell}' and tags.seed = '{self._facts.seed}'"
+        )
+        for run in search_runs(self._uri, self._experiment, condition):
+            self._client.set_tag(run.info.run_id, "reason", "interrupted: the process ended without a word")
+            self._client.set_tag(run.info.run_id, "state", "interrupted")
+            self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _log_metrics(self, metrics: Sequence["Metric"]) -> None:
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _log_files(self, folder: TrialFolder) -> None:
+        for path in (folder.config_path, folder.result_path, folder.curve_path, folder.log_path):
+            if path.exists():
+                self._client.log_artifact(self._run_id, str(path))
+        if folder.samples.is_dir():
+            self._client.log_artifacts(self._run_id, str(folder.samples), "samples")
+
+    def _close(self, status: str) -> None:
+        state = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}[status]
+        self._call(lambda: self._client.set_tag(self._run_id, "state", state))
+        self._call(lambda: self._client.set_terminated(self._run_id, status))
+
+    def _call(self, action: Callable[[], object]) -> None:
+        if self._away:
+            return
+        try:
+            action()
+        except Exception as error:
+            self._away = True
+            log.warning("MLflow at %s does not take records (%s); they wait on disk", self._uri, first_line(error))
+
+
+def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a result as MLflow names them: ``Set5/psnr_db``, ``cost/ops_g``, ``timing/train_s``, ..."""
+    metrics = {f"{name}/{metric}": scores[metric] for name, scores in result["metrics"].items() for metric in METRICS}
+    for name, scores in result["baseline"].items():
+        metrics |= {f"baseline/{name}/{metric}": scores[metric] for metric in METRICS}
+    for group in ("cost", "timing"):
+        metrics |= {f"{group}/{name}": value for name, value in result[group].items()}
+    return metrics
+
+
+METRICS = ("psnr_db", "ssim")
+"""The metrics of a test set, as ``result.json`` names them."""
+
+
+def facts_of(result: Mapping[str, Any]) -> RunFacts:
+    """What MLflow is told of a trial, from its result or from what is known of it before it starts."""
+    setting = {name: str(value) for name, value in flatten(result["setting"]).items()}
+    factors = {name: level_text(level) for name, level in result["factors"].items()}
+    provenance = result["provenance"]
+    tags = {
+        "method": result["method"],
+        "task": result["task"],
+        "factors": json.dumps(list(result["factors"])),
+        "levels": json.dumps(result["levels"]),
+        "reference": json.dumps(result["reference"]),
+        "git": provenance["git"],
+        "git_dirty": level_text(provenance["dirty"]),
+        "provenance": json.dumps(provenance),
+    }
+    params = {**factors, **setting, "seed": str(result["seed"])}
+    return RunFacts(result["study"], result["cell"], result["seed"], result["name"], params, tags)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"train": {"steps": 5}}`` as ``{"train.steps": 5}``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
+    """Log every result on disk that MLflow does not hold as finished; give the folders that were logged."""
+    experiment = prepare_tracking(uri, study)
+    known = finished_runs(uri, experiment)
+    logged = []
+    for folder in trial_folders(outputs, study):
+        if (folder.cell, folder.seed) in known or folder.result() is None:
+            continue
+        with contextlib.suppress(TrialBusy), folder.held():
+            if log_from_disk(folder, uri, experiment):
+                logged.append(folder)
+    return logged
+
+
+def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
+    """Write a finished trial's folder to MLflow as one FINISHED run; False where MLflow did not take all of it."""
+    result = folder.result()
+    if result is None:
+        return False
+    run = TrialRun(uri, experiment, facts_of(result))
+    run.log_curve(folder.curve())
+    run.finish(folder, final_metrics(result), result["setting"]["train"]["steps"])
+    return run.recorded

@@ -1,0 +1,164 @@
+"""Pictures as arrays: reading them, the two bicubic resizings of the field, and MATLAB's luma.
+
+A picture is uint8 of shape (height, width, 3), RGB, unless a docstring says otherwise.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from torch.nn.functional import interpolate
+
+from bbcu.errors import DataError
+
+Pixels = NDArray[np.uint8]
+Plane = NDArray[np.float64]
+
+READABLE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+READABLE_MODES = ("1", "L", "P", "RGB")
+BITS_PER_SAMPLE_TAG = 258
+
+# MATLAB's rgb2ycbcr, for RGB in 0..255.
+LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255
+LUMA_OFFSET = 16.0
+
+# With weights that are multiples of 1/256 some results lie exactly between two grey levels. Rounding error would send
+# them up on one machine and down on another; this margin, far above that error, sends them up everywhere, like MATLAB.
+TIE_MARGIN = 1e-9
+
+
+def read_rgb(path: str | Path) -> Pixels:
+    """Read an 8-bit picture as RGB.
+
+    Gray is repeated in the three channels and a palette is looked up. A file with several frames gives its first, and
+    an orientation noted in the file is not applied.
+    Returns (height, width, 3). Raises DataError, which names the path and the cause, for a file that cannot be read and
+    for one whose pixels would have to be changed to fit: transparency, 16 bits, CMYK and the like.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with Image.open(path, formats=READABLE_FORMATS) as image:
+            refusal = _refusal(image)
+            if refusal is None:
+                return np.array(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: is no picture in one of the formats {', '.join(READABLE_FORMATS)}") from None
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:
+        # A damaged file makes the decoders raise nearly anything: OSError, SyntaxError, ValueError, struct.error, ...
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: cannot be decoded: {cause}") from error
+    raise DataError(f"{path}: {refusal}; needed: 8-bit RGB, gray or palette, without transparency")
+
+
+def _check_file(path: Path) -> None:
+    """Raise DataError unless ``path`` is a file with something in it: opening a pipe, for one, would wait for ever."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        cause = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise DataError(f"{path}: {cause}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError(f"{path}: is a folder, not a picture")
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is not a regular file")
+    if status.st_size == 0:
+        raise DataError(f"{path}: is an empty file")
+
+
+def _refusal(image: Image.Image) -> str | None:
+    """Say why a picture cannot be used as 8-bit RGB; None if it can."""
+    if _is_deep(image):
+        return f"holds 16 or more bits a channel (mode {image.mode})"
+    if image.has_transparency_data:
+        return f"has an alpha channel or a transparent colour (mode {image.mode})"
+    if image.mode not in READABLE_MODES:
+        return f"has the colour mode {image.mode}"
+    return None
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Tell whether the file holds more than 8 bits a channel, which Pillow cuts to 8 without a word for colour."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return bool(max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,))) > 8)
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def crop_to_multiple(image: Pixels, multiple: int) -> Pixels:
+    """Cut rows from the bottom and columns from the right until both sizes are multiples of ``multiple``."""
+    height, width = image.shape[:2]
+    return image[: height - height % multiple, : width - width % multiple]
+
+
+def downscale(image: Pixels, scale: int) -> Pixels:
+    """Shrink a picture as MATLAB's imresize does: bicubic with a = -0.5, antialiased, the border mirrored.
+
+    torch's antialiased bicubic has the same kernel but cuts it off at the border; on a mirrored border of the kernel's
+    radius, cut away afterwards, the two agree to 1e-11 of a grey level.
+    Takes (height, width, channels), returns (height / scale, width / scale, channels).
+    Raises ValueError unless both sizes are multiples of ``scale``.
+    """
+    height, width = image.shape[:2]
+    if height % scale or width % scale or 0 in image.shape:
+        raise ValueError(f"a picture of {width} x {height} pixels cannot be shrunk by {scale}: crop it to a multiple")
+    border = 2 * scale
+    mirrored = np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric")
+    cut = border // scale
+    size = (height // scale + 2 * cut, width // scale + 2 * cut)
+    small = interpolate(_to_batch(mirrored), size=size, mode="bicubic", antialias=True, align_corners=False)
+    return _from_batch(small[:, :, cut:-cut, cut:-cut])
+
+
+def upscale(image: Pixels, scale: int) -> Pixels:
+    """Enlarge a picture by bicubic interpolation with a = -0.75 and a repeated border, as OpenCV and torch do.
+
+    This, not MATLAB's a = -0.5, is the Bicubic row in the tables of the field's binary networks.
+    Takes (height, width, channels), returns (height * scale, width * scale, channels).
+    """
+    height, width = image.shape[:2]
+    size = (height * scale, width * scale)
+    return _from_batch(interpolate(_to_batch(image), size=size, mode="bicubic", align_corners=False))
+
+
+def luma(image: NDArray[Any]) -> Plane:
+    """Compute the Y of MATLAB's YCbCr, not rounded: 16 for black, 235 for white.
+
+    Takes (height, width, 3), RGB in 0..255 of any type; returns (height, width).
+    """
+    return image.astype(np.float64) @ LUMA_WEIGHTS + LUMA_OFFSET
+
+
+def to_tensor(image: Pixels) -> torch.Tensor:
+    """Turn a picture (height, width, channels) into float32 (channels, height, width) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(torch.float32).div_(255)
+
+
+def to_image(tensor: torch.Tensor) -> Pixels:
+    """Turn a network's output (channels, height, width), nominally in [0, 1], into a picture, rounded and clipped.
+
+    Raises ValueError for a NaN, which would otherwise become some grey level and be scored as if it were a picture.
+    """
+    values = tensor.detach().to("cpu", torch.float64).mul(255)
+    if bool(values.isnan().any()):
+        raise ValueError("the output of the network holds NaN: it is no picture")
+    return _from_batch(values[None])
+
+
+def _to_batch(image: Pixels) -> torch.Tensor:
+    """Turn (height, width, channels) into float64 (1, channels, height, width), still in 0..255."""
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float64, order="C"))[None]
+
+
+def _from_batch(batch: torch.Tensor) -> Pixels:
+    """Round and clip the only picture of a batch in 0..255 to uint8 (height, width, channels)."""
+    values = batch[0].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(np.floor(values + (0.5 + TIE_MARGIN)).clip(0, 255).astype(np.uint8))

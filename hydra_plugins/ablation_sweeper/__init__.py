@@ -1,0 +1,40 @@
+"""The door through which Hydra finds the sweeper; the sweeper itself is :mod:`ablations.sweeper`.
+
+Hydra imports every plugin at each start, so nothing heavy is imported before a sweep begins.
+"""
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from ablations.config import SweeperConfig
+
+
+class AblationSweeper(Sweeper):
+    """Trains every cell of a design once, and those that are done already not again."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = SweeperConfig(**options)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from ablations.sweeper import sweep
+
+        # Hydra's base class declares them optional; its own loader has called setup() before.
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        return sweep(arguments, self.options, self.config, self.hydra_context.config_loader, self.launcher)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="ablation", node=SweeperConfig, provider="bbcu")

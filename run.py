@@ -1,0 +1,48 @@
+"""One trial, or a sweep with -m: ``python run.py -m residual=true,false bn=pre,post``."""
+
+import os
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ablations.config import explain, register, typed
+from bbcu.errors import BbcuError
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def run(config: DictConfig) -> float:
+    """Run the trial that ``config`` describes; its mean PSNR over the test sets, in dB."""
+    from ablations.trial import run_trial
+
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        return run_trial(typed(config), in_sweep=in_sweep)
+    except BbcuError as error:
+        if in_sweep:
+            raise
+        # Hydra would write a line of its own above an exception; leaving is the only way past it.
+        sys.exit(f"run.py: {error}")
+
+
+def main() -> None:
+    """Run, and tell what a user can mend in one line."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # With this set, Hydra hands its errors on as they are instead of printing several lines of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        run()
+    except (BbcuError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        sys.exit(f"run.py: {error if isinstance(error, BbcuError) else explain(error)}")
+
+
+register()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Fixtures that more than one test file needs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ablations.store import client_of
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its schema and nothing in it; making one takes seconds, so tests copy this one."""
+    path = tmp_path_factory.mktemp("mlflow") / "template.db"
+    client_of(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracking_uri(migrated_database: Path, tmp_path: Path) -> str:
+    """A tracking store of the test's own."""
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(migrated_database, path)
+    return f"sqlite:///{path}"
