@@ -153,8 +153,6 @@ def check_ranges(config: Config) -> None:
     if not config.train.lr > 0:
         raise ConfigError(f"train.lr={config.train.lr:g}: must be above 0")
     one_of = {
-        "train.schedule": (config.train.schedule, ("cosine", "constant")),
-        "train.precision": (config.train.precision, ("fp32", "bf16")),
         "progress": (config.progress, ("auto", True, False)),
         "network.name": (config.network.name, ("srresnet",)),
         "data.name": (config.data.name, ("embedded", "folder")),

@@ -170,7 +170,7 @@ def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
     """Add a plan to what the study has planned before.
 
     A plan is ``{"trials": [{"cell", "seed", "factors", ...}], "left_out": [{"factors", "reason"}], ...}``; trials are
-    told apart by cell and seed, what was left out by its factors. The other keys are replaced.
+    told apart by cell and seed, what was left out by its levels and setting. The other keys are replaced.
     """
     folder = study_folder(outputs, study)
     folder.mkdir(parents=True, exist_ok=True)
@@ -278,7 +278,10 @@ def experiment_id(uri: str, study: str) -> str:
 
 
 def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
-    """Every run of an experiment that meets MLflow's filter ``condition``, oldest first."""
+    """Every run of an experiment that meets MLflow's filter ``condition``, oldest first.
+
+    MLflow's own errors come through, as its retries and its transport make them.
+    """
     client = client_of(uri)
     runs: list[Run] = []
     token = None

@@ -5,6 +5,7 @@ planned, done and failed is read from disk and from MLflow, never kept in a coun
 again at any time.
 """
 
+import dataclasses
 import logging
 import os
 import statistics
@@ -23,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from ablations import store
 from ablations.config import Config, SweeperConfig, typed
 from ablations.designs import full, replicated
-from ablations.space import SHOWN, ImpossibleCell, level_text
-from ablations.trial import Trial, check_device, data_of, levels_of, network_of, trial_of
+from ablations.space import SHOWN, ImpossibleCell, canonical_levels, level_text
+from ablations.trial import Trial, check_runnable, data_of, levels_of, network_of, setting_of, trial_of
 from bbcu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class LeftOut:
     """A combination that is not trained, and why not."""
 
     levels: Mapping[str, Any]
+    setting: Mapping[str, Any]
     name: str
     reason: str
 
@@ -113,19 +115,19 @@ def make_plan(
     first_with: dict[Identity, Trial] = {}
     for replicate, row in replicated(rows, options.replicates):
         config = compose(master, config_loader, row, replicate)
-        check_device(config)
+        check_runnable(config)
         fingerprint = data_of(config).fingerprint
         try:
             trial = trial_of(config, fingerprint)
         except ImpossibleCell as error:
-            leave_out(plan, config, f"impossible: {error}", replicate)
+            leave_out(plan, config, fingerprint, f"impossible: {error}", replicate)
             continue
         if plan.study not in ("", trial.study):
             raise ConfigError(f"study.name: one sweep belongs to one study, not to {plan.study} and {trial.study}")
         plan.study = trial.study
         same = first_with.setdefault(trial.identity, trial)
         if same is not trial:
-            leave_out(plan, config, same_network_reason(config, same), replicate)
+            leave_out(plan, config, fingerprint, same_network_reason(config, same), replicate)
             continue
         own = (*row, f"seed={trial.seed}", f"hydra.sweep.subdir={trial.study}/{trial.cell.key}/seed{trial.seed}")
         plan.trials.append(PlannedTrial(trial, own, config))
@@ -162,18 +164,16 @@ def compose(master: DictConfig, config_loader: ConfigLoader, row: Sequence[str],
     return config
 
 
-def leave_out(plan: Plan, config: Config, reason: str, replicate: int) -> None:
+def leave_out(plan: Plan, config: Config, fingerprint: str, reason: str, replicate: int) -> None:
     """Note a combination that is not trained; once, not again under every replicate."""
     if replicate == 0:
         levels = levels_of(config)
         name = " ".join(f"{name}={level_text(level)}" for name, level in levels.items())
-        plan.left_out.append(LeftOut(levels, name, reason))
+        plan.left_out.append(LeftOut(levels, setting_of(config, fingerprint), name, reason))
 
 
 def same_network_reason(config: Config, same: Trial) -> str:
     """Why a combination is the network of a trial that is planned already."""
-    from ablations.space import canonical_levels
-
     reasons = canonical_levels(levels_of(config), config.channels).reasons
     why = "; ".join(reasons) if reasons else "asked for twice"
     return f"the same network as {same.name} ({same.cell.key[:SHOWN]}): {why}"
@@ -181,15 +181,11 @@ def same_network_reason(config: Config, same: Trial) -> str:
 
 def plan_record(plan: Plan) -> dict[str, Any]:
     """The plan as ``plan.json`` keeps it."""
-    setting = dict(plan.trials[0].trial.cell.setting)
     return {
         "study": plan.study,
         "reference": plan.trials[0].trial.facts()["reference"],
         "trials": [entry.trial.facts() for entry in plan.trials],
-        "left_out": [
-            {"levels": dict(entry.levels), "name": entry.name, "reason": entry.reason, "setting": setting}
-            for entry in plan.left_out
-        ],
+        "left_out": [dataclasses.asdict(entry) for entry in plan.left_out],
     }
 
 

@@ -88,13 +88,9 @@ def levels_of(config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in FACTORS}
 
 
-def trial_of(config: Config, fingerprint: str) -> Trial:
-    """The trial that ``config`` describes on the data with ``fingerprint``.
-
-    Raises ConfigError for a level that does not exist, and ImpossibleCell for a cell that cannot mean anything.
-    """
-    canonical = canonical_levels(levels_of(config), config.channels)
-    setting = {
+def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
+    """Everything but the factors and the seed that decides the trained network."""
+    return {
         "task": dataclasses.asdict(config.task),
         "network": dataclasses.asdict(config.network),
         "channels": config.channels,
@@ -102,6 +98,15 @@ def trial_of(config: Config, fingerprint: str) -> Trial:
         "train": dataclasses.asdict(config.train),
         "data": fingerprint,
     }
+
+
+def trial_of(config: Config, fingerprint: str) -> Trial:
+    """The trial that ``config`` describes on the data with ``fingerprint``.
+
+    Raises ConfigError for a level that does not exist, and ImpossibleCell for a cell that cannot mean anything.
+    """
+    canonical = canonical_levels(levels_of(config), config.channels)
+    setting = setting_of(config, fingerprint)
     method = config.method.name if canonical.asked == REFERENCE else "custom"
     return Trial(config.study.name, method, Cell(canonical.factors, setting, canonical.asked), config.seed)
 
@@ -156,11 +161,22 @@ def network_of(trial: Trial) -> "nn.Module":
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def check_device(config: Config) -> None:
-    """Raise BbcuError where the device that ``config`` names is not there."""
-    from bbcu.training import resolve_device
+def check_runnable(config: Config) -> None:
+    """Raise BbcuError for a device that is not there and for a way to train that does not exist."""
+    from bbcu.training import TrainSettings, resolve_device
 
     resolve_device(config.device)
+    TrainSettings(**dataclasses.asdict(config.train))
+
+
+def device_name(config: Config) -> str:
+    """The device that "auto" stands for, with its model where it is no processor: ``cuda (NVIDIA H100 80GB HBM3)``."""
+    import torch
+
+    from bbcu.training import resolve_device
+
+    device = resolve_device(config.device)
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def run_trial(config: Config, *, in_sweep: bool = False) -> float:
@@ -169,7 +185,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     In a sweep the parent has prepared the tracking store, and prints the results. Raises TrialFailed with the reason
     when the training fails, TrialBusy when another process is at it, and BbcuError for what a user can mend.
     """
-    check_device(config)
+    check_runnable(config)
     data = data_of(config)
     trial = trial_of(config, data.fingerprint)
     folder = trial.folder(config.outputs)
@@ -209,7 +225,7 @@ def _run_and_record(
 ) -> dict[str, Any]:
     """Run the trial with its log, its threads and its MLflow run, whatever way it ends."""
     with _threads(config.threads) as threads, _log_file(folder):
-        origin = provenance(config.device, threads, trial.seed)
+        origin = provenance(device_name(config), threads, trial.seed)
         run = store.TrialRun(config.tracking.uri, experiment, store.facts_of({**trial.facts(), "provenance": origin}))
         try:
             result = {**_run(config, trial, data, folder, run), "provenance": origin}

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from bbcu.datasets import Pair, PatchSampler
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, ConfigError, unknown
 from bbcu.images import Pixels, to_image, to_tensor
 from bbcu.tasks import Score, Task
 
 ADAM_BETAS = (0.9, 0.99)
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "halved")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -29,8 +29,9 @@ class TrainSettings:
     """How to train.
 
     ``steps`` optimiser steps of ``batch`` patches, each ``patch`` x ``patch`` input pixels; ``lr`` is Adam's first
-    learning rate, which then stays ("constant") or falls along half a cosine to zero ("cosine"). ``precision`` is that
-    of the convolutions: "fp32", or "bf16" by automatic mixed precision.
+    learning rate, which then stays ("constant"), falls along half a cosine to zero ("cosine"), or is halved at two thirds
+    of the way ("halved", what the released configuration does). ``precision`` is that of the convolutions: "fp32", or
+    "bf16" by automatic mixed precision. Raises ConfigError for another schedule or precision.
     """
 
     steps: int
@@ -39,6 +40,12 @@ class TrainSettings:
     lr: float
     schedule: str
     precision: str
+
+    def __post_init__(self) -> None:
+        for name, valid in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if value not in valid:
+                raise ConfigError(f"train.{name}={value}: {unknown(name, value, valid)}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
     """The learning rate of step ``step``, 1 to ``settings.steps``."""
     if settings.schedule == "constant":
         return settings.lr
+    if settings.schedule == "halved":
+        return settings.lr / 2 if 3 * step > 2 * settings.steps else settings.lr
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
 
 

@@ -4,8 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from ablations.store import client_of
+
+# Side by side, workers that each take every core wait for one another at every operation; tests are small, one does.
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

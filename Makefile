@@ -1,0 +1,25 @@
+# `make study` and `make test` do all the set-up on a machine that has Python 3.11 and make.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: study test lint clean
+
+study: .venv/installed  ## train the first study on the photographs that come along, and write its report
+	$(BIN)/python run.py -m study=residual_bn
+	$(BIN)/python -m analysis residual_bn
+
+test: .venv/installed  ## run every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/installed  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[dev]
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,138 @@
+"""A study cut into settings: trials that differ in anything but factors and seed are never compared."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from analysis.results import LeftOut, StudyResults
+
+KEY_LENGTH = 12
+"""How many characters of a SHA-256 are shown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """The trials of one setting of a study.
+
+    ``title`` says what sets it apart from the study's other settings and is empty where it is the only one;
+    ``labels`` names every cell by the levels that vary among the section's cells.
+    """
+
+    title: str
+    setting: Mapping[str, str]
+    trials: pd.DataFrame
+    left_out: tuple[LeftOut, ...]
+    factors: tuple[str, ...]
+    labels: Mapping[str, str]
+    results: StudyResults
+
+    @functools.cached_property
+    def finished(self) -> pd.DataFrame:
+        """The finished trials."""
+        return self.trials[self.trials["state"] == "finished"]
+
+    @functools.cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row for each cell with a finished trial, in the order of the study, indexed by cell."""
+        return self.finished.drop_duplicates("cell").set_index("cell", drop=False)
+
+    @functools.cached_property
+    def sets(self) -> tuple[str, ...]:
+        """The test sets, Set5 before Set14."""
+        names = [
+            re.fullmatch(r"metric/([^/]+)/psnr_db", str(column)) for column in self.finished.dropna(axis=1, how="all")
+        ]
+        return tuple(sorted((name[1] for name in names if name and name[1] != "train"), key=natural))
+
+    @functools.cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that was planned or run."""
+        return tuple(sorted(int(seed) for seed in self.trials["seed"].unique()))
+
+    def scores(self, metric: str) -> pd.Series:
+        """A metric of every finished trial, indexed by (cell, seed)."""
+        return self.finished.set_index(["cell", "seed"])[f"metric/{metric}"]
+
+    def seeds_of(self, cell: str) -> list[int]:
+        """The seeds under which a cell is finished, in order."""
+        return sorted(int(seed) for seed in self.finished.loc[self.finished["cell"] == cell, "seed"])
+
+    def curves(self) -> pd.DataFrame:
+        """The learning curves of the section's finished trials."""
+        return self.results.curves.merge(self.finished[["cell", "seed"]], on=["cell", "seed"])
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A sort key that puts Set5 before Set14."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def sections(results: StudyResults) -> list[Section]:
+    """The study's settings, in the order in which trials name them."""
+    settings = {index: setting_of(row) for index, row in results.trials.iterrows()}
+    distinct: list[dict[str, str]] = []
+    for setting in [*settings.values(), *({**row.setting} for row in results.left_out)]:
+        if setting not in distinct:
+            distinct.append(setting)
+    apart = differing(distinct)
+    found = []
+    for setting in distinct:
+        trials = results.trials.loc[[index for index, other in settings.items() if other == setting]]
+        left_out = tuple(row for row in results.left_out if row.setting == setting)
+        title = " ".join(f"{name}={shown(name, setting.get(name, ''))}" for name in apart)
+        labels = cell_labels(trials, results.factors)
+        found.append(Section(title, setting, trials, left_out, results.factors, labels, results))
+    return found
+
+
+def setting_of(row: "pd.Series") -> dict[str, str]:
+    """The setting of a trial; keys that it does not have are left out."""
+    return {
+        name.removeprefix("setting/"): value
+        for name, value in row.items()
+        if isinstance(name, str) and name.startswith("setting/") and value != ""
+    }
+
+
+def differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys whose values are not the same in all settings, sorted."""
+    keys = sorted({key for setting in settings for key in setting})
+    return [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
+
+
+def shown(key: str, value: str) -> str:
+    """A value of the setting as a heading shows it: a fingerprint is cut short, an absent value is said to be."""
+    if value == "":
+        return "none"
+    return value[:KEY_LENGTH] if key == "data" else value
+
+
+def varying(levels: Iterable[Mapping[str, str]], factors: Iterable[str]) -> list[str]:
+    """The factors that have more than one level, an absent factor counting as a level."""
+    rows = list(levels)
+    return [factor for factor in factors if len({row.get(factor, "") for row in rows}) > 1]
+
+
+def label(levels: Mapping[str, str], factors: Iterable[str]) -> str:
+    """The levels of ``factors`` as a user types them; factors that a cell does not have are left out."""
+    return " ".join(f"{factor}={levels[factor]}" for factor in factors if levels.get(factor))
+
+
+def levels_of(row: "pd.Series", factors: Iterable[str]) -> dict[str, str]:
+    """The levels of a trial as they were asked for."""
+    return {factor: str(row[f"level/{factor}"]) for factor in factors}
+
+
+def cell_labels(trials: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
+    """A name for each cell: the levels that vary, and the start of its key where they do not tell it apart."""
+    levels = {str(row["cell"]): levels_of(row, factors) for _, row in trials.drop_duplicates("cell").iterrows()}
+    names = varying(levels.values(), factors)
+    labels = {cell: label(row, names) for cell, row in levels.items()}
+    counts = pd.Series(labels).value_counts()
+    return {
+        cell: text if text and counts[text] == 1 else f"{text} cell {cell[:KEY_LENGTH]}".strip()
+        for cell, text in labels.items()
+    }

@@ -1,0 +1,125 @@
+"""Which cells are compared with which, and what comes of it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+from test_analysis_results import REFERENCE, Trial, loaded, trial
+
+from analysis.contrasts import anchor, cell_summaries, contrasts
+from analysis.sections import Section, sections
+
+SectionOf = Callable[..., Section]
+
+
+@pytest.fixture
+def section_of(tracking_uri: str, tmp_path: Path) -> SectionOf:
+    """Write finished trials of one setting and read them back."""
+
+    def build(finished: Sequence[Trial], **others: Any) -> Section:
+        (section,) = sections(loaded(tracking_uri, tmp_path, finished, **others))
+        return section
+
+    return build
+
+
+def four_cells(seed: int, *psnr_db: float) -> list[Trial]:
+    """Residual against BN: (true, none), (true, post), (false, none), (false, post)."""
+    levels = [(True, "none"), (True, "post"), (False, "none"), (False, "post")]
+    return [trial(seed, psnr, residual=r, bn=b) for (r, b), psnr in zip(levels, psnr_db, strict=True)]
+
+
+def test_pairs_are_averaged_within_a_seed_and_then_estimated_over_seeds(section_of: SectionOf) -> None:
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    residual = contrasts(section)[0]
+    with_residual, without = [(30.0 + 31.0) / 2, (30.2 + 31.2) / 2], [(29.0 + 29.5) / 2, (28.8 + 29.2) / 2]
+    interval = stats.ttest_rel(without, with_residual).confidence_interval(0.95)
+    assert (residual.factor, residual.base, residual.level) == ("residual", "true", "false")
+    assert (len(residual.pairs.cells), residual.seeds, residual.dropped) == (2, (0, 1), ())
+    estimate = residual.psnr["Set5"]
+    assert (estimate.mean, estimate.low, estimate.high, estimate.n) == pytest.approx(
+        ((-1.25 - 1.7) / 2, interval.low, interval.high, 2)
+    )
+
+
+def test_a_seed_that_lacks_a_cell_of_a_pair_is_dropped_and_counted(section_of: SectionOf) -> None:
+    incomplete = four_cells(1, 40.0, 40.0, 20.0, 20.0)
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *incomplete[:3]], planned=incomplete[3:])
+    residual = contrasts(section)[0]
+    assert (residual.seeds, residual.dropped) == ((0,), (1,))
+    assert residual.psnr["Set5"].mean == pytest.approx(-1.25)
+
+
+def test_the_reference_is_the_base_even_where_it_is_listed_last(section_of: SectionOf) -> None:
+    section = section_of([trial(residual=False), trial(residual="block"), trial(residual=True)])
+    assert [(found.base, found.level) for found in contrasts(section)] == [("true", "false"), ("true", "block")]
+
+
+def test_the_first_level_is_the_base_where_the_reference_is_absent(section_of: SectionOf) -> None:
+    section = section_of([trial(residual="block"), trial(residual=False)])
+    assert [(found.base, found.level) for found in contrasts(section)] == [("block", "false")]
+
+
+def test_an_alignment_that_follows_bn_does_not_keep_cells_apart(section_of: SectionOf) -> None:
+    section = section_of(four_cells(0, 30.0, 31.0, 29.0, 29.5))
+    bn = contrasts(section)[1]
+    assert (bn.factor, bn.pairs.moved_along, len(bn.pairs.cells)) == ("bn", ("align",), 2)
+    assert bn.psnr["Set5"].mean == pytest.approx((1.0 + 0.5) / 2)
+
+
+def test_cells_with_equal_recorded_levels_are_preferred(section_of: SectionOf) -> None:
+    aligned, unaligned, normalised = trial(0, 30.0), trial(0, 29.0, align=1), trial(0, 30.5, bn="post")
+    section = section_of([aligned, unaligned, normalised])
+    bn, align = contrasts(section)
+    assert (bn.pairs.cells, bn.pairs.moved_along) == (((unaligned.cell, normalised.cell),), ())
+    assert (align.base, align.level, align.pairs.cells) == ("auto", "1", ((aligned.cell, unaligned.cell),))
+
+
+def test_cells_that_differ_in_two_factors_are_not_compared(section_of: SectionOf) -> None:
+    assert contrasts(section_of([trial(), trial(residual=False, bn="post")])) == []
+
+
+def test_the_change_in_cost_is_that_of_the_pairs(section_of: SectionOf) -> None:
+    cheap, dear = trial(), dataclasses.replace(trial(residual=False), ops_g=2.5, params_k=39.0)
+    (residual,) = contrasts(section_of([cheap, dear]))
+    assert (residual.ops_g, residual.params_k) == (2.5 - 2.0, 39.0 - 40.0)
+
+
+def test_test_sets_are_kept_apart(section_of: SectionOf) -> None:
+    def on_two_sets(five: float, fourteen: float, residual: bool) -> Trial:
+        return Trial({**REFERENCE, "residual": residual}, 0, {"Set14": fourteen, "Set5": five})
+
+    section = section_of([on_two_sets(33.0, 30.0, True), on_two_sets(32.5, 29.75, False)])
+    assert section.sets == ("Set5", "Set14")
+    assert {name: found.mean for name, found in contrasts(section)[0].psnr.items()} == {"Set5": -0.5, "Set14": -0.25}
+
+
+def test_the_anchor_is_the_cell_at_all_base_levels(section_of: SectionOf) -> None:
+    section = section_of(four_cells(0, 30.0, 31.0, 29.0, 29.5)[::-1])
+    assert anchor(section) == trial().cell
+
+
+def test_the_anchor_is_the_nearest_cell_where_that_one_is_absent(section_of: SectionOf) -> None:
+    cells = four_cells(0, 30.0, 31.0, 29.0, 29.5)
+    assert anchor(section_of([cells[3], cells[2], cells[1]])) == cells[2].cell
+
+
+def test_cells_are_sorted_by_psnr_and_compared_with_the_anchor_on_shared_seeds(section_of: SectionOf) -> None:
+    better = [trial(seed, 31.0 + seed, residual=False) for seed in (0, 1, 2)]
+    section = section_of([trial(0, 30.0), trial(1, 30.5), *better])
+    first, second = cell_summaries(section)
+    assert (first.label, second.label, second.is_anchor) == ("residual=false", "residual=true", True)
+    assert (first.psnr["Set5"].mean, first.over_baseline["Set5"]) == (32.0, 32.0 - 28.5)
+    assert (first.to_anchor["Set5"].mean, first.to_anchor["Set5"].n) == (((31.0 - 30.0) + (32.0 - 30.5)) / 2, 2)
+    assert first.train_s == 12.5 + (0 + 1 + 2) / 3
+
+
+def test_settings_are_never_mixed(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, [trial(steps=20), trial(steps=40, residual=False)])
+    short, long = sections(results)
+    assert (short.title, long.title) == ("train.steps=20", "train.steps=40")
+    assert (len(short.trials), len(long.trials)) == (1, 1)
+    assert [contrasts(section) for section in (short, long)] == [[], []]

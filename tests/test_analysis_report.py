@@ -1,0 +1,203 @@
+"""The page that a study ends in, and the command that writes it."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_analysis_results import REFERENCE, Trial, loaded, start, trial, write_study
+
+from analysis.__main__ import main
+from analysis.curves import MOST_POINTS, curve_table
+from analysis.report import compose, write
+from analysis.results import load
+from analysis.sections import sections
+
+
+def two_cells(seeds: int, samples_psnr: float = 30.0) -> list[Trial]:
+    return [
+        trial(seed, samples_psnr + 0.1 * seed - drop, residual=residual)
+        for seed in range(seeds)
+        for residual, drop in ((True, 0.0), (False, 0.5 + 0.01 * seed))
+    ]
+
+
+def page_of(files: dict[str, bytes]) -> str:
+    return files["report.md"].decode()
+
+
+def row_with(page: str, text: str) -> str:
+    (row,) = [line for line in page.splitlines() if line.startswith("|") and text in line]
+    return row
+
+
+def test_the_opening_says_what_was_done(tracking_uri: str, tmp_path: Path) -> None:
+    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(2), planned=[trial(2)])))
+    assert "2 cells under 3 seeds (0, 1, 2): 5 trials, of which 4 finished, 0 failed and 1 missing." in page
+    assert "Task `sr_x2`, network `plain`, 20 training steps" in page
+    assert "The baseline, bicubic interpolation, reaches 28.500 dB on Set5." in page
+
+
+def test_a_component_gets_its_number_interval_and_verdict(tracking_uri: str, tmp_path: Path) -> None:
+    files = compose(loaded(tracking_uri, tmp_path, two_cells(3)))
+    effects = pd.read_csv(write(files, tmp_path / "page").with_name("effects.csv")).iloc[0]
+    assert effects["psnr_difference_db"] == pytest.approx(-(0.5 + 0.51 + 0.52) / 3)
+    shown = f"-0.510 [{effects['low_95_db']:+.3f}, {effects['high_95_db']:+.3f}]"
+    assert shown in row_with(page_of(files), "`true` → `false`")
+    assert "`residual=false` instead of `true`: **worse** by 0.510 dB on Set5 (1 pair of cells, 3 seeds)." in page_of(
+        files
+    )
+
+
+def test_one_seed_gets_no_verdict(tracking_uri: str, tmp_path: Path) -> None:
+    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(1))))
+    assert "One seed cannot tell an effect from noise" in page
+    assert "one seed: no verdict on Set5 (-0.500 dB)" in page
+    assert "-0.500 [one seed]" in row_with(page, "`true` → `false`")
+    assert "better" not in page.replace("more is better", "")
+    assert "worse" not in page
+
+
+def test_a_difference_within_the_noise_is_called_that(tracking_uri: str, tmp_path: Path) -> None:
+    finished = [trial(0, 30.0), trial(1, 30.0), trial(0, 30.2, residual=False), trial(1, 29.9, residual=False)]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
+    assert "not distinguishable from noise at n = 2 on Set5 (+0.050 dB)" in page
+
+
+def test_the_page_says_that_intervals_are_not_corrected(tracking_uri: str, tmp_path: Path) -> None:
+    assert "not corrected for multiple comparisons" in page_of(compose(loaded(tracking_uri, tmp_path, two_cells(2))))
+
+
+def test_the_cells_show_the_numbers_of_the_results(tracking_uri: str, tmp_path: Path) -> None:
+    page = page_of(compose(loaded(tracking_uri, tmp_path, [trial(0, 30.0), trial(1, 30.5), trial(0, 29.0, bn="pre")])))
+    row = row_with(page, "| `bn=none` | 2 |")
+    assert row == "| `bn=none` | 2 | 30.250 ± 0.354 | 0.7562 | +1.750 | anchor | 2.000 | 40.0 | 13.0 |"
+
+
+def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(tracking_uri: str, tmp_path: Path) -> None:
+    left_out = {"levels": {**REFERENCE, "bn": "out"}, "setting": trial().setting, "reason": "no add to stand after"}
+    write_study(tracking_uri, tmp_path, two_cells(1), planned=[trial(3)], left_out=[left_out])
+    failed, folder = start(tracking_uri, tmp_path, trial(1))
+    failed.fail(folder, "loss is not finite | step 7\nsecond line")
+    interrupted, _ = start(tracking_uri, tmp_path, trial(2))
+    interrupted.interrupt("stopped by the user")
+    page = page_of(compose(load(tracking_uri, "components", tmp_path)))
+    assert "| `residual=true` | 1 | failed | loss is not finite \\| step 7 second line |" in page
+    assert "| `residual=true` | 2 | interrupted | stopped by the user |" in page
+    assert "| `residual=true` | 3 | missing | planned, not started yet |" in page
+    assert "| `residual=true bn=out` | no add to stand after |" in page
+
+
+def test_a_study_without_a_finished_trial_still_has_a_page(tracking_uri: str, tmp_path: Path) -> None:
+    run, folder = start(tracking_uri, tmp_path, trial())
+    run.fail(folder, "out of memory")
+    page = page_of(compose(load(tracking_uri, "components", tmp_path)))
+    assert "No trial of it is finished" in page
+    assert "out of memory" in page
+
+
+def test_settings_get_a_part_each(tracking_uri: str, tmp_path: Path) -> None:
+    files = compose(loaded(tracking_uri, tmp_path, [*two_cells(1), trial(steps=40)]))
+    assert re.findall(r"^## .*", page_of(files), re.MULTILINE) == [
+        "## Setting 1: `train.steps=20`",
+        "## Setting 2: `train.steps=40`",
+    ]
+    assert {"setting1-cells.csv", "setting2-cells.csv"} <= set(files)
+
+
+def test_the_appendix_holds_setting_runs_and_where_they_ran(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, two_cells(3))
+    page = page_of(compose(results))
+    assert "**2 of 6 trials ran with changes that were not committed.**" in page
+    assert "| `packages` | numpy 2.4.6, torch 2.13.0 |" in page
+    assert "| `align` | auto (130) |" in page
+    assert f"| `data` | {trial().setting['data']} |" in page
+    assert all(run in page for run in results.trials["run_id"])
+
+
+def test_every_link_leads_to_a_file_and_every_file_is_linked(tracking_uri: str, tmp_path: Path) -> None:
+    files = compose(loaded(tracking_uri, tmp_path, two_cells(2), samples=True))
+    links = set(re.findall(r"\]\(([^)]+)\)", page_of(files)))
+    assert links == set(files) - {"report.md"}
+    assert {"effects.png", "curves.png", "pictures-Set5-ring.png"} <= links
+
+
+def test_the_same_results_give_the_same_bytes(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path, two_cells(2), samples=True)
+    first, second = (compose(load(tracking_uri, "components", tmp_path)) for _ in range(2))
+    assert first == second
+    pictures = [content for name, content in first.items() if name.endswith(".png")]
+    assert pictures
+    assert not any(b"tEXt" in content or b"tIME" in content for content in pictures)
+
+
+def test_a_new_page_takes_the_files_of_the_old_one_away_and_no_others(tracking_uri: str, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    write(compose(loaded(tracking_uri, tmp_path, two_cells(1), samples=True)), folder)
+    (folder / "notes.png").write_bytes(b"by hand")
+    (folder / "report.md").write_text("![x](old.png) [y](effects.csv)")
+    (folder / "old.png").write_bytes(b"old")
+    write({"report.md": b"nothing\n"}, folder)
+    names = {path.name for path in folder.iterdir()}
+    assert {"notes.png", "report.md"} <= names
+    assert not {"old.png", "effects.csv"} & names
+
+
+def test_long_curves_are_averaged_over_windows(tracking_uri: str, tmp_path: Path) -> None:
+    (section,) = sections(loaded(tracking_uri, tmp_path, [trial(0, steps=600), trial(1, steps=600)]))
+    table = curve_table(section)
+    loss = table[table["metric"] == "train/loss"]
+    raw = section.curves().query("metric == 'train/loss' and step < 11")["value"]
+    assert len(loss) <= MOST_POINTS + 1
+    assert set(loss["n"]) == {2}
+    assert loss["mean"].iloc[0] == pytest.approx(raw.mean(), rel=1e-9)
+    assert list(table[table["metric"] == "Set5/psnr_db"]["step"]) == [300, 600]
+
+
+def test_the_command_writes_the_page(tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tracking_uri, tmp_path / "outputs", two_cells(1))
+    options = ["--tracking-uri", tracking_uri, "--outputs", f"{tmp_path}/outputs", "--reports", f"{tmp_path}/reports"]
+    main(["components", *options])
+    page = tmp_path / "reports" / "components" / "report.md"
+    assert page.read_text().startswith("# Study `components`")
+    assert capsys.readouterr().out == f"{page}\n"
+
+
+def test_an_unknown_study_is_one_line_that_names_those_there(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path, [trial()])
+    with pytest.raises(SystemExit) as stopped:
+        main(["componets", "--tracking-uri", tracking_uri])
+    assert str(stopped.value).startswith("analysis: no study 'componets' in")
+    assert str(stopped.value).endswith("there: components")
+    assert "\n" not in str(stopped.value)
+
+
+def test_a_missing_database_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^analysis: no tracking database at") as stopped:
+        main(["components", "--tracking-uri", f"sqlite:///{tmp_path}/absent.db"])
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "absent.db").exists()
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a database\n" * 100)
+    with pytest.raises(SystemExit, match=r"^analysis: ") as stopped:
+        main(["components", "--tracking-uri", f"sqlite:///{tmp_path}/notes.txt"])
+    assert "\n" not in str(stopped.value)
+
+
+def test_no_study_shows_the_usage_and_the_studies(
+    tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tracking_uri, tmp_path, [trial()])
+    with pytest.raises(SystemExit, match="2"):
+        main(["--tracking-uri", tracking_uri])
+    said = capsys.readouterr().err
+    assert "usage: python -m analysis" in said
+    assert "name a study; there: components" in said
+
+
+def test_no_study_and_no_database_shows_the_usage_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--tracking-uri", f"sqlite:///{tmp_path}/absent.db"])
+    assert "name a study; no tracking database at" in capsys.readouterr().err

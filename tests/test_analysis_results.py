@@ -1,0 +1,255 @@
+"""What is read back of a study, and the synthetic studies that the other tests of the analysis use."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imsave
+
+from ablations import store
+from analysis.results import StudyResults, load
+from bbcu.errors import ConfigError
+
+REFERENCE = {"residual": True, "bn": "none", "align": "auto"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A trial of a synthetic study: its levels as asked for, and what it reached on each test set, in dB."""
+
+    levels: Mapping[str, Any]
+    seed: int
+    psnr_db: Mapping[str, float]
+    steps: int = 20
+    ops_g: float = 2.0
+    params_k: float = 40.0
+
+    @property
+    def factors(self) -> dict[str, Any]:
+        """The recorded levels: ``align=auto`` becomes the number that ``bn`` makes it."""
+        number = 130 if self.levels["bn"] == "none" else 1
+        return {**self.levels, "align": number if self.levels["align"] == "auto" else self.levels["align"]}
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return {
+            "task": {"name": "sr_x2", "scale": 2},
+            "network": {"name": "plain"},
+            "channels": 8,
+            "train": {"steps": self.steps, "lr": 0.001},
+            "data": hashlib.sha256(b"photographs").hexdigest(),
+        }
+
+    @property
+    def cell(self) -> str:
+        form = json.dumps([self.factors, self.setting], sort_keys=True)
+        return hashlib.sha256(form.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        return " ".join(f"{factor}={level}" for factor, level in self.factors.items()) + f" seed={self.seed}"
+
+
+def trial(seed: int = 0, psnr_db: float = 30.0, steps: int = 20, **levels: Any) -> Trial:
+    """A trial on Set5 alone, at the reference levels but for those given."""
+    return Trial({**REFERENCE, **levels}, seed, {"Set5": psnr_db}, steps)
+
+
+def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    rows = [
+        {"cell": t.cell, "seed": t.seed, "name": t.name, "factors": t.factors, "levels": t.levels, "setting": t.setting}
+        for t in trials
+    ]
+    return {"trials": rows, "left_out": list(left_out)}
+
+
+def result_of(trial: Trial) -> dict[str, Any]:
+    return {
+        "study": "components",
+        "cell": trial.cell,
+        "seed": trial.seed,
+        "name": trial.name,
+        "factors": trial.factors,
+        "levels": dict(trial.levels),
+        "reference": REFERENCE,
+        "method": "bbcu",
+        "task": "sr_x2",
+        "setting": trial.setting,
+        "metrics": {name: {"psnr_db": psnr, "ssim": psnr / 40, "images": {}} for name, psnr in trial.psnr_db.items()},
+        "baseline": {name: {"psnr_db": 28.5, "ssim": 0.8} for name in trial.psnr_db},
+        "cost": {"ops_g": trial.ops_g, "params_k": trial.params_k},
+        "timing": {"train_s": 12.5 + trial.seed, "step_ms": 3.0},
+        "probes": {},
+        "provenance": {
+            "git": "0123456789abcdef",
+            "dirty": trial.seed == 2,
+            "packages": {"torch": "2.13.0", "numpy": "2.4.6"},
+            "cpu": "two cores",
+            "device": "cpu",
+            "seed": trial.seed,
+        },
+    }
+
+
+def curve_of(trial: Trial) -> list[store.CurvePoint]:
+    noise = np.random.default_rng([trial.seed, trial.steps])
+    points = [
+        store.CurvePoint(step, {"train/loss": 0.2 / (1 + step) ** 0.4 * float(np.exp(noise.normal(0, 0.1)))}, time=0.0)
+        for step in range(1, trial.steps + 1)
+    ]
+    for step in (trial.steps // 2, trial.steps):
+        psnr = {f"{name}/psnr_db": value - 1 + step / trial.steps for name, value in trial.psnr_db.items()}
+        points.append(store.CurvePoint(step, psnr, time=0.0))
+    return points
+
+
+def write_samples(folder: Path, trial: Trial) -> None:
+    """Crops of one test picture: a ring, the same for all, and an output that is the noisier the lower the PSNR."""
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    truth = np.stack([0.5 + 0.5 * np.sin(40 * (x**2 + y**2) * (1 + shift)) for shift in (0, 0.1, 0.2)], axis=-1)
+    noise = np.random.default_rng(trial.seed).normal(0, 1, truth.shape)
+    for test_set, psnr in trial.psnr_db.items():
+        place = folder / test_set / "ring"
+        place.mkdir(parents=True)
+        output = truth + noise * 10 ** (-psnr / 20)
+        pictures = {"input": truth[::2, ::2], "baseline": truth * 0.7 + 0.15, "output": output, "truth": truth}
+        for kind, pixels in pictures.items():
+            imsave(place / f"{kind}.png", np.clip(pixels, 0, 1))
+
+
+def write_study(
+    tracking_uri: str,
+    outputs: Path,
+    finished: Sequence[Trial],
+    planned: Sequence[Trial] = (),
+    left_out: Sequence[Mapping[str, Any]] = (),
+    samples: bool = False,
+) -> None:
+    """Leave a study behind as finished trials leave it; ``planned`` are those that were not run."""
+    store.write_plan(outputs, "components", plan_of([*finished, *planned], left_out))
+    for each in finished:
+        folder = store.TrialFolder(outputs, "components", each.cell, each.seed)
+        folder.path.mkdir(parents=True)
+        folder.write_curve(curve_of(each))
+        if samples:
+            write_samples(folder.samples, each)
+        folder.write_result(result_of(each))
+    store.synchronise(outputs, "components", tracking_uri)
+
+
+def start(tracking_uri: str, outputs: Path, trial: Trial) -> tuple[store.TrialRun, store.TrialFolder]:
+    """Open a trial's run as a training does."""
+    experiment = store.prepare_tracking(tracking_uri, "components")
+    run = store.TrialRun(tracking_uri, experiment, store.facts_of(result_of(trial)))
+    return run, store.TrialFolder(outputs, "components", trial.cell, trial.seed)
+
+
+def loaded(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others: Any) -> StudyResults:
+    """Write a study and read it back."""
+    write_study(tracking_uri, outputs, finished, **others)
+    return load(tracking_uri, "components", outputs)
+
+
+def test_a_finished_trial_is_read_back_whole(tracking_uri: str, tmp_path: Path) -> None:
+    done = trial(psnr_db=31.25, bn="post")
+    row = loaded(tracking_uri, tmp_path, [done]).trials.iloc[0]
+    assert (row["cell"], row["seed"], row["state"], row["reason"]) == (done.cell, 0, "finished", "")
+    assert (row["factor/bn"], row["factor/align"], row["level/align"]) == ("post", "1", "auto")
+    assert (row["setting/train.steps"], row["setting/task.name"]) == ("20", "sr_x2")
+    assert row["metric/Set5/psnr_db"] == 31.25
+    assert row["metric/baseline/Set5/psnr_db"] == 28.5
+    assert row["metric/cost/ops_g"] == 2.0
+
+
+def test_curves_come_back_as_they_were_written(tracking_uri: str, tmp_path: Path) -> None:
+    done = trial()
+    curves = loaded(tracking_uri, tmp_path, [done]).curves
+    written = [(point.step, name, value) for point in curve_of(done) for name, value in point.metrics.items()]
+    assert list(curves[["step", "metric", "value"]].itertuples(index=False, name=None)) == written
+
+
+def test_samples_are_found(tracking_uri: str, tmp_path: Path) -> None:
+    done = trial()
+    folder = loaded(tracking_uri, tmp_path, [done], samples=True).samples[done.cell, 0]()
+    assert folder is not None
+    assert (folder / "Set5" / "ring" / "truth.png").is_file()
+
+
+def test_a_trial_without_samples_gives_none(tracking_uri: str, tmp_path: Path) -> None:
+    done = trial()
+    assert loaded(tracking_uri, tmp_path, [done]).samples[done.cell, 0]() is None
+
+
+def test_a_planned_trial_without_a_run_is_missing_and_in_the_setting_of_the_others(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    trials = loaded(tracking_uri, tmp_path, [trial(seed=0)], planned=[trial(seed=1)]).trials
+    assert list(trials["state"]) == ["finished", "missing"]
+    assert trials["reason"].iloc[1] == "planned, not started yet"
+    assert trials["setting/train.lr"].nunique() == 1
+
+
+def test_failed_interrupted_and_running_trials_have_their_reason(tracking_uri: str, tmp_path: Path) -> None:
+    failed, folder = start(tracking_uri, tmp_path, trial(seed=0))
+    failed.fail(folder, "loss is not finite at step 7")
+    stopped, _ = start(tracking_uri, tmp_path, trial(seed=1))
+    stopped.interrupt("stopped by the user")
+    start(tracking_uri, tmp_path, trial(seed=2))
+    trials = load(tracking_uri, "components", tmp_path).trials
+    assert dict(zip(trials["state"], trials["reason"], strict=True)) == {
+        "failed": "loss is not finite at step 7",
+        "interrupted": "stopped by the user",
+        "running": "still running, or stopped without a word",
+    }
+
+
+def test_a_trial_that_mlflow_did_not_take_says_how_to_log_it(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path, [trial(seed=0)], planned=[trial(seed=1)])
+    store.TrialFolder(tmp_path, "components", trial().cell, 1).write_result(result_of(trial(seed=1)))
+    assert "python -m ablations sync" in load(tracking_uri, "components", tmp_path).trials["reason"].iloc[1]
+
+
+def test_the_finished_run_counts_among_several(tracking_uri: str, tmp_path: Path) -> None:
+    done = trial(psnr_db=31.0)
+    first, folder = start(tracking_uri, tmp_path, done)
+    first.fail(folder, "out of memory")
+    write_study(tracking_uri, tmp_path, [done])
+    last, _ = start(tracking_uri, tmp_path, done)
+    last.interrupt("a second run of what was finished")
+    trials = load(tracking_uri, "components", tmp_path).trials
+    assert list(trials["state"]) == ["finished"]
+    assert list(trials["metric/Set5/psnr_db"]) == [31.0]
+
+
+def test_left_out_cells_keep_their_reason(tracking_uri: str, tmp_path: Path) -> None:
+    row = {"levels": {**REFERENCE, "bn": "out"}, "setting": trial().setting, "reason": "no add to stand after"}
+    (left_out,) = loaded(tracking_uri, tmp_path, [trial()], left_out=[row]).left_out
+    assert (left_out.levels["bn"], left_out.levels["residual"], left_out.reason) == (
+        "out",
+        "true",
+        "no add to stand after",
+    )
+    assert left_out.setting["train.steps"] == "20"
+
+
+def test_factors_and_reference_are_those_of_the_study(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, [trial()])
+    assert results.factors == ("residual", "bn", "align")
+    assert results.reference == {"residual": "true", "bn": "none", "align": "auto"}
+
+
+def test_a_missing_database_is_an_error_and_is_not_created(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no tracking database at"):
+        load(f"sqlite:///{tmp_path}/absent.db", "components", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_without_trials_is_an_error(tracking_uri: str, tmp_path: Path) -> None:
+    store.prepare_tracking(tracking_uri, "components")
+    with pytest.raises(ConfigError, match="has no trial yet"):
+        load(tracking_uri, "components", tmp_path)

@@ -1,0 +1,240 @@
+"""Whole networks: equal to the released one, different for every level, and started alike."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablations.space import FACTORS, REFERENCE, ImpossibleCell, Level, canonical_levels
+from bbcu.checkpoints import name_from_released, state_from_released
+from bbcu.networks import Body, SRResNet, Upsampler
+from bbcu.units import UnitSpec
+
+GOLDEN = Path(__file__).parent / "golden" / "bbcu_l_x2.npz"
+CHANNELS, BLOCKS = 8, 2
+TOLERANCE = 1e-5
+
+
+def build(levels: dict[str, Level] | None = None, seed: int = 0) -> SRResNet:
+    """A small network with these levels and the reference for the rest."""
+    factors: dict[str, Any] = dict(canonical_levels({**REFERENCE, **(levels or {})}, CHANNELS).factors)
+    align = factors.pop("align")
+    return SRResNet(2, CHANNELS, BLOCKS, UnitSpec(**factors), align, seed)
+
+
+def patches(seed: int = 0) -> Tensor:
+    return torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the released network ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    with np.load(GOLDEN) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+@pytest.fixture(scope="module")
+def reproduced(golden: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Output, loss and gradients of our network under the released state, by the released names."""
+    released = {name.removeprefix("state."): value for name, value in golden.items() if name.startswith("state.")}
+    network = SRResNet(2, 8, 2, UnitSpec(), align=130.0)
+    network.load_state_dict(state_from_released(released))
+    x = golden["input"].clone().requires_grad_()
+    output = network(x)
+    loss = F.l1_loss(output, golden["target"])
+    loss.backward()
+    parameters = dict(network.named_parameters())
+    gradients = {f"grad.{name}": parameters[name_from_released(name)].grad for name in released}
+    found = {"output": output.detach(), "loss": loss.detach(), "grad.input": x.grad, **gradients}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def test_output_loss_and_every_gradient_equal_the_released_network(
+    golden: dict[str, Tensor], reproduced: dict[str, Tensor]
+) -> None:
+    expected = {name for name in golden if name in ("output", "loss") or name.startswith("grad.")}
+    assert set(reproduced) == expected
+    for name in expected:
+        error = (reproduced[name] - golden[name]).abs().max() / golden[name].abs().max()
+        assert error < TOLERANCE, name
+
+
+# --- the layout -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_output_is_scale_times_the_input(scale: int) -> None:
+    assert SRResNet(scale, 4, 1, UnitSpec())(torch.rand(1, 3, 7, 9)).shape == (1, 3, 7 * scale, 9 * scale)
+
+
+def test_the_fourfold_upsampler_shuffles_twice() -> None:
+    assert [stage.out_channels for stage in Upsampler(4, 4).stages] == [4 * 2**2, 4 * 2**2]
+
+
+def test_a_network_whose_tail_is_silent_is_bilinear_interpolation() -> None:
+    network, x = build(), patches()
+    with torch.no_grad():
+        network.tail.weight.zero_()
+    torch.testing.assert_close(network(x), F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+
+
+def test_a_released_state_of_another_network_is_refused() -> None:
+    with pytest.raises(KeyError, match="model"):
+        state_from_released({"model.0.weight": torch.zeros(1)})
+
+
+def test_one_identity_around_every_unit() -> None:
+    body, x = Body(4, 1, UnitSpec(act="none")), torch.randn(1, 4, 5, 5)
+    first, second = body
+    between = x + first(x)
+    torch.testing.assert_close(body(x), between + second(between))
+
+
+def test_one_identity_around_each_pair() -> None:
+    body, x = Body(4, 1, UnitSpec(residual="block", act="none")), torch.randn(1, 4, 5, 5)
+    first, second = body
+    torch.testing.assert_close(body(x), x + second(first(x)))
+
+
+def test_no_identity() -> None:
+    body, x = Body(4, 1, UnitSpec(residual=False, act="none")), torch.randn(1, 4, 5, 5)
+    first, second = body
+    torch.testing.assert_close(body(x), second(first(x)))
+
+
+def test_alignment_is_a_scaling_of_the_branches() -> None:
+    """Alignment k is the network at k = 1 whose biases, thresholds and branches are divided by k, exactly."""
+    k = 130.0
+    aligned = SRResNet(2, 4, 1, UnitSpec(), align=k).double()
+    with torch.no_grad():
+        for name, parameter in aligned.named_parameters():
+            generator = torch.Generator().manual_seed(len(name))
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    plain = SRResNet(2, 4, 1, UnitSpec(), align=1.0).double()
+    state = dict(aligned.state_dict())
+    plain.load_state_dict(
+        {name: value / k if name.endswith(("bias", "threshold")) else value for name, value in state.items()}
+    )
+    for unit in plain.body:
+        unit.activation = Divided(unit.activation, k)
+    for aligned_unit, unit in zip(aligned.body, plain.body, strict=True):
+        unit.activation.inner.load_state_dict(aligned_unit.activation.state_dict())
+    x = patches().double()
+    torch.testing.assert_close(plain(x), aligned(x), rtol=0, atol=1e-12)
+
+
+class Divided(nn.Module):
+    """A unit's activation whose result is divided by k."""
+
+    def __init__(self, inner: nn.Module, k: float) -> None:
+        super().__init__()
+        self.inner, self.k = inner, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.inner(x) / self.k
+        return scaled
+
+
+# --- every level counts -----------------------------------------------------------------------------------------------
+
+
+def other_levels() -> Iterator[Any]:
+    for name, factor in FACTORS.items():
+        for level in (*factor.levels, *((7.0,) if factor.numeric else ())):
+            if level != factor.reference:
+                yield pytest.param({name: level}, id=f"{name}={level}")
+
+
+def outcome(levels: dict[str, Level]) -> tuple[Tensor, Tensor]:
+    """The output of a network and the gradient of its first body weight after one step of training."""
+    network, x = build(levels), patches()
+    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(2):
+        optimiser.zero_grad()
+        output = network(x)
+        F.l1_loss(output, torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(5))).backward()
+        optimiser.step()
+    gradient = network.body[0].weight.grad
+    assert gradient is not None
+    return output.detach(), gradient.clone()
+
+
+@pytest.mark.parametrize("levels", list(other_levels()))
+def test_a_level_changes_the_output_and_a_gradient_against_the_reference(levels: dict[str, Level]) -> None:
+    output, gradient = outcome(levels)
+    reference_output, reference_gradient = outcome({})
+    assert not torch.allclose(output, reference_output, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(gradient, reference_gradient, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param({"residual": False, "act": "after"}, {"residual": False, "act": "inside"}, id="no add"),
+        pytest.param({"act": "none", "act_fn": "relu"}, {"act": "none"}, id="no activation"),
+        pytest.param(
+            {"residual": False, "act": "none", "bn": "out"}, {"residual": False, "act": "none", "bn": "post"}, id="bn"
+        ),
+    ],
+)
+def test_cells_that_are_merged_are_the_same_network(one: dict[str, Level], other: dict[str, Level]) -> None:
+    """Built as asked, not in canonical form: the two give the same output in training and in evaluation."""
+    outputs = []
+    for levels in (one, other):
+        asked: dict[str, Any] = {**REFERENCE, **levels}
+        del asked["align"]
+        network = SRResNet(2, CHANNELS, BLOCKS, UnitSpec(**asked), align=1.0)
+        outputs.append((network.train()(patches()).detach(), network.eval()(patches(1)).detach()))
+    for first, second in zip(*outputs, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_impossible_cell_destroys_what_alignment_is_for() -> None:
+    """Hardtanh after the add leaves nothing of a stream that alignment has made large."""
+    with pytest.raises(ImpossibleCell):
+        build({"act": "after", "act_fn": "hardtanh"})
+    body = Body(4, 1, UnitSpec(act="after", act_fn="hardtanh"))
+    assert body(130 * torch.randn(1, 4, 8, 8)).abs().max() <= 1
+
+
+# --- the same start ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", list(other_levels()))
+def test_parameters_that_two_cells_share_start_alike(levels: dict[str, Level]) -> None:
+    reference, other = dict(build().named_parameters()), dict(build(levels).named_parameters())
+    shared = reference.keys() & other.keys()
+    assert {"head.weight", "body.0.weight", "tail.weight"} <= shared
+    for name in shared:
+        assert torch.equal(reference[name], other[name]), name
+
+
+def test_a_deeper_network_starts_with_the_layers_of_the_shallow_one() -> None:
+    shallow, deep = SRResNet(2, 8, 1, UnitSpec()), SRResNet(2, 8, 3, UnitSpec())
+    for name, parameter in shallow.named_parameters():
+        assert torch.equal(parameter, dict(deep.named_parameters())[name]), name
+
+
+def test_another_seed_starts_elsewhere() -> None:
+    assert not torch.equal(build(seed=0).head.weight, build(seed=1).head.weight)
+
+
+def test_two_parameters_of_one_shape_start_differently() -> None:
+    network = build()
+    assert not torch.equal(network.body[0].weight, network.body[1].weight)
+
+
+def test_weights_start_as_the_released_code_draws_them() -> None:
+    network = SRResNet(2, 64, 2, UnitSpec())
+    fan_in = 64 * 3 * 3
+    torch.testing.assert_close(network.body[0].weight.abs().max().item(), fan_in**-0.5, rtol=1e-3, atol=0)
+    torch.testing.assert_close(network.up.refine.weight.std().item(), 0.1 * (2 / fan_in) ** 0.5, rtol=0.02, atol=0)
+    assert network.up.refine.bias is not None
+    assert not network.up.refine.bias.any()

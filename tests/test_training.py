@@ -1,0 +1,149 @@
+"""Training: it learns, it repeats itself, and it stops where there is nothing to learn from."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bbcu.datasets import Pair, PatchSampler
+from bbcu.errors import BbcuError, ConfigError
+from bbcu.images import downscale
+from bbcu.networks import SRResNet
+from bbcu.tasks import Score, SuperResolution
+from bbcu.training import (
+    StepReport,
+    TrainingDiverged,
+    TrainSettings,
+    evaluate,
+    learning_rate_at,
+    mean_score,
+    resolve_device,
+    train,
+)
+from bbcu.units import UnitSpec
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(steps=40, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32")
+
+
+def photograph(seed: int = 0) -> Pair:
+    """Soft blobs: a picture with edges that bilinear interpolation blurs."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    truth = np.kron(coarse, np.ones((4, 4, 1), dtype=np.uint8))
+    return Pair(f"blobs{seed}", downscale(truth, 2), truth)
+
+
+def trained(settings: TrainSettings = SETTINGS, seed: int = 0) -> tuple[SRResNet, list[StepReport]]:
+    network = SRResNet(2, 8, 1, UnitSpec(), 16.25, seed)
+    reports: list[StepReport] = []
+    sampler = PatchSampler([photograph(0), photograph(1)], 2, settings.patch, settings.batch, seed)
+    train(network, sampler, settings, CPU, reports.append)
+    return network, reports
+
+
+def test_training_lowers_the_loss() -> None:
+    _, reports = trained(dataclasses.replace(SETTINGS, steps=150, lr=5e-3))
+    first, last = (np.mean([report.loss for report in part]) for part in (reports[:20], reports[-20:]))
+    assert last < 0.7 * first
+
+
+def test_every_step_is_reported_once_and_in_order() -> None:
+    _, reports = trained(dataclasses.replace(SETTINGS, steps=5))
+    assert [report.step for report in reports] == [1, 2, 3, 4, 5]
+
+
+def test_a_training_repeats_itself_bit_for_bit() -> None:
+    (one, first), (other, second) = trained(), trained()
+    assert first == second
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_another_seed_trains_another_network() -> None:
+    assert trained(seed=0)[1] != trained(seed=1)[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch": 5}, {"patch": 10}, {"lr": 1e-3}, {"schedule": "constant"}, {"precision": "bf16"}, {"steps": 39}],
+    ids=str,
+)
+def test_every_setting_changes_the_training(change: dict[str, object]) -> None:
+    changed, _ = trained(dataclasses.replace(SETTINGS, **change))  # type: ignore[arg-type]
+    assert not torch.equal(changed.head.weight, trained()[0].head.weight)
+
+
+def test_the_body_learns_too() -> None:
+    network, _ = trained()
+    start = SRResNet(2, 8, 1, UnitSpec(), 16.25, 0)
+    assert (torch.sign(network.body[0].weight) != torch.sign(start.body[0].weight)).any()
+
+
+def test_a_loss_that_is_no_number_ends_the_training_at_its_step() -> None:
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at step \d+ of 40"):
+        trained(dataclasses.replace(SETTINGS, lr=1e30))
+
+
+def test_the_cosine_starts_at_the_rate_and_ends_near_zero() -> None:
+    rates = [learning_rate_at(step, SETTINGS) for step in (1, 21, 40)]
+    assert rates[0] == SETTINGS.lr
+    assert rates[1] == pytest.approx(SETTINGS.lr / 2)
+    assert rates[2] < 0.01 * SETTINGS.lr
+
+
+def test_a_constant_rate_stays() -> None:
+    constant = dataclasses.replace(SETTINGS, schedule="constant")
+    assert {learning_rate_at(step, constant) for step in (1, 40)} == {SETTINGS.lr}
+
+
+def test_the_released_rate_is_halved_after_two_thirds() -> None:
+    halved = dataclasses.replace(SETTINGS, schedule="halved", steps=30)
+    assert [learning_rate_at(step, halved) / SETTINGS.lr for step in (1, 20, 21, 30)] == [1, 1, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("change", [{"schedule": "linear"}, {"precision": "fp8"}], ids=str)
+def test_an_unknown_schedule_or_precision_is_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="valid: "):
+        dataclasses.replace(SETTINGS, **change)  # type: ignore[arg-type]
+
+
+def test_the_psnr_of_a_step_is_that_of_its_squared_error() -> None:
+    assert StepReport(1, 0.1, 0.01).psnr_db == pytest.approx(20.0)
+
+
+def test_evaluation_scores_every_picture_and_shows_its_output() -> None:
+    network, pairs = SRResNet(2, 8, 1, UnitSpec()), (photograph(2), photograph(3))
+    shown: list[tuple[str, str, tuple[int, ...]]] = []
+    scores = evaluate(
+        network,
+        {"A": pairs},
+        SuperResolution(2),
+        CPU,
+        lambda name, pair, out: shown.append((name, pair.name, out.shape)),
+    )
+    assert list(scores["A"]) == ["blobs2", "blobs3"]
+    assert shown == [("A", "blobs2", (48, 48, 3)), ("A", "blobs3", (48, 48, 3))]
+
+
+def test_evaluation_uses_running_statistics() -> None:
+    """In evaluation a picture's score does not depend on which others are scored beside it."""
+    network = SRResNet(2, 8, 1, UnitSpec(bn="post"))
+    alone = evaluate(network, {"A": (photograph(2),)}, SuperResolution(2), CPU)
+    beside = evaluate(network, {"A": (photograph(3), photograph(2))}, SuperResolution(2), CPU)
+    assert alone["A"]["blobs2"] == beside["A"]["blobs2"]
+
+
+def test_a_sets_score_is_the_mean_of_its_pictures() -> None:
+    assert mean_score({"a": Score(30.0, 0.8), "b": Score(40.0, 0.9)}) == Score(35.0, pytest.approx(0.85))
+
+
+def test_the_automatic_device_is_there() -> None:
+    assert torch.zeros(1, device=resolve_device("auto")).item() == 0
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
+    with pytest.raises(BbcuError, match=name):
+        resolve_device(name)
