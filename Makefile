@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: study test lint clean
+.PHONY: study test lint clean constraints
 
 study: .venv/installed  ## train the first study on the photographs that come along, and write its report
 	$(BIN)/python run.py -m study=residual_bn
@@ -23,3 +23,10 @@ lint: .venv/installed  ## check style and types
 
 clean:
 	rm -rf .venv
+
+constraints:  ## write constraints.txt anew from the newest versions that pyproject.toml admits
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/pip install --quiet --editable .[dev]
+	.venv-constraints/bin/pip freeze --exclude-editable | sed "s/+cpu$$//" > constraints.txt
+	rm -rf .venv-constraints

@@ -24,9 +24,18 @@ class TaskConfig:
 
 @dataclass
 class NetworkConfig:
-    """The layout around the units."""
+    """The layout around the units.
+
+    ``name`` and ``unit`` are ours or the dotted path of the user's own; ``initial`` is how the latent weights of a
+    binary body start; ``accumulate`` and ``standardise`` are the parts of BAM and BTM that are no factor.
+    See :class:`bbcu.networks.NetworkSpec`.
+    """
 
     name: str = MISSING
+    unit: str = MISSING
+    initial: str = MISSING
+    accumulate: bool = MISSING
+    standardise: bool = MISSING
 
 
 @dataclass
@@ -87,6 +96,10 @@ class Config:
     act: Any = MISSING
     act_fn: Any = MISSING
     align: Any = MISSING
+    binarize: Any = MISSING
+    threshold: Any = MISSING
+    surrogate: Any = MISSING
+    weight: Any = MISSING
 
     task: TaskConfig = field(default_factory=TaskConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -154,7 +167,6 @@ def check_ranges(config: Config) -> None:
         raise ConfigError(f"train.lr={config.train.lr:g}: must be above 0")
     one_of = {
         "progress": (config.progress, ("auto", True, False)),
-        "network.name": (config.network.name, ("srresnet",)),
         "data.name": (config.data.name, ("embedded", "folder")),
     }
     for key, (choice, valid) in one_of.items():

@@ -14,7 +14,7 @@ from typing import Any
 
 from bbcu.errors import ConfigError, unknown
 
-Level = bool | str | float
+Level = bool | str | float | tuple[str, ...]
 Levels = Mapping[str, Level]
 
 AUTO = "auto"
@@ -24,16 +24,29 @@ ALIGN_PER_CHANNEL = 130 / 64
 SHOWN = 12
 """Characters of a key that are shown to people."""
 
+PARTS = ("head", "body", "up", "tail")
+"""The parts of a network, in the order in which a picture meets them."""
+
 
 @dataclass(frozen=True)
 class Factor:
-    """One component that can vary. ``numeric`` factors take any positive number beside their named levels."""
+    """One component that can vary.
+
+    A ``numeric`` factor takes any positive number beside its named levels, an ``open`` one the dotted path of a class
+    of the user's own.
+    """
 
     name: str
     levels: tuple[Level, ...]
     reference: Level
     meaning: str
     numeric: bool = False
+    open: bool = False
+
+
+def subsets(parts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Every subset of ``parts``, each in their order; the empty one first."""
+    return tuple(chosen for size in range(len(parts) + 1) for chosen in itertools.combinations(parts, size))
 
 
 FACTORS: dict[str, Factor] = {
@@ -60,16 +73,32 @@ FACTORS: dict[str, Factor] = {
             "residual alignment k, 1 = off; auto = 130 * channels / 64 where bn=none, and 1 where a BatchNorm is",
             numeric=True,
         ),
+        Factor("binarize", subsets(PARTS), ("body",), "the parts that are binary"),
+        Factor("threshold", (True, False), True, "learnable threshold per channel before the sign"),
+        Factor(
+            "surrogate",
+            ("quadratic", "clip", "identity", "ede", "ho"),
+            "quadratic",
+            "gradient of the sign",
+            open=True,
+        ),
+        Factor("weight", ("l1", "l1mag", "plain", "irnet"), "l1", "weight binariser", open=True),
     )
 }
 
 REFERENCE: dict[str, Level] = {name: factor.reference for name, factor in FACTORS.items()}
 
 
+UNIT_FACTORS = tuple(name for name in FACTORS if name not in ("align", "binarize"))
+"""The factors that say what a binary unit is made of."""
+
+
 def level_text(level: object) -> str:
-    """A level the way a user types it."""
+    """A level the way a user types it: ``true``, ``post``, ``130``, ``[body,up]``."""
     if isinstance(level, bool):
         return str(level).lower()
+    if isinstance(level, list | tuple):
+        return f"[{','.join(map(str, level))}]"
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 
@@ -79,61 +108,146 @@ def parse_level(name: str, value: object) -> Level:
     Raises ConfigError, with the valid levels, for a value that is none.
     """
     factor = FACTORS[name]
+    if isinstance(value, list | tuple):
+        return _parse_parts(factor, value)
     for level in factor.levels:
         if value is level or (isinstance(value, str) and value.lower() == level_text(level)):
             return level
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     if factor.numeric and 0 < number < math.inf:
         return number
-    valid = [level_text(level) for level in factor.levels] + (["a positive number"] if factor.numeric else [])
-    raise ConfigError(f"{name}={level_text(value)}: {unknown('level', level_text(value), valid)}")
+    if factor.open and isinstance(value, str) and "." in value:
+        return value
+    raise ConfigError(_no_level(factor, value))
 
 
-def automatic_alignment(bn: Level, channels: int) -> float:
+def _parse_parts(factor: Factor, value: Sequence[object]) -> Level:
+    """A list of parts in their canonical order, whatever order it was typed in."""
+    parts = tuple(part for part in PARTS if part in value)
+    if parts not in factor.levels or set(value) - set(parts):
+        raise ConfigError(_no_level(factor, value))
+    return parts
+
+
+def _no_level(factor: Factor, value: object) -> str:
+    valid = [level_text(level) for level in factor.levels]
+    if factor.name == "binarize":
+        valid = [f"any of {', '.join(PARTS)}, as in [body,up]"]
+    valid += ["a positive number"] * factor.numeric + ["the dotted path of a class of your own"] * factor.open
+    return f"{factor.name}={level_text(value)}: {unknown('level', level_text(value), valid)}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the rules must know of a cell's setting: the network's layout and its width."""
+
+    network: str
+    channels: int
+
+
+def automatic_alignment(cell: Levels, frame: Frame) -> float:
     """What ``align=auto`` stands for: the authors' rule where nothing else closes the value-range gap, 1 elsewhere."""
-    return ALIGN_PER_CHANNEL * channels if bn == "none" else 1.0
+    return ALIGN_PER_CHANNEL * frame.channels if cell["bn"] == "none" and cell["binarize"] else 1.0
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A fact about combinations: where ``applies`` holds, ``becomes`` gives the same network in canonical levels, or
-    there is no network where ``becomes`` is None.
+    """A fact about combinations.
+
+    Where ``applies`` holds, ``becomes`` has the levels of the same network in canonical form, and None where there is
+    no network.
+
+    Two cells are the same network only if training cannot tell them apart. Being able to compute the same functions is
+    not enough: a threshold beside the shift of a BatchNorm is redundant, and yet the two learn faster than one.
     """
 
     reason: str
-    applies: Callable[[Levels], bool]
-    becomes: Callable[[Levels], Levels] | None = None
+    applies: Callable[[Levels, Frame], bool]
+    becomes: Mapping[str, Level] | None = None
 
 
-def _replacing(**levels: Level) -> Callable[[Levels], Levels]:
-    return lambda cell: {**cell, **levels}
+def _has_body(cell: Levels) -> bool:
+    parts = cell["binarize"]
+    return isinstance(parts, tuple) and "body" in parts
+
+
+def _cuts_an_aligned_stream(cell: Levels, frame: Frame) -> bool:
+    align = cell["align"]
+    after_an_add = cell["residual"] is not False and cell["act"] == "after"
+    return after_an_add and cell["act_fn"] == "hardtanh" and isinstance(align, float) and align > 1
+
+
+def _gives_only_positive_bits(cell: Levels, frame: Frame) -> bool:
+    """Whether units of the body see the output of a ReLU with nothing between it and their sign."""
+    straight_from_relu = cell["act"] == "after" or (cell["act"] == "inside" and cell["residual"] is not True)
+    nothing_shifts = cell["threshold"] is False and cell["bn"] in ("none", "post")
+    return cell["act_fn"] == "relu" and straight_from_relu and nothing_shifts and _has_body(cell)
+
+
+def _head_sees_only_light(cell: Levels, frame: Frame) -> bool:
+    parts = cell["binarize"]
+    binary_head = isinstance(parts, tuple) and "head" in parts
+    return binary_head and cell["threshold"] is False and cell["bn"] != "pre"
 
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "a DnCNN has no upsampling to binarise",
+        lambda cell, frame: frame.network == "dncnn" and "up" in cell["binarize"],  # type: ignore[operator]
+    ),
+    Rule(
+        "nothing is binary: what a binary unit would be made of makes no difference",
+        lambda cell, frame: not cell["binarize"] and any(cell[name] != REFERENCE[name] for name in UNIT_FACTORS),
+        {name: REFERENCE[name] for name in UNIT_FACTORS},
+    ),
+    Rule(
         "no activation: which one it would be makes no difference",
-        lambda cell: cell["act"] == "none" and cell["act_fn"] != FACTORS["act_fn"].reference,
-        _replacing(act_fn=FACTORS["act_fn"].reference),
+        lambda cell, frame: cell["act"] == "none" and cell["act_fn"] != "rprelu",
+        {"act_fn": "rprelu"},
+    ),
+    Rule(
+        "a unit outside the body stands alone: an identity around its block is one around it",
+        lambda cell, frame: cell["residual"] == "block" and not _has_body(cell),
+        {"residual": True},
+    ),
+    Rule(
+        "the tail of a DnCNN has no residual, and nothing else is binary",
+        lambda cell, frame: (
+            frame.network == "dncnn" and cell["binarize"] == ("tail",) and cell["residual"] is not False
+        ),
+        {"residual": False},
     ),
     Rule(
         "no residual: there is no add for the activation to stand before or after",
-        lambda cell: cell["residual"] is False and cell["act"] == "after",
-        _replacing(act="inside"),
+        lambda cell, frame: cell["residual"] is False and cell["act"] == "after",
+        {"act": "inside"},
     ),
     Rule(
         "no residual and no activation: BatchNorm after the convolution is BatchNorm at the output",
-        lambda cell: cell["residual"] is False and cell["act"] == "none" and cell["bn"] == "out",
-        _replacing(bn="post"),
+        lambda cell, frame: cell["residual"] is False and cell["act"] == "none" and cell["bn"] == "out",
+        {"bn": "post"},
+    ),
+    Rule(
+        "only the tail is binary, and the skip that it adds belongs to the network",
+        lambda cell, frame: (
+            frame.network == "srresnet"
+            and cell["binarize"] == ("tail",)
+            and cell["residual"] is False
+            and cell["bn"] != "out"
+        ),
+        {"residual": True},
     ),
     Rule(
         "hardtanh after the add cuts the stream to [-1, 1], and an alignment above 1 lives outside",
-        lambda cell: (
-            cell["residual"] is not False
-            and cell["act"] == "after"
-            and cell["act_fn"] == "hardtanh"
-            and isinstance(cell["align"], float)
-            and cell["align"] > 1
-        ),
+        _cuts_an_aligned_stream,
+    ),
+    Rule(
+        "a ReLU right before a sign without a threshold or BatchNorm: every bit is +1 and tells nothing",
+        _gives_only_positive_bits,
+    ),
+    Rule(
+        "an image is nowhere negative: without a threshold or BatchNorm every bit of a binary head is +1",
+        _head_sees_only_light,
     ),
 )
 
@@ -154,25 +268,37 @@ class CanonicalLevels:
     reasons: tuple[str, ...] = ()
 
 
-def canonical_levels(levels: Mapping[str, object], channels: int) -> CanonicalLevels:
-    """The canonical form of ``levels`` (one for every factor) in a network ``channels`` wide.
+def canonical_levels(levels: Mapping[str, object], frame: Frame) -> CanonicalLevels:
+    """The canonical form of ``levels``, one for every factor as they stand in a config.
 
     Raises ConfigError for an unknown level and ImpossibleCell for a combination that cannot mean anything.
     """
-    asked = {name: parse_level(name, levels[name]) for name in FACTORS}
-    cell = dict(asked)
-    if cell["align"] == AUTO:
-        cell["align"] = automatic_alignment(cell["bn"], channels)
+    cell = {name: parse_level(name, levels[name]) for name in FACTORS}
+    factors, reasons = canonical_form(cell, frame)
+    is_auto = factors["align"] == automatic_alignment(factors, frame)
+    return CanonicalLevels(factors, {**factors, "align": AUTO} if is_auto else dict(factors), reasons)
+
+
+def canonical_form(cell: Mapping[str, Level], frame: Frame) -> tuple[dict[str, Level], tuple[str, ...]]:
+    """The canonical form of levels that are parsed already, with ``align`` as a number, and the reasons for changes.
+
+    Each rule is asked once, in order, so a rule may rely on those before it. Raises ImpossibleCell.
+    """
+    form = dict(cell)
+    asked_auto = form["align"] == AUTO
+    if asked_auto:
+        form["align"] = automatic_alignment(form, frame)
     reasons = []
     for rule in RULES:
-        if not rule.applies(cell):
+        if not rule.applies(form, frame):
             continue
         if rule.becomes is None:
             raise ImpossibleCell(rule.reason)
-        cell = dict(rule.becomes(cell))
+        form.update(rule.becomes)
+        if asked_auto:
+            form["align"] = automatic_alignment(form, frame)
         reasons.append(rule.reason)
-    is_auto = cell["align"] == automatic_alignment(cell["bn"], channels)
-    return CanonicalLevels(cell, {**cell, "align": AUTO} if is_auto else dict(cell), tuple(reasons))
+    return form, tuple(reasons)
 
 
 @dataclass(frozen=True)
@@ -197,6 +323,37 @@ def cell_name(levels: Levels, reference: Levels = REFERENCE) -> str:
     """What tells a cell from the reference, the way a user would type it: ``residual=false bn=post``."""
     changed = [f"{name}={level_text(level)}" for name, level in levels.items() if level != reference[name]]
     return " ".join(changed) or "reference"
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many combinations there are, and what becomes of them; ``by_reason`` counts each rule's."""
+
+    combinations: int
+    impossible: int
+    duplicates: int
+    cells: int
+    by_reason: dict[str, int]
+
+
+def census(frame: Frame, aligns: Sequence[Level] = (AUTO, 1.0)) -> Census:
+    """Count the whole factor space, with these alignments for the factor that has no end of levels."""
+    levels = {name: factor.levels for name, factor in FACTORS.items()} | {"align": tuple(aligns)}
+    seen: set[tuple[Level, ...]] = set()
+    by_reason: dict[str, int] = {rule.reason: 0 for rule in RULES}
+    total = impossible = 0
+    for cell in combinations(levels):
+        total += 1
+        try:
+            form, reasons = canonical_form(cell, frame)
+        except ImpossibleCell as error:
+            impossible += 1
+            by_reason[str(error)] += 1
+            continue
+        seen.add(tuple(form.values()))
+        for reason in reasons:
+            by_reason[reason] += 1
+    return Census(total, impossible, total - impossible - len(seen), len(seen), by_reason)
 
 
 def combinations(levels: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ from ablations import store
 from ablations.config import Config, SweeperConfig, typed
 from ablations.designs import full, replicated
 from ablations.space import SHOWN, ImpossibleCell, canonical_levels, level_text
-from ablations.trial import Trial, check_runnable, data_of, levels_of, network_of, setting_of, trial_of
+from ablations.trial import Trial, check_runnable, data_of, frame_of, levels_of, network_of, setting_of, trial_of
 from bbcu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def leave_out(plan: Plan, config: Config, fingerprint: str, reason: str, replica
 
 def same_network_reason(config: Config, same: Trial) -> str:
     """Why a combination is the network of a trial that is planned already."""
-    reasons = canonical_levels(levels_of(config), config.channels).reasons
+    reasons = canonical_levels(levels_of(config), frame_of(config)).reasons
     why = "; ".join(reasons) if reasons else "asked for twice"
     return f"the same network as {same.name} ({same.cell.key[:SHOWN]}): {why}"
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from ablations import store
 from ablations.config import Config
 from ablations.progress import TrialProgress
 from ablations.provenance import provenance
-from ablations.space import FACTORS, REFERENCE, Cell, canonical_levels, cell_name
+from ablations.space import FACTORS, REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels, cell_name
 from bbcu.errors import BbcuError
+from bbcu.methods import METHODS
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,11 @@ def levels_of(config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in FACTORS}
 
 
+def frame_of(config: Config) -> Frame:
+    """What the rules of the factor space must know of the setting."""
+    return Frame(config.network.name, config.channels)
+
+
 def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
     """Everything but the factors and the seed that decides the trained network."""
     return {
@@ -100,15 +106,27 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
     }
 
 
+def method_of(config: Config, cell: Cell) -> str:
+    """The config's method where the cell is still that, "custom" where the user has typed something else over it."""
+    method = METHODS.get(config.method.name)
+    if method is None:
+        return config.method.name
+    levels = canonical_levels(method.all_levels, frame_of(config)).factors
+    layout = cell.setting["network"]
+    same_layout = all(layout[name] == value for name, value in method.network.items())
+    same_width = method.channels in (None, config.channels)
+    return config.method.name if levels == cell.factors and same_layout and same_width else "custom"
+
+
 def trial_of(config: Config, fingerprint: str) -> Trial:
     """The trial that ``config`` describes on the data with ``fingerprint``.
 
     Raises ConfigError for a level that does not exist, and ImpossibleCell for a cell that cannot mean anything.
     """
-    canonical = canonical_levels(levels_of(config), config.channels)
+    canonical = canonical_levels(levels_of(config), frame_of(config))
     setting = setting_of(config, fingerprint)
-    method = config.method.name if canonical.asked == REFERENCE else "custom"
-    return Trial(config.study.name, method, Cell(canonical.factors, setting, canonical.asked), config.seed)
+    cell = Cell(canonical.factors, setting, canonical.asked)
+    return Trial(config.study.name, method_of(config, cell), cell, config.seed)
 
 
 @functools.lru_cache(maxsize=4)
@@ -139,23 +157,40 @@ def data_of(config: Config) -> "PreparedData":
     return _prepared(config.data.name, config.data.train, test, config.task.name, config.train.patch, cache)
 
 
+def standardise(network: "nn.Module", pairs: "Sequence[Pair]") -> None:
+    """Give a network that standardises its input the statistics of the training inputs; others are left alone."""
+    import torch
+
+    standardisation = getattr(network, "standardisation", None)
+    if standardisation is None:
+        return
+    pixels = np.concatenate([pair.input.reshape(-1, pair.input.shape[-1]) for pair in pairs])
+    mean, deviation = pixels.mean(axis=0) / 255, pixels.std(axis=0) / 255
+    standardisation.set(torch.from_numpy(mean), torch.from_numpy(deviation))
+
+
 def network_of(trial: Trial) -> "nn.Module":
     """The network of a trial, with the initial values of its seed."""
-    from bbcu.networks import SRResNet
+    from bbcu.networks import NetworkSpec, build
     from bbcu.tasks import task_from_name
     from bbcu.units import UnitSpec
 
-    factors = dict(trial.cell.factors)
-    align = float(factors.pop("align"))
+    factors: dict[str, Any] = dict(trial.cell.factors)
     setting = trial.cell.setting
-    return SRResNet(
+    layout = setting["network"]
+    spec = NetworkSpec(
         scale=task_from_name(setting["task"]["name"]).scale,
         channels=setting["channels"],
         blocks=setting["blocks"],
-        spec=UnitSpec(**factors),  # type: ignore[arg-type]
-        align=align,
-        seed=trial.seed,
+        unit=UnitSpec(**{name: factors[name] for name in UNIT_FACTORS}),
+        align=factors["align"],
+        binarize=factors["binarize"],
+        unit_class=layout["unit"],
+        initial=layout["initial"],
+        accumulate=layout["accumulate"],
+        standardise=layout["standardise"],
     )
+    return build(layout["name"], spec, trial.seed)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -259,6 +294,7 @@ def _run(
     device, task = resolve_device(config.device), task_from_name(data.task_name)
     torch.manual_seed(trial.seed)
     network = network_of(trial)
+    standardise(network, data.train)
     cost = count(network).total
     settings = TrainSettings(**dataclasses.asdict(config.train))
     sampler = PatchSampler(data.train, task.scale, settings.patch, settings.batch, trial.seed)

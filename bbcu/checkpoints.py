@@ -17,10 +17,10 @@ BODY_UNIT = re.compile(r"body\.(\d+)\.body\.(\d+)\.(.+)")
 
 
 def name_from_released(name: str) -> str:
-    """Our name of a released BBCU-L's parameter: ``body.3.body.1.move0.bias`` is our ``body.7.threshold``."""
+    """Our name of a released BBCU-L's parameter: ``body.3.body.1.move0.bias`` is our ``body.units.7.threshold``."""
     unit = BODY_UNIT.fullmatch(name)
     if unit:
-        return f"body.{2 * int(unit[1]) + int(unit[2])}.{UNIT_NAMES[unit[3]]}"
+        return f"body.units.{2 * int(unit[1]) + int(unit[2])}.{UNIT_NAMES[unit[3]]}"
     part, _, kind = name.partition(".")
     return f"{PART_NAMES[part]}.{kind}"
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Initialiser = Callable[[Tensor, torch.Generator], None]
+Initialiser = Callable[[Tensor, Tensor, torch.Generator], None]
+"""Fills its first argument, given the weight that it belongs to (for the fan-in) and a generator."""
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -24,23 +25,38 @@ def fan_in(weight: Tensor) -> int:
     return weight[0].numel()
 
 
-def uniform(weight: Tensor, generator: torch.Generator) -> None:
-    """Uniform within plus or minus one over the root of the fan-in: what torch gives a convolution."""
+def uniform(parameter: Tensor, weight: Tensor, generator: torch.Generator) -> None:
+    """Uniform within plus or minus one over the root of the fan-in: torch's own start of a convolution and its bias."""
     bound = 1 / math.sqrt(fan_in(weight))
     with torch.no_grad():
-        weight.uniform_(-bound, bound, generator=generator)
+        parameter.uniform_(-bound, bound, generator=generator)
 
 
-def small_normal(weight: Tensor, generator: torch.Generator) -> None:
+def small_normal(parameter: Tensor, weight: Tensor, generator: torch.Generator) -> None:
     """A tenth of He's normal (variance 2 / fan-in): what the released networks give all that is not body."""
     with torch.no_grad():
-        weight.normal_(0, 0.1 * math.sqrt(2 / fan_in(weight)), generator=generator)
+        parameter.normal_(0, 0.1 * math.sqrt(2 / fan_in(weight)), generator=generator)
+
+
+def xavier(parameter: Tensor, weight: Tensor, generator: torch.Generator) -> None:
+    """Glorot's uniform, within the root of 6 over the sum of fan-in and fan-out."""
+    fan_out = fan_in(weight) // weight.shape[1] * weight.shape[0]
+    bound = math.sqrt(6 / (fan_in(weight) + fan_out))
+    with torch.no_grad():
+        parameter.uniform_(-bound, bound, generator=generator)
+
+
+def zeros(parameter: Tensor, weight: Tensor, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        parameter.zero_()
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Draw every weight of ``network`` whose module names an ``initial_weight``; the rest keeps its constant."""
+    """Draw each weight and bias whose module names an initialiser for it; the rest keep their constants."""
     for prefix, module in network.named_modules():
-        initial: Initialiser | None = getattr(module, "initial_weight", None)
-        if initial is not None:
-            assert isinstance(module.weight, Tensor)
-            initial(module.weight, generator_for(seed, f"{prefix}.weight"))
+        for kind in ("weight", "bias"):
+            initial: Initialiser | None = getattr(module, f"initial_{kind}", None)
+            parameter = getattr(module, kind, None)
+            if initial is not None and parameter is not None:
+                assert isinstance(module.weight, Tensor)
+                initial(parameter, module.weight, generator_for(seed, f"{prefix}.{kind}"))

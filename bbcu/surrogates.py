@@ -49,9 +49,10 @@ class Surrogate(nn.Module):
 
 
 class Quadratic(Surrogate):
-    r""":math:`\varphi(u) = \max(0, 2 - 2|u|)`, the slope of the piecewise quadratic of Bi-Real Net.
+    r""":math:`\varphi(u) = \max(0, 2 - 2|u|)`, the slope of a piecewise quadratic.
 
-    The reference. Its window is :math:`|u| < 1`; outside, the unit's input gets no gradient through the sign.
+    The reference. Its window is :math:`|u| < 1`: a unit gets no gradient through inputs outside it, so a stream that
+    alignment has made large trains through few of them.
     Source: Liu et al., Bi-Real Net, ECCV 2018.
     """
 
@@ -59,4 +60,77 @@ class Quadratic(Surrogate):
         return (2 - 2 * u.abs()).clamp_min(0)
 
 
-SURROGATES: dict[str, type[Surrogate]] = {"quadratic": Quadratic}
+class Clip(Surrogate):
+    r""":math:`\varphi(u) = 1[|u| \le 1]`, the straight-through estimator cut off where hardtanh is flat.
+
+    The oldest choice; every input in the window counts alike, however far from the step.
+    Source: Hubara et al., Binarized Neural Networks, NeurIPS 2016.
+    """
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return (u.abs() <= 1).to(u.dtype)
+
+
+class Identity(Surrogate):
+    r""":math:`\varphi(u) = 1`, the straight-through estimator without a cut-off.
+
+    No unit ever stops training, but the gradient is wrong by as much as the stream is large.
+    Source: Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
+    """
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+
+class HigherOrder(Surrogate):
+    r""":math:`\varphi(u) = 2 - 4|u|` up to 0.4, 0.4 from there to 1, and 0 beyond: a narrow peak on a long tail.
+
+    Closer to the step than the quadratic near zero, and still alive at the window's edge.
+    Source: Xu and Cheung, Accurate and Compact Convolutional Neural Networks with Trained Binarization, 2019; the
+    breakpoints as BTM cites them.
+    """
+
+    PEAK, TAIL, EDGE = 0.4, 0.4, 1.0
+
+    def derivative(self, u: Tensor) -> Tensor:
+        size = u.abs()
+        tail = self.TAIL * (size <= self.EDGE).to(u.dtype)
+        return torch.where(size <= self.PEAK, 2 - 4 * size, tail)
+
+
+class ErrorDecay(Surrogate):
+    r""":math:`\varphi(u) = k t (1 - \tanh^2(t u))`, which sharpens from almost the identity to the step in training.
+
+    At progress p, :math:`t = 10^{-1 + 2p}` and :math:`k = \max(1/t, 1)`: early every input gets a gradient, late only
+    those near the step. It has no cut-off, so it keeps units alive on an aligned stream that the quadratic would not.
+    Source: Qin et al., IR-Net, CVPR 2020 (error decay estimator); progress per step instead of per epoch.
+    """
+
+    FIRST_EXPONENT, LAST_EXPONENT = -1.0, 1.0
+
+    sharpness: Tensor
+    gain: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not persistent: a checkpoint of this unit then has the keys of any other's.
+        self.register_buffer("sharpness", torch.zeros(()), persistent=False)
+        self.register_buffer("gain", torch.zeros(()), persistent=False)
+        self.set_progress(0.0)
+
+    def set_progress(self, progress: float) -> None:
+        sharpness = 10 ** (self.FIRST_EXPONENT + (self.LAST_EXPONENT - self.FIRST_EXPONENT) * progress)
+        self.sharpness.fill_(sharpness)
+        self.gain.fill_(max(1 / sharpness, 1.0))
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return self.gain * self.sharpness * (1 - torch.tanh(self.sharpness * u) ** 2)
+
+
+SURROGATES: dict[str, type[Surrogate]] = {
+    "quadratic": Quadratic,
+    "clip": Clip,
+    "identity": Identity,
+    "ede": ErrorDecay,
+    "ho": HigherOrder,
+}

@@ -13,6 +13,7 @@ from torch import nn
 from bbcu.datasets import Pair, PatchSampler
 from bbcu.errors import BbcuError, ConfigError, unknown
 from bbcu.images import Pixels, to_image, to_tensor
+from bbcu.networks import binary_units
 from bbcu.tasks import Score, Task
 
 ADAM_BETAS = (0.9, 0.99)
@@ -28,10 +29,10 @@ class TrainingDiverged(BbcuError):
 class TrainSettings:
     """How to train.
 
-    ``steps`` optimiser steps of ``batch`` patches, each ``patch`` x ``patch`` input pixels; ``lr`` is Adam's first
-    learning rate, which then stays ("constant"), falls along half a cosine to zero ("cosine"), or is halved at two thirds
-    of the way ("halved", what the released configuration does). ``precision`` is that of the convolutions: "fp32", or
-    "bf16" by automatic mixed precision. Raises ConfigError for another schedule or precision.
+    ``steps`` optimiser steps of ``batch`` patches, each ``patch`` x ``patch`` input pixels. ``lr`` is Adam's first
+    learning rate, which then stays ("constant"), falls along half a cosine to zero ("cosine"), or is halved at two
+    thirds of the way ("halved", what the released configuration does). ``precision`` is that of the convolutions:
+    "fp32", or "bf16" by automatic mixed precision. Raises ConfigError for another schedule or precision.
     """
 
     steps: int
@@ -97,6 +98,7 @@ def train(
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(network.parameters(), settings.lr, betas=ADAM_BETAS)
+    units = binary_units(network)
     seconds = []
     for step in range(1, settings.steps + 1):
         start = time.perf_counter()
@@ -106,6 +108,8 @@ def train(
 
         # --- forward and backward ------------------------------------------------------------------------------------
         network.train()
+        for unit in units:
+            unit.set_progress((step - 1) / settings.steps)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             outputs = network(inputs.contiguous(memory_format=torch.channels_last))
@@ -117,6 +121,8 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate_at(step, settings)
         optimiser.step()
+        for unit in units:
+            unit.after_step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)

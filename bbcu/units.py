@@ -23,15 +23,29 @@ class UnitSpec:
 
     ``residual`` is True (an identity around every unit), False, or "block" (one around each pair of units).
     ``bn`` is "none", "pre" (before the sign), "post" (after the convolution) or "out" (after the add).
-    ``act`` is "inside" (before the add), "after" it, or "none".
+    ``act`` is "inside" (before the add), "after" it, or "none", and ``act_fn`` which activation.
+    ``threshold`` is whether a number per channel is learnt that is added before the sign.
+    ``surrogate`` and ``weight`` name the gradient of the sign and the binariser of the weights.
     """
 
     residual: bool | str = True
     bn: str = "none"
     act: str = "inside"
     act_fn: str = "rprelu"
+    threshold: bool = True
     surrogate: str = "quadratic"
     weight: str = "l1"
+
+
+@dataclass(frozen=True)
+class UnitShape:
+    """A unit's channels, whether its convolution has a bias, and how its latent weights and threshold start."""
+
+    in_channels: int
+    out_channels: int
+    bias: bool = False
+    initial_weight: Initialiser = uniform
+    first_threshold: float = 0.0
 
 
 class RPReLU(nn.Module):
@@ -65,37 +79,77 @@ def hardtanh(channels: int) -> nn.Module:
 ACTIVATIONS = {"rprelu": RPReLU, "prelu": prelu, "relu": relu, "hardtanh": hardtanh}
 
 
+class BitMemory(nn.Module):
+    """The bits of the units before, summed and weighed by a learnt number: what a unit of BAM adds to its input.
+
+    One memory serves the units of a body in their order. A reimplementation from the abstract of Xin et al., Binarized
+    Neural Network for Single Image Super Resolution, ECCV 2020; the first weight, 1/16, is a choice of ours.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.full((units,), 1 / 16))
+        self.forget()
+
+    def forget(self) -> None:
+        """Start a new pass through the body."""
+        self._sum: Tensor | float = 0.0
+        self._read = 0
+
+    def recall(self, x: Tensor) -> Tensor:
+        """``x`` with the weighed sum of all bits so far."""
+        share = self.share[self._read]
+        self._read += 1
+        return x + share * self._sum
+
+    def keep(self, bits: Tensor) -> None:
+        self._sum = self._sum + bits
+
+
 class BinaryUnit(nn.Module):
     """``u = bn_pre(x) + threshold``, ``z = bn_post(conv(sign(u), binarised weight))``, then by ``act``
 
         inside:  bn_out(activation(z) + residual)
         after:   bn_out(activation(z + residual))
 
-    Input (batch, in_channels, height, width), output (batch, out_channels, height, width). Zeros are padded after the
-    sign, so a padded pixel counts nothing.
+    A ``memory`` adds to ``x`` what it recalls of the bits before. Zeros are padded after the sign, so a padded pixel
+    counts nothing. Input (batch, in_channels, height, width), output (batch, out_channels, height, width).
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, spec: UnitSpec, initial_weight: Initialiser = uniform
-    ) -> None:
+    memory: BitMemory | None
+
+    def __init__(self, shape: UnitShape, spec: UnitSpec) -> None:
         super().__init__()
-        self.spec = spec
-        self.initial_weight = initial_weight
-        self.threshold = nn.Parameter(torch.zeros(1, in_channels, 1, 1))
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, KERNEL, KERNEL))
+        self.spec, self.in_channels, self.out_channels = spec, shape.in_channels, shape.out_channels
+        self.initial_weight = self.initial_bias = shape.initial_weight
+        first = torch.full((1, shape.in_channels, 1, 1), shape.first_threshold)
+        self.threshold = nn.Parameter(first) if spec.threshold else None
+        self.weight = nn.Parameter(torch.zeros(shape.out_channels, shape.in_channels, KERNEL, KERNEL))
+        self.bias = nn.Parameter(torch.zeros(shape.out_channels)) if shape.bias else None
         self.surrogate = look_up("surrogate", spec.surrogate, SURROGATES)()
         self.binariser = look_up("weight", spec.weight, BINARISERS)()
-        self.bn_pre = nn.BatchNorm2d(in_channels) if spec.bn == "pre" else nn.Identity()
-        self.bn_post = nn.BatchNorm2d(out_channels) if spec.bn == "post" else nn.Identity()
-        self.bn_out = nn.BatchNorm2d(out_channels) if spec.bn == "out" else nn.Identity()
-        has_activation = spec.act != "none"
-        self.activation = look_up("act_fn", spec.act_fn, ACTIVATIONS)(out_channels) if has_activation else nn.Identity()
-        uniform(self.weight, torch.Generator().manual_seed(0))
+        self.bn_pre = nn.BatchNorm2d(shape.in_channels) if spec.bn == "pre" else nn.Identity()
+        self.bn_post = nn.BatchNorm2d(shape.out_channels) if spec.bn == "post" else nn.Identity()
+        self.bn_out = nn.BatchNorm2d(shape.out_channels) if spec.bn == "out" else nn.Identity()
+        activation = look_up("act_fn", spec.act_fn, ACTIVATIONS)
+        self.activation = activation(shape.out_channels) if spec.act != "none" else nn.Identity()
+        self.share_memory_of(None)
+
+    def share_memory_of(self, memory: BitMemory | None) -> None:
+        """Let the sign see the bits of the units before; the memory stays the body's, so it is no module of this."""
+        self.__dict__["memory"] = memory
+
+    def bits(self, x: Tensor) -> Tensor:
+        """The signs that the convolution sees."""
+        u = self.bn_pre(x if self.memory is None else self.memory.recall(x))
+        signs: Tensor = self.surrogate(u if self.threshold is None else u + self.threshold)
+        if self.memory is not None:
+            self.memory.keep(signs)
+        return signs
 
     def branch(self, x: Tensor) -> Tensor:
         """The binary convolution with what stands before it and its BatchNorm; no activation, no residual."""
-        bits = self.surrogate(self.bn_pre(x) + self.threshold)
-        z: Tensor = self.bn_post(F.conv2d(bits, self.binariser(self.weight), padding=KERNEL // 2))
+        z: Tensor = self.bn_post(F.conv2d(self.bits(x), self.binariser(self.weight), self.bias, padding=KERNEL // 2))
         return z
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -108,3 +162,15 @@ class BinaryUnit(nn.Module):
             y = self.activation(z) + residual
         out: Tensor = self.bn_out(y)
         return out
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the parts the share of the training that is done, 0 to 1."""
+        self.surrogate.set_progress(progress)
+        self.binariser.set_progress(progress)
+
+    def after_step(self) -> None:
+        """Let the binariser see the weights after a step of the optimiser."""
+        self.binariser.after_step(self.weight)
+
+
+UNITS: dict[str, type[BinaryUnit]] = {"binary": BinaryUnit}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import Workplace
 
 from ablations.store import client_of
 
@@ -29,3 +30,9 @@ def tracking_uri(migrated_database: Path, tmp_path: Path) -> str:
     path = tmp_path / "mlflow.db"
     shutil.copyfile(migrated_database, path)
     return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def workplace(tracking_uri: str, tmp_path: Path) -> Workplace:
+    """Small photographs and a tracking store, to run the whole command on."""
+    return Workplace.make(tmp_path, tracking_uri)

@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ class Outcome:
 class Workplace:
     """A folder with photographs and a tracking store, where every command has the same tiny setting.
 
-    An override that is given takes the place of the setting's own for that key; ``None`` leaves the key away.
+    An override that is given takes the place of the setting's own for that key; ``without`` leaves keys away.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Workplace:
     def outputs(self) -> Path:
         return self.folder / "outputs"
 
-    def setting(self) -> dict[str, str | None]:
+    def setting(self) -> dict[str, str]:
         return {
             "data": "folder",
             "data.train": str(self.folder / "train"),
@@ -91,20 +91,20 @@ class Workplace:
             "tracking.uri": self.uri,
         }
 
-    def overrides(self, *given: str, **without: None) -> list[str]:
-        own = {key.partition("=")[0] for key in given}
+    def overrides(self, *given: str, without: Sequence[str] = ()) -> list[str]:
+        own = {key.partition("=")[0] for key in given} | set(without)
         return [f"{key}={value}" for key, value in self.setting().items() if key not in own] + list(given)
 
-    def run(self, *overrides: str) -> Outcome:
+    def run(self, *overrides: str, without: Sequence[str] = ()) -> Outcome:
         """Run one trial in this process."""
-        return call(self.overrides(*overrides), self.folder)
+        return call(self.overrides(*overrides, without=without), self.folder)
 
     def sweep(self, *overrides: str) -> Outcome:
         """Run a sweep in this process."""
         return call(["-m", *self.overrides(*overrides)], self.folder)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start the command in a process of its own."""
+        """Start the command in a process of its own, with exactly these arguments."""
         return subprocess.Popen(
             [sys.executable, str(REPOSITORY / "run.py"), *arguments],
             cwd=self.folder,
@@ -144,9 +144,21 @@ class Workplace:
         identities = [store.identity_of(run) for run in self.runs("FINISHED")]
         return sorted(identity for identity in identities if identity is not None)
 
-    def planned(self) -> list[tuple[str, int]]:
+    def results(self) -> list[tuple[str, int]]:
         """The cell and seed of every trial that has a result, sorted."""
         return sorted((folder.cell, folder.seed) for folder in self.trials() if folder.result() is not None)
+
+    def names(self) -> set[str]:
+        """What the trials that have a result are called."""
+        return {result["name"] for folder in self.trials() if (result := folder.result()) is not None}
+
+    def is_untouched(self) -> bool:
+        """Whether nothing was trained or recorded here, wherever the outputs lie."""
+        return (
+            not self.runs()
+            and not [*self.folder.rglob("trial.log"), *self.folder.rglob("result.json")]
+            and not (self.outputs / STUDY).exists()
+        )
 
 
 def call(arguments: list[str], folder: Path) -> Outcome:
@@ -196,8 +208,3 @@ def ended(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]
     finally:
         process.kill()
         process.communicate()
-
-
-def as_metrics(run: Run) -> Mapping[str, float]:
-    metrics: Mapping[str, float] = run.data.metrics
-    return metrics

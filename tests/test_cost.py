@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from builders import srresnet
 
 from bbcu.cost import Cost, count
-from bbcu.networks import SRResNet
 from bbcu.units import UnitSpec
 
 PIXELS = 320 * 180
@@ -16,7 +16,7 @@ TAIL = 64 * 3 * 9
 
 
 def test_a_full_sized_bbcu_l_costs_what_the_paper_prints() -> None:
-    total = count(SRResNet(2, 64, 16, UnitSpec(), 130.0)).total
+    total = count(srresnet(channels=64, blocks=16)).total
     assert total.ops == PIXELS * (HEAD + BODY / 64 + UPSAMPLING + 4 * (REFINE + TAIL))
     assert total.params == HEAD + BODY / 32 + UPSAMPLING + REFINE + TAIL
     assert round(total.ops / 1e9, 2) == 18.55
@@ -24,7 +24,7 @@ def test_a_full_sized_bbcu_l_costs_what_the_paper_prints() -> None:
 
 
 def test_each_part_is_counted_on_its_own() -> None:
-    parts = count(SRResNet(2, 64, 16, UnitSpec(), 130.0)).parts
+    parts = count(srresnet(channels=64, blocks=16)).parts
     assert parts == {
         "head": Cost(PIXELS * HEAD, HEAD),
         "body": Cost(PIXELS * BODY / 64, BODY / 32),
@@ -35,17 +35,17 @@ def test_each_part_is_counted_on_its_own() -> None:
 
 @pytest.mark.parametrize("spec", [UnitSpec(bn="post"), UnitSpec(act="none"), UnitSpec(residual=False)], ids=str)
 def test_batchnorm_activations_and_residuals_count_nothing(spec: UnitSpec) -> None:
-    assert count(SRResNet(2, 8, 1, spec)) == count(SRResNet(2, 8, 1, UnitSpec()))
+    assert count(srresnet(unit=spec)) == count(srresnet())
 
 
 def test_operations_grow_with_the_input_and_parameters_do_not() -> None:
-    network = SRResNet(2, 8, 1, UnitSpec())
+    network = srresnet()
     small, large = count(network, 10, 10).total, count(network, 20, 10).total
     assert (large.ops, large.params) == (2 * small.ops, small.params)
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
-    network = SRResNet(2, 8, 1, UnitSpec(bn="post"))
+    network = srresnet(unit=UnitSpec(bn="post"))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     count(network)
     assert network.training

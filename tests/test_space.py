@@ -9,6 +9,7 @@ from ablations.space import (
     FACTORS,
     REFERENCE,
     Cell,
+    Frame,
     ImpossibleCell,
     canonical_levels,
     cell_name,
@@ -17,6 +18,7 @@ from ablations.space import (
 )
 from bbcu.errors import ConfigError
 
+SRRESNET = Frame("srresnet", 64)
 SETTING = {"task": {"name": "sr_x2"}, "channels": 64, "train": {"steps": 10, "lr": 1e-3}, "data": "f" * 64}
 
 
@@ -70,17 +72,17 @@ def test_an_unknown_level_is_refused_with_the_valid_ones(factor: str, value: obj
     ],
 )
 def test_automatic_alignment_becomes_a_number(bn: str, channels: int, align: float) -> None:
-    canonical = canonical_levels({**REFERENCE, "bn": bn}, channels)
+    canonical = canonical_levels({**REFERENCE, "bn": bn}, Frame("srresnet", channels))
     assert canonical.factors["align"] == align
     assert canonical.asked["align"] == "auto"
 
 
 def test_the_number_that_auto_gives_is_the_same_cell_as_auto() -> None:
-    assert canonical_levels({**REFERENCE, "align": 130}, 64) == canonical_levels(REFERENCE, 64)
+    assert canonical_levels({**REFERENCE, "align": 130}, SRRESNET) == canonical_levels(REFERENCE, SRRESNET)
 
 
 def test_another_number_than_auto_stays_as_asked() -> None:
-    assert canonical_levels({**REFERENCE, "align": 1}, 64).asked["align"] == 1.0
+    assert canonical_levels({**REFERENCE, "align": 1}, SRRESNET).asked["align"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -96,29 +98,29 @@ def test_another_number_than_auto_stays_as_asked() -> None:
     ],
 )
 def test_two_names_of_one_network_become_one_cell(asked: dict[str, object], becomes: dict[str, object]) -> None:
-    merged = canonical_levels({**REFERENCE, **asked}, 64)
-    assert merged.factors == canonical_levels({**REFERENCE, **becomes}, 64).factors
+    merged = canonical_levels({**REFERENCE, **asked}, SRRESNET)
+    assert merged.factors == canonical_levels({**REFERENCE, **becomes}, SRRESNET).factors
     assert merged.reasons
 
 
 def test_canonical_levels_are_their_own_canonical_form() -> None:
     for levels in combinations({name: factor.levels for name, factor in FACTORS.items()}):
         try:
-            once = canonical_levels(levels, 64)
+            once = canonical_levels(levels, SRRESNET)
         except ImpossibleCell:
             continue
-        again = canonical_levels(once.factors, 64)
+        again = canonical_levels(once.factors, SRRESNET)
         assert (again.factors, again.asked, again.reasons) == (once.factors, once.asked, ())
 
 
 def test_a_combination_that_means_nothing_is_refused_with_its_reason() -> None:
     with pytest.raises(ImpossibleCell, match="hardtanh"):
-        canonical_levels({**REFERENCE, "act": "after", "act_fn": "hardtanh"}, 64)
+        canonical_levels({**REFERENCE, "act": "after", "act_fn": "hardtanh"}, SRRESNET)
 
 
 def test_the_same_combination_without_alignment_means_something() -> None:
     levels = {**REFERENCE, "act": "after", "act_fn": "hardtanh", "align": 1}
-    assert canonical_levels(levels, 64).factors["act_fn"] == "hardtanh"
+    assert canonical_levels(levels, SRRESNET).factors["act_fn"] == "hardtanh"
 
 
 def test_every_reference_is_a_level_of_its_factor() -> None:

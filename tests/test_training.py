@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from builders import srresnet
 
 from bbcu.datasets import Pair, PatchSampler
 from bbcu.errors import BbcuError, ConfigError
@@ -36,7 +37,7 @@ def photograph(seed: int = 0) -> Pair:
 
 
 def trained(settings: TrainSettings = SETTINGS, seed: int = 0) -> tuple[SRResNet, list[StepReport]]:
-    network = SRResNet(2, 8, 1, UnitSpec(), 16.25, seed)
+    network = srresnet(align=16.25, seed=seed)
     reports: list[StepReport] = []
     sampler = PatchSampler([photograph(0), photograph(1)], 2, settings.patch, settings.batch, seed)
     train(network, sampler, settings, CPU, reports.append)
@@ -77,8 +78,8 @@ def test_every_setting_changes_the_training(change: dict[str, object]) -> None:
 
 def test_the_body_learns_too() -> None:
     network, _ = trained()
-    start = SRResNet(2, 8, 1, UnitSpec(), 16.25, 0)
-    assert (torch.sign(network.body[0].weight) != torch.sign(start.body[0].weight)).any()
+    start = srresnet(align=16.25)
+    assert (torch.sign(network.body.units[0].weight) != torch.sign(start.body.units[0].weight)).any()
 
 
 def test_a_loss_that_is_no_number_ends_the_training_at_its_step() -> None:
@@ -114,7 +115,7 @@ def test_the_psnr_of_a_step_is_that_of_its_squared_error() -> None:
 
 
 def test_evaluation_scores_every_picture_and_shows_its_output() -> None:
-    network, pairs = SRResNet(2, 8, 1, UnitSpec()), (photograph(2), photograph(3))
+    network, pairs = srresnet(), (photograph(2), photograph(3))
     shown: list[tuple[str, str, tuple[int, ...]]] = []
     scores = evaluate(
         network,
@@ -129,7 +130,7 @@ def test_evaluation_scores_every_picture_and_shows_its_output() -> None:
 
 def test_evaluation_uses_running_statistics() -> None:
     """In evaluation a picture's score does not depend on which others are scored beside it."""
-    network = SRResNet(2, 8, 1, UnitSpec(bn="post"))
+    network = srresnet(unit=UnitSpec(bn="post"))
     alone = evaluate(network, {"A": (photograph(2),)}, SuperResolution(2), CPU)
     beside = evaluate(network, {"A": (photograph(3), photograph(2))}, SuperResolution(2), CPU)
     assert alone["A"]["blobs2"] == beside["A"]["blobs2"]

@@ -3,25 +3,22 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import drawn, unit
 from torch import Tensor
 
 from bbcu.binarisers import BINARISERS, Binariser
 from bbcu.errors import ConfigError
 from bbcu.surrogates import SURROGATES, Surrogate, sign
-from bbcu.units import ACTIVATIONS, BinaryUnit, RPReLU, UnitSpec
+from bbcu.units import ACTIVATIONS, BinaryUnit, RPReLU
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def shaken(unit: BinaryUnit) -> BinaryUnit:
+def shaken(built: BinaryUnit) -> BinaryUnit:
     """The unit with every parameter away from the zeros and ones that it starts with."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in unit.parameters():
+        for parameter in built.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return unit
+    return built
 
 
 # --- the sign ---------------------------------------------------------------------------------------------------------
@@ -81,42 +78,42 @@ def test_l1_weights_hand_the_gradient_on_inside_plus_minus_one_without_the_scale
 
 
 def test_the_reference_unit_is_its_formula() -> None:
-    unit, x = shaken(BinaryUnit(4, 4, UnitSpec())), drawn(2, 4, 6, 5)
-    scale = unit.weight.abs().mean((1, 2, 3), keepdim=True)
-    z = F.conv2d(torch.sign(x + unit.threshold), scale * torch.sign(unit.weight), padding=1)
-    activation = unit.activation
+    built, x = shaken(unit(4, 4)), drawn(2, 4, 6, 5)
+    scale = built.weight.abs().mean((1, 2, 3), keepdim=True)
+    z = F.conv2d(torch.sign(x + built.threshold), scale * torch.sign(built.weight), padding=1)
+    activation = built.activation
     assert isinstance(activation, RPReLU)
     shifted = z + activation.shift_in
     slope = activation.slope[:, None, None]
     expected = x + torch.where(shifted > 0, shifted, slope * shifted) + activation.shift_out
-    torch.testing.assert_close(unit(x, x), expected)
+    torch.testing.assert_close(built(x, x), expected)
 
 
 def test_padding_counts_nothing() -> None:
-    unit, x = BinaryUnit(2, 1, UnitSpec(act="none")), torch.ones(1, 2, 4, 4)
+    built, x = unit(2, 1, act="none"), torch.ones(1, 2, 4, 4)
     with torch.no_grad():
-        unit.weight.fill_(0.5)
+        built.weight.fill_(0.5)
     corner, edge, interior = (2 * taps * 0.5 for taps in (4, 6, 9))
-    y = unit(x)[0, 0]
+    y = built(x)[0, 0]
     assert (y[0, 0].item(), y[0, 1].item(), y[1, 1].item()) == (corner, edge, interior)
 
 
 def test_an_activation_after_the_add_sees_the_residual() -> None:
     x = drawn(1, 3, 5, 5)
-    unit = BinaryUnit(3, 3, UnitSpec(act="after", act_fn="relu"))
-    torch.testing.assert_close(unit(x, x), F.relu(x + unit.branch(x)))
+    built = unit(3, 3, act="after", act_fn="relu")
+    torch.testing.assert_close(built(x, x), F.relu(x + built.branch(x)))
 
 
 def test_an_activation_inside_does_not() -> None:
     x = drawn(1, 3, 5, 5)
-    unit = BinaryUnit(3, 3, UnitSpec(act="inside", act_fn="relu"))
-    torch.testing.assert_close(unit(x, x), x + F.relu(unit.branch(x)))
+    built = unit(3, 3, act="inside", act_fn="relu")
+    torch.testing.assert_close(built(x, x), x + F.relu(built.branch(x)))
 
 
 def test_without_an_activation_the_branch_is_added_as_it_is() -> None:
     x = drawn(1, 3, 5, 5)
-    unit = BinaryUnit(3, 3, UnitSpec(act="none"))
-    torch.testing.assert_close(unit(x, x), x + unit.branch(x))
+    built = unit(3, 3, act="none")
+    torch.testing.assert_close(built(x, x), x + built.branch(x))
 
 
 @pytest.mark.parametrize(
@@ -128,26 +125,26 @@ def test_without_an_activation_the_branch_is_added_as_it_is() -> None:
     ],
 )
 def test_batchnorm_stands_in_its_place_alone(bn: str, place: str) -> None:
-    unit = BinaryUnit(3, 3, UnitSpec(bn=bn))
-    kinds = {name for name, module in unit.named_children() if isinstance(module, torch.nn.BatchNorm2d)}
+    built = unit(3, 3, bn=bn)
+    kinds = {name for name, module in built.named_children() if isinstance(module, torch.nn.BatchNorm2d)}
     assert kinds == {place}
 
 
 def test_batchnorm_before_the_sign_moves_the_bits() -> None:
     x = drawn(2, 3, 5, 5) + 5
-    with_bn, without = BinaryUnit(3, 3, UnitSpec(bn="pre")), BinaryUnit(3, 3, UnitSpec())
+    with_bn, without = unit(3, 3, bn="pre"), unit(3, 3)
     assert not torch.equal(with_bn(x), without(x))
 
 
 def test_batchnorm_after_the_convolution_normalises_the_branch() -> None:
-    z = BinaryUnit(3, 3, UnitSpec(bn="post")).branch(drawn(4, 3, 8, 8))
+    z = unit(3, 3, bn="post").branch(drawn(4, 3, 8, 8))
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(z.var((0, 2, 3), unbiased=False), torch.ones(3), atol=1e-3, rtol=0)
 
 
 def test_batchnorm_at_the_output_normalises_the_sum() -> None:
     x = drawn(4, 3, 8, 8) + 2
-    y = BinaryUnit(3, 3, UnitSpec(bn="out"))(x, x)
+    y = unit(3, 3, bn="out")(x, x)
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
 
 
@@ -188,15 +185,15 @@ class Ternary(Binariser):
 
 
 def test_a_surrogate_of_ones_own_is_found_by_its_dotted_path() -> None:
-    unit = BinaryUnit(2, 2, UnitSpec(surrogate=f"{__name__}.Steep", act="none"))
-    assert isinstance(unit.surrogate, Steep)
+    built = unit(2, 2, surrogate=f"{__name__}.Steep", act="none")
+    assert isinstance(built.surrogate, Steep)
 
 
 def test_a_binariser_of_ones_own_is_found_by_its_dotted_path() -> None:
-    assert isinstance(BinaryUnit(2, 2, UnitSpec(weight=f"{__name__}.Ternary")).binariser, Ternary)
+    assert isinstance(unit(2, 2, weight=f"{__name__}.Ternary").binariser, Ternary)
 
 
 @pytest.mark.parametrize("name", ["quadratik", "tests.test_units.Missing", "no_such_module.Part"])
 def test_a_part_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        BinaryUnit(2, 2, UnitSpec(surrogate=name))
+        unit(2, 2, surrogate=name)
