@@ -417,6 +417,11 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
+def steps_of(result: Mapping[str, Any]) -> int:
+    """How many steps the trial trained; 0 for a method that trains nothing."""
+    return int(result["setting"].get("train", {}).get("steps", 0))
+
+
 METRICS = ("psnr_db", "ssim")
 """The metrics of a test set, as ``result.json`` names them."""
 
@@ -469,5 +474,5 @@ def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
         return False
     run = TrialRun(uri, experiment, facts_of(result))
     run.log_curve(folder.curve())
-    run.finish(folder, final_metrics(result), result["setting"]["train"]["steps"])
+    run.finish(folder, final_metrics(result), steps_of(result))
     return run.recorded

@@ -25,7 +25,18 @@ from ablations import store
 from ablations.config import Config, SweeperConfig, typed
 from ablations.designs import full, replicated
 from ablations.space import SHOWN, ImpossibleCell, canonical_levels, level_text
-from ablations.trial import Trial, check_runnable, data_of, frame_of, levels_of, network_of, setting_of, trial_of
+from ablations.trial import (
+    BASELINE,
+    Trial,
+    check_network,
+    check_runnable,
+    data_of,
+    frame_of,
+    levels_of,
+    network_of,
+    setting_of,
+    trial_of,
+)
 from bbcu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,6 +136,7 @@ def make_plan(
         if plan.study not in ("", trial.study):
             raise ConfigError(f"study.name: one sweep belongs to one study, not to {plan.study} and {trial.study}")
         plan.study = trial.study
+        check_network(trial)
         same = first_with.setdefault(trial.identity, trial)
         if same is not trial:
             leave_out(plan, config, fingerprint, same_network_reason(config, same), replicate)
@@ -307,8 +319,10 @@ def print_plan(plan: Plan, states: Mapping[Identity, str]) -> None:
 
 
 def cost_of(trial: Trial) -> "Cost":
-    from bbcu.cost import count
+    from bbcu.cost import Cost, count
 
+    if trial.cell.setting["network"]["name"] == BASELINE:
+        return Cost(0, 0)
     return count(network_of(trial)).total
 
 

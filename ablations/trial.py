@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import logging
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,28 +14,20 @@ from omegaconf import OmegaConf
 
 from ablations import store
 from ablations.config import Config
-from ablations.progress import TrialProgress
 from ablations.provenance import provenance
 from ablations.space import FACTORS, REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels, cell_name
 from bbcu.errors import BbcuError
 from bbcu.methods import METHODS
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from bbcu.datasets import Pair, Pictures, PreparedData
-    from bbcu.images import Pixels
-    from bbcu.tasks import Score, Task
-    from bbcu.training import StepReport
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_FLUSHES = 10.0
-"""How long points of the curve may wait before MLflow gets them, so that its page follows a training."""
-
-CROP = 96
-"""Side of a sample picture, in pixels of the truth."""
+BASELINE = "baseline"
+"""The network of a method that trains nothing: what the task's baseline makes of the input."""
 
 
 class TrialFailed(BbcuError):
@@ -59,8 +50,9 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """What tells the cell from the reference, the way a user would type it."""
-        return cell_name(self.cell.asked, REFERENCE)
+        """The published method that the cell is, or what tells it from BBCU, the way a user would type it."""
+        own_name = self.method in METHODS and self.method != "bbcu"
+        return self.method if own_name else cell_name(self.cell.asked, REFERENCE)
 
     def folder(self, outputs: str | Path) -> store.TrialFolder:
         return store.TrialFolder(Path(outputs), self.study, self.cell.key, self.seed)
@@ -96,6 +88,8 @@ def frame_of(config: Config) -> Frame:
 
 def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
     """Everything but the factors and the seed that decides the trained network."""
+    if config.network.name == BASELINE:
+        return {"task": dataclasses.asdict(config.task), "network": {"name": BASELINE}, "data": fingerprint}
     return {
         "task": dataclasses.asdict(config.task),
         "network": dataclasses.asdict(config.network),
@@ -113,7 +107,7 @@ def method_of(config: Config, cell: Cell) -> str:
         return config.method.name
     levels = canonical_levels(method.all_levels, frame_of(config)).factors
     layout = cell.setting["network"]
-    same_layout = all(layout[name] == value for name, value in method.network.items())
+    same_layout = all(layout.get(name) == value for name, value in method.network.items())
     same_width = method.channels in (None, config.channels)
     return config.method.name if levels == cell.factors and same_layout and same_width else "custom"
 
@@ -152,7 +146,7 @@ def data_of(config: Config) -> "PreparedData":
 
     Raises DataError, which names the path, where it cannot be used.
     """
-    test = tuple(sorted(config.data.test.items()))
+    test = tuple(config.data.test.items())
     cache = Path(config.outputs) / ".cache"
     return _prepared(config.data.name, config.data.train, test, config.task.name, config.train.patch, cache)
 
@@ -169,9 +163,9 @@ def standardise(network: "nn.Module", pairs: "Sequence[Pair]") -> None:
     standardisation.set(torch.from_numpy(mean), torch.from_numpy(deviation))
 
 
-def network_of(trial: Trial) -> "nn.Module":
-    """The network of a trial, with the initial values of its seed."""
-    from bbcu.networks import NetworkSpec, build
+def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
+    """The network of a trial, with the initial values of its seed unless these need not be ``drawn``."""
+    from bbcu.networks import NetworkSpec, assemble, build
     from bbcu.tasks import task_from_name
     from bbcu.units import UnitSpec
 
@@ -190,7 +184,7 @@ def network_of(trial: Trial) -> "nn.Module":
         accumulate=layout["accumulate"],
         standardise=layout["standardise"],
     )
-    return build(layout["name"], spec, trial.seed)
+    return build(layout["name"], spec, trial.seed) if drawn else assemble(layout["name"], spec)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -202,6 +196,15 @@ def check_runnable(config: Config) -> None:
 
     resolve_device(config.device)
     TrainSettings(**dataclasses.asdict(config.train))
+
+
+def check_network(trial: Trial) -> None:
+    """Raise ConfigError where the trial's network cannot be built; no memory is taken for it."""
+    import torch
+
+    if trial.cell.setting["network"]["name"] != BASELINE:
+        with torch.device("meta"):
+            network_of(trial, drawn=False)
 
 
 def device_name(config: Config) -> str:
@@ -223,6 +226,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     check_runnable(config)
     data = data_of(config)
     trial = trial_of(config, data.fingerprint)
+    check_network(trial)
     folder = trial.folder(config.outputs)
     prepare = store.experiment_id if in_sweep else store.prepare_tracking
     experiment = prepare(config.tracking.uri, trial.study)
@@ -263,7 +267,9 @@ def _run_and_record(
         origin = provenance(device_name(config), threads, trial.seed)
         run = store.TrialRun(config.tracking.uri, experiment, store.facts_of({**trial.facts(), "provenance": origin}))
         try:
-            result = {**_run(config, trial, data, folder, run), "provenance": origin}
+            store.write_atomically(folder.config_path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+            how = _score_baseline if config.network.name == BASELINE else _run
+            result = {**how(config, trial, data, folder, run), "provenance": origin}
         except KeyboardInterrupt:
             run.interrupt("stopped from the keyboard")
             raise
@@ -274,7 +280,7 @@ def _run_and_record(
             run.fail(folder, reason)
             raise TrialFailed(f"{trial.name} seed {trial.seed} failed: {reason}; see {folder.log_path}") from error
         folder.write_result(result)
-        run.finish(folder, store.final_metrics(result), config.train.steps)
+        run.finish(folder, store.final_metrics(result), store.steps_of(result))
         return result
 
 
@@ -284,13 +290,14 @@ def _run(
     """Train and evaluate; the result without its provenance. Everything but ``result.json`` is on disk afterwards."""
     import torch
 
+    from ablations.recorder import Recorder, mean_record, score_record
+    from ablations.samples import save_samples
     from bbcu.cost import count
     from bbcu.datasets import PatchSampler
     from bbcu.tasks import task_from_name
     from bbcu.training import TrainSettings, resolve_device, train
 
     # --- what is trained, on what -------------------------------------------------------------------------------------
-    store.write_atomically(folder.config_path, OmegaConf.to_yaml(OmegaConf.structured(config)))
     device, task = resolve_device(config.device), task_from_name(data.task_name)
     torch.manual_seed(trial.seed)
     network = network_of(trial)
@@ -301,7 +308,7 @@ def _run(
     log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
 
     # --- training -----------------------------------------------------------------------------------------------------
-    recorder = Recorder(config, trial, data, network, device, run)
+    recorder = Recorder(config, f"{trial.name} seed {trial.seed}", data, network, device, run)
     with recorder.progress:
         step_seconds = train(network, sampler, settings, device, recorder)
 
@@ -313,7 +320,7 @@ def _run(
     return {
         **trial.facts(),
         "metrics": {name: score_record(scores) for name, scores in recorder.scores.items()},
-        "baseline": {name: _mean_record(scores) for name, scores in data.baseline.items()},
+        "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
         "cost": {"ops_g": cost.ops_g, "params_k": cost.params_k},
         "timing": {
             "train_s": round(sum(step_seconds), 3),
@@ -324,132 +331,26 @@ def _run(
     }
 
 
-def _mean_record(scores: Mapping[str, "Score"]) -> dict[str, float]:
-    from bbcu.training import mean_score
+def _score_baseline(
+    config: Config, trial: Trial, data: "PreparedData", folder: store.TrialFolder, run: store.TrialRun
+) -> dict[str, Any]:
+    """The result of a method that trains nothing; it costs nothing that the paper counts."""
+    from ablations.recorder import mean_record, score_record
+    from ablations.samples import save_samples
+    from bbcu.tasks import task_from_name
 
-    mean = mean_score(scores)
-    return {"psnr_db": round(mean.psnr_db, 6), "ssim": round(mean.ssim, 8)}
-
-
-def score_record(scores: Mapping[str, "Score"]) -> dict[str, Any]:
-    """The scores of a test set as ``result.json`` keeps them: the mean, and each picture's."""
-    images = {
-        name: {"psnr_db": round(score.psnr_db, 6), "ssim": round(score.ssim, 8)} for name, score in scores.items()
+    task = task_from_name(data.task_name)
+    sampled = {name: pairs[: config.tracking.samples] for name, pairs in data.test.items()}
+    outputs = {(name, pair.name): task.baseline(pair.input) for name, pairs in sampled.items() for pair in pairs}
+    save_samples(folder.samples, data, outputs, task)
+    return {
+        **trial.facts(),
+        "metrics": {name: score_record(scores) for name, scores in data.baseline.items()},
+        "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
+        "cost": {"ops_g": 0.0, "params_k": 0.0},
+        "timing": {"train_s": 0.0, "step_ms": 0.0, "evaluate_s": 0.0},
+        "probes": {},
     }
-    return {**_mean_record(scores), "images": images}
-
-
-class Recorder:
-    """Watches a training: the progress bar, the learning curve, and the evaluations along it and at its end."""
-
-    def __init__(
-        self,
-        config: Config,
-        trial: Trial,
-        data: "PreparedData",
-        network: "nn.Module",
-        device: "torch.device",
-        run: store.TrialRun,
-    ) -> None:
-        self._tracking, self._steps = config.tracking, config.train.steps
-        self._data, self._network, self._device, self._run = data, network, device, run
-        self._window: list[StepReport] = []
-        self._unsent: list[store.CurvePoint] = []
-        self._sent_at = time.monotonic()
-        self.progress = TrialProgress(f"{trial.name} seed {trial.seed}", self._steps, config.progress)
-        self.points: list[store.CurvePoint] = []
-        self.scores: dict[str, dict[str, Score]] = {}
-        self.samples: dict[tuple[str, str], Pixels] = {}
-        self.evaluate_seconds = 0.0
-
-    def __call__(self, report: "StepReport") -> None:
-        """Take in one step."""
-        self.progress.update(report.step, report.loss, report.psnr_db)
-        self._window.append(report)
-        if self._is_due(report.step, self._tracking.curve_points):
-            self._add(report.step, self._window_means())
-        if self._is_due(report.step, self._tracking.evaluations):
-            self._evaluate(report.step)
-        if report.step == self._steps or time.monotonic() - self._sent_at > SECONDS_BETWEEN_FLUSHES:
-            self._flush()
-
-    def _is_due(self, step: int, times: int) -> bool:
-        """Whether ``step`` is one of ``times`` evenly spaced ones, the last step among them."""
-        return step * times // self._steps > (step - 1) * times // self._steps
-
-    def _window_means(self) -> dict[str, float]:
-        """The means since the last point: a single batch jumps too much to draw a curve from."""
-        window, self._window = self._window, []
-        return {
-            "train/loss": statistics.fmean(report.loss for report in window),
-            "train/psnr_db": statistics.fmean(report.psnr_db for report in window),
-        }
-
-    def _evaluate(self, step: int) -> None:
-        from bbcu.tasks import task_from_name
-        from bbcu.training import evaluate, mean_score
-
-        def keep(set_name: str, pair: "Pair", output: "Pixels") -> None:
-            if step == self._steps and len(self._sampled(set_name)) < self._tracking.samples:
-                self.samples[set_name, pair.name] = output
-
-        start = time.perf_counter()
-        task = task_from_name(self._data.task_name)
-        self.scores = evaluate(self._network, self._data.test, task, self._device, keep)
-        self.evaluate_seconds += time.perf_counter() - start
-        means = {name: mean_score(scores) for name, scores in self.scores.items()}
-        self._add(step, {f"{name}/psnr_db": mean.psnr_db for name, mean in means.items()})
-
-    def _sampled(self, set_name: str) -> list[str]:
-        return [picture for name, picture in self.samples if name == set_name]
-
-    def _add(self, step: int, metrics: Mapping[str, float]) -> None:
-        point = store.CurvePoint(step, metrics)
-        self.points.append(point)
-        self._unsent.append(point)
-
-    def _flush(self) -> None:
-        self._run.log_curve(self._unsent)
-        self._unsent = []
-        self._sent_at = time.monotonic()
-
-
-# --- sample pictures --------------------------------------------------------------------------------------------------
-
-
-def crop_place(truth: "Pixels", baseline: "Pixels", scale: int) -> tuple[slice, slice]:
-    """The window of CROP x CROP pixels of the truth where the baseline errs most, on the grid of the input.
-
-    It depends on the data alone, so every cell shows the same place.
-    """
-    error = np.abs(truth.astype(np.float64) - baseline).mean(axis=2)
-    sums = np.pad(error.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    height, width = (min(CROP, size) // scale * scale for size in error.shape)
-    window = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    window = window[::scale, ::scale]
-    top, left = (int(place) * scale for place in np.unravel_index(window.argmax(), window.shape))
-    return slice(top, top + height), slice(left, left + width)
-
-
-def save_samples(folder: Path, data: "PreparedData", outputs: Mapping[tuple[str, str], "Pixels"], task: "Task") -> None:
-    """Save a crop of each output beside the same place in the input, the baseline and the truth."""
-    from PIL import Image
-
-    for (set_name, picture), output in outputs.items():
-        pair = next(pair for pair in data.test[set_name] if pair.name == picture)
-        baseline = task.baseline(pair.input)
-        rows, columns = crop_place(pair.truth, baseline, task.scale)
-        small = tuple(slice(cut.start // task.scale, cut.stop // task.scale) for cut in (rows, columns))
-        crops = {
-            "input": pair.input[small],
-            "baseline": baseline[rows, columns],
-            "output": output[rows, columns],
-            "truth": pair.truth[rows, columns],
-        }
-        place = folder / set_name / picture
-        place.mkdir(parents=True, exist_ok=True)
-        for name, crop in crops.items():
-            Image.fromarray(crop).save(place / f"{name}.png")
 
 
 # --- surroundings of a trial ------------------------------------------------------------------------------------------

@@ -300,13 +300,22 @@ class DnCNN(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {"srresnet": SRResNet, "dncnn": DnCNN}
 
 
+def assemble(name: str, spec: NetworkSpec) -> nn.Module:
+    """The network called ``name``, or at that dotted path, before anything is drawn.
+
+    A network of the user's own takes a NetworkSpec. Raises ConfigError for a name that does not exist.
+    """
+    network: nn.Module = look_up("network", name, NETWORKS)(spec)
+    return network
+
+
 def build(name: str, spec: NetworkSpec, seed: int) -> nn.Module:
     """The network called ``name``, or at that dotted path, with the initial values of ``seed``.
 
-    A network of the user's own takes a NetworkSpec; those of its modules that have an ``initial_weight`` or
-    ``initial_bias`` start by the seed and their name. Raises ConfigError for a name that does not exist.
+    Those modules of a user's own network that have an ``initial_weight`` or ``initial_bias`` start by the seed and
+    their name. Raises ConfigError for a name that does not exist.
     """
-    network: nn.Module = look_up("network", name, NETWORKS)(spec)
+    network = assemble(name, spec)
     initialise(network, seed)
     return network
 

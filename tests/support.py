@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import runpy
@@ -120,6 +121,7 @@ class Workplace:
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
             return typed(compose("config", self.overrides(*overrides)))
 
+    @functools.cache  # noqa: B019 - a workplace lives as long as the tests, and Hydra takes long to compose
     def trial(self, *overrides: str) -> Trial:
         """The trial that these overrides ask for."""
         config = self.config(*overrides)

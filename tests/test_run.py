@@ -271,8 +271,8 @@ def test_another_seed_starts_elsewhere(workplace: Workplace) -> None:
 
 
 @pytest.mark.parametrize("other", ["bn=pre", "bn=out", "residual=false", "residual=block", "act_fn=prelu", "act=after"])
-def test_two_cells_share_the_initial_values_of_every_parameter_that_both_have(workplace: Workplace, other: str) -> None:
-    reference, changed = (network_of(workplace.trial(*levels)).state_dict() for levels in ((), (other,)))
+def test_two_cells_share_the_initial_values_of_every_parameter_that_both_have(done: DoneTrial, other: str) -> None:
+    reference, changed = (network_of(done.workplace.trial(*levels)).state_dict() for levels in ((), (other,)))
     shared = reference.keys() & changed.keys()
     assert {"head.weight", "body.0.weight", "body.1.weight", "tail.weight"} <= shared
     assert all(torch.equal(reference[name], changed[name]) for name in shared)
@@ -599,15 +599,15 @@ def test_a_device_that_is_not_there_is_told_and_nothing_runs(
     assert workplace.is_untouched()
 
 
-@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["trial", "sweep"])
-def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(workplace: Workplace, mode: tuple[str, ...]) -> None:
-    with ended(workplace.start(*mode, *workplace.overrides("residual=maybe"))) as process:
+def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(workplace: Workplace) -> None:
+    with ended(workplace.start("-m", *workplace.overrides("residual=true,maybe"))) as process:
         out, message = process.communicate(timeout=60)
     assert process.returncode == 1
     assert message == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block\n"
     assert out == ""
 
 
+@pytest.mark.slow
 def test_a_shell_sees_status_one_for_a_sweep_with_a_failed_trial(workplace: Workplace) -> None:
     with ended(workplace.start("-m", *workplace.overrides(*ONE_DIVERGES))) as process:
         out, message = process.communicate(timeout=60)
