@@ -1,0 +1,50 @@
+"""``python -m ablations``: bring MLflow up to date, and count the space."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ablations import store
+from ablations.__main__ import main
+from ablations.space import Frame, census
+from test_store import finished
+
+
+def test_sync_logs_what_mlflow_missed_and_says_how_much(
+    tmp_path: Path, tracking_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path)
+    arguments = ["sync", "tiny", "--outputs", str(tmp_path), "--tracking-uri", tracking_uri]
+    main(arguments)
+    assert capsys.readouterr().out == f"1 results were logged to {tracking_uri}\n"
+    main(arguments)
+    assert capsys.readouterr().out.startswith("0 results")
+    assert len(store.search_runs(tracking_uri, store.experiment_id(tracking_uri, "tiny"))) == 1
+
+
+def test_sync_of_a_study_that_is_not_there_is_one_line(tmp_path: Path, tracking_uri: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["sync", "huge", "--outputs", str(tmp_path), "--tracking-uri", tracking_uri])
+    assert left.value.code == f"ablations: no study 'huge' in {tmp_path}"
+
+
+@pytest.mark.parametrize("network", ["srresnet", "dncnn"])
+def test_space_prints_the_census(network: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["space", "--network", network])
+    printed = capsys.readouterr().out
+    found = census(Frame(network, 64))
+    for number in (found.combinations, found.impossible, found.duplicates, found.cells):
+        assert f"{number} " in printed
+    assert found.combinations == found.impossible + found.duplicates + found.cells
+
+
+def test_space_counts_as_many_combinations_as_there_are() -> None:
+    residual, bn, act, act_fn, align, binarize, threshold, surrogate, weight = 3, 4, 3, 4, 2, 2**4, 2, 5, 4
+    expected = residual * bn * act * act_fn * align * binarize * threshold * surrogate * weight
+    assert census(Frame("srresnet", 64)).combinations == expected
+
+
+def test_a_result_is_json_that_others_can_read(tmp_path: Path) -> None:
+    text = finished(tmp_path).result_path.read_text()
+    assert json.loads(text)["metrics"]["Set5"]["images"]["baby"]["psnr_db"] == 36.0
