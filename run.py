@@ -1,9 +1,11 @@
 """One trial, or a sweep with -m: ``python run.py -m residual=true,false bn=pre,post``."""
 
 import os
+import signal
 import sys
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -11,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import explain, register, typed
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, ConfigError
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -21,12 +23,24 @@ def run(config: DictConfig) -> float:
 
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if not in_sweep:
+            refuse_sweeper_keys(HydraConfig.get())
         return run_trial(typed(config), in_sweep=in_sweep)
     except BbcuError as error:
         if in_sweep:
             raise
         # Hydra would write a line of its own above an exception; leaving is the only way past it.
         sys.exit(f"run.py: {error}")
+
+
+def refuse_sweeper_keys(hydra_config: HydraConf) -> None:
+    """Raise ConfigError where a sweep is described and none was asked for: nothing of it would come true."""
+    given = [override for override in hydra_config.overrides.hydra if override.startswith("hydra.sweeper.")]
+    if given:
+        raise ConfigError(f"{given[0]}: speaks of a sweep, and this is one trial; add -m")
+    swept = hydra_config.sweeper.params
+    if swept:
+        raise ConfigError(f"the study sweeps over {', '.join(swept)}, and this is one trial; add -m")
 
 
 def main() -> None:
@@ -43,6 +57,9 @@ def main() -> None:
         if wants_traceback:
             raise
         sys.exit(f"run.py: {error if isinstance(error, BbcuError) else explain(error)}")
+    except KeyboardInterrupt:
+        print("run.py: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 register()

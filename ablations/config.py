@@ -4,6 +4,8 @@ Factors stand at the root and are checked against :mod:`ablations.space`, which 
 here, and Hydra refuses a key or a type that does not fit.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +140,7 @@ def typed(config: DictConfig) -> Config:
 
     Raises ConfigError for a key that is still missing and for a value outside its range.
     """
+    check_keys(config, Config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}: set it on the command line, as in {missing[0]}=...")
@@ -145,6 +148,19 @@ def typed(config: DictConfig) -> Config:
     assert isinstance(resolved, Config)
     check_ranges(resolved)
     return resolved
+
+
+def check_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
+    """Raise ConfigError for a key that ``+key=...`` has added and for one that ``~key`` has taken away."""
+    known = {entry.name for entry in dataclasses.fields(schema)}
+    for name in node:
+        if name not in known:
+            raise ConfigError(unknown("key", f"{prefix}{name!s}", [f"{prefix}{valid}" for valid in sorted(known)]))
+    for entry in dataclasses.fields(schema):
+        if entry.name not in node:
+            raise ConfigError(f"no value for {prefix}{entry.name}: it was taken away and has no default")
+        if dataclasses.is_dataclass(entry.type) and isinstance(entry.type, type):
+            check_keys(node[entry.name], entry.type, f"{prefix}{entry.name}.")
 
 
 def check_ranges(config: Config) -> None:
@@ -163,8 +179,10 @@ def check_ranges(config: Config) -> None:
     for key, (value, least) in at_least.items():
         if value < least:
             raise ConfigError(f"{key}={value}: must be at least {least}")
-    if not config.train.lr > 0:
-        raise ConfigError(f"train.lr={config.train.lr:g}: must be above 0")
+    if not 0 < config.train.lr < math.inf:
+        raise ConfigError(f"train.lr={config.train.lr:g}: must be a number above 0")
+    if config.seed >= SEEDS:
+        raise ConfigError(f"seed={config.seed}: must be below 2**63")
     one_of = {
         "progress": (config.progress, ("auto", True, False)),
         "data.name": (config.data.name, ("embedded", "folder")),
@@ -184,9 +202,18 @@ def check_data(data: DataConfig) -> None:
     test = data.test
     if not isinstance(test, dict) or not all(isinstance(path, str) and path for path in test.values()):
         raise ConfigError(f"data.test={test}: must name a folder for each test set, as in data.test='{{Set5: DIR}}'")
+    reserved = sorted(set(test) & RESERVED_SETS)
+    if reserved:
+        raise ConfigError(f"data.test: a test set cannot be called {reserved[0]}, as a group of metrics is")
     if data.name == "folder" and not test:
         raise ConfigError("data.test={}: at least one test set is needed, as in data.test='{Set5: DIR}'")
 
+
+SEEDS = 2**63
+"""Seeds are below this, which is what torch's generators take."""
+
+RESERVED_SETS = {"train", "baseline", "cost", "timing"}
+"""Groups of metrics that MLflow shows beside the test sets."""
 
 STUDY_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 

@@ -37,6 +37,13 @@ TAG_LENGTH = 5000
 """How many characters MLflow keeps of a tag."""
 
 
+RESULT_KEYS = {
+    *("study", "cell", "name", "factors", "levels", "reference", "setting", "method", "task", "seed"),
+    *("metrics", "baseline", "cost", "timing", "probes", "provenance"),
+}
+"""What every ``result.json`` has."""
+
+
 class TrackingError(BbcuError):
     """The tracking store cannot be used at all; the message says which and why."""
 
@@ -112,9 +119,9 @@ class TrialFolder:
     def result(self) -> dict[str, Any] | None:
         """The trial's result, or None where it has none that is whole and its own."""
         result = read_json(self.result_path)
-        if result is None or (result.get("cell"), result.get("seed")) != (self.cell, self.seed):
+        if result is None or not result.keys() >= RESULT_KEYS:
             return None
-        return result
+        return result if (result["cell"], result["seed"]) == (self.cell, self.seed) else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         self.failure_path.unlink(missing_ok=True)
@@ -236,7 +243,7 @@ def prepare_tracking(uri: str, study: str) -> str:
     """
     sqlite = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
     if sqlite:
-        _check_writable(Path(sqlite).absolute().parent, f"tracking.uri={uri}")
+        check_writable(Path(sqlite).absolute().parent, f"tracking.uri={uri}")
     try:
         client = client_of(uri)
         experiment = client.get_experiment_by_name(study)
@@ -257,14 +264,14 @@ def prepare_tracking(uri: str, study: str) -> str:
     return identifier
 
 
-def _check_writable(folder: Path, what: str) -> None:
-    """Make ``folder``, and raise TrackingError where nothing can be written there."""
+def check_writable(folder: Path, what: str) -> None:
+    """Make ``folder``, and raise BbcuError, which begins with ``what``, where nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise TrackingError(f"{what}: {folder} cannot be written to: {error.strerror}") from error
+        raise BbcuError(f"{what}: {folder} cannot be written to: {error.strerror}") from error
 
 
 def experiment_id(uri: str, study: str) -> str:
@@ -348,6 +355,7 @@ class TrialRun:
         """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED."""
         self.log_curve([CurvePoint(step, metrics)])
         self._call(lambda: self._log_files(folder))
+        self._call(self._retire_others)
         self._close("FINISHED")
 
     def fail(self, folder: TrialFolder, reason: str) -> None:
@@ -374,13 +382,20 @@ class TrialRun:
 
     def _end_abandoned(self) -> None:
         """Close what a killed process left open; the caller holds the trial, so nobody works on those runs."""
-        condition = (
-            f"attributes.status = 'RUNNING' and tags.cell = '{self._facts.cell}' and tags.seed = '{self._facts.seed}'"
-        )
-        for run in search_runs(self._uri, self._experiment, condition):
+        for run in search_runs(self._uri, self._experiment, f"{self._own_runs()} and attributes.status = 'RUNNING'"):
             self._client.set_tag(run.info.run_id, "reason", "interrupted: the process ended without a word")
             self._client.set_tag(run.info.run_id, "state", "interrupted")
             self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _retire_others(self) -> None:
+        """Take back earlier finished runs of this trial, whose result was no longer on disk: one of them may count."""
+        for run in search_runs(self._uri, self._experiment, f"{self._own_runs()} and attributes.status = 'FINISHED'"):
+            self._client.set_tag(run.info.run_id, "reason", f"its result was lost; run {self._run_id} takes its place")
+            self._client.set_tag(run.info.run_id, "state", "interrupted")
+            self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _own_runs(self) -> str:
+        return f"tags.cell = '{self._facts.cell}' and tags.seed = '{self._facts.seed}'"
 
     def _log_metrics(self, metrics: Sequence["Metric"]) -> None:
         self._client.log_batch(self._run_id, metrics=metrics)

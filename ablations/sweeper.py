@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Identity = tuple[str, int]
+WHERE_AND_HOW = {"outputs", "tracking", "device", "threads", "progress"}
+"""The keys that are no part of a cell."""
+
 DONE, TO_LOG, TO_TRAIN = "done", "to be logged", "to train"
 
 
@@ -159,10 +162,14 @@ def values_by_key(overrides: Sequence[Override]) -> dict[str, list[str]]:
         key = override.get_key_element()
         if not override.is_sweep_override():
             values[key] = [override.get_value_element_as_str()]
-        elif override.is_discrete_sweep():
-            values[key] = [str(value) for value in override.sweep_string_iterator()]
-        else:
+        elif key.partition(".")[0] in WHERE_AND_HOW:
+            raise ConfigError(f"{key}: says where or how to run, so there is nothing to compare; give it one value")
+        elif not override.is_discrete_sweep():
             raise ConfigError(f"{key}: an interval has no list of levels; use choice(...) or range(...)")
+        else:
+            values[key] = [str(value) for value in override.sweep_string_iterator()]
+            if not values[key]:
+                raise ConfigError(f"{key}={override.value()}: a glob finds the options of a group; list the levels")
     return values
 
 
@@ -267,17 +274,17 @@ def conclude(plan: Plan, reasons: Mapping[Identity, str]) -> float:
     """Print every trial's outcome and the way to the report; leave with status 1 where one has no result."""
     values, failed = [], 0
     rows = []
+    names = names_of(plan)
     for entry in plan.trials:
+        name = names[entry.trial.identity]
         result = entry.folder.result()
         if result is None:
             failed += 1
-            rows.append(
-                [entry.trial.name, str(entry.trial.seed), "failed", reasons.get(entry.trial.identity, "no result")]
-            )
+            rows.append([name, str(entry.trial.seed), "failed", reasons.get(entry.trial.identity, "no result")])
             continue
         psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
         values.append(psnr)
-        rows.append([entry.trial.name, str(entry.trial.seed), "done", f"{psnr:.2f} dB"])
+        rows.append([name, str(entry.trial.seed), "done", f"{psnr:.2f} dB"])
     print_table(["cell", "seed", "state", "mean PSNR"], rows)
     print_baselines(plan)
     print(f"report: python -m analysis {plan.study}", flush=True)
@@ -298,6 +305,19 @@ def announce(plan: Plan, states: Mapping[Identity, str]) -> None:
     print(f"study {plan.study}: {cells} cells, {len(plan.trials)} trials, {done} done already, {what}", flush=True)
 
 
+def names_of(plan: Plan) -> dict[Identity, str]:
+    """What each trial is called: its cell's name, and what differs between the settings of the sweep."""
+    settings = {entry.trial.identity: store.flatten(entry.trial.cell.setting) for entry in plan.trials}
+    keys = sorted({key for setting in settings.values() for key in setting})
+    varying = [key for key in keys if len({str(setting.get(key)) for setting in settings.values()}) > 1]
+    names = {}
+    for entry in plan.trials:
+        setting = settings[entry.trial.identity]
+        differing = [f"{key}={level_text(setting.get(key))}" for key in varying]
+        names[entry.trial.identity] = " ".join([entry.trial.name, *differing])
+    return names
+
+
 def print_left_out(plan: Plan) -> None:
     for entry in plan.left_out:
         print(f"left out: {entry.name}: {entry.reason}")
@@ -306,12 +326,15 @@ def print_left_out(plan: Plan) -> None:
 def print_plan(plan: Plan, states: Mapping[Identity, str]) -> None:
     """List the trials of a dry run with their cost; nothing is trained or recorded."""
     costs: dict[str, Cost] = {}
+    names = names_of(plan)
     rows = []
     for entry in plan.trials:
         trial = entry.trial
         cost = costs.setdefault(trial.cell.key, cost_of(trial))
         ops, params = f"{cost.ops_g:.2f}", f"{cost.params_k:.1f}"
-        rows.append([trial.cell.key[:SHOWN], trial.name, str(trial.seed), states[trial.identity], ops, params])
+        rows.append(
+            [trial.cell.key[:SHOWN], names[trial.identity], str(trial.seed), states[trial.identity], ops, params]
+        )
     print_table(["cell", "levels", "seed", "state", "OPs (G)", "params (K)"], rows)
     print_left_out(plan)
     announce(plan, states)

@@ -191,9 +191,10 @@ def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
 
 
 def check_runnable(config: Config) -> None:
-    """Raise BbcuError for a device that is not there and for a way to train that does not exist."""
+    """Raise BbcuError for outputs that cannot be written, a device that is not there, an unknown way to train."""
     from bbcu.training import TrainSettings, resolve_device
 
+    store.check_writable(Path(config.outputs), f"outputs={config.outputs}")
     resolve_device(config.device)
     TrainSettings(**dataclasses.asdict(config.train))
 

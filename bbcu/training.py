@@ -22,7 +22,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 class TrainingDiverged(BbcuError):
-    """The loss is no number any more; the message names the step."""
+    """The loss, or what the network puts out, is no number any more."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,16 @@ def train(
 def restore(network: nn.Module, picture: Pixels, device: torch.device) -> Pixels:
     """Run ``network`` in evaluation mode and full precision on one picture, and give its output rounded.
 
-    Takes uint8 (height, width, 3), returns uint8 (scale * height, scale * width, 3).
+    Takes uint8 (height, width, 3), returns uint8 (scale * height, scale * width, 3). Raises TrainingDiverged for an
+    output that is no picture.
     """
     network.eval()
     with torch.inference_mode():
         batch = to_tensor(picture).unsqueeze(0).to(device, memory_format=torch.channels_last)
-        return to_image(network(batch)[0])
+        output = network(batch)[0]
+        if not torch.isfinite(output).all():
+            raise TrainingDiverged("the network's output holds nan or inf")
+        return to_image(output)
 
 
 def evaluate(

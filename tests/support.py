@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,13 @@ class Workplace:
         for name, seed in (("train/first", 0), ("train/second", 1), ("test/third", 2), ("test/fourth", 3)):
             save(photograph(seed), folder / f"{name}.png")
         return cls(folder, uri)
+
+    @classmethod
+    def apart(cls, folder: Path, migrated_database: Path) -> "Workplace":
+        """A workplace with a tracking store of its own in ``folder``."""
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(migrated_database, folder / "mlflow.db")
+        return cls.make(folder, f"sqlite:///{folder / 'mlflow.db'}")
 
     @property
     def outputs(self) -> Path:

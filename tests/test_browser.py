@@ -65,9 +65,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 @pytest.fixture(scope="module")
 def study(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
     """A sweep of two cells, finished; it waits for the browser, so that nothing is trained where there is none."""
-    folder = tmp_path_factory.mktemp("study")
-    shutil.copyfile(migrated_database, folder / "mlflow.db")
-    workplace = Workplace.make(folder, f"sqlite:///{folder}/mlflow.db")
+    workplace = Workplace.apart(tmp_path_factory.mktemp("study"), migrated_database)
     assert workplace.sweep("bn=pre,post").status == 0
     return workplace
 

@@ -57,9 +57,7 @@ class DoneTrial:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> DoneTrial:
-    folder = tmp_path_factory.mktemp("done")
-    shutil.copyfile(migrated_database, folder / "mlflow.db")
-    workplace = Workplace.make(folder, f"sqlite:///{folder}/mlflow.db")
+    workplace = Workplace.apart(tmp_path_factory.mktemp("done"), migrated_database)
     return DoneTrial(workplace, workplace.run())
 
 
@@ -97,6 +95,10 @@ def test_the_result_holds_every_fact_of_its_format(done: DoneTrial) -> None:
         "act": "inside",
         "act_fn": "rprelu",
         "align": 130 * 4 / 64,
+        "binarize": ["body"],
+        "threshold": True,
+        "surrogate": "quadratic",
+        "weight": "l1",
     }
     assert set(result["metrics"]["Tiny"]) == {"psnr_db", "ssim", "images"}
     assert set(result["baseline"]["Tiny"]) == {"psnr_db", "ssim"}
@@ -216,11 +218,11 @@ def test_mlflow_holds_the_files_of_the_folder(done: DoneTrial) -> None:
 
 
 def test_the_score_is_that_of_the_last_step_and_not_of_the_best(workplace: Workplace) -> None:
-    setting = ("train.steps=4", "train.lr=0.3", "train.schedule=constant", "tracking.evaluations=4")
+    setting = ("train.steps=3", "train.lr=0.3", "train.schedule=constant", "tracking.evaluations=3")
     workplace.run(*setting)
     curve = workplace.folder_of(*setting).curve()
     scores = [point.metrics["Tiny/psnr_db"] for point in curve if "Tiny/psnr_db" in point.metrics]
-    assert len(scores) == 4
+    assert len(scores) == 3
     assert max(scores) > scores[-1] + 0.1
     assert result_of(workplace, *setting)["metrics"]["Tiny"]["psnr_db"] == pytest.approx(scores[-1], abs=1e-6)
 
@@ -241,10 +243,7 @@ def test_a_trial_that_is_done_is_not_trained_again(workplace: Workplace) -> None
 def test_the_same_config_gives_the_same_metrics_and_weights_in_another_place(
     workplace: Workplace, migrated_database: Path, tmp_path: Path
 ) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    shutil.copyfile(migrated_database, elsewhere / "mlflow.db")
-    other = Workplace.make(elsewhere, f"sqlite:///{elsewhere}/mlflow.db")
+    other = Workplace.apart(tmp_path / "elsewhere", migrated_database)
     workplace.run()
     other.run()
     assert result_of(workplace)["metrics"] == result_of(other)["metrics"]
@@ -274,7 +273,7 @@ def test_another_seed_starts_elsewhere(workplace: Workplace) -> None:
 def test_two_cells_share_the_initial_values_of_every_parameter_that_both_have(done: DoneTrial, other: str) -> None:
     reference, changed = (network_of(done.workplace.trial(*levels)).state_dict() for levels in ((), (other,)))
     shared = reference.keys() & changed.keys()
-    assert {"head.weight", "body.0.weight", "body.1.weight", "tail.weight"} <= shared
+    assert {"head.weight", "body.units.0.weight", "body.units.1.weight", "tail.weight"} <= shared
     assert all(torch.equal(reference[name], changed[name]) for name in shared)
 
 
@@ -427,33 +426,52 @@ def test_a_dry_run_of_a_single_trial_trains_nothing(workplace: Workplace) -> Non
 
 # --- a trial that fails -----------------------------------------------------------------------------------------------
 
-DIVERGES = ("train.lr=1e30", "tracking.evaluations=1")
-ONE_DIVERGES = ("train.lr=1e-3,1e30", "tracking.evaluations=1")
+LAST_STEP_ONLY = "tracking.evaluations=1"
+DIVERGES = ("train.lr=1e30", LAST_STEP_ONLY)
+ONE_DIVERGES = ("train.lr=1e30,1e-3", LAST_STEP_ONLY)
+REASON = "the loss is nan at step 2 of 2"
 
 
-def test_a_failed_trial_leaves_its_reason_and_the_others_go_on(workplace: Workplace) -> None:
-    outcome = workplace.sweep("train.lr=1e30,1e-3", "tracking.evaluations=1")
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> tuple[Workplace, Outcome]:
+    """A sweep whose first trial diverged, for tests that only look at it."""
+    workplace = Workplace.apart(tmp_path_factory.mktemp("diverged"), migrated_database)
+    return workplace, workplace.sweep(*ONE_DIVERGES)
+
+
+def test_a_failed_trial_leaves_its_reason_and_the_others_go_on(diverged: tuple[Workplace, Outcome]) -> None:
+    workplace, outcome = diverged
     failed, good = workplace.folder_of(*DIVERGES), workplace.folder_of("train.lr=1e-3")
-    reason = json.loads(failed.failure_path.read_text(encoding="utf-8"))["reason"]
-    assert reason == "the loss is nan at step 2 of 2"
+    assert json.loads(failed.failure_path.read_text(encoding="utf-8"))["reason"] == REASON
     assert failed.result() is None
     assert good.result() is not None
-    assert reason in outcome.out
+    assert REASON in outcome.out
 
 
-def test_a_sweep_with_a_failed_trial_ends_with_status_one_and_says_how_many_failed(workplace: Workplace) -> None:
-    outcome = workplace.sweep(*ONE_DIVERGES)
+def test_a_sweep_with_a_failed_trial_ends_with_status_one_and_says_how_many_failed(
+    diverged: tuple[Workplace, Outcome],
+) -> None:
+    _, outcome = diverged
     assert outcome.status == 1
     assert "1 of 2 trials have no result" in outcome.message.splitlines()[-1]
     assert "Traceback" not in outcome.text
 
 
-def test_mlflow_holds_the_failed_trial_with_its_reason(workplace: Workplace) -> None:
-    workplace.sweep(*ONE_DIVERGES)
+def test_mlflow_holds_the_failed_trial_with_its_reason(diverged: tuple[Workplace, Outcome]) -> None:
+    workplace, _ = diverged
     (run,) = workplace.runs("FAILED")
-    assert run.data.tags["reason"] == "the loss is nan at step 2 of 2"
+    assert run.data.tags["reason"] == REASON
     assert run.data.tags["cell"] == workplace.trial(*DIVERGES).cell.key
     assert len(workplace.runs("FINISHED")) == 1
+
+
+def test_two_trials_that_differ_in_their_setting_can_be_told_apart_in_the_summary(
+    diverged: tuple[Workplace, Outcome],
+) -> None:
+    _, outcome = diverged
+    (done,) = [line for line in outcome.out.splitlines() if " done " in line and line.endswith("dB")]
+    (failed,) = [line for line in outcome.out.splitlines() if " failed " in line]
+    assert done.split(" done ")[0].strip() != failed.split(" failed ")[0].strip()
 
 
 def test_a_failed_trial_alone_is_tried_again(workplace: Workplace) -> None:
@@ -475,18 +493,11 @@ def test_a_failure_is_forgotten_once_the_trial_has_a_result(workplace: Workplace
     assert folder.result() is not None
 
 
-def test_two_trials_that_differ_in_their_setting_can_be_told_apart_in_the_summary(workplace: Workplace) -> None:
-    outcome = workplace.sweep(*ONE_DIVERGES)
-    (done,) = [line for line in outcome.out.splitlines() if " done " in line and line.endswith("dB")]
-    (failed,) = [line for line in outcome.out.splitlines() if " failed " in line]
-    assert done.split(" done ")[0].strip() != failed.split(" failed ")[0].strip()
-
-
 def test_a_single_trial_that_fails_says_why_in_one_line(workplace: Workplace) -> None:
     outcome = workplace.run(*DIVERGES)
     (line,) = outcome.message.splitlines()
     assert outcome.status == 1
-    assert "the loss is nan at step 2 of 2" in line
+    assert REASON in line
     assert workplace.runs("FAILED")
 
 
@@ -542,7 +553,7 @@ WRONG = {
     "seed-beyond-what-a-generator-takes": Wrong(f"seed={10**23}", (f"seed={10**23}",)),
     "precision": Wrong("train.precision=fp16", ("train.precision=fp16", "fp32, bf16")),
     "threads": Wrong("threads=0", ("threads=0", "at least 1")),
-    "option-of-train": Wrong("train=typo", ("train=typo", "valid: quick")),
+    "option-of-train": Wrong("train=typo", ("train=typo", "valid: quick, released")),
     "option-of-task": Wrong("task=typo", ("task=typo", "valid:", "sr_x2")),
     "option-of-method": Wrong("method=typo", ("method=typo", "valid:", "bbcu")),
     "launcher": Wrong("hydra/launcher=typo", ("hydra/launcher=typo", "valid:", "basic"), sweep=True),
