@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from test_store import finished
 
 from ablations import store
 from ablations.__main__ import main
 from ablations.space import Frame, census
-from test_store import finished
 
 
 def test_sync_logs_what_mlflow_missed_and_says_how_much(

@@ -282,7 +282,7 @@ def test_an_unknown_study_is_refused_with_those_there_are(tracking_uri: str) -> 
 
 @pytest.mark.parametrize("uri", ["sqlite:////proc/none/mlflow.db", "abacus://shelf"])
 def test_a_store_that_cannot_be_used_is_refused_by_its_name(uri: str) -> None:
-    with pytest.raises(store.TrackingError) as refused:
+    with pytest.raises(BbcuError) as refused:
         store.prepare_tracking(uri, "tiny")
     assert uri in str(refused.value)
     assert "\n" not in str(refused.value)
