@@ -80,7 +80,7 @@ class TrackingConfig:
     """Where and how densely a trial is recorded.
 
     ``curve_points`` and ``evaluations`` are how many points the training curve and the test curve have, ``samples`` how
-    many pictures of each test set leave a crop.
+    many pictures of each test set leave a crop and are looked at inside the network.
     """
 
     uri: str = MISSING

@@ -331,7 +331,7 @@ def print_plan(plan: Plan, states: Mapping[Identity, str]) -> None:
     for entry in plan.trials:
         trial = entry.trial
         cost = costs.setdefault(trial.cell.key, cost_of(trial))
-        ops, params = f"{cost.ops_g:.2f}", f"{cost.params_k:.1f}"
+        ops, params = cost.printed_ops_g, f"{cost.params_k:.1f}"
         rows.append(
             [trial.cell.key[:SHOWN], names[trial.identity], str(trial.seed), states[trial.identity], ops, params]
         )

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,15 @@ from bbcu.errors import BbcuError
 from bbcu.methods import METHODS
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from bbcu.datasets import Pair, Pictures, PreparedData
 
 log = logging.getLogger(__name__)
+
+PROBED = 96
+"""Largest side of what the probes look at, in pixels of the input."""
 
 BASELINE = "baseline"
 """The network of a method that trains nothing: what the task's baseline makes of the input."""
@@ -295,6 +300,7 @@ def _run(
     from ablations.samples import save_samples
     from bbcu.cost import count
     from bbcu.datasets import PatchSampler
+    from bbcu.probes import probe
     from bbcu.tasks import task_from_name
     from bbcu.training import TrainSettings, resolve_device, train
 
@@ -302,6 +308,7 @@ def _run(
     device, task = resolve_device(config.device), task_from_name(data.task_name)
     torch.manual_seed(trial.seed)
     network = network_of(trial)
+    start = {name: value.clone() for name, value in network.state_dict().items()}
     standardise(network, data.train)
     cost = count(network).total
     settings = TrainSettings(**dataclasses.asdict(config.train))
@@ -314,6 +321,9 @@ def _run(
         step_seconds = train(network, sampler, settings, device, recorder)
 
     # --- what it is worth: the last step, not the best ----------------------------------------------------------------
+    probing = time.perf_counter()
+    probes = probe(network, probed_inputs(data, config.tracking.samples), start, device)
+    probe_seconds = time.perf_counter() - probing
     folder.write_curve(recorder.points)
     with store.replacing(folder.checkpoint_path) as temporary:
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, temporary)
@@ -327,9 +337,23 @@ def _run(
             "train_s": round(sum(step_seconds), 3),
             "step_ms": round(1e3 * statistics.median(step_seconds), 3),
             "evaluate_s": round(recorder.evaluate_seconds, 3),
+            "probe_s": round(probe_seconds, 3),
         },
-        "probes": {},
+        "probes": probes,
     }
+
+
+def probed_inputs(data: "PreparedData", most: int) -> "Iterator[torch.Tensor]":
+    """The middle of the inputs of up to ``most`` pictures of each test set, one a batch, in [0, 1].
+
+    Each is (1, colours, height, width) with sides of at most PROBED, which is plenty for shares and percentiles.
+    """
+    from bbcu.images import to_tensor
+
+    for pairs in data.test.values():
+        for pair in pairs[:most]:
+            top, left = (max(0, (size - PROBED) // 2) for size in pair.input.shape[:2])
+            yield to_tensor(pair.input[top : top + PROBED, left : left + PROBED])[None]
 
 
 def _score_baseline(
@@ -349,7 +373,7 @@ def _score_baseline(
         "metrics": {name: score_record(scores) for name, scores in data.baseline.items()},
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
         "cost": {"ops_g": 0.0, "params_k": 0.0},
-        "timing": {"train_s": 0.0, "step_ms": 0.0, "evaluate_s": 0.0},
+        "timing": {"train_s": 0.0, "step_ms": 0.0, "evaluate_s": 0.0, "probe_s": 0.0},
         "probes": {},
     }
 

@@ -119,8 +119,6 @@ class Body(nn.Module):
             unit.share_memory_of(self.memory)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.memory is not None:
-            self.memory.forget()
         units = list(self.units)
         for first, second in zip(units[::2], units[1::2], strict=True):
             if self.residual == "block":
@@ -130,6 +128,8 @@ class Body(nn.Module):
                 x = second(x, x)
             else:
                 x = second(first(x))
+        if self.memory is not None:
+            self.memory.forget()
         return x
 
 
