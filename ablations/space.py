@@ -177,11 +177,30 @@ def _cuts_an_aligned_stream(cell: Levels, frame: Frame) -> bool:
     return after_an_add and cell["act_fn"] == "hardtanh" and isinstance(align, float) and align > 1
 
 
+def _nothing_shifts(cell: Levels) -> bool:
+    """Whether what comes out of a unit reaches the sign of the next as it is."""
+    return cell["threshold"] is False and cell["bn"] in ("none", "post")
+
+
 def _gives_only_positive_bits(cell: Levels, frame: Frame) -> bool:
-    """Whether units of the body see the output of a ReLU with nothing between it and their sign."""
+    """Whether binary units in a row, of the body or the upsampling, have a ReLU and nothing else before their sign."""
+    parts = cell["binarize"]
+    in_a_row = isinstance(parts, tuple) and ("body" in parts or "up" in parts)
     straight_from_relu = cell["act"] == "after" or (cell["act"] == "inside" and cell["residual"] is not True)
-    nothing_shifts = cell["threshold"] is False and cell["bn"] in ("none", "post")
-    return cell["act_fn"] == "relu" and straight_from_relu and nothing_shifts and _has_body(cell)
+    return in_a_row and cell["act_fn"] == "relu" and straight_from_relu and _nothing_shifts(cell)
+
+
+def _only_grows(cell: Levels, frame: Frame) -> bool:
+    """Whether the stream of a DnCNN starts behind the head's ReLU and every unit adds what is positive."""
+    parts = cell["binarize"]
+    starts_positive = frame.network == "dncnn" and isinstance(parts, tuple) and "body" in parts and "head" not in parts
+    return starts_positive and cell["act_fn"] == "relu" and cell["act"] == "inside" and _nothing_shifts(cell)
+
+
+def _tail_sees_only_light(cell: Levels, frame: Frame) -> bool:
+    """Whether the binary tail of a DnCNN stands behind the last ReLU of a full-precision body."""
+    only_tail = frame.network == "dncnn" and cell["binarize"] == ("tail",)
+    return only_tail and cell["threshold"] is False and cell["bn"] != "pre"
 
 
 def _head_sees_only_light(cell: Levels, frame: Frame) -> bool:
@@ -243,7 +262,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "a ReLU right before a sign without a threshold or BatchNorm: every bit is +1 and tells nothing",
-        _gives_only_positive_bits,
+        lambda cell, frame: any(
+            rule(cell, frame) for rule in (_gives_only_positive_bits, _only_grows, _tail_sees_only_light)
+        ),
     ),
     Rule(
         "an image is nowhere negative: without a threshold or BatchNorm every bit of a binary head is +1",
