@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: study test lint clean constraints
 
 study: .venv/installed  ## train the first study on the photographs that come along, and write its report
-	$(BIN)/python run.py -m study=residual_bn
+	$(BIN)/python run.py -m study=residual_bn hydra/launcher=joblib
 	$(BIN)/python -m analysis residual_bn
 
 test: .venv/installed  ## run every test

@@ -48,9 +48,6 @@ def main() -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # With this set, Hydra hands its errors on as they are instead of printing several lines of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # torch's threads wait for one another by spinning; one other busy process then makes a step ten times as long.
-    # Read when torch is loaded, which nothing above has done.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         run()
     except (BbcuError, HydraException, OmegaConfBaseException) as error:

@@ -239,9 +239,9 @@ def launch(
     """
     if not pending:
         return {}
-    threads = threads_override(master, base)
+    shared = side_by_side(master, base)
     try:
-        returns = launcher.launch([[*entry.overrides, *threads] for entry in pending], initial_job_idx=0)
+        returns = launcher.launch([[*entry.overrides, *shared] for entry in pending], initial_job_idx=0)
     except Exception as error:
         log.exception("the launcher gave up")
         return {entry.trial.identity: f"the launcher gave up: {error}" for entry in pending}
@@ -252,13 +252,17 @@ def launch(
     }
 
 
-def threads_override(master: DictConfig, base: Config) -> list[str]:
-    """Share the cores between the trials that run side by side: together they must not ask for more than there are."""
+def side_by_side(master: DictConfig, base: Config) -> list[str]:
+    """What trials that run side by side are told: to share the cores, and not to draw their bars over one another.
+
+    Together they must not ask for more threads than there are cores: waiting threads spin, and hold the others up.
+    """
     jobs = OmegaConf.select(master, "hydra.launcher.n_jobs")
-    if base.threads != "auto" or jobs is None or jobs == 1:
+    if jobs is None or jobs == 1:
         return []
     cores = len(os.sched_getaffinity(0))
-    return [f"threads={max(1, cores // (cores if jobs < 1 else jobs))}"]
+    threads = max(1, cores // (cores if jobs < 1 else jobs))
+    return [f"threads={threads}"] * (base.threads == "auto") + ["progress=false"] * (base.progress == "auto")
 
 
 def failure_reason(job: JobReturn) -> str:

@@ -244,9 +244,14 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
             log.info("%s seed %d is done already, nothing is trained", trial.name, trial.seed)
             if not store.is_finished(config.tracking.uri, experiment, trial.cell.key, trial.seed):
                 store.log_from_disk(folder, config.tracking.uri, experiment)
-    if not in_sweep:
+    mean_psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
+    if in_sweep:
+        log.info(
+            "%s seed %d: %.2f dB, trained in %.0f s", trial.name, trial.seed, mean_psnr, result["timing"]["train_s"]
+        )
+    else:
         log.info("%s", summary(result, folder))
-    return statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
+    return mean_psnr
 
 
 def summary(result: Mapping[str, Any], folder: store.TrialFolder) -> str:
