@@ -7,6 +7,7 @@ import io
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -113,7 +114,10 @@ class Workplace:
         return call(["-m", *self.overrides(*overrides)], self.folder)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start the command in a process of its own, with exactly these arguments."""
+        """Start the command in a process of its own, with exactly these arguments.
+
+        It listens to the keyboard even where this process does not, as one that a shell has put in the background.
+        """
         return subprocess.Popen(
             [sys.executable, str(REPOSITORY / "run.py"), *arguments],
             cwd=self.folder,
@@ -121,6 +125,7 @@ class Workplace:
             stderr=subprocess.PIPE,
             text=True,
             env={name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def config(self, *overrides: str) -> Config:

@@ -246,6 +246,7 @@ def test_the_same_config_gives_the_same_metrics_and_weights_in_another_place(
     other = Workplace.apart(tmp_path / "elsewhere", migrated_database)
     workplace.run()
     other.run()
+    assert workplace.trial().cell.key == other.trial().cell.key
     assert result_of(workplace)["metrics"] == result_of(other)["metrics"]
     first, second = (torch.load(place.folder_of().checkpoint_path, weights_only=True) for place in (workplace, other))
     assert first.keys() == second.keys()
