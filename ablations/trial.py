@@ -18,7 +18,7 @@ from ablations.config import Config
 from ablations.provenance import provenance
 from ablations.space import FACTORS, REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels, cell_name
 from bbcu.errors import BbcuError
-from bbcu.methods import METHODS
+from bbcu.methods import METHODS, REIMPLEMENTATION
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +56,10 @@ class Trial:
     @property
     def name(self) -> str:
         """The published method that the cell is, or what tells it from BBCU, the way a user would type it."""
-        own_name = self.method in METHODS and self.method != "bbcu"
-        return self.method if own_name else cell_name(self.cell.asked, REFERENCE)
+        method = METHODS.get(self.method)
+        if method is None or self.method == "bbcu":
+            return cell_name(self.cell.asked, REFERENCE)
+        return f"{self.method} ({REIMPLEMENTATION})" if method.remark else self.method
 
     def folder(self, outputs: str | Path) -> store.TrialFolder:
         return store.TrialFolder(Path(outputs), self.study, self.cell.key, self.seed)

@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from ablations.space import UNIT_FACTORS, Frame, canonical_levels
-from ablations.trial import BASELINE, standardise
+from ablations.space import REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels
+from ablations.trial import BASELINE, Trial, standardise
 from bbcu.datasets import Pair, PatchSampler, embedded, prepare
 from bbcu.images import downscale
 from bbcu.methods import BBCU, METHODS, Method
@@ -210,3 +210,17 @@ def test_a_method_learns_on_the_photographs_that_come_along(name: str, photograp
     losses = losses_of(network, PatchSampler(photographs, 2, settings.patch, settings.batch, seed=0), settings)
     # A batch of four patches is easy or hard by chance, so a quarter of the training stands for each end.
     assert np.mean(losses[-50:]) < np.mean(losses[:50])
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param("irnet", "irnet", id="published"),
+        pytest.param("btm", "btm (reimplementation from the abstract)", id="reimplemented"),
+        pytest.param("bbcu", "reference", id="the reference"),
+        pytest.param("custom", "reference", id="no method"),
+    ],
+)
+def test_a_trial_is_named_by_its_method_and_says_where_that_is_a_reimplementation(method: str, name: str) -> None:
+    cell = Cell(dict(REFERENCE), {"channels": 8}, dict(REFERENCE))
+    assert Trial("study", method, cell, 0).name == name
