@@ -1,20 +1,58 @@
 """What numbers under several seeds say, and what they cannot say.
 
 Cells are compared within a seed, because trials of one seed share patches, noise and initial values: the difference
-of two cells under one seed is one observation, and the interval is taken over seeds. No interval and no p here is
-corrected for multiple comparisons: among twenty effects that are all nothing, one 95 % interval is expected to
-exclude 0.
+of two cells under one seed is one observation, and the interval is taken over seeds. Intervals and the p of an
+:class:`Estimate` are for one comparison. Among twenty effects that are all nothing, one 95 % interval is expected to
+exclude 0, so what is said of a family of comparisons goes through :func:`verdicts`, which corrects for their number.
+
+``docs/statistics.md`` says which method is used when, with formulas and sources; ``analysis/simulation.py`` measures
+how often the intervals cover and the verdicts err.
 """
 
+import bisect
 import dataclasses
+import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+import numpy.typing as npt
+from scipy import special, stats
+
+from bbcu.errors import BbcuError
+
+Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 """The share of intervals that cover the truth, if differences between seeds are normal."""
+
+ALPHA = 0.05
+"""How often a family of verdicts may hold a wrong one of a kind: a difference that is none, or an equivalence."""
+
+MARGIN_DB = 0.05
+"""Differences in PSNR that are smaller than this do not matter; papers print two decimals and argue over 0.1 dB."""
+
+POWER = 0.8
+"""How probable the decision is to be, with the number of seeds that is said to be needed."""
+
+MOST_SEEDS = 1000
+"""More seeds than this are nobody's plan."""
+
+CAUTION = 0.8
+"""The one-sided confidence of the upper limit of the spread that a cautious plan reckons with (Browne, 1995)."""
+
+NO_SPREAD_DB = 1e-9
+"""Differences whose spread is smaller than this are the same number but for rounding."""
+
+MOST_FLIPPED = 20
+"""The exact test lists 2^n sign patterns; beyond this many seeds the t test needs no such company."""
+
+NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(96)
+"""Gauss and Legendre's quadrature, fine enough for five digits of the power of a test."""
+
+
+class IncompleteDataError(BbcuError):
+    """Numbers that are missing for what was asked; the message names them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +78,103 @@ class Estimate:
     p: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """What :class:`Estimate` holds, for many estimates at once, as arrays of one shape."""
+
+    mean: Array
+    low: Array
+    high: Array
+    p: Array
+
+
+class Outcome(enum.StrEnum):
+    """What may be said of a difference to the reference, in a quality in which more is better."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    UNDECIDED = "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedsNeeded:
+    """How many seeds would decide a comparison with 80 % power, should the observed difference be the true one.
+
+    ``likely`` takes the observed spread for the true one, ``cautious`` the 80 % upper limit of it. Either is None
+    where it is unknown or beyond 1,000; ``reason`` says which, in words.
+    """
+
+    likely: int | None
+    cautious: int | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a family of ``comparisons`` allows to be said of one of them, and why.
+
+    ``p_difference`` and ``p_equivalence`` are corrected by Holm over the family; both are NaN where there was nothing
+    to test. ``seeds_needed`` is None unless the outcome is undecided.
+    """
+
+    outcome: Outcome
+    reason: str
+    estimate: Estimate
+    p_difference: float
+    p_equivalence: float
+    comparisons: int
+    seeds_needed: SeedsNeeded | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageReading:
+    """A difference estimated over pictures for networks that are trained, so ``estimate.n`` counts pictures.
+
+    It says what other pictures like these would show with these very networks, and nothing of other ``seeds``: no
+    verdict on a component rests on it. ``scope`` is that as a sentence, to be shown with the numbers.
+    """
+
+    estimate: Estimate
+    seeds: tuple[int, ...]
+    dropped: tuple[int, ...]
+    scope: str
+
+
 def summary(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and count; NaN for what ``values`` are too few to give."""
     array = np.asarray(values, dtype=float)
     mean = float(array.mean()) if array.size else math.nan
     sd = float(array.std(ddof=1)) if array.size > 1 else math.nan
     return Summary(mean, sd, int(array.size))
+
+
+def student(values: npt.ArrayLike) -> Intervals:
+    """Student's 95 % interval and two-sided test of the mean over the last axis, which is at least 2 long.
+
+    Values that are all equal leave no width: the interval is the point, and p is 0, or 1 where they are all 0.
+    """
+    array = np.asarray(values, dtype=float)
+    count = array.shape[-1]
+    mean, error = array.mean(axis=-1), standard_error(array)
+    width = error * stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stats.t.sf(np.abs(mean) / error, count - 1)
+    return Intervals(mean, mean - width, mean + width, np.where((error == 0) & (mean == 0), 1.0, p))
+
+
+def standard_error(values: Array) -> Array:
+    """The standard error of the mean over the last axis."""
+    return np.asarray(values.std(axis=-1, ddof=1) / math.sqrt(values.shape[-1]))
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of one number per seed, such as a difference or an effect, with Student's interval and test."""
+    found = summary(values)
+    if found.n < 2 or not np.all(np.isfinite(values)):
+        return Estimate(found.mean, math.nan, math.nan, found.n, math.nan)
+    got = student(values)
+    return Estimate(found.mean, float(got.low), float(got.high), found.n, float(got.p))
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Estimate:
@@ -56,20 +185,14 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Es
     """
     if len(values) != len(reference):
         raise ValueError(f"{len(values)} values cannot be paired with {len(reference)}")
-    difference = summary(np.subtract(values, reference).tolist())
-    if difference.n < 2 or not math.isfinite(difference.mean):
-        return Estimate(difference.mean, math.nan, math.nan, difference.n, math.nan)
-    error = difference.sd / math.sqrt(difference.n)
-    if error == 0:
-        return Estimate(difference.mean, difference.mean, difference.mean, difference.n, float(difference.mean == 0))
-    freedom = difference.n - 1
-    width = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-    p = 2 * float(stats.t.sf(abs(difference.mean) / error, freedom))
-    return Estimate(difference.mean, difference.mean - width, difference.mean + width, difference.n, p)
+    return estimate(np.subtract(values, reference).tolist())
 
 
 def verdict(estimate: Estimate) -> str:
-    """What an estimate of a quality in which more is better allows to be said, in words."""
+    """What an estimate of a quality in which more is better allows to be said on its own, in words.
+
+    No margin and no correction for other comparisons: :func:`verdicts` has both.
+    """
     if estimate.n == 0:
         return "no complete seed: no verdict"
     if not math.isfinite(estimate.mean):
@@ -81,3 +204,308 @@ def verdict(estimate: Estimate) -> str:
     if estimate.high < 0:
         return "worse"
     return f"not distinguishable from noise at n = {estimate.n}"
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """The exact two-sided p that the differences are as likely to be negative as positive.
+
+    The share of the 2^n ways to sign them whose mean is at least as far from 0 as the observed one. It assumes
+    symmetry and no normality, and pays with a floor, :func:`smallest_sign_flip_p`. NaN where a difference is not
+    finite or there is none; raises ValueError for more than 20 (Fisher, 1935; Pitman, 1937).
+    """
+    array = np.asarray(differences, dtype=float)
+    if array.size > MOST_FLIPPED:
+        raise ValueError(f"the exact test takes at most {MOST_FLIPPED} differences, not {array.size}")
+    if array.size == 0 or not np.all(np.isfinite(array)):
+        return math.nan
+    sums = np.zeros(1)
+    for difference in array:
+        sums = np.concatenate([sums + difference, sums - difference])
+    rounding = 1e-12 * float(np.abs(array).sum())
+    return float(np.mean(np.abs(sums) >= abs(float(array.sum())) - rounding))
+
+
+def smallest_sign_flip_p(seeds: int) -> float:
+    """The smallest p that the exact test can give: all signs agree, in one of the two directions; 0.25 for three."""
+    if seeds < 1:
+        raise ValueError(f"{seeds} seeds have no sign to flip")
+    return float(2.0 ** (1 - seeds))
+
+
+def what_seeds_allow(seeds: int, comparisons: int = 1) -> str:
+    """What a number of seeds can show at best, as a sentence for a report."""
+    if seeds < 2:
+        return "One seed has no spread: no interval, no test and no verdict."
+    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) / math.sqrt(seeds)
+    smallest = smallest_sign_flip_p(seeds)
+    reach = "can" if smallest * comparisons < ALPHA else "cannot"
+    return (
+        f"With {seeds} seeds the 95 % interval reaches {half_width:.2f} standard deviations to either side, if "
+        f"differences are normal; without that assumption the smallest two-sided p is {smallest:.3g}, which {reach} "
+        f"fall below {ALPHA:g}{among(comparisons)}."
+    )
+
+
+def among(comparisons: int) -> str:
+    """The size of a family in words; nothing for a family of one."""
+    return f" among {comparisons} comparisons" if comparisons > 1 else ""
+
+
+def holm(p_values: npt.ArrayLike) -> Array:
+    """Each p corrected for the number of comparisons in the last axis, in the order given.
+
+    The chance that a family holds any false rejection at ``ALPHA`` is then at most ``ALPHA``, however the
+    comparisons depend on each other. A NaN stays NaN and counts as no comparison (Holm, 1979).
+    """
+    given = np.asarray(p_values, dtype=float)
+    order = np.argsort(given, axis=-1)
+    ascending = np.take_along_axis(given, order, axis=-1)
+    tested = np.sum(~np.isnan(given), axis=-1, keepdims=True)
+    stepped = np.maximum.accumulate(ascending * (tested - np.arange(given.shape[-1])), axis=-1)
+    corrected = np.empty_like(given)
+    np.put_along_axis(corrected, order, np.minimum(stepped, 1.0), axis=-1)
+    return corrected
+
+
+def equivalence_p(values: npt.ArrayLike, margin: float = MARGIN_DB) -> Array:
+    """The p of two one-sided t tests over the last axis: small where the mean is closer to 0 than ``margin``.
+
+    It is below 0.05 exactly where the 90 % interval lies within the margin on both sides (Schuirmann, 1987).
+    """
+    array = np.asarray(values, dtype=float)
+    room, error = margin - np.abs(array.mean(axis=-1)), standard_error(array)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = stats.t.sf(room / error, array.shape[-1] - 1)
+    return np.where((error == 0) & (room == 0), 1.0, p)
+
+
+def outcomes(mean: npt.ArrayLike, p_difference: npt.ArrayLike, p_equivalence: npt.ArrayLike) -> npt.NDArray[np.str_]:
+    """The :class:`Outcome` of every comparison from p that are corrected already.
+
+    A difference that is not 0 but surely smaller than the margin is equivalent: that is what a margin is for.
+    """
+    sign, different = np.asarray(mean), np.asarray(p_difference) < ALPHA
+    conditions = [np.asarray(p_equivalence) < ALPHA, different & (sign > 0), different & (sign < 0)]
+    names = [str(outcome) for outcome in (Outcome.EQUIVALENT, Outcome.BETTER, Outcome.WORSE)]
+    return np.select(conditions, names, default=str(Outcome.UNDECIDED))
+
+
+def verdicts(differences: Sequence[Sequence[float]], margin: float = MARGIN_DB) -> list[Verdict]:
+    """Better, worse, equivalent or undecided for each comparison of a family, corrected for their number.
+
+    ``differences`` holds, per comparison, the differences to the reference in dB, one per seed; more is better. The
+    chance of any false better or worse among comparisons without a difference is at most 5 %, and so is that of any
+    false equivalent among those whose difference reaches the margin. A comparison of one seed, or whose seeds all give
+    one and the same difference other than 0, tests nothing: it is undecided and does not count.
+    Raises ValueError for a margin that is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"the margin is {margin:g} dB and must be above 0")
+    estimates = [estimate(values) for values in differences]
+    tests = [tested(values, margin) for values in differences]
+    comparisons = sum(not math.isnan(p) for p, _ in tests)
+    p_difference, p_equivalence = holm([p for p, _ in tests]), holm([p for _, p in tests])
+    named = outcomes([found.mean for found in estimates], p_difference, p_equivalence)
+    return [
+        explained(
+            Verdict(Outcome(name), "", found, float(different), float(equivalent), comparisons, None), values, margin
+        )
+        for name, found, different, equivalent, values in zip(
+            named, estimates, p_difference, p_equivalence, differences, strict=True
+        )
+    ]
+
+
+def tested(differences: Sequence[float], margin: float) -> tuple[float, float]:
+    """The uncorrected p of a difference and of equivalence; NaN where nothing can be tested."""
+    found = summary(differences)
+    if found.n < 2 or not np.all(np.isfinite(differences)) or no_replicates(found):
+        return math.nan, math.nan
+    return float(student(differences).p), float(equivalence_p(differences, margin))
+
+
+def no_replicates(found: Summary) -> bool:
+    """Whether seeds all give the same difference and it is not 0, as where the seed reaches nothing."""
+    return found.sd < NO_SPREAD_DB <= abs(found.mean)
+
+
+def explained(bare: Verdict, differences: Sequence[float], margin: float) -> Verdict:
+    """The verdict with its reason and, where it is undecided, the seeds that would decide it."""
+    if bare.outcome is not Outcome.UNDECIDED:
+        return dataclasses.replace(bare, reason=decided_reason(bare, margin))
+    if math.isnan(bare.p_difference):
+        needed = seeds_to_decide(differences, margin, max(bare.comparisons, 1))
+        return dataclasses.replace(bare, reason=needed.reason, seeds_needed=needed)
+    needed = seeds_to_decide(differences, margin, bare.comparisons)
+    if bare.estimate.p < ALPHA:
+        said = f"the interval excludes 0, but not after correction{among(bare.comparisons)}"
+    else:
+        said = f"{bare.estimate.n} seeds rule out neither no difference nor one of {margin:g} dB"
+    reason = f"{interval_text(bare.estimate)}: {said}; {needed.reason}"
+    return dataclasses.replace(bare, reason=reason, seeds_needed=needed)
+
+
+def decided_reason(found: Verdict, margin: float) -> str:
+    """Why a verdict is better, worse or equivalent."""
+    if found.outcome is not Outcome.EQUIVALENT:
+        return f"{interval_text(found.estimate)}; corrected p = {found.p_difference:.2g}{among(found.comparisons)}"
+    if found.estimate.mean == found.estimate.low == found.estimate.high == 0:
+        return f"the same score under each of {found.estimate.n} seeds"
+    not_zero = "; not 0, but smaller than what matters" if found.p_difference < ALPHA else ""
+    return (
+        f"{interval_text(found.estimate)}: within {margin:g} dB of 0, corrected p = {found.p_equivalence:.2g}"
+        f"{among(found.comparisons)}{not_zero}"
+    )
+
+
+def interval_text(found: Estimate) -> str:
+    """An estimate in words."""
+    return f"{found.mean:+.3f} dB, 95 % interval {found.low:+.3f} to {found.high:+.3f}, {found.n} seeds"
+
+
+def power_of_difference(seeds: int, sd: float, effect: float, alpha: float = ALPHA) -> float:
+    """How probable the paired t test is to see a true difference ``effect`` where differences spread by ``sd``.
+
+    The tail of the noncentral t distribution, integrated over the distribution of the observed spread, which stays
+    exact at noncentralities where library routines give up.
+    """
+    critical = float(stats.t.isf(alpha / 2, seeds - 1))
+    shift = abs(effect) / sd * math.sqrt(seeds)
+
+    def given_spread(ratio: Array) -> Array:
+        return np.asarray(special.ndtr(shift - critical * ratio) + special.ndtr(-shift - critical * ratio))
+
+    return over_spread(given_spread, seeds - 1, 1.0)
+
+
+def power_of_equivalence(seeds: int, sd: float, effect: float, margin: float, alpha: float = ALPHA) -> float:
+    """How probable the two one-sided tests are to find a true difference ``effect`` within ``margin``.
+
+    Exact, where the sum of two noncentral t probabilities is not: both tests share one observed spread (Owen, 1965).
+    """
+    critical = float(stats.t.isf(alpha, seeds - 1))
+    scale = math.sqrt(seeds) / sd
+    largest = margin * scale / critical
+
+    def given_spread(ratio: Array) -> Array:
+        room = margin * scale - critical * ratio
+        return np.asarray(special.ndtr(room - effect * scale) - special.ndtr(-room - effect * scale))
+
+    return over_spread(given_spread, seeds - 1, float(stats.chi2.cdf(largest**2 * (seeds - 1), seeds - 1)))
+
+
+def over_spread(given_spread: Callable[[Array], Array], freedom: int, share: float) -> float:
+    """The mean over the observed spread, in units of the true one, of what holds given it; 0 beyond its ``share``."""
+    ratio = np.sqrt(2 * special.gammaincinv(freedom / 2, share * (NODES + 1) / 2) / freedom)
+    return float(np.sum(NODE_WEIGHTS / 2 * share * given_spread(ratio)))
+
+
+def seeds_for_difference(sd: float, effect: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+    """The fewest seeds under which a true difference ``effect`` is seen with ``power``; None beyond 1,000.
+
+    Raises ValueError for a spread that is not above 0.
+    """
+    check_spread(sd)
+    return fewest(lambda seeds: power_of_difference(seeds, sd, effect, alpha), power)
+
+
+def seeds_for_equivalence(
+    sd: float, margin: float = MARGIN_DB, effect: float = 0.0, alpha: float = ALPHA, power: float = POWER
+) -> int | None:
+    """The fewest seeds under which a true difference ``effect`` is found to be within ``margin`` with ``power``.
+
+    None where that takes more than 1,000, as it does where the effect is not within the margin. Raises ValueError for
+    a spread that is not above 0.
+    """
+    check_spread(sd)
+    return fewest(lambda seeds: power_of_equivalence(seeds, sd, effect, margin, alpha), power)
+
+
+def check_spread(sd: float) -> None:
+    """Refuse a spread with which nothing can be planned."""
+    if not (math.isfinite(sd) and sd > 0):
+        raise ValueError(f"the spread between seeds is {sd:g} dB and must be above 0: one seed does not tell it")
+
+
+def fewest(power_of: Callable[[int], float], power: float) -> int | None:
+    """The fewest seeds, 2 to 1,000, with which a power that grows with them is reached."""
+    counts = range(2, MOST_SEEDS + 1)
+    index = bisect.bisect_left(counts, power, key=power_of)
+    return counts[index] if index < len(counts) else None
+
+
+def seeds_to_decide(differences: Sequence[float], margin: float = MARGIN_DB, comparisons: int = 1) -> SeedsNeeded:
+    """How many seeds would decide a comparison, by a difference or by equivalence, whichever takes fewer.
+
+    Planned for the observed difference, with ``ALPHA`` shared among ``comparisons``, the first and hardest step of
+    Holm. The observed difference is itself noise, so this is a plan for the next study and no promise.
+    """
+    found = summary(differences)
+    if found.n < 2:
+        seeds = "no complete seed" if found.n == 0 else "one seed"
+        return SeedsNeeded(None, None, f"{seeds}: the spread is unknown, and so is how many seeds would decide")
+    if not np.all(np.isfinite(differences)):
+        return SeedsNeeded(None, None, "not a finite number: more seeds cannot mend that")
+    if found.sd < NO_SPREAD_DB:
+        return SeedsNeeded(None, None, f"all {found.n} seeds give {found.mean:+.3f} dB: they are no replicates")
+    upper = upper_limit_of_sd(found)
+    likely = fewest_to_decide(found.sd, found.mean, margin, comparisons)
+    cautious = fewest_to_decide(upper, found.mean, margin, comparisons)
+    reason = (
+        f"{count_text(likely)} would decide it with {100 * POWER:.0f} % power, were the true difference the observed "
+        f"one and the spread {found.sd:.3f} dB as observed; {count_text(cautious)}, were it {upper:.3f} dB, its upper "
+        "limit"
+    )
+    return SeedsNeeded(likely, cautious, reason)
+
+
+def upper_limit_of_sd(found: Summary) -> float:
+    """The one-sided upper confidence limit of a standard deviation: 4 times the observed for two seeds, 2 for three."""
+    return found.sd * math.sqrt((found.n - 1) / float(stats.chi2.ppf(1 - CAUTION, found.n - 1)))
+
+
+def fewest_to_decide(sd: float, effect: float, margin: float, comparisons: int) -> int | None:
+    """The fewest seeds that show either the difference or that it is within the margin."""
+    alpha = ALPHA / comparisons
+    both = (seeds_for_difference(sd, effect, alpha), seeds_for_equivalence(sd, margin, effect, alpha))
+    return min((seeds for seeds in both if seeds is not None), default=None)
+
+
+def count_text(seeds: int | None) -> str:
+    """A number of seeds in words."""
+    return f"more than {MOST_SEEDS} seeds" if seeds is None else f"{seeds} seeds"
+
+
+def over_images(
+    values: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]]
+) -> ImageReading:
+    """A second reading of a difference: within every picture averaged over seeds, then estimated over pictures.
+
+    Both arguments give a score by seed and picture. Seeds that only one of them has are dropped and named. A test set
+    is one set of pictures: raises IncompleteDataError where a seed lacks some that another has, or none is shared.
+    """
+    seeds = tuple(sorted(values.keys() & reference.keys()))
+    dropped = tuple(sorted(values.keys() ^ reference.keys()))
+    if not seeds:
+        raise IncompleteDataError(
+            f"no seed is shared: one side has {listed(sorted(values))}, the other {listed(sorted(reference))}"
+        )
+    scores = [side[seed] for side in (values, reference) for seed in seeds]
+    pictures = sorted(set().union(*scores))
+    lacking = sorted({picture for picture in pictures for score in scores if picture not in score})
+    if lacking:
+        raise IncompleteDataError(f"pictures without a score under every seed of both cells: {', '.join(lacking)}")
+    found = [
+        float(np.mean([values[seed][picture] - reference[seed][picture] for seed in seeds])) for picture in pictures
+    ]
+    scope = (
+        f"over {len(pictures)} pictures, for the networks trained under {listed(seeds)}: it speaks of other pictures, "
+        "not of other seeds"
+    )
+    return ImageReading(estimate(found), seeds, dropped, scope)
+
+
+def listed(seeds: Iterable[int]) -> str:
+    """Seeds in words."""
+    names = [str(seed) for seed in seeds]
+    return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "no seed"
