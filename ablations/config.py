@@ -19,9 +19,16 @@ from bbcu.errors import ConfigError, unknown
 
 @dataclass
 class TaskConfig:
-    """What is restored: ``sr_x2`` is super-resolution by two."""
+    """What is restored: ``sr_x2`` is super-resolution by two; the other keys are those of one task each.
+
+    See :func:`bbcu.tasks.make_task`.
+    """
 
     name: str = MISSING
+    sigma: Any = None
+    train_sigma: Any = None
+    quality: Any = None
+    train_quality: Any = None
 
 
 @dataclass
@@ -49,11 +56,23 @@ class MethodConfig:
 
 @dataclass
 class DataConfig:
-    """Where the pictures are: those that come along ("embedded"), or folders of the user's."""
+    """Where the pictures are: those that come along ("embedded"), or folders of the user's.
+
+    ``inputs`` says whether low resolution is "made" or "given": taken from the folders that lie beside the truth.
+    """
 
     name: str = MISSING
     train: str = MISSING
     test: Any = MISSING
+    inputs: str = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    """How a trained network is run on whole pictures; see :class:`bbcu.evaluation.Evaluation`."""
+
+    self_ensemble: bool = MISSING
+    tile: int = MISSING
 
 
 @dataclass
@@ -110,6 +129,7 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = MISSING
@@ -175,6 +195,7 @@ def check_ranges(config: Config) -> None:
         "tracking.curve_points": (config.tracking.curve_points, 1),
         "tracking.evaluations": (config.tracking.evaluations, 1),
         "tracking.samples": (config.tracking.samples, 0),
+        "evaluation.tile": (config.evaluation.tile, 0),
     }
     for key, (value, least) in at_least.items():
         if value < least:
@@ -186,6 +207,7 @@ def check_ranges(config: Config) -> None:
     one_of = {
         "progress": (config.progress, ("auto", True, False)),
         "data.name": (config.data.name, ("embedded", "folder")),
+        "data.inputs": (config.data.inputs, ("made", "given")),
     }
     for key, (choice, valid) in one_of.items():
         if choice not in valid:
@@ -205,6 +227,8 @@ def check_data(data: DataConfig) -> None:
     reserved = sorted(set(test) & RESERVED_SETS)
     if reserved:
         raise ConfigError(f"data.test: a test set cannot be called {reserved[0]}, as a group of metrics is")
+    if data.inputs == "given" and data.name != "folder":
+        raise ConfigError(f"data.inputs=given: data={data.name} brings no inputs along; use data=folder")
     if data.name == "folder" and not test:
         raise ConfigError("data.test={}: at least one test set is needed, as in data.test='{Set5: DIR}'")
 

@@ -11,10 +11,11 @@ from torch import nn
 from ablations import store
 from ablations.config import Config
 from ablations.progress import TrialProgress
-from bbcu.datasets import Pair, PreparedData
+from bbcu.evaluation import Evaluation, evaluate, mean_score
 from bbcu.images import Pixels
-from bbcu.tasks import Score, task_from_name
-from bbcu.training import StepReport, evaluate, mean_score
+from bbcu.pairs import Pair, PreparedData
+from bbcu.tasks import Score
+from bbcu.training import StepReport
 
 SECONDS_BETWEEN_FLUSHES = 10.0
 """How long points of the curve may wait before MLflow gets them, so that its page follows a training."""
@@ -47,6 +48,7 @@ class Recorder:
     ) -> None:
         self._tracking, self._steps = config.tracking, config.train.steps
         self._data, self._network, self._device, self._run = data, network, device, run
+        self._how = Evaluation(config.evaluation.self_ensemble, config.evaluation.tile)
         self._window: list[StepReport] = []
         self._unsent: list[store.CurvePoint] = []
         self._sent_at = time.monotonic()
@@ -85,8 +87,7 @@ class Recorder:
                 self.samples[set_name, pair.name] = output
 
         start = time.perf_counter()
-        task = task_from_name(self._data.task_name)
-        self.scores = evaluate(self._network, self._data.test, task, self._device, keep)
+        self.scores = evaluate(self._network, self._data.test, self._data.task, self._device, self._how, keep)
         self.evaluate_seconds += time.perf_counter() - start
         means = {name: mean_score(scores) for name, scores in self.scores.items()}
         self._add(step, {f"{name}/psnr_db": mean.psnr_db for name, mean in means.items()})

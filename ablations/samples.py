@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bbcu.datasets import PreparedData
-from bbcu.images import Pixels
-from bbcu.tasks import Task
+from bbcu.images import Pixels, rounded
+from bbcu.pairs import PreparedData
 
 CROP = 96
 """Side of a sample picture, in pixels of the truth."""
@@ -28,15 +27,16 @@ def crop_place(truth: Pixels, baseline: Pixels, scale: int) -> tuple[slice, slic
     return slice(top, top + height), slice(left, left + width)
 
 
-def save_samples(folder: Path, data: PreparedData, outputs: Mapping[tuple[str, str], Pixels], task: Task) -> None:
+def save_samples(folder: Path, data: PreparedData, outputs: Mapping[tuple[str, str], Pixels]) -> None:
     """Save a crop of each output beside the same place in the input, the baseline and the truth."""
+    task = data.task
     for (set_name, picture), output in outputs.items():
         pair = next(pair for pair in data.test[set_name] if pair.name == picture)
         baseline = task.baseline(pair.input)
         rows, columns = crop_place(pair.truth, baseline, task.scale)
         small = tuple(slice(cut.start // task.scale, cut.stop // task.scale) for cut in (rows, columns))
         crops = {
-            "input": pair.input[small],
+            "input": rounded(pair.input[small]),
             "baseline": baseline[rows, columns],
             "output": output[rows, columns],
             "truth": pair.truth[rows, columns],
@@ -44,4 +44,4 @@ def save_samples(folder: Path, data: PreparedData, outputs: Mapping[tuple[str, s
         place = folder / set_name / picture
         place.mkdir(parents=True, exist_ok=True)
         for name, crop in crops.items():
-            Image.fromarray(crop).save(place / f"{name}.png")
+            Image.fromarray(crop[..., 0] if task.colours == 1 else crop).save(place / f"{name}.png")

@@ -28,6 +28,7 @@ from ablations.space import SHOWN, ImpossibleCell, canonical_levels, level_text
 from ablations.trial import (
     BASELINE,
     Trial,
+    baseline_label,
     check_network,
     check_runnable,
     data_of,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Identity = tuple[str, int]
-WHERE_AND_HOW = {"outputs", "tracking", "device", "threads", "progress"}
+WHERE_AND_HOW = {"outputs", "tracking", "device", "threads", "progress", "evaluation.tile"}
 """The keys that are no part of a cell."""
 
 DONE, TO_LOG, TO_TRAIN = "done", "to be logged", "to train"
@@ -162,7 +163,7 @@ def values_by_key(overrides: Sequence[Override]) -> dict[str, list[str]]:
         key = override.get_key_element()
         if not override.is_sweep_override():
             values[key] = [override.get_value_element_as_str()]
-        elif key.partition(".")[0] in WHERE_AND_HOW:
+        elif {key, key.partition(".")[0]} & WHERE_AND_HOW:
             raise ConfigError(f"{key}: says where or how to run, so there is nothing to compare; give it one value")
         elif not override.is_discrete_sweep():
             raise ConfigError(f"{key}: an interval has no list of levels; use choice(...) or range(...)")
@@ -310,16 +311,24 @@ def announce(plan: Plan, states: Mapping[Identity, str]) -> None:
 
 
 def names_of(plan: Plan) -> dict[Identity, str]:
-    """What each trial is called: its cell's name, and what differs between the settings of the sweep."""
-    settings = {entry.trial.identity: store.flatten(entry.trial.cell.setting) for entry in plan.trials}
-    keys = sorted({key for setting in settings.values() for key in setting})
-    varying = [key for key in keys if len({str(setting.get(key)) for setting in settings.values()}) > 1]
-    names = {}
-    for entry in plan.trials:
-        setting = settings[entry.trial.identity]
-        differing = [f"{key}={level_text(setting.get(key))}" for key in varying]
-        names[entry.trial.identity] = " ".join([entry.trial.name, *differing])
-    return names
+    """What each trial is called: its cell's name, and what tells the settings of the sweep apart, the task first."""
+    settings = [store.flatten(entry.trial.cell.setting) for entry in plan.trials]
+    keys = sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key))
+    told: list[str] = []
+    for key in keys:
+        if _kinds(settings, [*told, key]) > _kinds(settings, told):
+            told.append(key)
+    return {
+        entry.trial.identity: " ".join(
+            [entry.trial.name, *(f"{key}={level_text(setting[key])}" for key in told if key in setting)]
+        )
+        for entry, setting in zip(plan.trials, settings, strict=True)
+    }
+
+
+def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    """How many settings these keys tell apart."""
+    return len({tuple(str(setting.get(key)) for key in keys) for setting in settings})
 
 
 def print_left_out(plan: Plan) -> None:
@@ -354,11 +363,16 @@ def cost_of(trial: Trial) -> "Cost":
 
 
 def print_baselines(plan: Plan) -> None:
-    """Print what each test set scores without a network."""
-    result = next((found for entry in plan.trials if (found := entry.folder.result())), None)
-    if result is not None:
-        sets = (f"{name} {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" for name, score in result["baseline"].items())
-        print(f"bicubic: {', '.join(sets)}")
+    """Print what each test set scores without a network, for each task of the sweep."""
+    printed = set()
+    for entry in plan.trials:
+        result = entry.folder.result()
+        if result is not None:
+            scores = result["baseline"].items()
+            sets = (f"{name} {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" for name, score in scores)
+            printed.add(f"{result['task']}, {baseline_label(result)}: {', '.join(sets)}")
+    for line in sorted(printed):
+        print(line)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -17,14 +17,15 @@ from ablations import store
 from ablations.config import Config
 from ablations.provenance import provenance
 from ablations.space import FACTORS, REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels, cell_name
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, ConfigError
 from bbcu.methods import METHODS, REIMPLEMENTATION
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bbcu.datasets import Pair, Pictures, PreparedData
+    from bbcu.pairs import Pair, PreparedData
+    from bbcu.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +96,19 @@ def frame_of(config: Config) -> Frame:
 
 def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
     """Everything but the factors and the seed that decides the trained network."""
+    task = task_of(config)
     if config.network.name == BASELINE:
-        return {"task": dataclasses.asdict(config.task), "network": {"name": BASELINE}, "data": fingerprint}
-    return {
-        "task": dataclasses.asdict(config.task),
+        return {"task": task.parameters(), "network": {"name": BASELINE}, "data": fingerprint}
+    setting = {
+        "task": task.parameters(),
         "network": dataclasses.asdict(config.network),
         "channels": config.channels,
         "blocks": config.blocks,
         "train": dataclasses.asdict(config.train),
         "data": fingerprint,
     }
+    # A key that came later: a cell that does without it is the cell that it was before.
+    return setting | ({"evaluation": {"self_ensemble": True}} if config.evaluation.self_ensemble else {})
 
 
 def method_of(config: Config, cell: Cell) -> str:
@@ -130,32 +134,50 @@ def trial_of(config: Config, fingerprint: str) -> Trial:
     return Trial(config.study.name, method_of(config, cell), cell, config.seed)
 
 
-@functools.lru_cache(maxsize=4)
-def _pictures(name: str, train: str, test: tuple[tuple[str, str], ...]) -> "Pictures":
-    """Read the pictures once a process, however many trials want them."""
-    from bbcu import datasets
+def task_of(config: Config) -> "Task":
+    """The task of a config; raises ConfigError for one that does not exist or whose strengths are out of range."""
+    from bbcu.tasks import make_task
 
-    return datasets.embedded() if name == "embedded" else datasets.folder(Path(train), {k: Path(v) for k, v in test})
+    return make_task(dataclasses.asdict(config.task))
 
 
 @functools.lru_cache(maxsize=4)
 def _prepared(
-    name: str, train: str, test: tuple[tuple[str, str], ...], task_name: str, patch: int, cache: Path
+    train: str | None,
+    test: tuple[tuple[str, str], ...] | None,
+    inputs: str | None,
+    task: "Task",
+    patch: int,
+    cache: Path,
 ) -> "PreparedData":
-    from bbcu import datasets
-    from bbcu.tasks import task_from_name
+    """Read and prepare data once a process, however many trials want it; without ``test`` the embedded photographs."""
+    from bbcu.datasets import embedded, folder
+    from bbcu.pairs import prepare
 
-    return datasets.prepare(_pictures(name, train, test), task_from_name(task_name), patch, cache)
+    if test is None:
+        pictures = embedded()
+    else:
+        pictures = folder(Path(train) if train else None, {name: Path(path) for name, path in test}, inputs)
+    return prepare(pictures, task, patch, cache)
 
 
 def data_of(config: Config) -> "PreparedData":
     """The prepared data that ``config`` names; read and prepared once a process, kept on disk for the others.
 
-    Raises DataError, which names the path, where it cannot be used.
+    Raises ConfigError where the config lacks something, and DataError, which names the path, where data cannot be used.
     """
-    test = tuple(config.data.test.items())
-    cache = Path(config.outputs) / ".cache"
-    return _prepared(config.data.name, config.data.train, test, config.task.name, config.train.patch, cache)
+    task, cache = task_of(config), Path(config.outputs) / ".cache"
+    if config.data.name == "embedded":
+        return _prepared(None, None, None, task, config.train.patch, cache)
+    trains = config.network.name != BASELINE
+    if trains and not config.data.train:
+        raise ConfigError("no value for data.train: set it on the command line, as in data.train=DIR")
+    if config.data.inputs == "given" and task.corruption is not None:
+        raise ConfigError(f"data.inputs=given: {task.name} makes its inputs from the pictures; use data.inputs=made")
+    inputs = f"X{task.scale}" if config.data.inputs == "given" else None
+    # A method that trains nothing scores the same whatever others train on.
+    train = config.data.train if trains else None
+    return _prepared(train, tuple(config.data.test.items()), inputs, task, config.train.patch, cache)
 
 
 def standardise(network: "nn.Module", pairs: "Sequence[Pair]") -> None:
@@ -165,22 +187,27 @@ def standardise(network: "nn.Module", pairs: "Sequence[Pair]") -> None:
     standardisation = getattr(network, "standardisation", None)
     if standardisation is None:
         return
-    pixels = np.concatenate([pair.input.reshape(-1, pair.input.shape[-1]) for pair in pairs])
-    mean, deviation = pixels.mean(axis=0) / 255, pixels.std(axis=0) / 255
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for pair in pairs:
+        pixels = pair.input.reshape(-1, pair.input.shape[-1]) / 255
+        count, total, squares = count + len(pixels), total + pixels.sum(axis=0), squares + (pixels**2).sum(axis=0)
+    mean = total / count
+    deviation = np.sqrt(squares / count - mean**2)
     standardisation.set(torch.from_numpy(mean), torch.from_numpy(deviation))
 
 
 def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
     """The network of a trial, with the initial values of its seed unless these need not be ``drawn``."""
     from bbcu.networks import NetworkSpec, assemble, build
-    from bbcu.tasks import task_from_name
+    from bbcu.tasks import make_task
     from bbcu.units import UnitSpec
 
     factors: dict[str, Any] = dict(trial.cell.factors)
     setting = trial.cell.setting
-    layout = setting["network"]
+    layout, task = setting["network"], make_task(setting["task"])
     spec = NetworkSpec(
-        scale=task_from_name(setting["task"]["name"]).scale,
+        scale=task.scale,
+        colours=task.colours,
         channels=setting["channels"],
         blocks=setting["blocks"],
         unit=UnitSpec(**{name: factors[name] for name in UNIT_FACTORS}),
@@ -203,6 +230,9 @@ def check_runnable(config: Config) -> None:
 
     store.check_writable(Path(config.outputs), f"outputs={config.outputs}")
     resolve_device(config.device)
+    task = task_of(config)
+    if config.network.name == BASELINE and config.method.name != task.baseline_name:
+        raise ConfigError(f"method={config.method.name}: the baseline of {task.name} is method={task.baseline_name}")
     TrainSettings(**dataclasses.asdict(config.train))
 
 
@@ -264,12 +294,20 @@ def summary(result: Mapping[str, Any], folder: store.TrialFolder) -> str:
         gain = scores["psnr_db"] - baseline["psnr_db"]
         lines.append(
             f"  {name}: {scores['psnr_db']:.2f} dB / {scores['ssim']:.4f}, "
-            f"bicubic {baseline['psnr_db']:.2f} dB / {baseline['ssim']:.4f}, {gain:+.2f} dB"
+            f"{baseline_label(result)} {baseline['psnr_db']:.2f} dB / {baseline['ssim']:.4f}, {gain:+.2f} dB"
         )
     cost, timing = result["cost"], result["timing"]
     lines.append(f"  {cost['ops_g']:.2f} G operations, {cost['params_k']:.1f} K parameters")
     lines.append(f"  trained in {timing['train_s']:.0f} s, {timing['step_ms']:.0f} ms a step; in {folder.path}")
     return "\n".join(lines)
+
+
+def baseline_label(result: Mapping[str, Any]) -> str:
+    """What the baseline of a result's task is called beside a score: bicubic, or input."""
+    from bbcu.tasks import make_task
+
+    name = make_task(result["setting"]["task"]).baseline_name
+    return "input" if name == "identity" else name
 
 
 def _run_and_record(
@@ -306,20 +344,27 @@ def _run(
     from ablations.recorder import Recorder, mean_record, score_record
     from ablations.samples import save_samples
     from bbcu.cost import count
-    from bbcu.datasets import PatchSampler
+    from bbcu.patches import PatchSampler
     from bbcu.probes import probe
-    from bbcu.tasks import task_from_name
     from bbcu.training import TrainSettings, resolve_device, train
 
     # --- what is trained, on what -------------------------------------------------------------------------------------
-    device, task = resolve_device(config.device), task_from_name(data.task_name)
+    device, task = resolve_device(config.device), data.task
     torch.manual_seed(trial.seed)
     network = network_of(trial)
     start = {name: value.clone() for name, value in network.state_dict().items()}
     standardise(network, data.train)
     cost = count(network).total
     settings = TrainSettings(**dataclasses.asdict(config.train))
-    sampler = PatchSampler(data.train, task.scale, settings.patch, settings.batch, trial.seed)
+    sampler = PatchSampler(
+        data.train,
+        task.scale,
+        settings.patch,
+        settings.batch,
+        trial.seed,
+        corruption=task.corruption,
+        release=data.release,
+    )
     log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -334,7 +379,7 @@ def _run(
     folder.write_curve(recorder.points)
     with store.replacing(folder.checkpoint_path) as temporary:
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, temporary)
-    save_samples(folder.samples, data, recorder.samples, task)
+    save_samples(folder.samples, data, recorder.samples)
     return {
         **trial.facts(),
         "metrics": {name: score_record(scores) for name, scores in recorder.scores.items()},
@@ -369,12 +414,10 @@ def _score_baseline(
     """The result of a method that trains nothing; it costs nothing that the paper counts."""
     from ablations.recorder import mean_record, score_record
     from ablations.samples import save_samples
-    from bbcu.tasks import task_from_name
 
-    task = task_from_name(data.task_name)
     sampled = {name: pairs[: config.tracking.samples] for name, pairs in data.test.items()}
-    outputs = {(name, pair.name): task.baseline(pair.input) for name, pairs in sampled.items() for pair in pairs}
-    save_samples(folder.samples, data, outputs, task)
+    outputs = {(name, pair.name): data.task.baseline(pair.input) for name, pairs in sampled.items() for pair in pairs}
+    save_samples(folder.samples, data, outputs)
     return {
         **trial.facts(),
         "metrics": {name: score_record(scores) for name, scores in data.baseline.items()},

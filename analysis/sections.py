@@ -98,9 +98,17 @@ def setting_of(row: "pd.Series") -> dict[str, str]:
 
 
 def differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The keys whose values are not the same in all settings, sorted."""
-    keys = sorted({key for setting in settings for key in setting})
-    return [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
+    """The keys that tell settings apart, the task first; one that tells no more than those before it is left out."""
+    keys = sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key))
+    told: list[str] = []
+    for key in keys:
+        if _kinds(settings, [*told, key]) > _kinds(settings, told):
+            told.append(key)
+    return told
+
+
+def _kinds(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
+    return len({tuple(setting.get(key) for key in keys) for setting in settings})
 
 
 def shown(key: str, value: str) -> str:

@@ -1,56 +1,92 @@
-"""Where pictures come from, how they become pairs of input and truth, and how a training draws patches from those."""
+"""Where pictures come from: packages that are installed anyway, or folders of the user's; and what identifies them."""
 
+import contextlib
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import re
+import time
 import uuid
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import filelock
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from bbcu.errors import DataError
 from bbcu.images import Pixels, crop_to_multiple, downscale, read_rgb
-from bbcu.metrics import SSIM_WINDOW
-from bbcu.tasks import Score, Task
+from bbcu.layouts import Role, locate
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 EMBEDDED_SET = "embedded"
 
-# Raise this when the pairs or the baseline of a task come out differently: caches written before are then rebuilt.
-CACHE_FORMAT = 1
-CACHE_FILE = "pairs.npz"
+FACTS_FILE = "pictures.json"
 
-logger = logging.getLogger(__name__)
+SETTLED_SECONDS = 2.0
+"""A file that changed less than this before it was read may change again without its time telling so."""
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """One photograph: pixels (height, width, 3), and the path or package that error messages name."""
+class Source(Protocol):
+    """Somewhere that pixels can be read from, again and again."""
 
-    name: str
+    @property
+    def origin(self) -> str:
+        """What error messages call it: a path, mostly."""
+        ...
+
+    @property
+    def stamp(self) -> tuple[str, ...] | None:
+        """What changes when the pixels may have; None where nothing tells."""
+        ...
+
+    def read(self) -> Pixels:
+        """Read (height, width, 3), RGB; raises DataError, which names the origin."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file; it is read when it is needed, since a large data set does not fit into memory."""
+
+    path: Path
+
+    @property
+    def origin(self) -> str:
+        return str(self.path)
+
+    @property
+    def stamp(self) -> tuple[str, ...] | None:
+        """Where the file lies, its size, its times and its inode; None where it can change without these telling."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_SECONDS:
+            return None
+        numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return (str(self.path.absolute()), *map(str, numbers))
+
+    def read(self) -> Pixels:
+        return read_rgb(self.path)
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Pixels that are there already."""
+
     pixels: Pixels
     origin: str
+    stamp = None
 
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """What to train on, and the named sets to test on."""
-
-    train: tuple[Picture, ...]
-    test: dict[str, tuple[Picture, ...]]
+    def read(self) -> Pixels:
+        return self.pixels
 
 
 @dataclass(frozen=True)
@@ -65,6 +101,43 @@ class Photograph:
     file: str
     halve: bool
     credit: str
+
+    @property
+    def origin(self) -> str:
+        return f"{self.package}/{self.file}"
+
+    @property
+    def stamp(self) -> tuple[str, ...] | None:
+        stamp = self._image().stamp
+        return None if stamp is None else (*stamp, f"halve={self.halve}")
+
+    def read(self) -> Pixels:
+        """Read the photograph out of its package without importing that."""
+        pixels = self._image().read()
+        return downscale(crop_to_multiple(pixels, 2), 2) if self.halve else pixels
+
+    def _image(self) -> ImageFile:
+        package = importlib.util.find_spec(self.package)
+        if package is None or not package.submodule_search_locations:
+            raise DataError(f"{self.origin}: the package {self.package}, which brings it, is not installed")
+        return ImageFile(Path(package.submodule_search_locations[0]) / self.file)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One photograph: where its pixels are, and the input that belongs to it where somebody else has made one."""
+
+    name: str
+    truth: Source
+    input: Source | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What to train on, and the named sets to test on."""
+
+    train: tuple[Picture, ...]
+    test: dict[str, tuple[Picture, ...]]
 
 
 EMBEDDED_TRAIN = (
@@ -89,334 +162,139 @@ EMBEDDED_TEST = (
 
 
 def embedded() -> Pictures:
-    """Read the photographs that scikit-image, scikit-learn and matplotlib bring along: 6 to train on, 3 to test on.
+    """The photographs that scikit-image, scikit-learn and matplotlib bring along: 6 to train on, 3 to test on.
 
     They make the program run anywhere without a download; a network trained on six pictures is no published result.
-    Raises DataError, which names the file, where a package or its photograph is missing.
     """
-    train = tuple(read_photograph(photograph) for photograph in EMBEDDED_TRAIN)
-    return Pictures(train, {EMBEDDED_SET: tuple(read_photograph(photograph) for photograph in EMBEDDED_TEST)})
+    train, test = (
+        tuple(Picture(photograph.name, photograph) for photograph in photographs)
+        for photographs in (EMBEDDED_TRAIN, EMBEDDED_TEST)
+    )
+    return Pictures(train, {EMBEDDED_SET: test})
 
 
-def read_photograph(photograph: Photograph) -> Picture:
-    """Read a photograph out of an installed package without importing it; raises DataError, which names the file."""
-    origin = f"{photograph.package}/{photograph.file}"
-    package = importlib.util.find_spec(photograph.package)
-    if package is None or not package.submodule_search_locations:
-        raise DataError(f"{origin}: the package {photograph.package}, which brings this photograph, is not installed")
-    pixels = read_rgb(Path(package.submodule_search_locations[0]) / photograph.file)
-    if photograph.halve:
-        pixels = downscale(crop_to_multiple(pixels, 2), 2)
-    return Picture(photograph.name, pixels, origin)
+def folder(train: Path | None, test: Mapping[str, Path], inputs: str | None = None) -> Pictures:
+    """Find the images in a folder to train on, and in one folder for each test set, in any of the known layouts.
 
-
-def folder(train: Path, test: Mapping[str, Path]) -> Pictures:
-    """Read all images that lie directly in a folder to train on, and in one folder for each test set.
-
-    Images are told by their ending; files with another ending and hidden files are ignored. They are named by their
-    stem and sorted by it, so that the same pictures in another file format are the same data.
-    Raises DataError, which names the path, for a folder that is missing or without images and for an image that cannot
-    be read or shares its stem; and for the names of test sets that are not letters, digits, hyphens and underscores.
+    Images are named by their stem and sorted by it, so that the same pictures in another file format are the same data.
+    Without ``train`` there is nothing to train on. ``inputs`` names the folder of the inputs that the user has, as in
+    "X2"; without it they are made. Nothing is read yet. See :func:`bbcu.layouts.locate`.
+    Raises DataError, which names the path, for a folder that is missing or without images and for images that share a
+    stem; and for the names of test sets that are not letters, digits, hyphens and underscores.
     """
     refused = [name for name in test if not SET_NAME.fullmatch(name)]
     if refused:
         raise DataError(
             f"test set names may hold only letters, digits, hyphens and underscores: {', '.join(map(repr, refused))}"
         )
-    return Pictures(_read_folder(Path(train)), {name: _read_folder(Path(path)) for name, path in test.items()})
+    return Pictures(
+        () if train is None else find_pictures(train, "train", inputs),
+        {name: find_pictures(path, "test", inputs) for name, path in test.items()},
+    )
 
 
-def _read_folder(path: Path) -> tuple[Picture, ...]:
-    files = sorted(_list_images(path), key=lambda file: file.stem)
-    if not files:
-        raise DataError(f"{path}: holds no image; an image ends in {', '.join(IMAGE_ENDINGS)}")
-    by_stem = defaultdict(list)
-    for file in files:
-        by_stem[file.stem].append(file)
-    for same in by_stem.values():
-        if len(same) > 1:
-            raise DataError(f"images with the same name before the ending: {', '.join(sorted(map(str, same)))}")
-    return tuple(Picture(file.stem, read_rgb(file), str(file)) for file in files)
+def find_pictures(path: Path, role: Role, inputs: str | None = None) -> tuple[Picture, ...]:
+    """Find the pictures of one folder; see :func:`folder`."""
+    return tuple(
+        Picture(found.name, ImageFile(found.truth), ImageFile(found.input) if found.input else None)
+        for found in locate(Path(path), role, inputs)
+    )
 
 
-def _list_images(path: Path) -> list[Path]:
-    """List the images in a folder, in no order; raises DataError where it cannot be listed."""
-    try:
-        names = os.listdir(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: the folder does not exist") from None
-    except NotADirectoryError:
-        raise DataError(f"{path}: is not a folder") from None
-    except OSError as error:
-        raise DataError(f"{path}: the folder cannot be listed: {error.strerror}") from error
-    return [path / name for name in names if not name.startswith(".") and name.lower().endswith(IMAGE_ENDINGS)]
+# ---- what identifies pictures ----------------------------------------------------------------------------------------
 
 
-def fingerprint(pictures: Pictures) -> str:
+@dataclass(frozen=True)
+class Facts:
+    """The size of a picture in pixels, and the SHA-256 of these."""
+
+    height: int
+    width: int
+    digest: str
+
+
+def facts_of(pixels: Pixels) -> Facts:
+    """Measure (height, width, 3)."""
+    height, width = pixels.shape[:2]
+    return Facts(height, width, hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest())
+
+
+class Catalogue:
+    """The facts of sources, kept in a file by their stamps: a large data set is decoded once, and not once a trial.
+
+    Any number of processes may use one file; one that is damaged or cannot be written is done without.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Open the catalogue in ``folder``; without one, every source is read every time."""
+        self._file = None if folder is None else folder / FACTS_FILE
+        self._known = self._read()
+        self._new: dict[str, list[Any]] = {}
+
+    def facts(self, source: Source) -> Facts:
+        """The facts of a source; raises DataError where it cannot be read."""
+        stamp = source.stamp
+        if stamp is None:
+            return facts_of(source.read())
+        place, *state = stamp
+        known = self._known.get(place)
+        if isinstance(known, list) and len(known) == 5 and known == _entry(place, state, known[1:4]):
+            return Facts(*known[1:4])
+        facts = facts_of(source.read())
+        self._new[place] = self._known[place] = _entry(place, state, [facts.height, facts.width, facts.digest])
+        return facts
+
+    def save(self) -> None:
+        """Add what is new to the file, beside what others have added meanwhile."""
+        if self._file is None or not self._new:
+            return
+        temporary = self._file.with_name(f".{uuid.uuid4().hex}.tmp")
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self._file.with_suffix(".lock")):
+                try:
+                    temporary.write_text(json.dumps({**self._read(), **self._new}), encoding="utf-8")
+                    os.replace(temporary, self._file)
+                finally:
+                    temporary.unlink(missing_ok=True)
+        self._new = {}
+
+    def _read(self) -> dict[str, list[Any]]:
+        if self._file is None:
+            return {}
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def _entry(place: str, state: list[str], facts: list[Any]) -> list[Any]:
+    """What the catalogue keeps of a source, with a checksum of it all."""
+    return [state, *facts, zlib.crc32(json.dumps([place, state, *facts]).encode())]
+
+
+def fingerprint(pictures: Pictures, catalogue: Catalogue | None = None) -> str:
     """Identify data by the SHA-256 of what a training sees: roles, names of sets and pictures, shapes and pixels.
 
     Where the files lie, their format and the order in which the test sets are named change nothing; the order of the
-    pictures does, as patches are drawn by it.
+    pictures does, as patches are drawn by it. Inputs that somebody else has made count like the pictures.
+    Raises DataError for a picture that cannot be read.
     """
+    catalogue = catalogue or Catalogue(None)
     digest = hashlib.sha256()
-    for role, set_name, picture in _by_role(pictures):
-        # The shape tells how many bytes of pixels follow, so no two data sets can feed the same bytes.
-        header = json.dumps([role, set_name, picture.name, picture.pixels.shape])
-        digest.update(f"{header}\n".encode())
-        digest.update(np.ascontiguousarray(picture.pixels).data)
+    for role, set_name, picture in by_role(pictures):
+        sources = [picture.truth] if picture.input is None else [picture.truth, picture.input]
+        facts = [catalogue.facts(source) for source in sources]
+        content = [[fact.height, fact.width, fact.digest] for fact in facts]
+        digest.update(f"{json.dumps([role, set_name, picture.name, *content])}\n".encode())
     return digest.hexdigest()
 
 
-def _by_role(pictures: Pictures) -> Iterator[tuple[str, str, Picture]]:
+def by_role(pictures: Pictures) -> Iterator[tuple[str, str, Picture]]:
     """Yield (role, set name, picture): training first, then the test sets by name."""
     for picture in pictures.train:
         yield "train", "", picture
     for set_name in sorted(pictures.test):
         for picture in pictures.test[set_name]:
             yield "test", set_name, picture
-
-
-# ---- pairs -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """What a network is given and what it should answer; both uint8 (height, width, channels)."""
-
-    name: str
-    input: Pixels
-    truth: Pixels
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedData:
-    """The pairs of one task; ``baseline`` maps set and picture to the score reached without a network."""
-
-    task_name: str
-    train: tuple[Pair, ...]
-    test: dict[str, tuple[Pair, ...]]
-    baseline: dict[str, dict[str, Score]]
-    fingerprint: str
-
-
-def prepare(pictures: Pictures, task: Task, patch: int, cache: Path | None = None) -> PreparedData:
-    """Turn pictures into the pairs of a task, and score its baseline on the test sets.
-
-    ``patch`` is the side of a training patch in pixels of the input. With ``cache``, a folder, pairs and scores are
-    kept there for the next trial on the same data; a damaged cache is rebuilt, one that cannot be written is done
-    without, and any number of processes may fill it at once.
-    Raises DataError for a training picture smaller than a patch, and for a test picture too small to be scored.
-    """
-    _check_sizes(pictures, task, patch)
-    identity = fingerprint(pictures)
-    if cache is None:
-        return _make(pictures, task, identity)
-    file = Path(cache) / f"{identity[:16]}-{task.name}" / CACHE_FILE
-    data = _load(file, task.name, identity)
-    if data is None:
-        data = _make(pictures, task, identity)
-        _save(file, data)
-    return data
-
-
-def _check_sizes(pictures: Pictures, task: Task, patch: int) -> None:
-    """Raise DataError for the first picture that is too small for its role."""
-    for picture in pictures.train:
-        _check_size(picture, patch * task.scale, f"a training patch of {patch} x {patch} input pixels in {task.name}")
-    # SSIM needs a whole window inside the border that the score leaves out, of a truth cut to a multiple of the scale.
-    least = SSIM_WINDOW + 2 * task.scale
-    least += -least % task.scale
-    for set_pictures in pictures.test.values():
-        for picture in set_pictures:
-            _check_size(picture, least, f"the score of {task.name}")
-
-
-def _check_size(picture: Picture, least: int, purpose: str) -> None:
-    height, width = picture.pixels.shape[:2]
-    if min(height, width) < least:
-        raise DataError(
-            f"{picture.origin}: the picture is {width} x {height} pixels; {purpose} needs at least {least} x {least}"
-        )
-
-
-def _make(pictures: Pictures, task: Task, identity: str) -> PreparedData:
-    train = tuple(Pair(picture.name, *task.pair(picture.pixels)) for picture in pictures.train)
-    test = {
-        set_name: tuple(Pair(picture.name, *task.pair(picture.pixels)) for picture in set_pictures)
-        for set_name, set_pictures in pictures.test.items()
-    }
-    baseline = {
-        set_name: {pair.name: task.score(task.baseline(pair.input), pair.truth) for pair in pairs}
-        for set_name, pairs in test.items()
-    }
-    return PreparedData(task.name, train, test, baseline, identity)
-
-
-# ---- the cache of pairs ----------------------------------------------------------------------------------------------
-
-
-def _save(file: Path, data: PreparedData) -> None:
-    """Write pairs and scores as one file that appears whole or not at all; a warning is logged where that fails."""
-    temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
-    index = _index(data)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as stream:
-                text = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)
-                np.savez(stream, index=text, pixels=_join(data, index))
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("the prepared pictures cannot be kept in %s: %s", file, error)
-
-
-def _index(data: PreparedData) -> dict[str, Any]:
-    """Describe everything but the pixels, for JSON."""
-    return {
-        "format": CACHE_FORMAT,
-        "task": data.task_name,
-        "fingerprint": data.fingerprint,
-        "train": [_describe(pair) for pair in data.train],
-        "test": {set_name: [_describe(pair) for pair in pairs] for set_name, pairs in data.test.items()},
-        "baseline": {
-            set_name: {name: [score.psnr_db, score.ssim] for name, score in scores.items()}
-            for set_name, scores in data.baseline.items()
-        },
-    }
-
-
-def _describe(pair: Pair) -> dict[str, Any]:
-    return {"name": pair.name, "input": pair.input.shape, "truth": pair.truth.shape}
-
-
-def _join(data: PreparedData, index: dict[str, Any]) -> NDArray[np.uint8]:
-    """Lay all pixels end to end in the order of the index: thousands of small arrays would open slowly."""
-    pairs = [*data.train, *(pair for set_pairs in data.test.values() for pair in set_pairs)]
-    images = [image for pair in pairs for image in (pair.input, pair.truth)]
-    pixels = np.empty(sum(image.size for image in images), dtype=np.uint8)
-    for place, image in zip(_cut(pixels, index), images, strict=True):
-        place[...] = image
-    return pixels
-
-
-def _load(file: Path, task_name: str, identity: str) -> PreparedData | None:
-    """Read what ``_save`` wrote; None where there is nothing, or nothing that can be trusted."""
-    if not os.path.exists(file):
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return _decode(json.loads(archive["index"].tobytes()), archive["pixels"], task_name, identity)
-    except Exception as error:
-        # A damaged file makes the decoders raise nearly anything, and a cache must never be what stops a study.
-        logger.warning("the prepared pictures in %s are made anew: %s", file, error)
-        return None
-
-
-def _decode(index: dict[str, Any], pixels: Pixels, task_name: str, identity: str) -> PreparedData:
-    """Rebuild the pairs as views of ``pixels``; raises ValueError for a cache of something else."""
-    if [index["format"], index["task"], index["fingerprint"]] != [CACHE_FORMAT, task_name, identity]:
-        raise ValueError("it holds other data")
-    images = _cut(pixels, index)
-    train = tuple(Pair(entry["name"], next(images), next(images)) for entry in index["train"])
-    test = {
-        set_name: tuple(Pair(entry["name"], next(images), next(images)) for entry in entries)
-        for set_name, entries in index["test"].items()
-    }
-    baseline = {
-        set_name: {name: Score(*score) for name, score in scores.items()}
-        for set_name, scores in index["baseline"].items()
-    }
-    return PreparedData(task_name, train, test, baseline, identity)
-
-
-def _cut(pixels: Pixels, index: dict[str, Any]) -> Iterator[Pixels]:
-    """Yield the pictures that lie end to end in ``pixels``: of each pair the input, then the truth."""
-    start = 0
-    for entry in [*index["train"], *(entry for entries in index["test"].values() for entry in entries)]:
-        for role in ("input", "truth"):
-            end = start + int(np.prod(entry[role]))
-            yield pixels[start:end].reshape(entry[role])
-            start = end
-
-
-# ---- patches ---------------------------------------------------------------------------------------------------------
-
-
-class PatchSampler:
-    """Draws the batches of a training: patches of random pictures, at random places, in one of the 8 symmetries.
-
-    Every picture is as likely as any other, whatever its size, as is usual in the field. A batch depends on the seed
-    and the step alone: a resumed training goes on with the batches it would have had, and all cells see the same ones.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], scale: int, patch: int, batch: int, seed: int) -> None:
-        """Draw ``batch`` patches a step, ``patch`` pixels square in the input and ``patch * scale`` in the truth.
-
-        Raises ValueError when there are no pairs, when a picture is smaller than a patch, or when a truth is not
-        ``scale`` times its input.
-        """
-        if not pairs:
-            raise ValueError("there are no pairs to draw patches from")
-        for pair in pairs:
-            _check_pair(pair, scale, patch)
-        self._pairs = tuple(pairs)
-        self._scale = scale
-        self._patch = patch
-        self._batch = batch
-        self._seed = seed
-        self._places = np.array([pair.input.shape[:2] for pair in pairs]) - patch + 1
-
-    def batch_at(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw the batch of a step, counted from 0.
-
-        Returns float32 in [0, 1]: inputs (batch, channels, patch, patch) and truths (batch, channels, patch * scale,
-        patch * scale). An input patch and its truth show the same place in the same symmetry.
-        """
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, step])))
-        chosen = generator.integers(len(self._pairs), size=self._batch)
-        places = generator.integers(self._places[chosen])
-        symmetries = generator.integers(8, size=self._batch)
-        inputs = np.empty(self._batch_shape(self._pairs[0].input, 1), dtype=np.uint8)
-        truths = np.empty(self._batch_shape(self._pairs[0].truth, self._scale), dtype=np.uint8)
-        for slot in range(self._batch):
-            pair, place, symmetry = self._pairs[chosen[slot]], places[slot], int(symmetries[slot])
-            inputs[slot] = _view(_patch_at(pair.input, place, self._patch, 1), symmetry)
-            truths[slot] = _view(_patch_at(pair.truth, place, self._patch, self._scale), symmetry)
-        return _to_unit_range(inputs), _to_unit_range(truths)
-
-    def _batch_shape(self, image: Pixels, scale: int) -> tuple[int, int, int, int]:
-        side = self._patch * scale
-        return self._batch, image.shape[2], side, side
-
-
-def _check_pair(pair: Pair, scale: int, patch: int) -> None:
-    height, width = pair.input.shape[:2]
-    if pair.truth.shape[:2] != (height * scale, width * scale):
-        raise ValueError(f"{pair.name}: the truth {pair.truth.shape} is not {scale} times the input {pair.input.shape}")
-    if min(height, width) < patch:
-        raise ValueError(f"{pair.name}: the input {pair.input.shape} is smaller than a patch of {patch} x {patch}")
-
-
-def _patch_at(image: Pixels, place: NDArray[np.int64], patch: int, scale: int) -> Pixels:
-    """Cut a patch, given in pixels of the input, out of a picture ``scale`` times as large; (channels, side, side)."""
-    top, left = place * scale
-    side = patch * scale
-    return image[top : top + side, left : left + side].transpose(2, 0, 1)
-
-
-def _view(patch: Pixels, symmetry: int) -> Pixels:
-    """Show (channels, side, side) in one of the 8 symmetries of a square; a transpose and a flip are a quarter turn."""
-    if symmetry & 1:
-        patch = patch[:, ::-1]
-    if symmetry & 2:
-        patch = patch[:, :, ::-1]
-    if symmetry & 4:
-        patch = patch.transpose(0, 2, 1)
-    return patch
-
-
-def _to_unit_range(values: NDArray[np.uint8]) -> torch.Tensor:
-    """Turn 0..255 into float32 in [0, 1]."""
-    return torch.from_numpy(values).to(torch.float32).div_(255)

@@ -1,8 +1,9 @@
-"""Pictures as arrays: reading them, the two bicubic resizings of the field, and MATLAB's luma.
+"""Pictures as arrays: reading them, the two bicubic resizings of the field, MATLAB's luma, and the JPEG codec.
 
 A picture is uint8 of shape (height, width, 3), RGB, unless a docstring says otherwise.
 """
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -137,9 +138,38 @@ def luma(image: NDArray[Any]) -> Plane:
     return image.astype(np.float64) @ LUMA_WEIGHTS + LUMA_OFFSET
 
 
-def to_tensor(image: Pixels) -> torch.Tensor:
-    """Turn a picture (height, width, channels) into float32 (channels, height, width) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(torch.float32).div_(255)
+def gray(image: Pixels) -> Pixels:
+    """Reduce a colour picture to its luma, rounded; one that is gray already keeps its levels.
+
+    Takes (height, width, 3), returns (height, width, 1). Three equal channels are a gray picture: its levels go from 0
+    to 255, where those of a luma go from 16 to 235.
+    """
+    if bool((image == image[..., :1]).all()):
+        return np.ascontiguousarray(image[..., :1])
+    return rounded(luma(image))[..., None]
+
+
+def compress(image: Pixels, quality: int) -> Pixels:
+    """Pass a gray picture through the JPEG codec at one of its qualities, 1 to 100.
+
+    Takes and returns (height, width, 1).
+    """
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(file, "JPEG", quality=quality)
+    with Image.open(file) as decoded:
+        return np.array(decoded)[..., None]
+
+
+def rounded(values: NDArray[Any]) -> Pixels:
+    """Round and clip values in 0..255, of any shape, to uint8; bytes are given back as they are."""
+    if values.dtype == np.uint8:
+        return values
+    return np.floor(values + (0.5 + TIE_MARGIN)).clip(0, 255).astype(np.uint8)
+
+
+def to_tensor(image: NDArray[Any]) -> torch.Tensor:
+    """Turn (height, width, channels) on the scale of 0 to 255 into float32 (channels, height, width) in [0, 1]."""
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")).div_(255)
 
 
 def to_image(tensor: torch.Tensor) -> Pixels:
@@ -160,5 +190,4 @@ def _to_batch(image: Pixels) -> torch.Tensor:
 
 def _from_batch(batch: torch.Tensor) -> Pixels:
     """Round and clip the only picture of a batch in 0..255 to uint8 (height, width, channels)."""
-    values = batch[0].permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(np.floor(values + (0.5 + TIE_MARGIN)).clip(0, 255).astype(np.uint8))
+    return np.ascontiguousarray(rounded(batch[0].permute(1, 2, 0).numpy()))

@@ -46,6 +46,7 @@ _PLAIN = {"align": 1, "threshold": False}
 METHODS: dict[str, Method] = {
     "full_precision": Method("the networks of the paper, nothing binary", {"binarize": []}),
     "bicubic": Method("bicubic interpolation with a = -0.75", {"binarize": []}, network={"name": "baseline"}),
+    "identity": Method("the input as it is", {"binarize": []}, network={"name": "baseline"}),
     "lite": Method("the full-precision network with 12 channels", {"binarize": []}, channels=12),
     "bnn": Method(
         "Hubara et al., Binarized Neural Networks, NeurIPS 2016",

@@ -14,6 +14,19 @@ SSIM_RANGE = 255.0
 SSIM_LUMINANCE_CONSTANT = (0.01 * SSIM_RANGE) ** 2
 SSIM_CONTRAST_CONSTANT = (0.03 * SSIM_RANGE) ** 2
 
+STRIP = 32
+"""Rows of windows that are computed at once: what they need then fits into a processor's cache."""
+
+
+def _gaussian() -> Plane:
+    distances = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    weights = np.exp(-(distances**2) / (2 * SSIM_SIGMA**2))
+    normalised: Plane = weights / weights.sum()
+    return normalised
+
+
+WEIGHTS = _gaussian()
+
 
 def psnr(output: NDArray[Any], truth: NDArray[Any], peak: float = 255.0) -> float:
     """Measure the peak signal-to-noise ratio in dB over all pixels and channels; inf for identical pictures.
@@ -36,26 +49,36 @@ def ssim(output: NDArray[Any], truth: NDArray[Any]) -> float:
     _check_same_shape(output, truth)
     if output.ndim != 2 or min(output.shape) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs one channel of at least {SSIM_WINDOW} x {SSIM_WINDOW}; got {output.shape}")
-    first, second = output.astype(np.float64), truth.astype(np.float64)
+    height, width = (size - SSIM_WINDOW + 1 for size in output.shape)
+    similarity: Plane = np.empty((height, width))
+    for top in range(0, height, STRIP):
+        bottom = min(top + STRIP, height)
+        rows = slice(top, bottom + SSIM_WINDOW - 1)
+        similarity[top:bottom] = _similarity(output[rows].astype(np.float64), truth[rows].astype(np.float64))
+    return float(np.mean(similarity))
+
+
+def _similarity(first: Plane, second: Plane) -> Plane:
+    """The structural similarity of every window; both sizes lose 10."""
     maps = np.stack([first, second, first * second, first**2 + second**2])
     mean_first, mean_second, mean_product, mean_squares = _blur(_blur(maps, axis=1), axis=2)
     product, squares = mean_first * mean_second, mean_first**2 + mean_second**2
     luminance = (2 * product + SSIM_LUMINANCE_CONSTANT) / (squares + SSIM_LUMINANCE_CONSTANT)
     covariance, variances = mean_product - product, mean_squares - squares
     structure = (2 * covariance + SSIM_CONTRAST_CONSTANT) / (variances + SSIM_CONTRAST_CONSTANT)
-    return float(np.mean(luminance * structure))
+    similarity: Plane = luminance * structure
+    return similarity
 
 
 def _blur(maps: Plane, axis: int) -> Plane:
     """Weigh with the Gaussian along one axis; the valid region only, so the axis loses 10."""
-    distances = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
-    weights = np.exp(-(distances**2) / (2 * SSIM_SIGMA**2))
-    weights /= weights.sum()
     length = maps.shape[axis] - SSIM_WINDOW + 1
-    blurred: Plane = np.zeros((*maps.shape[:axis], length, *maps.shape[axis + 1 :]))
     before = (slice(None),) * axis
-    for start, weight in enumerate(weights):
-        blurred += weight * maps[(*before, slice(start, start + length))]
+    blurred: Plane = WEIGHTS[0] * maps[(*before, slice(0, length))]
+    weighed = np.empty_like(blurred)
+    for start in range(1, SSIM_WINDOW):
+        np.multiply(maps[(*before, slice(start, start + length))], WEIGHTS[start], out=weighed)
+        blurred += weighed
     return blurred
 
 

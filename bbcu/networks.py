@@ -1,5 +1,6 @@
 """Image restoration networks, full precision and binary from the same code, part by part: head, body, up, tail."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -222,6 +223,16 @@ class SRResNet(nn.Module):
         tail_shape = UnitShape(spec.channels, spec.colours, initial_weight=small_normal)
         self.tail = spec.binary_unit(tail_shape) if binary["tail"] else Convolution(spec.channels, spec.colours)
 
+    @property
+    def radius(self) -> int:
+        """How many input pixels around a pixel its output depends on."""
+        sizes, reach = 1, 1.0 + 2 * self.spec.blocks
+        for ratio in self.up.ratios:
+            reach += 1 / sizes
+            sizes *= ratio
+        # The refining convolution and the tail look around them at the size of the output; the skip looks no further.
+        return math.ceil(reach + 2 / sizes)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.standardisation is not None:
             return self.standardisation.back(self._restore(self.standardisation(x)))
@@ -282,6 +293,11 @@ class DnCNN(nn.Module):
             self.tail: nn.Module = spec.binary_unit(UnitShape(spec.channels, spec.colours, bias=bias))
         else:
             self.tail = Convolution(spec.channels, spec.colours, bias=bias, **starts)
+
+    @property
+    def radius(self) -> int:
+        """How many input pixels around a pixel its output depends on."""
+        return 2 * self.spec.blocks + 2
 
     def forward(self, x: Tensor) -> Tensor:
         if self.standardisation is not None:

@@ -1,23 +1,20 @@
-"""How a network is trained and what it is worth afterwards: one loop and one evaluation."""
+"""How a network is trained: one loop, the same for every cell."""
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bbcu.datasets import Pair, PatchSampler
 from bbcu.errors import BbcuError, ConfigError, unknown
-from bbcu.images import Pixels, to_image, to_tensor
 from bbcu.networks import binary_units
-from bbcu.tasks import Score, Task
+from bbcu.patches import PatchSampler
 
 ADAM_BETAS = (0.9, 0.99)
-SCHEDULES = ("cosine", "constant", "halved")
+SCHEDULES = ("cosine", "constant", "halved", "stepped")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -30,9 +27,10 @@ class TrainSettings:
     """How to train.
 
     ``steps`` optimiser steps of ``batch`` patches, each ``patch`` x ``patch`` input pixels. ``lr`` is Adam's first
-    learning rate, which then stays ("constant"), falls along half a cosine to zero ("cosine"), or is halved at two
-    thirds of the way ("halved", what the released configuration does). ``precision`` is that of the convolutions:
-    "fp32", or "bf16" by automatic mixed precision. Raises ConfigError for another schedule or precision.
+    learning rate, which then stays ("constant"), falls along half a cosine to zero ("cosine"), is halved at two thirds
+    of the way ("halved", what the released configuration for super-resolution does) or at two, three and four fifths of
+    it ("stepped", what that for denoising does). ``precision`` is that of the convolutions: "fp32", or "bf16" by
+    automatic mixed precision. Raises ConfigError for another schedule or precision.
     """
 
     steps: int
@@ -81,6 +79,8 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
         return settings.lr
     if settings.schedule == "halved":
         return settings.lr / 2 if 3 * step > 2 * settings.steps else settings.lr
+    if settings.schedule == "stepped":
+        return float(settings.lr / 2 ** sum(5 * step > fifths * settings.steps for fifths in (2, 3, 4)))
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
 
 
@@ -133,48 +133,3 @@ def train(
             raise TrainingDiverged(f"the loss is {report.loss} at step {step} of {settings.steps}")
         on_step(report)
     return seconds
-
-
-def restore(network: nn.Module, picture: Pixels, device: torch.device) -> Pixels:
-    """Run ``network`` in evaluation mode and full precision on one picture, and give its output rounded.
-
-    Takes uint8 (height, width, 3), returns uint8 (scale * height, scale * width, 3). Raises TrainingDiverged for an
-    output that is no picture.
-    """
-    network.eval()
-    with torch.inference_mode():
-        batch = to_tensor(picture).unsqueeze(0).to(device, memory_format=torch.channels_last)
-        output = network(batch)[0]
-        if not torch.isfinite(output).all():
-            raise TrainingDiverged("the network's output holds nan or inf")
-        return to_image(output)
-
-
-def evaluate(
-    network: nn.Module,
-    sets: Mapping[str, Sequence[Pair]],
-    task: Task,
-    device: torch.device,
-    on_picture: Callable[[str, Pair, Pixels], None] | None = None,
-) -> dict[str, dict[str, Score]]:
-    """Score ``network`` on every picture of every set: set name -> picture name -> score, in the task's metrics.
-
-    ``on_picture(set name, pair, output)`` sees every output as it is made.
-    """
-    scores: dict[str, dict[str, Score]] = {}
-    for set_name, pairs in sets.items():
-        scores[set_name] = {}
-        for pair in pairs:
-            output = restore(network, pair.input, device)
-            scores[set_name][pair.name] = task.score(output, pair.truth)
-            if on_picture is not None:
-                on_picture(set_name, pair, output)
-    return scores
-
-
-def mean_score(scores: Mapping[str, Score]) -> Score:
-    """The mean over the pictures of a set, as the field averages: of the dB, not of the errors."""
-    return Score(
-        psnr_db=float(np.mean([score.psnr_db for score in scores.values()])),
-        ssim=float(np.mean([score.ssim for score in scores.values()])),
-    )

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import save
 from hydra import compose, initialize_config_dir
 from mlflow.entities import Run
-from PIL import Image
 
 from ablations import store
 from ablations.config import Config, register, typed
@@ -36,11 +36,6 @@ def photograph(seed: int, side: int = SIDE) -> Pixels:
     noise = np.random.default_rng(seed).integers(0, 60, (side, side, 3))
     pixels: Pixels = np.clip(slope + noise, 0, 255).astype(np.uint8)
     return pixels
-
-
-def save(pixels: Pixels, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 @dataclasses.dataclass(frozen=True)

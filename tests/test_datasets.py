@@ -1,64 +1,41 @@
-"""Pictures from packages and folders, their fingerprint, the pairs made of them, and the patches drawn from those."""
+"""Pictures from packages and folders, their fingerprint, and the catalogue that spares their decoding."""
 
 import hashlib
-import math
+import json
 import os
 import subprocess
 import sys
-from collections import Counter
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Barrier
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
+from builders import in_another_process, noise, picture_of, save, some_pictures
 
 from bbcu import datasets
 from bbcu.datasets import (
     EMBEDDED_TEST,
     EMBEDDED_TRAIN,
-    Pair,
-    PatchSampler,
+    FACTS_FILE,
+    Catalogue,
+    Facts,
+    ImageFile,
+    InMemory,
     Photograph,
     Picture,
     Pictures,
-    PreparedData,
+    Source,
     embedded,
+    facts_of,
     fingerprint,
     folder,
-    prepare,
-    read_photograph,
 )
 from bbcu.errors import DataError
-from bbcu.images import Pixels, downscale
-from bbcu.tasks import Score, SuperResolution
-
-X2 = SuperResolution(2)
-
-
-def noise(height: int, width: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def picture(name: str, height: int = 24, width: int = 30, seed: int = 0) -> Picture:
-    return Picture(name, noise(height, width, seed), f"somewhere/{name}.png")
-
-
-def some_pictures() -> Pictures:
-    return Pictures(
-        (picture("first", seed=1), picture("second", 31, 25, seed=2)),
-        {"SetB": (picture("third", seed=3), picture("fourth", seed=4)), "SetA": (picture("fifth", 25, 27, seed=5),)},
-    )
-
-
-def save(pixels: Pixels, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
+from bbcu.images import Pixels, downscale, read_rgb
+from bbcu.pairs import prepare
+from bbcu.tasks import SuperResolution
 
 # ---- photographs in packages -----------------------------------------------------------------------------------------
 
@@ -81,9 +58,9 @@ def test_a_jpeg_photograph_is_halved_and_a_lossless_one_is_not() -> None:
     for photograph in (*EMBEDDED_TRAIN, *EMBEDDED_TEST):
         assert photograph.halve == photograph.file.endswith(".jpg")
     rocket = next(photograph for photograph in EMBEDDED_TRAIN if photograph.name == "rocket")
-    whole = read_photograph(replace(rocket, halve=False)).pixels
+    whole = replace(rocket, halve=False).read()
     assert whole.shape == (427, 640, 3)
-    np.testing.assert_array_equal(read_photograph(rocket).pixels, downscale(whole[:426], 2))
+    np.testing.assert_array_equal(rocket.read(), downscale(whole[:426], 2))
 
 
 def test_every_photograph_names_its_author_or_source() -> None:
@@ -100,12 +77,12 @@ def test_every_photograph_names_its_author_or_source() -> None:
 )
 def test_a_missing_photograph_is_named(package: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_photograph(Photograph("nowhere", package, "data/nowhere.png", False, "nobody"))
+        Photograph("nowhere", package, "data/nowhere.png", False, "nobody").read()
 
 
 def test_reading_the_photographs_does_not_import_their_packages() -> None:
     program = (
-        "import sys; from bbcu.datasets import embedded; embedded();"
+        "import sys; from bbcu.datasets import embedded, fingerprint; fingerprint(embedded());"
         "print([name for name in ('skimage', 'sklearn', 'matplotlib') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -121,8 +98,8 @@ def test_a_folder_gives_its_images_sorted_by_stem_whatever_their_ending(tmp_path
         save(noise(4, 5, seed), tmp_path / name)
     pictures = folder(tmp_path, {"set": tmp_path})
     assert [picture.name for picture in pictures.train] == ["Z", "a", "a.b", "b", "c", "d", "e"]
-    np.testing.assert_array_equal(pictures.train[1].pixels, noise(4, 5, files.index("a.bmp")))
-    assert pictures.train[1].origin == str(tmp_path / "a.bmp")
+    np.testing.assert_array_equal(pictures.train[1].truth.read(), noise(4, 5, files.index("a.bmp")))
+    assert pictures.train[1].truth.origin == str(tmp_path / "a.bmp")
 
 
 def test_each_test_set_is_read_from_its_own_folder(tmp_path: Path) -> None:
@@ -144,6 +121,13 @@ def test_other_files_hidden_files_and_folders_are_ignored(tmp_path: Path) -> Non
     assert [picture.name for picture in folder(tmp_path, {}).train] == ["a"]
 
 
+def test_without_a_folder_to_train_on_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+    save(noise(4, 5), tmp_path / "a.png")
+    pictures = folder(None, {"set": tmp_path})
+    assert pictures.train == ()
+    assert [picture.name for picture in pictures.test["set"]] == ["a"]
+
+
 def broken_image(path: Path) -> None:
     path.mkdir()
     (path / "broken.png").write_bytes(b"\x89PNG")
@@ -163,8 +147,6 @@ BAD_FOLDERS = [
     pytest.param(lambda path: path.write_text("text"), "{path}: is not a folder", id="file"),
     pytest.param(lambda path: path.symlink_to(path), "{path}: the folder cannot be listed: ", id="link to itself"),
     pytest.param(lambda path: path.mkdir(), "{path}: holds no image; ", id="empty"),
-    pytest.param(broken_image, "{path}/broken.png: ", id="broken image"),
-    pytest.param(image_folder, "{path}/image.png: is a folder", id="folder named like an image"),
     pytest.param(same_stem, "the same name before the ending: {path}/a.jpg, {path}/a.png", id="same stem"),
 ]
 
@@ -182,6 +164,42 @@ def test_a_bad_folder_is_refused_with_its_path(
     assert message.format(path=bad) in str(error.value)
 
 
+BAD_FILES = [
+    pytest.param(broken_image, "{path}/broken.png: ", id="broken image"),
+    pytest.param(image_folder, "{path}/image.png: is a folder", id="folder named like an image"),
+]
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+@pytest.mark.parametrize(("make", "message"), BAD_FILES)
+def test_a_bad_file_is_refused_with_its_path_when_it_is_read_and_not_before(
+    tmp_path: Path, make: Callable[[Path], object], message: str, role: str
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    save(noise(4, 5), good / "a.png")
+    make(bad)
+    pictures = folder(bad, {"set": good}) if role == "train" else folder(good, {"set": bad})
+    with pytest.raises(DataError) as error:
+        fingerprint(pictures)
+    assert message.format(path=bad) in str(error.value)
+
+
+def test_given_inputs_are_found_beside_their_truths(tmp_path: Path) -> None:
+    save(noise(4, 6), tmp_path / "HR" / "a.png")
+    save(noise(2, 3, seed=1), tmp_path / "LR_bicubic" / "X2" / "ax2.png")
+    (found,) = folder(None, {"set": tmp_path}, "X2").test["set"]
+    assert found.name == "a"
+    assert found.input is not None
+    np.testing.assert_array_equal(found.truth.read(), noise(4, 6))
+    np.testing.assert_array_equal(found.input.read(), noise(2, 3, seed=1))
+
+
+def test_inputs_that_are_not_asked_for_are_left_alone(tmp_path: Path) -> None:
+    save(noise(4, 6), tmp_path / "HR" / "a.png")
+    save(noise(2, 3, seed=1), tmp_path / "LR_bicubic" / "X2" / "ax2.png")
+    assert folder(tmp_path, {"set": tmp_path}).train[0].input is None
+
+
 @pytest.mark.parametrize("name", ["", "Set 5", "Set/5", "..", "Sét5", "Set5\n"])
 def test_a_test_set_is_named_by_letters_digits_hyphens_and_underscores(tmp_path: Path, name: str) -> None:
     save(noise(4, 5), tmp_path / "a.png")
@@ -193,11 +211,26 @@ def test_a_test_set_is_named_by_letters_digits_hyphens_and_underscores(tmp_path:
 # ---- fingerprint -----------------------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_is_the_sha256_of_roles_names_shapes_and_pixels() -> None:
-    train, test = picture("a", 2, 3, seed=1), picture("b", 1, 2, seed=2)
-    fed = b'["train", "", "a", [2, 3, 3]]\n' + train.pixels.tobytes()
-    fed += b'["test", "Set", "b", [1, 2, 3]]\n' + test.pixels.tobytes()
-    assert fingerprint(Pictures((train,), {"Set": (test,)})) == hashlib.sha256(fed).hexdigest()
+def sha256(pixels: Pixels) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_the_fingerprint_is_the_sha256_of_roles_names_sizes_and_the_sha256_of_pixels() -> None:
+    train, test = noise(2, 3, seed=1), noise(1, 2, seed=2)
+    fed = f'["train", "", "a", [2, 3, "{sha256(train)}"]]\n' + f'["test", "Set", "b", [1, 2, "{sha256(test)}"]]\n'
+    pictures = Pictures((picture_of("a", train),), {"Set": (picture_of("b", test),)})
+    assert fingerprint(pictures) == hashlib.sha256(fed.encode()).hexdigest()
+
+
+def with_input(truth: Picture, pixels: Pixels) -> Picture:
+    return replace(truth, input=InMemory(pixels, f"somewhere/{truth.name}x2.png"))
+
+
+def test_a_given_input_is_part_of_the_fingerprint_behind_its_truth() -> None:
+    truth, input = noise(4, 6, seed=1), noise(2, 3, seed=2)
+    fed = f'["train", "", "a", [4, 6, "{sha256(truth)}"], [2, 3, "{sha256(input)}"]]\n'
+    pictures = Pictures((with_input(picture_of("a", truth), input),), {})
+    assert fingerprint(pictures) == hashlib.sha256(fed.encode()).hexdigest()
 
 
 def test_the_fingerprint_does_not_depend_on_folder_or_file_format(tmp_path: Path) -> None:
@@ -215,29 +248,30 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_the_test_sets() -> None
 
 
 def test_the_fingerprint_does_not_depend_on_the_layout_in_memory() -> None:
-    plain = picture("a", 6, 4)
-    strided = replace(plain, pixels=np.asfortranarray(plain.pixels))
+    plain = picture_of("a", noise(6, 4))
+    strided = picture_of("a", np.asfortranarray(noise(6, 4)))
     assert fingerprint(Pictures((plain,), {})) == fingerprint(Pictures((strided,), {}))
 
 
-def one_level_more(pixels: Pixels) -> Pixels:
-    changed = pixels.copy()
+def one_level_more(picture: Picture) -> Picture:
+    changed = picture.truth.read().copy()
     changed[-1, -1, -1] ^= 1
-    return changed
+    return picture_of(picture.name, changed)
 
 
 FIRST, SECOND, *_ = some_pictures().train
 THIRD, FOURTH = some_pictures().test["SetB"]
 CHANGES = [
-    pytest.param({"train": (replace(FIRST, pixels=one_level_more(FIRST.pixels)), SECOND)}, id="one level of one pixel"),
-    pytest.param({"train": (replace(FIRST, pixels=FIRST.pixels.reshape(30, 24, 3)), SECOND)}, id="shape"),
+    pytest.param({"train": (one_level_more(FIRST), SECOND)}, id="one level of one pixel"),
+    pytest.param({"train": (picture_of("first", FIRST.truth.read().reshape(30, 24, 3)), SECOND)}, id="shape"),
     pytest.param({"train": (replace(FIRST, name="other"), SECOND)}, id="picture name"),
     pytest.param({"train": (SECOND, FIRST)}, id="order"),
     pytest.param({"train": (FIRST,)}, id="one less"),
     pytest.param({"train": (FIRST, SECOND, THIRD), "test": {"SetB": (FOURTH,)}}, id="role"),
+    pytest.param({"train": (with_input(FIRST, noise(12, 15)), SECOND)}, id="given input"),
     pytest.param({"test": {"SetC": (THIRD, FOURTH)}}, id="set name"),
     pytest.param({"test": {"SetA": (THIRD,), "SetB": (FOURTH,)}}, id="set of a picture"),
-    pytest.param({"test": {"SetB": (replace(THIRD, pixels=one_level_more(THIRD.pixels)), FOURTH)}}, id="test pixel"),
+    pytest.param({"test": {"SetB": (one_level_more(THIRD), FOURTH)}}, id="test pixel"),
 ]
 
 
@@ -247,337 +281,194 @@ def test_the_fingerprint_tells_data_apart_by(change: dict[str, object]) -> None:
     assert fingerprint(replace(pictures, **change)) != fingerprint(pictures)  # type: ignore[arg-type]
 
 
-# ---- pairs -----------------------------------------------------------------------------------------------------------
+def test_the_fingerprint_tells_given_inputs_apart() -> None:
+    one, other = (Pictures((with_input(FIRST, noise(12, 15, seed)),), {}) for seed in (1, 2))
+    assert fingerprint(one) != fingerprint(other)
 
 
-def assert_same(first: PreparedData, second: PreparedData) -> None:
-    assert (first.task_name, first.fingerprint, first.baseline) == (
-        second.task_name,
-        second.fingerprint,
-        second.baseline,
-    )
-    assert list(first.test) == list(second.test)
-    assert_same_pairs(first.train, second.train)
-    for set_name in first.test:
-        assert_same_pairs(first.test[set_name], second.test[set_name])
-
-
-def assert_same_pairs(first: tuple[Pair, ...], second: tuple[Pair, ...]) -> None:
-    assert [pair.name for pair in first] == [pair.name for pair in second]
-    for one, other in zip(first, second, strict=True):
-        assert one.input.dtype == other.input.dtype == one.truth.dtype == other.truth.dtype == np.uint8
-        np.testing.assert_array_equal(one.input, other.input)
-        np.testing.assert_array_equal(one.truth, other.truth)
-
-
-def test_every_picture_becomes_the_pair_of_the_task() -> None:
-    pictures = some_pictures()
-    data = prepare(pictures, X2, patch=8)
-    assert data.task_name == "sr_x2"
-    assert data.fingerprint == fingerprint(pictures)
-    assert_same_pairs(data.train, tuple(Pair(found.name, *X2.pair(found.pixels)) for found in pictures.train))
-    assert list(data.test) == ["SetB", "SetA"]
-    for set_name, found_pictures in pictures.test.items():
-        expected = tuple(Pair(found.name, *X2.pair(found.pixels)) for found in found_pictures)
-        assert_same_pairs(data.test[set_name], expected)
-
-
-def test_the_baseline_is_scored_for_every_test_picture() -> None:
-    data = prepare(some_pictures(), X2, patch=8)
-    assert {name: list(scores) for name, scores in data.baseline.items()} == {
-        "SetB": ["third", "fourth"],
-        "SetA": ["fifth"],
-    }
-    fourth = data.test["SetB"][1]
-    assert data.baseline["SetB"]["fourth"] == X2.score(X2.baseline(fourth.input), fourth.truth)
-
-
-@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 24), (4, 32)])
-@pytest.mark.parametrize("turn", [False, True], ids=["too low", "too narrow"])
-def test_a_training_picture_holds_at_least_one_patch(scale: int, least: int, turn: bool) -> None:
-    def pictures(short: int) -> Pictures:
-        height, width = (50, short) if turn else (short, 50)
-        return Pictures((picture("large", 50, 50), picture("small", height, width)), {})
-
-    assert prepare(pictures(least), SuperResolution(scale), patch=8).train[1].name == "small"
-    size = f"{least - 1} x 50" if turn else f"50 x {least - 1}"
-    with pytest.raises(DataError, match=rf"^somewhere/small\.png: .* {size} pixels; .* at least {least} x {least}$"):
-        prepare(pictures(least - 1), SuperResolution(scale), patch=8)
-
-
-# 11 pixels for the window of SSIM, the scale at either border, and that rounded up to a multiple of the scale.
-@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 18), (4, 20)])
-@pytest.mark.parametrize("turn", [False, True], ids=["too low", "too narrow"])
-def test_a_test_picture_holds_at_least_one_window_of_the_score(scale: int, least: int, turn: bool) -> None:
-    def pictures(short: int) -> Pictures:
-        height, width = (50, short) if turn else (short, 50)
-        return Pictures((), {"large": (picture("large", 50, 50),), "small": (picture("small", height, width),)})
-
-    assert prepare(pictures(least), SuperResolution(scale), patch=8).baseline["small"]
-    size = f"{least - 1} x 50" if turn else f"50 x {least - 1}"
-    with pytest.raises(DataError, match=rf"^somewhere/small\.png: .* {size} pixels; .* at least {least} x {least}$"):
-        prepare(pictures(least - 1), SuperResolution(scale), patch=8)
-
-
-# ---- the cache of pairs ----------------------------------------------------------------------------------------------
-
-
-class ReadOnly(SuperResolution):
-    """The same task, where making a pair shows that the cache was not used."""
-
-    def pair(self, truth: Pixels) -> tuple[Pixels, Pixels]:
-        raise AssertionError("the pair was made and not read from the cache")
-
-
-def test_pairs_and_scores_are_read_from_the_cache(tmp_path: Path) -> None:
-    made = prepare(some_pictures(), X2, patch=8, cache=tmp_path / "cache")
-    assert_same(made, prepare(some_pictures(), X2, patch=8))
-    assert_same(made, prepare(some_pictures(), ReadOnly(2), patch=8, cache=tmp_path / "cache"))
-
-
-def test_a_picture_that_the_baseline_restores_perfectly_survives_the_cache(tmp_path: Path) -> None:
-    flat = Picture("flat", np.full((20, 20, 3), 77, dtype=np.uint8), "flat")
-    prepare(Pictures((), {"set": (flat,)}), X2, patch=8, cache=tmp_path)
-    assert prepare(Pictures((), {"set": (flat,)}), ReadOnly(2), 8, tmp_path).baseline["set"]["flat"].psnr_db == math.inf
-
-
-def test_the_cache_is_one_file_named_by_fingerprint_and_task(tmp_path: Path) -> None:
-    data = prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
-    assert files == [Path(f"{data.fingerprint[:16]}-sr_x2") / "pairs.npz"]
-
-
-def test_the_same_pictures_are_cached_for_each_task(tmp_path: Path) -> None:
-    for scale in (2, 3):
-        prepare(some_pictures(), SuperResolution(scale), patch=8, cache=tmp_path)
-    for scale in (2, 3):
-        assert prepare(some_pictures(), ReadOnly(scale), patch=8, cache=tmp_path).train[0].input.shape[0] == 24 // scale
-
-
-def test_sizes_are_checked_even_where_the_pairs_are_cached(tmp_path: Path) -> None:
-    prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-    with pytest.raises(DataError, match="needs at least 26 x 26"):
-        prepare(some_pictures(), X2, patch=13, cache=tmp_path)
-
-
-def test_a_cache_of_an_earlier_format_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-    monkeypatch.setattr(datasets, "CACHE_FORMAT", datasets.CACHE_FORMAT + 1)
-    with pytest.raises(AssertionError, match="not read from the cache"):
-        prepare(some_pictures(), ReadOnly(2), patch=8, cache=tmp_path)
-
-
-def flip_a_pixel(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def cut_in_half(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def data_of_another(file: Path) -> None:
-    others = Pictures((picture("other", seed=8),), {"SetA": (picture("other", seed=9),)})
-    other = prepare(others, X2, patch=8, cache=file.parent / "other")
-    os.replace(file.parent / "other" / f"{other.fingerprint[:16]}-sr_x2" / file.name, file)
-
-
-def no_index(file: Path) -> None:
-    np.savez(file, pixels=np.zeros(10, dtype=np.uint8))
-
-
-DAMAGE = [
-    pytest.param(lambda file: file.write_bytes(b""), id="empty"),
-    pytest.param(lambda file: file.write_bytes(b"nonsense" * 100), id="nonsense"),
-    pytest.param(cut_in_half, id="cut in half"),
-    pytest.param(flip_a_pixel, id="one bit of a pixel"),
-    pytest.param(data_of_another, id="data of another"),
-    pytest.param(no_index, id="no index"),
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache_is_rebuilt(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    made = prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-    damage(tmp_path / f"{made.fingerprint[:16]}-sr_x2" / "pairs.npz")
-    assert_same(made, prepare(some_pictures(), X2, patch=8, cache=tmp_path))
-    assert_same(made, prepare(some_pictures(), ReadOnly(2), patch=8, cache=tmp_path))
-
-
-def test_a_reader_of_the_old_file_is_not_disturbed_when_it_is_rebuilt(tmp_path: Path) -> None:
-    made = prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-    file = tmp_path / f"{made.fingerprint[:16]}-sr_x2" / "pairs.npz"
-    file.write_bytes(b"damaged")
-    with open(file, "rb") as reader:
-        prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-        assert reader.read() == b"damaged"
-
-
-def file_as_cache(cache: Path) -> None:
-    cache.write_text("no folder")
-
-
-def folder_as_file(cache: Path) -> None:
-    (cache / f"{fingerprint(some_pictures())[:16]}-sr_x2" / "pairs.npz").mkdir(parents=True)
-
-
-@pytest.mark.parametrize("obstruct", [file_as_cache, folder_as_file])
-def test_a_cache_that_cannot_be_written_is_done_without_and_logged(
-    tmp_path: Path, obstruct: Callable[[Path], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    obstruct(tmp_path / "cache")
-    assert_same(prepare(some_pictures(), X2, 8, tmp_path / "cache"), prepare(some_pictures(), X2, 8))
-    assert "cannot be kept in" in caplog.text
-    assert not list(tmp_path.rglob("*.tmp"))
+# ---- the catalogue of facts ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class InStep(SuperResolution):
-    """The same task, where all who prepare it wait for each other before they write."""
+class Counted(ImageFile):
+    """An image file that notes every reading."""
 
-    together: Barrier
+    readings: list[Path] = field(default_factory=list, compare=False)
 
-    def score(self, output: Pixels, truth: Pixels) -> Score:
-        self.together.wait()
-        return super().score(output, truth)
-
-
-def test_several_may_fill_the_cache_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pictures = Pictures((picture("large", 600, 600),), some_pictures().test)
-    task = InStep(2, Barrier(4, timeout=60))
-    with ThreadPoolExecutor(4) as pool:
-        results = [pool.submit(prepare, pictures, task, 8, tmp_path) for _ in range(4)]
-    expected = prepare(pictures, X2, patch=8)
-    for data in (*(result.result() for result in results), prepare(pictures, ReadOnly(2), patch=8, cache=tmp_path)):
-        assert_same(data, expected)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["pairs.npz"]
-    assert caplog.text == ""
+    def read(self) -> Pixels:
+        self.readings.append(self.path)
+        return super().read()
 
 
-# ---- patches ---------------------------------------------------------------------------------------------------------
-
-PATCH = 3
-
-
-def map_of_places(index: int, height: int, width: int, scale: int) -> Pair:
-    """Make a pair whose pixels say where they lie: row and column in the input, and which picture.
-
-    The truth repeats each pixel ``scale`` times, and its last channel counts within such a block.
-    """
-    rows, columns = np.mgrid[:height, :width]
-    input = np.stack([rows, columns, np.full_like(rows, index)], axis=-1).astype(np.uint8)
-    truth = input.repeat(scale, axis=0).repeat(scale, axis=1)
-    within = np.arange(scale * scale).reshape(scale, scale)
-    truth[..., 2] = np.tile(within, (height, width))
-    return Pair(f"map {index}", input, truth)
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file counts as settled at once, as no test can wait until one is."""
+    monkeypatch.setattr(datasets, "SETTLED_SECONDS", -60.0)
 
 
-def eight_symmetries(square: Pixels) -> list[Pixels]:
-    return [np.rot90(side, quarter) for side in (square, square[:, ::-1]) for quarter in range(4)]
+@pytest.fixture
+def file(tmp_path: Path, settled: None) -> Counted:
+    """A settled file; bitmaps of one shape have one size, whatever they show."""
+    save(noise(5, 7), tmp_path / "pictures" / "a.bmp")
+    return Counted(tmp_path / "pictures" / "a.bmp")
 
 
-def drawn(sampler: PatchSampler, step: int) -> list[tuple[Pixels, Pixels]]:
-    """Draw a batch as bytes, channels last."""
-    inputs, truths = ((values * 255).round().to(torch.uint8).permute(0, 2, 3, 1) for values in sampler.batch_at(step))
-    return list(zip(inputs.numpy(), truths.numpy(), strict=True))
+def recorded(cache: Path, *sources: Source) -> list[Facts]:
+    """What a trial does: open the catalogue, ask, and save."""
+    catalogue = Catalogue(cache)
+    facts = [catalogue.facts(source) for source in sources]
+    catalogue.save()
+    return facts
 
 
-def maps(scale: int) -> list[Pair]:
-    return [map_of_places(0, 5, 4, scale), map_of_places(1, 3, 6, scale), map_of_places(2, 9, 9, scale)]
+def test_the_facts_are_the_size_and_the_sha256_of_the_pixels(file: Counted, tmp_path: Path) -> None:
+    assert recorded(tmp_path / "cache", file) == [Facts(5, 7, sha256(noise(5, 7)))]
 
 
-def place_and_symmetry(input: Pixels, truth: Pixels, scale: int) -> tuple[int, int, int, int]:
-    """Find (picture, top, left, symmetry) of a patch; fails unless input and truth both show that."""
-    index, top, left = int(input[0, 0, 2]), int(input[..., 0].min()), int(input[..., 1].min())
-    pair = maps(scale)[index]
-    rows, columns = slice(top, top + PATCH), slice(left, left + PATCH)
-    large_rows, large_columns = (slice(part.start * scale, part.stop * scale) for part in (rows, columns))
-    views = eight_symmetries(pair.input[rows, columns])
-    large_views = eight_symmetries(pair.truth[large_rows, large_columns])
-    found = [number for number, view in enumerate(views) if np.array_equal(view, input)]
-    assert len(found) == 1
-    np.testing.assert_array_equal(truth, large_views[found[0]])
-    return index, top, left, found[0]
+def test_a_settled_file_is_decoded_once(file: Counted, tmp_path: Path) -> None:
+    first, second = recorded(tmp_path / "cache", file), recorded(tmp_path / "cache", file)
+    assert first == second
+    assert len(file.readings) == 1
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3])
-def test_input_and_truth_show_the_same_place_in_the_same_symmetry(scale: int) -> None:
-    sampler = PatchSampler(maps(scale), scale, PATCH, batch=100, seed=0)
-    for input, truth in drawn(sampler, step=0):
-        place_and_symmetry(input, truth, scale)
+def test_a_catalogue_knows_what_it_read_before_it_is_saved(file: Counted, tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "cache")
+    assert catalogue.facts(file) == catalogue.facts(file)
+    assert len(file.readings) == 1
 
 
-def test_pictures_places_and_symmetries_are_drawn_evenly() -> None:
-    sampler = PatchSampler(maps(2), 2, PATCH, batch=4800, seed=0)
-    found = [place_and_symmetry(input, truth, 2) for input, truth in drawn(sampler, step=0)]
-    pictures = Counter(index for index, *_ in found)
-    symmetries = Counter(symmetry for *_, symmetry in found)
-    places = Counter((top, left) for index, top, left, _ in found if index == 2)
-    assert sorted(pictures) == [0, 1, 2]
-    assert min(pictures.values()) > 0.9 * 1600
-    assert sorted(symmetries) == list(range(8))
-    assert min(symmetries.values()) > 0.8 * 600
-    assert sorted(places) == [(top, left) for top in range(7) for left in range(7)]
-    assert max(places.values()) < 2.5 * 1600 / 49
+def facts_and_readings(cache: Path, path: Path) -> tuple[Facts, int]:
+    file = Counted(path)
+    return Catalogue(cache).facts(file), len(file.readings)
 
 
-@pytest.mark.parametrize("scale", [2, 4])
-def test_a_batch_is_float32_with_channels_first(scale: int) -> None:
-    pairs = prepare(some_pictures(), SuperResolution(scale), patch=5).train
-    inputs, truths = PatchSampler(pairs, scale, patch=5, batch=7, seed=0).batch_at(0)
-    assert inputs.shape == (7, 3, 5, 5)
-    assert truths.shape == (7, 3, 5 * scale, 5 * scale)
-    assert inputs.dtype == truths.dtype == torch.float32
-    assert inputs.is_contiguous()
-    assert truths.is_contiguous()
+def test_another_process_takes_the_facts_from_the_catalogue(file: Counted, tmp_path: Path) -> None:
+    (facts,) = recorded(tmp_path / "cache", file)
+    assert in_another_process(facts_and_readings, tmp_path / "cache", file.path) == (facts, 0)
 
 
-@pytest.mark.parametrize(("level", "expected"), [(0, 0.0), (51, 0.2), (255, 1.0)])
-def test_a_batch_holds_levels_as_fractions_of_white(level: int, expected: float) -> None:
-    flat = np.full((8, 8, 3), level, dtype=np.uint8)
-    sampler = PatchSampler([Pair("flat", flat, flat)], scale=1, patch=4, batch=2, seed=0)
-    for values in sampler.batch_at(0):
-        torch.testing.assert_close(values, torch.full((2, 3, 4, 4), expected))
+def test_without_a_folder_every_file_is_read_every_time(file: Counted) -> None:
+    assert Catalogue(None).facts(file) == Catalogue(None).facts(file)
+    assert len(file.readings) == 2
 
 
-def sampler_of_noise(seed: int) -> PatchSampler:
-    return PatchSampler(prepare(some_pictures(), X2, patch=6).train, scale=2, patch=6, batch=4, seed=seed)
+def of_another_size(path: Path) -> None:
+    save(noise(6, 7, seed=1), path)
 
 
-def same_batches(first: PatchSampler, second: PatchSampler, step: int, other_step: int) -> bool:
-    pairs = zip(first.batch_at(step), second.batch_at(other_step), strict=True)
-    return all(torch.equal(one, other) for one, other in pairs)
+def written_at_another_time(path: Path) -> None:
+    save(noise(5, 7, seed=1), path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
 
 
-def test_a_step_draws_the_same_batch_whatever_was_drawn_before() -> None:
-    resumed, continued = sampler_of_noise(seed=3), sampler_of_noise(seed=3)
-    for step in range(5):
-        continued.batch_at(step)
-    assert same_batches(resumed, continued, 5, 5)
+def with_its_time_set_back(path: Path) -> None:
+    before = path.stat()
+    save(noise(5, 7, seed=1), path)
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system ticks in milliseconds
+        os.utime(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_another_step_draws_another_batch() -> None:
-    assert not same_batches(sampler_of_noise(seed=3), sampler_of_noise(seed=3), 5, 6)
-
-
-def test_another_seed_draws_other_batches() -> None:
-    assert not same_batches(sampler_of_noise(seed=3), sampler_of_noise(seed=4), 5, 5)
-
-
-def test_seed_and_step_are_not_interchangeable() -> None:
-    assert not same_batches(sampler_of_noise(seed=3), sampler_of_noise(seed=4), 4, 3)
+def replaced_by_another_file(path: Path) -> None:
+    before = path.stat()
+    save(noise(5, 7, seed=1), path.with_name("other.bmp"))
+    os.utime(path.with_name("other.bmp"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(path.with_name("other.bmp"), path)
 
 
 @pytest.mark.parametrize(
-    ("pairs", "message"),
-    [
-        pytest.param([], "no pairs", id="none"),
-        pytest.param([map_of_places(0, 2, 9, 2)], r"smaller than a patch of 3 x 3", id="too low"),
-        pytest.param([map_of_places(0, 9, 2, 2)], r"smaller than a patch of 3 x 3", id="too narrow"),
-        pytest.param([map_of_places(0, 9, 9, 3)], r"is not 2 times the input", id="another scale"),
-    ],
+    "change", [of_another_size, written_at_another_time, with_its_time_set_back, replaced_by_another_file]
 )
-def test_a_sampler_refuses_pairs_that_hold_no_patch(pairs: list[Pair], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PatchSampler(pairs, scale=2, patch=PATCH, batch=4, seed=0)
+def test_a_changed_file_is_read_again(file: Counted, tmp_path: Path, change: Callable[[Path], None]) -> None:
+    recorded(tmp_path / "cache", file)
+    change(file.path)
+    assert recorded(tmp_path / "cache", file) == [facts_of(read_rgb(file.path))]
+    assert len(file.readings) == 2
+
+
+def test_a_file_that_has_just_changed_is_not_trusted(tmp_path: Path) -> None:
+    save(noise(5, 7), tmp_path / "a.bmp")
+    fresh = Counted(tmp_path / "a.bmp")
+    recorded(tmp_path / "cache", fresh)
+    recorded(tmp_path / "cache", fresh)
+    assert len(fresh.readings) == 2
+
+
+def test_a_file_settles_two_seconds_after_its_last_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(noise(5, 7), tmp_path / "a.bmp")
+    status = (tmp_path / "a.bmp").stat()
+    changed = max(status.st_mtime, status.st_ctime)
+    for seconds, settles in ((1.9, False), (2.1, True)):
+        monkeypatch.setattr(time, "time", lambda now=changed + seconds: now)
+        assert (ImageFile(tmp_path / "a.bmp").stamp is not None) == settles
+
+
+def test_a_photograph_is_not_taken_for_its_half(settled: None, tmp_path: Path) -> None:
+    rocket = next(photograph for photograph in EMBEDDED_TRAIN if photograph.name == "rocket")
+    half, whole = recorded(tmp_path, rocket, replace(rocket, halve=False))
+    assert (half.height, whole.height) == (213, 427)
+    assert recorded(tmp_path, rocket) == [half]
+
+
+def entry_replaced(change: Callable[[list[object]], object]) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({place: change(entry) for place, entry in content.items()}), encoding="utf-8")
+
+    return damage
+
+
+CATALOGUE_DAMAGE = [
+    pytest.param(lambda file: file.write_bytes(b""), id="empty"),
+    pytest.param(lambda file: file.write_bytes(b"\xff\0nonsense"), id="nonsense"),
+    pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-9]), id="cut"),
+    pytest.param(lambda file: file.write_text("[1, 2]"), id="a list"),
+    pytest.param(lambda file: file.write_text("[" * 100_000), id="nested without end"),
+    pytest.param(entry_replaced(lambda entry: 5), id="a number for an entry"),
+    pytest.param(entry_replaced(lambda entry: entry[:3]), id="an entry that is too short"),
+    pytest.param(entry_replaced(lambda entry: [entry[0], "tall", *entry[2:]]), id="a word for a height"),
+    pytest.param(entry_replaced(lambda entry: [entry[0], None, *entry[2:]]), id="nothing for a height"),
+    pytest.param(entry_replaced(lambda entry: [*entry[:3], "0" + str(entry[3])[1:]]), id="a digit of the digest"),
+]
+
+
+@pytest.mark.parametrize("damage", CATALOGUE_DAMAGE)
+def test_a_damaged_catalogue_is_done_without_and_mended(
+    file: Counted, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    expected = recorded(tmp_path / "cache", file)
+    assert expected[0].digest[0] != "0"
+    damage(tmp_path / "cache" / FACTS_FILE)
+    assert recorded(tmp_path / "cache", file) == expected
+    assert recorded(tmp_path / "cache", file) == expected
+    assert len(file.readings) == 2
+
+
+def test_a_folder_in_place_of_the_catalogue_is_done_without(file: Counted, tmp_path: Path) -> None:
+    (tmp_path / "cache" / FACTS_FILE).mkdir(parents=True)
+    assert recorded(tmp_path / "cache", file) == recorded(tmp_path / "cache", file)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_catalogue_that_cannot_be_written_is_done_without(file: Counted, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    assert recorded(tmp_path / "cache", file) == [Facts(5, 7, sha256(noise(5, 7)))]
+
+
+def test_two_who_write_at_the_same_time_keep_what_both_have_read(tmp_path: Path, settled: None) -> None:
+    one, other = Counted(tmp_path / "one.bmp"), Counted(tmp_path / "other.bmp")
+    for seed, source in enumerate((one, other)):
+        save(noise(5, 7, seed), source.path)
+    first, second = Catalogue(tmp_path), Catalogue(tmp_path)
+    expected = [first.facts(one), second.facts(other)]
+    first.save()
+    second.save()
+    assert recorded(tmp_path, one, other) == expected
+    assert (len(one.readings), len(other.readings)) == (1, 1)
+
+
+def test_pixels_in_memory_are_measured_every_time(tmp_path: Path) -> None:
+    source = InMemory(noise(5, 7), "somewhere")
+    recorded(tmp_path, source)
+    source.pixels[0, 0, 0] ^= 1
+    assert recorded(tmp_path, source) == [facts_of(source.pixels)]

@@ -3,15 +3,14 @@
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from builders import noise, open_folder, save, soft_blobs, without_root_rights
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,21 +18,19 @@ from bbcu.errors import DataError
 from bbcu.images import (
     Pixels,
     Plane,
+    compress,
     crop_to_multiple,
     downscale,
+    gray,
     luma,
     read_rgb,
+    rounded,
     to_image,
     to_tensor,
     upscale,
 )
 
 HALF_A_LEVEL = 0.5 + 1e-6
-NOBODY = 65534
-
-
-def noise(height: int, width: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -168,32 +165,13 @@ def test_a_bad_file_is_refused_in_one_line_with_its_path_and_the_cause(
     assert "\n" not in str(error.value)
 
 
-@contextmanager
-def without_root_rights() -> Iterator[None]:
-    """Let go of the right to read everything, where the tests run as root."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """Make a folder that anybody may enter, which the folders of tmp_path are not."""
-    with TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-def test_a_file_without_permission_is_refused_with_its_path(open_folder: Path) -> None:
-    path = open_folder / "picture.png"
-    Image.fromarray(noise(4, 4)).save(path)
-    path.chmod(0)
-    with without_root_rights(), pytest.raises(DataError) as error:
-        read_rgb(path)
+def test_a_file_without_permission_is_refused_with_its_path() -> None:
+    with open_folder() as folder:
+        path = folder / "picture.png"
+        save(noise(4, 4), path)
+        path.chmod(0)
+        with without_root_rights(), pytest.raises(DataError) as error:
+            read_rgb(path)
     assert str(error.value) == f"{path}: cannot be read: Permission denied"
 
 
@@ -308,12 +286,59 @@ def test_luma_of_white_is_235() -> None:
     np.testing.assert_allclose(luma(np.full((1, 1, 3), 255.0)), 235, atol=1e-12)
 
 
+def test_a_colour_picture_becomes_its_luma_rounded() -> None:
+    pixels = noise(5, 7)
+    expected = np.floor(luma(pixels) + 0.5)
+    assert gray(pixels).shape == (5, 7, 1)
+    assert gray(pixels).dtype == np.uint8
+    np.testing.assert_array_equal(gray(pixels)[..., 0], expected)
+
+
+def test_a_gray_picture_keeps_its_levels() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    np.testing.assert_array_equal(gray(levels.repeat(3, axis=2)), levels)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_a_picture_with_one_coloured_pixel_is_a_colour_picture(channel: int) -> None:
+    pixels = np.full((4, 5, 3), 255, dtype=np.uint8)
+    pixels[3, 4, channel] = 0
+    assert gray(pixels)[0, 0, 0] == 235
+
+
+@pytest.mark.parametrize("quality", [1, 10, 40, 100])
+def test_the_codec_is_that_of_a_jpeg_file_of_the_same_quality(tmp_path: Path, quality: int) -> None:
+    pixels = soft_blobs(0, 21, 30)[..., :1]
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "x.jpg", quality=quality)
+    restored = compress(pixels, quality)
+    assert restored.shape == (21, 30, 1)
+    assert restored.dtype == np.uint8
+    np.testing.assert_array_equal(restored[..., 0], np.asarray(Image.open(tmp_path / "x.jpg")))
+
+
+def test_values_between_the_levels_are_rounded_and_clipped() -> None:
+    values = np.array([-3.0, -0.4, 0.5, 1.49, 254.5, 300.0], dtype=np.float32)
+    result = rounded(values)
+    assert result.dtype == np.uint8
+    assert result.tolist() == [0, 0, 1, 1, 255, 255]
+
+
+def test_bytes_are_rounded_to_themselves() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    assert rounded(levels) is levels
+
+
 def test_a_tensor_holds_channels_first_in_0_to_1() -> None:
     tensor = to_tensor(noise(4, 6))
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous()
     expected: NDArray[np.float64] = noise(4, 6).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(tensor.numpy(), expected, atol=1e-7)
+
+
+def test_a_tensor_keeps_values_between_and_beyond_the_levels() -> None:
+    values = np.array([[[-51.0, 25.5, 306.0]]], dtype=np.float32)
+    np.testing.assert_allclose(to_tensor(values)[:, 0, 0], [-0.2, 0.1, 1.2], atol=1e-7)
 
 
 def test_every_level_survives_the_way_to_a_tensor_and_back() -> None:

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from ablations.space import REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels
 from ablations.trial import BASELINE, Trial, standardise
-from bbcu.datasets import Pair, PatchSampler, embedded, prepare
+from bbcu.datasets import embedded
 from bbcu.images import downscale
 from bbcu.methods import BBCU, METHODS, Method
 from bbcu.networks import NetworkSpec, binary_units, build
+from bbcu.pairs import Pair, prepare
+from bbcu.patches import PatchSampler
 from bbcu.surrogates import ErrorDecay, sign
-from bbcu.tasks import SuperResolution
+from bbcu.tasks import TASKS, SuperResolution, make_task
 from bbcu.training import StepReport, TrainSettings, train
 from bbcu.units import UnitSpec
 
@@ -73,12 +75,20 @@ def test_a_method_sets_options_that_a_network_has(name: str) -> None:
     assert set(METHODS[name].levels) <= set(BBCU)
 
 
-def test_no_two_methods_of_one_width_are_the_same() -> None:
+STRENGTHS = {"denoise": {"sigma": 25, "train_sigma": 25}, "jpeg": {"quality": 10, "train_quality": 10}}
+
+
+def test_the_methods_that_train_nothing_are_the_baselines_of_the_tasks() -> None:
+    baselines = {make_task({"name": name, **STRENGTHS.get(name, {})}).baseline_name for name in TASKS}
+    assert set(METHODS) - set(TRAINED) == baselines == {"bicubic", "identity"}
+
+
+def test_no_two_trained_methods_of_one_width_are_the_same() -> None:
     def identity(method: Method) -> tuple[object, ...]:
         factors = canonical_levels(method.all_levels, Frame("srresnet", CHANNELS)).factors
         return (*factors.values(), *sorted(method.network.items()), method.channels)
 
-    assert len({identity(method) for method in METHODS.values()}) == len(METHODS)
+    assert len({identity(METHODS[name]) for name in TRAINED}) == len(TRAINED)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import save
 from mlflow.entities import Run
 from PIL import Image
-from support import STUDY, Outcome, Workplace, contents, ended, photograph, save
+from support import STUDY, Outcome, Workplace, contents, ended, photograph
 
 from ablations.trial import data_of, network_of
 from bbcu.cost import count
-from bbcu.tasks import task_from_name
-from bbcu.training import evaluate
+from bbcu.evaluation import Evaluation, evaluate
+from bbcu.tasks import ArtifactReduction, Denoising, SuperResolution, Task
 
-TINY = task_from_name("sr_x2")
+TINY = SuperResolution(2)
 CPU = torch.device("cpu")
 
 
@@ -276,6 +277,129 @@ def test_two_cells_share_the_initial_values_of_every_parameter_that_both_have(do
     shared = reference.keys() & changed.keys()
     assert {"head.weight", "body.units.0.weight", "body.units.1.weight", "tail.weight"} <= shared
     assert all(torch.equal(reference[name], changed[name]) for name in shared)
+
+
+# --- tasks, baselines and the ways to evaluate ------------------------------------------------------------------------
+
+
+def mean_baseline(task: Task, level: str = "") -> float:
+    """The PSNR that the inputs of the test set have, spelt out."""
+    pairs = [task.test_pair(photograph(seed), level) for seed in (2, 3)]
+    return statistics.fmean(task.score(task.baseline(input_), truth).psnr_db for input_, truth in pairs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "task", "label"),
+    [
+        pytest.param(("method=bicubic",), TINY, "sr_x2, bicubic", id="bicubic"),
+        pytest.param(("method=identity", "task=jpeg"), ArtifactReduction((10,), (1, 50)), "jpeg, input", id="jpeg"),
+        pytest.param(
+            ("method=identity", "task=denoise"), Denoising((25.0,), (0.0, 75.0)), "denoise, input", id="denoise"
+        ),
+    ],
+)
+def test_a_method_that_trains_nothing_needs_no_pictures_to_train_on(
+    workplace: Workplace, overrides: tuple[str, ...], task: Task, label: str
+) -> None:
+    outcome = workplace.sweep(*overrides, "data.train=''")
+    assert outcome.status == 0, outcome.message
+    (folder,) = workplace.trials()
+    result = folder.result()
+    assert result is not None
+    score = result["metrics"]["Tiny"]
+    assert score["psnr_db"] == pytest.approx(mean_baseline(task), abs=1e-6)
+    assert f"{label}: Tiny {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" in outcome.out.splitlines()
+    assert not folder.checkpoint_path.exists()
+
+
+def test_what_is_trained_on_does_not_matter_to_a_method_that_trains_nothing(workplace: Workplace) -> None:
+    one, other = (
+        workplace.trial("method=bicubic", f"data.train={train}") for train in (workplace.folder / "train", "''")
+    )
+    assert one.cell.key == other.cell.key
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        pytest.param("denoise", Denoising((25.0,), (0.0, 75.0)), id="denoise"),
+        pytest.param("jpeg", ArtifactReduction((10,), (1, 50)), id="jpeg"),
+    ],
+)
+def test_a_task_without_enlarging_trains_a_dncnn(workplace: Workplace, task: str, expected: Task) -> None:
+    outcome = workplace.run(f"task={task}")
+    assert outcome.status == 0, outcome.message
+    result = result_of(workplace, f"task={task}")
+    assert (result["task"], result["setting"]["network"]["name"]) == (task, "dncnn")
+    assert result["setting"]["task"] == expected.parameters()
+    assert result["baseline"]["Tiny"]["psnr_db"] == pytest.approx(mean_baseline(expected), abs=1e-6)
+    assert f"input {result['baseline']['Tiny']['psnr_db']:.2f} dB" in outcome.out
+
+
+def test_several_levels_are_scored_by_one_training(workplace: Workplace) -> None:
+    setting = ("task=denoise", "task.sigma=[15,50]")
+    outcome = workplace.run(*setting)
+    assert outcome.status == 0, outcome.message
+    result = result_of(workplace, *setting)
+    assert list(result["metrics"]) == list(result["baseline"]) == ["Tiny-sigma15", "Tiny-sigma50"]
+    assert result["baseline"]["Tiny-sigma50"]["psnr_db"] < result["baseline"]["Tiny-sigma15"]["psnr_db"]
+    assert len(workplace.runs()) == 1
+
+
+def test_spellings_of_a_strength_are_one_cell(workplace: Workplace) -> None:
+    keys = {workplace.trial("task=denoise", f"task.sigma={sigma}").cell.key for sigma in ("25", "25.0", "[25]")}
+    assert len(keys) == 1
+    assert workplace.trial("task=denoise", "task.sigma=24").cell.key not in keys
+
+
+def test_a_network_that_is_typed_takes_the_place_of_the_tasks(workplace: Workplace) -> None:
+    setting = ("network=srresnet", "task=denoise")
+    outcome = workplace.run(*setting)
+    assert outcome.status == 0, outcome.message
+    assert result_of(workplace, *setting)["setting"]["network"]["name"] == "srresnet"
+
+
+def test_given_inputs_are_other_data(workplace: Workplace) -> None:
+    for name, seeds in (("train", (0, 1)), ("test", (2, 3))):
+        for seed in seeds:
+            save(photograph(seed), workplace.folder / "given" / name / "HR" / f"{seed}.png")
+            save(photograph(seed, 24), workplace.folder / "given" / name / "LR_bicubic" / "X2" / f"{seed}x2.png")
+    place = workplace.folder / "given"
+    setting = (f"data.train={place}/train", f"data.test={{Tiny: {place}/test}}")
+    assert workplace.run(*setting, "data.inputs=given").status == 0
+    made, given = (workplace.trial(*setting, f"data.inputs={inputs}").cell.key for inputs in ("made", "given"))
+    assert made != given
+    pair = data_of(workplace.config(*setting, "data.inputs=given")).test["Tiny"][0]
+    assert np.array_equal(pair.input, photograph(2, 24))
+
+
+def test_self_ensemble_is_part_of_a_cell_and_of_its_score(workplace: Workplace) -> None:
+    outcome = workplace.sweep("evaluation.self_ensemble=false,true")
+    assert outcome.status == 0, outcome.message
+    plain, ensemble = (workplace.folder_of(f"evaluation.self_ensemble={value}") for value in ("false", "true"))
+    assert plain.cell != ensemble.cell
+    assert plain.cell == workplace.trial().cell.key
+    network = network_of(workplace.trial())
+    network.load_state_dict(torch.load(ensemble.checkpoint_path, weights_only=True))
+    expected = evaluate(network, data_of(workplace.config()).test, TINY, CPU, Evaluation(self_ensemble=True))["Tiny"]
+    result = ensemble.result()
+    assert result is not None
+    for name, image in result["metrics"]["Tiny"]["images"].items():
+        assert image["psnr_db"] == pytest.approx(expected[name].psnr_db, abs=1e-6)
+    assert result["metrics"] != result_of(workplace)["metrics"]
+
+
+def test_a_tile_is_no_part_of_a_cell(workplace: Workplace) -> None:
+    assert workplace.trial("evaluation.tile=16").cell.key == workplace.trial().cell.key
+
+
+def test_tiles_are_used_and_change_no_score(workplace: Workplace, migrated_database: Path, tmp_path: Path) -> None:
+    other = Workplace.apart(tmp_path / "elsewhere", migrated_database)
+    assert workplace.run("method=full_precision").status == 0
+    assert other.run("method=full_precision", "evaluation.tile=16").status == 0
+    for name, image in result_of(workplace, "method=full_precision")["metrics"]["Tiny"]["images"].items():
+        tiled = result_of(other, "method=full_precision")["metrics"]["Tiny"]["images"][name]
+        assert tiled["psnr_db"] == pytest.approx(image["psnr_db"], abs=1e-3)
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------
@@ -578,6 +702,28 @@ WRONG = {
     "text-named-png": Wrong("data.train=FOLDER/text", ("FOLDER/text/broken.png", "PNG")),
     "picture-smaller-than-a-patch": Wrong("data.train=FOLDER/small", ("FOLDER/small/speck.png", "12 x 12", "16 x 16")),
     "test-set-named-like-a-group-of-metrics": Wrong("data.test={train:FOLDER/test}", ("train",)),
+    "data-without-training-pictures": Wrong("", ("no value for data.train", "data.train=DIR"), without=("data.train",)),
+    "bicubic-in-denoising": Wrong("method=bicubic task=denoise", ("method=bicubic", "denoise", "method=identity")),
+    "identity-in-super-resolution": Wrong("method=identity", ("method=identity", "sr_x2", "method=bicubic")),
+    "strength-of-another-task": Wrong("task.sigma=25 task=sr_x2", ("task.sigma=25", "sr_x2")),
+    "strength-in-a-sweep": Wrong("task.sigma=15,25", ("task.sigma=15", "sr_x2"), sweep=True),
+    "strength-out-of-range": Wrong("task=denoise task.sigma=300", ("task.sigma=300", "at most 255")),
+    "strength-that-is-no-number": Wrong("task=denoise task.sigma=strong", ("task.sigma=strong", "a number")),
+    "quality-out-of-range": Wrong("task=jpeg task.quality=0", ("task.quality=0", "1 to 100")),
+    "network-that-enlarges-nothing": Wrong("task=sr_x2 network=dncnn", ("network=dncnn", "enlarges by 2")),
+    "range-that-is-upside-down": Wrong(
+        "task=jpeg task.train_quality=[50,1]", ("task.train_quality=[50, 1]", "must be a range")
+    ),
+    "inputs": Wrong("data.inputs=found", ("data.inputs=found", "made, given")),
+    "given-inputs-of-a-plain-folder": Wrong("data.inputs=given", ("FOLDER/train", "plain folder", "X2")),
+    "given-inputs-of-denoising": Wrong("data.inputs=given task=denoise", ("data.inputs=given", "denoise", "made")),
+    "given-inputs-of-the-photographs": Wrong(
+        "data=embedded data.inputs=given",
+        ("data.inputs=given", "data=embedded", "data=folder"),
+        without=("data.train", "data.test"),
+    ),
+    "tile-below-zero": Wrong("evaluation.tile=-1", ("evaluation.tile=-1", "at least 0")),
+    "swept-tile": Wrong("evaluation.tile=0,16", ("evaluation.tile",), sweep=True),
     "study-outside-the-outputs": Wrong("study.name=../x", ("study.name", "../x")),
     "database-in-no-folder": Wrong("tracking.uri=sqlite:////proc/x/mlflow.db", ("tracking.uri=", "/proc/x")),
     "database-that-is-none": Wrong("tracking.uri=sqlite:///FOLDER/file", ("tracking.uri=", "FOLDER/file")),

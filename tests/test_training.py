@@ -7,22 +7,19 @@ import pytest
 import torch
 from builders import srresnet
 
-from bbcu.datasets import Pair, PatchSampler
 from bbcu.errors import BbcuError, ConfigError
 from bbcu.images import downscale
 from bbcu.networks import SRResNet
-from bbcu.tasks import Score, SuperResolution
+from bbcu.pairs import Pair
+from bbcu.patches import PatchSampler
 from bbcu.training import (
     StepReport,
     TrainingDiverged,
     TrainSettings,
-    evaluate,
     learning_rate_at,
-    mean_score,
     resolve_device,
     train,
 )
-from bbcu.units import UnitSpec
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(steps=40, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32")
@@ -112,32 +109,6 @@ def test_an_unknown_schedule_or_precision_is_refused(change: dict[str, str]) -> 
 
 def test_the_psnr_of_a_step_is_that_of_its_squared_error() -> None:
     assert StepReport(1, 0.1, 0.01).psnr_db == pytest.approx(20.0)
-
-
-def test_evaluation_scores_every_picture_and_shows_its_output() -> None:
-    network, pairs = srresnet(), (photograph(2), photograph(3))
-    shown: list[tuple[str, str, tuple[int, ...]]] = []
-    scores = evaluate(
-        network,
-        {"A": pairs},
-        SuperResolution(2),
-        CPU,
-        lambda name, pair, out: shown.append((name, pair.name, out.shape)),
-    )
-    assert list(scores["A"]) == ["blobs2", "blobs3"]
-    assert shown == [("A", "blobs2", (48, 48, 3)), ("A", "blobs3", (48, 48, 3))]
-
-
-def test_evaluation_uses_running_statistics() -> None:
-    """In evaluation a picture's score does not depend on which others are scored beside it."""
-    network = srresnet(unit=UnitSpec(bn="post"))
-    alone = evaluate(network, {"A": (photograph(2),)}, SuperResolution(2), CPU)
-    beside = evaluate(network, {"A": (photograph(3), photograph(2))}, SuperResolution(2), CPU)
-    assert alone["A"]["blobs2"] == beside["A"]["blobs2"]
-
-
-def test_a_sets_score_is_the_mean_of_its_pictures() -> None:
-    assert mean_score({"a": Score(30.0, 0.8), "b": Score(40.0, 0.9)}) == Score(35.0, pytest.approx(0.85))
 
 
 def test_the_automatic_device_is_there() -> None:
