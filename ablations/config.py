@@ -58,7 +58,10 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
-    """How a trial trains; see :class:`bbcu.training.TrainSettings`. All of it is part of a cell."""
+    """How a trial trains; see :class:`bbcu.training.TrainSettings`.
+
+    All of it is part of a cell but ``compile``, which moves results by no more than rounding.
+    """
 
     steps: int = MISSING
     batch: int = MISSING
@@ -66,6 +69,7 @@ class TrainConfig:
     lr: float = MISSING
     schedule: str = MISSING
     precision: str = MISSING
+    compile: Any = MISSING
 
 
 @dataclass

@@ -102,9 +102,21 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
         "network": dataclasses.asdict(config.network),
         "channels": config.channels,
         "blocks": config.blocks,
-        "train": dataclasses.asdict(config.train),
+        "train": training_of(config),
         "data": fingerprint,
     }
+
+
+def training_of(config: Config) -> dict[str, Any]:
+    """The settings of the training that decide the trained network, with the precision that "auto" stands for here."""
+    settings = dataclasses.asdict(config.train)
+    del settings["compile"]
+    if settings["precision"] == "auto":
+        from bbcu.acceleration import resolve_precision
+        from bbcu.training import resolve_device
+
+        settings["precision"], _ = resolve_precision("auto", resolve_device(config.device))
+    return settings
 
 
 def method_of(config: Config, cell: Cell) -> str:
@@ -305,11 +317,12 @@ def _run(
 
     from ablations.recorder import Recorder, mean_record, score_record
     from ablations.samples import save_samples
+    from bbcu.acceleration import use_cache
     from bbcu.cost import count
     from bbcu.datasets import PatchSampler
     from bbcu.probes import probe
     from bbcu.tasks import task_from_name
-    from bbcu.training import TrainSettings, resolve_device, train
+    from bbcu.training import TrainSettings, acceleration, resolve_device, train
 
     # --- what is trained, on what -------------------------------------------------------------------------------------
     device, task = resolve_device(config.device), task_from_name(data.task_name)
@@ -321,6 +334,9 @@ def _run(
     settings = TrainSettings(**dataclasses.asdict(config.train))
     sampler = PatchSampler(data.train, task.scale, settings.patch, settings.batch, trial.seed)
     log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
+    use_cache(Path(config.outputs) / ".cache" / "compiled")
+    for reason in acceleration(network, settings, device).reasons:
+        log.info("%s", reason)
 
     # --- training -----------------------------------------------------------------------------------------------------
     recorder = Recorder(config, f"{trial.name} seed {trial.seed}", data, network, device, run)

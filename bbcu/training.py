@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bbcu.acceleration import COMPILE, PRECISIONS, Plan, compile_units, keep_freed_memory, plan_for
 from bbcu.datasets import Pair, PatchSampler
 from bbcu.errors import BbcuError, ConfigError, unknown
 from bbcu.images import Pixels, to_image, to_tensor
@@ -18,7 +19,6 @@ from bbcu.tasks import Score, Task
 
 ADAM_BETAS = (0.9, 0.99)
 SCHEDULES = ("cosine", "constant", "halved")
-PRECISIONS = ("fp32", "bf16")
 
 
 class TrainingDiverged(BbcuError):
@@ -32,7 +32,8 @@ class TrainSettings:
     ``steps`` optimiser steps of ``batch`` patches, each ``patch`` x ``patch`` input pixels. ``lr`` is Adam's first
     learning rate, which then stays ("constant"), falls along half a cosine to zero ("cosine"), or is halved at two
     thirds of the way ("halved", what the released configuration does). ``precision`` is that of the convolutions:
-    "fp32", or "bf16" by automatic mixed precision. Raises ConfigError for another schedule or precision.
+    "fp32", "bf16" by automatic mixed precision, or "auto", bf16 where the device has it. ``compile`` is whether the
+    binary units are compiled, "auto" where that pays. Raises ConfigError for another schedule, precision or compile.
     """
 
     steps: int
@@ -41,9 +42,15 @@ class TrainSettings:
     lr: float
     schedule: str
     precision: str
+    compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        for name, valid in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        choices: dict[str, tuple[object, ...]] = {
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "compile": COMPILE,
+        }
+        for name, valid in choices.items():
             value = getattr(self, name)
             if value not in valid:
                 raise ConfigError(f"train.{name}={value}: {unknown(name, value, valid)}")
@@ -84,6 +91,12 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
 
 
+def acceleration(network: nn.Module, settings: TrainSettings, device: torch.device) -> Plan:
+    """What :func:`train` does to be fast with these settings, and why."""
+    pixels = settings.steps * settings.batch * settings.patch**2
+    return plan_for(network, device, precision=settings.precision, compile=settings.compile, pixels=pixels)
+
+
 def train(
     network: nn.Module,
     sampler: PatchSampler,
@@ -96,7 +109,11 @@ def train(
     The time of a step is from drawing its patches to the end of the optimiser's step, without ``on_step``.
     Raises TrainingDiverged when the loss is no finite number.
     """
+    plan = acceleration(network, settings, device)
+    keep_freed_memory()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.compiles:
+        compile_units(network)
     optimiser = torch.optim.Adam(network.parameters(), settings.lr, betas=ADAM_BETAS)
     units = binary_units(network)
     seconds = []
@@ -111,7 +128,7 @@ def train(
         for unit in units:
             unit.set_progress((step - 1) / settings.steps)
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             outputs = network(inputs.contiguous(memory_format=torch.channels_last))
         # The loss is taken in full precision: its gradient is a sign, and small differences decide it.
         loss = F.l1_loss(outputs.float(), targets)
