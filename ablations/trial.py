@@ -243,6 +243,10 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     In a sweep the parent has prepared the tracking store, and prints the results. Raises TrialFailed with the reason
     when the training fails, TrialBusy when another process is at it, and BbcuError for what a user can mend.
     """
+    from bbcu.acceleration import use_cache
+
+    # First of all: torch settles on a folder of its own as soon as any part of its compiler is imported.
+    use_cache(Path(config.outputs) / ".cache" / "compiled")
     check_runnable(config)
     data = data_of(config)
     trial = trial_of(config, data.fingerprint)
@@ -317,7 +321,6 @@ def _run(
 
     from ablations.recorder import Recorder, mean_record, score_record
     from ablations.samples import save_samples
-    from bbcu.acceleration import use_cache
     from bbcu.cost import count
     from bbcu.datasets import PatchSampler
     from bbcu.probes import probe
@@ -334,7 +337,6 @@ def _run(
     settings = TrainSettings(**dataclasses.asdict(config.train))
     sampler = PatchSampler(data.train, task.scale, settings.patch, settings.batch, trial.seed)
     log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
-    use_cache(Path(config.outputs) / ".cache" / "compiled")
     for reason in acceleration(network, settings, device).reasons:
         log.info("%s", reason)
 
