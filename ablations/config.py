@@ -77,7 +77,10 @@ class EvaluationConfig:
 
 @dataclass
 class TrainConfig:
-    """How a trial trains; see :class:`bbcu.training.TrainSettings`. All of it is part of a cell."""
+    """How a trial trains; see :class:`bbcu.training.TrainSettings`.
+
+    All of it is part of a cell but ``compile``, which moves results by no more than rounding.
+    """
 
     steps: int = MISSING
     batch: int = MISSING
@@ -85,6 +88,7 @@ class TrainConfig:
     lr: float = MISSING
     schedule: str = MISSING
     precision: str = MISSING
+    compile: Any = MISSING
 
 
 @dataclass

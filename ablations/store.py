@@ -321,7 +321,7 @@ def is_finished(uri: str, experiment: str, cell: str, seed: int) -> bool:
 
 
 class TrialRun:
-    """One trial's run in MLflow, from RUNNING to FINISHED or FAILED.
+    """One trial's run in MLflow, from RUNNING to FINISHED or FAILED; ``seconds`` is how long MLflow has taken so far.
 
     A store that goes away never stops a training: the first call that fails says so once in the log, the rest is
     skipped, and the facts wait on disk for :func:`synchronise`.
@@ -331,6 +331,7 @@ class TrialRun:
         self._uri, self._experiment, self._facts = uri, experiment, facts
         self._away = False
         self._run_id = ""
+        self.seconds = 0.0
         self._call(self._start)
 
     @property
@@ -415,11 +416,14 @@ class TrialRun:
     def _call(self, action: Callable[[], object]) -> None:
         if self._away:
             return
+        start = time.perf_counter()
         try:
             action()
         except Exception as error:
             self._away = True
             log.warning("MLflow at %s does not take records (%s); they wait on disk", self._uri, first_line(error))
+        finally:
+            self.seconds += time.perf_counter() - start
 
 
 def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -32,6 +32,13 @@ log = logging.getLogger(__name__)
 PROBED = 96
 """Largest side of what the probes look at, in pixels of the input."""
 
+TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s", "total_s")
+"""What ``timing`` holds, in seconds but for the median step.
+
+``start_s`` is what the first step took over the median, and part of ``train_s``; ``record_s`` is spent on MLflow before
+the result is written, and ``total_s`` from the building of the network to that.
+"""
+
 BASELINE = "baseline"
 """The network of a method that trains nothing: what the task's baseline makes of the input."""
 
@@ -104,11 +111,23 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
         "network": dataclasses.asdict(config.network),
         "channels": config.channels,
         "blocks": config.blocks,
-        "train": dataclasses.asdict(config.train),
+        "train": training_of(config),
         "data": fingerprint,
     }
     # A key that came later: a cell that does without it is the cell that it was before.
     return setting | ({"evaluation": {"self_ensemble": True}} if config.evaluation.self_ensemble else {})
+
+
+def training_of(config: Config) -> dict[str, Any]:
+    """The settings of the training that decide the trained network, with the precision that "auto" stands for here."""
+    settings = dataclasses.asdict(config.train)
+    del settings["compile"]
+    if settings["precision"] == "auto":
+        from bbcu.acceleration import resolve_precision
+        from bbcu.training import resolve_device
+
+        settings["precision"], _ = resolve_precision("auto", resolve_device(config.device))
+    return settings
 
 
 def method_of(config: Config, cell: Cell) -> str:
@@ -261,6 +280,10 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     In a sweep the parent has prepared the tracking store, and prints the results. Raises TrialFailed with the reason
     when the training fails, TrialBusy when another process is at it, and BbcuError for what a user can mend.
     """
+    from bbcu.acceleration import use_cache
+
+    # First of all: torch settles on a folder of its own as soon as any part of its compiler is imported.
+    use_cache(Path(config.outputs) / ".cache" / "compiled")
     check_runnable(config)
     data = data_of(config)
     trial = trial_of(config, data.fingerprint)
@@ -320,7 +343,8 @@ def _run_and_record(
         try:
             store.write_atomically(folder.config_path, OmegaConf.to_yaml(OmegaConf.structured(config)))
             how = _score_baseline if config.network.name == BASELINE else _run
-            result = {**how(config, trial, data, folder, run), "provenance": origin}
+            found = how(config, trial, data, folder, run)
+            result = {**found, "provenance": {**origin, **found.get("provenance", {})}}
         except KeyboardInterrupt:
             run.interrupt("stopped from the keyboard")
             raise
@@ -346,9 +370,10 @@ def _run(
     from bbcu.cost import count
     from bbcu.patches import PatchSampler
     from bbcu.probes import probe
-    from bbcu.training import TrainSettings, resolve_device, train
+    from bbcu.training import TrainSettings, acceleration, resolve_device, train
 
     # --- what is trained, on what -------------------------------------------------------------------------------------
+    began = time.perf_counter()
     device, task = resolve_device(config.device), data.task
     torch.manual_seed(trial.seed)
     network = network_of(trial)
@@ -366,6 +391,9 @@ def _run(
         release=data.release,
     )
     log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
+    plan = acceleration(network, settings, device)
+    for reason in plan.reasons:
+        log.info("%s", reason)
 
     # --- training -----------------------------------------------------------------------------------------------------
     recorder = Recorder(config, f"{trial.name} seed {trial.seed}", data, network, device, run)
@@ -388,11 +416,20 @@ def _run(
         "timing": {
             "train_s": round(sum(step_seconds), 3),
             "step_ms": round(1e3 * statistics.median(step_seconds), 3),
+            "start_s": round(starting_seconds(step_seconds), 3),
             "evaluate_s": round(recorder.evaluate_seconds, 3),
             "probe_s": round(probe_seconds, 3),
+            "record_s": round(run.seconds, 3),
+            "total_s": round(time.perf_counter() - began, 3),
         },
         "probes": probes,
+        "provenance": {"compiled": plan.compiles},
     }
+
+
+def starting_seconds(step_seconds: "Sequence[float]") -> float:
+    """What the first step took over the median: compilation, mostly."""
+    return max(0.0, step_seconds[0] - statistics.median(step_seconds))
 
 
 def probed_inputs(data: "PreparedData", most: int) -> "Iterator[torch.Tensor]":
@@ -423,7 +460,7 @@ def _score_baseline(
         "metrics": {name: score_record(scores) for name, scores in data.baseline.items()},
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
         "cost": {"ops_g": 0.0, "params_k": 0.0},
-        "timing": {"train_s": 0.0, "step_ms": 0.0, "evaluate_s": 0.0, "probe_s": 0.0},
+        "timing": dict.fromkeys(TIMINGS, 0.0),
         "probes": {},
     }
 

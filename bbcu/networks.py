@@ -77,6 +77,20 @@ class Convolution(nn.Conv2d):
         self.initial_weight, self.initial_bias = initial_weight, initial_bias
 
 
+def in_full_precision(head: nn.Module, x: Tensor) -> Tensor:
+    """``head(x)`` without mixed precision.
+
+    Its output, times k, starts the stream that every unit adds to and takes the sign of. There bf16 has steps of half
+    and more, where a unit's window is two wide.
+    """
+    if not torch.amp.is_autocast_available(x.device.type):
+        features: Tensor = head(x)
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            features = head(x)
+    return features
+
+
 def repeat_channels(x: Tensor, channels: int) -> Tensor:
     """``x`` with each channel repeated in a row until there are ``channels``; what is missing is filled from the first.
 
@@ -240,9 +254,10 @@ class SRResNet(nn.Module):
 
     def _restore(self, x: Tensor) -> Tensor:
         aligned = self.spec.align * x
-        features = self.head(aligned)
-        if not isinstance(self.head, BinaryHead):
-            features = F.leaky_relu(features, NEGATIVE_SLOPE)
+        if isinstance(self.head, BinaryHead):
+            features = self.head(aligned)
+        else:
+            features = F.leaky_relu(in_full_precision(self.head, aligned), NEGATIVE_SLOPE)
         features = self.up(self.body(features))
         skip = F.interpolate(aligned, scale_factor=float(self.spec.scale), mode="bilinear", align_corners=False)
         # BBCU-T takes the network's skip for its residual; without residuals the skip still belongs to the network.
@@ -306,9 +321,10 @@ class DnCNN(nn.Module):
 
     def _restore(self, x: Tensor) -> Tensor:
         aligned = self.spec.align * x
-        features = self.head(aligned)
-        if not isinstance(self.head, BinaryHead):
-            features = F.relu(features)
+        if isinstance(self.head, BinaryHead):
+            features = self.head(aligned)
+        else:
+            features = F.relu(in_full_precision(self.head, aligned))
         noise: Tensor = self.tail(self.body(features))
         return (aligned - noise) / self.spec.align
 

@@ -1,21 +1,23 @@
 """How a network is trained: one loop, the same for every cell."""
 
+import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bbcu.acceleration import COMPILE, PRECISIONS, Plan, compile_units, keep_freed_memory, plan_for
 from bbcu.errors import BbcuError, ConfigError, unknown
 from bbcu.networks import binary_units
 from bbcu.patches import PatchSampler
 
 ADAM_BETAS = (0.9, 0.99)
 SCHEDULES = ("cosine", "constant", "halved", "stepped")
-PRECISIONS = ("fp32", "bf16")
 
 
 class TrainingDiverged(BbcuError):
@@ -29,8 +31,9 @@ class TrainSettings:
     ``steps`` optimiser steps of ``batch`` patches, each ``patch`` x ``patch`` input pixels. ``lr`` is Adam's first
     learning rate, which then stays ("constant"), falls along half a cosine to zero ("cosine"), is halved at two thirds
     of the way ("halved", what the released configuration for super-resolution does) or at two, three and four fifths of
-    it ("stepped", what that for denoising does). ``precision`` is that of the convolutions: "fp32", or "bf16" by
-    automatic mixed precision. Raises ConfigError for another schedule or precision.
+    it ("stepped", what that for denoising does). ``precision`` is that of the convolutions: "fp32", "bf16" by automatic
+    mixed precision, or "auto", bf16 where the device has it. ``compile`` is whether the binary units are compiled,
+    "auto" where that pays. Raises ConfigError for another schedule, precision or compile.
     """
 
     steps: int
@@ -39,9 +42,15 @@ class TrainSettings:
     lr: float
     schedule: str
     precision: str
+    compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        for name, valid in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        choices: dict[str, tuple[object, ...]] = {
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "compile": COMPILE,
+        }
+        for name, valid in choices.items():
             value = getattr(self, name)
             if value not in valid:
                 raise ConfigError(f"train.{name}={value}: {unknown(name, value, valid)}")
@@ -84,6 +93,33 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
 
 
+def acceleration(network: nn.Module, settings: TrainSettings, device: torch.device) -> Plan:
+    """What :func:`train` does to be fast with these settings, and why."""
+    pixels = settings.steps * settings.batch * settings.patch**2
+    return plan_for(network, device, precision=settings.precision, compile=settings.compile, pixels=pixels)
+
+
+def batches(
+    sampler: PatchSampler, steps: int, *, ahead: bool
+) -> Iterator[tuple[int, Callable[[], tuple[torch.Tensor, torch.Tensor]]]]:
+    """Each step from 1 to ``steps`` with what gives its batch.
+
+    With ``ahead`` a thread draws the next batch during a step, which pays where the step is another device's work. A
+    batch depends on seed and step alone, so it is the same one either way.
+    """
+    if not ahead:
+        for step in range(1, steps + 1):
+            yield step, functools.partial(sampler.batch_at, step - 1)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(sampler.batch_at, 0)
+        for step in range(1, steps + 1):
+            current = following
+            if step < steps:
+                following = pool.submit(sampler.batch_at, step)
+            yield step, current.result
+
+
 def train(
     network: nn.Module,
     sampler: PatchSampler,
@@ -96,22 +132,26 @@ def train(
     The time of a step is from drawing its patches to the end of the optimiser's step, without ``on_step``.
     Raises TrainingDiverged when the loss is no finite number.
     """
+    plan = acceleration(network, settings, device)
+    keep_freed_memory()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.compiles:
+        compile_units(network)
     optimiser = torch.optim.Adam(network.parameters(), settings.lr, betas=ADAM_BETAS)
     units = binary_units(network)
     seconds = []
-    for step in range(1, settings.steps + 1):
+    for step, batch in batches(sampler, settings.steps, ahead=device.type == "cuda"):
         start = time.perf_counter()
 
         # --- data ----------------------------------------------------------------------------------------------------
-        inputs, targets = (part.to(device, non_blocking=True) for part in sampler.batch_at(step - 1))
+        inputs, targets = (part.to(device, non_blocking=True) for part in batch())
 
         # --- forward and backward ------------------------------------------------------------------------------------
         network.train()
         for unit in units:
             unit.set_progress((step - 1) / settings.steps)
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             outputs = network(inputs.contiguous(memory_format=torch.channels_last))
         # The loss is taken in full precision: its gradient is a sign, and small differences decide it.
         loss = F.l1_loss(outputs.float(), targets)

@@ -16,13 +16,14 @@ from bbcu.training import (
     StepReport,
     TrainingDiverged,
     TrainSettings,
+    batches,
     learning_rate_at,
     resolve_device,
     train,
 )
 
 CPU = torch.device("cpu")
-SETTINGS = TrainSettings(steps=40, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32")
+SETTINGS = TrainSettings(steps=40, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
 
 
 def photograph(seed: int = 0) -> Pair:
@@ -119,3 +120,20 @@ def test_the_automatic_device_is_there() -> None:
 def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
     with pytest.raises(BbcuError, match=name):
         resolve_device(name)
+
+
+def test_batches_that_are_drawn_ahead_are_the_same() -> None:
+    sampler = PatchSampler((photograph(0),), 2, patch=8, batch=2, seed=3)
+    plain, ahead = ([(step, batch()) for step, batch in batches(sampler, 4, ahead=ahead)] for ahead in (False, True))
+    assert [step for step, _ in ahead] == [step for step, _ in plain] == [1, 2, 3, 4]
+    for (_, one), (_, other) in zip(plain, ahead, strict=True):
+        assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
+    first, second = plain[0][1][0], plain[1][1][0]
+    assert not torch.equal(first, second)
+
+
+def test_the_stepped_rate_is_halved_after_two_three_and_four_fifths() -> None:
+    stepped = dataclasses.replace(SETTINGS, schedule="stepped", steps=10)
+    assert [SETTINGS.lr / learning_rate_at(step, stepped) for step in (1, 4, 5, 6, 7, 8, 9, 10)] == [
+        *(1, 1, 2, 2, 4, 4, 8, 8)
+    ]
