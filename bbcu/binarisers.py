@@ -25,6 +25,14 @@ class Binariser(nn.Module):
     def after_step(self, weight: Tensor) -> None:
         """Be shown the latent weights after each step of the optimiser, to be changed in place; most are left alone."""
 
+    def scale(self, weight: Tensor) -> Tensor | None:
+        """The size of each filter's binary weights, (out, 1, 1, 1) and above zero, or None.
+
+        A unit takes it out of its convolution and multiplies the result by it. The convolution then adds ones, which is
+        exact in every precision and in every order, so no bit of the next unit depends on either.
+        """
+        return None
+
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -59,6 +67,9 @@ class L1(Binariser):
     """
 
     scales_gradient = False
+
+    def scale(self, weight: Tensor) -> Tensor | None:
+        return scale_of(weight.detach()).clamp_min(torch.finfo(weight.dtype).tiny)
 
     def forward(self, weight: Tensor) -> Tensor:
         binary: Tensor = ScaledSign.apply(weight, self.scales_gradient)  # type: ignore[no-untyped-call]
@@ -121,12 +132,23 @@ class InformationRetaining(Binariser):
     def set_progress(self, progress: float) -> None:
         self.surrogate.set_progress(progress)
 
+    def scale(self, weight: Tensor) -> Tensor | None:
+        return self._scale(self._standardised(weight.detach()))
+
     def forward(self, weight: Tensor) -> Tensor:
-        centred = weight - weight.mean(PER_FILTER, keepdim=True)
-        standardised = centred / centred.std(PER_FILTER, keepdim=True)
-        shift = scale_of(standardised.detach()).log2().round()
-        binary: Tensor = 2**shift * self.surrogate(standardised)
+        standardised = self._standardised(weight)
+        binary: Tensor = self._scale(standardised.detach()) * self.surrogate(standardised)
         return binary
+
+    @staticmethod
+    def _standardised(weight: Tensor) -> Tensor:
+        centred = weight - weight.mean(PER_FILTER, keepdim=True)
+        return centred / centred.std(PER_FILTER, keepdim=True)
+
+    @staticmethod
+    def _scale(standardised: Tensor) -> Tensor:
+        scale: Tensor = 2 ** scale_of(standardised).log2().round()
+        return scale
 
 
 BINARISERS: dict[str, type[Binariser]] = {

@@ -149,8 +149,17 @@ class BinaryUnit(nn.Module):
 
     def branch(self, x: Tensor) -> Tensor:
         """The binary convolution with what stands before it and its BatchNorm; no activation, no residual."""
-        z: Tensor = self.bn_post(F.conv2d(self.bits(x), self.binariser(self.weight), self.bias, padding=KERNEL // 2))
+        z: Tensor = self.bn_post(self.convolve(self.bits(x)))
         return z
+
+    def convolve(self, bits: Tensor) -> Tensor:
+        """The convolution of the signs with the binary weights; their scale is multiplied in afterwards."""
+        binary, scale = self.binariser(self.weight), self.binariser.scale(self.weight)
+        if scale is None:
+            return F.conv2d(bits, binary, self.bias, padding=KERNEL // 2)
+        # A scale divided by itself is one, exactly; its gradient takes the way of the weights that it came with.
+        z: Tensor = F.conv2d(bits, binary / scale, padding=KERNEL // 2) * scale.reshape(1, -1, 1, 1)
+        return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         z = self.branch(x)

@@ -476,13 +476,50 @@ def test_a_unit_sees_the_weighed_bits_of_all_units_before(residual: bool | str) 
     for index, built in enumerate(body.units):
         bits = sign(stream + body.memory.share[index] * bits_so_far)
         bits_so_far = bits_so_far + bits
-        branch = F.conv2d(bits, built.binariser(built.weight), padding=1)
+        size = built.weight.abs().mean((1, 2, 3)).reshape(1, -1, 1, 1)
+        branch = size * F.conv2d(bits, sign(built.weight), padding=1)
         if residual == "block":
             stream = branch if index % 2 == 0 else branch + before
             before = stream if index % 2 == 1 else before
         else:
             stream = branch + stream if residual else branch
     torch.testing.assert_close(body(x), stream)
+
+
+@pytest.mark.parametrize("weight", list(BINARISERS))
+def test_taking_the_scale_out_of_the_convolution_changes_nothing_but_rounding(weight: str) -> None:
+    built = unit(4, 6, weight=weight, act="none", threshold=False).double()
+    bits, outer = sign(drawn(2, 4, 7, 7)).double().requires_grad_(), drawn(2, 6, 7, 7, seed=1).double()
+    inside = F.conv2d(bits, built.binariser(built.weight), padding=1)
+    expected = torch.autograd.grad(inside, (bits, built.weight), outer)
+    outside = built.convolve(bits)
+    torch.testing.assert_close(outside, inside)
+    torch.testing.assert_close(torch.autograd.grad(outside, (bits, built.weight), outer), expected)
+
+
+@pytest.mark.parametrize("weight", ["l1", "l1mag", "irnet", "plain"])
+def test_what_a_convolution_adds_is_exact_in_any_precision(weight: str) -> None:
+    """Whole numbers times one scale a filter: what divides by the scale is whole, and bf16 makes no other number."""
+    built = unit(4, 6, weight=weight)
+    bits = sign(drawn(2, 4, 7, 7))
+    exact = built.convolve(bits)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = built.convolve(bits)
+    assert torch.equal(exact, mixed.float())
+    scale = built.binariser.scale(built.weight)
+    sums = exact if scale is None else exact / scale.reshape(1, -1, 1, 1)
+    torch.testing.assert_close(sums, sums.round(), rtol=0, atol=1e-5)
+
+
+def test_a_filter_of_zeros_gives_zero_and_not_nan() -> None:
+    built = unit(4, 6)
+    with torch.no_grad():
+        built.weight[2] = 0
+    out = built.convolve(sign(drawn(2, 4, 7, 7)))
+    out.sum().backward()
+    assert (out[:, 2] == 0).all()
+    assert built.weight.grad is not None
+    assert built.weight.grad.isfinite().all()
 
 
 def test_bits_accumulate_and_each_reader_has_its_own_share() -> None:
