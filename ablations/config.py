@@ -146,12 +146,31 @@ class Config:
 
 @dataclass
 class SweeperConfig:
-    """The keys of ``hydra.sweeper``."""
+    """The keys of ``hydra.sweeper``.
+
+    ``design`` says which combinations of the swept keys are cells, and those from ``reference`` to ``seed`` are options
+    that one design or another takes, None where they are not given; see :mod:`ablations.designs`. ``exclude`` has
+    conditions on cells to leave out; see :mod:`ablations.conditions`.
+    """
 
     _target_: str = "hydra_plugins.ablation_sweeper.AblationSweeper"
     params: dict[str, Any] = field(default_factory=dict)
+    design: str = "full"
+    reference: Any = None
+    steps: list[Any] | None = None
+    fraction: Any = None
+    generators: list[str] | None = None
+    cells: int | None = None
+    seed: int | None = None
+    exclude: list[str] = field(default_factory=list)
     replicates: int = 1
     dry_run: bool = False
+
+    @property
+    def design_options(self) -> dict[str, Any]:
+        """What a design may be given, by the names under which it takes them."""
+        names = ("reference", "steps", "fraction", "generators", "cells", "seed")
+        return {name: getattr(self, name) for name in names}
 
 
 def register() -> None:

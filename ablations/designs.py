@@ -453,12 +453,16 @@ def _list_leave_one_out(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
 def _rebased_as_asked(sweep: Sweep, options: Mapping[str, Any]) -> dict[str, list[str]]:
     """The sweep against the option's reference, whose levels a config holds as truth values, numbers and lists."""
     reference = options.get("reference", {})
+    if not isinstance(reference, Mapping):
+        raise ConfigError(f"hydra.sweeper.reference={reference}: write key and value, as in {{bn: post}}")
     return rebased(sweep, {key: level_text(level) for key, level in reference.items()})
 
 
 def _list_chain(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
     """The whole chain under every combination of what the sweep varies beside it."""
     steps = [step.split() if isinstance(step, str) else step for step in _needed(options, "chain", "steps")]
+    if not steps:
+        raise ConfigError("hydra.sweeper.steps=[]: a chain has at least one step")
     links = chain(steps)
     for key in dict.fromkeys(change.partition("=")[0] for link in links for change in link):
         if key in sweep:

@@ -44,6 +44,19 @@ BaseOf = Callable[[Mapping[str, str]], Base]
 
 
 @dataclass(frozen=True)
+class LostRow:
+    """A row that is left out, and why; ``same_as`` is the kept row that is the same network, where that is why."""
+
+    row: Row
+    why: str
+    same_as: Row | None = None
+
+    @property
+    def reason(self) -> str:
+        return self.why if self.same_as is None else f"same as {' '.join(self.same_as)}: {self.why}"
+
+
+@dataclass(frozen=True)
 class Outline:
     """The rows that are cells of their own, and the others with the reason why each is left out.
 
@@ -51,37 +64,41 @@ class Outline:
     """
 
     kept: tuple[Row, ...]
-    left_out: tuple[tuple[Row, str], ...]
+    left_out: tuple[LostRow, ...]
     idle: tuple[str, ...] = ()
 
 
-def outline(rows: Iterable[Row], base_of: BaseOf, exclude: Sequence[str] = ()) -> Outline:
+def outline(
+    rows: Iterable[Row], base_of: BaseOf, exclude: Sequence[str] = (), *, reads_factors: bool = True
+) -> Outline:
     """Sort rows into those to train and those to leave out, each with the first reason that applies.
 
     A row is excluded by what it asks for, before that takes its canonical form; then refused where it is impossible;
     then left out where an earlier row is the same network in the same setting. ``base_of`` is called once for each
-    combination of the texts of keys that are no factors.
+    combination of the texts of keys that are no factors; or of all keys where ``reads_factors`` is false, for texts
+    that only the composed config can tell the meaning of.
 
     Raises ConfigError for a level or a condition that is none, whatever row it is in.
     """
-    reader = _Reader(base_of, exclude)
+    reader = _Reader(base_of, exclude, reads_factors)
     kept: list[Row] = []
-    left_out: list[tuple[Row, str]] = []
+    left_out: list[LostRow] = []
     first_with: dict[Hashable, _Planned] = {}
     for row in rows:
         start, levels, condition = reader.read(row)
         if condition is not None:
-            left_out.append((row, f'excluded by "{condition}"'))
+            left_out.append(LostRow(row, f'excluded by "{condition}"'))
             continue
         try:
             form, reasons = canonical_form(levels, start.frame)
         except ImpossibleCell as error:
-            left_out.append((row, f"impossible: {error}"))
+            left_out.append(LostRow(row, f"impossible: {error}"))
             continue
         planned = _Planned(row, levels, form, reasons)
         identity = (*form.values(), start.setting)
         if identity in first_with:
-            left_out.append((row, _why_same(first_with[identity], planned)))
+            first = first_with[identity]
+            left_out.append(LostRow(row, _why_same(first, planned), first.row))
             continue
         first_with[identity] = planned
         kept.append(row)
@@ -102,18 +119,18 @@ def _why_same(first: _Planned, again: _Planned) -> str:
     """Why two rows are one cell: the rules that changed either, or what was typed in two ways."""
     reasons = list(dict.fromkeys((*first.reasons, *again.reasons)))
     if not reasons and first.levels != again.levels:
-        reasons = [f"align=auto is {level_text(again.form['align'])} here"]
-    return f"same as {' '.join(first.row)}: {'; '.join(reasons) or 'asked for twice'}"
+        reasons = [f"asked for twice, since align=auto is {level_text(again.form['align'])} here"]
+    return "; ".join(reasons) or "asked for twice"
 
 
 def check_whole(listing: Listing, found: Outline) -> None:
     """Raise ConfigError where a design that needs every row, as a fraction does, has lost one."""
     if listing.whole and found.left_out:
-        row, reason = found.left_out[0]
+        first = found.left_out[0]
         raise ConfigError(
             f"{len(found.left_out)} of {len(listing.rows)} rows of the fraction are no cells of their own, so its "
             f"effects are mixed in unknown ways; choose other factors or generators, or design=full. "
-            f"The first is {' '.join(row)}: {reason}"
+            f"The first is {' '.join(first.row)}: {first.reason}"
         )
 
 
@@ -131,9 +148,10 @@ class _Start:
 class _Reader:
     """Reads rows; each text, and each combination of keys that are no factors, only once."""
 
-    def __init__(self, base_of: BaseOf, exclude: Sequence[str]) -> None:
+    def __init__(self, base_of: BaseOf, exclude: Sequence[str], reads_factors: bool) -> None:
         self.base_of = base_of
         self.exclude = exclude
+        self.reads_factors = reads_factors
         self.starts: dict[tuple[str, ...], _Start] = {}
         self.changes: dict[str, tuple[str, Level] | None] = {}
         self.had_effect: dict[str, bool] = {}
@@ -157,14 +175,14 @@ class _Reader:
         return start, levels, self._excluded_by(start, levels)
 
     def _read_change(self, text: str) -> tuple[str, Level] | None:
-        """The factor and its level, or None for a key that is no factor."""
-        key, value = _split(text)
-        change = (key, parse_level(key, value_of(value))) if key in FACTORS else None
+        """The factor and its level, or None for a key that the base answers for."""
+        key, value = split(text)
+        change = (key, parse_level(key, value_of(value))) if self.reads_factors and key in FACTORS else None
         self.changes[text] = change
         return change
 
     def _read_start(self, others: tuple[str, ...]) -> _Start:
-        texts = dict(_split(text) for text in others)
+        texts = dict(split(text) for text in others)
         base = self.base_of(texts)
         values = {key: value_of(text) for key, text in texts.items()}
         known = {"network": base.frame.network, "channels": base.frame.channels, **base.known, **values}
@@ -190,6 +208,7 @@ class _Reader:
         return None
 
 
-def _split(text: str) -> tuple[str, str]:
+def split(text: str) -> tuple[str, str]:
+    """The key and the text of its value."""
     key, _, value = text.partition("=")
     return key, value

@@ -18,8 +18,11 @@ class ConsoleHandler(logging.Handler):
     """Writes log messages through rich's console, so that they do not tear a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        rich.get_console().print(text, markup=False, highlight=False, soft_wrap=True)
+        try:
+            rich.get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        except Exception:
+            # A terminal that is gone, or a full disk behind a redirection, is no reason to lose a training.
+            self.handleError(record)
 
 
 class TrialProgress:

@@ -8,7 +8,7 @@ import pytest
 
 from ablations.conditions import value_of
 from ablations.designs import Listing, full, rows_of
-from ablations.planning import Base, Outline, check_whole, outline
+from ablations.planning import Base, LostRow, Outline, check_whole, outline
 from ablations.space import FACTORS, REFERENCE, Frame, ImpossibleCell, canonical_levels, level_text
 from bbcu.errors import ConfigError
 from bbcu.methods import METHODS
@@ -24,6 +24,10 @@ def published(texts: Mapping[str, str]) -> Base:
     """The base of a row that may choose a method and a width, as a config would have it."""
     method = METHODS[texts.get("method", "bbcu")]
     return Base(method.all_levels, Frame("srresnet", int(texts.get("channels", "64"))), {"task": "sr_x2"})
+
+
+def reasons_of(found: Outline) -> list[tuple[tuple[str, ...], str]]:
+    return [(lost.row, lost.reason) for lost in found.left_out]
 
 
 @pytest.mark.parametrize(
@@ -42,8 +46,8 @@ def published(texts: Mapping[str, str]) -> Base:
             [],
             [("align=auto",), ("align=65",)],
             [
-                (("align=130",), "same as align=auto: align=auto is 130 here"),
-                (("align=1.3e2",), "same as align=auto: align=auto is 130 here"),
+                (("align=130",), "same as align=auto: asked for twice, since align=auto is 130 here"),
+                (("align=1.3e2",), "same as align=auto: asked for twice, since align=auto is 130 here"),
             ],
             id="one number in several spellings",
         ),
@@ -144,20 +148,21 @@ def test_rows_are_kept_or_left_out_with_a_reason(
     left_out: list[tuple[tuple[str, ...], str]],
 ) -> None:
     found = outline(rows, published, exclude)
-    assert (found.kept, found.left_out) == (tuple(kept), tuple(left_out))
+    assert (found.kept, reasons_of(found)) == (tuple(kept), left_out)
 
 
 def test_a_method_is_the_base_and_what_is_typed_wins() -> None:
     rows = full({"method": ["bbcu", "reactnet"], "act": ["inside", "after"]})
     found = outline(rows, published, ["bn=post and act=after"])
-    assert found.left_out == ((("method=reactnet", "act=after"), 'excluded by "bn=post and act=after"'),)
+    assert reasons_of(found) == [(("method=reactnet", "act=after"), 'excluded by "bn=post and act=after"')]
 
 
 def test_a_width_decides_what_auto_is() -> None:
     rows = [("channels=64", "align=auto"), ("channels=64", "align=65"), ("channels=32", "align=auto")]
     found = outline([*rows, ("channels=32", "align=65")], published)
     assert found.kept == tuple(rows)
-    assert found.left_out == ((("channels=32", "align=65"), "same as channels=32 align=auto: align=auto is 65 here"),)
+    reason = "same as channels=32 align=auto: asked for twice, since align=auto is 65 here"
+    assert reasons_of(found) == [(("channels=32", "align=65"), reason)]
 
 
 def test_a_base_is_asked_for_once_for_each_combination_of_other_keys() -> None:
@@ -192,7 +197,21 @@ def test_a_setting_tells_cells_apart_exactly() -> None:
         return Base(base.levels, base.frame, setting="one setting")
 
     rows = [("method=bbcu", "bn=pre"), ("method=full_precision", "binarize=[body]", "bn=pre")]
-    assert outline(rows, base_of).left_out == ((rows[1], "same as method=bbcu bn=pre: asked for twice"),)
+    found = outline(rows, base_of)
+    assert reasons_of(found) == [(rows[1], "same as method=bbcu bn=pre: asked for twice")]
+    assert found.left_out[0].same_as == rows[0]
+
+
+def test_a_base_answers_for_factors_that_are_not_to_be_read() -> None:
+    asked = []
+
+    def base_of(texts: Mapping[str, str]) -> Base:
+        asked.append(dict(texts))
+        return Base({**REFERENCE, "align": 32 if texts["align"] == "${channels}" else texts["align"]}, SRRESNET)
+
+    found = outline([("align=${channels}",), ("align=auto",)], base_of, ["align<100"], reads_factors=False)
+    assert asked == [{"align": "${channels}"}, {"align": "auto"}]
+    assert found.kept == (("align=auto",),)
 
 
 def test_a_condition_without_effect_is_told() -> None:
@@ -233,7 +252,7 @@ def test_the_plan_of_a_large_draw_agrees_with_each_row_on_its_own() -> None:
     sweep = {name: [level_text(level) for level in factor.levels] for name, factor in FACTORS.items()}
     rows = rows_of("random", {**sweep, "align": ["auto", "1", "130"]}, {"cells": 3000}).rows
     found = outline(rows, bbcu)
-    reasons = dict(found.left_out)
+    reasons = dict(reasons_of(found))
     first_with: dict[str, tuple[str, ...]] = {}
     for row in rows:
         form = form_of(row)
@@ -263,7 +282,9 @@ def test_a_fraction_that_lost_a_row_is_refused() -> None:
     ("listing", "found"),
     [
         pytest.param(Listing((("bn=pre",),), whole=True), Outline((("bn=pre",),), ()), id="a fraction with every row"),
-        pytest.param(Listing((("bn=pre",),)), Outline((), ((("bn=pre",), "impossible: x"),)), id="another design"),
+        pytest.param(
+            Listing((("bn=pre",),)), Outline((), (LostRow(("bn=pre",), "impossible: x"),)), id="another design"
+        ),
     ],
 )
 def test_a_design_that_stands_is_let_through(listing: Listing, found: Outline) -> None:

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ablations.config import SweeperConfig
 
@@ -18,7 +18,12 @@ class AblationSweeper(Sweeper):
     """Trains every cell of a design once, and those that are done already not again."""
 
     def __init__(self, **options: Any) -> None:
-        self.options = SweeperConfig(**options)
+        # Hydra hands lists and mappings over as nodes of its config; the designs know plain ones.
+        plain: dict[str, Any] = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in options.items()
+        }
+        self.options = SweeperConfig(**plain)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context

@@ -1,0 +1,27 @@
+"""What goes to the console while trials run."""
+
+import io
+import logging
+
+import pytest
+import rich
+from rich.console import Console
+
+from ablations.progress import ConsoleHandler
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_console_that_cannot_be_written_to_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr(rich, "_console", Console(file=Full()))
+    logger = logging.getLogger("a logger of its own")
+    logger.addHandler(ConsoleHandler())
+    logger.warning("the training goes on")
+    with pytest.raises(OSError, match="No space left"):
+        rich.get_console().print("so the console is the full one")
