@@ -1,4 +1,9 @@
-"""The command: ``python -m analysis STUDY`` writes ``reports/STUDY/report.md``, its figures and their CSV."""
+"""The command for what studies say.
+
+python -m analysis STUDY        writes reports/STUDY: report.md, report.html, figures, tables, results.zip
+python -m analysis compare A B  sets two studies side by side, each a name or a folder
+python -m analysis --check      makes every report in reports/ again from its results.zip and compares
+"""
 
 import argparse
 import sys
@@ -9,25 +14,46 @@ from bbcu.errors import BbcuError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a study's report and say where it is; leave with one line where that cannot be."""
-    parser = command_line()
-    options = parser.parse_args(arguments)
-    if options.study is None:
-        parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
+    """Do what is asked; leave with one line, or one for each stale report, where that cannot be."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        print(write_report(options.study, options.tracking_uri, options.outputs, options.reports))
+        if given[:1] == ["compare"]:
+            print(comparison(given[1:]), end="")
+        else:
+            print(report_or_check(given))
     except BbcuError as error:
         sys.exit(f"analysis: {error}")
 
 
+def report_or_check(arguments: Sequence[str]) -> str:
+    """Write a study's report, or check all; give the line to print."""
+    parser = command_line()
+    options = parser.parse_args(arguments)
+    if options.check:
+        return check_reports(options.reports)
+    if options.study is None:
+        parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
+    return str(write_report(options.study, options.tracking_uri, options.outputs, options.reports))
+
+
 def command_line() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Write the report of a study.")
+    """The command's arguments, but for those of ``compare``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis",
+        description="Write the report of a study.",
+        epilog="python -m analysis compare A B  sets two studies side by side",
+    )
     parser.add_argument("study", nargs="?", metavar="STUDY", help="the study's name")
+    parser.add_argument("--check", action="store_true", help="make every report in --reports again and compare")
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="where to write (%(default)s)")
+    add_places(parser)
+    return parser
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add where studies are read from."""
     parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="the MLflow store (%(default)s)")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where the plans are (%(default)s)")
-    parser.add_argument("--reports", type=Path, default=Path("reports"), help="where to write (%(default)s)")
-    return parser
 
 
 def studies_in_words(tracking_uri: str) -> str:
@@ -41,14 +67,52 @@ def studies_in_words(tracking_uri: str) -> str:
 
 
 def write_report(study: str, tracking_uri: str, outputs: Path, reports: Path) -> Path:
-    """Write the report of one study and give its page's path; raises BbcuError where the study cannot be read.
+    """Write the report of one study in all its forms, show it in MLflow, and give its page's path.
 
-    The imports are here because they take seconds, which ``--help`` and a wrong argument need not wait for.
+    Raises BbcuError where the study cannot be read. A store that does not take the report costs no report: that is one
+    line on stderr. The imports are here because they take seconds, which ``--help`` and a wrong argument need not wait
+    for.
     """
+    from analysis.archive import recording, write_archive
+    from analysis.forms import log_report, write_forms
     from analysis.report import compose, write
     from analysis.results import load
 
-    return write(compose(load(tracking_uri, study, outputs)), reports / study)
+    results = load(tracking_uri, study, outputs)
+    recorded, asked = recording(results)
+    files = compose(recorded)
+    page = write(files, reports / study)
+    archive = write_archive(results, asked, page.parent)
+    written = [*(page.parent / name for name in files), *write_forms(files, page.parent), archive]
+    try:
+        log_report(tracking_uri, study, {path.relative_to(page.parent).as_posix(): path for path in written})
+    except BbcuError as error:
+        print(f"analysis: the report is written, and not shown in MLflow: {error}", file=sys.stderr)
+    return page
+
+
+def check_reports(reports: Path) -> str:
+    """Check every report and name them; raises BbcuError where one is stale."""
+    from analysis.checking import check
+
+    return f"as their results give them: {', '.join(map(str, check(reports)))}"
+
+
+def comparison(arguments: Sequence[str]) -> str:
+    """The page that sets two studies side by side."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis compare", description="Set two studies, or two versions of one, side by side."
+    )
+    for name, which in (("first", "A"), ("second", "B")):
+        parser.add_argument(name, metavar=which, help="a study's name, outputs/STUDY, reports/STUDY or a results.zip")
+    add_places(parser)
+    options = parser.parse_args(arguments)
+
+    from analysis.compare import compare, study_at
+
+    place = options.tracking_uri, options.outputs
+    with study_at(options.first, *place) as first, study_at(options.second, *place) as second:
+        return compare(first, second, (options.first, options.second))
 
 
 if __name__ == "__main__":

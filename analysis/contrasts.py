@@ -7,7 +7,18 @@ import numpy as np
 import pandas as pd
 
 from analysis.sections import Section
-from analysis.statistics import Estimate, Summary, paired_difference, summary
+from analysis.statistics import (
+    MARGIN_DB,
+    Estimate,
+    ImageReading,
+    IncompleteDataError,
+    Summary,
+    Verdict,
+    estimate,
+    over_images,
+    summary,
+    verdicts,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +33,11 @@ class Pairs:
 class Contrast:
     """What moving one factor from ``base`` to ``level`` does.
 
-    ``psnr`` holds, for each test set, the difference in dB, averaged over the pairs of cells within a seed and then
-    estimated over ``seeds``; ``dropped`` are the seeds under which some cell of a pair is not finished. ``ops_g`` and
-    ``params_k`` are the mean change in cost over the pairs.
+    ``by_seed`` holds, for each test set, the difference in dB, averaged over the pairs of cells within each of
+    ``seeds``; ``psnr`` is what is estimated from it. ``dropped`` are the seeds under which some cell of a pair is not
+    finished, and ``dead`` the cells of the pairs that have a trial whose binary body contributes nothing. ``verdicts``
+    are those of the family of all contrasts on a test set, and ``images`` is the second reading, over pictures, where
+    there is one. ``ops_g`` and ``params_k`` are the mean change in cost over the pairs.
     """
 
     factor: str
@@ -33,7 +46,11 @@ class Contrast:
     pairs: Pairs
     seeds: tuple[int, ...]
     dropped: tuple[int, ...]
+    dead: tuple[str, ...]
+    by_seed: Mapping[str, tuple[float, ...]]
     psnr: Mapping[str, Estimate]
+    verdicts: Mapping[str, Verdict]
+    images: Mapping[str, ImageReading]
     ops_g: float
     params_k: float
 
@@ -59,10 +76,11 @@ class CellSummary:
     train_s: float
 
 
-def contrasts(section: Section) -> list[Contrast]:
+def contrasts(section: Section, margin: float = MARGIN_DB) -> list[Contrast]:
     """Every level against the base level of its factor, factors and levels in the order of the study.
 
-    A factor that does not vary among the finished cells has none, nor has a level whose cells have no partner.
+    A factor that does not vary among the finished cells has none, nor has a level whose cells have no partner. The
+    contrasts on one test set are one family: their verdicts are corrected for how many there are.
     """
     found = []
     for factor in section.factors:
@@ -71,7 +89,16 @@ def contrasts(section: Section) -> list[Contrast]:
             pairs = paired_cells(section, factor, base, level)
             if pairs.cells:
                 found.append(contrast(section, factor, (base, level), pairs))
-    return found
+    return judged(found, section.sets, margin)
+
+
+def judged(found: Sequence[Contrast], sets: Sequence[str], margin: float) -> list[Contrast]:
+    """The contrasts with the verdicts that their family allows on each test set."""
+    families = {name: verdicts([each.by_seed[name] for each in found], margin) for name in sets}
+    return [
+        dataclasses.replace(each, verdicts={name: families[name][index] for name in sets})
+        for index, each in enumerate(found)
+    ]
 
 
 def base_and_others(section: Section, factor: str) -> tuple[str, list[str]]:
@@ -118,8 +145,10 @@ def moves(cells: pd.DataFrame, pair: tuple[str, str], factor: str) -> bool:
 
 
 def contrast(section: Section, factor: str, change: tuple[str, str], pairs: Pairs) -> Contrast:
-    """The contrast over ``pairs``, for every test set and in cost."""
+    """The contrast over ``pairs``, for every test set and in cost, its verdicts still to come."""
     seeds = complete_seeds(section, pairs)
+    by_seed = {name: differences(section.scores(f"{name}/psnr_db"), pairs, seeds) for name in section.sets}
+    images = {name: image_reading(section, name, pairs, seeds) for name in section.sets}
     return Contrast(
         factor=factor,
         base=change[0],
@@ -127,10 +156,20 @@ def contrast(section: Section, factor: str, change: tuple[str, str], pairs: Pair
         pairs=pairs,
         seeds=seeds,
         dropped=tuple(seed for seed in section.seeds if seed not in seeds),
-        psnr={name: difference(section.scores(f"{name}/psnr_db"), pairs, seeds) for name in section.sets},
+        dead=dead_cells(section, pairs),
+        by_seed=by_seed,
+        psnr={name: estimate(values) for name, values in by_seed.items()},
+        verdicts={},
+        images={name: reading for name, reading in images.items() if reading is not None},
         ops_g=cost_change(section, pairs, "ops_g"),
         params_k=cost_change(section, pairs, "params_k"),
     )
+
+
+def dead_cells(section: Section, pairs: Pairs) -> tuple[str, ...]:
+    """The cells of the pairs that have a trial whose binary body contributes nothing."""
+    involved = {cell for pair in pairs.cells for cell in pair}
+    return tuple(dict.fromkeys(cell for cell, _ in section.dead if cell in involved))
 
 
 def complete_seeds(section: Section, pairs: Pairs) -> tuple[int, ...]:
@@ -142,13 +181,36 @@ def complete_seeds(section: Section, pairs: Pairs) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*finished)))
 
 
-def difference(scores: "pd.Series", pairs: Pairs, seeds: Sequence[int]) -> Estimate:
-    """The mean over pairs of the second cell's score less the first's, estimated over seeds."""
+def differences(scores: "pd.Series", pairs: Pairs, seeds: Sequence[int]) -> tuple[float, ...]:
+    """The second cell's score less the first's under each seed, averaged over the pairs."""
+    return tuple(
+        float(np.mean([scores[other, seed] - scores[base, seed] for base, other in pairs.cells])) for seed in seeds
+    )
 
-    def mean_over_pairs(side: int, seed: int) -> float:
-        return float(np.mean([scores[pair[side], seed] for pair in pairs.cells]))
 
-    return paired_difference([mean_over_pairs(1, seed) for seed in seeds], [mean_over_pairs(0, seed) for seed in seeds])
+def image_reading(section: Section, test_set: str, pairs: Pairs, seeds: Sequence[int]) -> ImageReading | None:
+    """The difference over pictures, averaged over the pairs; None where trials did not keep each picture's score."""
+    sides = [
+        {
+            seed: mean_by_picture([section.pictures(test_set, (pair[side], seed)) for pair in pairs.cells])
+            for seed in seeds
+        }
+        for side in (1, 0)
+    ]
+    if not seeds or any(not scores for side in sides for scores in side.values()):
+        return None
+    try:
+        return over_images(*sides)
+    except IncompleteDataError:
+        return None
+
+
+def mean_by_picture(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each picture's score; empty where some cell lacks a picture that another has."""
+    pictures = set(scores[0])
+    if any(set(each) != pictures for each in scores):
+        return {}
+    return {picture: float(np.mean([each[picture] for each in scores])) for picture in sorted(pictures)}
 
 
 def cost_change(section: Section, pairs: Pairs, name: str) -> float:
@@ -198,7 +260,9 @@ def cell_summary(section: Section, cell: str, centre: str) -> CellSummary:
             name: summary((values - trials[f"metric/baseline/{name}/psnr_db"]).tolist()).mean
             for name, values in psnr.items()
         },
-        to_anchor={name: difference(section.scores(f"{name}/psnr_db"), to_centre, shared) for name in section.sets},
+        to_anchor={
+            name: estimate(differences(section.scores(f"{name}/psnr_db"), to_centre, shared)) for name in section.sets
+        },
         ops_g=float(trials["metric/cost/ops_g"].iloc[0]),
         params_k=float(trials["metric/cost/params_k"].iloc[0]),
         train_s=summary(trials["metric/timing/train_s"].tolist()).mean,

@@ -12,25 +12,50 @@ import pandas as pd
 
 from ablations.store import write_atomically
 from analysis import tables
+from analysis.comparison import Table, comparisons
 from analysis.contrasts import CellSummary, Contrast, cell_summaries, contrasts
 from analysis.curves import curve_table
-from analysis.figures import MOST_LINES, curves_figure, effects_figure, strip_figure
-from analysis.pictures import SHOWN_PER_SET, strips
+from analysis.depth import SHOWN_MEASURES, depth_table, range_cells, range_table
+from analysis.design import Reading, factor_pairs, merged_cells, readings
+from analysis.factorial import HalfNormal
+from analysis.figures import (
+    MOST_INTERACTIONS,
+    MOST_LINES,
+    Drawing,
+    alignment_figure,
+    curves_figure,
+    depth_figure,
+    effects_figure,
+    half_normal_figure,
+    interactions_figure,
+    means_figure,
+    pareto_figure,
+    ranges_figure,
+    shares_figure,
+    strip_figure,
+)
+from analysis.findings import Assessment, Status, assessed, comparable
+from analysis.pictures import MOST_CELLS, SHOWN_PER_SET, strips
 from analysis.results import StudyResults
 from analysis.sections import KEY_LENGTH, Section, levels_of, sections, varying
-from analysis.statistics import Estimate, verdict
+from analysis.statistics import MARGIN_DB, Outcome, Verdict, what_seeds_allow
+from analysis.tradeoffs import alignment_table, cost_table, costs_differ
 
 PAGE = "report.md"
 
 MOST_LEFT_OUT = 40
 """A design can leave out thousands of cells; the page lists this many and the CSV lists all."""
 
+MOST_PAIRS = 6
+"""How many pairs of factors are drawn, the largest interactions first; the table has all."""
+
 READING = (
     "Differences are in dB of PSNR, more is better. Cells are compared within a seed, since trials of one seed share "
-    "their patches, noise and initial values; the interval in brackets is Student's 95 % interval over seeds. It is "
-    "not corrected for multiple comparisons: among twenty effects that are all nothing, one interval is expected to "
-    "exclude 0. OPs are 10^9 multiply-adds on a 320 x 180 input and params thousands; a binary multiply-add counts "
-    "1/64, a binary weight 1/32."
+    "their patches, noise and initial values; the interval in brackets is Student's 95 % interval over seeds and is "
+    "for one comparison alone. Verdicts are corrected by Holm for the number of comparisons in a table on one test "
+    "set: better or worse where a difference is more than noise, equivalent where it is surely smaller than {margin:g} "
+    "dB, and undecided where these seeds allow neither to be said. OPs are 10^9 multiply-adds on a 320 x 180 input and "
+    "params thousands; a binary multiply-add counts 1/64, a binary weight 1/32."
 )
 
 ONE_SEED = (
@@ -51,40 +76,77 @@ class Part:
 class Chapter:
     """One setting of the study with what was worked out for it.
 
-    ``prefix`` starts the names of its files and ``heading`` is the Markdown mark of its parts' headings.
+    ``prefix`` starts the names of its files, ``heading`` is the Markdown mark of its parts' headings, and ``margin``
+    the difference in dB that does not matter.
     """
 
     section: Section
     cells: Sequence[CellSummary]
     contrasts: Sequence[Contrast]
+    readings: Mapping[str, Reading]
     prefix: str
     heading: str
+    margin: float
 
     def table(self, name: str, frame: pd.DataFrame) -> tuple[str, dict[str, bytes]]:
         """A link to a CSV file, and the file."""
         file = f"{self.prefix}{name}.csv"
         return f"Data: [{file}]({file})", {file: tables.as_csv(frame).encode()}
 
-    def figure(self, name: str, alternative: str, png: bytes) -> tuple[str, dict[str, bytes]]:
-        """An embedded figure, and its file."""
-        file = f"{self.prefix}{name}.png"
-        return f"![{alternative}]({file})", {file: png}
+    def figure(self, name: str, alternative: str, drawn: Drawing) -> tuple[str, dict[str, bytes]]:
+        """An embedded figure with a link to its vector form, and its files."""
+        return embedded(f"{self.prefix}{name}", alternative, drawn)
 
 
-def compose(results: StudyResults) -> dict[str, bytes]:
-    """Every file of the report by its name; the same results give the same bytes."""
+def embedded(name: str, alternative: str, drawn: Drawing) -> tuple[str, dict[str, bytes]]:
+    """An embedded figure with a link to its vector form where it has one, and its files."""
+    image = f"![{alternative}]({name}.png)"
+    if drawn.svg is None:
+        return image, {f"{name}.png": drawn.png}
+    return f"{image}\n\n[as SVG]({name}.svg)", {f"{name}.png": drawn.png, f"{name}.svg": drawn.svg}
+
+
+def compose(results: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
+    """Every file of the report by its name; the same results give the same bytes.
+
+    ``margin`` is the difference in dB that does not matter. Raises ValueError where it is not above 0.
+    """
     found = sections(results)
+    alone = len(found) == 1
+    chapters = [
+        Chapter(
+            section,
+            cell_summaries(section),
+            contrasts(section, margin),
+            readings(section, margin),
+            "" if alone else f"setting{number}-",
+            "##" if alone else "###",
+            margin,
+        )
+        for number, section in enumerate(found, start=1)
+    ]
+    groups = comparable([section for section in found if len(section.finished)])
+    claims = [assessed(group, margin) for group in groups]
     parts = [Part(f"# Study `{results.study}`")]
-    if len(found) > 1:
+    if not alone:
         parts.append(Part(several_settings(results, found)))
-    for number, section in enumerate(found, start=1):
-        alone = len(found) == 1
+    parts += [in_short(chapters, claims), findings(claims, [titles_of(group) for group in groups])]
+    if alone:
+        parts.insert(1, opening(chapters[0]))
+    for number, chapter in enumerate(chapters, start=1):
         if not alone:
-            parts.append(Part(f"## Setting {number}: `{section.title}`"))
-        prefix, heading = ("", "##") if alone else (f"setting{number}-", "###")
-        parts.extend(chapter_parts(Chapter(section, cell_summaries(section), contrasts(section), prefix, heading)))
+            parts += [Part(f"## Setting {number}: `{chapter.section.title}`"), opening(chapter)]
+        parts.extend(chapter_parts(chapter))
+    parts.extend(beside_the_paper(table) for table in comparisons(results))
     text = "\n\n".join(part.text for part in parts if part.text) + "\n"
     return {PAGE: text.encode(), **{name: content for part in parts for name, content in part.files.items()}}
+
+
+def beside_the_paper(table: Table) -> Part:
+    """One of the paper's tables with ours in it."""
+    link = f"Data: [{table.name}.csv]({table.name}.csv)"
+    files = {f"{table.name}.csv": tables.as_csv(table.frame).encode()}
+    return Part(f"## {table.title}\n\n{table.markdown}\n\n{link}", files)
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> Path:
@@ -94,7 +156,7 @@ def write(files: Mapping[str, bytes], folder: Path) -> Path:
     """
     page = folder / PAGE
     before = page.read_text(encoding="utf-8") if page.exists() else ""
-    for name in re.findall(r"\]\(([\w.-]+\.(?:png|csv))\)", before):
+    for name in re.findall(r"\]\(([\w.-]+\.(?:png|svg|csv))\)", before):
         if name not in files:
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,9 +169,10 @@ def write(files: Mapping[str, bytes], folder: Path) -> Path:
 
 def chapter_parts(chapter: Chapter) -> list[Part]:
     """The parts of one setting, in the order of the page."""
-    parts = [opening(chapter)]
+    parts: list[Part] = []
     if chapter.cells:
-        parts += [components(chapter), cells(chapter), learning(chapter), pictures(chapter)]
+        parts += [components(chapter), design(chapter), cells(chapter), trade(chapter), inside(chapter)]
+        parts += [learning(chapter), pictures(chapter)]
     return [*parts, absent(chapter), provenance(chapter)]
 
 
@@ -117,8 +180,25 @@ def several_settings(results: StudyResults, found: Sequence[Section]) -> str:
     """What a reader of a study with several settings must know first."""
     return (
         f"{count(len(results.trials), 'trial')} under {len(found)} settings, which differ in something else than "
-        "factors and seed. Each setting has its own part below, and nothing is compared across settings."
+        "factors and seed. Each setting has its own part below, and no factor is compared across settings. "
+        f"{fingerprints_in_words(found)}"
+    ).strip()
+
+
+def fingerprints_in_words(found: Sequence[Section]) -> str:
+    """That the trials did not all see the same data; nothing where they did."""
+    trials = pd.Series(
+        [
+            section.setting.get("data", "not recorded")[:KEY_LENGTH]
+            for section in found
+            for _ in range(len(section.trials))
+        ]
     )
+    counts = trials.value_counts().sort_index()
+    if len(counts) < 2:
+        return ""
+    named = [f"`{data}` ({count(int(number), 'trial')})" for data, number in counts.items()]
+    return f"**The trials saw {len(counts)} different data: {listed(named)}.** No number below mixes them."
 
 
 def opening(chapter: Chapter) -> Part:
@@ -142,7 +222,7 @@ def opening(chapter: Chapter) -> Part:
     if not chapter.cells:
         return Part(f"{text}\n\nNo trial of it is finished, so there is nothing to compare yet.")
     one_seed = any(cell.to_anchor[name].n == 1 for cell in chapter.cells for name in section.sets)
-    return Part("\n\n".join([text, READING, *([ONE_SEED] if one_seed else [])]))
+    return Part("\n\n".join([text, READING.format(margin=chapter.margin), *([ONE_SEED] if one_seed else [])]))
 
 
 def states_in_words(section: Section) -> str:
@@ -171,49 +251,263 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def in_short(chapters: Sequence[Chapter], claims: Sequence[Sequence[Assessment]]) -> Part:
+    """What was found, how sure that is and what it cost, in a few lines."""
+    lines = [line for chapter in chapters if chapter.cells for line in chapter_in_short(chapter)]
+    counts = pd.Series([str(row.status) for rows in claims for row in rows]).value_counts()
+    if len(counts):
+        said = [f"{counts.get(str(status), 0)} {status}" for status in Status]
+        lines.append(f"Claims of the paper, each on each test set: {listed(said)}.")
+    return Part("## In short\n\n" + "\n".join(f"- {line}" for line in lines)) if lines else Part("")
+
+
+def chapter_in_short(chapter: Chapter) -> list[str]:
+    """The lines of one setting."""
+    section, best = chapter.section, chapter.cells[0]
+    where = f"`{section.title}`: " if section.title else ""
+    reached = [f"{tables.summary_text(best.psnr[name])} dB on {name}" for name in section.sets]
+    lines = [f"{where}Highest mean PSNR: `{best.label}` with {listed(reached)}, {count(len(best.seeds), 'seed')}."]
+    lines += [f"{where}{told}" for outcome in Outcome if (told := decided(chapter, outcome))]
+    trained = section.finished["metric/timing/train_s"].sum() / 3600
+    lines.append(f"{where}Training took {trained:.2f} hours in all, over {count(len(section.finished), 'trial')}.")
+    if section.dead:
+        lines.append(
+            f"{where}**{count(len(section.dead), 'finished trial')} dead**: see “Not in the tables, or suspect”."
+        )
+    return lines
+
+
+def decided(chapter: Chapter, outcome: Outcome) -> str:
+    """The contrasts with one verdict, each with its differences on the test sets that have it; empty for none."""
+    found = []
+    for contrast in chapter.contrasts:
+        sets = [name for name, verdict in contrast.verdicts.items() if verdict.outcome is outcome]
+        if sets:
+            by_set = [f"{tables.estimate_text(contrast.psnr[name])} dB on {name}" for name in sets]
+            found.append(f"`{contrast.factor}={contrast.level}` against `{contrast.base}` ({listed(by_set)})")
+    return f"**{str(outcome).capitalize()}**: {'; '.join(found)}." if found else ""
+
+
+def titles_of(group: Sequence[Section]) -> str:
+    """The settings of a group in words."""
+    return listed([f"`{section.title}`" for section in group])
+
+
+def findings(claims: Sequence[Sequence[Assessment]], titles: Sequence[str]) -> Part:
+    """What the cells say of the paper's claims, for each group of settings that may be compared."""
+    if not claims:
+        return Part("")
+    lines = [
+        "## The paper's claims",
+        "Each claim of the paper (BBCU, ICLR 2023) is a contrast between cells with a predicted direction. It is "
+        "supported or contradicted where the corrected verdict is decided, contradicted too where the difference is "
+        "surely too small to matter, and undecided otherwise. These cells are trained under the conditions of this "
+        "study and not under the paper's.",
+    ]
+    files: dict[str, bytes] = {}
+    for number, rows in enumerate(claims, start=1):
+        prefix = "" if len(claims) == 1 else f"setting{number}-"
+        name = f"{prefix}findings.csv"
+        files[name] = tables.as_csv(tables.finding_frame(rows)).encode()
+        done = [row for row in rows if row.status is not Status.NOT_TESTED]
+        if len(claims) > 1:
+            lines.append(f"**{titles[number - 1]}:**")
+        lines.append(tables.finding_table(done) if done else "No cells here test any of them.")
+        lines += [undecided_in_words(rows), untested_in_words(rows), f"Data: [{name}]({name})"]
+    return Part("\n\n".join(line for line in lines if line), files)
+
+
+def undecided_in_words(rows: Sequence[Assessment]) -> str:
+    """The claims that these seeds leave open, each with why and how many seeds would decide it."""
+    open_ = [f"- {row.finding.claim}, {row.where}: {row.reason}." for row in rows if row.status is Status.UNDECIDED]
+    return "\n".join(["Undecided:\n", *open_]) if open_ else ""
+
+
+def untested_in_words(rows: Sequence[Assessment]) -> str:
+    """The claims that nothing here tests, each with why."""
+    absent = [f"- {row.finding.claim}: {row.reason}." for row in rows if row.status is Status.NOT_TESTED]
+    return "\n".join(["Not tested here:\n", *absent]) if absent else ""
+
+
 def components(chapter: Chapter) -> Part:
-    """What each component is worth: a table, a sentence for each row, a forest plot."""
+    """What each component is worth: a table, a sentence for each row, the second reading, a forest plot."""
     title = f"{chapter.heading} What each component is worth"
     if not chapter.contrasts:
         return Part(f"{title}\n\nNo two finished cells differ in one factor alone, so no component can be told apart.")
     sets = chapter.section.sets
     link, files = chapter.table("effects", tables.contrast_frame(chapter.contrasts))
-    image, drawn = chapter.figure("effects", "What each component is worth", effects_figure(chapter.contrasts, sets))
-    sentences = "\n".join(f"- {sentence(contrast)}" for contrast in chapter.contrasts)
+    drawn = effects_figure(chapter.contrasts, sets, chapter.margin)
+    image, drawings = chapter.figure("effects", "What each component is worth", drawn)
+    sentences = "\n".join(f"- {sentence(contrast, chapter.section)}" for contrast in chapter.contrasts)
     legend = (
-        "Filled points exclude 0; hollow points do not; a hollow diamond is one seed, which has no interval. "
-        "OPs and params are the change that comes with the level."
+        f"The shaded band is the margin of {chapter.margin:g} dB. OPs and params are the change that comes with the "
+        "level."
     )
     table = tables.contrast_table(chapter.contrasts, sets)
-    return Part("\n\n".join([title, table, sentences, image, legend, link]), {**files, **drawn})
+    words = [title, allowed(chapter), table, sentences, image, legend, second_reading(chapter), link]
+    return Part("\n\n".join(word for word in words if word), {**files, **drawings})
 
 
-def sentence(contrast: Contrast) -> str:
-    """One contrast in words, with its verdict for each test set."""
-    by_verdict: dict[str, list[str]] = {}
-    for name, estimate in contrast.psnr.items():
-        by_verdict.setdefault(verdict(estimate), []).append(name)
-    said = "; ".join(
-        phrase(words, {name: contrast.psnr[name] for name in names}) for words, names in by_verdict.items()
-    )
+def allowed(chapter: Chapter) -> str:
+    """What the numbers of seeds behind the contrasts can show at best."""
+    found = sorted({len(contrast.seeds) for contrast in chapter.contrasts})
+    family = max((v.comparisons for contrast in chapter.contrasts for v in contrast.verdicts.values()), default=1)
+    return " ".join(what_seeds_allow(seeds, max(family, 1)) for seeds in found if seeds)
+
+
+def second_reading(chapter: Chapter) -> str:
+    """The reading over pictures, with what it speaks of; nothing where no trial kept its pictures' scores."""
+    readings_there = [reading for contrast in chapter.contrasts for reading in contrast.images.values()]
+    if not readings_there:
+        return ""
+    scopes = "; ".join(dict.fromkeys(reading.scope for reading in readings_there))
+    said = f"**A second reading, over pictures** ({scopes}). No verdict rests on it."
+    return f"{said}\n\n{tables.images_table(chapter.contrasts, chapter.section.sets)}"
+
+
+def sentence(contrast: Contrast, section: Section) -> str:
+    """One contrast in words, with its verdict and the reason for it on each test set."""
+    said = "; ".join(phrase(name, verdict) for name, verdict in contrast.verdicts.items())
     basis = f"{count(len(contrast.pairs.cells), 'pair')} of cells, {count(len(contrast.seeds), 'seed')}"
     if contrast.dropped:
-        basis += f", {count(len(contrast.dropped), 'incomplete seed')} dropped"
+        basis += f", incomplete and dropped: {', '.join(map(str, contrast.dropped))}"
     along = [f"`{factor}`" for factor in contrast.pairs.moved_along]
     moved = f" {listed(along)} {'changes' if len(along) == 1 else 'change'} with it." if along else ""
-    return f"`{contrast.factor}={contrast.level}` instead of `{contrast.base}`: {said} ({basis}).{moved}"
+    dead = [f"`{section.labels[cell]}`" for cell in contrast.dead]
+    warned = f" **Includes trials whose body is dead: {listed(dead)}.**" if dead else ""
+    return f"`{contrast.factor}={contrast.level}` instead of `{contrast.base}`: {said} ({basis}).{moved}{warned}"
 
 
-def phrase(words: str, estimates: Mapping[str, Estimate]) -> str:
-    """What a contrast does on the test sets that have one verdict."""
-    if words in ("better", "worse"):
-        by = [f"{abs(estimate.mean):.3f} dB on {name}" for name, estimate in estimates.items()]
-        return f"**{words}** by {listed(by)}"
-    moved = [
-        name + (f" ({estimate.mean:+.3f} dB)" if math.isfinite(estimate.mean) else "")
-        for name, estimate in estimates.items()
+def phrase(name: str, verdict: Verdict) -> str:
+    """The verdict on one test set, with its reason."""
+    found = verdict.estimate
+    if verdict.outcome in (Outcome.BETTER, Outcome.WORSE):
+        return f"**{verdict.outcome}** by {abs(found.mean):.3f} dB on {name} ({verdict.reason})"
+    if found.n == 1:
+        return f"one seed: no verdict on {name} ({found.mean:+.3f} dB)"
+    return f"{verdict.outcome} on {name} ({verdict.reason})"
+
+
+def design(chapter: Chapter) -> Part:
+    """What the factors do alone and together, where several vary."""
+    if not chapter.readings:
+        return Part("")
+    lines = [
+        f"{chapter.heading} Main effects and interactions",
+        "A main effect is the level less the reference, averaged over all levels of the other factors. An interaction "
+        "is how much the effect of one factor changes when the other moves too: two changes together do less or more "
+        "than the sum of what each does alone. All effects on a test set are one family.",
     ]
-    return f"{words} on {listed(moved)}"
+    files: dict[str, bytes] = {}
+    for name, reading in chapter.readings.items():
+        lines += design_lines(name, reading, chapter.section)
+    for part in (effect_part(chapter), means_part(chapter), noise_part(chapter), share_part(chapter)):
+        lines.append(part.text)
+        files |= part.files
+    return Part("\n\n".join(line for line in lines if line), files)
+
+
+def design_lines(name: str, reading: Reading, section: Section) -> list[str]:
+    """The effects on one test set in words and tables."""
+    lines = [f"**{name}.**", *reading.problems]
+    if reading.effects is None:
+        return lines
+    found = reading.effects
+    said = f"From {found.method}, {count(len(found.seeds), 'seed')}."
+    if found.dropped:
+        said += f" Seeds that lack cells of the design and are dropped: {', '.join(map(str, sorted(found.dropped)))}."
+    if math.isfinite(found.misfit):
+        said += f" The fit leaves {found.misfit:.3f} dB a cell."
+    merged = len(merged_cells(section, reading.responses.factors))
+    if merged:
+        said += f" {count(merged, 'cell')} of the design left out as the same network as another take its scores."
+    if section.dead:
+        cells_named = dict.fromkeys(f"`{section.labels[cell]}`" for cell, _ in section.dead)
+        said += f" **Some cells of the design have a dead body: {listed(list(cells_named))}.**"
+    lines.append(said)
+    if found.refused:
+        refused = ", ".join(f"`{term}`" for term in found.refused)
+        lines.append(f"Not determined by the cells that there are, and not estimated: {refused}.")
+    lines += [tables.effect_table(reading, 1) if found.effects else "No effect can be estimated."]
+    return [*lines, tables.effect_table(reading, 2) if reading.interactions else ""]
+
+
+def effect_part(chapter: Chapter) -> Part:
+    """The interactions as a forest plot, and all effects as CSV."""
+    frame = tables.effect_frame(chapter.readings)
+    if frame.empty:
+        return Part("")
+    link, files = chapter.table("design", frame)
+    if not all(reading.interactions for reading in chapter.readings.values()):
+        return Part(link, files)
+    drawn = interactions_figure(chapter.readings, chapter.margin)
+    image, drawings = chapter.figure("interactions", "Interactions of two factors", drawn)
+    legend = "Interactions: right of 0, two changes together give more PSNR than the sum of what each gives alone."
+    most = max(len(reading.interactions) for reading in chapter.readings.values())
+    if most > MOST_INTERACTIONS:
+        legend += f" Drawn are the {MOST_INTERACTIONS} largest of {most}."
+    return Part("\n\n".join([image, legend, link]), {**files, **drawings})
+
+
+def means_part(chapter: Chapter) -> Part:
+    """The mean PSNR at the levels of two factors; lines that are not parallel interact."""
+    name, reading = next(iter(chapter.readings.items()))
+    pairs = factor_pairs(reading)
+    if not pairs:
+        return Part("")
+    drawn = means_figure(reading, pairs[:MOST_PAIRS])
+    image, files = chapter.figure("means", "Mean PSNR at the levels of two factors", drawn)
+    said = f"Mean PSNR on {name} at the levels of two factors, over all cells; lines that are not parallel interact."
+    if len(pairs) > MOST_PAIRS:
+        said += f" Drawn are the {MOST_PAIRS} pairs with the largest interactions, of {len(pairs)}."
+    return Part(f"{image}\n\n{said}", files)
+
+
+def noise_part(chapter: Chapter) -> Part:
+    """The half-normal plot, where seeds are too few to measure noise."""
+    plots = {name: reading.half_normal for name, reading in chapter.readings.items() if reading.half_normal}
+    if not plots:
+        return Part("")
+    image, files = chapter.figure("half_normal", "Half-normal plot of all effects", half_normal_figure(plots))
+    said = (
+        "With so few seeds the effects themselves show the noise: those that are nothing lie on a line from the "
+        "origin. Those beyond Lenth's simultaneous margin are filled. An interaction counts half here."
+    )
+    found = "\n".join(f"- {name}: {standouts_in_words(plot)}." for name, plot in plots.items())
+    return Part(f"{image}\n\n{said}{held_in_words(chapter)}\n\n{found}", files)
+
+
+def standouts_in_words(plot: HalfNormal) -> str:
+    """The effects beyond the simultaneous margin, the largest first."""
+    out = [f"`{' x '.join(point.factors)}`" for point in reversed(plot.points) if point.stands_out]
+    margin = f"{plot.simultaneous_margin:.3f} dB"
+    return f"beyond {margin} are {listed(out)}" if out else f"no effect is beyond {margin}"
+
+
+def share_part(chapter: Chapter) -> Part:
+    """Each component's Shapley share of the total gain."""
+    shown = {name: reading for name, reading in chapter.readings.items() if reading.shares}
+    if not shown:
+        return Part("")
+    link, files = chapter.table("shares", tables.share_frame(shown))
+    image, drawings = chapter.figure("shares", "Share of the gain", shares_figure(shown))
+    lines = [
+        "**Shares of the gain.** From all components ablated to all at their reference, each component's Shapley "
+        "share is what it adds, averaged over all orders in which they can be added; the shares add up to the gain."
+        + held_in_words(chapter)
+    ]
+    for name, reading in shown.items():
+        total = reading.shares.total if reading.shares else None
+        lines.append(f"{name}: {tables.estimate_text(total)} dB in all." if total else "")
+        lines.append(tables.share_table(reading))
+    return Part("\n\n".join([*lines, image, link]), {**files, **drawings})
+
+
+def held_in_words(chapter: Chapter) -> str:
+    """Which levels stand for a factor that has more than two."""
+    held = next(iter(chapter.readings.values())).held
+    pairs = [f"`{factor}`: `{levels[0]}` and `{levels[1]}`" for factor, levels in held.items()]
+    return f" Of factors with more levels the first two are taken: {listed(pairs)}." if pairs else ""
 
 
 def cells(chapter: Chapter) -> Part:
@@ -226,8 +520,78 @@ def cells(chapter: Chapter) -> Part:
         f"to `{centre.label}`, the finished cell that is closest to the reference."
     )
     link, files = chapter.table("cells", tables.cell_frame(chapter.cells, section))
-    table = tables.cell_table(chapter.cells, section.sets)
+    dead = frozenset(cell for cell, _ in section.dead)
+    if dead:
+        said += " † marks cells with a trial whose binary body contributes nothing."
+    table = tables.cell_table(chapter.cells, section.sets, dead)
     return Part("\n\n".join([f"{chapter.heading} Cells", said, table, link]), files)
+
+
+def trade(chapter: Chapter) -> Part:
+    """PSNR against alignment and against cost, where cells differ in them."""
+    section = chapter.section
+    lines: list[str] = []
+    files: dict[str, bytes] = {}
+    table = cost_table(section, chapter.cells)
+    if costs_differ(table):
+        drawn = pareto_figure(table, section.sets)
+        said = (
+            "Cells on the front are beaten by none that costs as little. The other marks are the paper's own numbers "
+            "for the same task and test set, from its size of network, training and data: they show where the field "
+            "lies and are no comparison under equal conditions."
+            if (table["source"] == "paper").any()
+            else "Cells on the front are beaten by none that costs as little. The paper prints no number for this task "
+            "on these test sets, so none of its points is drawn."
+        )
+        part = drawn_part(chapter, "pareto", "PSNR against cost", drawn, table, said)
+        lines.append(part.text)
+        files |= part.files
+    aligned = alignment_table(section)
+    if not aligned.empty:
+        drawn = alignment_figure(aligned, section.sets)
+        said = (
+            "Each line joins cells that differ in the alignment alone; bars reach from the lowest seed to the highest."
+        )
+        part = drawn_part(chapter, "alignment", "PSNR against residual alignment", drawn, aligned, said)
+        lines.append(part.text)
+        files |= part.files
+    return Part("\n\n".join([f"{chapter.heading} Cost and alignment", *lines]), files) if lines else Part("")
+
+
+def drawn_part(chapter: Chapter, name: str, title: str, drawn: Drawing, table: pd.DataFrame, said: str) -> Part:
+    """A figure with what to see in it and the numbers behind it."""
+    link, files = chapter.table(name, table)
+    image, drawings = chapter.figure(name, title, drawn)
+    return Part("\n\n".join([image, said, link]), {**files, **drawings})
+
+
+def inside(chapter: Chapter) -> Part:
+    """What the probes saw in the binary units."""
+    section = chapter.section
+    parts = []
+    table = depth_table(section)
+    if not table.empty:
+        measures = [name for name in SHOWN_MEASURES if (table["measure"] == name).any()]
+        said = (
+            "Lines are means over seeds, bands reach from the lowest seed to the highest. Each column moves one factor "
+            "from the cell that is closest to the reference. Lost of the output: the error of the best affine "
+            "reconstruction of the unit without binarisation; lost by the sign: the same of what the sign sees; the "
+            "window is where the gradient of the sign is not 0."
+        )
+        drawn = depth_figure(table, measures)
+        parts.append(drawn_part(chapter, "depth", "Probes by depth", drawn, table, said))
+    ranges = range_table(section)
+    if not ranges.empty:
+        labels = [section.labels[cell] for cell in range_cells(section) if (ranges["cell"] == cell).any()]
+        said = (
+            "Where 98 % of the values lie that a unit adds: the branch is drowned, or drowns, where the bands differ."
+        )
+        drawn = ranges_figure(ranges, labels)
+        parts.append(drawn_part(chapter, "ranges", "Value ranges of residual and branch", drawn, ranges, said))
+    if not parts:
+        return Part("")
+    text = "\n\n".join([f"{chapter.heading} Inside the network", *(part.text for part in parts)])
+    return Part(text, {name: content for part in parts for name, content in part.files.items()})
 
 
 def learning(chapter: Chapter) -> Part:
@@ -252,9 +616,13 @@ def pictures(chapter: Chapter) -> Part:
     if not found:
         return Part(f"{title}\n\nNo trial left sample pictures.")
     said = (
-        "The same place of a test picture for every cell, chosen by rule and not by hand; pixels are enlarged as they "
-        "are. Under each output: the cell and its PSNR on the whole test set, under the cell's first seed."
+        "The same place of a test picture for every cell; pixels are enlarged as they are. Under each output: the cell "
+        "and its PSNR on the whole test set, under the cell's first seed. The frame is the window in which the cells "
+        "disagree most, found by rule and not by hand; below it the window enlarged with its own PSNR (over all "
+        "colours), and its error, white for the largest of any cell."
     )
+    if len(chapter.cells) > MOST_CELLS:
+        said += f" Shown are {MOST_CELLS} of {len(chapter.cells)} cells, at even distances in the table above."
     if len(found) < available:
         said += f" Shown are the first {SHOWN_PER_SET} pictures of each test set, {len(found)} of {available} in all."
     lines = [title, said]
@@ -272,12 +640,15 @@ def pictures(chapter: Chapter) -> Part:
 def absent(chapter: Chapter) -> Part:
     """What is in no table above, with reasons."""
     section = chapter.section
-    lines = [f"{chapter.heading} Not in the tables"]
+    lines = [f"{chapter.heading} Not in the tables, or suspect"]
     files: dict[str, bytes] = {}
     if (section.trials["state"] != "finished").any():
         lines += ["Trials that are not finished:", tables.unfinished_table(section)]
     else:
         lines.append("Every planned trial is finished." if len(section.trials) else "No trial was planned.")
+    if section.dead:
+        said = "Finished, and in the tables above, but with a binary body that contributes nothing to the picture:"
+        lines += [said, tables.dead_table(section)]
     if section.left_out:
         frame = tables.left_out_frame(section)
         link, files = chapter.table("left_out", frame)

@@ -1,13 +1,21 @@
-"""What a study left behind, read from MLflow in one place: :func:`load`."""
+"""What a study left behind as one typed frame: :func:`load` reads MLflow, :func:`load_folder` what lies on disk.
+
+A study of thousands of runs costs a few paged calls: params, tags and metrics come with the runs, and a trial's files
+are opened only when they are asked for, from ``outputs`` where they still lie there.
+"""
 
 import contextlib
 import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
+import numpy as np
 import pandas as pd
 
 from ablations.store import (
@@ -15,17 +23,19 @@ from ablations.store import (
     TrialFolder,
     client_of,
     experiment_id,
+    facts_of,
+    final_metrics,
     first_line,
     flatten,
     identity_of,
     read_json,
     read_plan,
     search_runs,
+    trial_folders,
 )
 from bbcu.errors import BbcuError, ConfigError
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 STATES = {
@@ -44,6 +54,9 @@ CURVE_COLUMNS = ("cell", "seed", "step", "metric", "value")
 
 Identity = tuple[str, int]
 """A trial's cell and seed."""
+
+Fetch = Callable[[str], Path | None]
+"""The local path of a trial's file or folder by its name, such as ``curve.csv``; None where the trial left none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +84,34 @@ class StudyResults:
       ``metric/baseline/Set5/ssim``, ``metric/cost/ops_g`` (10^9 multiply-adds), ``metric/cost/params_k`` (thousands),
       ``metric/timing/train_s`` (seconds).
 
-    ``curves`` has a row per (cell, seed, step, metric) of every finished trial. ``samples`` gives, for a finished
-    trial, the local folder of its sample pictures, or None where it left none.
+    ``files`` gives the files of every finished trial by name; nothing of them is read before it is asked for.
     """
 
     study: str
     trials: pd.DataFrame
-    curves: pd.DataFrame
     left_out: tuple[LeftOut, ...]
-    samples: Mapping[Identity, Callable[[], Path | None]]
     factors: tuple[str, ...]
     reference: Mapping[str, str]
+    files: Mapping[Identity, Fetch]
+
+    @functools.cached_property
+    def curves(self) -> pd.DataFrame:
+        """The learning curves of every finished trial: a row per (cell, seed, step, metric)."""
+        return self.curves_of(self.files)
+
+    def curves_of(self, identities: Iterable[Identity]) -> pd.DataFrame:
+        """The learning curves of some finished trials, as ``curves`` has them for all."""
+        return curve_frame({identity: self.files[identity]("curve.csv") for identity in identities})
+
+    @functools.cached_property
+    def samples(self) -> Mapping[Identity, Callable[[], Path | None]]:
+        """The local folder of the sample pictures of every finished trial, or None where it left none."""
+        return {identity: functools.partial(fetch, "samples") for identity, fetch in self.files.items()}
+
+    def record(self, identity: Identity) -> dict[str, Any]:
+        """The ``result.json`` of a finished trial: scores by picture, probes; empty where it cannot be had."""
+        path = self.files[identity]("result.json") if identity in self.files else None
+        return (read_json(path) or {}) if path is not None else {}
 
 
 def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
@@ -91,26 +121,60 @@ def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
     tracking store cannot be read.
     """
     with reading(tracking_uri):
-        client = client_of(tracking_uri)
-        runs = search_runs(tracking_uri, experiment_id(tracking_uri, study))
+        counted = counted_runs(search_runs(tracking_uri, experiment_id(tracking_uri, study)))
     plan = read_plan(outputs, study)
-    counted = counted_runs(runs)
-    rows = trial_rows(plan["trials"], counted, functools.partial(TrialFolder, outputs, study))
+    rows = trial_rows(
+        plan["trials"],
+        {identity: run_row(run) for identity, run in counted.items()},
+        functools.partial(TrialFolder, outputs, study),
+    )
     if not rows:
         raise ConfigError(f"study {study!r} has no trial yet, neither in {tracking_uri} nor planned in {outputs}")
-    fetch = {
-        identity: functools.partial(artifact, client, run.info.run_id, TrialFolder(outputs, study, *identity).path)
+    files = {
+        identity: functools.partial(
+            run_file, TrialFolder(outputs, study, *identity).path, tracking_uri, run.info.run_id, run.info.artifact_uri
+        )
         for identity, run in counted.items()
         if STATES[run.info.status] == "finished"
     }
+    return study_results(study, rows, plan["left_out"], files)
+
+
+def load_folder(folder: Path) -> StudyResults:
+    """Read a study from ``outputs/<study>`` alone, as its trials left it; raises ConfigError where there is none.
+
+    It lacks what MLflow alone makes of a trial: the run's id, and the last values of the curve among the metrics.
+    """
+    outputs, study = folder.parent, folder.name
+    found = {(trial.cell, trial.seed): trial for trial in trial_folders(outputs, study)}
+    plan = read_plan(outputs, study)
+    rows = trial_rows(
+        plan["trials"],
+        {identity: row for identity, trial in found.items() if (row := folder_row(trial))},
+        functools.partial(TrialFolder, outputs, study),
+    )
+    if not rows:
+        raise ConfigError(f"{folder}: no trial of a study, neither a result nor a plan")
+    finished = {(row["cell"], row["seed"]) for row in rows if row["state"] == "finished"}
+    files = {identity: functools.partial(kept_file, found[identity].path) for identity in found if identity in finished}
+    return study_results(study, rows, plan["left_out"], files)
+
+
+def study_results(
+    study: str,
+    rows: Sequence[Mapping[str, Any]],
+    left_out: Iterable[Mapping[str, Any]],
+    files: Mapping[Identity, Fetch],
+) -> StudyResults:
+    """A study of these rows, one for each trial; the files are put into their order."""
+    order = [(row["cell"], row["seed"]) for row in rows]
     return StudyResults(
         study=study,
         trials=trial_frame(rows),
-        curves=curve_frame(fetch),
-        left_out=tuple(left_out_of(row) for row in plan["left_out"]),
-        samples={identity: functools.partial(get, "samples") for identity, get in fetch.items()},
+        left_out=tuple(left_out_of(row) for row in left_out),
         factors=factor_names(rows),
-        reference=reference_of(counted.values()),
+        reference=reference_of(rows),
+        files={identity: files[identity] for identity in order if identity in files},
     )
 
 
@@ -147,15 +211,16 @@ def counted_runs(runs: Iterable["Run"]) -> dict[Identity, "Run"]:
 
 
 def trial_rows(
-    planned: Sequence[Mapping[str, Any]], runs: Mapping[Identity, "Run"], folder_of: Callable[[str, int], TrialFolder]
+    planned: Sequence[Mapping[str, Any]],
+    runs: Mapping[Identity, Mapping[str, Any]],
+    folder_of: Callable[[str, int], TrialFolder],
 ) -> list[dict[str, Any]]:
-    """One row for every trial that was planned or run."""
+    """One row for every trial that was planned or run; ``runs`` holds what is known of those that were run."""
     plans = {(row["cell"], row["seed"]): row for row in planned}
     rows = []
     for identity in dict.fromkeys([*plans, *runs]):
         row = planned_row(plans[identity]) if identity in plans else {}
-        if identity in runs:
-            row |= run_row(runs[identity])
+        row |= runs.get(identity, {})
         row |= {"cell": identity[0], "seed": identity[1]}
         row["state"] = row.get("state", "missing")
         row["reason"] = reason_of(row, folder_of(*identity))
@@ -176,18 +241,36 @@ def planned_row(planned: Mapping[str, Any]) -> dict[str, Any]:
 def run_row(run: "Run") -> dict[str, Any]:
     """What MLflow knows of a trial."""
     params, tags = run.data.params, run.data.tags
-    names = json.loads(tags["factors"])
-    setting = {name: value for name, value in params.items() if name not in names and name != "seed"}
     return {
         "name": run.info.run_name,
         "state": STATES[run.info.status],
         "reason": tags.get("reason", ""),
         "run_id": run.info.run_id,
+        **facts_row(params, tags),
+        **prefixed("metric", run.data.metrics),
+    }
+
+
+def folder_row(folder: TrialFolder) -> dict[str, Any]:
+    """What a trial's folder knows of it, spelt as MLflow spells it; empty for a folder without a word."""
+    result = folder.result()
+    if result is not None:
+        facts = facts_of(result)
+        row = {"name": facts.name, "state": "finished", **facts_row(facts.params, facts.tags)}
+        return row | prefixed("metric", final_metrics(result))
+    failure = read_json(folder.failure_path)
+    return {"state": "failed", "reason": failure["reason"]} if failure else {}
+
+
+def facts_row(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, Any]:
+    """A trial's levels, setting and provenance from what MLflow is told of it."""
+    names = json.loads(tags["factors"])
+    setting = {name: value for name, value in params.items() if name not in names and name != "seed"}
+    return {
         **{name: tags[name] for name in ("method", "task", "git", "git_dirty", "provenance")},
         **prefixed("factor", {name: params[name] for name in names if name in params}),
         **prefixed("level", levels_as_text(json.loads(tags["levels"]))),
         **prefixed("setting", setting),
-        **prefixed("metric", run.data.metrics),
         "reference": tags["reference"],
     }
 
@@ -220,7 +303,7 @@ def reason_of(row: Mapping[str, Any], folder: TrialFolder) -> str:
     """Why a trial is not finished; empty where it is."""
     if row["state"] == "finished":
         return ""
-    if folder.result() is not None:
+    if folder.result_path.exists() and folder.result() is not None:
         return "finished on disk but not in MLflow: `python -m ablations sync` logs it"
     if row.get("reason"):
         return str(row["reason"])
@@ -238,30 +321,51 @@ def trial_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         if name.startswith("metric/"):
             frame[name] = frame[name].astype("float64")
         elif name != "seed":
-            frame[name] = frame[name].fillna("").astype("str")
+            frame[name] = frame[name].astype("object").fillna("").astype("str")
     return frame
 
 
-def curve_frame(fetch: Mapping[Identity, Callable[[str], Path | None]]) -> pd.DataFrame:
-    """The learning curves of all trials as one long table.
+def curve_frame(paths: Mapping[Identity, Path | None]) -> pd.DataFrame:
+    """The learning curves in these ``curve.csv`` as one long table.
 
-    They come from the run's ``curve.csv``: asking MLflow for each metric's history is a call per metric and run.
+    MLflow gives a metric's history by a call per metric and run, and pandas takes a millisecond a file, so files of
+    one header are read as one.
     """
+    texts = {identity: path.read_text(encoding="utf-8") for identity, path in paths.items() if path is not None}
     frames = []
-    for (cell, seed), get in fetch.items():
-        path = get("curve.csv")
-        if path is not None:
-            frames.append(pd.read_csv(path).assign(cell=cell, seed=seed)[list(CURVE_COLUMNS)])
+    for header in dict.fromkeys(text.partition("\n")[0] for text in texts.values()):
+        bodies = {
+            identity: text[len(header) + 1 :] for identity, text in texts.items() if text.startswith(f"{header}\n")
+        }
+        text = "".join([f"{header}\n", *bodies.values()])
+        frame = pd.read_csv(StringIO(text), dtype={"value": "str"}).astype({"value": "float64"})
+        counts = [body.count("\n") for body in bodies.values()]
+        frame["cell"] = np.repeat([cell for cell, _ in bodies], counts)
+        frame["seed"] = np.repeat([seed for _, seed in bodies], counts)
+        frames.append(frame[list(CURVE_COLUMNS)])
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(CURVE_COLUMNS))
 
 
-def artifact(client: "MlflowClient", run: str, folder: Path, name: str) -> Path | None:
-    """A local copy of a run's artifact, or the trial's own file where MLflow's cannot be reached, or None."""
+def kept_file(folder: Path, name: str) -> Path | None:
+    """A file of a trial's folder, or None."""
+    return folder / name if (folder / name).exists() else None
+
+
+def run_file(folder: Path, tracking_uri: str, run: str, artifacts: str, name: str) -> Path | None:
+    """A file of a finished trial: its folder's where that is whole, else the run's artifact, or None.
+
+    Artifacts that lie on this machine are opened where they are; asking MLflow for each takes 20 ms.
+    """
+    if (folder / "result.json").exists():
+        return kept_file(folder, name)
+    address = urlparse(artifacts)
+    if address.scheme in ("", "file"):
+        return kept_file(Path(url2pathname(address.path)), name)
     from mlflow.exceptions import MlflowException
 
     with contextlib.suppress(MlflowException, OSError):
-        return Path(client.download_artifacts(run, name))
-    return folder / name if (folder / name).exists() else None
+        return Path(client_of(tracking_uri).download_artifacts(run, name))
+    return kept_file(folder, name)
 
 
 def left_out_of(row: Mapping[str, Any]) -> LeftOut:
@@ -275,9 +379,9 @@ def factor_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def reference_of(runs: Iterable["Run"]) -> dict[str, str]:
+def reference_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """The reference level of every factor, as the runs state it."""
     reference: dict[str, str] = {}
-    for run in runs:
-        reference |= levels_as_text(json.loads(run.data.tags["reference"]))
+    for text in dict.fromkeys(row["reference"] for row in rows if "reference" in row):
+        reference |= levels_as_text(json.loads(text))
     return reference

@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from analysis.results import LeftOut, StudyResults
+from analysis.probes import dead_reason, picture_scores, unit_table
+from analysis.results import Identity, LeftOut, StudyResults
 
 KEY_LENGTH = 12
 """How many characters of a SHA-256 are shown."""
@@ -59,6 +61,28 @@ class Section:
     def seeds_of(self, cell: str) -> list[int]:
         """The seeds under which a cell is finished, in order."""
         return sorted(int(seed) for seed in self.finished.loc[self.finished["cell"] == cell, "seed"])
+
+    @functools.cached_property
+    def documents(self) -> dict[Identity, dict[str, Any]]:
+        """The ``result.json`` of every finished trial, by (cell, seed)."""
+        identities = [(str(row["cell"]), int(row["seed"])) for _, row in self.finished.iterrows()]
+        return {identity: self.results.record(identity) for identity in identities}
+
+    @functools.cached_property
+    def units(self) -> pd.DataFrame:
+        """The probes of every binary unit of every finished trial, see :func:`analysis.probes.unit_table`."""
+        return unit_table(self.documents)
+
+    @functools.cached_property
+    def dead(self) -> dict[Identity, str]:
+        """The finished trials whose binary body contributes nothing, each with what tells so."""
+        rows = {(str(row["cell"]), int(row["seed"])): row for _, row in self.finished.iterrows()}
+        found = {identity: dead_reason(self.documents[identity], row, self.sets) for identity, row in rows.items()}
+        return {identity: reason for identity, reason in found.items() if reason}
+
+    def pictures(self, test_set: str, identity: Identity) -> dict[str, float]:
+        """The PSNR of each picture of a test set in one finished trial; empty where they were not kept."""
+        return picture_scores(self.documents[identity], test_set)
 
     def curves(self) -> pd.DataFrame:
         """The learning curves of the section's finished trials."""

@@ -1,13 +1,18 @@
 """A report's tables: as long frames for CSV, with every digit, and as Markdown to read."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from analysis.contrasts import CellSummary, Contrast
+from analysis.design import Reading
+from analysis.factorial import Effect
+from analysis.figures import INTERACTION_WORDS
+from analysis.findings import PSNR, Assessment
 from analysis.pictures import Strip
 from analysis.sections import Section, label, varying
-from analysis.statistics import Estimate, Summary, verdict
+from analysis.statistics import Estimate, Summary, Verdict
 
 MOST_LETTERS = 200
 """How much of a reason the Markdown table shows; the CSV has all of it."""
@@ -51,6 +56,11 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
 
+def judged_text(estimate: Estimate, verdict: Verdict) -> str:
+    """A difference with its interval and its verdict; without one where one seed allows none."""
+    return estimate_text(estimate) + ("" if math.isnan(estimate.low) else f" {verdict.outcome}")
+
+
 def summary_text(summary: Summary) -> str:
     """Mean and standard deviation of a PSNR in dB; the mean alone where there is one value."""
     return f"{summary.mean:.3f}" if summary.n < 2 else f"{summary.mean:.3f} ± {summary.sd:.3f}"
@@ -69,17 +79,70 @@ def contrast_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
             "low_95_db": estimate.low,
             "high_95_db": estimate.high,
             "p_uncorrected": estimate.p,
+            **verdict_columns(contrast.verdicts[name]),
             "seeds": estimate.n,
-            "seeds_dropped": len(contrast.dropped),
+            "seeds_dropped": " ".join(map(str, contrast.dropped)),
             "cell_pairs": len(contrast.pairs.cells),
+            "dead_cells": len(contrast.dead),
+            **image_columns(contrast, name),
             "ops_change_g": contrast.ops_g,
             "params_change_k": contrast.params_k,
-            "verdict": verdict(estimate),
         }
         for contrast in contrasts
         for name, estimate in contrast.psnr.items()
     ]
     return pd.DataFrame(rows)
+
+
+def verdict_columns(verdict: Verdict) -> dict[str, object]:
+    """What a family allows to be said, for a CSV file."""
+    needed = verdict.seeds_needed
+    return {
+        "p_difference_holm": verdict.p_difference,
+        "p_equivalence_holm": verdict.p_equivalence,
+        "comparisons": verdict.comparisons,
+        "verdict": str(verdict.outcome),
+        "reason": verdict.reason,
+        "seeds_needed_likely": "" if needed is None or needed.likely is None else needed.likely,
+        "seeds_needed_cautious": "" if needed is None or needed.cautious is None else needed.cautious,
+    }
+
+
+def image_columns(contrast: Contrast, name: str) -> dict[str, object]:
+    """The second reading, over pictures, for a CSV file; empty where there is none."""
+    reading = contrast.images.get(name)
+    return {
+        "over_pictures_db": "" if reading is None else reading.estimate.mean,
+        "over_pictures_low_95_db": "" if reading is None else reading.estimate.low,
+        "over_pictures_high_95_db": "" if reading is None else reading.estimate.high,
+        "pictures": "" if reading is None else reading.estimate.n,
+    }
+
+
+def images_table(contrasts: Sequence[Contrast], sets: Sequence[str]) -> str:
+    """The second reading of every contrast that has one."""
+    rows = [
+        [
+            code(contrast.factor),
+            f"{code(contrast.base)} → {code(contrast.level)}",
+            *(image_text(contrast, name) for name in sets),
+        ]
+        for contrast in contrasts
+        if contrast.images
+    ]
+    header = ["Factor", "Change", *(f"{name} (dB)" for name in sets)]
+    return markdown(header, rows, range(2, len(header)))
+
+
+def image_text(contrast: Contrast, name: str) -> str:
+    """One second reading: its interval and how many pictures."""
+    reading = contrast.images.get(name)
+    if reading is None:
+        return "pictures were not kept"
+    found = reading.estimate
+    if found.n < 2:
+        return f"{found.mean:+.3f} [one picture]"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] n = {found.n}"
 
 
 def contrast_table(contrasts: Sequence[Contrast], sets: Sequence[str]) -> str:
@@ -89,7 +152,7 @@ def contrast_table(contrasts: Sequence[Contrast], sets: Sequence[str]) -> str:
         [
             code(contrast.factor),
             f"{code(contrast.base)} → {code(contrast.level)}",
-            *(estimate_text(contrast.psnr[name]) for name in sets),
+            *(judged_text(contrast.psnr[name], contrast.verdicts[name]) for name in sets),
             str(len(contrast.seeds)),
             str(len(contrast.pairs.cells)),
             f"{contrast.ops_g:+.3f}",
@@ -129,14 +192,14 @@ def cell_frame(cells: Sequence[CellSummary], section: Section) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cell_table(cells: Sequence[CellSummary], sets: Sequence[str]) -> str:
-    """Every finished cell, with the columns of each test set side by side."""
+def cell_table(cells: Sequence[CellSummary], sets: Sequence[str], dead: frozenset[str]) -> str:
+    """Every finished cell, with the columns of each test set side by side; a dagger marks those in ``dead``."""
     per_set = ("PSNR (dB)", "SSIM", "over baseline", "to anchor [95 %]")
     header = ["Cell", "Seeds", *(f"{name} {column}" for name in sets for column in per_set)]
     header += ["OPs (G)", "Params (K)", "Train (s)"]
     rows = [
         [
-            code(cell.label),
+            code(cell.label) + (" †" if cell.cell in dead else ""),
             str(len(cell.seeds)),
             *(text for name in sets for text in set_columns(cell, name)),
             f"{cell.ops_g:.3f}",
@@ -199,6 +262,138 @@ def left_out_table(frame: pd.DataFrame, most: int) -> str:
     return markdown(["Cell", "Reason"], rows)
 
 
+def outcome_words(effect: Effect, verdict: Verdict) -> str:
+    """The verdict on an effect; one on an interaction says how the two go together."""
+    return str(verdict.outcome) if len(effect.term.moved) == 1 else INTERACTION_WORDS[verdict.outcome]
+
+
+def effect_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
+    """One row per effect and test set."""
+    rows = [
+        {
+            "test_set": name,
+            "term": str(effect.term),
+            "factors": len(effect.term.moved),
+            "effect_db": effect.estimate.mean,
+            "low_95_db": effect.estimate.low,
+            "high_95_db": effect.estimate.high,
+            "p_uncorrected": effect.estimate.p,
+            **verdict_columns(verdict),
+            "seeds": effect.estimate.n,
+            "method": reading.effects.method,
+        }
+        for name, reading in readings.items()
+        if reading.effects
+        for effect, verdict in zip(reading.effects.effects, reading.verdicts, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def effect_table(reading: Reading, order: int) -> str:
+    """The effects of so many factors together on one test set."""
+    found = zip(reading.effects.effects, reading.verdicts, strict=True) if reading.effects else ()
+    rows = [
+        [code(str(effect.term)), estimate_text(effect.estimate), outcome_words(effect, verdict)]
+        for effect, verdict in found
+        if len(effect.term.moved) == order
+    ]
+    return markdown(["Effect", "dB", "Verdict"], rows, [1])
+
+
+def share_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
+    """One row per component and test set."""
+    rows = [
+        {
+            "test_set": name,
+            "factor": share.factor,
+            "gain_db": share.gain.mean,
+            "gain_low_95_db": share.gain.low,
+            "gain_high_95_db": share.gain.high,
+            "fraction": share.fraction.mean,
+            "fraction_low_95": share.fraction.low,
+            "fraction_high_95": share.fraction.high,
+            "seeds": share.gain.n,
+            "total_gain_db": reading.shares.total.mean,
+        }
+        for name, reading in readings.items()
+        if reading.shares
+        for share in reading.shares.shares
+    ]
+    return pd.DataFrame(rows)
+
+
+def share_table(reading: Reading) -> str:
+    """Each component's share of the total gain on one test set."""
+    shares = reading.shares.shares if reading.shares else ()
+    rows = [[code(share.factor), estimate_text(share.gain), fraction_text(share.fraction)] for share in shares]
+    return markdown(["Component", "Share (dB)", "Share of the gain"], rows, [1, 2])
+
+
+def fraction_text(fraction: Estimate) -> str:
+    """A fraction in per cent with its interval, or that any is possible."""
+    if not math.isfinite(fraction.mean):
+        return "no gain to share"
+    if fraction.n < 2:
+        return f"{100 * fraction.mean:.0f} % [one seed]"
+    if math.isnan(fraction.low):
+        return f"{100 * fraction.mean:.0f} % [any: the total cannot be told from 0]"
+    return f"{100 * fraction.mean:.0f} % [{100 * fraction.low:.0f}, {100 * fraction.high:.0f}]"
+
+
+def finding_frame(rows: Sequence[Assessment]) -> pd.DataFrame:
+    """One row per finding and test set or probe."""
+    return pd.DataFrame(
+        [
+            {
+                "claim": row.finding.claim,
+                "contrast": row.finding.change,
+                "measure": row.finding.measure,
+                "predicted": row.finding.predicted,
+                "on": row.where,
+                "status": str(row.status),
+                "mean": row.estimate.mean,
+                "low_95": row.estimate.low,
+                "high_95": row.estimate.high,
+                "p_uncorrected": row.estimate.p,
+                "seeds": " ".join(map(str, row.seeds)),
+                "seeds_dropped": " ".join(map(str, row.dropped)),
+                "cell_pairs": row.n_pairs,
+                "dead_cells": len(row.dead),
+                "ops_change_g": row.ops_g,
+                "params_change_k": row.params_k,
+                "reason": row.reason,
+            }
+            for row in rows
+        ]
+    )
+
+
+def finding_table(rows: Sequence[Assessment]) -> str:
+    """The findings that were tested, a row each."""
+    header = ["Claim of the paper", "Predicted", "On", "Found", "Seeds", "Pairs", "OPs (G)", "Params (K)", "Verdict"]
+    body = [
+        [
+            f"{row.finding.claim} ({code(row.finding.change)})",
+            row.finding.predicted,
+            row.where,
+            estimate_text(row.estimate) + (" dB" if row.finding.measure == PSNR else ""),
+            f"{len(row.seeds)}" + (f", dropped {' '.join(map(str, row.dropped))}" if row.dropped else ""),
+            str(row.n_pairs),
+            f"{row.ops_g:+.3f}",
+            f"{row.params_k:+.1f}",
+            f"**{row.status}**" + (" (includes dead cells)" if row.dead else ""),
+        ]
+        for row in rows
+    ]
+    return markdown(header, body, [3, 4, 5, 6, 7])
+
+
+def dead_table(section: Section) -> str:
+    """The finished trials whose binary body contributes nothing, each with what tells so."""
+    rows = [[code(section.labels[cell]), str(seed), reason] for (cell, seed), reason in section.dead.items()]
+    return markdown(["Cell", "Seed", "What tells so"], rows, [1])
+
+
 def trial_frame(section: Section) -> pd.DataFrame:
     """Every trial with everything that is recorded of it, but its provenance."""
     frame = section.trials.drop(columns="provenance").dropna(axis=1, how="all")
@@ -231,6 +426,9 @@ def strip_frame(strips: Sequence[Strip]) -> pd.DataFrame:
             "tile": tile.title,
             "seed": "" if tile.seed is None else tile.seed,
             "test_set_psnr_db": tile.psnr_db,
+            "crop_psnr_db": tile.crop_psnr_db,
+            "crop_top": strip.place[0],
+            "crop_left": strip.place[1],
         }
         for strip in strips
         for tile in strip.tiles

@@ -1,6 +1,7 @@
 """Which cells are compared with which, and what comes of it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from test_analysis_results import REFERENCE, Trial, loaded, trial
 
 from analysis.contrasts import anchor, cell_summaries, contrasts
 from analysis.sections import Section, sections
+from analysis.statistics import Outcome, verdicts
 
 SectionOf = Callable[..., Section]
 
@@ -123,3 +125,69 @@ def test_settings_are_never_mixed(tracking_uri: str, tmp_path: Path) -> None:
     assert (short.title, long.title) == ("train.steps=20", "train.steps=40")
     assert (len(short.trials), len(long.trials)) == (1, 1)
     assert [contrasts(section) for section in (short, long)] == [[], []]
+
+
+def test_verdicts_are_those_of_the_whole_family_on_a_test_set(section_of: SectionOf) -> None:
+    section = section_of([each for seed in range(3) for each in four_cells(seed, 30.0, 30.5 + 0.01 * seed, 29.0, 29.4)])
+    found = contrasts(section)
+    expected = verdicts([each.by_seed["Set5"] for each in found])
+    assert [each.verdicts["Set5"] for each in found] == expected
+    assert {each.verdicts["Set5"].comparisons for each in found} == {
+        sum(not math.isnan(v.p_difference) for v in expected)
+    }
+
+
+def test_the_margin_reaches_the_verdicts(section_of: SectionOf) -> None:
+    section = section_of([trial(seed, 30.0 - residual * (0.2 + 0.001 * seed), residual=residual) for seed in (0, 1, 2)
+                          for residual in (True, False)])  # fmt: skip
+    assert contrasts(section)[0].verdicts["Set5"].outcome is Outcome.BETTER
+    assert contrasts(section, margin=0.5)[0].verdicts["Set5"].outcome is Outcome.EQUIVALENT
+
+
+def test_a_second_reading_averages_pictures_over_pairs_and_seeds(section_of: SectionOf) -> None:
+    def with_pictures(seed: int, residual: bool, bn: str, baby: float, bird: float) -> Trial:
+        one = trial(seed, (baby + bird) / 2, residual=residual, bn=bn)
+        return dataclasses.replace(one, images={"Set5": {"baby": baby, "bird": bird}})
+
+    section = section_of(
+        [
+            with_pictures(0, True, "none", 30.0, 32.0),
+            with_pictures(0, False, "none", 29.0, 31.5),
+            with_pictures(0, True, "post", 30.0, 32.0),
+            with_pictures(0, False, "post", 29.4, 31.7),
+        ]
+    )
+    reading = contrasts(section)[0].images["Set5"]
+    interval = stats.ttest_1samp([(-1.0 - 0.6) / 2, (-0.5 - 0.3) / 2], 0).confidence_interval(0.95)
+    assert (reading.estimate.low, reading.estimate.high) == pytest.approx((interval.low, interval.high))
+    assert reading.scope.startswith("over 2 pictures, for the networks trained under seed 0")
+
+
+def units(**measured: Any) -> dict[str, Any]:
+    return {"pictures": 1, "units": {"body.0": measured, "body.1": measured}}
+
+
+@pytest.mark.parametrize(
+    ("psnr", "probes", "reason"),
+    [
+        pytest.param(28.5009, {}, "its PSNR is the baseline's within 0.001 dB on every test set", id="baseline"),
+        pytest.param(28.51, {}, "", id="near the baseline"),
+        pytest.param(30.0, units(entropy=0.0, branch_ratio=0.5), "are all equal", id="no bit differs"),
+        pytest.param(30.0, units(entropy=0.9, branch_ratio=0.0), "adds anything to its residual", id="no branch"),
+        pytest.param(30.0, units(entropy=0.9, branch_ratio=0.5), "", id="alive"),
+        pytest.param(30.0, units(), "", id="nothing measured"),
+    ],
+)
+def test_a_body_that_contributes_nothing_is_dead(
+    section_of: SectionOf, psnr: float, probes: dict[str, Any], reason: str
+) -> None:
+    one = dataclasses.replace(trial(0, psnr), probes=probes)
+    found = section_of([one]).dead
+    assert list(found) == ([(one.cell, 0)] if reason else [])
+    assert reason in "".join(found.values())
+
+
+def test_contrasts_name_the_dead_cells_that_they_rest_on(section_of: SectionOf) -> None:
+    dead = trial(0, 28.5, residual=False)
+    (residual,) = contrasts(section_of([trial(0, 30.0), dead]))
+    assert residual.dead == (dead.cell,)

@@ -1,5 +1,7 @@
 """The page that a study ends in, and the command that writes it."""
 
+import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -44,7 +46,8 @@ def test_a_component_gets_its_number_interval_and_verdict(tracking_uri: str, tmp
     assert effects["psnr_difference_db"] == pytest.approx(-(0.5 + 0.51 + 0.52) / 3)
     shown = f"-0.510 [{effects['low_95_db']:+.3f}, {effects['high_95_db']:+.3f}]"
     assert shown in row_with(page_of(files), "`true` → `false`")
-    assert "`residual=false` instead of `true`: **worse** by 0.510 dB on Set5 (1 pair of cells, 3 seeds)." in page_of(
+    assert row_with(page_of(files), "`true` → `false`").split(" | ")[2].endswith("] worse")
+    assert "`residual=false` instead of `true`: **worse** by 0.510 dB on Set5 (-0.510 dB, 95 % interval" in page_of(
         files
     )
 
@@ -54,18 +57,106 @@ def test_one_seed_gets_no_verdict(tracking_uri: str, tmp_path: Path) -> None:
     assert "One seed cannot tell an effect from noise" in page
     assert "one seed: no verdict on Set5 (-0.500 dB)" in page
     assert "-0.500 [one seed]" in row_with(page, "`true` → `false`")
-    assert "better" not in page.replace("more is better", "")
-    assert "worse" not in page
+    assert "| undecided |" not in page
+    assert not re.search(r"\*\*(better|worse|equivalent)\*\*", page, re.IGNORECASE)
 
 
-def test_a_difference_within_the_noise_is_called_that(tracking_uri: str, tmp_path: Path) -> None:
+def test_a_difference_within_the_noise_is_undecided_and_says_how_many_seeds_it_takes(
+    tracking_uri: str, tmp_path: Path
+) -> None:
     finished = [trial(0, 30.0), trial(1, 30.0), trial(0, 30.2, residual=False), trial(1, 29.9, residual=False)]
+    files = compose(loaded(tracking_uri, tmp_path, finished))
+    assert "undecided on Set5 (+0.050 dB, 95 % interval -1.856 to +1.956, 2 seeds: 2 seeds rule out neither" in page_of(
+        files
+    )
+    assert "would decide it with 80 % power" in page_of(files)
+    effects = pd.read_csv(write(files, tmp_path / "page").with_name("effects.csv")).iloc[0]
+    assert effects["verdict"] == "undecided"
+    assert effects["seeds_needed_likely"] > 2
+
+
+def test_the_margin_decides_what_is_equivalent(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, two_cells(3))
+    assert "**worse**" in page_of(compose(results))
+    page = page_of(compose(results, margin=0.6))
+    assert "] equivalent |" in row_with(page, "`true` → `false`")
+    assert "surely smaller than 0.6 dB" in page
+    with pytest.raises(ValueError, match="must be above 0"):
+        compose(results, margin=0.0)
+
+
+def test_the_page_says_what_the_seeds_allow(tracking_uri: str, tmp_path: Path) -> None:
+    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(3))))
+    assert "With 3 seeds the 95 % interval reaches 2.48 standard deviations" in page
+
+
+def test_verdicts_are_corrected_for_the_family_and_the_page_says_so(tracking_uri: str, tmp_path: Path) -> None:
+    effects = {"pre": [0.03, 0.04, 0.05], "post": [0.5, -0.4, 0.1], "out": [0.3, -0.2, 0.1]}
+    finished = [
+        trial(seed, 30.0 + shift[seed], bn=bn)
+        for seed in range(3)
+        for bn, shift in {"none": [0.0] * 3, **effects}.items()
+    ]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, finished), margin=0.001))
+    assert "corrected by Holm for the number of comparisons" in page
+    assert "the interval excludes 0, but not after correction among 3 comparisons" in page
+
+
+def test_the_second_reading_is_labelled_with_what_it_speaks_of(tracking_uri: str, tmp_path: Path) -> None:
+    pictures = {True: {"baby": 30.0, "bird": 31.0, "head": 29.0}, False: {"baby": 29.4, "bird": 30.5, "head": 28.6}}
+    finished = [
+        dataclasses.replace(trial(seed, 30.0 - 0.5 * (not residual), residual=residual), images={"Set5": scores})
+        for seed in range(2)
+        for residual, scores in pictures.items()
+    ]
     page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
-    assert "not distinguishable from noise at n = 2 on Set5 (+0.050 dB)" in page
+    assert "**A second reading, over pictures** (over 3 pictures, for the networks trained under seeds 0, 1" in page
+    assert "No verdict rests on it." in page
+    assert "-0.500 [-0.748, -0.252] n = 3" in page
 
 
-def test_the_page_says_that_intervals_are_not_corrected(tracking_uri: str, tmp_path: Path) -> None:
-    assert "not corrected for multiple comparisons" in page_of(compose(loaded(tracking_uri, tmp_path, two_cells(2))))
+def test_no_second_reading_where_pictures_were_not_kept(tracking_uri: str, tmp_path: Path) -> None:
+    assert "second reading" not in page_of(compose(loaded(tracking_uri, tmp_path, two_cells(2))))
+
+
+def test_a_dead_cell_is_listed_marked_and_named_where_it_counts(tracking_uri: str, tmp_path: Path) -> None:
+    finished = [trial(0, 30.0), trial(1, 30.1), trial(0, 28.5004, residual=False), trial(1, 29.0, residual=False)]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
+    assert "| `residual=false` | 0 | its PSNR is the baseline's within 0.001 dB on every test set |" in page
+    assert "| `residual=false` † | 2 |" in page
+    assert "**Includes trials whose body is dead: `residual=false`.**" in page
+    assert "**1 finished trial dead**" in page
+
+
+def test_two_fingerprints_are_both_shown_and_never_mixed(tracking_uri: str, tmp_path: Path) -> None:
+    other = [dataclasses.replace(each, others={"data": "f" * 64}) for each in two_cells(1)]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, [*two_cells(2), *other])))
+    first = trial().setting["data"][:12]
+    assert f"**The trials saw 2 different data: `{first}` (4 trials) and `ffffffffffff` (2 trials).**" in page
+    assert page.count("What each component is worth\n") == 2
+
+
+def test_an_incomplete_design_says_which_cells_it_lacks(tracking_uri: str, tmp_path: Path) -> None:
+    finished = [
+        trial(seed, 30.0, residual=residual, bn=bn)
+        for seed in range(2)
+        for residual, bn in ((True, "none"), (True, "post"), (False, "none"))
+    ]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
+    assert "Not all cells of the design are there: no seed has all 4 cells of the design; without any score" in page
+    assert "Not determined by the cells that there are, and not estimated:" in page
+    assert "The gain cannot be shared among the components" in page
+    assert "shares.png" not in page
+
+
+def test_few_seeds_and_three_factors_get_a_half_normal_plot(tracking_uri: str, tmp_path: Path) -> None:
+    finished = [
+        trial(0, 30.0 - residual * 1.0 + 0.01 * index, residual=bool(residual), bn=bn, align=align)
+        for index, (residual, bn, align) in enumerate(itertools.product((1, 0), ("none", "post"), ("auto", 10)))
+    ]
+    files = compose(loaded(tracking_uri, tmp_path, finished))
+    assert {"half_normal.png", "half_normal.svg", "means.png", "interactions.png"} <= set(files)
+    assert "Lenth's simultaneous margin" in page_of(files)
 
 
 def test_the_cells_show_the_numbers_of_the_results(tracking_uri: str, tmp_path: Path) -> None:
@@ -99,8 +190,11 @@ def test_a_study_without_a_finished_trial_still_has_a_page(tracking_uri: str, tm
 def test_settings_get_a_part_each(tracking_uri: str, tmp_path: Path) -> None:
     files = compose(loaded(tracking_uri, tmp_path, [*two_cells(1), trial(steps=40)]))
     assert re.findall(r"^## .*", page_of(files), re.MULTILINE) == [
+        "## In short",
+        "## The paper's claims",
         "## Setting 1: `train.steps=20`",
         "## Setting 2: `train.steps=40`",
+        *["## Beside the paper: super-resolution, sr_x2"] * 2,
     ]
     assert {"setting1-cells.csv", "setting2-cells.csv"} <= set(files)
 
@@ -127,7 +221,10 @@ def test_the_same_results_give_the_same_bytes(tracking_uri: str, tmp_path: Path)
     first, second = (compose(load(tracking_uri, "components", tmp_path)) for _ in range(2))
     assert first == second
     pictures = [content for name, content in first.items() if name.endswith(".png")]
+    drawings = [content for name, content in first.items() if name.endswith(".svg")]
     assert pictures
+    assert drawings
+    assert not any(b"<dc:date>" in content or b"Matplotlib" in content.partition(b"<defs>")[0] for content in drawings)
     assert not any(b"tEXt" in content or b"tIME" in content for content in pictures)
 
 
@@ -135,12 +232,13 @@ def test_a_new_page_takes_the_files_of_the_old_one_away_and_no_others(tracking_u
     folder = tmp_path / "page"
     write(compose(loaded(tracking_uri, tmp_path, two_cells(1), samples=True)), folder)
     (folder / "notes.png").write_bytes(b"by hand")
-    (folder / "report.md").write_text("![x](old.png) [y](effects.csv)")
-    (folder / "old.png").write_bytes(b"old")
+    (folder / "report.md").write_text("![x](old.png) [as SVG](old.svg) [y](effects.csv)")
+    for name in ("old.png", "old.svg"):
+        (folder / name).write_bytes(b"old")
     write({"report.md": b"nothing\n"}, folder)
     names = {path.name for path in folder.iterdir()}
     assert {"notes.png", "report.md"} <= names
-    assert not {"old.png", "effects.csv"} & names
+    assert not {"old.png", "old.svg", "effects.csv"} & names
 
 
 def test_long_curves_are_averaged_over_windows(tracking_uri: str, tmp_path: Path) -> None:

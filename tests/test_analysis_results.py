@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imsave
 
 from ablations import store
-from analysis.results import StudyResults, load
+from analysis.results import StudyResults, load, load_folder
 from bbcu.errors import ConfigError
 
 REFERENCE = {"residual": True, "bn": "none", "align": "auto"}
@@ -28,6 +28,11 @@ class Trial:
     steps: int = 20
     ops_g: float = 2.0
     params_k: float = 40.0
+    images: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    probes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method: str = "bbcu"
+    reference: Mapping[str, Any] = dataclasses.field(default_factory=lambda: REFERENCE)
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def factors(self) -> dict[str, Any]:
@@ -43,6 +48,7 @@ class Trial:
             "channels": 8,
             "train": {"steps": self.steps, "lr": 0.001},
             "data": hashlib.sha256(b"photographs").hexdigest(),
+            **self.others,
         }
 
     @property
@@ -76,15 +82,18 @@ def result_of(trial: Trial) -> dict[str, Any]:
         "name": trial.name,
         "factors": trial.factors,
         "levels": dict(trial.levels),
-        "reference": REFERENCE,
-        "method": "bbcu",
+        "reference": dict(trial.reference),
+        "method": trial.method,
         "task": "sr_x2",
         "setting": trial.setting,
-        "metrics": {name: {"psnr_db": psnr, "ssim": psnr / 40, "images": {}} for name, psnr in trial.psnr_db.items()},
+        "metrics": {
+            name: {"psnr_db": psnr, "ssim": psnr / 40, "images": images_of(trial, name)}
+            for name, psnr in trial.psnr_db.items()
+        },
         "baseline": {name: {"psnr_db": 28.5, "ssim": 0.8} for name in trial.psnr_db},
         "cost": {"ops_g": trial.ops_g, "params_k": trial.params_k},
         "timing": {"train_s": 12.5 + trial.seed, "step_ms": 3.0},
-        "probes": {},
+        "probes": dict(trial.probes),
         "provenance": {
             "git": "0123456789abcdef",
             "dirty": trial.seed == 2,
@@ -94,6 +103,10 @@ def result_of(trial: Trial) -> dict[str, Any]:
             "seed": trial.seed,
         },
     }
+
+
+def images_of(trial: Trial, test_set: str) -> dict[str, dict[str, float]]:
+    return {name: {"psnr_db": psnr, "ssim": 0.9} for name, psnr in trial.images.get(test_set, {}).items()}
 
 
 def curve_of(trial: Trial) -> list[store.CurvePoint]:
@@ -253,3 +266,58 @@ def test_a_study_without_trials_is_an_error(tracking_uri: str, tmp_path: Path) -
     store.prepare_tracking(tracking_uri, "components")
     with pytest.raises(ConfigError, match="has no trial yet"):
         load(tracking_uri, "components", tmp_path)
+
+
+def test_only_the_curves_that_are_asked_for_are_read(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, [trial(0), trial(1, steps=40)])
+    one, other = results.files
+    assert set(results.curves_of([one])["cell"]) == {one[0]}
+    assert len(results.curves) == len(results.curves_of([one])) + len(results.curves_of([other]))
+
+
+def test_files_come_from_mlflow_where_the_outputs_are_gone(tracking_uri: str, tmp_path: Path) -> None:
+    done = trial()
+    write_study(tracking_uri, tmp_path / "outputs", [done], samples=True)
+    before = load(tracking_uri, "components", tmp_path / "outputs")
+    after = load(tracking_uri, "components", tmp_path / "elsewhere")
+    samples = after.samples[done.cell, 0]()
+    assert samples is not None
+    assert not samples.is_relative_to(tmp_path / "outputs")
+    assert after.curves.equals(before.curves)
+    assert after.record((done.cell, 0))["metrics"] == result_of(done)["metrics"]
+
+
+def test_the_record_of_a_trial_without_files_is_empty(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, [trial()], planned=[trial(1)])
+    assert results.record((trial().cell, 1)) == {}
+
+
+def test_a_study_on_disk_reads_as_it_does_from_mlflow(tracking_uri: str, tmp_path: Path) -> None:
+    stored = loaded(tracking_uri, tmp_path, [trial(0), trial(1, bn="post")], planned=[trial(2)])
+    found = load_folder(tmp_path / "components")
+    # MLflow holds the last training loss as a metric too; on disk it is the end of the curve.
+    only_mlflow = ["run_id", "metric/train/loss"]
+    assert found.trials.drop(columns="run_id").equals(stored.trials.drop(columns=only_mlflow))
+    assert found.curves.equals(stored.curves)
+    assert (found.study, found.factors, found.reference) == (stored.study, stored.factors, stored.reference)
+
+
+def test_a_failed_trial_on_disk_has_its_reason(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path, [trial(0)], planned=[trial(1)])
+    store.TrialFolder(tmp_path, "components", trial().cell, 1).write_failure("out of memory")
+    trials = load_folder(tmp_path / "components").trials
+    assert list(trials["state"]) == ["finished", "failed"]
+    assert trials["reason"].iloc[1] == "out of memory"
+
+
+def test_a_folder_without_a_study_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no trial of a study"):
+        load_folder(tmp_path)
+
+
+def test_text_is_text_and_numbers_are_numbers_whatever_is_missing(tracking_uri: str, tmp_path: Path) -> None:
+    trials = loaded(tracking_uri, tmp_path, [trial(0)], planned=[trial(1, bn="post")]).trials
+    kinds = {name: str(kind) for name, kind in trials.dtypes.items()}
+    assert kinds.pop("seed") == "int64"
+    assert {kind for name, kind in kinds.items() if name.startswith("metric/")} == {"float64"}
+    assert {kind for name, kind in kinds.items() if not name.startswith("metric/")} == {"str"}
