@@ -29,7 +29,7 @@ class Binariser(nn.Module):
         """The size of each filter's binary weights, (out, 1, 1, 1) and above zero, or None.
 
         A unit takes it out of its convolution and multiplies the result by it. The convolution then adds ones, which is
-        exact in every precision and in every order, so no bit of the next unit depends on either.
+        exact in whatever order a machine adds: in fp32 always, and in bf16 up to sums of 256.
         """
         return None
 

@@ -46,9 +46,6 @@ LEVELS: dict[str, tuple[Any, ...]] = {
     "weight": ("l1", "l1mag", "plain", "irnet"),
 }
 
-UNTRAINED = ("full_precision", "bicubic", "lite")
-"""Methods without binary units, which are references and no cells."""
-
 
 class Contestant:
     """A network with its optimiser and one fixed batch."""
@@ -101,8 +98,8 @@ def cells() -> dict[str, tuple[str, NetworkSpec]]:
     chosen: dict[str, tuple[str, NetworkSpec]] = {}
     factors = list(LEVELS)
     for name, method in METHODS.items():
-        if name not in UNTRAINED:
-            levels = method.all_levels
+        levels = method.all_levels
+        if levels["binarize"]:
             align = ALIGN if levels["align"] == "auto" else levels["align"]
             unit = UnitSpec(**{factor: levels[factor] for factor in factors})
             chosen[name] = ("srresnet", NetworkSpec(2, 64, 16, unit=unit, align=align, **method.network))
