@@ -20,6 +20,8 @@ FORBIDDEN = {
     "bbcu": {"hydra", "omegaconf", "mlflow", "optuna"},
     "ablations/space.py": {"torch", "hydra", "omegaconf", "mlflow", "optuna", "numpy"},
     "ablations/designs.py": {"torch", "hydra", "omegaconf", "mlflow", "optuna", "numpy"},
+    "ablations/conditions.py": {"torch", "hydra", "omegaconf", "mlflow", "optuna", "numpy"},
+    "ablations/planning.py": {"torch", "hydra", "omegaconf", "mlflow", "optuna", "numpy"},
 }
 
 

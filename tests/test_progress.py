@@ -2,10 +2,10 @@
 
 import io
 import logging
+from collections.abc import Iterator
 
 import pytest
 import rich
-from rich.console import Console
 
 from ablations.progress import ConsoleHandler
 
@@ -17,9 +17,15 @@ class Full(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-def test_a_console_that_cannot_be_written_to_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def full_console() -> Iterator[None]:
+    rich.reconfigure(file=Full())
+    yield
+    rich.reconfigure()
+
+
+def test_a_console_that_cannot_be_written_to_stops_nothing(full_console: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
-    monkeypatch.setattr(rich, "_console", Console(file=Full()))
     logger = logging.getLogger("a logger of its own")
     logger.addHandler(ConsoleHandler())
     logger.warning("the training goes on")
