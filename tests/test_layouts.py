@@ -1,17 +1,15 @@
 """The folder layouts that are recognised, the files that go together in them, and what is refused in words."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from builders import without_root_rights
 
 from bbcu.errors import DataError
 from bbcu.layouts import IMAGE_ENDINGS, Located, Role, list_images, locate
-
-NOBODY = 65534
 
 
 def make(root: Path, *names: str) -> None:
@@ -39,18 +37,6 @@ def refusal(path: Path, inputs: str | None = None, role: Role = "test") -> str:
     message = str(error.value)
     assert message.isprintable()
     return message
-
-
-@contextmanager
-def without_root_rights() -> Iterator[None]:
-    """Let go of the right to read everything, where the tests run as root."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 # ---- each layout -----------------------------------------------------------------------------------------------------
