@@ -472,6 +472,21 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def telling_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that tell flat settings apart, the task first; none that tells no more than those before it."""
+    keys = sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key))
+    told: list[str] = []
+    for key in keys:
+        if _kinds(settings, [*told, key]) > _kinds(settings, told):
+            told.append(key)
+    return told
+
+
+def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    """How many settings these keys tell apart."""
+    return len({tuple(str(setting.get(key)) for key in keys) for setting in settings})
+
+
 def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
     """Log every result on disk that MLflow does not hold as finished; give the folders that were logged."""
     experiment = prepare_tracking(uri, study)

@@ -29,7 +29,7 @@ from ablations.conditions import Value, value_of
 from ablations.config import Config, SweeperConfig, typed
 from ablations.designs import Listing, Row, replicated, rows_of
 from ablations.planning import Base, LostRow, Outline, check_whole, outline, split
-from ablations.space import FACTORS, SHOWN, Cell, canonical_levels, level_text
+from ablations.space import FACTORS, SHOWN, level_text
 from ablations.trial import (
     BASELINE,
     Trial,
@@ -39,9 +39,9 @@ from ablations.trial import (
     data_of,
     frame_of,
     levels_of,
-    method_of,
     network_of,
     setting_of,
+    trial_of,
 )
 from bbcu.errors import ConfigError
 
@@ -287,12 +287,10 @@ class PlannedCell:
 
 
 def cell_of(row: Row, composer: Composer) -> PlannedCell:
-    """The cell of a row, as :func:`ablations.trial.trial_of` has it, but with the setting worked out once a base."""
+    """The cell of a row; its setting is worked out once a base."""
     config, start = composer.config_of(row)
-    canonical = canonical_levels(levels_of(config), frame_of(config))
-    cell = Cell(canonical.factors, start.setting, canonical.asked)
-    trial = Trial(config.study.name, method_of(config, cell), cell, config.seed)
-    return PlannedCell(row, config, trial, structure_of(trial, start), cell.key)
+    trial = trial_of(config, start.setting)
+    return PlannedCell(row, config, trial, structure_of(trial, start), trial.cell.key)
 
 
 def structure_of(trial: Trial, start: Start) -> Hashable:
@@ -501,12 +499,7 @@ def names_of(plan: Plan) -> dict[Identity, str]:
     # Cells of one base share their setting, so there are few to look at however many cells there are.
     shared = {id(entry.trial.cell.setting): entry.trial.cell.setting for entry in plan.trials}
     flat = {place: store.flatten(setting) for place, setting in shared.items()}
-    settings = list(flat.values())
-    keys = sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key))
-    told: list[str] = []
-    for key in keys:
-        if _kinds(settings, [*told, key]) > _kinds(settings, told):
-            told.append(key)
+    told = store.telling_apart(list(flat.values()))
     endings = {
         place: [f"{key}={level_text(setting[key])}" for key in told if key in setting]
         for place, setting in flat.items()
@@ -514,11 +507,6 @@ def names_of(plan: Plan) -> dict[Identity, str]:
     return {
         entry.identity: " ".join([entry.trial.name, *endings[id(entry.trial.cell.setting)]]) for entry in plan.trials
     }
-
-
-def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-    """How many settings these keys tell apart."""
-    return len({tuple(str(setting.get(key)) for key in keys) for setting in settings})
 
 
 def print_left_out(plan: Plan) -> None:

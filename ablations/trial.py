@@ -142,13 +142,12 @@ def method_of(config: Config, cell: Cell) -> str:
     return config.method.name if levels == cell.factors and same_layout and same_width else "custom"
 
 
-def trial_of(config: Config, fingerprint: str) -> Trial:
-    """The trial that ``config`` describes on the data with ``fingerprint``.
+def trial_of(config: Config, setting: Mapping[str, Any]) -> Trial:
+    """The trial that ``config`` describes in the ``setting`` that :func:`setting_of` gives for it.
 
     Raises ConfigError for a level that does not exist, and ImpossibleCell for a cell that cannot mean anything.
     """
     canonical = canonical_levels(levels_of(config), frame_of(config))
-    setting = setting_of(config, fingerprint)
     cell = Cell(canonical.factors, setting, canonical.asked)
     return Trial(config.study.name, method_of(config, cell), cell, config.seed)
 
@@ -286,7 +285,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     use_cache(Path(config.outputs) / ".cache" / "compiled")
     check_runnable(config)
     data = data_of(config)
-    trial = trial_of(config, data.fingerprint)
+    trial = trial_of(config, setting_of(config, data.fingerprint))
     check_network(trial)
     folder = trial.folder(config.outputs)
     prepare = store.experiment_id if in_sweep else store.prepare_tracking

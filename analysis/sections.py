@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablations.store import telling_apart
 from analysis.probes import dead_reason, picture_scores, unit_table
 from analysis.results import Identity, LeftOut, StudyResults
 
@@ -101,7 +102,7 @@ def sections(results: StudyResults) -> list[Section]:
     for setting in [*settings.values(), *({**row.setting} for row in results.left_out)]:
         if setting not in distinct:
             distinct.append(setting)
-    apart = differing(distinct)
+    apart = telling_apart(distinct)
     found = []
     for setting in distinct:
         trials = results.trials.loc[[index for index, other in settings.items() if other == setting]]
@@ -119,20 +120,6 @@ def setting_of(row: "pd.Series") -> dict[str, str]:
         for name, value in row.items()
         if isinstance(name, str) and name.startswith("setting/") and value != ""
     }
-
-
-def differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The keys that tell settings apart, the task first; one that tells no more than those before it is left out."""
-    keys = sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key))
-    told: list[str] = []
-    for key in keys:
-        if _kinds(settings, [*told, key]) > _kinds(settings, told):
-            told.append(key)
-    return told
-
-
-def _kinds(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
-    return len({tuple(setting.get(key) for key in keys) for setting in settings})
 
 
 def shown(key: str, value: str) -> str:

@@ -22,7 +22,7 @@ from mlflow.entities import Run
 
 from ablations import store
 from ablations.config import Config, register, typed
-from ablations.trial import Trial, data_of, trial_of
+from ablations.trial import Trial, data_of, setting_of, trial_of
 from bbcu.images import Pixels
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -133,7 +133,7 @@ class Workplace:
     def trial(self, *overrides: str) -> Trial:
         """The trial that these overrides ask for."""
         config = self.config(*overrides)
-        return trial_of(config, data_of(config).fingerprint)
+        return trial_of(config, setting_of(config, data_of(config).fingerprint))
 
     def folder_of(self, *overrides: str) -> store.TrialFolder:
         """The folder of the trial that these overrides ask for."""
