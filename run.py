@@ -12,8 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ablations import stopping
 from ablations.config import explain, register, typed
 from bbcu.errors import BbcuError, ConfigError
+
+GOES_ON = "the same command goes on from there"
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -26,6 +29,11 @@ def run(config: DictConfig) -> float:
         if not in_sweep:
             refuse_sweeper_keys(HydraConfig.get())
         return run_trial(typed(config), in_sweep=in_sweep)
+    except stopping.Interrupted as error:
+        if in_sweep:
+            raise
+        print(f"run.py: {error}; {GOES_ON}", file=sys.stderr)
+        sys.exit(128 + (stopping.asked_by() or signal.SIGINT))
     except BbcuError as error:
         if in_sweep:
             raise
@@ -55,7 +63,7 @@ def main() -> None:
             raise
         sys.exit(f"run.py: {error if isinstance(error, BbcuError) else explain(error)}")
     except KeyboardInterrupt:
-        print("run.py: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        print(f"run.py: stopped; what is finished is kept, and {GOES_ON}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.space import FACTORS, Frame, census
-from ablations.store import study_folder, synchronise
+from ablations.store import study_folder
+from ablations.syncing import synchronise
 from bbcu.errors import BbcuError, ConfigError
 
 

@@ -103,13 +103,16 @@ class TrackingConfig:
     """Where and how densely a trial is recorded.
 
     ``curve_points`` and ``evaluations`` are how many points the training curve and the test curve have, ``samples`` how
-    many pictures of each test set leave a crop and are looked at inside the network.
+    many pictures of each test set leave a crop and are looked at inside the network. ``snapshot_s`` is how many seconds
+    of training may be lost to a crash, and ``silence_s`` after how many without a sign a trial is given out again.
     """
 
     uri: str = MISSING
     curve_points: int = MISSING
     evaluations: int = MISSING
     samples: int = MISSING
+    snapshot_s: float = MISSING
+    silence_s: float = MISSING
 
 
 @dataclass
@@ -142,6 +145,8 @@ class Config:
     device: str = MISSING
     threads: Any = MISSING
     progress: Any = MISSING
+    on_change: str = MISSING
+    session: str = MISSING
 
 
 @dataclass
@@ -150,7 +155,8 @@ class SweeperConfig:
 
     ``design`` says which combinations of the swept keys are cells, and those from ``reference`` to ``seed`` are options
     that one design or another takes, None where they are not given; see :mod:`ablations.designs`. ``exclude`` has
-    conditions on cells to leave out; see :mod:`ablations.conditions`.
+    conditions on cells to leave out; see :mod:`ablations.conditions`. ``retries`` is how often a trial that failed is
+    tried again.
     """
 
     _target_: str = "hydra_plugins.ablation_sweeper.AblationSweeper"
@@ -164,6 +170,7 @@ class SweeperConfig:
     seed: int | None = None
     exclude: list[str] = field(default_factory=list)
     replicates: int = 1
+    retries: int = 1
     dry_run: bool = False
 
     @property
@@ -208,7 +215,7 @@ def check_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
 
 def check_ranges(config: Config) -> None:
     """Raise ConfigError for a value that no trial can be run with."""
-    at_least = {
+    at_least: dict[str, tuple[float, float]] = {
         "channels": (config.channels, 1),
         "blocks": (config.blocks, 1),
         "seed": (config.seed, 0),
@@ -218,6 +225,8 @@ def check_ranges(config: Config) -> None:
         "tracking.curve_points": (config.tracking.curve_points, 1),
         "tracking.evaluations": (config.tracking.evaluations, 1),
         "tracking.samples": (config.tracking.samples, 0),
+        "tracking.snapshot_s": (config.tracking.snapshot_s, 0),
+        "tracking.silence_s": (config.tracking.silence_s, 1),
         "evaluation.tile": (config.evaluation.tile, 0),
     }
     for key, (value, least) in at_least.items():
@@ -229,6 +238,7 @@ def check_ranges(config: Config) -> None:
         raise ConfigError(f"seed={config.seed}: must be below 2**63")
     one_of = {
         "progress": (config.progress, ("auto", True, False)),
+        "on_change": (config.on_change, ON_CHANGE),
         "data.name": (config.data.name, ("embedded", "folder")),
         "data.inputs": (config.data.inputs, ("made", "given")),
     }
@@ -255,6 +265,9 @@ def check_data(data: DataConfig) -> None:
     if data.name == "folder" and not test:
         raise ConfigError("data.test={}: at least one test set is needed, as in data.test='{Set5: DIR}'")
 
+
+ON_CHANGE = ("stop", "keep", "retrain")
+"""What becomes of a result of the same config that other code, or the same pictures in another state, has made."""
 
 SEEDS = 2**63
 """Seeds are below this, which is what torch's generators take."""

@@ -28,7 +28,7 @@ from ablations.trial import Trial, check_network, check_runnable, data_of, frame
 from bbcu.errors import ConfigError
 
 Identity = tuple[str, int]
-WHERE_AND_HOW = {"outputs", "tracking", "device", "threads", "progress", "evaluation.tile"}
+WHERE_AND_HOW = {"outputs", "tracking", "device", "threads", "progress", "evaluation.tile", "on_change", "session"}
 """The keys that are no part of a cell."""
 
 

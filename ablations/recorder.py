@@ -1,21 +1,23 @@
-"""What is kept of a training while it runs: the progress bar, the learning curve, and the evaluations along it."""
+"""What is kept of a training while it runs: its curve, the evaluations along it, and snapshots to go on from."""
 
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from typing import Any
-
-import torch
-from torch import nn
 
 from ablations import store
 from ablations.config import Config
+from ablations.lease import HeldTrial
 from ablations.progress import TrialProgress
+from ablations.pruning import Verdicts
+from ablations.snapshots import Snapshots
+from ablations.stopping import Interrupted, StopSign
 from bbcu.evaluation import Evaluation, evaluate, mean_score
 from bbcu.images import Pixels
 from bbcu.pairs import Pair, PreparedData
 from bbcu.tasks import Score
-from bbcu.training import StepReport
+from bbcu.training import StepReport, Training
 
 SECONDS_BETWEEN_FLUSHES = 10.0
 """How long points of the curve may wait before MLflow gets them, so that its page follows a training."""
@@ -34,33 +36,50 @@ def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
     return {**mean_record(scores), "images": images}
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a running trial has to do with: its lease, its MLflow run, its snapshots, and those who may end it early."""
+
+    hold: HeldTrial
+    run: store.TrialRun
+    snapshots: Snapshots
+    stop: StopSign
+    verdicts: Verdicts
+
+
 class Recorder:
-    """Watches a training: the progress bar, the learning curve, and the evaluations along it and at its end."""
+    """Watches a training: the progress bar, the learning curve, and the evaluations along it and at its end.
+
+    It keeps a snapshot of the training now and then, with what it has recorded itself, and when the trial is to stop.
+    """
 
     def __init__(
-        self,
-        config: Config,
-        name: str,
-        data: PreparedData,
-        network: nn.Module,
-        device: torch.device,
-        run: store.TrialRun,
+        self, config: Config, name: str, data: PreparedData, training: Training, surroundings: Surroundings
     ) -> None:
         self._tracking, self._steps = config.tracking, config.train.steps
-        self._data, self._network, self._device, self._run = data, network, device, run
+        self._data, self._training, self._around = data, training, surroundings
         self._how = Evaluation(config.evaluation.self_ensemble, config.evaluation.tile)
         self._window: list[StepReport] = []
         self._unsent: list[store.CurvePoint] = []
-        self._sent_at = time.monotonic()
+        self._sent_at = self._kept_at = time.monotonic()
         self.progress = TrialProgress(name, self._steps, config.progress)
         self.points: list[store.CurvePoint] = []
         self.scores: dict[str, dict[str, Score]] = {}
         self.samples: dict[tuple[str, str], Pixels] = {}
         self.evaluate_seconds = 0.0
 
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take up what the recorder had that was at work when ``state`` was kept; MLflow is told of it again."""
+        self.points = [store.CurvePoint(step, metrics, moment) for step, metrics, moment in state["points"]]
+        self._window = [StepReport(*report) for report in state["window"]]
+        self.evaluate_seconds = state["evaluate_seconds"]
+        self._unsent = list(self.points)
+        self._flush()
+
     def __call__(self, report: StepReport) -> None:
-        """Take in one step."""
+        """Take in one step; raises Interrupted, with a snapshot on disk, where the trial is to stop."""
         self.progress.update(report.step, report.loss, report.psnr_db)
+        self._around.hold.beat(phase="training", step=report.step)
         self._window.append(report)
         if self._is_due(report.step, self._tracking.curve_points):
             self._add(report.step, self._window_means())
@@ -68,6 +87,26 @@ class Recorder:
             self._evaluate(report.step)
         if report.step == self._steps or time.monotonic() - self._sent_at > SECONDS_BETWEEN_FLUSHES:
             self._flush()
+        if report.step < self._steps:
+            self._keep_or_stop(report.step)
+
+    def _keep_or_stop(self, step: int) -> None:
+        """Keep a snapshot when it is time for one, and stop where somebody has asked for it."""
+        reason = self._around.stop.reason()
+        if reason is not None or time.monotonic() - self._kept_at >= self._tracking.snapshot_s:
+            self._around.hold.check()
+            self._around.snapshots.save(step, {"training": self._training.state_dict(), "recorder": self._state()})
+            self._kept_at = time.monotonic()
+        if reason is not None:
+            self._flush()
+            raise Interrupted(reason)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "points": [(point.step, dict(point.metrics), point.time) for point in self.points],
+            "window": [astuple(report) for report in self._window],
+            "evaluate_seconds": self.evaluate_seconds,
+        }
 
     def _is_due(self, step: int, times: int) -> bool:
         """Whether ``step`` is one of ``times`` evenly spaced ones, the last step among them."""
@@ -83,14 +122,20 @@ class Recorder:
 
     def _evaluate(self, step: int) -> None:
         def keep(set_name: str, pair: Pair, output: Pixels) -> None:
+            self._around.hold.beat(phase="evaluating")
             if step == self._steps and len(self._sampled(set_name)) < self._tracking.samples:
                 self.samples[set_name, pair.name] = output
 
         start = time.perf_counter()
-        self.scores = evaluate(self._network, self._data.test, self._data.task, self._device, self._how, keep)
+        network, device = self._training.network, self._training.device
+        self.scores = evaluate(network, self._data.test, self._data.task, device, self._how, keep)
         self.evaluate_seconds += time.perf_counter() - start
         means = {name: mean_score(scores) for name, scores in self.scores.items()}
         self._add(step, {f"{name}/psnr_db": mean.psnr_db for name, mean in means.items()})
+        psnr_db = statistics.fmean(mean.psnr_db for mean in means.values())
+        self._around.hold.beat(now=True, phase="training", scored_at=step, psnr_db=psnr_db)
+        if step < self._steps:
+            self._around.verdicts.check(step, psnr_db)
 
     def _sampled(self, set_name: str) -> list[str]:
         return [picture for name, picture in self.samples if name == set_name]
@@ -101,6 +146,6 @@ class Recorder:
         self._unsent.append(point)
 
     def _flush(self) -> None:
-        self._run.log_curve(self._unsent)
+        self._around.run.log_curve(self._unsent)
         self._unsent = []
         self._sent_at = time.monotonic()

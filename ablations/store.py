@@ -48,10 +48,6 @@ class TrackingError(BbcuError):
     """The tracking store cannot be used at all; the message says which and why."""
 
 
-class TrialBusy(BbcuError):
-    """Another process holds the trial at this moment."""
-
-
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
     """The metrics of one training step: ``{"train/loss": 0.03, "Set5/psnr_db": 34.1}``, and when they were taken."""
@@ -61,23 +57,28 @@ class CurvePoint:
     time: float = dataclasses.field(default_factory=time.time)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Put ``text`` at ``path`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and move it to ``path`` when the body ends without an error."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path to write to, and move it to ``path`` when the body ends without an error.
+
+    ``durable`` waits until the disk has it, so that a machine that loses its power keeps the old file or the new one
+    too; without it that holds for processes that end, however they do.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
@@ -101,10 +102,11 @@ class TrialFolder:
     """``outputs/<study>/<cell>/seed<N>/``: everything that one trial leaves on disk."""
 
     def __init__(self, outputs: Path, study: str, cell: str, seed: int) -> None:
-        self.study, self.cell, self.seed = study, cell, seed
+        self.outputs, self.study, self.cell, self.seed = outputs, study, cell, seed
         self.path = study_folder(outputs, study) / cell / f"seed{seed}"
         self.result_path = self.path / "result.json"
-        self.failure_path = self.path / "failure.json"
+        self.state_path = self.path / "state.json"
+        self.snapshots = self.path / "snapshots"
         self.config_path = self.path / "config.yaml"
         self.log_path = self.path / "trial.log"
         self.curve_path = self.path / "curve.csv"
@@ -124,11 +126,7 @@ class TrialFolder:
         return result if (result["cell"], result["seed"]) == (self.cell, self.seed) else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        self.failure_path.unlink(missing_ok=True)
         write_atomically(self.result_path, json.dumps(result, indent=1) + "\n")
-
-    def write_failure(self, reason: str) -> None:
-        write_atomically(self.failure_path, json.dumps({"reason": reason}) + "\n")
 
     def write_curve(self, points: Iterable[CurvePoint]) -> None:
         """Keep the learning curve as a long table: step, metric, value, time (seconds since the epoch)."""
@@ -146,25 +144,6 @@ class TrialFolder:
         with self.curve_path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return [CurvePoint(int(row["step"]), {row["metric"]: float(row["value"])}, float(row["time"])) for row in rows]
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the trial against other processes; the system lets go of it however this process ends.
-
-        Raises TrialBusy where another process holds it.
-        """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout:
-            raise TrialBusy(f"{self.path} is being trained by another process") from None
-        except OSError as error:
-            raise BbcuError(f"{self.path}: cannot be written to: {error.strerror}") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
@@ -213,6 +192,7 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -324,12 +304,14 @@ class TrialRun:
     """One trial's run in MLflow, from RUNNING to FINISHED or FAILED; ``seconds`` is how long MLflow has taken so far.
 
     A store that goes away never stops a training: the first call that fails says so once in the log, the rest is
-    skipped, and the facts wait on disk for :func:`synchronise`.
+    skipped, and the facts wait on disk for :func:`ablations.syncing.synchronise`. ``experiment`` is None where it was
+    away from the beginning. ``began`` is when the trial did, in seconds since the epoch, where that is not now.
     """
 
-    def __init__(self, uri: str, experiment: str, facts: RunFacts) -> None:
-        self._uri, self._experiment, self._facts = uri, experiment, facts
-        self._away = False
+    def __init__(self, uri: str, experiment: str | None, facts: RunFacts, began: float | None = None) -> None:
+        self._uri, self._experiment, self._facts = uri, experiment or "", facts
+        self._began = None if began is None else int(1000 * began)
+        self._away = experiment is None
         self._run_id = ""
         self.seconds = 0.0
         self._call(self._start)
@@ -352,23 +334,21 @@ class TrialRun:
             batch = metrics[start : start + METRICS_PER_BATCH]
             self._call(functools.partial(self._log_metrics, batch))
 
-    def finish(self, folder: TrialFolder, metrics: Mapping[str, float], step: int) -> None:
-        """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED."""
+    def finish(self, folder: TrialFolder, metrics: Mapping[str, float], step: int, ended: float | None = None) -> None:
+        """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED.
+
+        ``ended`` is when the trial did, in seconds since the epoch, where that is not now.
+        """
         self.log_curve([CurvePoint(step, metrics)])
         self._call(lambda: self._log_files(folder))
         self._call(self._retire_others)
-        self._close("FINISHED")
+        self._close("finished", ended)
 
-    def fail(self, folder: TrialFolder, reason: str) -> None:
-        """Close the run as FAILED with its reason."""
+    def leave(self, folder: TrialFolder, state: str, reason: str, ended: float | None = None) -> None:
+        """Close the run of a trial that has no result with its state ("failed", "interrupted", "pruned") and reason."""
         self._call(lambda: self._client.set_tag(self._run_id, "reason", reason[:TAG_LENGTH]))
         self._call(lambda: self._log_files(folder))
-        self._close("FAILED")
-
-    def interrupt(self, reason: str) -> None:
-        """Close the run as KILLED: the trial was stopped from outside and can be started again."""
-        self._call(lambda: self._client.set_tag(self._run_id, "reason", reason[:TAG_LENGTH]))
-        self._close("KILLED")
+        self._close(state, ended)
 
     def _start(self) -> None:
         from mlflow.entities import Param, RunTag
@@ -376,7 +356,7 @@ class TrialRun:
         self._client = client_of(self._uri)
         self._end_abandoned()
         tags = {**self._facts.tags, "study": self._facts.study, "cell": self._facts.cell, "seed": str(self._facts.seed)}
-        run = self._client.create_run(self._experiment, tags=tags, run_name=self._facts.name)
+        run = self._client.create_run(self._experiment, self._began, tags, self._facts.name)
         self._run_id = run.info.run_id
         params = [Param(name, value) for name, value in self._facts.params.items()]
         self._client.log_batch(self._run_id, params=params, tags=[RunTag("state", "running")])
@@ -402,16 +382,17 @@ class TrialRun:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def _log_files(self, folder: TrialFolder) -> None:
-        for path in (folder.config_path, folder.result_path, folder.curve_path, folder.log_path):
+        for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
             if path.exists():
                 self._client.log_artifact(self._run_id, str(path))
         if folder.samples.is_dir():
             self._client.log_artifacts(self._run_id, str(folder.samples), "samples")
 
-    def _close(self, status: str) -> None:
-        state = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}[status]
+    def _close(self, state: str, ended: float | None) -> None:
+        status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+        moment = None if ended is None else int(1000 * ended)
         self._call(lambda: self._client.set_tag(self._run_id, "state", state))
-        self._call(lambda: self._client.set_terminated(self._run_id, status))
+        self._call(lambda: self._client.set_terminated(self._run_id, status, moment))
 
     def _call(self, action: Callable[[], object]) -> None:
         if self._away:
@@ -485,28 +466,3 @@ def telling_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
     """How many settings these keys tell apart."""
     return len({tuple(str(setting.get(key)) for key in keys) for setting in settings})
-
-
-def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
-    """Log every result on disk that MLflow does not hold as finished; give the folders that were logged."""
-    experiment = prepare_tracking(uri, study)
-    known = finished_runs(uri, experiment)
-    logged = []
-    for folder in trial_folders(outputs, study):
-        if (folder.cell, folder.seed) in known or folder.result() is None:
-            continue
-        with contextlib.suppress(TrialBusy), folder.held():
-            if log_from_disk(folder, uri, experiment):
-                logged.append(folder)
-    return logged
-
-
-def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
-    """Write a finished trial's folder to MLflow as one FINISHED run; False where MLflow did not take all of it."""
-    result = folder.result()
-    if result is None:
-        return False
-    run = TrialRun(uri, experiment, facts_of(result))
-    run.log_curve(folder.curve())
-    run.finish(folder, final_metrics(result), steps_of(result))
-    return run.recorded

@@ -2,26 +2,28 @@
 
 The sweeper owns the loop; a launcher of Hydra runs the jobs, and each job is :func:`ablations.trial.run_trial`. What is
 planned, done and failed is read from disk and from MLflow, never kept in a counter, so the same command can be given
-again at any time.
+again at any time, and by several people at once.
 """
 
+import json
 import logging
-import os
 import statistics
+import uuid
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ablations import store
+from ablations import states, stopping, store, syncing
 from ablations.config import Config, SweeperConfig
 from ablations.plan import Identity, Plan, PlannedTrial, make_plan, names_of, plan_record
+from ablations.provenance import code_fingerprint
+from ablations.rounds import Outcome, Rounds, Workers, clear_signs
 from ablations.space import SHOWN
-from ablations.trial import BASELINE, Trial, baseline_label, network_of
+from ablations.trial import BASELINE, HOW_TO_CHOOSE, Trial, baseline_label, made_by_other_code, network_of
 from bbcu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,117 +44,161 @@ def sweep(
     """Run a sweep; the mean PSNR over its trials in dB, or None where nothing was to be trained in a dry run.
 
     Raises SystemExit with status 1, after everything else has run, when a trial has no result, and BbcuError before
-    anything runs for what a user can mend.
+    anything runs for what a user can mend. A sweep that is asked to stop leaves with the status of the signal.
     """
     if options.replicates < 1:
         raise ConfigError(f"hydra.sweeper.replicates={options.replicates}: must be at least 1")
+    if options.retries < 0:
+        raise ConfigError(f"hydra.sweeper.retries={options.retries}: must be at least 0")
     plan = make_plan(arguments, options, master, config_loader)
     base = plan.trials[0].config
+    found = on_disk(plan)
     if options.dry_run:
-        print_plan(plan, states_on_disk(plan))
+        print_plan(plan, found)
         return None
-    experiment = store.prepare_tracking(base.tracking.uri, plan.study)
-    store.write_plan(Path(base.outputs), plan.study, plan_record(plan))
-    states = states_of(plan, base.tracking.uri, experiment)
+    outputs, uri = Path(base.outputs), base.tracking.uri
+    refuse_changed_data(plan, base)
+    experiment = store.prepare_tracking(uri, plan.study)
+    store.write_plan(outputs, plan.study, plan_record(plan))
+    left = with_records(found, uri, experiment)
     print_left_out(plan)
     print_design(plan)
-    pending = [entry for entry in plan.trials if states[entry.identity] == TO_TRAIN]
-    announce(plan, states)
-    if any(state == TO_LOG for state in states.values()):
-        store.synchronise(Path(base.outputs), plan.study, base.tracking.uri)
-    reasons = launch(pending, launcher, master, base)
-    return conclude(plan, reasons)
+    announce(plan, left)
+    if any(state == TO_LOG for state in left.values()):
+        syncing.synchronise(outputs, plan.study, uri)
+    pending = [entry for entry in plan.trials if left[entry.identity] == TO_TRAIN]
+    outcomes = run(pending, Workers.of(launcher, master, base, session := new_session()), options, base, session)
+    if pending:
+        catch_up(outputs, plan.study, uri, experiment)
+    return conclude(plan, outcomes)
+
+
+def new_session() -> str:
+    """A name for a sweep that no other one has."""
+    return uuid.uuid4().hex[:12]
+
+
+def run(
+    pending: Sequence[PlannedTrial], workers: Workers, options: SweeperConfig, base: Config, session: str
+) -> dict[Identity, Outcome]:
+    """Run the pending trials to their ends, or until the sweep is asked to stop."""
+    if not pending:
+        return {}
+    outputs, study = Path(base.outputs), base.study.name
+    rounds = Rounds(workers, outputs, study, options.retries, base.tracking.silence_s)
+    stopping.forget()
+    try:
+        with stopping.listening(stopping.marker_of(outputs, study, session)):
+            return rounds.run(pending)
+    finally:
+        clear_signs(outputs, study, session)
+
+
+def catch_up(outputs: Path, study: str, uri: str, experiment: str) -> None:
+    """Log what MLflow missed while it was away; where it still is, say how to do that later."""
+    try:
+        known = store.finished_runs(uri, experiment)
+        missing = [
+            folder
+            for folder in store.trial_folders(outputs, study)
+            if (folder.cell, folder.seed) not in known and folder.result_path.exists()
+        ]
+        if missing:
+            syncing.synchronise(outputs, study, uri)
+    except Exception as error:
+        log.warning("MLflow at %s does not answer (%s)", uri, store.first_line(error))
+        log.warning("when it is back: python -m ablations sync %s --outputs %s --tracking-uri %s", study, outputs, uri)
 
 
 # --- what is done already ---------------------------------------------------------------------------------------------
 
 
-def states_on_disk(plan: Plan) -> dict[Identity, str]:
-    """Whether each trial has a result; only cells that have a folder are looked into."""
-    folder = store.study_folder(Path(plan.trials[0].config.outputs), plan.study)
+def on_disk(plan: Plan) -> dict[Identity, str]:
+    """Whether each trial has a result that counts; only cells that have a folder are looked into.
+
+    Raises ConfigError where other code has made results of these very configs and the user has not said what to do.
+    """
+    config = plan.trials[0].config
+    folder = store.study_folder(Path(config.outputs), plan.study)
     begun = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return {
-        entry.identity: DONE if entry.identity[0] in begun and entry.folder.result() is not None else TO_TRAIN
-        for entry in plan.trials
-    }
+    found, changed = {}, []
+    for entry in plan.trials:
+        result = entry.folder.result() if entry.identity[0] in begun else None
+        found[entry.identity] = TO_TRAIN if result is None else DONE
+        if result is not None and result["provenance"].get("code") != code_fingerprint():
+            changed.append((entry, result))
+    if changed and config.on_change == "stop":
+        entry, result = changed[0]
+        raise ConfigError(
+            f"{len(changed)} of {len(plan.trials)} trials have a result of other code, as {entry.trial.name} seed "
+            f"{entry.trial.seed}: {made_by_other_code(result)}; {HOW_TO_CHOOSE}"
+        )
+    if config.on_change == "retrain":
+        found |= {entry.identity: TO_TRAIN for entry, _ in changed}
+    return found
 
 
-def states_of(plan: Plan, uri: str, experiment: str) -> dict[Identity, str]:
+def refuse_changed_data(plan: Plan, base: Config) -> None:
+    """Raise ConfigError where the study has results of these very trials on other pictures, unless these are wanted."""
+    if base.on_change == "retrain":
+        return
+    outputs = Path(base.outputs)
+    before = {_but_for_data(row): row for row in store.read_plan(outputs, plan.study)["trials"]}
+    for entry in plan.trials:
+        facts = entry.trial.facts()
+        row = before.get(_but_for_data(facts), facts)
+        then, now = row["setting"]["data"], facts["setting"]["data"]
+        if then != now and store.TrialFolder(outputs, plan.study, row["cell"], row["seed"]).result_path.exists():
+            raise ConfigError(
+                f"study {plan.study} has {entry.trial.name} seed {entry.trial.seed} on other pictures: their "
+                f"fingerprint was {then[:SHOWN]} and is {now[:SHOWN]}; on_change=retrain trains on these beside "
+                f"them, and another study.name leaves them alone"
+            )
+
+
+def _but_for_data(facts: Mapping[str, Any]) -> str:
+    setting = {key: value for key, value in facts["setting"].items() if key != "data"}
+    return json.dumps([facts["factors"], setting, facts["seed"]], sort_keys=True)
+
+
+def with_records(found: Mapping[Identity, str], uri: str, experiment: str) -> dict[Identity, str]:
     """What is left to do for each trial: nothing, its records, or all of it."""
     recorded = store.finished_runs(uri, experiment)
     return {
-        identity: TO_LOG if state == DONE and identity not in recorded else state
-        for identity, state in states_on_disk(plan).items()
+        identity: TO_LOG if state == DONE and identity not in recorded else state for identity, state in found.items()
     }
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- what came of it --------------------------------------------------------------------------------------------------
 
 
-def launch(
-    pending: Sequence[PlannedTrial], launcher: Launcher, master: DictConfig, base: Config
-) -> dict[Identity, str]:
-    """Run the pending trials through the launcher; the reasons of those that failed.
-
-    A launcher that gives up on the whole batch is no reason to lose the summary: what has a result has it on disk.
-    """
-    if not pending:
-        return {}
-    shared = side_by_side(master, base)
-    try:
-        returns = launcher.launch([[*entry.overrides, *shared] for entry in pending], initial_job_idx=0)
-    except Exception as error:
-        log.exception("the launcher gave up")
-        return {entry.identity: f"the launcher gave up: {error}" for entry in pending}
-    return {
-        entry.identity: failure_reason(job)
-        for entry, job in zip(pending, returns, strict=True)
-        if job.status != JobStatus.COMPLETED
-    }
-
-
-def side_by_side(master: DictConfig, base: Config) -> list[str]:
-    """What trials that run side by side are told: to share the cores, and not to draw their bars over one another.
-
-    Together they must not ask for more threads than there are cores: waiting threads spin, and hold the others up.
-    """
-    jobs = OmegaConf.select(master, "hydra.launcher.n_jobs")
-    if jobs is None or jobs == 1:
-        return []
-    cores = len(os.sched_getaffinity(0))
-    threads = max(1, cores // (cores if jobs < 1 else jobs))
-    return [f"threads={threads}"] * (base.threads == "auto") + ["progress=false"] * (base.progress == "auto")
-
-
-def failure_reason(job: JobReturn) -> str:
-    """Why a job failed; its return value is looked at where it is kept, as asking for it raises it."""
-    try:
-        _ = job.return_value
-    except Exception as error:
-        return store.first_line(error)
-    return "unknown"
-
-
-def conclude(plan: Plan, reasons: Mapping[Identity, str]) -> float:
+def conclude(plan: Plan, outcomes: Mapping[Identity, Outcome]) -> float:
     """Print every trial's outcome and the way to the report; leave with status 1 where one has no result."""
-    values, failed = [], 0
+    values, without = [], 0
     rows = []
     names = names_of(plan)
     for entry in plan.trials:
         name = names[entry.identity]
         result = entry.folder.result()
         if result is None:
-            failed += 1
-            rows.append([name, str(entry.trial.seed), "failed", reasons.get(entry.identity, "no result")])
+            without += 1
+            outcome = outcomes.get(entry.identity) or Outcome(*states.present_state(entry.folder))
+            rows.append([name, str(entry.trial.seed), str(outcome.state), outcome.reason])
             continue
         psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
         values.append(psnr)
-        rows.append([name, str(entry.trial.seed), "done", f"{psnr:.2f} dB"])
+        rows.append([name, str(entry.trial.seed), "done", f"{psnr:.2f} dB" + ", dead" * bool(result.get("dead"))])
     print_table(["cell", "seed", "state", "mean PSNR"], rows)
     print_baselines(plan)
     print(f"report: python -m analysis {plan.study}", flush=True)
-    if failed:
-        raise SystemExit(f"run.py: {failed} of {len(plan.trials)} trials have no result; the others are kept")
+    number = stopping.asked_by()
+    if number is not None and without:
+        print(
+            f"run.py: stopped; {without} of {len(plan.trials)} trials are left, and the same command goes on from there"
+        )
+        raise SystemExit(128 + number)
+    if without:
+        raise SystemExit(f"run.py: {without} of {len(plan.trials)} trials have no result; the others are kept")
     return statistics.fmean(values)
 
 

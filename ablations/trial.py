@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from ablations import store
+from ablations import states, stopping, store, syncing
 from ablations.config import Config
-from ablations.provenance import provenance
+from ablations.lease import HeldTrial, LeaseLost, held
+from ablations.provenance import code_fingerprint, provenance
+from ablations.pruning import Pruned, Verdicts
+from ablations.snapshots import Snapshots
 from ablations.space import FACTORS, REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels, cell_name
+from ablations.states import State
 from bbcu.errors import BbcuError, ConfigError
 from bbcu.methods import METHODS, REIMPLEMENTATION
 
@@ -45,6 +49,10 @@ BASELINE = "baseline"
 
 class TrialFailed(BbcuError):
     """The trial ended without a result; the message is the reason."""
+
+
+class TrialHopeless(TrialFailed):
+    """The trial would end the same way however often it was tried, as one whose loss diverges."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,28 +284,34 @@ def device_name(config: Config) -> str:
 def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     """Train, evaluate and record the trial of ``config`` unless that is done already; its mean PSNR in dB.
 
-    In a sweep the parent has prepared the tracking store, and prints the results. Raises TrialFailed with the reason
-    when the training fails, TrialBusy when another process is at it, and BbcuError for what a user can mend.
+    A trial that was interrupted goes on from its newest snapshot. In a sweep the parent has prepared the tracking
+    store, and prints the results. Raises TrialFailed with the reason when the training fails, TrialBusy when another
+    process is at it, Interrupted when it was asked to stop, Pruned when its search has ended it, and BbcuError for what
+    a user can mend.
     """
     from bbcu.acceleration import use_cache
 
-    # First of all: torch settles on a folder of its own as soon as any part of its compiler is imported.
-    use_cache(Path(config.outputs) / ".cache" / "compiled")
-    check_runnable(config)
-    data = data_of(config)
-    trial = trial_of(config, setting_of(config, data.fingerprint))
-    check_network(trial)
-    folder = trial.folder(config.outputs)
-    prepare = store.experiment_id if in_sweep else store.prepare_tracking
-    experiment = prepare(config.tracking.uri, trial.study)
-    with folder.held():
-        result = folder.result()
-        if result is None:
-            result = _run_and_record(config, trial, data, folder, experiment)
-        else:
-            log.info("%s seed %d is done already, nothing is trained", trial.name, trial.seed)
-            if not store.is_finished(config.tracking.uri, experiment, trial.cell.key, trial.seed):
-                store.log_from_disk(folder, config.tracking.uri, experiment)
+    marker = stopping.marker_of(Path(config.outputs), config.study.name, config.session) if config.session else None
+    with stopping.listening_to(marker, for_good=in_sweep) as stop:
+        stop.check()
+        # First of all: torch settles on a folder of its own as soon as any part of its compiler is imported.
+        use_cache(Path(config.outputs) / ".cache" / "compiled")
+        check_runnable(config)
+        data = data_of(config)
+        trial = trial_of(config, setting_of(config, data.fingerprint))
+        check_network(trial)
+        folder = trial.folder(config.outputs)
+        experiment = experiment_of(config, in_sweep=in_sweep)
+        steps = config.train.steps if trains(config) else 0
+        with held(folder, trial.name, session=config.session, steps=steps) as hold:
+            # Whoever held it before may have finished it in between.
+            result = folder.result()
+            if result is not None and is_to_be_kept(result, config, trial):
+                log.info("%s seed %d is done already, nothing is trained", trial.name, trial.seed)
+                if experiment and not store.is_finished(config.tracking.uri, experiment, *trial.identity):
+                    syncing.log_from_disk(folder, config.tracking.uri, experiment)
+            else:
+                result = _run_and_record(Desk(config, trial, data, folder, hold, stop), experiment)
     mean_psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
     if in_sweep:
         log.info(
@@ -306,6 +320,46 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     else:
         log.info("%s", summary(result, folder))
     return mean_psnr
+
+
+def trains(config: Config) -> bool:
+    """Whether the trial has a network at all."""
+    return config.network.name != BASELINE
+
+
+def experiment_of(config: Config, *, in_sweep: bool) -> str | None:
+    """The id of the study's experiment; None, with a warning, for a server that has gone away since a sweep began."""
+    uri, study = config.tracking.uri, config.study.name
+    if not in_sweep:
+        return store.prepare_tracking(uri, study)
+    try:
+        return store.experiment_id(uri, study)
+    except Exception as error:
+        log.warning("MLflow at %s does not answer (%s); the records wait on disk", uri, store.first_line(error))
+        return None
+
+
+def is_to_be_kept(result: Mapping[str, Any], config: Config, trial: Trial) -> bool:
+    """Whether a result counts; raises ConfigError where other code made it and the user has not chosen."""
+    made_by, code = result["provenance"].get("code"), code_fingerprint()
+    if made_by == code or config.on_change == "keep":
+        return True
+    if config.on_change == "retrain":
+        log.info("%s seed %d is trained anew: %s", trial.name, trial.seed, made_by_other_code(result))
+        return False
+    raise ConfigError(f"{trial.name} seed {trial.seed} has a result, but {made_by_other_code(result)}; {HOW_TO_CHOOSE}")
+
+
+HOW_TO_CHOOSE = (
+    "on_change=keep takes it as it is, on_change=retrain makes it anew, and another study.name leaves it alone"
+)
+
+
+def made_by_other_code(result: Mapping[str, Any]) -> str:
+    """How the code that made a result differs from the present, in words."""
+    made_by = result["provenance"].get("code")
+    other = f"by code {made_by}" if made_by else "before code had a fingerprint"
+    return f"it was made {other}, and this is {code_fingerprint()}"
 
 
 def summary(result: Mapping[str, Any], folder: store.TrialFolder) -> str:
@@ -332,44 +386,77 @@ def baseline_label(result: Mapping[str, Any]) -> str:
     return "input" if name == "identity" else name
 
 
-def _run_and_record(
-    config: Config, trial: Trial, data: "PreparedData", folder: store.TrialFolder, experiment: str
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Desk:
+    """Everything that lies before a process that works at a trial."""
+
+    config: Config
+    trial: Trial
+    data: "PreparedData"
+    folder: store.TrialFolder
+    hold: HeldTrial
+    stop: stopping.StopSign
+
+
+def _run_and_record(desk: Desk, experiment: str | None) -> dict[str, Any]:
     """Run the trial with its log, its threads and its MLflow run, whatever way it ends."""
+    config, trial, folder = desk.config, desk.trial, desk.folder
     with _threads(config.threads) as threads, _log_file(folder):
+        attempt = states.begin(folder)
+        desk.hold.beat(now=True, attempt=attempt.number)
         origin = provenance(device_name(config), threads, trial.seed)
-        run = store.TrialRun(config.tracking.uri, experiment, store.facts_of({**trial.facts(), "provenance": origin}))
+        facts = store.facts_of({**trial.facts(), "provenance": origin})
+        run = store.TrialRun(config.tracking.uri, experiment, facts)
+
+        def leave(state: State, reason: str) -> None:
+            # Where the disk is full even this may not be written; whoever comes next sees that nobody works here.
+            with contextlib.suppress(OSError):
+                states.end(folder, state, reason)
+            run.leave(folder, state, reason)
+
         try:
             store.write_atomically(folder.config_path, OmegaConf.to_yaml(OmegaConf.structured(config)))
-            how = _score_baseline if config.network.name == BASELINE else _run
-            found = how(config, trial, data, folder, run)
+            how = _run if trains(config) else _score_baseline
+            found = how(desk, run, origin)
             result = {**found, "provenance": {**origin, **found.get("provenance", {})}}
+            desk.hold.check()
+            folder.write_result(result)
+            states.end(folder, State.FINISHED)
         except KeyboardInterrupt:
-            run.interrupt("stopped from the keyboard")
+            leave(State.INTERRUPTED, "stopped at once from the keyboard")
+            raise
+        except LeaseLost:
+            # The trial is another process's by now, and so is its folder.
+            raise
+        except stopping.Interrupted as error:
+            leave(State.INTERRUPTED, str(error))
+            raise
+        except Pruned as error:
+            leave(State.PRUNED, str(error))
             raise
         except Exception as error:
             reason = str(error) if isinstance(error, BbcuError) else f"{type(error).__name__}: {error}"
             log.debug("the trial failed", exc_info=True)
-            folder.write_failure(reason)
-            run.fail(folder, reason)
-            raise TrialFailed(f"{trial.name} seed {trial.seed} failed: {reason}; see {folder.log_path}") from error
-        folder.write_result(result)
+            leave(State.FAILED, reason)
+            failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed
+            raise failure(f"{trial.name} seed {trial.seed} failed: {reason}; see {folder.log_path}") from error
         run.finish(folder, store.final_metrics(result), store.steps_of(result))
+        Snapshots(folder.snapshots, {}).clear()
         return result
 
 
-def _run(
-    config: Config, trial: Trial, data: "PreparedData", folder: store.TrialFolder, run: store.TrialRun
-) -> dict[str, Any]:
+def _run(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]:
     """Train and evaluate; the result without its provenance. Everything but ``result.json`` is on disk afterwards."""
     import torch
 
-    from ablations.recorder import Recorder, mean_record, score_record
+    from ablations.recorder import Recorder, Surroundings, mean_record, score_record
     from ablations.samples import save_samples
     from bbcu.cost import count
     from bbcu.patches import PatchSampler
-    from bbcu.probes import probe
-    from bbcu.training import TrainSettings, acceleration, resolve_device, train
+    from bbcu.probes import dead_body, probe
+    from bbcu.training import Training, TrainSettings, resolve_device
+
+    config, trial, data, folder = desk.config, desk.trial, desk.data, desk.folder
 
     # --- what is trained, on what -------------------------------------------------------------------------------------
     began = time.perf_counter()
@@ -390,19 +477,32 @@ def _run(
         release=data.release,
     )
     log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
-    plan = acceleration(network, settings, device)
-    for reason in plan.reasons:
+    training = Training(network, sampler, settings, device)
+    for reason in training.plan.reasons:
         log.info("%s", reason)
 
-    # --- training -----------------------------------------------------------------------------------------------------
-    recorder = Recorder(config, f"{trial.name} seed {trial.seed}", data, network, device, run)
+    # --- training, from the beginning or from where an earlier attempt stopped ----------------------------------------
+    snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **going_on(origin)})
+    surroundings = Surroundings(desk.hold, run, snapshots, desk.stop, Verdicts(folder, config.session))
+    recorder = Recorder(config, f"{trial.name} seed {trial.seed}", data, training, surroundings)
+    earlier = snapshots.newest(device)
+    if earlier is not None:
+        training.load_state_dict(earlier["training"])
+        recorder.resume(earlier["recorder"])
+        states.change(folder, from_step=training.step)
+        log.info("going on after step %d", training.step)
     with recorder.progress:
-        step_seconds = train(network, sampler, settings, device, recorder)
+        training.run(recorder)
 
     # --- what it is worth: the last step, not the best ----------------------------------------------------------------
+    desk.hold.beat(now=True, phase="probing")
     probing = time.perf_counter()
     probes = probe(network, probed_inputs(data, config.tracking.samples), start, device)
+    dead = dead_body(network, probed_inputs(data, config.tracking.samples), device)
+    if dead is not None:
+        log.warning("%s seed %d: %s", trial.name, trial.seed, dead)
     probe_seconds = time.perf_counter() - probing
+    desk.hold.beat(now=True, phase="recording")
     folder.write_curve(recorder.points)
     with store.replacing(folder.checkpoint_path) as temporary:
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, temporary)
@@ -413,17 +513,24 @@ def _run(
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
         "cost": {"ops_g": cost.ops_g, "params_k": cost.params_k},
         "timing": {
-            "train_s": round(sum(step_seconds), 3),
-            "step_ms": round(1e3 * statistics.median(step_seconds), 3),
-            "start_s": round(starting_seconds(step_seconds), 3),
+            "train_s": round(sum(training.seconds), 3),
+            "step_ms": round(1e3 * statistics.median(training.seconds), 3),
+            "start_s": round(starting_seconds(training.seconds), 3),
             "evaluate_s": round(recorder.evaluate_seconds, 3),
             "probe_s": round(probe_seconds, 3),
             "record_s": round(run.seconds, 3),
             "total_s": round(time.perf_counter() - began, 3),
         },
+        "dead": dead,
         "probes": probes,
-        "provenance": {"compiled": plan.compiles},
+        "provenance": {"compiled": training.plan.compiles},
     }
+
+
+def going_on(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be as it was for a training to go on where an earlier one stopped and end where that would have."""
+    same = {name: origin[name] for name in ("code", "device", "threads")}
+    return {**same, "torch": origin["packages"]["torch"]}
 
 
 def starting_seconds(step_seconds: "Sequence[float]") -> float:
@@ -444,22 +551,22 @@ def probed_inputs(data: "PreparedData", most: int) -> "Iterator[torch.Tensor]":
             yield to_tensor(pair.input[top : top + PROBED, left : left + PROBED])[None]
 
 
-def _score_baseline(
-    config: Config, trial: Trial, data: "PreparedData", folder: store.TrialFolder, run: store.TrialRun
-) -> dict[str, Any]:
+def _score_baseline(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]:
     """The result of a method that trains nothing; it costs nothing that the paper counts."""
     from ablations.recorder import mean_record, score_record
     from ablations.samples import save_samples
 
-    sampled = {name: pairs[: config.tracking.samples] for name, pairs in data.test.items()}
+    data = desk.data
+    sampled = {name: pairs[: desk.config.tracking.samples] for name, pairs in data.test.items()}
     outputs = {(name, pair.name): data.task.baseline(pair.input) for name, pairs in sampled.items() for pair in pairs}
-    save_samples(folder.samples, data, outputs)
+    save_samples(desk.folder.samples, data, outputs)
     return {
-        **trial.facts(),
+        **desk.trial.facts(),
         "metrics": {name: score_record(scores) for name, scores in data.baseline.items()},
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
         "cost": {"ops_g": 0.0, "params_k": 0.0},
         "timing": dict.fromkeys(TIMINGS, 0.0),
+        "dead": None,
         "probes": {},
     }
 

@@ -247,6 +247,10 @@ class SRResNet(nn.Module):
         # The refining convolution and the tail look around them at the size of the output; the skip looks no further.
         return math.ceil(reach + 2 / sizes)
 
+    def skip(self, x: Tensor) -> Tensor:
+        """What the network puts out where its layers add nothing."""
+        return F.interpolate(x, scale_factor=float(self.spec.scale), mode="bilinear", align_corners=False)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.standardisation is not None:
             return self.standardisation.back(self._restore(self.standardisation(x)))
@@ -259,7 +263,7 @@ class SRResNet(nn.Module):
         else:
             features = F.leaky_relu(in_full_precision(self.head, aligned), NEGATIVE_SLOPE)
         features = self.up(self.body(features))
-        skip = F.interpolate(aligned, scale_factor=float(self.spec.scale), mode="bilinear", align_corners=False)
+        skip = self.skip(aligned)
         # BBCU-T takes the network's skip for its residual; without residuals the skip still belongs to the network.
         if isinstance(self.tail, BinaryUnit) and self.spec.unit.residual is not False:
             restored: Tensor = self.tail(features, skip)
@@ -313,6 +317,10 @@ class DnCNN(nn.Module):
     def radius(self) -> int:
         """How many input pixels around a pixel its output depends on."""
         return 2 * self.spec.blocks + 2
+
+    def skip(self, x: Tensor) -> Tensor:
+        """What the network puts out where its layers add nothing."""
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         if self.standardisation is not None:

@@ -86,6 +86,38 @@ def probe(
     return {"pictures": pictures, "units": measured}
 
 
+VISIBLE = 0.1 / 255
+"""A deviation of a tenth of a grey level, of values in [0, 1]: less than that hardly ever changes a rounded output."""
+
+
+def dead_body(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> str | None:
+    """Why the output of ``network`` is its skip connection and nothing else; None where its layers add something.
+
+    What they add is the output less ``network.skip(x)``. Where that is one number a colour all over a picture, but for
+    the borders, where padding shows, no picture has come through: signs that are the same for every pixel do that, as
+    they come about without residuals. A network without a ``skip``, as one of the user's own, is never called dead.
+    Batches are (pictures, colours, height, width) in [0, 1].
+    """
+    skip = getattr(network, "skip", None)
+    if skip is None:
+        return None
+    largest = 0.0
+    with torch.inference_mode(), evaluating(network):
+        for batch in batches:
+            pictures = batch.to(device)
+            added = _middle(network(pictures) - skip(pictures))
+            largest = max(largest, float(added.std(dim=(2, 3), correction=0).max()))
+    if largest >= VISIBLE:
+        return None
+    return f"its output is the skip connection: what its layers add varies by {255 * largest:.2g} grey levels"
+
+
+def _middle(x: Tensor) -> Tensor:
+    """The middle half of pictures in either direction."""
+    top, left = (size // 4 for size in x.shape[-2:])
+    return x[..., top : x.shape[-2] - top, left : x.shape[-1] - left]
+
+
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Run the body in evaluation mode, and give each module back the mode that it had."""

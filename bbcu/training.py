@@ -1,11 +1,14 @@
-"""How a network is trained: one loop, the same for every cell."""
+"""How a network is trained: one loop, the same for every cell, which can be left and taken up again at any step."""
 
 import functools
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +22,18 @@ from bbcu.patches import PatchSampler
 ADAM_BETAS = (0.9, 0.99)
 SCHEDULES = ("cosine", "constant", "halved", "stepped")
 
+DIVERGED_LOSS = 1.0
+"""The L1 loss of black where white should be: a training that stays above it, and far above its start, has diverged."""
+
+DIVERGED_RATIO = 10.0
+"""How many times its first loss a training must have come to be called diverged."""
+
+DIVERGED_STEPS = 20
+"""Over how many steps both must hold on average, so that one bad batch ends nothing."""
+
 
 class TrainingDiverged(BbcuError):
-    """The loss, or what the network puts out, is no number any more."""
+    """The loss is no number any more, or has left every bound; the same steps would end there again."""
 
 
 @dataclass(frozen=True)
@@ -94,30 +106,138 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
 
 
 def acceleration(network: nn.Module, settings: TrainSettings, device: torch.device) -> Plan:
-    """What :func:`train` does to be fast with these settings, and why."""
+    """What a :class:`Training` does to be fast with these settings, and why."""
     pixels = settings.steps * settings.batch * settings.patch**2
     return plan_for(network, device, precision=settings.precision, compile=settings.compile, pixels=pixels)
 
 
 def batches(
-    sampler: PatchSampler, steps: int, *, ahead: bool
+    sampler: PatchSampler, first: int, last: int, *, ahead: bool
 ) -> Iterator[tuple[int, Callable[[], tuple[torch.Tensor, torch.Tensor]]]]:
-    """Each step from 1 to ``steps`` with what gives its batch.
+    """Each step from ``first`` to ``last`` with what gives its batch.
 
     With ``ahead`` a thread draws the next batch during a step, which pays where the step is another device's work. A
-    batch depends on seed and step alone, so it is the same one either way.
+    batch depends on seed and step alone, so it is the same one either way, and the same one in a resumed training.
     """
     if not ahead:
-        for step in range(1, steps + 1):
+        for step in range(first, last + 1):
             yield step, functools.partial(sampler.batch_at, step - 1)
         return
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(sampler.batch_at, 0)
-        for step in range(1, steps + 1):
+        following = pool.submit(sampler.batch_at, first - 1)
+        for step in range(first, last + 1):
             current = following
-            if step < steps:
+            if step < last:
                 following = pool.submit(sampler.batch_at, step)
             yield step, current.result
+
+
+class Training:
+    """Trains a network in place, step by step; ``step`` is the last one that is done, 0 before the first.
+
+    ``state_dict`` after any step holds all that the steps to come depend on. A training that has loaded it ends with
+    the very network that the other would have had, bit for bit wherever the same steps give the same bits twice.
+    ``seconds`` has the time that each step took, from drawing its patches to the end of the optimiser's step.
+    """
+
+    def __init__(
+        self, network: nn.Module, sampler: PatchSampler, settings: TrainSettings, device: torch.device
+    ) -> None:
+        self.network, self.sampler, self.settings, self.device = network, sampler, settings, device
+        self.plan = acceleration(network, settings, device)
+        self.step = 0
+        self.seconds: list[float] = []
+        self._units = binary_units(network)
+        self._first_loss = math.nan
+        self._losses: deque[float] = deque(maxlen=DIVERGED_STEPS)
+        keep_freed_memory()
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.plan.compiles:
+            compile_units(network)
+        self.optimiser = torch.optim.Adam(network.parameters(), settings.lr, betas=ADAM_BETAS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands, as tensors, numbers, lists and dictionaries, which ``torch.save`` takes.
+
+        The tensors are those that the next step changes: save or copy them before it.
+        """
+        generators = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            # Only a network of the user's own draws while it trains.
+            "generators": generators,
+            "seconds": list(self.seconds),
+            "first_loss": self._first_loss,
+            "losses": list(self._losses),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where the training that gave ``state`` stood."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
+        self.step, self.seconds = state["step"], list(state["seconds"])
+        self._first_loss = state["first_loss"]
+        self._losses = deque(state["losses"], maxlen=DIVERGED_STEPS)
+
+    def run(self, on_step: Callable[[StepReport], None]) -> None:
+        """Train up to the last step, and call ``on_step`` after each; what that raises ends the run at a whole step.
+
+        Raises TrainingDiverged when the loss is no finite number, or has grown beyond every bound.
+        """
+        settings, device = self.settings, self.device
+        for step, batch in batches(self.sampler, self.step + 1, settings.steps, ahead=device.type == "cuda"):
+            start = time.perf_counter()
+
+            # --- data ------------------------------------------------------------------------------------------------
+            inputs, targets = (part.to(device, non_blocking=True) for part in batch())
+
+            # --- forward and backward --------------------------------------------------------------------------------
+            self.network.train()
+            for unit in self._units:
+                unit.set_progress((step - 1) / settings.steps)
+            self.optimiser.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
+                outputs = self.network(inputs.contiguous(memory_format=torch.channels_last))
+            # The loss is taken in full precision: its gradient is a sign, and small differences decide it.
+            loss = F.l1_loss(outputs.float(), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+            # --- update ----------------------------------------------------------------------------------------------
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate_at(step, settings)
+            self.optimiser.step()
+            for unit in self._units:
+                unit.after_step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            self.seconds.append(time.perf_counter() - start)
+
+            # --- report ----------------------------------------------------------------------------------------------
+            self.step = step
+            report = StepReport(step, float(loss.detach()), float(F.mse_loss(outputs.detach().float(), targets)))
+            self._check(report.loss)
+            on_step(report)
+
+    def _check(self, loss: float) -> None:
+        """Raise TrainingDiverged where no further step can lead anywhere."""
+        where = f"at step {self.step} of {self.settings.steps}"
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss} {where}")
+        if self.step == 1:
+            self._first_loss = loss
+        self._losses.append(loss)
+        bound = max(DIVERGED_LOSS, DIVERGED_RATIO * self._first_loss)
+        if len(self._losses) == DIVERGED_STEPS and (mean := statistics.fmean(self._losses)) > bound:
+            raise TrainingDiverged(
+                f"the loss has grown from {self._first_loss:.3g} to {mean:.3g}, over {DIVERGED_STEPS} steps, {where}"
+            )
 
 
 def train(
@@ -127,49 +247,10 @@ def train(
     device: torch.device,
     on_step: Callable[[StepReport], None],
 ) -> list[float]:
-    """Train ``network`` in place, call ``on_step`` after each step, and give the seconds that each step took.
+    """Train ``network`` in place from its first step to its last, and give the seconds that each step took.
 
-    The time of a step is from drawing its patches to the end of the optimiser's step, without ``on_step``.
-    Raises TrainingDiverged when the loss is no finite number.
+    See :class:`Training`, which this runs in one go.
     """
-    plan = acceleration(network, settings, device)
-    keep_freed_memory()
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if plan.compiles:
-        compile_units(network)
-    optimiser = torch.optim.Adam(network.parameters(), settings.lr, betas=ADAM_BETAS)
-    units = binary_units(network)
-    seconds = []
-    for step, batch in batches(sampler, settings.steps, ahead=device.type == "cuda"):
-        start = time.perf_counter()
-
-        # --- data ----------------------------------------------------------------------------------------------------
-        inputs, targets = (part.to(device, non_blocking=True) for part in batch())
-
-        # --- forward and backward ------------------------------------------------------------------------------------
-        network.train()
-        for unit in units:
-            unit.set_progress((step - 1) / settings.steps)
-        optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-            outputs = network(inputs.contiguous(memory_format=torch.channels_last))
-        # The loss is taken in full precision: its gradient is a sign, and small differences decide it.
-        loss = F.l1_loss(outputs.float(), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-
-        # --- update --------------------------------------------------------------------------------------------------
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
-        optimiser.step()
-        for unit in units:
-            unit.after_step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-
-        # --- report --------------------------------------------------------------------------------------------------
-        report = StepReport(step, float(loss.detach()), float(F.mse_loss(outputs.detach().float(), targets)))
-        if not math.isfinite(report.loss):
-            raise TrainingDiverged(f"the loss is {report.loss} at step {step} of {settings.steps}")
-        on_step(report)
-    return seconds
+    training = Training(network, sampler, settings, device)
+    training.run(on_step)
+    return training.seconds

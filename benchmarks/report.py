@@ -83,7 +83,8 @@ def peak_mebibytes() -> float:
 
 def build(folder: Path, runs: int, files: bool) -> None:
     """A store with ``runs`` finished runs of one study, and with ``files`` their folders too."""
-    from ablations.store import CurvePoint, TrialFolder, prepare_tracking, synchronise
+    from ablations.store import CurvePoint, TrialFolder, prepare_tracking
+    from ablations.syncing import synchronise
 
     uri, outputs = f"sqlite:///{folder / 'mlflow.db'}", folder / "outputs"
     prepare_tracking(uri, STUDY)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bbcu.networks import NetworkSpec, build
-from bbcu.probes import BINS_PER_DECADE, Fit, Spread, UnitProbe, probe
+from bbcu.probes import BINS_PER_DECADE, Fit, Spread, UnitProbe, dead_body, probe
 from bbcu.units import KERNEL, BinaryUnit, UnitSpec
 
 CPU = torch.device("cpu")
@@ -476,3 +476,39 @@ def test_what_is_not_finite_is_no_number() -> None:
     found = measured(network, stream())
     assert json.dumps(found, allow_nan=False)
     assert found["output_loss"] is None
+
+
+# --- a body that adds nothing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [srresnet, dncnn], ids=["srresnet", "dncnn"])
+def test_a_network_whose_layers_add_one_number_a_colour_is_dead(make: Callable[..., Any]) -> None:
+    network = make()
+    with torch.no_grad():
+        network.tail.weight.zero_()
+        if network.tail.bias is not None:
+            network.tail.bias.fill_(0.1)
+    reason = dead_body(network, [drawn(1, 3, 24, 24)], CPU)
+    assert reason is not None
+    assert reason.startswith("its output is the skip connection")
+
+
+@pytest.mark.parametrize("make", [srresnet, dncnn], ids=["srresnet", "dncnn"])
+def test_a_network_whose_layers_add_a_pattern_is_alive_wherever_the_pattern_is(make: Callable[..., Any]) -> None:
+    network = shaken(make())
+    assert dead_body(network, [torch.zeros(1, 3, 24, 24), drawn(1, 3, 24, 24)], CPU) is None
+
+
+def test_equal_signs_everywhere_make_a_body_dead_though_its_borders_differ() -> None:
+    network = srresnet(unit=UnitSpec(residual=False))
+    with torch.no_grad():
+        for binary in network.body.units:
+            binary.threshold.fill_(-1e9)
+    pictures = drawn(1, 3, 48, 48)
+    added = network(pictures) - network.skip(pictures)
+    assert added.std(dim=(2, 3)).max() > 1e-6
+    assert dead_body(network, [pictures], CPU) is not None
+
+
+def test_a_network_that_has_no_skip_is_never_called_dead() -> None:
+    assert dead_body(alone(), [stream()], CPU) is None

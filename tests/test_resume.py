@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -232,25 +233,36 @@ def test_a_trial_whose_result_was_lost_and_trained_again_has_one_finished_run(wo
 HOLD = """
 import sys
 from pathlib import Path
+from ablations.lease import held
 from ablations.store import TrialFolder
 
-with TrialFolder.of(Path(sys.argv[1])).held():
+with held(TrialFolder.of(Path(sys.argv[1])), "other"):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_trial_that_another_process_holds_is_reported_and_left_alone(workplace: Workplace) -> None:
+def test_a_sweep_waits_for_a_trial_that_another_process_holds_and_takes_it_up_when_that_is_gone(
+    workplace: Workplace,
+) -> None:
     held, free = workplace.folder_of("bn=pre"), workplace.folder_of("bn=post")
     with ended(python(HOLD, str(held.path))) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        outcome = workplace.sweep("bn=pre,post")
-    assert outcome.status == 1
-    (row,) = [line for line in outcome.out.splitlines() if line.startswith("bn=pre ") and "another process" in line]
-    assert str(held.path) in row
-    assert contents(held.path) == {}
-    assert workplace.finished() == workplace.results() == [(free.cell, 0)]
+        with ThreadPoolExecutor(1) as pool:
+            untouched = pool.submit(let_go_once, free, held, holder)
+            outcome = workplace.sweep("bn=pre,post")
+    assert untouched.result()
+    assert outcome.status == 0
+    assert workplace.finished() == workplace.results() == sorted([(free.cell, 0), (held.cell, 0)])
+
+
+def let_go_once(free: store.TrialFolder, held: store.TrialFolder, holder: "subprocess.Popen[str]") -> bool:
+    """End the holder once the free trial is done; whether nobody had touched what it held by then."""
+    wait_until(lambda: free.result() is not None, "the other trial is done")
+    untouched = contents(held.path) == {}
+    holder.kill()
+    return untouched
 
 
 def test_a_single_trial_that_another_process_holds_is_told_in_one_line(workplace: Workplace) -> None:

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from PIL import Image
 from support import STUDY, Outcome, Workplace, contents, ended, photograph
 
+from ablations import states
 from ablations.trial import data_of, network_of
 from bbcu.cost import count
 from bbcu.evaluation import Evaluation, evaluate
@@ -78,6 +79,7 @@ def test_a_trial_leaves_its_files_in_the_folder_of_its_cell_and_seed(done: DoneT
     }
     assert set(contents(done.workplace.outputs / STUDY / cell / "seed0")) == pictures | {
         "result.json",
+        "state.json",
         "checkpoint.pt",
         "config.yaml",
         "trial.log",
@@ -88,7 +90,7 @@ def test_a_trial_leaves_its_files_in_the_folder_of_its_cell_and_seed(done: DoneT
 def test_the_result_holds_every_fact_of_its_format(done: DoneTrial) -> None:
     result = done.result
     of_the_trial = {"study", "cell", "name", "factors", "levels", "reference", "setting", "method", "task", "seed"}
-    assert set(result) == of_the_trial | {"metrics", "baseline", "cost", "timing", "probes", "provenance"}
+    assert set(result) == of_the_trial | {"metrics", "baseline", "cost", "timing", "dead", "probes", "provenance"}
     assert (result["study"], result["method"], result["task"], result["seed"]) == (STUDY, "bbcu", "sr_x2", 0)
     assert result["factors"] == {
         "residual": True,
@@ -219,7 +221,13 @@ def test_mlflow_holds_the_files_of_the_folder(done: DoneTrial) -> None:
 
 
 def test_the_score_is_that_of_the_last_step_and_not_of_the_best(workplace: Workplace) -> None:
-    setting = ("train.steps=3", "train.lr=0.3", "train.schedule=constant", "tracking.evaluations=3")
+    setting = (
+        "train.steps=3",
+        "train.lr=0.3",
+        "train.schedule=constant",
+        "train.precision=fp32",
+        "tracking.evaluations=3",
+    )
     workplace.run(*setting)
     curve = workplace.folder_of(*setting).curve()
     scores = [point.metrics["Tiny/psnr_db"] for point in curve if "Tiny/psnr_db" in point.metrics]
@@ -567,7 +575,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) 
 def test_a_failed_trial_leaves_its_reason_and_the_others_go_on(diverged: tuple[Workplace, Outcome]) -> None:
     workplace, outcome = diverged
     failed, good = workplace.folder_of(*DIVERGES), workplace.folder_of("train.lr=1e-3")
-    assert json.loads(failed.failure_path.read_text(encoding="utf-8"))["reason"] == REASON
+    assert states.present_state(failed) == (states.State.FAILED, REASON)
     assert failed.result() is None
     assert good.result() is not None
     assert REASON in outcome.out
@@ -594,7 +602,7 @@ def test_two_trials_that_differ_in_their_setting_can_be_told_apart_in_the_summar
     diverged: tuple[Workplace, Outcome],
 ) -> None:
     _, outcome = diverged
-    (done,) = [line for line in outcome.out.splitlines() if " done " in line and line.endswith("dB")]
+    (done,) = [line for line in outcome.out.splitlines() if " done " in line and " dB" in line]
     (failed,) = [line for line in outcome.out.splitlines() if " failed " in line]
     assert done.split(" done ")[0].strip() != failed.split(" failed ")[0].strip()
 
@@ -612,9 +620,11 @@ def test_a_failed_trial_alone_is_tried_again(workplace: Workplace) -> None:
 
 def test_a_failure_is_forgotten_once_the_trial_has_a_result(workplace: Workplace) -> None:
     folder = workplace.folder_of()
-    folder.write_failure("the machine was on fire")
+    states.begin(folder)
+    states.end(folder, states.State.FAILED, "the machine was on fire")
     workplace.sweep()
-    assert not folder.failure_path.exists()
+    first, second = states.history_of(folder).attempts
+    assert (first.state, first.reason, second.state) == ("failed", "the machine was on fire", "finished")
     assert folder.result() is not None
 
 

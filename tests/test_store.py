@@ -2,15 +2,14 @@
 
 import csv
 import json
-import multiprocessing
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ablations import store
-from ablations.store import CurvePoint, TrialBusy, TrialFolder, TrialRun
+from ablations import store, syncing
+from ablations.store import CurvePoint, TrialFolder, TrialRun
 from bbcu.errors import BbcuError, ConfigError
 
 CELL = "a" * 64
@@ -76,14 +75,6 @@ def test_a_result_that_is_not_whole_or_not_its_own_counts_as_none(tmp_path: Path
     assert folder.result() is None
 
 
-def test_a_result_takes_the_place_of_an_earlier_failure(tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path, "tiny", CELL, 0)
-    folder.write_failure("out of memory")
-    assert store.read_json(folder.failure_path) == {"reason": "out of memory"}
-    folder.write_result(result())
-    assert not folder.failure_path.exists()
-
-
 def test_a_curve_is_read_back_point_for_point(tmp_path: Path) -> None:
     points = [CurvePoint(1, {"train/loss": 1 / 3}, 12.25), CurvePoint(2, {"train/loss": 1e-9}, 13.5)]
     folder = TrialFolder(tmp_path, "tiny", CELL, 0)
@@ -118,33 +109,6 @@ def test_trial_folders_are_found_in_order(tmp_path: Path) -> None:
     assert store.trial_folders(tmp_path, "other") == []
 
 
-def hold(outputs: Path, held: Any, leave: Any) -> None:
-    with TrialFolder(outputs, "tiny", CELL, 0).held():
-        held.set()
-        leave.wait()
-
-
-def test_a_trial_that_another_process_holds_is_busy_until_it_ends(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    held, leave = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(tmp_path, held, leave))
-    process.start()
-    assert held.wait(60)
-    folder = TrialFolder(tmp_path, "tiny", CELL, 0)
-    with pytest.raises(TrialBusy, match=CELL), folder.held():
-        pass
-    process.kill()
-    process.join()
-    with folder.held():
-        pass
-
-
-def test_a_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "tiny").write_text("a file where a folder should be")
-    with pytest.raises(BbcuError, match="tiny"), TrialFolder(tmp_path, "tiny", CELL, 0).held():
-        pass
-
-
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +139,7 @@ def runs(uri: str) -> list[Any]:
 
 def test_a_result_becomes_one_finished_run_with_all_its_facts(tmp_path: Path, tracking_uri: str) -> None:
     finished(tmp_path)
-    store.synchronise(tmp_path, "tiny", tracking_uri)
+    syncing.synchronise(tmp_path, "tiny", tracking_uri)
     (run,) = runs(tracking_uri)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "bn=post"
@@ -198,7 +162,7 @@ def test_a_result_becomes_one_finished_run_with_all_its_facts(tmp_path: Path, tr
 
 def test_a_run_has_the_whole_curve_and_the_files(tmp_path: Path, tracking_uri: str) -> None:
     finished(tmp_path)
-    store.synchronise(tmp_path, "tiny", tracking_uri)
+    syncing.synchronise(tmp_path, "tiny", tracking_uri)
     client, (run,) = store.client_of(tracking_uri), runs(tracking_uri)
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(point.step, point.value, point.timestamp) for point in history] == [(10, 0.5, 1000), (20, 0.25, 2000)]
@@ -211,8 +175,8 @@ def test_a_run_has_the_whole_curve_and_the_files(tmp_path: Path, tracking_uri: s
 def test_synchronising_twice_logs_once(tmp_path: Path, tracking_uri: str) -> None:
     finished(tmp_path, 0)
     finished(tmp_path, 1)
-    assert len(store.synchronise(tmp_path, "tiny", tracking_uri)) == 2
-    assert store.synchronise(tmp_path, "tiny", tracking_uri) == []
+    assert len(syncing.synchronise(tmp_path, "tiny", tracking_uri)) == 2
+    assert syncing.synchronise(tmp_path, "tiny", tracking_uri) == []
     assert len(runs(tracking_uri)) == 2
 
 
@@ -223,7 +187,7 @@ def test_what_a_killed_process_left_running_is_closed_before_the_next_attempt(
     TrialRun(tracking_uri, experiment, store.facts_of(result()))
     TrialRun(tracking_uri, experiment, store.facts_of(result(seed=1)))
     finished(tmp_path)
-    store.synchronise(tmp_path, "tiny", tracking_uri)
+    syncing.synchronise(tmp_path, "tiny", tracking_uri)
     by_seed = [(run.data.tags["seed"], run.info.status) for run in runs(tracking_uri)]
     assert sorted(by_seed) == [("0", "FINISHED"), ("0", "KILLED"), ("1", "RUNNING")]
 
@@ -231,7 +195,7 @@ def test_what_a_killed_process_left_running_is_closed_before_the_next_attempt(
 def test_a_failed_run_carries_its_reason(tmp_path: Path, tracking_uri: str) -> None:
     experiment = store.prepare_tracking(tracking_uri, "tiny")
     run = TrialRun(tracking_uri, experiment, store.facts_of(result()))
-    run.fail(TrialFolder(tmp_path, "tiny", CELL, 0), "the loss is nan at step 7")
+    run.leave(TrialFolder(tmp_path, "tiny", CELL, 0), "failed", "the loss is nan at step 7")
     (failed,) = runs(tracking_uri)
     assert (failed.info.status, failed.data.tags["reason"]) == ("FAILED", "the loss is nan at step 7")
     assert store.finished_runs(tracking_uri, store.experiment_id(tracking_uri, "tiny")) == set()

@@ -124,7 +124,7 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 
 def test_batches_that_are_drawn_ahead_are_the_same() -> None:
     sampler = PatchSampler((photograph(0),), 2, patch=8, batch=2, seed=3)
-    plain, ahead = ([(step, batch()) for step, batch in batches(sampler, 4, ahead=ahead)] for ahead in (False, True))
+    plain, ahead = ([(step, batch()) for step, batch in batches(sampler, 1, 4, ahead=ahead)] for ahead in (False, True))
     assert [step for step, _ in ahead] == [step for step, _ in plain] == [1, 2, 3, 4]
     for (_, one), (_, other) in zip(plain, ahead, strict=True):
         assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))

@@ -1,0 +1,103 @@
+"""Whether the fast path trains what plain full precision trains: paired differences of PSNR with their interval.
+
+    python -m benchmarks.numerics --train DATA/BSDS400 --test DATA/Set5
+    python -m benchmarks.numerics --seeds 8            # on the photographs that come along
+
+Each seed trains one network three ways: fast (bf16 and compiled where the machine can), in plain full precision, and
+in plain full precision from first weights moved by one part in a million. The third is what rounding alone does to
+a training, whoever rounds; a difference no larger than that is no property of the fast path.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from analysis.statistics import paired_difference
+from bbcu.datasets import embedded, folder
+from bbcu.evaluation import evaluate, mean_score
+from bbcu.networks import NetworkSpec, build
+from bbcu.pairs import PreparedData, prepare
+from bbcu.patches import PatchSampler
+from bbcu.tasks import SuperResolution
+from bbcu.training import TrainSettings, resolve_device, train
+
+SCALE = 2
+MARGIN_DB = 0.05
+MOVED = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How the same network is trained from the same seed; ``moved`` is what its first weights are multiplied by."""
+
+    settings: TrainSettings
+    moved: float = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, score and print; status 1 where the interval of the fast path reaches beyond the margin."""
+    given = command_line().parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    plain = TrainSettings(given.steps, 16, given.patch, 1e-3, "cosine", "fp32", compile=False)
+    ways = {
+        "plain": Way(plain),
+        "fast": Way(dataclasses.replace(plain, precision="auto", compile=True)),
+        "rounding": Way(plain, 1 + MOVED),
+    }
+    with tempfile.TemporaryDirectory() as cache:
+        pictures = folder(given.train, {given.test.name: given.test}) if given.test else embedded()
+        data = prepare(pictures, SuperResolution(SCALE), given.patch, Path(cache))
+        scores: dict[str, list[float]] = {name: [] for name in ways}
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
+            for name, way in ways.items():
+                scores[name].append(psnr_of(way, seed, data, given))
+                print(f"seed {seed} {name:9s} {scores[name][-1]:.4f} dB", flush=True)
+    found = {name: paired_difference(scores[name], scores["plain"]) for name in ways if name != "plain"}
+    for name, difference in found.items():
+        interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+        print(f"{name} - plain: {difference.mean:+.4f} dB {interval}, n = {difference.n}")
+    if given.json:
+        differences = {name: dataclasses.asdict(difference) for name, difference in found.items()}
+        given.json.write_text(json.dumps({"psnr_db": scores, "differences": differences}, indent=1) + "\n")
+    if not -MARGIN_DB <= found["fast"].low <= found["fast"].high <= MARGIN_DB:
+        sys.exit(f"the interval of the fast path is not within {MARGIN_DB} dB")
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, help="a folder of training pictures; both or none of the two")
+    parser.add_argument("--test", type=Path, help="a folder of test pictures")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--patch", type=int, default=24)
+    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    return parser
+
+
+def psnr_of(way: Way, seed: int, data: PreparedData, given: argparse.Namespace) -> float:
+    """The mean PSNR in dB over the test sets after a training of ``seed`` this way."""
+    device = resolve_device(given.device)
+    spec = NetworkSpec(SCALE, given.channels, given.blocks, align=130 * given.channels / 64)
+    network = build("srresnet", spec, seed)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.mul_(way.moved)
+    sampler = PatchSampler(data.train, SCALE, given.patch, way.settings.batch, seed, release=data.release)
+    train(network, sampler, way.settings, device, lambda report: None)
+    sets = evaluate(network, data.test, data.task, device).values()
+    return sum(mean_score(scores).psnr_db for scores in sets) / len(data.test)
+
+
+if __name__ == "__main__":
+    main()
