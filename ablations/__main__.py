@@ -1,7 +1,9 @@
 """Commands on studies and on the space of cells.
 
-python -m ablations sync STUDY    log to MLflow every result on disk that it does not hold yet
-python -m ablations space         count the cells of the whole factor space
+python -m ablations status STUDY    what is done, what runs and how far it is, what failed and why
+python -m ablations sync STUDY      log to MLflow every result on disk that it does not hold yet
+python -m ablations rebuild STUDY   write all runs of a study to an MLflow that has none of them, from the outputs alone
+python -m ablations space           count the cells of the whole factor space
 """
 
 import argparse
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from ablations.space import FACTORS, Frame, census
 from ablations.store import study_folder
-from ablations.syncing import synchronise
+from ablations.syncing import rebuild, synchronise
 from bbcu.errors import BbcuError, ConfigError
 
 
@@ -23,11 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    sync = commands.add_parser("sync", help="log to MLflow every result that it does not hold yet")
-    sync.add_argument("study", help="the study's name, as in study.name")
-    sync.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
-    sync.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow's store (%(default)s)")
-    sync.set_defaults(run=synchronise_study)
+    for name, what, command in (
+        ("sync", "log to MLflow every result that it does not hold yet", synchronise_study),
+        ("rebuild", "write every run that MLflow has not, those without a result too", rebuild_study),
+    ):
+        logs = commands.add_parser(name, help=what)
+        logs.add_argument("study", help="the study's name, as in study.name")
+        logs.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
+        logs.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow's store (%(default)s)")
+        logs.set_defaults(run=command)
     space = commands.add_parser("space", help="count the cells of the whole factor space")
     space.add_argument("--network", default="srresnet", choices=["srresnet", "dncnn"], help="(%(default)s)")
     space.add_argument("--channels", type=int, default=64, help="the width that align=auto depends on (%(default)s)")
@@ -41,10 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def synchronise_study(given: argparse.Namespace) -> None:
     """Log what MLflow missed."""
-    if not study_folder(given.outputs, given.study).is_dir():
-        raise ConfigError(f"no study {given.study!r} in {given.outputs}")
+    check_study(given)
     logged = synchronise(given.outputs, given.study, given.tracking_uri)
     print(f"{len(logged)} results were logged to {given.tracking_uri}")
+
+
+def rebuild_study(given: argparse.Namespace) -> None:
+    """Write all that MLflow has not."""
+    check_study(given)
+    finished, others = rebuild(given.outputs, given.study, given.tracking_uri)
+    print(f"{finished} results and {others} trials without one were written to {given.tracking_uri}")
+
+
+def check_study(given: argparse.Namespace) -> None:
+    """Raise ConfigError for a study that is not there."""
+    if not study_folder(given.outputs, given.study).is_dir():
+        raise ConfigError(f"no study {given.study!r} in {given.outputs}")
 
 
 def count_space(given: argparse.Namespace) -> None:

@@ -95,7 +95,7 @@ def build(folder: Path, runs: int, files: bool) -> None:
     first.write_result(template)
     synchronise(outputs, STUDY, uri)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        copy_runs(database, runs)
+        copy_runs(database, [(result(number)["cell"], number % SEEDS) for number in range(1, runs)])
         database.commit()
     if files:
         for number in range(1, runs):
@@ -133,8 +133,8 @@ def result(number: int) -> dict[str, Any]:
     }
 
 
-def copy_runs(database: sqlite3.Connection, runs: int) -> None:
-    """Copy the one run that is there, with its params, tags and metrics, until there are ``runs``."""
+def copy_runs(database: sqlite3.Connection, identities: Sequence[tuple[str, int]]) -> None:
+    """Copy the one run that is there, with its params, tags and metrics, for the cell and seed of each other trial."""
     ((original,),) = database.execute("select run_uuid from runs").fetchall()
     tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall()]
     # The table of runs comes first: the others refer to it.
@@ -145,14 +145,16 @@ def copy_runs(database: sqlite3.Connection, runs: int) -> None:
         rows = [dict(zip(columns, row, strict=True)) for row in database.execute(f"select * from {table}")]
         own = [row for row in rows if row["run_uuid"] == original]
         marks = ", ".join("?" * len(columns))
-        copies = (tuple(copied(row, number).values()) for number in range(1, runs) for row in own)
+        copies = (
+            tuple(copied(row, number, *identity).values()) for number, identity in enumerate(identities) for row in own
+        )
         database.executemany(f"insert into {table} values ({marks})", copies)
 
 
-def copied(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A row of some table as the copy of this number has it."""
+def copied(row: Mapping[str, Any], number: int, cell: str, seed: int) -> dict[str, Any]:
+    """A row of some table as the copy of this number has it, for another trial."""
     changed = {**row, "run_uuid": f"{number:032x}"}
-    own = {"cell": result(number)["cell"], "seed": str(number % SEEDS)} if "key" in row else {}
+    own = {"cell": cell, "seed": str(seed)} if "key" in row else {}
     if row.get("key") in own:
         changed["value"] = own[row["key"]]
     return changed
