@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.conf import HydraConf
@@ -68,6 +69,8 @@ def main() -> None:
 
 
 register()
+# A launcher that starts processes of its own, as submitit does, starts them in other folders.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 if __name__ == "__main__":
     main()

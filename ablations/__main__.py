@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ablations import status
 from ablations.space import FACTORS, Frame, census
 from ablations.store import study_folder
 from ablations.syncing import rebuild, synchronise
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
+    status.add_command(commands)
     for name, what, command in (
         ("sync", "log to MLflow every result that it does not hold yet", synchronise_study),
         ("rebuild", "write every run that MLflow has not, those without a result too", rebuild_study),

@@ -153,8 +153,9 @@ class Config:
 class SweeperConfig:
     """The keys of ``hydra.sweeper``.
 
-    ``design`` says which combinations of the swept keys are cells, and those from ``reference`` to ``seed`` are options
-    that one design or another takes, None where they are not given; see :mod:`ablations.designs`. ``exclude`` has
+    ``design`` says which combinations of the swept keys are cells, and those from ``reference`` to ``storage`` are
+    options that one design or another takes, None where they are not given; see :mod:`ablations.designs`, and
+    :class:`ablations.search.SearchOptions` for those of ``design=search``. ``exclude`` has
     conditions on cells to leave out; see :mod:`ablations.conditions`. ``retries`` is how often a trial that failed is
     tried again.
     """
@@ -168,6 +169,11 @@ class SweeperConfig:
     generators: list[str] | None = None
     cells: int | None = None
     seed: int | None = None
+    trials: int | None = None
+    objectives: list[str] | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    storage: str | None = None
     exclude: list[str] = field(default_factory=list)
     replicates: int = 1
     retries: int = 1
@@ -176,7 +182,10 @@ class SweeperConfig:
     @property
     def design_options(self) -> dict[str, Any]:
         """What a design may be given, by the names under which it takes them."""
-        names = ("reference", "steps", "fraction", "generators", "cells", "seed")
+        names = (
+            *("reference", "steps", "fraction", "generators", "cells", "seed"),
+            *("trials", "objectives", "sampler", "pruner", "storage"),
+        )
         return {name: getattr(self, name) for name in names}
 
 

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 RUNNING = ".running"
 """The folder of a study's leases: few files however many trials there are, so that a view can read it every second."""
 
+MOST_BETWEEN_LOOKS = 5.0
+"""How many seconds between two looks of a watcher count at most."""
+
 BEAT_SECONDS = 1.0
 """How often a lease is renewed at most; it is a small file, written without waiting for the disk."""
 
@@ -82,7 +85,10 @@ class Lease:
     @property
     def is_alive(self) -> bool:
         """Whether its process exists; one on another machine is taken to be alive, as nobody here can tell."""
-        return not self.is_here or birth_of(self.pid) == self.born
+        if self.is_here:
+            return birth_of(self.pid) == self.born
+        # What ran on this machine before it was started anew has ended.
+        return self.host.partition("/")[0] != this_host().partition("/")[0]
 
     @property
     def place(self) -> str:
@@ -170,8 +176,9 @@ class HeldTrial:
     def check(self) -> None:
         """Raise LeaseLost where the trial was taken away; to be called before anything of it is written."""
         on_disk = read_lease(self._path)
-        is_lost = self._is_written if on_disk is None else on_disk.token != self._lease.token
-        if is_lost:
+        # A disk that does not answer takes nothing away.
+        is_gone = on_disk is None and self._is_written and _is_gone(self._path)
+        if is_gone or (on_disk is not None and on_disk.token != self._lease.token):
             own = self._lease
             raise LeaseLost(f"{own.name} seed {own.seed} was given to another process, as this one was silent")
 
@@ -187,6 +194,16 @@ class HeldTrial:
             # A full disk still takes a date, and a watcher looks at that too.
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @contextlib.contextmanager
@@ -217,10 +234,11 @@ def held(folder: TrialFolder, name: str, *, session: str = "", attempt: int = 1,
 
 def _lease_of(folder: TrialFolder, name: str, session: str, attempt: int, steps: int) -> Lease:
     """A new lease of this process; raises TrialBusy where one of another machine is there."""
-    before = read_lease(lease_path(folder))
+    path = lease_path(folder)
+    before = read_lease(path)
     # A lock may not reach from machine to machine; a lease in a folder that they share does.
-    if before is not None and not before.is_here:
-        raise TrialBusy(f"{folder.path} is being trained by {before.place}")
+    if before is not None and not before.is_here and before.is_alive:
+        raise TrialBusy(f"{folder.path} is being trained by {before.place}; if that is gone, remove {path}")
     return Lease(
         *(folder.study, folder.cell, folder.seed, name, session, attempt, steps),
         token=uuid.uuid4().hex,
@@ -231,34 +249,44 @@ def _lease_of(folder: TrialFolder, name: str, session: str, attempt: int, steps:
     )
 
 
-def _drop(folder: TrialFolder, own: Lease) -> None:
-    """Take the lease away, unless it is somebody else's by now."""
+def _drop(folder: TrialFolder, own: Lease) -> bool:
+    """Take the lease away, unless it is somebody else's by now; whether it was there."""
     path = lease_path(folder)
     found = read_lease(path)
-    if found is not None and found.token == own.token:
-        path.unlink(missing_ok=True)
+    if found is None or found.token != own.token:
+        return False
+    path.unlink(missing_ok=True)
+    return True
 
 
 class Watch:
-    """Tells which leases have not been renewed for ``silence`` seconds while it looked."""
+    """Tells which leases have not been renewed for ``silence`` seconds while it looked.
+
+    A watcher that did not look for a while, as it was stopped with its workers or the machine slept, has seen no
+    silence meanwhile: between two looks no more than a few seconds count.
+    """
 
     def __init__(self, silence: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._silence, self._clock = silence, clock
+        self._looked_at = clock()
         self._seen: dict[Path, tuple[object, float]] = {}
 
     def silent(self, outputs: Path, study: str) -> list[Lease]:
         """The leases that stayed the same for too long, of processes that are there or may be."""
-        found, now, seen = [], self._clock(), {}
+        now = self._clock()
+        passed = min(now - self._looked_at, MOST_BETWEEN_LOOKS)
+        self._looked_at = now
+        found, seen = [], {}
         for path in sorted((study_folder(outputs, study) / RUNNING).glob("*.json")):
             try:
                 state: object = (path.read_bytes(), path.stat().st_mtime_ns)
             except OSError:
                 continue
             before = self._seen.get(path)
-            since = before[1] if before is not None and before[0] == state else now
-            seen[path] = (state, since)
+            quiet = before[1] + passed if before is not None and before[0] == state else 0.0
+            seen[path] = (state, quiet)
             lease = read_lease(path)
-            if lease is not None and lease.is_alive and now - since > self._silence:
+            if lease is not None and lease.is_alive and quiet > self._silence:
                 found.append(lease)
         self._seen = seen
         return found
@@ -277,6 +305,7 @@ def take_away(outputs: Path, lease: Lease) -> None:
                 os.kill(lease.pid, signal.SIGKILL)
             log.warning("%s seed %d: %s was silent and was ended", lease.name, lease.seed, lease.place)
         return
-    _drop(folder, lease)
-    (folder.path / ".lock").unlink(missing_ok=True)
-    log.warning("%s seed %d was taken from %s, which was silent", lease.name, lease.seed, lease.place)
+    # Of two that watch, only one takes it: the other's lock would be that of whoever works there by now.
+    if _drop(folder, lease):
+        (folder.path / ".lock").unlink(missing_ok=True)
+        log.warning("%s seed %d was taken from %s, which was silent", lease.name, lease.seed, lease.place)

@@ -98,6 +98,45 @@ def make_plan(
     )
 
 
+class RowPlanner:
+    """Plans rows one at a time, for a design that chooses them as it goes; ``swept`` has the texts of each key."""
+
+    def __init__(
+        self, arguments: Sequence[str], options: SweeperConfig, master: DictConfig, config_loader: ConfigLoader
+    ) -> None:
+        overrides = OverridesParser.create(config_loader=config_loader).parse_overrides(
+            [*(f"{key}={value}" for key, value in options.params.items()), *arguments]
+        )
+        self.options = options
+        self.swept = values_by_key(overrides)
+        texts = {f"{key}={value}" for key, values in self.swept.items() for value in values}
+        self._composer = Composer(master, config_loader)
+        self._composer.derives = not any(map(is_hydras, texts))
+        self._checked: set[Hashable] = set()
+
+    def base(self) -> Config:
+        """The config of the first row, which says where and how the sweep runs."""
+        row = tuple(f"{key}={values[0]}" for key, values in self.swept.items())
+        config = typed(compose(self._composer.master, self._composer.config_loader, row))
+        check_runnable(config)
+        return config
+
+    def plan(self, row: Row) -> Plan:
+        """The plan of one row: its cell under each replicate, or why it is none."""
+        listing = Listing((row,))
+        _, found = outline_of(listing, row, self.options, self._composer)
+        cells = {kept: cell_of(kept, self._composer) for kept in found.kept}
+        new = [cell for cell in cells.values() if cell.structure not in self._checked]
+        check_networks(new)
+        self._checked |= {cell.structure for cell in new}
+        return Plan(
+            study=self._composer.study,
+            design=design_record(self.options, listing),
+            trials=trials_of(cells, self.options.replicates),
+            left_out=[left_out_of(lost, self._composer, cells) for lost in found.left_out],
+        )
+
+
 def refuse_to_compare_places(texts: Iterable[str], swept: Mapping[str, Sequence[str]]) -> None:
     """Raise ConfigError where the design itself, as the steps of a chain, sets where or how to run."""
     for key in sorted({split(text)[0] for text in texts} - set(swept)):

@@ -39,7 +39,11 @@ def code_fingerprint() -> str:
 
     Comments, docstrings and layout do not count, so that a better word does not put results in doubt.
     """
-    folder = REPOSITORY / "bbcu"
+    return fingerprint_of(REPOSITORY / "bbcu")
+
+
+def fingerprint_of(folder: Path) -> str:
+    """As :func:`code_fingerprint`, of the modules in ``folder``."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         if path.name not in DECIDES_NOTHING:

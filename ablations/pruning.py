@@ -5,12 +5,15 @@ itself lives in one process.
 """
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.lease import lease_path
 from ablations.store import TrialFolder, read_json, write_atomically
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
 """How long a trial waits for an answer; the search looks several times a second, or is gone."""
@@ -33,7 +36,13 @@ class Verdicts:
         """Raise Pruned where the search says that the trial is not worth its time; nobody to ask means to go on."""
         if not self._asks:
             return
-        write_atomically(self._question, json.dumps({"step": step, "psnr_db": psnr_db}) + "\n", durable=False)
+        try:
+            # An answer that came too late, to an attempt before this one, is none to this question.
+            self._answer.unlink(missing_ok=True)
+            write_atomically(self._question, json.dumps({"step": step, "psnr_db": psnr_db}) + "\n", durable=False)
+        except OSError as error:
+            log.warning("the search cannot be asked at step %d: %s; the training goes on", step, error.strerror)
+            return
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             answer = read_json(self._answer)

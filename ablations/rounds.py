@@ -24,11 +24,12 @@ from ablations import states, stopping
 from ablations.config import Config
 from ablations.lease import LeaseLost, TrialBusy, Watch, leases, take_away
 from ablations.plan import Identity, PlannedTrial
+from ablations.provenance import code_fingerprint
 from ablations.pruning import Pruned
 from ablations.states import State
 from ablations.stopping import Interrupted
 from ablations.store import first_line, study_folder
-from ablations.trial import TrialFailed, TrialHopeless
+from ablations.trial import TrialFailed
 from bbcu.errors import BbcuError
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ BATCH_ELSEWHERE = 1000
 """How many trials a launcher gets that hands them on to other machines."""
 
 LOOK_SECONDS = 0.5
-"""How often the monitor looks at what is running."""
+"""How often the monitor looks at what is running, unless it is told otherwise."""
 
 WAIT_SECONDS = 0.5
 """How long to wait where all that is left is in others' hands."""
@@ -64,37 +65,43 @@ class Workers:
     launcher: Launcher
     at_once: int | None
     overrides: tuple[str, ...]
+    session: str = ""
 
     @classmethod
     def of(cls, launcher: Launcher, master: DictConfig, base: Config, session: str) -> "Workers":
         """The workers of a sweep.
 
         Trials side by side share the cores: together they must not ask for more threads than there are, since waiting
-        threads spin and hold the others up. And none of them draws its bar over the others'.
+        threads spin and hold the others up. And none of them draws a bar: the sweep shows them all.
         """
         at_once = workers_of(master)
-        told = [f"session={session}"]
-        if at_once != 1 and base.progress == "auto":
-            told.append("progress=false")
+        told = [f"session={session}", "progress=false"]
         if at_once not in (None, 1) and base.threads == "auto":
             told.append(f"threads={max(1, len(os.sched_getaffinity(0)) // at_once)}")
-        return cls(launcher, at_once, tuple(told))
+        return cls(launcher, at_once, tuple(told), session)
 
     @property
     def batch(self) -> int:
-        """How many trials to hand over at once."""
+        """How many trials to hand over at once; a launcher with a process a job begins all of them at once."""
+        if type(self.launcher).__name__ == "LocalLauncher":
+            return self.at_once or 1
         return BATCH_ELSEWHERE if self.at_once is None else max(BATCH, BATCHES_PER_WORKER * self.at_once)
 
 
 def workers_of(master: DictConfig) -> int | None:
     """How many trials the launcher runs at once: all cores where joblib says -1, None where it is not said."""
-    name = str(OmegaConf.select(master, "hydra.launcher._target_") or "")
-    if name.endswith("BasicLauncher"):
+    name = str(OmegaConf.select(master, "hydra.launcher._target_") or "").rpartition(".")[2]
+    cores = len(os.sched_getaffinity(0))
+    if name == "BasicLauncher":
         return 1
+    if name == "LocalLauncher":
+        return cores
+    if name == "RayLauncher" and OmegaConf.select(master, "hydra.launcher.ray.init.address") is None:
+        return int(OmegaConf.select(master, "hydra.launcher.ray.init.num_cpus") or cores)
     jobs = OmegaConf.select(master, "hydra.launcher.n_jobs")
     if jobs is None:
         return None
-    return len(os.sched_getaffinity(0)) if jobs < 1 else int(jobs)
+    return cores if jobs < 1 else int(jobs)
 
 
 @dataclass
@@ -111,6 +118,7 @@ class Rounds:
     retries: int
     silence: float
     look: Callable[[], None] = lambda: None
+    look_seconds: float = LOOK_SECONDS
     outcomes: dict[Identity, Outcome] = field(default_factory=dict)
     _failures: Counter[Identity] = field(default_factory=Counter)
     _suspects: set[Identity] = field(default_factory=set)
@@ -122,9 +130,7 @@ class Rounds:
             while left and stopping.asked_by() is None:
                 busy = {(lease.cell, lease.seed) for lease in leases(self.outputs, self.study)}
                 batch = self._next_batch([entry for entry in left if entry.identity not in busy])
-                if batch:
-                    self._launch(batch)
-                else:
+                if not (batch and self._launch(batch)):
                     time.sleep(WAIT_SECONDS)
                     self._take_over_results(left)
                 left = [entry for entry in left if entry.identity not in self.outcomes]
@@ -135,34 +141,35 @@ class Rounds:
         suspects = [entry for entry in ready if entry.identity in self._suspects]
         return suspects[:1] or list(ready[: self.workers.batch])
 
-    def _launch(self, batch: Sequence[PlannedTrial]) -> None:
+    def _launch(self, batch: Sequence[PlannedTrial]) -> bool:
+        """Send these out and take in what became of them; whether any was there to be worked at."""
         jobs = [[*entry.overrides, *self.workers.overrides] for entry in batch]
         try:
             returns = self.workers.launcher.launch(jobs, initial_job_idx=0)
         except Exception as error:
             log.debug("the launcher gave up", exc_info=True)
             self._after_a_break(batch, error)
-            return
-        for entry, job in zip(batch, returns, strict=True):
+            return True
+        errors = [None if job.status == JobStatus.COMPLETED else error_of(job) for job in returns]
+        for entry, why in zip(batch, errors, strict=True):
             self._suspects.discard(entry.identity)
-            self._take(entry, job)
+            self._take(entry, why)
+        return not all(isinstance(why, TrialBusy) for why in errors)
 
-    def _take(self, entry: PlannedTrial, job: JobReturn) -> None:
-        """Take in how a job ended."""
-        if job.status == JobStatus.COMPLETED:
+    def _take(self, entry: PlannedTrial, error: BaseException | None) -> None:
+        """Take in how a job ended: by an error, or well."""
+        if error is None:
             self.outcomes[entry.identity] = Outcome(State.FINISHED)
+        elif isinstance(error, (TrialBusy, LeaseLost)):
             return
-        error = error_of(job)
-        if isinstance(error, (TrialBusy, LeaseLost)):
-            return
-        if isinstance(error, Interrupted):
+        elif isinstance(error, Interrupted):
             if stopping.asked_by() is not None:
                 self.outcomes[entry.identity] = Outcome(State.INTERRUPTED, str(error))
         elif isinstance(error, Pruned):
             self.outcomes[entry.identity] = Outcome(State.PRUNED, str(error))
         else:
             can_mend = not isinstance(error, BbcuError) or type(error) is TrialFailed
-            self._charge(entry, first_line(error), again=can_mend and not isinstance(error, TrialHopeless))
+            self._charge(entry, reason_of(error), again=can_mend)
 
     def _charge(self, entry: PlannedTrial, reason: str, *, again: bool) -> None:
         """Count a failure, and give the trial up where it has no try left."""
@@ -178,8 +185,7 @@ class Rounds:
             return
         at_work = []
         for entry in batch:
-            state, _ = states.present_state(entry.folder)
-            if state == State.FINISHED:
+            if is_done(entry):
                 self.outcomes[entry.identity] = Outcome(State.FINISHED)
             elif states.history_of(entry.folder).state == State.RUNNING:
                 at_work.append(entry)
@@ -195,14 +201,15 @@ class Rounds:
     def _died(self, entry: PlannedTrial, reason: str) -> None:
         """A trial whose worker died while it had the launcher to itself."""
         self._charge(entry, reason, again=True)
-        if entry.identity in self.outcomes:
+        # One that died before it began has nothing to be ended but what another attempt has left.
+        if entry.identity in self.outcomes and states.history_of(entry.folder).state == State.RUNNING:
             with contextlib.suppress(OSError):
                 states.end(entry.folder, State.FAILED, reason)
 
     def _take_over_results(self, left: Sequence[PlannedTrial]) -> None:
         """Take in what others have finished meanwhile."""
         for entry in left:
-            if entry.folder.result_path.exists() and states.present_state(entry.folder)[0] == State.FINISHED:
+            if is_done(entry):
                 self.outcomes[entry.identity] = Outcome(State.FINISHED)
 
     # --- what is watched meanwhile ------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ class Rounds:
         watch = Watch(self.silence)
 
         def look_on() -> None:
-            while not over.wait(LOOK_SECONDS):
+            while not over.wait(self.look_seconds):
                 try:
                     for lease in watch.silent(self.outputs, self.study):
                         take_away(self.outputs, lease)
@@ -231,6 +238,14 @@ class Rounds:
             thread.join()
 
 
+def is_done(entry: PlannedTrial) -> bool:
+    """Whether a trial has a result that counts, which one of other code does not where the trial is trained anew."""
+    result = entry.folder.result()
+    if result is None:
+        return False
+    return entry.config.on_change == "keep" or result["provenance"].get("code") == code_fingerprint()
+
+
 def error_of(job: JobReturn) -> BaseException:
     """Why a job failed; its return value is looked at where it is kept, as asking for it raises it."""
     try:
@@ -238,6 +253,12 @@ def error_of(job: JobReturn) -> BaseException:
     except Exception as error:
         return error
     return RuntimeError("unknown")
+
+
+def reason_of(error: BaseException) -> str:
+    """The line of an error that says most: the first, or where that only announces a trace of elsewhere, the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines and lines[0].endswith("trace:") else first_line(error)
 
 
 def clear_signs(outputs: Path, study: str, session: str) -> None:

@@ -4,6 +4,7 @@ A snapshot is one file, written beside its place and moved there, whose name has
 of its bytes. One that was cut short, or has rotted, does not match its name and is passed over for the one before.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.store import replacing
+from ablations.store import first_line, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ class Snapshots:
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
         self._folder, self._origin = folder, dict(origin)
+        self._passed_over: set[Path] = set()
         self._has_warned = False
 
     def save(self, step: int, state: Mapping[str, Any]) -> bool:
@@ -56,7 +58,8 @@ class Snapshots:
             self._has_warned = True
             return False
         self._has_warned = False
-        for path in self._newest_first()[KEPT:]:
+        # What was passed over counts for nothing: one of a later step would push out those that count.
+        for path in [path for path in self._newest_first() if path not in self._passed_over][KEPT:]:
             path.unlink(missing_ok=True)
         return True
 
@@ -67,14 +70,16 @@ class Snapshots:
             if state is not None:
                 return state
             log.warning("%s: %s; it is passed over", path, reason)
+            self._passed_over.add(path)
         return None
 
     def clear(self) -> None:
         """Remove every snapshot, as nothing is left to go on with."""
-        for path in self._folder.glob("*"):
-            path.unlink(missing_ok=True)
-        if self._folder.is_dir():
-            self._folder.rmdir()
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("*"):
+                path.unlink(missing_ok=True)
+            if self._folder.is_dir():
+                self._folder.rmdir()
 
     def _newest_first(self) -> list[Path]:
         return sorted((path for path in self._folder.glob("step*.pt") if NAME.fullmatch(path.name)), reverse=True)
@@ -93,7 +98,9 @@ class Snapshots:
         try:
             saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         except Exception as error:
-            return f"torch does not load it: {str(error).splitlines()[0]}", None
+            return f"torch does not load it: {first_line(error)}", None
+        if not isinstance(saved, dict) or saved.keys() != {"origin", "state"} or not isinstance(saved["origin"], dict):
+            return "it is no snapshot", None
         differing = sorted(key for key in {*saved["origin"], *self._origin} if self._differs(saved["origin"], key))
         if differing:
             return f"made with another {', '.join(differing)}", None

@@ -96,7 +96,7 @@ def present_state(folder: TrialFolder) -> tuple[State, str]:
 
 def begin(folder: TrialFolder, began: float | None = None) -> Attempt:
     """Write down that an attempt begins, and what became of one that could not say so itself."""
-    before = [_closed(attempt, folder) for attempt in history_of(folder).attempts]
+    before = [closed(attempt, folder) for attempt in history_of(folder).attempts]
     moment = time.time() if began is None else began
     attempt = Attempt(len(before) + 1, State.RUNNING, "", moment, None, this_host().partition("/")[0], os.getpid())
     _write(folder, (*before, attempt))
@@ -115,7 +115,7 @@ def end(folder: TrialFolder, state: State, reason: str = "") -> None:
     change(folder, state=state, reason=reason, ended=time.time())
 
 
-def _closed(attempt: Attempt, folder: TrialFolder) -> Attempt:
+def closed(attempt: Attempt, folder: TrialFolder) -> Attempt:
     """The attempt as it is once nobody works at it any more; it ended when it last gave a sign, as far as is known."""
     if attempt.state != State.RUNNING:
         return attempt

@@ -13,12 +13,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ablations.store import study_folder
 
 log = logging.getLogger(__name__)
 
-SIGNALS: dict[int, str] = {signal.SIGINT: "stopped from the keyboard", signal.SIGTERM: "told to end (SIGTERM)"}
+SIGNALS: dict[int, str] = {
+    signal.SIGINT: "stopped from the keyboard",
+    signal.SIGTERM: "told to end (SIGTERM)",
+    signal.SIGUSR2: "told to end (SIGUSR2)",
+}
+"""What each signal means that asks for a stop; the last is what submitit sends before a job's time is over."""
 
 LOOK_SECONDS = 0.5
 """How often a worker looks for the file."""
@@ -95,7 +101,7 @@ def listening_to(marker: Path | None, *, for_good: bool) -> Iterator[StopSign]:
     forget()
     if for_good:
         _Request.is_worker = True
-        listening(tell=False).__enter__()
+        _take_signals(None, tell=False)
         yield StopSign(marker)
         return
     with listening():
@@ -103,15 +109,28 @@ def listening_to(marker: Path | None, *, for_good: bool) -> Iterator[StopSign]:
 
 
 @contextlib.contextmanager
-def listening(marker: Path | None = None, *, tell: bool = True) -> Iterator[None]:
+def listening(marker: Path | None = None) -> Iterator[None]:
     """Take signals as requests for the body; with ``marker``, a request is passed on to others by that file.
 
     A second Ctrl-C raises KeyboardInterrupt, as the first does elsewhere. Only a main thread can listen; in others the
     body runs as it is.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = _take_signals(marker, tell=True)
+    try:
         yield
-        return
+    finally:
+        if before:
+            _Request.listens = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if marker is not None:
+            marker.unlink(missing_ok=True)
+
+
+def _take_signals(marker: Path | None, *, tell: bool) -> dict[int, Any]:
+    """Take signals as requests from now on; the handlers that they had, none in a thread that cannot listen."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         if _Request.signal is not None and number == signal.SIGINT:
@@ -122,8 +141,10 @@ def listening(marker: Path | None = None, *, tell: bool = True) -> Iterator[None
                 marker.parent.mkdir(parents=True, exist_ok=True)
                 marker.touch()
         if tell:
-            # A handler may come in the middle of another write, so the text takes the shortest way.
-            os.write(2, b"\nstopping after the steps in hand, to go on later; Ctrl-C again stops at once\n")
+            # A handler may come in the middle of another write, so the text takes the shortest way; a terminal that is
+            # gone is no reason to break off.
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nstopping after the steps in hand, to go on later; Ctrl-C again stops at once\n")
 
     _Request.listens = True
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -131,11 +152,4 @@ def listening(marker: Path | None = None, *, tell: bool = True) -> Iterator[None
         # Where somebody has set a signal to be ignored, as nohup does, it stays so.
         if before[number] != signal.SIG_IGN:
             signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        _Request.listens = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if marker is not None:
-            marker.unlink(missing_ok=True)
+    return before

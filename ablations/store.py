@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -26,12 +27,16 @@ from bbcu.errors import BbcuError, ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Experiment, Metric, Run
 
 log = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 1000
 """How many metrics MLflow takes in one ``log_batch``."""
+
+PATIENCE_SECONDS = 60.0
+PATIENCE_SHARE = 0.05
+"""How long a trial waits for MLflow in all, in seconds or as a share of its own time, whichever is more."""
 
 TAG_LENGTH = 5000
 """How many characters MLflow keeps of a tag."""
@@ -191,11 +196,15 @@ def quiet_mlflow() -> None:
     """Turn off telemetry, progress bars and the migration log; must run before mlflow is imported."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What a server that is away does to a call is said once, by whoever called.
+    for name in ("urllib3", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def client_of(uri: str) -> "MlflowClient":
@@ -221,27 +230,57 @@ def prepare_tracking(uri: str, study: str) -> str:
     To be called once, by the parent, before any worker starts: several processes that meet a fresh SQLite file, or
     that create one experiment, fail each other. SQLite is put into write-ahead mode, which multiplies its rate.
     """
-    sqlite = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
+    sqlite = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
     if sqlite:
-        check_writable(Path(sqlite).absolute().parent, f"tracking.uri={uri}")
+        check_writable(sqlite.parent, f"tracking.uri={uri}")
     try:
-        client = client_of(uri)
-        experiment = client.get_experiment_by_name(study)
-        if experiment is None:
-            location = (Path(sqlite).absolute().parent / "mlruns" / study).as_uri() if sqlite else None
-            identifier = str(client.create_experiment(study, artifact_location=location))
-        elif experiment.lifecycle_stage != "active":
-            raise TrackingError(f"the MLflow experiment {study!r} is deleted: restore it, or choose another study.name")
-        else:
-            identifier = str(experiment.experiment_id)
         if sqlite:
-            with contextlib.closing(sqlite3.connect(sqlite)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+            _make_database(sqlite)
+        client = client_of(uri)
+        location = (sqlite.parent / "mlruns" / study).as_uri() if sqlite else None
+        experiment = client.get_experiment_by_name(study) or _make_experiment(client, study, location)
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(f"the MLflow experiment {study!r} is deleted: restore it, or choose another study.name")
+        return str(experiment.experiment_id)
     except BbcuError:
         raise
     except Exception as error:
         raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
-    return identifier
+
+
+def _make_database(path: Path) -> None:
+    """See that there is an SQLite store at ``path``, in write-ahead mode.
+
+    MLflow takes seconds to make one, statement by statement. So it is made elsewhere and put in place as a whole: one
+    that was cut short could never be used, and neither could one that two processes have made at once.
+    """
+    if not path.exists() or not path.stat().st_size:
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists() or not path.stat().st_size:
+                with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+                    made = Path(folder) / path.name
+                    client_of(f"sqlite:///{made}").search_experiments()
+                    _write_ahead(made)
+                    with replacing(path) as temporary:
+                        shutil.copyfile(made, temporary)
+    _write_ahead(path)
+
+
+def _write_ahead(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _make_experiment(client: "MlflowClient", study: str, location: str | None) -> "Experiment":
+    try:
+        identifier = client.create_experiment(study, artifact_location=location)
+    except Exception:
+        # Another sweep may have made it since.
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            raise
+        return experiment
+    return client.get_experiment(identifier)
 
 
 def check_writable(folder: Path, what: str) -> None:
@@ -312,6 +351,7 @@ class TrialRun:
         self._uri, self._experiment, self._facts = uri, experiment or "", facts
         self._began = None if began is None else int(1000 * began)
         self._away = experiment is None
+        self._made = time.monotonic()
         self._run_id = ""
         self.seconds = 0.0
         self._call(self._start)
@@ -369,9 +409,14 @@ class TrialRun:
             self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _retire_others(self) -> None:
-        """Take back earlier finished runs of this trial, whose result was no longer on disk: one of them may count."""
-        for run in search_runs(self._uri, self._experiment, f"{self._own_runs()} and attributes.status = 'FINISHED'"):
-            self._client.set_tag(run.info.run_id, "reason", f"its result was lost; run {self._run_id} takes its place")
+        """Take back other runs of this trial that are finished, or open, as one may count.
+
+        The result of a finished one was no longer on disk; an open one is what a slow server made of a repeated call.
+        """
+        for run in search_runs(self._uri, self._experiment, self._own_runs()):
+            if run.info.run_id == self._run_id or run.info.status not in ("FINISHED", "RUNNING"):
+                continue
+            self._client.set_tag(run.info.run_id, "reason", f"run {self._run_id} takes its place")
             self._client.set_tag(run.info.run_id, "state", "interrupted")
             self._client.set_terminated(run.info.run_id, "KILLED")
 
@@ -396,6 +441,10 @@ class TrialRun:
 
     def _call(self, action: Callable[[], object]) -> None:
         if self._away:
+            return
+        if self.seconds > max(PATIENCE_SECONDS, PATIENCE_SHARE * (time.monotonic() - self._made)):
+            self._away = True
+            log.warning("MLflow at %s is too slow; the records wait on disk", self._uri)
             return
         start = time.perf_counter()
         try:

@@ -5,11 +5,13 @@ planned, done and failed is read from disk and from MLflow, never kept in a coun
 again at any time, and by several people at once.
 """
 
+import contextlib
 import json
 import logging
+import math
 import statistics
 import uuid
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,13 @@ from omegaconf import DictConfig
 
 from ablations import states, stopping, store, syncing
 from ablations.config import Config, SweeperConfig
-from ablations.plan import Identity, Plan, PlannedTrial, make_plan, names_of, plan_record
+from ablations.live import LiveView, WatchedTrial
+from ablations.plan import Identity, Plan, RowPlanner, make_plan, names_of, plan_record
 from ablations.provenance import code_fingerprint
 from ablations.rounds import Outcome, Rounds, Workers, clear_signs
 from ablations.space import SHOWN
-from ablations.trial import BASELINE, HOW_TO_CHOOSE, Trial, baseline_label, made_by_other_code, network_of
+from ablations.states import State
+from ablations.trial import BASELINE, HOW_TO_CHOOSE, Trial, baseline_label, made_by_other_code, network_of, trains
 from bbcu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +54,8 @@ def sweep(
         raise ConfigError(f"hydra.sweeper.replicates={options.replicates}: must be at least 1")
     if options.retries < 0:
         raise ConfigError(f"hydra.sweeper.retries={options.retries}: must be at least 0")
+    if options.design == "search":
+        return search(arguments, options, master, config_loader, launcher)
     plan = make_plan(arguments, options, master, config_loader)
     base = plan.trials[0].config
     found = on_disk(plan)
@@ -67,31 +73,87 @@ def sweep(
     if any(state == TO_LOG for state in left.values()):
         syncing.synchronise(outputs, plan.study, uri)
     pending = [entry for entry in plan.trials if left[entry.identity] == TO_TRAIN]
-    outcomes = run(pending, Workers.of(launcher, master, base, session := new_session()), options, base, session)
+    outcomes: Mapping[Identity, Outcome] = {}
     if pending:
-        catch_up(outputs, plan.study, uri, experiment)
+        with running(launcher, master, options, base, watched(plan), experiment) as rounds:
+            outcomes = rounds.run(pending)
     return conclude(plan, outcomes)
 
 
-def new_session() -> str:
-    """A name for a sweep that no other one has."""
-    return uuid.uuid4().hex[:12]
+def search(
+    arguments: Sequence[str],
+    options: SweeperConfig,
+    master: DictConfig,
+    config_loader: ConfigLoader,
+    launcher: Launcher,
+) -> float | None:
+    """Run a sweep whose cells a search chooses; as :func:`sweep` otherwise."""
+    from ablations.searching import SearchLoop
+
+    planner = RowPlanner(arguments, options, master, config_loader)
+    base = planner.base()
+    if options.dry_run:
+        rows = math.prod(len(values) for values in planner.swept.values())
+        print(f"search over {rows} rows, at most {options.trials} cells; dry run: nothing was trained or recorded")
+        return None
+    experiment = store.prepare_tracking(base.tracking.uri, base.study.name)
+    loop = SearchLoop(planner, options, base)
+    shown: dict[Identity, WatchedTrial] = {}
+    with running(launcher, master, options, base, shown, experiment) as rounds:
+        outcomes = loop.run(rounds, lambda: shown.update(watched(loop.plan)))
+    print_found(loop.found())
+    return conclude(loop.plan, outcomes) if loop.plan.trials else None
 
 
-def run(
-    pending: Sequence[PlannedTrial], workers: Workers, options: SweeperConfig, base: Config, session: str
-) -> dict[Identity, Outcome]:
-    """Run the pending trials to their ends, or until the sweep is asked to stop."""
-    if not pending:
-        return {}
-    outputs, study = Path(base.outputs), base.study.name
+def watched(plan: Plan) -> dict[Identity, WatchedTrial]:
+    """The trials of a plan as a view shows them."""
+    names = names_of(plan)
+    return {
+        entry.identity: WatchedTrial(
+            names[entry.identity], entry.config.train.steps if trains(entry.config) else 0, entry.folder
+        )
+        for entry in plan.trials
+    }
+
+
+@contextlib.contextmanager
+def running(
+    launcher: Launcher,
+    master: DictConfig,
+    options: SweeperConfig,
+    base: Config,
+    shown: Mapping[Identity, WatchedTrial],
+    experiment: str,
+) -> Iterator[Rounds]:
+    """Give the rounds to run trials in, with all that goes on beside them: signals, the view, and MLflow's overview.
+
+    ``shown`` may grow meanwhile.
+    """
+    outputs, study, session = Path(base.outputs), base.study.name, uuid.uuid4().hex[:12]
+    workers = Workers.of(launcher, master, base, session)
     rounds = Rounds(workers, outputs, study, options.retries, base.tracking.silence_s)
+    done = {identity for identity, trial in shown.items() if trial.folder.result_path.exists()}
     stopping.forget()
+    log_states(outputs, study, base, experiment)
     try:
-        with stopping.listening(stopping.marker_of(outputs, study, session)):
-            return rounds.run(pending)
+        with (
+            stopping.listening(stopping.marker_of(outputs, study, session)),
+            LiveView(outputs, study, shown, done, base.progress, session=session) as view,
+        ):
+            rounds.look = view.update
+            yield rounds
     finally:
         clear_signs(outputs, study, session)
+        catch_up(outputs, study, base.tracking.uri, experiment)
+        log_states(outputs, study, base, experiment)
+
+
+def log_states(outputs: Path, study: str, base: Config, experiment: str) -> None:
+    """Tell MLflow of every trial's state; that it does not answer is said elsewhere."""
+    try:
+        syncing.log_states(outputs, study, base.tracking.uri, experiment)
+    except Exception as error:
+        log.debug("the states are not in MLflow: %s", store.first_line(error))
 
 
 def catch_up(outputs: Path, study: str, uri: str, experiment: str) -> None:
@@ -181,8 +243,9 @@ def conclude(plan: Plan, outcomes: Mapping[Identity, Outcome]) -> float:
         name = names[entry.identity]
         result = entry.folder.result()
         if result is None:
-            without += 1
             outcome = outcomes.get(entry.identity) or Outcome(*states.present_state(entry.folder))
+            # A search has ended those that it prunes.
+            without += outcome.state != State.PRUNED
             rows.append([name, str(entry.trial.seed), str(outcome.state), outcome.reason])
             continue
         psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
@@ -199,7 +262,7 @@ def conclude(plan: Plan, outcomes: Mapping[Identity, Outcome]) -> float:
         raise SystemExit(128 + number)
     if without:
         raise SystemExit(f"run.py: {without} of {len(plan.trials)} trials have no result; the others are kept")
-    return statistics.fmean(values)
+    return statistics.fmean(values) if values else math.nan
 
 
 # --- what a user sees -------------------------------------------------------------------------------------------------
@@ -265,6 +328,20 @@ def print_baselines(plan: Plan) -> None:
             printed.add(f"{result['task']}, {baseline_label(result)}: {', '.join(sets)}")
     for line in sorted(printed):
         print(line)
+
+
+def print_found(found: Mapping[str, Any]) -> None:
+    """Print the best cell of a search, or its front."""
+    records = found["front"] if "front" in found else [found["best"]] if found["best"] else []
+    rows = [
+        [
+            " ".join(text for text in record["row"] if text.partition("=")[0] in found["keys"]),
+            *(f"{record['values'][name]:.4g}" for name in found["objectives"]),
+        ]
+        for record in records
+    ]
+    print_table(["front" if "front" in found else "best cell", *found["objectives"]], rows)
+    print("its score is flattered by the choice: train it again under new seeds before anything is said of it")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,15 +1,19 @@
 """What MLflow missed: the folders on disk hold every fact, so its runs can be written later, or all over again."""
 
 import contextlib
+import json
 import logging
 from pathlib import Path
 
 from ablations import states
 from ablations.lease import TrialBusy, held
+from ablations.snapshots import Snapshots
 from ablations.states import State
+from ablations.status import StatusReader, record_of
 from ablations.store import (
     TrialFolder,
     TrialRun,
+    client_of,
     facts_of,
     final_metrics,
     finished_runs,
@@ -18,10 +22,14 @@ from ablations.store import (
     read_plan,
     search_runs,
     steps_of,
+    study_folder,
     trial_folders,
 )
 
 log = logging.getLogger(__name__)
+
+STATES = "states"
+"""The name of the run that has the state of every trial."""
 
 WITHOUT_RESULT = (State.FAILED, State.INTERRUPTED, State.PRUNED)
 """The states of which MLflow keeps a run though there is no result."""
@@ -57,13 +65,32 @@ def rebuild(outputs: Path, study: str, uri: str) -> tuple[int, int]:
         state, reason = states.present_state(folder)
         if identity in present or identity not in planned or state not in WITHOUT_RESULT:
             continue
-        attempts = states.history_of(folder).attempts
+        last = states.closed(states.history_of(folder).attempts[-1], folder)
         facts = facts_of({"provenance": {"git": "unknown", "dirty": True}, **planned[identity]})
-        run = TrialRun(uri, experiment, facts, attempts[-1].began if attempts else None)
+        run = TrialRun(uri, experiment, facts, last.began)
         run.log_curve(folder.curve())
-        run.leave(folder, state, reason, attempts[-1].ended if attempts else None)
+        run.leave(folder, state, reason, last.ended)
         others += run.recorded
     return finished, others
+
+
+def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:
+    """Keep in MLflow what has become of every trial of a study, planned and excluded ones too, in a run of their own.
+
+    That run, called ``states``, has each trial's state with reason, attempts and times in ``states.json``, and the
+    number of each state as a metric.
+    """
+    status = StatusReader(outputs, study).read()
+    client = client_of(uri)
+    found = search_runs(uri, experiment, f"tags.kind = '{STATES}'")
+    run = found[0] if found else client.create_run(experiment, tags={"kind": STATES, "study": study}, run_name=STATES)
+    client.log_text(run.info.run_id, json.dumps(record_of(status), indent=1), "states.json")
+    for state, number in status.counts.items():
+        client.log_metric(run.info.run_id, f"trials/{state}", number)
+    found_by_search = study_folder(outputs, study) / "search.json"
+    if found_by_search.exists():
+        client.log_artifact(run.info.run_id, str(found_by_search))
+    client.set_terminated(run.info.run_id)
 
 
 def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
@@ -74,6 +101,7 @@ def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
     attempts = states.history_of(folder).attempts
     began, ended = (attempts[-1].began, attempts[-1].ended) if attempts else (None, None)
     run = TrialRun(uri, experiment, facts_of(result), began)
+    Snapshots(folder.snapshots, {}).clear()
     run.log_curve(folder.curve())
     run.finish(folder, final_metrics(result), steps_of(result), ended)
     return run.recorded

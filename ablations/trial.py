@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from ablations import states, stopping, store, syncing
 from ablations.config import Config
+from ablations.devices import device_for
 from ablations.lease import HeldTrial, LeaseLost, held
 from ablations.provenance import code_fingerprint, provenance
 from ablations.pruning import Pruned, Verdicts
@@ -272,13 +273,16 @@ def check_network(trial: Trial) -> None:
 
 
 def device_name(config: Config) -> str:
-    """The device that "auto" stands for, with its model where it is no processor: ``cuda (NVIDIA H100 80GB HBM3)``."""
+    """The kind of device that a trial runs on, with its model where it is no processor: ``cuda (NVIDIA H100)``.
+
+    Which of several GPUs it is does not matter: a trial may go on on another one of the same model.
+    """
     import torch
 
     from bbcu.training import resolve_device
 
     device = resolve_device(config.device)
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def run_trial(config: Config, *, in_sweep: bool = False) -> float:
@@ -400,6 +404,12 @@ class Desk:
 
 def _run_and_record(desk: Desk, experiment: str | None) -> dict[str, Any]:
     """Run the trial with its log, its threads and its MLflow run, whatever way it ends."""
+    with device_for(desk.config.device, Path(desk.config.outputs) / ".cache" / "devices") as device:
+        return _on_device(dataclasses.replace(desk, config=dataclasses.replace(desk.config, device=device)), experiment)
+
+
+def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
+    """As :func:`_run_and_record`, with a device that is this trial's."""
     config, trial, folder = desk.config, desk.trial, desk.folder
     with _threads(config.threads) as threads, _log_file(folder):
         attempt = states.begin(folder)
@@ -440,8 +450,9 @@ def _run_and_record(desk: Desk, experiment: str | None) -> dict[str, Any]:
             leave(State.FAILED, reason)
             failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed
             raise failure(f"{trial.name} seed {trial.seed} failed: {reason}; see {folder.log_path}") from error
-        run.finish(folder, store.final_metrics(result), store.steps_of(result))
+        # Before the run is closed: a trial that MLflow holds as finished is never looked at again.
         Snapshots(folder.snapshots, {}).clear()
+        run.finish(folder, store.final_metrics(result), store.steps_of(result))
         return result
 
 

@@ -179,9 +179,10 @@ class Training:
         """Go on from where the training that gave ``state`` stood."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["generators"]["cpu"])
+        # Generators take their state from the memory of the processor, wherever the file was read to.
+        torch.set_rng_state(state["generators"]["cpu"].cpu())
         if self.device.type == "cuda" and "cuda" in state["generators"]:
-            torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
+            torch.cuda.set_rng_state(state["generators"]["cuda"].cpu(), self.device)
         self.step, self.seconds = state["step"], list(state["seconds"])
         self._first_loss = state["first_loss"]
         self._losses = deque(state["losses"], maxlen=DIVERGED_STEPS)
@@ -216,7 +217,7 @@ class Training:
             for unit in self._units:
                 unit.after_step()
             if device.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             self.seconds.append(time.perf_counter() - start)
 
             # --- report ----------------------------------------------------------------------------------------------

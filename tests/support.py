@@ -105,8 +105,9 @@ class Workplace:
         return call(self.overrides(*overrides, without=without), self.folder)
 
     def sweep(self, *overrides: str) -> Outcome:
-        """Run a sweep in this process."""
-        return call(["-m", *self.overrides(*overrides)], self.folder)
+        """Run a sweep, one trial after the other in this process unless a launcher is given."""
+        launcher = [] if any(text.startswith("hydra/launcher") for text in overrides) else ["hydra/launcher=basic"]
+        return call(["-m", *launcher, *self.overrides(*overrides)], self.folder)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start the command in a process of its own, with exactly these arguments.
@@ -144,10 +145,11 @@ class Workplace:
         return store.trial_folders(self.outputs, STUDY)
 
     def runs(self, status: str = "") -> list[Run]:
-        """Every run in MLflow, or those of one status, whatever the experiment."""
+        """Every run of a trial in MLflow, or those of one status, whatever the experiment."""
         experiments = store.client_of(self.uri).search_experiments()
         condition = f"attributes.status = '{status}'" if status else ""
-        return [run for found in experiments for run in store.search_runs(self.uri, found.experiment_id, condition)]
+        runs = [run for found in experiments for run in store.search_runs(self.uri, found.experiment_id, condition)]
+        return [run for run in runs if store.identity_of(run) is not None]
 
     def finished(self) -> list[tuple[str, int]]:
         """The cell and seed of every finished run, sorted; a trial that has two is there twice."""

@@ -1,19 +1,28 @@
 """Training: it learns, it repeats itself, and it stops where there is nothing to learn from."""
 
 import dataclasses
+import io
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
-from builders import srresnet
+from builders import dncnn, srresnet
+from torch import Tensor, nn
 
 from bbcu.errors import BbcuError, ConfigError
 from bbcu.images import downscale
+from bbcu.methods import METHODS
 from bbcu.networks import SRResNet
 from bbcu.pairs import Pair
 from bbcu.patches import PatchSampler
+from bbcu.tasks import Denoising
 from bbcu.training import (
+    DIVERGED_LOSS,
+    DIVERGED_RATIO,
+    DIVERGED_STEPS,
     StepReport,
+    Training,
     TrainingDiverged,
     TrainSettings,
     batches,
@@ -21,6 +30,7 @@ from bbcu.training import (
     resolve_device,
     train,
 )
+from bbcu.units import BinaryUnit, UnitSpec
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(steps=40, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
@@ -137,3 +147,215 @@ def test_the_stepped_rate_is_halved_after_two_three_and_four_fifths() -> None:
     assert [SETTINGS.lr / learning_rate_at(step, stepped) for step in (1, 4, 5, 6, 7, 8, 9, 10)] == [
         *(1, 1, 2, 2, 4, 4, 8, 8)
     ]
+
+
+# --- a training that is left and taken up again -----------------------------------------------------------------------
+
+LAST, LEFT = 12, 5
+SHORT = dataclasses.replace(SETTINGS, steps=LAST)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A network, by the seed of its initial values, and how it is trained."""
+
+    network: Callable[[int], nn.Module]
+    settings: TrainSettings = SHORT
+    noise: Denoising | None = None
+
+    def training(self, seed: int = 0) -> Training:
+        pairs = [photograph(0), photograph(1)]
+        if self.noise is not None:
+            pairs = [dataclasses.replace(pair, input=pair.truth) for pair in pairs]
+        sampler = PatchSampler(
+            pairs,
+            1 if self.noise else 2,
+            self.settings.patch,
+            self.settings.batch,
+            seed=0,
+            corruption=None if self.noise is None else self.noise.corruption,
+        )
+        return Training(self.network(seed), sampler, self.settings, CPU)
+
+
+def of_levels(**levels: object) -> Cell:
+    """The reference but for these levels of a unit."""
+    unit = UnitSpec(**levels)  # type: ignore[arg-type]
+    return Cell(lambda seed: srresnet(align=16.25, blocks=2, seed=seed, unit=unit))
+
+
+def of_method(name: str) -> Cell:
+    """A published method."""
+    method = METHODS[name]
+    unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
+    accumulate = bool(method.network.get("accumulate"))
+    return Cell(lambda seed: srresnet(blocks=2, seed=seed, unit=UnitSpec(**unit), accumulate=accumulate))
+
+
+class Dropping(BinaryUnit):
+    """A unit of a user's own that draws random numbers while it trains."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().branch(x), 0.5, self.training)
+
+
+CELLS = {
+    "reference": of_levels(),
+    "bn=post": of_levels(bn="post"),
+    "surrogate=ede": of_levels(surrogate="ede"),
+    "weight=irnet": of_levels(weight="irnet"),
+    "method=bnn": of_method("bnn"),
+    "method=bam": of_method("bam"),
+    "dncnn": Cell(lambda seed: dncnn(blocks=2, seed=seed), noise=Denoising((25.0,), (0.0, 75.0))),
+    "random": Cell(lambda seed: srresnet(seed=seed, unit_class="test_training.Dropping")),
+    "bf16": Cell(of_levels().network, dataclasses.replace(SHORT, precision="bf16")),
+}
+COMPILED = Cell(of_levels(bn="post").network, dataclasses.replace(SHORT, compile=True))
+
+
+class Left(Exception):
+    """Somebody has left a training."""
+
+
+def leave(training: Training, step: int, reports: list[StepReport]) -> bytes:
+    """Train up to ``step``, and give what a file would hold of the training then."""
+
+    def on_step(report: StepReport) -> None:
+        reports.append(report)
+        if report.step == step:
+            raise Left
+
+    with pytest.raises(Left):
+        training.run(on_step)
+    file = io.BytesIO()
+    torch.save(training.state_dict(), file)
+    return file.getvalue()
+
+
+def take_up(training: Training, content: bytes) -> Training:
+    training.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
+    return training
+
+
+def are_equal(one: object, other: object) -> bool:
+    """Whether two trees of tensors and numbers are the same bit for bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(are_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(are_equal, one, other))
+    return one == other
+
+
+def assert_goes_on_as_if_nothing_had_happened(cell: Cell, *left: int) -> None:
+    """Train at one go, and left and taken up at these steps by others; compare all that either leaves."""
+    torch.manual_seed(0)
+    whole, undisturbed = cell.training(), list[StepReport]()
+    whole.run(undisturbed.append)
+
+    torch.manual_seed(0)
+    training, reports = cell.training(), list[StepReport]()
+    for number, step in enumerate(left, start=1):
+        content = leave(training, step, reports)
+        # Whoever takes it up begins with other values and other random numbers.
+        torch.manual_seed(number)
+        training = take_up(cell.training(seed=number), content)
+    training.run(reports.append)
+
+    assert reports == undisturbed
+    ours, theirs = training.state_dict(), whole.state_dict()
+    assert len(ours.pop("seconds")) == len(theirs.pop("seconds")) == LAST
+    assert are_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_training_that_is_taken_up_again_ends_bit_for_bit_as_one_at_one_go(name: str) -> None:
+    assert_goes_on_as_if_nothing_had_happened(CELLS[name], LEFT)
+
+
+@pytest.mark.slow
+def test_so_does_a_compiled_one() -> None:
+    if not COMPILED.training().plan.compiles:
+        pytest.skip("no C++ compiler")
+    assert_goes_on_as_if_nothing_had_happened(COMPILED, LEFT)
+
+
+@pytest.mark.parametrize("left", [(1,), (LAST - 1,), (3, 8)], ids=str)
+def test_it_may_be_left_at_any_step_and_more_than_once(left: tuple[int, ...]) -> None:
+    assert_goes_on_as_if_nothing_had_happened(CELLS["surrogate=ede"], *left)
+
+
+def test_a_training_that_is_taken_up_at_its_end_has_nothing_left_to_do() -> None:
+    cell = CELLS["reference"]
+    content = leave(cell.training(), LAST, [])
+    reports: list[StepReport] = []
+    take_up(cell.training(seed=1), content).run(reports.append)
+    assert reports == []
+
+
+# --- a training that leads nowhere ------------------------------------------------------------------------------------
+
+
+class Scripted(nn.Module):
+    """A network whose loss on black pictures is, step by step, what a test says."""
+
+    def __init__(self, losses: Sequence[float]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.losses = losses
+
+    def forward(self, x: Tensor) -> Tensor:
+        loss = self.losses[int(self.step)]
+        self.step += 1
+        return 0 * x + 0 * self.weight + loss
+
+
+def scripted(losses: Sequence[float]) -> Training:
+    black = np.zeros((16, 16, 3), dtype=np.uint8)
+    settings = dataclasses.replace(SETTINGS, steps=len(losses))
+    sampler = PatchSampler([Pair("black", black, black)], 1, settings.patch, settings.batch, seed=0)
+    return Training(Scripted(losses), sampler, settings, CPU)
+
+
+def last_step(training: Training) -> int:
+    """The step at which it ends, of its own or for having diverged."""
+    try:
+        training.run(lambda report: None)
+    except TrainingDiverged:
+        return training.step
+    assert training.step == training.settings.steps
+    return training.step
+
+
+def test_a_loss_that_has_left_every_bound_ends_the_training_and_says_from_where_to_where() -> None:
+    message = "the loss has grown from 0.05 to 1.05, over 20 steps, at step 20 of 40"
+    with pytest.raises(TrainingDiverged, match=message):
+        scripted([0.05] + [1.1] * 39).run(lambda report: None)
+
+
+def test_a_rate_that_is_far_too_high_leaves_every_bound_long_before_the_loss_is_no_number() -> None:
+    with pytest.raises(TrainingDiverged, match=r"the loss has grown from 0\.\d+ to .*, at step 20 of 40"):
+        trained(dataclasses.replace(SETTINGS, lr=3.0))
+
+
+@pytest.mark.parametrize(
+    ("losses", "last"),
+    [
+        pytest.param([0.05] + [50.0] * (DIVERGED_STEPS - 2), DIVERGED_STEPS - 1, id="too-short-to-tell"),
+        pytest.param([0.05] + [0.99 * DIVERGED_LOSS] * 59, 60, id="below-what-black-for-white-is"),
+        pytest.param([0.5] + [0.99 * DIVERGED_RATIO * 0.5] * 59, 60, id="not-far-above-the-start"),
+        pytest.param([0.5] + [1.1 * DIVERGED_RATIO * 0.5] * 59, DIVERGED_STEPS, id="far-above-the-start"),
+        pytest.param([0.05] * 30 + [15.0] + [0.05] * 29, 60, id="one-bad-batch"),
+        pytest.param([0.05] * 30 + [2.0] * 30, 40, id="late"),
+    ],
+)
+def test_a_training_ends_early_where_its_mean_loss_is_beyond_both_bounds(losses: list[float], last: int) -> None:
+    assert last_step(scripted(losses)) == last
+
+
+def test_a_training_that_was_taken_up_again_diverges_at_the_same_step() -> None:
+    losses = [0.5] * 10 + [6.0] * 30
+    content = leave(scripted(losses), 15, [])
+    assert last_step(take_up(scripted(losses), content)) == last_step(scripted(losses)) < 40

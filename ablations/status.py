@@ -1,0 +1,345 @@
+"""``python -m ablations status STUDY``: what has become of each trial of a study, read from its folder.
+
+Nothing is written and nothing is locked, so it can be asked at any time and from any machine that sees the folder. A
+trial counts as finished by the rule that a sweep goes by: its ``result.json`` is read and is whole. Asked again and
+again, only results that have changed since are read again.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import rich
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from ablations import store
+from ablations.lease import Lease, leases
+from ablations.live import DAMAGED, Identity, first_line, living_lease, mark_of, span
+from ablations.space import SHOWN, level_text
+from ablations.states import WITHOUT_A_WORD, Attempt, State, described, history_of
+from ablations.store import TrialFolder, read_plan, study_folder
+from bbcu.errors import ConfigError
+
+LOOK_SECONDS = 2.0
+"""How long a redrawn status stays."""
+
+QUIET_LOOKS = 3
+"""How many looks in a row must find nothing that runs: between two trials of a sweep nothing does, for a moment."""
+
+LISTED = 20
+"""How many trials of a kind are listed for people."""
+
+ATTEMPTS_LISTED = 5
+
+SEED = re.compile(r"seed\d+")
+
+GOES_ON = "the same command goes on from there"
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """What has become of a trial; ``lease`` is there while it runs, ``attempts`` unless it has finished."""
+
+    folder: TrialFolder
+    name: str
+    state: State
+    reason: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    lease: Lease | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} seed {self.folder.seed}"
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """What has become of a study; ``excluded`` are the combinations that its plan leaves out, each with its reason."""
+
+    folder: Path
+    trials: tuple[TrialStatus, ...]
+    excluded: tuple[Mapping[str, Any], ...]
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """How many there are of each state."""
+        counts = Counter(trial.state for trial in self.trials)
+        counts[State.EXCLUDED] = len(self.excluded)
+        return {state: counts[state] for state in State}
+
+    def of(self, state: State) -> list[TrialStatus]:
+        return [trial for trial in self.trials if trial.state == state]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class StatusReader:
+    """Reads the status of a study, again and again if need be."""
+
+    def __init__(self, outputs: Path, study: str) -> None:
+        if study not in (there := studies(outputs)):
+            raise ConfigError(f"no study {study!r} in {outputs}; there: {', '.join(there) if there else 'none'}")
+        self._outputs, self._study = outputs, study
+        self._plan: tuple[object, dict[Identity, str], tuple[Mapping[str, Any], ...]] = (None, {}, ())
+        self._folders: dict[Identity, TrialFolder] = {}
+        self._whole: dict[Path, tuple[object, str]] = {}
+
+    def read(self) -> StudyStatus:
+        """The status as it is now."""
+        names, excluded = self._planned()
+        working = {(lease.cell, lease.seed): lease for lease in leases(self._outputs, self._study)}
+        begun = identities_in(study_folder(self._outputs, self._study))
+        trials = []
+        # A trial that was run alone stands in no plan.
+        for identity in [*names, *sorted(begun - names.keys())]:
+            folder = self._folder(identity)
+            name = names.get(identity, "")
+            if identity in begun:
+                trials.append(self._begun(folder, name, working.get(identity)))
+            else:
+                trials.append(TrialStatus(folder, name, State.PLANNED))
+        return StudyStatus(study_folder(self._outputs, self._study), tuple(trials), excluded)
+
+    def _planned(self) -> tuple[dict[Identity, str], tuple[Mapping[str, Any], ...]]:
+        """What each planned trial is called, and what is left out."""
+        mark = mark_of(study_folder(self._outputs, self._study) / "plan.json")
+        if mark != self._plan[0]:
+            plan = read_plan(self._outputs, self._study)
+            self._plan = (mark, names_of(plan["trials"]), tuple(plan["left_out"]))
+        return self._plan[1:]
+
+    def _folder(self, identity: Identity) -> TrialFolder:
+        if identity not in self._folders:
+            self._folders[identity] = TrialFolder(self._outputs, self._study, *identity)
+        return self._folders[identity]
+
+    def _begun(self, folder: TrialFolder, name: str, lease: Lease | None) -> TrialStatus:
+        """What has become of a trial that has a folder."""
+        finished_as = None if lease is not None else self._name_in_result(folder)
+        if finished_as is not None:
+            return TrialStatus(folder, name or finished_as, State.FINISHED)
+        attempts = history_of(folder).attempts
+        last = attempts[-1] if attempts else None
+        if lease is None and last is not None and last.state == State.RUNNING:
+            # It may have begun since the leases were listed.
+            lease = living_lease(folder)
+        name = name or (lease.name if lease is not None else folder.cell[:SHOWN])
+        if lease is not None:
+            return TrialStatus(folder, name, State.RUNNING, "", attempts, lease)
+        return TrialStatus(folder, name, *state_without_result(folder, last), attempts)
+
+    def _name_in_result(self, folder: TrialFolder) -> str | None:
+        """The name in the trial's result, or None where it has none that is whole."""
+        mark = mark_of(folder.result_path)
+        if mark is None:
+            return None
+        known = self._whole.get(folder.result_path)
+        if known is not None and known[0] == mark:
+            return known[1]
+        result = folder.result()
+        if result is None:
+            return None
+        self._whole[folder.result_path] = (mark, str(result["name"]))
+        return str(result["name"])
+
+
+def identities_in(folder: Path) -> set[Identity]:
+    """The trials that have a folder in a study's; of thousands, so without a path object each."""
+    with os.scandir(folder) as entries:
+        cells = [entry for entry in entries if entry.is_dir()]
+    names = ((cell.name, name) for cell in cells for name in os.listdir(cell) if SEED.fullmatch(name))
+    return {(cell, int(name.removeprefix("seed"))) for cell, name in names}
+
+
+def state_without_result(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
+    """The state and the reason of a trial that nobody works at and that has no whole result."""
+    if last is None or last.state == State.FINISHED:
+        lost = last is not None or folder.result_path.exists()
+        return (State.INTERRUPTED, DAMAGED) if lost else (State.PLANNED, "")
+    if last.state == State.RUNNING:
+        return State.INTERRUPTED, WITHOUT_A_WORD
+    return last.state, last.reason
+
+
+def studies(outputs: Path) -> list[str]:
+    """The names of the studies in ``outputs``: the folders that hold a plan or a trial."""
+    folders = sorted(outputs.iterdir()) if outputs.is_dir() else []
+    return [
+        folder.name
+        for folder in folders
+        if (folder / "plan.json").exists() or next(folder.glob("*/seed*"), None) is not None
+    ]
+
+
+def names_of(rows: Iterable[Mapping[str, Any]]) -> dict[Identity, str]:
+    """What each trial of a plan is called: its cell's name, and what tells the settings of the study apart."""
+    # Cells of one setting are many, and settings few.
+    texts = {(row["cell"], row["seed"]): (row["name"], json.dumps(row["setting"], sort_keys=True)) for row in rows}
+    flat = {text: store.flatten(json.loads(text)) for _, text in texts.values()}
+    told = store.telling_apart(list(flat.values()))
+    endings = {
+        text: [f"{key}={level_text(setting[key])}" for key in told if key in setting] for text, setting in flat.items()
+    }
+    return {identity: " ".join([name, *endings[text]]) for identity, (name, text) in texts.items()}
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def lines_of(status: StudyStatus, now: float) -> list[str]:
+    """The status as lines; ``now`` is in seconds since the epoch."""
+    counts = status.counts
+    lines = [
+        f"study {status.folder.name}: {len(status.trials)} trials in {status.folder}",
+        "  ".join(f"{state} {number}" for state, number in counts.items()),
+    ]
+    lines += section("running", [running_lines(trial, now) for trial in status.of(State.RUNNING)])
+    for state in (State.FAILED, State.INTERRUPTED):
+        lines += section(state, [ended_lines(trial) for trial in status.of(state)])
+    lines += section("excluded", [[f"{row['name']}: {row['reason']}"] for row in status.excluded])
+    if not counts[State.RUNNING] and counts[State.PLANNED] + counts[State.FAILED] + counts[State.INTERRUPTED]:
+        lines += ["", GOES_ON]
+    return lines
+
+
+def section(title: str, entries: Sequence[Sequence[str]]) -> list[str]:
+    """A title and what it stands over, cut off after LISTED entries; nothing where there is none."""
+    if not entries:
+        return []
+    lines = ["", title, *(f"  {line}" for entry in entries[:LISTED] for line in entry)]
+    more = len(entries) - LISTED
+    return [*lines, f"  and {more} more; --json lists all"] if more > 0 else lines
+
+
+def running_lines(trial: TrialStatus, now: float) -> list[str]:
+    lease = trial.lease
+    assert lease is not None
+    since = f"since {moment(lease.began)} ({span(max(0.0, now - lease.began))})"
+    return [f"{trial.title}: {described(lease)}, {lease.place}, {since}"]
+
+
+def ended_lines(trial: TrialStatus) -> list[str]:
+    """A trial without a result: why, every attempt at it, and where its log is."""
+    lines = [f"{trial.title}: {first_line(trial.reason)}"]
+    lines += [f"  {attempt_text(attempt, len(trial.attempts))}" for attempt in trial.attempts[-ATTEMPTS_LISTED:]]
+    return [*lines, f"  log: {trial.folder.log_path}"]
+
+
+def attempt_text(attempt: Attempt, of: int) -> str:
+    ended = "" if attempt.ended is None else f" to {moment(attempt.ended)}"
+    start = f" after step {attempt.from_step}" if attempt.from_step else ""
+    how = WITHOUT_A_WORD if attempt.state == State.RUNNING else f"{attempt.state}: {first_line(attempt.reason)}"
+    where = f"process {attempt.pid} on {attempt.host}"
+    return f"attempt {attempt.number} of {of}: {moment(attempt.began)}{ended}{start}, {where}: {how}"
+
+
+def moment(seconds: float) -> str:
+    """A time since the epoch as the local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+# --- for machines -----------------------------------------------------------------------------------------------------
+
+
+def record_of(status: StudyStatus) -> dict[str, Any]:
+    """The status as JSON holds it; times are in seconds since the epoch."""
+    return {
+        "study": status.folder.name,
+        "folder": str(status.folder),
+        "counts": status.counts,
+        "trials": [trial_record(trial) for trial in status.trials],
+        "excluded": [dict(row) for row in status.excluded],
+    }
+
+
+def trial_record(trial: TrialStatus) -> dict[str, Any]:
+    lease = trial.lease
+    return {
+        "cell": trial.folder.cell,
+        "seed": trial.folder.seed,
+        "name": trial.name,
+        "state": trial.state,
+        "reason": trial.reason,
+        "attempts": [dataclasses.asdict(attempt) for attempt in trial.attempts],
+        "log": str(trial.folder.log_path),
+        "running": None if lease is None else lease_record(lease),
+    }
+
+
+def lease_record(lease: Lease) -> dict[str, Any]:
+    """What a lease tells of a running trial; a PSNR that is no number is none, as JSON knows no such thing."""
+    is_number = lease.psnr_db is not None and math.isfinite(lease.psnr_db)
+    return {
+        "session": lease.session,
+        "host": lease.host.partition("/")[0],
+        "pid": lease.pid,
+        "since": lease.began,
+        "phase": lease.phase,
+        "step": lease.step,
+        "steps": lease.steps,
+        "scored_at": lease.scored_at,
+        "psnr_db": lease.psnr_db if is_number else None,
+    }
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+class Commands(Protocol):
+    """What ``argparse`` adds commands to."""
+
+    def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser: ...
+
+
+def add_command(subparsers: Commands) -> None:
+    """Add ``status`` to the commands of ``python -m ablations``."""
+    parser = subparsers.add_parser("status", help="say what has become of each trial of a study")
+    parser.add_argument("study", help="the study's name, as in study.name")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
+    parser.add_argument("--watch", action="store_true", help="draw it anew until nothing runs")
+    parser.add_argument("--json", action="store_true", help="as JSON, with every trial; with --watch at the end")
+    parser.set_defaults(run=show_status)
+
+
+def show_status(given: argparse.Namespace) -> None:
+    """Print the status of a study; raises ConfigError, which names those that exist, for one that does not."""
+    reader = StatusReader(given.outputs, given.study)
+    if given.watch:
+        status = watch(reader.read, None if given.json else rich.get_console(), lambda: time.sleep(LOOK_SECONDS))
+    else:
+        status = reader.read()
+    if given.json:
+        print(json.dumps(record_of(status), indent=1))
+    else:
+        print("\n".join(lines_of(status, time.time())))
+
+
+def watch(read: Callable[[], StudyStatus], console: Console | None, wait: Callable[[], None]) -> StudyStatus:
+    """Read the status until nothing runs, or until Ctrl-C, with a ``wait`` between; the last one.
+
+    It is drawn on ``console`` where that is a terminal, and gone from there afterwards.
+    """
+    status, quiet = read(), 0
+    display = Live(console=console or Console(quiet=True), auto_refresh=False, transient=True)
+    with display, contextlib.suppress(KeyboardInterrupt):
+        while quiet < QUIET_LOOKS:
+            lines = "\n".join(lines_of(status, time.time()))
+            display.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
+            quiet = 0 if status.counts[State.RUNNING] else quiet + 1
+            if quiet < QUIET_LOOKS:
+                wait()
+                status = read()
+    return status
