@@ -31,7 +31,7 @@ from rich.text import Text
 from ablations import stopping
 from ablations.lease import Lease, lease_path, leases, read_lease
 from ablations.progress import ConsoleHandler
-from ablations.states import WITHOUT_A_WORD, Attempt, State, history_of
+from ablations.states import DAMAGED, WITHOUT_A_WORD, Attempt, State, history_of
 from ablations.store import TrialFolder, study_folder
 
 LOOK_EVERYWHERE_SECONDS = 30.0
@@ -55,8 +55,6 @@ PREPARING = "preparing"
 """The phase of a lease whose holder does not train yet, and may find that it need not."""
 
 WITHOUT_RESULT = (State.FAILED, State.INTERRUPTED, State.PRUNED)
-
-DAMAGED = "its result.json is damaged or gone"
 
 Identity = tuple[str, int]
 
@@ -162,7 +160,9 @@ class Standing:
             if identity not in self.running or self.running[identity].token != lease.token
         ]
         for identity in self.running:
-            self.ended.pop(identity, None)
+            if self.ended.pop(identity, None) == State.FINISHED:
+                # It is trained anew, and its old result is not what it ends with.
+                self._marks[identity] = marks_of(self.trials[identity].folder)
         return [ending for ending in endings if ending is not None]
 
     def look_everywhere(self) -> list[Ending]:
@@ -399,10 +399,13 @@ class LiveView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._shows:
+        if not self._shows:
+            return
+        try:
             self._take_in(self._standing.look() + self._standing.look_everywhere())
             if self.is_display:
                 self._draw()
+        finally:
             with unless_it_is_gone():
                 self._live.stop()
 

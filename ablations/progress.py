@@ -20,7 +20,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             rich.get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-        except Exception:
+        except (Exception, SystemExit):
             # A terminal that is gone, or a full disk behind a redirection, is no reason to lose a training.
             self.handleError(record)
 

@@ -68,16 +68,21 @@ class Workers:
     session: str = ""
 
     @classmethod
-    def of(cls, launcher: Launcher, master: DictConfig, base: Config, session: str) -> "Workers":
+    def of(
+        cls, launcher: Launcher, master: DictConfig, base: Config, session: str, *, silent: bool = False
+    ) -> "Workers":
         """The workers of a sweep.
 
         Trials side by side share the cores: together they must not ask for more threads than there are, since waiting
-        threads spin and hold the others up. And none of them draws a bar: the sweep shows them all.
+        threads spin and hold the others up. And none of them draws a bar: the sweep shows them all. ``silent`` keeps
+        other processes from writing to a terminal that the sweep draws on; their trials' logs have all of it.
         """
         at_once = workers_of(master)
         told = [f"session={session}", "progress=false"]
         if at_once not in (None, 1) and base.threads == "auto":
             told.append(f"threads={max(1, len(os.sched_getaffinity(0)) // at_once)}")
+        if silent and at_once != 1:
+            told.append("++hydra.job_logging.handlers.console.level=CRITICAL")
         return cls(launcher, at_once, tuple(told), session)
 
     @property

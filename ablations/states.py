@@ -18,6 +18,7 @@ from ablations.lease import Lease, lease_path, read_lease, this_host
 from ablations.store import TrialFolder, read_json, write_atomically
 
 WITHOUT_A_WORD = "the process ended without a word"
+DAMAGED = "its result.json is damaged or gone"
 
 
 class State(enum.StrEnum):
@@ -91,6 +92,8 @@ def present_state(folder: TrialFolder) -> tuple[State, str]:
         lease = read_lease(lease_path(folder))
         if lease is None or not lease.is_alive:
             return State.INTERRUPTED, WITHOUT_A_WORD
+    if history.state == State.FINISHED:
+        return State.INTERRUPTED, DAMAGED
     return history.state, history.reason
 
 

@@ -26,9 +26,9 @@ from rich.text import Text
 
 from ablations import store
 from ablations.lease import Lease, leases
-from ablations.live import DAMAGED, Identity, first_line, living_lease, mark_of, span
+from ablations.live import Identity, first_line, living_lease, mark_of, span
 from ablations.space import SHOWN, level_text
-from ablations.states import WITHOUT_A_WORD, Attempt, State, described, history_of
+from ablations.states import DAMAGED, WITHOUT_A_WORD, Attempt, State, described, history_of
 from ablations.store import TrialFolder, read_plan, study_folder
 from bbcu.errors import ConfigError
 

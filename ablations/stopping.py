@@ -109,13 +109,13 @@ def listening_to(marker: Path | None, *, for_good: bool) -> Iterator[StopSign]:
 
 
 @contextlib.contextmanager
-def listening(marker: Path | None = None) -> Iterator[None]:
+def listening(marker: Path | None = None, *, tell: bool = True) -> Iterator[None]:
     """Take signals as requests for the body; with ``marker``, a request is passed on to others by that file.
 
-    A second Ctrl-C raises KeyboardInterrupt, as the first does elsewhere. Only a main thread can listen; in others the
-    body runs as it is.
+    ``tell`` says so on the terminal. A second Ctrl-C raises KeyboardInterrupt, as the first does elsewhere. Only a main
+    thread can listen; in others the body runs as it is.
     """
-    before = _take_signals(marker, tell=True)
+    before = _take_signals(marker, tell=tell)
     try:
         yield
     finally:

@@ -158,21 +158,28 @@ def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
 
 
 def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
-    """Add a plan to what the study has planned before.
+    """Add a plan to what the study has planned before; raises BbcuError where the disk does not take it.
 
     A plan is ``{"trials": [{"cell", "seed", "factors", ...}], "left_out": [{"factors", "reason"}], ...}``; trials are
     told apart by cell and seed, what was left out by its levels and setting. The other keys are replaced.
     """
     folder = study_folder(outputs, study)
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".plan.lock"):
-        before = read_plan(outputs, study)
-        merged = dict(plan)
-        for name, identity in (("trials", ("cell", "seed")), ("left_out", ("levels", "setting"))):
-            rows = [*before.get(name, []), *plan.get(name, [])]
-            unique = {json.dumps([row.get(key) for key in identity], sort_keys=True): row for row in rows}
-            merged[name] = list(unique.values())
-        write_atomically(folder / "plan.json", json.dumps(merged, indent=1) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".plan.lock"):
+            merged = _merged(read_plan(outputs, study), plan)
+            write_atomically(folder / "plan.json", json.dumps(merged, indent=1) + "\n")
+    except OSError as error:
+        raise BbcuError(f"outputs={outputs}: {folder} cannot be written to: {error.strerror}") from error
+
+
+def _merged(before: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(plan)
+    for name, identity in (("trials", ("cell", "seed")), ("left_out", ("levels", "setting"))):
+        rows = [*before.get(name, []), *plan.get(name, [])]
+        unique = {json.dumps([row.get(key) for key in identity], sort_keys=True): row for row in rows}
+        merged[name] = list(unique.values())
+    return merged
 
 
 def read_plan(outputs: Path, study: str) -> dict[str, Any]:

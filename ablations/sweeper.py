@@ -11,7 +11,8 @@ import logging
 import math
 import statistics
 import uuid
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ def sweep(
     pending = [entry for entry in plan.trials if left[entry.identity] == TO_TRAIN]
     outcomes: Mapping[Identity, Outcome] = {}
     if pending:
-        with running(launcher, master, options, base, watched(plan), experiment) as rounds:
+        done = {identity for identity, state in left.items() if state != TO_TRAIN}
+        with running(launcher, master, options, base, Shown(watched(plan), done), experiment) as rounds:
             outcomes = rounds.run(pending)
     return conclude(plan, outcomes)
 
@@ -99,7 +101,7 @@ def search(
     experiment = store.prepare_tracking(base.tracking.uri, base.study.name)
     loop = SearchLoop(planner, options, base)
     shown: dict[Identity, WatchedTrial] = {}
-    with running(launcher, master, options, base, shown, experiment) as rounds:
+    with running(launcher, master, options, base, Shown(shown), experiment) as rounds:
         outcomes = loop.run(rounds, lambda: shown.update(watched(loop.plan)))
     print_found(loop.found())
     return conclude(loop.plan, outcomes) if loop.plan.trials else None
@@ -116,29 +118,29 @@ def watched(plan: Plan) -> dict[Identity, WatchedTrial]:
     }
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a view of the sweep shows: its trials, which may become more, and those that were done before."""
+
+    trials: Mapping[Identity, WatchedTrial]
+    done: Set[Identity] = frozenset()
+
+
 @contextlib.contextmanager
 def running(
-    launcher: Launcher,
-    master: DictConfig,
-    options: SweeperConfig,
-    base: Config,
-    shown: Mapping[Identity, WatchedTrial],
-    experiment: str,
+    launcher: Launcher, master: DictConfig, options: SweeperConfig, base: Config, shown: Shown, experiment: str
 ) -> Iterator[Rounds]:
-    """Give the rounds to run trials in, with all that goes on beside them: signals, the view, and MLflow's overview.
-
-    ``shown`` may grow meanwhile.
-    """
+    """Give the rounds to run trials in, with all that goes on beside them: signals, the view, and MLflow's overview."""
     outputs, study, session = Path(base.outputs), base.study.name, uuid.uuid4().hex[:12]
-    workers = Workers.of(launcher, master, base, session)
+    view = LiveView(outputs, study, shown.trials, shown.done, base.progress, session=session)
+    workers = Workers.of(launcher, master, base, session, silent=view.is_display)
     rounds = Rounds(workers, outputs, study, options.retries, base.tracking.silence_s)
-    done = {identity for identity, trial in shown.items() if trial.folder.result_path.exists()}
     stopping.forget()
     log_states(outputs, study, base, experiment)
     try:
         with (
-            stopping.listening(stopping.marker_of(outputs, study, session)),
-            LiveView(outputs, study, shown, done, base.progress, session=session) as view,
+            stopping.listening(stopping.marker_of(outputs, study, session), tell=not view.is_display),
+            view,
         ):
             rounds.look = view.update
             yield rounds

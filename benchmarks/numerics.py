@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "fast": Way(dataclasses.replace(plain, precision="auto", compile=True)),
         "rounding": Way(plain, 1 + MOVED),
     }
+    ways = {name: way for name, way in ways.items() if name != "rounding" or not given.without_rounding}
     with tempfile.TemporaryDirectory() as cache:
         pictures = folder(given.train, {given.test.name: given.test}) if given.test else embedded()
         data = prepare(pictures, SuperResolution(SCALE), given.patch, Path(cache))
@@ -74,6 +75,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=Path, help="a folder of training pictures; both or none of the two")
     parser.add_argument("--test", type=Path, help="a folder of test pictures")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--without-rounding", action="store_true", help="leave out the third way")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--patch", type=int, default=24)
