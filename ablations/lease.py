@@ -255,7 +255,9 @@ def _drop(folder: TrialFolder, own: Lease) -> bool:
     found = read_lease(path)
     if found is None or found.token != own.token:
         return False
-    path.unlink(missing_ok=True)
+    # On a disk that takes nothing it stays; that its process has gone, or holds no lock, tells the others.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
     return True
 
 

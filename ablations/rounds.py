@@ -133,7 +133,10 @@ class Rounds:
         left = list(entries)
         with self._watched():
             while left and stopping.asked_by() is None:
-                busy = {(lease.cell, lease.seed) for lease in leases(self.outputs, self.study)}
+                # Between two batches this process works at nothing, though a disk may not have let its leases go.
+                found = leases(self.outputs, self.study)
+                others = [lease for lease in found if not (lease.is_here and lease.pid == os.getpid())]
+                busy = {(lease.cell, lease.seed) for lease in others}
                 batch = self._next_batch([entry for entry in left if entry.identity not in busy])
                 if not (batch and self._launch(batch)):
                     time.sleep(WAIT_SECONDS)

@@ -88,13 +88,16 @@ def present_state(folder: TrialFolder) -> tuple[State, str]:
     if folder.result() is not None:
         return State.FINISHED, ""
     history = history_of(folder)
+    if history.state not in (State.RUNNING, State.FINISHED):
+        return history.state, history.reason
     if history.state == State.RUNNING:
         lease = read_lease(lease_path(folder))
-        if lease is None or not lease.is_alive:
-            return State.INTERRUPTED, WITHOUT_A_WORD
-    if history.state == State.FINISHED:
-        return State.INTERRUPTED, DAMAGED
-    return history.state, history.reason
+        if lease is not None and lease.is_alive:
+            return State.RUNNING, ""
+    # It may have finished while this looked.
+    if folder.result() is not None:
+        return State.FINISHED, ""
+    return State.INTERRUPTED, WITHOUT_A_WORD if history.state == State.RUNNING else DAMAGED
 
 
 def begin(folder: TrialFolder, began: float | None = None) -> Attempt:

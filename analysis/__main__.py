@@ -3,14 +3,17 @@
 python -m analysis STUDY        writes reports/STUDY: report.md, report.html, figures, tables, results.zip
 python -m analysis compare A B  sets two studies side by side, each a name or a folder
 python -m analysis --check      makes every report in reports/ again from its results.zip and compares
+
+``--margin DB`` sets the difference in PSNR that does not matter, for a report and for a comparison.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,10 +33,12 @@ def report_or_check(arguments: Sequence[str]) -> str:
     parser = command_line()
     options = parser.parse_args(arguments)
     if options.check:
+        if options.margin is not None:
+            raise ConfigError("--margin cannot be given with --check: each report is made again under its own margin")
         return check_reports(options.reports)
     if options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
-    return str(write_report(options.study, options.tracking_uri, options.outputs, options.reports))
+    return str(write_report(options))
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -51,9 +56,30 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """Add where studies are read from."""
+    """Add where studies are read from, and what difference does not matter."""
     parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="the MLflow store (%(default)s)")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where the plans are (%(default)s)")
+    parser.add_argument(
+        "--margin", type=margin_in_db, metavar="DB", help="the difference in PSNR that does not matter (0.05)"
+    )
+
+
+def margin_in_db(text: str) -> float:
+    """The margin that a user typed; raises ConfigError for anything but a number above 0."""
+    try:
+        margin = float(text)
+    except ValueError:
+        margin = math.nan
+    if not 0 < margin < math.inf:
+        raise ConfigError(f"--margin {text}: it is a difference in dB, a number above 0 such as 0.05")
+    return margin
+
+
+def margin_of(options: argparse.Namespace) -> float:
+    """The margin that was typed, or the usual one."""
+    from analysis.statistics import MARGIN_DB
+
+    return MARGIN_DB if options.margin is None else float(options.margin)
 
 
 def studies_in_words(tracking_uri: str) -> str:
@@ -66,7 +92,7 @@ def studies_in_words(tracking_uri: str) -> str:
         return str(error)
 
 
-def write_report(study: str, tracking_uri: str, outputs: Path, reports: Path) -> Path:
+def write_report(options: argparse.Namespace) -> Path:
     """Write the report of one study in all its forms, show it in MLflow, and give its page's path.
 
     Raises BbcuError where the study cannot be read. A store that does not take the report costs no report: that is one
@@ -78,14 +104,16 @@ def write_report(study: str, tracking_uri: str, outputs: Path, reports: Path) ->
     from analysis.report import compose, write
     from analysis.results import load
 
-    results = load(tracking_uri, study, outputs)
+    margin = margin_of(options)
+    results = load(options.tracking_uri, options.study, options.outputs)
     recorded, asked = recording(results)
-    files = compose(recorded)
-    page = write(files, reports / study)
-    archive = write_archive(results, asked, page.parent)
+    files = compose(recorded, margin)
+    page = write(files, options.reports / options.study)
+    archive = write_archive(results, asked, margin, page.parent)
     written = [*(page.parent / name for name in files), *write_forms(files, page.parent), archive]
     try:
-        log_report(tracking_uri, study, {path.relative_to(page.parent).as_posix(): path for path in written})
+        paths = {path.relative_to(page.parent).as_posix(): path for path in written}
+        log_report(options.tracking_uri, options.study, paths)
     except BbcuError as error:
         print(f"analysis: the report is written, and not shown in MLflow: {error}", file=sys.stderr)
     return page
@@ -112,7 +140,7 @@ def comparison(arguments: Sequence[str]) -> str:
 
     place = options.tracking_uri, options.outputs
     with study_at(options.first, *place) as first, study_at(options.second, *place) as second:
-        return compare(first, second, (options.first, options.second))
+        return compare(first, second, (options.first, options.second), margin_of(options))
 
 
 if __name__ == "__main__":

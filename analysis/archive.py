@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import shutil
 import tempfile
@@ -20,25 +19,17 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.store import read_json, replacing
+from ablations.store import replacing
 from analysis.pictures import SHOWN_PER_SET
 from analysis.results import Fetch, Identity, LeftOut, StudyResults, kept_file
 from analysis.sections import natural
+from analysis.statistics import MARGIN_DB
 from bbcu.errors import ConfigError
 
 ARCHIVE = "results.zip"
 
 MOMENT = (1980, 1, 1, 0, 0, 0)
 """The time stamp of every file in the archive: the earliest that the format has."""
-
-KNOWN_FROM_THE_FRAME = frozenset(
-    {
-        *("study", "cell", "seed", "name", "factors", "levels", "reference", "setting", "method", "task"),
-        *("baseline", "cost", "timing", "provenance"),
-    }
-)
-"""The keys of a ``result.json`` that the trials' frame holds already."""
-
 
 Asked = set[tuple[Identity, str]]
 """The files that a report asked for: the trial and the name."""
@@ -59,21 +50,16 @@ def recorded_fetch(asked: Asked, identity: Identity, fetch: Fetch, name: str) ->
     return fetch(name)
 
 
-def write_archive(results: StudyResults, asked: Asked, folder: Path) -> Path:
-    """Put ``results.zip`` into a report's folder, with the files that the report asked for, and give its path."""
+def write_archive(results: StudyResults, asked: Asked, margin: float, folder: Path) -> Path:
+    """Put ``results.zip`` into a report's folder, with the files that the report asked for, and give its path.
+
+    ``margin`` is the difference in dB that did not matter to the report.
+    """
     path = folder / ARCHIVE
-    with replacing(path) as temporary:
-        temporary.write_bytes(archive(results, asked))
-    return path
-
-
-def archive(results: StudyResults, asked: Asked) -> bytes:
-    """The bytes of ``results.zip``."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        for name, content in sorted(contents(results, asked).items()):
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
+        for name, content in contents(results, asked, margin):
             file.writestr(entry(name), content)
-    return buffer.getvalue()
+    return path
 
 
 def entry(name: str) -> zipfile.ZipInfo:
@@ -85,44 +71,54 @@ def entry(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def contents(results: StudyResults, asked: Asked) -> dict[str, bytes]:
-    """Every file of the archive by its name; the folder of a finished trial is its number in the frame."""
+def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tuple[str, bytes]]:
+    """Every file of the archive with its name, one at a time, in one order for the same results.
+
+    The folder of a finished trial is its number in the frame.
+    """
     known = {
         "study": results.study,
+        "margin_db": margin,
         "factors": list(results.factors),
         "reference": dict(results.reference),
         "left_out": [
             {"levels": dict(row.levels), "setting": dict(row.setting), "reason": row.reason} for row in results.left_out
         ],
     }
-    trials = results.trials.to_csv(index=False, lineterminator="\n").encode()
-    files = {"study.json": as_json(known), "trials.csv": trials}
-    pictures: dict[str, str] = {}
+    yield "study.json", as_json(known)
+    yield "trials.csv", results.trials.to_csv(index=False, lineterminator="\n").encode()
+    names: dict[Identity, list[str]] = {}
+    for identity, name in asked:
+        names.setdefault(identity, []).append(name)
+    places: dict[str, str] = {}
     for number, identity in numbered(results.trials):
-        for name in sorted(name for other, name in asked if other == identity):
+        for name in sorted(names.get(identity, [])):
             path = results.files[identity](name)
-            if path is None:
-                continue
-            if path.is_file():
-                files[f"{number}/{name}"] = kept_part(path)
-                continue
-            for below, sample in sample_files(path).items():
-                content = b"" if sample.is_dir() else sample.read_bytes()
-                digest = "" if sample.is_dir() else hashlib.sha256(content).hexdigest()
-                pictures[f"{number}/{name}/{below}"] = digest
-                files |= {f"pictures/{digest}.png": content} if digest else {}
-    return files | {"pictures.json": as_json(pictures)}
+            if path is not None and path.is_file():
+                yield f"{number}/{name}", kept_part(path)
+            elif path is not None:
+                yield from kept_samples(path, f"{number}/{name}", places)
+    yield "pictures.json", as_json(places)
+
+
+def kept_samples(folder: Path, place: str, places: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The sample pictures below a folder that no trial before had; ``places`` learns where each belongs."""
+    known = set(places.values())
+    for below, sample in sample_files(folder).items():
+        content = b"" if sample.is_dir() else sample.read_bytes()
+        digest = "" if sample.is_dir() else hashlib.sha256(content).hexdigest()
+        places[f"{place}/{below}"] = digest
+        if digest and digest not in known:
+            known.add(digest)
+            yield f"pictures/{digest}.png", content
 
 
 def kept_part(path: Path) -> bytes:
-    """A learning curve without its times, of a ``result.json`` what is not in the frame, any other file as it is."""
-    if path.name == "curve.csv":
-        rows = [line.split(",")[:3] for line in path.read_text(encoding="utf-8").splitlines()]
-        return "".join(f"{','.join(row)}\n" for row in rows).encode()
-    if path.name == "result.json":
-        record = read_json(path) or {}
-        return as_json({key: record[key] for key in record.keys() - KNOWN_FROM_THE_FRAME})
-    return path.read_bytes()
+    """A learning curve without its times, any other file as it is."""
+    if path.name != "curve.csv":
+        return path.read_bytes()
+    rows = [line.split(",")[:3] for line in path.read_text(encoding="utf-8").splitlines()]
+    return "".join(f"{','.join(row)}\n" for row in rows).encode()
 
 
 def as_json(content: object) -> bytes:
@@ -149,19 +145,27 @@ def sample_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What a report was made from: the results, and the margin in dB that it was made under."""
+
+    results: StudyResults
+    margin: float
+
+
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[StudyResults]:
-    """The study in a ``results.zip``, as long as the body runs; raises ConfigError where it is none."""
+def opened(path: Path) -> Iterator[Kept]:
+    """What a ``results.zip`` holds, as long as the body runs; raises ConfigError where it is none."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         try:
             with zipfile.ZipFile(path) as file:
                 file.extractall(root)
             put_pictures(root)
-            study = restored(root)
+            kept = restored(root)
         except (OSError, zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
             raise ConfigError(f"{path} is no results of a study: {error}") from error
-        yield study
+        yield kept
 
 
 def put_pictures(root: Path) -> None:
@@ -174,12 +178,12 @@ def put_pictures(root: Path) -> None:
             shutil.copyfile(root / "pictures" / f"{digest}.png", path)
 
 
-def restored(root: Path) -> StudyResults:
-    """The study whose archive was unpacked to ``root``."""
+def restored(root: Path) -> Kept:
+    """What was kept in the archive that was unpacked to ``root``; one without a margin had the usual one."""
     known: Mapping[str, Any] = json.loads((root / "study.json").read_text(encoding="utf-8"))
     trials = typed(pd.read_csv(root / "trials.csv", dtype="str", keep_default_na=False))
     finished = set(trials.index[trials["state"] == "finished"])
-    return StudyResults(
+    results = StudyResults(
         study=known["study"],
         trials=trials,
         left_out=tuple(left_out(known["left_out"])),
@@ -191,6 +195,7 @@ def restored(root: Path) -> StudyResults:
             if number in finished
         },
     )
+    return Kept(results, float(known.get("margin_db", MARGIN_DB)))
 
 
 def typed(trials: pd.DataFrame) -> pd.DataFrame:

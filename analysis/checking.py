@@ -43,13 +43,13 @@ def first_difference(folder: Path) -> str:
         again = f"`python -m analysis {folder.name}` writes it"
         return f"{folder / ARCHIVE}: not there, so the report cannot be made again; {again}"
     try:
-        with opened(folder / ARCHIVE) as results:
-            files = compose(results)
+        with opened(folder / ARCHIVE) as kept:
+            files = compose(kept.results, kept.margin)
     except BbcuError as error:
         return str(error)
-    # The other forms follow from the page, so they are made only where they were kept.
-    kept = {name: content for name, content in forms(files).items() if (folder / name).is_file()}
-    for name, content in sorted({**files, **kept}.items(), key=lambda item: (item[0] != PAGE, item[0])):
+    # The other forms follow from the page, so they are compared only where they were kept.
+    others = {name: content for name, content in forms(files).items() if (folder / name).is_file()}
+    for name, content in sorted({**files, **others}.items(), key=lambda item: (item[0] != PAGE, item[0])):
         if reason := difference(folder / name, content):
             return f"{folder / name}: {reason}"
     return ""

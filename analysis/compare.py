@@ -51,8 +51,8 @@ def study_at(name: str, tracking_uri: str, outputs: Path) -> Iterator[StudyResul
     """
     path = Path(name)
     if path.is_file() or (path / ARCHIVE).is_file():
-        with opened(path if path.is_file() else path / ARCHIVE) as results:
-            yield results
+        with opened(path if path.is_file() else path / ARCHIVE) as kept:
+            yield kept.results
     elif path.is_dir():
         yield load_folder(path.absolute())
     elif "/" in name:
@@ -61,8 +61,11 @@ def study_at(name: str, tracking_uri: str, outputs: Path) -> Iterator[StudyResul
         yield load(tracking_uri, name, outputs)
 
 
-def compare(first: StudyResults, second: StudyResults, names: tuple[str, str]) -> str:
-    """The page in Markdown; ``names`` say which study is which."""
+def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], margin: float = MARGIN_DB) -> str:
+    """The page in Markdown; ``names`` say which study is which, ``margin`` is the difference in dB that is none.
+
+    Raises ValueError for a margin that is not above 0.
+    """
     sides = finished(first), finished(second)
     apart = settings_apart(*sides)
     shared = matches(*sides, (*first.factors, *second.factors), apart)
@@ -70,9 +73,9 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str]) -
         f"# `{names[0]}` and `{names[1]}`",
         "Differences are the second study less the first, in dB of PSNR: more is better for the second. Cells are "
         "compared within a seed; brackets hold Student's 95 % interval over seeds, and verdicts are corrected by Holm "
-        f"among the cells on a test set, with a margin of {MARGIN_DB:g} dB.",
+        f"among the cells on a test set: equivalent is what is surely smaller than {margin:g} dB.",
         "## Cells in both",
-        shared_text(sides, shared, apart),
+        shared_text(sides, shared, apart, margin),
         "## Cells in one",
         only_text(sides[0], {match.first for match in shared}, names[0]),
         only_text(sides[1], {match.second for match in shared}, names[1]),
@@ -139,7 +142,7 @@ def known_cells(trials: pd.DataFrame, factors: Sequence[str], apart: Mapping[str
     return found
 
 
-def compared(sides: tuple[pd.DataFrame, pd.DataFrame], shared: Sequence[Match]) -> list[Compared]:
+def compared(sides: tuple[pd.DataFrame, pd.DataFrame], shared: Sequence[Match], margin: float) -> list[Compared]:
     """Every matched cell on every test set that both studies scored, with the verdicts of each family."""
     found: list[Compared] = []
     for name in shared_sets(*sides):
@@ -149,7 +152,7 @@ def compared(sides: tuple[pd.DataFrame, pd.DataFrame], shared: Sequence[Match]) 
             seeds = tuple(sorted(before.keys() & after.keys()))
             if before or after:
                 rows.append((match, seeds, tuple(after[seed] - before[seed] for seed in seeds)))
-        family = verdicts([differences for _, _, differences in rows]) if rows else []
+        family = verdicts([differences for _, _, differences in rows], margin)
         found += [
             Compared(match, name, seeds, differences, verdict)
             for (match, seeds, differences), verdict in zip(rows, family, strict=True)
@@ -174,7 +177,10 @@ def shared_sets(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
 
 
 def shared_text(
-    sides: tuple[pd.DataFrame, pd.DataFrame], shared: Sequence[Match], apart: Mapping[str, tuple[str, str]]
+    sides: tuple[pd.DataFrame, pd.DataFrame],
+    shared: Sequence[Match],
+    apart: Mapping[str, tuple[str, str]],
+    margin: float,
 ) -> str:
     """The matched cells and what can be said of each."""
     if not shared:
@@ -186,6 +192,10 @@ def shared_text(
         keys = ", ".join(f"`{key}`" for key in apart)
         verb = "cell agrees" if len(alike) == 1 else "cells agree"
         said.append(f"{len(alike)} {verb} in all but {keys or 'nothing that is recorded'}.")
+    if alike and "data" in apart:
+        said.append(
+            "**The two saw different data**: seeds share no patches then, and what differs may be the data themselves."
+        )
     rows = [
         [
             tables.code(found.match.label),
@@ -194,7 +204,7 @@ def shared_text(
             tables.estimate_text(found.verdict.estimate),
             f"{found.verdict.outcome}: {found.verdict.reason}",
         ]
-        for found in compared(sides, shared)
+        for found in compared(sides, shared, margin)
     ]
     header = ["Cell", "Test set", "Seeds", "Difference (dB)", "Verdict"]
     return f"{' '.join(said)}\n\n{tables.markdown(header, rows, [3])}"

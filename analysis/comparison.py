@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from analysis import tables
+from analysis.origins import NOT_RECORDED
 from analysis.published import BINARY, NO_NETWORK, SOURCE, TABLES, PublishedTable, published
 from analysis.results import StudyResults
-from analysis.sections import KEY_LENGTH, natural, setting_of
+from analysis.sections import KEY_LENGTH, natural, rows_by_setting
 from analysis.statistics import Summary, summary
 
 ABSENT = "—"
@@ -95,7 +96,11 @@ def groups(results: StudyResults) -> list[Group]:
     a baseline, which trains nothing, is in every group that agrees with it in those that it has.
     """
     finished = results.trials[results.trials["state"] == "finished"]
-    keys = {index: group_key(row) for index, row in finished.iterrows()}
+    settings = {place: setting for setting, places in rows_by_setting(finished) for place in places}
+    keys = {
+        index: group_key(settings[place], method)
+        for place, (index, method) in enumerate(zip(finished.index, finished["method"].tolist(), strict=True))
+    }
     distinct: list[dict[str, str]] = []
     for key in sorted(keys.values(), key=len, reverse=True):
         if not any(agrees(key, other) for other in distinct):
@@ -115,12 +120,13 @@ def groups(results: StudyResults) -> list[Group]:
     ]
 
 
-def group_key(row: "pd.Series") -> dict[str, str]:
+def group_key(setting: Mapping[str, str], method: str) -> dict[str, str]:
     """What a trial must share with others to stand in one table with them."""
-    setting = setting_of(row)
-    brought = {*BROUGHT, *(["channels"] if row["method"] == "lite" else [])}
+    brought = {*BROUGHT, *(["channels"] if method == "lite" else [])}
     brought |= {"network.name"} if "train.steps" not in setting else set()
-    return {key: value for key, value in setting.items() if key not in brought}
+    shared = {key: value for key, value in setting.items() if key not in brought}
+    # Data that are not recorded may be any: they agree with none that are.
+    return {"data": NOT_RECORDED, **shared}
 
 
 def agrees(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
@@ -325,7 +331,7 @@ def caption(group: Group, columns: Mapping[str, str]) -> str:
     unscored = f" We have no scores on {', '.join(lacking)}." if lacking else ""
     return (
         f"Table {group.published.number} of {SOURCE}, with ours below each row: "
-        f"{', '.join(recipe) or 'nothing trained'}, data `{setting.get('data', 'not recorded')[:KEY_LENGTH]}`, "
+        f"{', '.join(recipe) or 'nothing trained'}, data `{setting['data'][:KEY_LENGTH]}`, "
         f"{tables_count(seeds, 'seed')}, mean ± standard "
         "deviation over seeds. **Bold** is the best and *italic* the second best of the binary methods, in the paper's "
         "rows and in ours apart; it is an order and no verdict. A dash is a number that is not printed or that we do "

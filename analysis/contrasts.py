@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.results import Identity
 from analysis.sections import Section
 from analysis.statistics import (
     MARGIN_DB,
@@ -123,25 +124,31 @@ def paired_cells(section: Section, factor: str, base: str, level: str) -> Pairs:
         columns = [f"{kind}/{other}" for other in others]
         found = matches(section.cells[asked == base], section.cells[asked == level], columns)
         if found:
-            moved = tuple(other for other in others if any(moves(section.cells, pair, other) for pair in found))
+            moved = tuple(other for other in others if moves(section.cells, found, other))
             return Pairs(found, moved)
     return Pairs((), ())
 
 
 def matches(base: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The cells of two frames that agree in all ``columns``."""
+
+    def levels(cells: pd.DataFrame) -> list[tuple[str, ...]]:
+        return list(zip(*(cells[column].tolist() for column in columns), strict=True)) if columns else [()] * len(cells)
+
     partners: dict[tuple[str, ...], list[str]] = {}
-    for cell, row in other.iterrows():
-        partners.setdefault(tuple(row[list(columns)]), []).append(str(cell))
+    for cell, found in zip(other["cell"].tolist(), levels(other), strict=True):
+        partners.setdefault(found, []).append(cell)
     return tuple(
-        (str(cell), partner) for cell, row in base.iterrows() for partner in partners.get(tuple(row[list(columns)]), [])
+        (cell, partner)
+        for cell, found in zip(base["cell"].tolist(), levels(base), strict=True)
+        for partner in partners.get(found, [])
     )
 
 
-def moves(cells: pd.DataFrame, pair: tuple[str, str], factor: str) -> bool:
-    """Whether the two cells of a pair record different levels of a factor."""
-    column = cells[f"factor/{factor}"]
-    return bool(column[pair[0]] != column[pair[1]])
+def moves(cells: pd.DataFrame, pairs: Sequence[tuple[str, str]], factor: str) -> bool:
+    """Whether the two cells of some pair record different levels of a factor."""
+    levels = dict(zip(cells["cell"].tolist(), cells[f"factor/{factor}"].tolist(), strict=True))
+    return any(levels[base] != levels[other] for base, other in pairs)
 
 
 def contrast(section: Section, factor: str, change: tuple[str, str], pairs: Pairs) -> Contrast:
@@ -181,7 +188,7 @@ def complete_seeds(section: Section, pairs: Pairs) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*finished)))
 
 
-def differences(scores: "pd.Series", pairs: Pairs, seeds: Sequence[int]) -> tuple[float, ...]:
+def differences(scores: Mapping[Identity, float], pairs: Pairs, seeds: Sequence[int]) -> tuple[float, ...]:
     """The second cell's score less the first's under each seed, averaged over the pairs."""
     return tuple(
         float(np.mean([scores[other, seed] - scores[base, seed] for base, other in pairs.cells])) for seed in seeds
@@ -215,7 +222,7 @@ def mean_by_picture(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def cost_change(section: Section, pairs: Pairs, name: str) -> float:
     """The mean change over pairs of a cost that a cell has under every seed alike."""
-    cost = section.cells[f"metric/cost/{name}"]
+    cost = dict(zip(section.cells["cell"].tolist(), section.cells[f"metric/cost/{name}"].tolist(), strict=True))
     return float(np.mean([cost[other] - cost[base] for base, other in pairs.cells]))
 
 
@@ -232,8 +239,14 @@ def cell_summaries(section: Section) -> list[CellSummary]:
     if section.cells.empty:
         return []
     centre = anchor(section)
-    found = [cell_summary(section, str(cell), centre) for cell in section.cells.index]
+    metrics = [f"{kind}{name}/{metric}" for name in section.sets for kind, metric in SCORES]
+    columns = {name: section.scores(name) for name in [*metrics, *COSTS]}
+    found = [cell_summary(section, cell, centre, columns) for cell in section.seeds_by_cell]
     return sorted(found, key=descending_psnr)
+
+
+SCORES = (("", "psnr_db"), ("", "ssim"), ("baseline/", "psnr_db"))
+COSTS = ("cost/ops_g", "cost/params_k", "timing/train_s")
 
 
 def descending_psnr(cell: CellSummary) -> tuple[bool, float, str]:
@@ -242,28 +255,31 @@ def descending_psnr(cell: CellSummary) -> tuple[bool, float, str]:
     return (bool(np.isnan(mean)), 0.0 if np.isnan(mean) else -mean, cell.cell)
 
 
-def cell_summary(section: Section, cell: str, centre: str) -> CellSummary:
-    """What one cell reaches, and how far that is from the cell ``centre``."""
-    trials = section.finished[section.finished["cell"] == cell]
+def cell_summary(
+    section: Section, cell: str, centre: str, columns: Mapping[str, Mapping[Identity, float]]
+) -> CellSummary:
+    """What one cell reaches, and how far that is from the cell ``centre``; ``columns`` hold every trial's metrics."""
     seeds = section.seeds_of(cell)
     shared = [seed for seed in seeds if seed in section.seeds_of(centre)]
     to_centre = Pairs(((centre, cell),), ())
-    psnr = {name: trials[f"metric/{name}/psnr_db"] for name in section.sets}
+
+    def values(metric: str) -> list[float]:
+        return [columns[metric][cell, seed] for seed in seeds]
+
+    psnr = {name: values(f"{name}/psnr_db") for name in section.sets}
     return CellSummary(
         cell=cell,
         label=section.labels[cell],
         is_anchor=cell == centre,
         seeds=tuple(seeds),
-        psnr={name: summary(values.tolist()) for name, values in psnr.items()},
-        ssim={name: summary(trials[f"metric/{name}/ssim"].tolist()) for name in section.sets},
+        psnr={name: summary(found) for name, found in psnr.items()},
+        ssim={name: summary(values(f"{name}/ssim")) for name in section.sets},
         over_baseline={
-            name: summary((values - trials[f"metric/baseline/{name}/psnr_db"]).tolist()).mean
-            for name, values in psnr.items()
+            name: summary(np.subtract(found, values(f"baseline/{name}/psnr_db")).tolist()).mean
+            for name, found in psnr.items()
         },
-        to_anchor={
-            name: estimate(differences(section.scores(f"{name}/psnr_db"), to_centre, shared)) for name in section.sets
-        },
-        ops_g=float(trials["metric/cost/ops_g"].iloc[0]),
-        params_k=float(trials["metric/cost/params_k"].iloc[0]),
-        train_s=summary(trials["metric/timing/train_s"].tolist()).mean,
+        to_anchor={name: estimate(differences(columns[f"{name}/psnr_db"], to_centre, shared)) for name in section.sets},
+        ops_g=values("cost/ops_g")[0],
+        params_k=values("cost/params_k")[0],
+        train_s=summary(values("timing/train_s")).mean,
     )

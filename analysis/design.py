@@ -79,11 +79,11 @@ def responses_of(section: Section, factors: Mapping[str, tuple[str, ...]], test_
     """PSNR by cell of the design and seed, with the cells that are another cell under their own name too."""
     scores = section.scores(f"{test_set}/psnr_db")
     values: dict[Cell, dict[int, float]] = {}
-    for cell, row in section.cells.iterrows():
-        place = tuple(str(row[f"level/{factor}"]) for factor in factors)
-        values[place] = {seed: float(scores[str(cell), seed]) for seed in section.seeds_of(str(cell))}
+    places = zip(*(section.cells[f"level/{factor}"].tolist() for factor in factors), strict=True)
+    for cell, place in zip(section.cells["cell"].tolist(), places, strict=True):
+        values[place] = {seed: scores[cell, seed] for seed in section.seeds_of(cell)}
     for place, twin in merged_cells(section, factors).items():
-        values.setdefault(place, {int(seed): float(scores[twin, seed]) for seed in section.seeds_of(twin)})
+        values.setdefault(place, {seed: scores[twin, seed] for seed in section.seeds_of(twin)})
     return Responses(factors, values)
 
 

@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import matplotlib
 import matplotlib.style
@@ -56,7 +56,7 @@ MOST_LEVEL_LETTERS = 18
 """How much of a level's name fits into a panel's legend."""
 
 ROOM_FOR_A_NAME = 0.12
-"""Names of effects in a half-normal plot are this part of the largest effect apart."""
+"""Names of effects in a half-normal plot are this part of the largest effect apart, and as far above the crowd at 0."""
 
 MOST_INTERACTIONS = 15
 """How many interactions are drawn; the report says so and its table has all."""
@@ -65,6 +65,11 @@ MOST_TICK_LETTERS = 24
 """How many letters of tick labels fit side by side under one of three panels."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+MARKS_ON_A_LINE = 8
+"""About how many marks a long line has, where its dashes alone do not tell it from the others."""
+
+NO_RESIDUAL = "input, where there is no residual"
 
 Arguments = ParamSpec("Arguments")
 
@@ -93,6 +98,9 @@ def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Argu
                 figure = Figure()
                 draw(figure, *args, **kwargs)
                 png = saved(figure, "png", {"Software": None})
+                # The vector form has the places that were worked out for the pixels: it takes half the time, and the
+                # two are the same picture.
+                figure.set_layout_engine("none")
                 svg = saved(figure, "svg", {"Date": None, "Creator": None}) if vector else None
             return Drawing(png, svg)
 
@@ -259,7 +267,8 @@ def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
     panel.plot([point.quantile for point in out], [abs(point.effect) for point in out], "o", color="C1")
     last = math.inf
     for point in out:
-        if last - abs(point.effect) < ROOM_FOR_A_NAME * abs(out[0].effect):
+        room = ROOM_FOR_A_NAME * abs(out[0].effect)
+        if last - abs(point.effect) < room or abs(point.effect) < room:
             continue
         last = abs(point.effect)
         text = wrapped(" x ".join(point.factors), 22)
@@ -322,10 +331,19 @@ def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str]) -
 
 def draw_depth(panel: Axes, line: pd.DataFrame, index: int, label: str) -> None:
     """One level's line with the range of its seeds."""
-    colour, style = f"C{index % 7}", LINE_STYLES[index % len(LINE_STYLES)]
-    panel.fill_between(line["depth"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
-    marker = MARKERS[index % len(MARKERS)] if len(line) <= FEW_POINTS else ""
-    panel.plot(line["depth"], line["mean"], color=colour, linestyle=style, marker=marker, label=label)
+    panel.fill_between(line["depth"], line["low"], line["high"], color=f"C{index % 7}", alpha=0.15, linewidth=0)
+    panel.plot(line["depth"], line["mean"], label=label, **look(index, len(line)))
+
+
+def look(index: int, points: int) -> dict[str, Any]:
+    """How the line of this number looks: 42 differ without their colours, by dashes and marks."""
+    marked = points <= FEW_POINTS or index >= len(LINE_STYLES)
+    return {
+        "color": f"C{index % 7}",
+        "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
+        "marker": MARKERS[index % len(MARKERS)] if marked else "",
+        "markevery": max(1, points // MARKS_ON_A_LINE),
+    }
 
 
 @drawing()
@@ -334,11 +352,11 @@ def ranges_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) ->
     axes = grid(figure, len(labels), 3.0, shared=True)
     for panel, label in zip(axes, labels, strict=False):
         chosen = table[table["label"] == label].sort_values("depth")
-        beside = "residual" if chosen["has_residual"].any() else "input, where there is no residual"
-        colour = "C0" if chosen["has_residual"].any() else "C2"
-        for name, low, high, shade, hatch in (
-            (beside, "beside_p1", "beside_p99", colour, ""),
-            ("branch", "branch_p1", "branch_p99", "C1", "////"),
+        has_residual = bool(chosen["has_residual"].any())
+        beside = ("residual", "C0", "") if has_residual else (NO_RESIDUAL, "C2", "..")
+        for (name, shade, hatch), low, high in (
+            (beside, "beside_p1", "beside_p99"),
+            (("branch", "C1", "////"), "branch_p1", "branch_p99"),
         ):
             panel.fill_between(
                 chosen["depth"],
@@ -502,10 +520,8 @@ def draw_curves(panel: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None
         line = table[table["label"] == label].sort_values("step")
         if line.empty:
             continue
-        colour, style = f"C{index % 7}", LINE_STYLES[index % len(LINE_STYLES)]
-        panel.fill_between(line["step"], line["low"], line["high"], color=colour, alpha=alpha, linewidth=0)
-        marker = "o" if len(line) <= FEW_POINTS else ""
-        panel.plot(line["step"], line["mean"], color=colour, linestyle=style, marker=marker, label=label)
+        panel.fill_between(line["step"], line["low"], line["high"], color=f"C{index % 7}", alpha=alpha, linewidth=0)
+        panel.plot(line["step"], line["mean"], label=label, **look(index, len(line)))
     if table["metric"].iloc[0] == "train/loss" and table["high"].max() > WIDE_RANGE * table["low"].min() > 0:
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -243,7 +243,7 @@ def side(finding: Finding, section: Section, wanted: Mapping[str, str]) -> pd.Da
         column = "method" if name == "method" else f"factor/{name}"
         if column not in cells:
             return cells.iloc[:0]
-        cells = cells[[is_level(str(value), level) for value in cells[column]]]
+        cells = cells.loc[np.array([is_level(str(value), level) for value in cells[column]], dtype=bool)]
     return cells
 
 
@@ -316,7 +316,9 @@ def probe_row(finding: Finding, section: Section, pairs: Pairs, seeds: tuple[int
     """A finding on a probe, its mean over all binary units of a trial being what is compared."""
     if section.units.empty:
         return untested(finding, "the trials of these cells left no probes")
-    means = section.units.groupby(["cell", "seed"])[finding.measure].mean().dropna()
+    found = section.units.groupby(["cell", "seed"], as_index=False)[finding.measure].mean().dropna()
+    identities = zip(found["cell"].tolist(), found["seed"].tolist(), strict=True)
+    means = dict(zip(identities, found[finding.measure].tolist(), strict=True))
     probed = tuple(seed for seed in seeds if all((cell, seed) in means for pair in pairs.cells for cell in pair))
     if not probed:
         return untested(finding, f"no seed has {finding.measure} of all cells of its pairs")

@@ -6,7 +6,6 @@ embedded, data are embedded as downloads, and the style is its own. ``log_report
 
 import base64
 import csv
-import dataclasses
 import html
 import io
 import itertools
@@ -19,6 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from ablations.store import client_of, experiment_id, search_runs
+from analysis.latex import ShownTable, as_latex, plain
 from analysis.results import reading
 
 PAGE, HTML, TABLES = "report.md", "report.html", "tables"
@@ -64,16 +64,6 @@ LONG_TEXT = 48
 """A cell of a table with more letters than this may be broken into lines."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ShownTable:
-    """A table of the page under its heading, as inline tokens; ``right`` are the columns that are flush right."""
-
-    heading: str
-    name: str
-    rows: tuple[tuple[Token, ...], ...]
-    right: frozenset[int]
-
-
 def parser() -> MarkdownIt:
     """Markdown as the report writes it: CommonMark and tables, with no HTML but that of ``ALLOWED_TAG``."""
     return MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -82,11 +72,11 @@ def parser() -> MarkdownIt:
 def forms(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The other forms of a report by name, from its page and files."""
     tokens = parser().parse(files[PAGE].decode())
-    found = {HTML: page(files).encode()}
+    found = {}
     for table in shown_tables(tokens):
         found[f"{TABLES}/{table.name}.csv"] = as_csv(table).encode()
         found[f"{TABLES}/{table.name}.tex"] = as_latex(table).encode()
-    return found
+    return {HTML: page_of(tokens, files).encode(), **found}
 
 
 def write_forms(files: Mapping[str, bytes], folder: Path) -> list[Path]:
@@ -106,8 +96,12 @@ def write_forms(files: Mapping[str, bytes], folder: Path) -> list[Path]:
 
 def page(files: Mapping[str, bytes]) -> str:
     """The whole report as one HTML file."""
+    return page_of(parser().parse(files[PAGE].decode()), files)
+
+
+def page_of(tokens: list[Token], files: Mapping[str, bytes]) -> str:
+    """The HTML file of a page's tokens, which are changed on the way."""
     markdown = parser()
-    tokens = markdown.parse(files[PAGE].decode())
     contents = with_anchors(tokens)
     embed(tokens, files)
     mark_tables(tokens)
@@ -204,11 +198,6 @@ def mark_tables(tokens: Sequence[Token]) -> None:
                 opening.attrSet("class", " ".join(names))
 
 
-def plain(token: Token) -> str:
-    """The text of an inline token, without any mark."""
-    return "".join(child.content for child in token.children or [] if child.type in ("text", "code_inline"))
-
-
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -247,74 +236,6 @@ def as_csv(table: ShownTable) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([plain(cell) for cell in row] for row in table.rows)
     return buffer.getvalue()
-
-
-def as_latex(table: ShownTable) -> str:
-    r"""A table for LaTeX with ``booktabs``; units stand in the header, as on the page.
-
-    It wants ``\usepackage{booktabs}`` and, in pdfLaTeX, ``\usepackage[T1]{fontenc}``.
-    """
-    columns = "".join("r" if number in table.right else "l" for number in range(len(table.rows[0])))
-    header, *rows = [" & ".join(latex(cell) for cell in row) + r" \\" for row in table.rows]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escaped(table.heading)}}}",
-        rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        *(r"\toprule", header, r"\midrule", *rows, r"\bottomrule"),
-        *(r"\end{tabular}", r"\end{table}"),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-MARKS = {
-    "strong_open": r"\textbf{",
-    "em_open": r"\emph{",
-    "strong_close": "}",
-    "em_close": "}",
-    "softbreak": " ",
-    "hardbreak": " ",
-}
-
-LETTERS = {
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    **{">": r"\textgreater{}", "|": r"\textbar{}", "→": r"$\rightarrow$", "±": r"$\pm$", "\u00d7": r"$\times$"},
-    **{
-        "\u2212": "$-$",
-        "≤": r"$\leq$",
-        "≥": r"$\geq$",
-        "\u03c3": r"$\sigma$",
-        "…": r"\ldots{}",
-        "“": "``",
-        "”": "''",
-        "\u2013": "--",
-        "\u2014": "---",
-    },
-}
-"""What LaTeX needs for a letter that it does not take as it is."""
-
-
-def latex(cell: Token) -> str:
-    """The content of a table's cell for LaTeX."""
-    parts = []
-    for child in cell.children or []:
-        if child.type == "code_inline":
-            parts.append(rf"\texttt{{{escaped(child.content)}}}")
-        else:
-            parts.append(MARKS.get(child.type) or escaped(child.content))
-    return signed("".join(parts))
-
-
-def escaped(text: str) -> str:
-    """Text in which LaTeX finds no command."""
-    return "".join(LETTERS.get(letter, letter) for letter in text)
-
-
-def signed(text: str) -> str:
-    """Text in which the hyphen before a number is a minus sign."""
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text)
 
 
 # ---- MLflow ----------------------------------------------------------------------------------------------------------

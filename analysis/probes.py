@@ -1,10 +1,14 @@
 """What each trial's ``result.json`` holds beyond the typed tables: scores by picture, and probes by binary unit."""
 
+import array
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.results import Identity
 
@@ -22,25 +26,73 @@ SAME_SCORE_DB = 1e-3
 
 UNIT_COLUMNS = ("cell", "seed", "unit", "depth", *MEASURES, "range_gap")
 
-
-def picture_scores(document: Mapping[str, Any], test_set: str) -> dict[str, float]:
-    """The PSNR of each picture of a test set in dB; empty where the trial did not keep them."""
-    images = document.get("metrics", {}).get(test_set, {}).get("images", {})
-    return {name: float(score["psnr_db"]) for name, score in images.items()}
+PictureScores = tuple[tuple[str, ...], NDArray[np.float64]]
+"""The names of the pictures of a test set, and the PSNR of each in dB."""
 
 
-def unit_table(documents: Mapping[Identity, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per trial and binary unit, ``depth`` counting from 1 at the input.
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """What the ``result.json`` of many trials hold, in so little room that those of ten thousand fit in memory.
 
-    Columns are :data:`MEASURES`, ``range_gap``, and percentiles and deviation of each stream, such as ``branch_p99``.
-    ``range_gap`` is how many powers of ten lie between the deviations of the branch and of what it is added to.
+    ``units`` has one row per trial and binary unit, ``depth`` counting from 1 at the input; its columns are
+    :data:`MEASURES`, ``range_gap``, and percentiles and deviation of each stream, such as ``branch_p99``. ``range_gap``
+    is how many powers of ten lie between the deviations of the branch and of what it is added to. ``pictures`` gives
+    the scores by picture of a trial on a test set; ``dead`` what its own record tells of a body that contributes
+    nothing.
     """
-    rows = [
-        {"cell": cell, "seed": seed, "unit": name, "depth": depth, **unit_row(measured)}
-        for (cell, seed), document in documents.items()
-        for depth, (name, measured) in enumerate(units_of(document).items(), start=1)
-    ]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(UNIT_COLUMNS))
+
+    units: pd.DataFrame
+    pictures: Mapping[tuple[Identity, str], PictureScores]
+    dead: Mapping[Identity, str]
+
+
+def read_records(identities: Iterable[Identity], record: Callable[[Identity], Mapping[str, Any]]) -> Records:
+    """Read the record of every trial, one at a time."""
+    names: dict[tuple[str, ...], tuple[str, ...]] = {}
+    pictures: dict[tuple[Identity, str], PictureScores] = {}
+    dead: dict[Identity, str] = {}
+    table = UnitRows()
+    for identity in identities:
+        document = record(identity)
+        for test_set, scores in document.get("metrics", {}).items():
+            found = {name: float(score["psnr_db"]) for name, score in (scores.get("images") or {}).items()}
+            # Trials share their test sets, so the names of the pictures are kept once.
+            shared = names.setdefault(tuple(found), tuple(found))
+            pictures[identity, test_set] = shared, np.array(list(found.values()), dtype=np.float64)
+        units = units_of(document)
+        columns = unit_columns(list(units.values()))
+        table.add(identity, list(units), columns)
+        if reason := recorded_death(document, columns):
+            dead[identity] = reason
+    return Records(table.frame(), pictures, dead)
+
+
+class UnitRows:
+    """The rows of ``Records.units`` while they are gathered, a column at a time: a row of its own takes 1 KB each."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, array.array[float]] = {}
+        self._labels: list[tuple[str, int, str, int]] = []
+
+    def add(self, identity: Identity, names: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
+        """Add the units of a trial, by their names and measurements."""
+        for column in columns.keys() - self._numbers.keys():
+            self._numbers[column] = array.array("d", [math.nan]) * len(self._labels)
+        for column, values in self._numbers.items():
+            values.extend(columns.get(column) or [math.nan] * len(names))
+        self._labels += [(*identity, name, depth) for depth, name in enumerate(names, start=1)]
+
+    def frame(self) -> pd.DataFrame:
+        """All rows."""
+        if not self._labels:
+            return pd.DataFrame(columns=list(UNIT_COLUMNS))
+        cells, seeds, names, depths = zip(*self._labels, strict=True)
+        first = {"cell": cells, "seed": seeds, "unit": names, "depth": depths}
+        columns = {name: np.asarray(values) for name, values in self._numbers.items()}
+        ratio = columns["branch_ratio"]
+        gap = np.abs(np.log10(ratio, out=np.full_like(ratio, np.nan), where=ratio > 0))
+        streams = {name: columns[name] for name in sorted(columns.keys() - set(MEASURES))}
+        return pd.DataFrame({**first, **{name: columns[name] for name in MEASURES}, "range_gap": gap, **streams})
 
 
 def units_of(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -49,41 +101,45 @@ def units_of(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     return units
 
 
-def unit_row(measured: Mapping[str, Any]) -> dict[str, float]:
-    """A unit's measurements, flat; NaN for what it does not allow."""
-    row = {name: number(measured.get(name)) for name in MEASURES}
-    ratio = row["branch_ratio"]
-    row["range_gap"] = abs(math.log10(ratio)) if ratio > 0 else math.nan
+def unit_columns(units: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The measurements of a trial's units, flat, a column each; NaN for what a unit does not allow."""
+    columns = {name: numbers(name, units) for name in MEASURES}
     for stream in RANGES:
-        for name, value in (measured.get(stream) or {}).items():
-            row[f"{stream}_{name}"] = number(value)
-    return row
+        found = [unit.get(stream) or {} for unit in units]
+        for name in dict.fromkeys(name for values in found for name in values):
+            columns[f"{stream}_{name}"] = numbers(name, found)
+    return columns
 
 
-def number(value: float | None) -> float:
-    """A measurement, NaN for None."""
-    return math.nan if value is None else float(value)
+def numbers(name: str, rows: Iterable[Mapping[str, Any]]) -> list[float]:
+    """One measurement of every row, NaN for None."""
+    return [math.nan if (value := row.get(name)) is None else value for row in rows]
 
 
-def dead_reason(document: Mapping[str, Any], row: "pd.Series", sets: tuple[str, ...]) -> str:
-    """Why a finished trial's binary body contributes nothing; empty where it does, or where nothing tells.
+def recorded_death(document: Mapping[str, Any], units: Mapping[str, Sequence[float]]) -> str:
+    """What a trial's record tells of a binary body that contributes nothing; empty where it tells nothing.
 
-    A flag that the trial recorded itself comes first, then its probes, then its scores.
+    ``dead`` is true or the reason in words where the trial itself found so; its probes may tell it without that.
     """
     flag = document.get("dead")
     if flag:
         return flag if isinstance(flag, str) else "recorded as dead by the trial itself"
-    units = [unit_row(measured) for measured in units_of(document).values()]
-    if units and all(unit["entropy"] <= NO_SIGNAL for unit in units):
+    if none_above(units["entropy"]):
         return "the bits of every channel of every binary unit are all equal"
-    if units and all(unit["branch_ratio"] <= NO_SIGNAL for unit in units):
+    if none_above(units["branch_ratio"]):
         return "no branch of a binary unit adds anything to its residual"
-    return "" if row["method"] in ("bicubic", "identity") else baseline_again(row, sets)
-
-
-def baseline_again(row: "pd.Series", sets: tuple[str, ...]) -> str:
-    """Whether every score is the baseline's, in words; empty where one is not."""
-    gaps = [abs(row[f"metric/{name}/psnr_db"] - row[f"metric/baseline/{name}/psnr_db"]) for name in sets]
-    if gaps and all(gap <= SAME_SCORE_DB for gap in gaps):
-        return f"its PSNR is the baseline's within {SAME_SCORE_DB:g} dB on every test set"
     return ""
+
+
+def none_above(signals: Sequence[float]) -> bool:
+    """Whether there are units and none has a signal; one that was not measured may have."""
+    return len(signals) > 0 and all(signal <= NO_SIGNAL for signal in signals)
+
+
+def baseline_again(trials: pd.DataFrame, sets: Iterable[str]) -> pd.Series:
+    """Which trials have the baseline's PSNR on every test set, though they are no baseline themselves."""
+    gaps = [(trials[f"metric/{name}/psnr_db"] - trials[f"metric/baseline/{name}/psnr_db"]).abs() for name in sets]
+    if not gaps:
+        return pd.Series(False, index=trials.index)
+    same = pd.concat(gaps, axis=1).le(SAME_SCORE_DB).all(axis=1)
+    return same & ~trials["method"].isin(["bicubic", "identity"])

@@ -35,9 +35,18 @@ from analysis.figures import (
     strip_figure,
 )
 from analysis.findings import Assessment, Status, assessed, comparable
+from analysis.origins import (
+    NOT_RECORDED,
+    code_by_trial,
+    codes,
+    counted,
+    counted_in_words,
+    data_of,
+    energy_in_words,
+)
 from analysis.pictures import MOST_CELLS, SHOWN_PER_SET, strips
 from analysis.results import StudyResults
-from analysis.sections import KEY_LENGTH, Section, levels_of, sections, varying
+from analysis.sections import Section, levels_of, sections, varying
 from analysis.statistics import MARGIN_DB, Outcome, Verdict, what_seeds_allow
 from analysis.tradeoffs import alignment_table, cost_table, costs_differ
 
@@ -45,6 +54,9 @@ PAGE = "report.md"
 
 MOST_LEFT_OUT = 40
 """A design can leave out thousands of cells; the page lists this many and the CSV lists all."""
+
+MOST_ROWS = 500
+"""More rows than this nobody reads on a page; it says how many are left out, and the CSV has all."""
 
 MOST_PAIRS = 6
 """How many pairs of factors are drawn, the largest interactions first; the table has all."""
@@ -128,11 +140,9 @@ def compose(results: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes
     groups = comparable([section for section in found if len(section.finished)])
     claims = [assessed(group, margin) for group in groups]
     parts = [Part(f"# Study `{results.study}`")]
-    if not alone:
-        parts.append(Part(several_settings(results, found)))
-    parts += [in_short(chapters, claims), findings(claims, [titles_of(group) for group in groups])]
-    if alone:
-        parts.insert(1, opening(chapters[0]))
+    parts.append(opening(chapters[0]) if alone else Part(several_settings(results, found)))
+    parts += [Part(text) for text in warnings(found)]
+    parts += [in_short(chapters, claims), findings(claims, [titles_of(group) for group in groups], margin)]
     for number, chapter in enumerate(chapters, start=1):
         if not alone:
             parts += [Part(f"## Setting {number}: `{chapter.section.title}`"), opening(chapter)]
@@ -180,38 +190,59 @@ def several_settings(results: StudyResults, found: Sequence[Section]) -> str:
     """What a reader of a study with several settings must know first."""
     return (
         f"{count(len(results.trials), 'trial')} under {len(found)} settings, which differ in something else than "
-        "factors and seed. Each setting has its own part below, and no factor is compared across settings. "
-        f"{fingerprints_in_words(found)}"
-    ).strip()
-
-
-def fingerprints_in_words(found: Sequence[Section]) -> str:
-    """That the trials did not all see the same data; nothing where they did."""
-    trials = pd.Series(
-        [
-            section.setting.get("data", "not recorded")[:KEY_LENGTH]
-            for section in found
-            for _ in range(len(section.trials))
-        ]
+        "factors and seed. Each setting has its own part below, and no factor is compared across settings."
     )
-    counts = trials.value_counts().sort_index()
+
+
+def warnings(found: Sequence[Section]) -> list[str]:
+    """What a reader must know before any number: other data, other code, trials that are not there."""
+    return [text for text in (data_in_words(found), code_in_words(found), lacking_in_words(found)) if text]
+
+
+def data_in_words(found: Sequence[Section]) -> str:
+    """That the trials did not all see the same data; nothing where they did."""
+    counts = counted(data_of(section) for section in found for _ in range(len(section.trials)))
     if len(counts) < 2:
         return ""
-    named = [f"`{data}` ({count(int(number), 'trial')})" for data, number in counts.items()]
-    return f"**The trials saw {len(counts)} different data: {listed(named)}.** No number below mixes them."
+    named = listed(counted_in_words(counts))
+    return f"**The trials saw {len(counts)} different data: {named}.** No number below mixes them."
+
+
+def code_in_words(found: Sequence[Section]) -> str:
+    """That the results were not all made by the same code; nothing where they were, or where none is known."""
+    counts = counted(code for section in found for code in codes(section.finished))
+    if len(counts) < 2:
+        return ""
+    return (
+        f"**The results were made by different code: {listed(counted_in_words(counts))}.** They were kept and stand "
+        "together below, so a difference between cells of different code may be one of code; the list of trials at "
+        "the end says which made which."
+    )
+
+
+def lacking_in_words(found: Sequence[Section]) -> str:
+    """That some trials have no result; nothing where all have."""
+    trials = pd.concat([section.trials for section in found])
+    lacking = int((trials["state"] != "finished").sum())
+    if not lacking:
+        return ""
+    return (
+        f"**{lacking} of {count(len(trials), 'trial')} {'has' if lacking == 1 else 'have'} no result: "
+        f"{states_in_words(trials, told=False)}.** Each is listed with its reason under “Not in the tables, or "
+        "suspect”; what is said of the others rests on the seeds that they share."
+    )
 
 
 def opening(chapter: Chapter) -> Part:
     """What was done, in words, and how to read the numbers."""
     section = chapter.section
     setting = {name: section.setting.get(name, "not recorded") for name in ("task.name", "network.name", "train.steps")}
-    data = section.setting.get("data", "not recorded")[:KEY_LENGTH]
     seeds = count(len(section.seeds), "seed") + (f" ({', '.join(map(str, section.seeds))})" if section.seeds else "")
     words = [
         f"{count(section.trials['cell'].nunique(), 'cell')} under {seeds}: {count(len(section.trials), 'trial')}, of "
-        f"which {states_in_words(section)}.",
+        f"which {states_in_words(section.trials)}.",
         f"Task `{setting['task.name']}`, network `{setting['network.name']}`, {setting['train.steps']} training steps, "
-        f"data `{data}`.",
+        f"data `{data_of(section)}`.",
     ]
     if chapter.cells:
         reached = [
@@ -225,15 +256,17 @@ def opening(chapter: Chapter) -> Part:
     return Part("\n\n".join([text, READING.format(margin=chapter.margin), *([ONE_SEED] if one_seed else [])]))
 
 
-def states_in_words(section: Section) -> str:
-    """How many trials finished, failed and so on; finished, failed and missing are named even when none is."""
-    counts = section.trials["state"].value_counts()
-    named = [
-        f"{counts.get(state, 0)} {state}"
-        for state in ("finished", "failed", "interrupted", "running", "missing")
-        if state in ("finished", "failed", "missing") or counts.get(state, 0)
-    ]
-    return listed(named)
+STATES = ("finished", "failed", "interrupted", "pruned", "running", "missing")
+
+ALWAYS_TOLD = ("finished", "failed", "missing")
+"""The states that the opening names even where no trial is in them."""
+
+
+def states_in_words(trials: pd.DataFrame, *, told: bool = True) -> str:
+    """How many trials finished, failed and so on; with ``told`` false only of those without a result, where any is."""
+    counts = trials["state"].value_counts()
+    named = [state for state in STATES if counts.get(state, 0) or (told and state in ALWAYS_TOLD)]
+    return listed([f"{counts.get(state, 0)} {state}" for state in named if told or state != "finished"])
 
 
 def listed(words: Sequence[str]) -> str:
@@ -266,7 +299,11 @@ def chapter_in_short(chapter: Chapter) -> list[str]:
     section, best = chapter.section, chapter.cells[0]
     where = f"`{section.title}`: " if section.title else ""
     reached = [f"{tables.summary_text(best.psnr[name])} dB on {name}" for name in section.sets]
-    lines = [f"{where}Highest mean PSNR: `{best.label}` with {listed(reached)}, {count(len(best.seeds), 'seed')}."]
+    lacking = [str(seed) for seed in section.seeds if seed not in best.seeds]
+    without = f", without seed {listed(lacking)}" if lacking else ""
+    lines = [
+        f"{where}Highest mean PSNR: `{best.label}` with {listed(reached)}, {count(len(best.seeds), 'seed')}{without}."
+    ]
     lines += [f"{where}{told}" for outcome in Outcome if (told := decided(chapter, outcome))]
     trained = section.finished["metric/timing/train_s"].sum() / 3600
     lines.append(f"{where}Training took {trained:.2f} hours in all, over {count(len(section.finished), 'trial')}.")
@@ -293,7 +330,7 @@ def titles_of(group: Sequence[Section]) -> str:
     return listed([f"`{section.title}`" for section in group])
 
 
-def findings(claims: Sequence[Sequence[Assessment]], titles: Sequence[str]) -> Part:
+def findings(claims: Sequence[Sequence[Assessment]], titles: Sequence[str], margin: float) -> Part:
     """What the cells say of the paper's claims, for each group of settings that may be compared."""
     if not claims:
         return Part("")
@@ -301,8 +338,8 @@ def findings(claims: Sequence[Sequence[Assessment]], titles: Sequence[str]) -> P
         "## The paper's claims",
         "Each claim of the paper (BBCU, ICLR 2023) is a contrast between cells with a predicted direction. It is "
         "supported or contradicted where the corrected verdict is decided, contradicted too where the difference is "
-        "surely too small to matter, and undecided otherwise. These cells are trained under the conditions of this "
-        "study and not under the paper's.",
+        f"surely smaller than {margin:g} dB, and undecided otherwise. These cells are trained under the conditions of "
+        "this study and not under the paper's.",
     ]
     files: dict[str, bytes] = {}
     for number, rows in enumerate(claims, start=1):
@@ -375,7 +412,15 @@ def sentence(contrast: Contrast, section: Section) -> str:
     moved = f" {listed(along)} {'changes' if len(along) == 1 else 'change'} with it." if along else ""
     dead = [f"`{section.labels[cell]}`" for cell in contrast.dead]
     warned = f" **Includes trials whose body is dead: {listed(dead)}.**" if dead else ""
+    if differs_in_code(contrast, section):
+        warned += " **Within a seed it compares trials of different code.**"
     return f"`{contrast.factor}={contrast.level}` instead of `{contrast.base}`: {said} ({basis}).{moved}{warned}"
+
+
+def differs_in_code(contrast: Contrast, section: Section) -> bool:
+    """Whether some pair of cells was made by different code under a seed."""
+    code = code_by_trial(section)
+    return any(code[base, seed] != code[other, seed] for base, other in contrast.pairs.cells for seed in contrast.seeds)
 
 
 def phrase(name: str, verdict: Verdict) -> str:
@@ -523,8 +568,18 @@ def cells(chapter: Chapter) -> Part:
     dead = frozenset(cell for cell, _ in section.dead)
     if dead:
         said += " † marks cells with a trial whose binary body contributes nothing."
-    table = tables.cell_table(chapter.cells, section.sets, dead)
+    partial = frozenset(cell.cell for cell in chapter.cells if len(cell.seeds) < len(section.seeds))
+    if partial:
+        said += " ‡ marks cells that lack a seed, so that their means are over other seeds than those of the rest."
+    said += first_rows(len(chapter.cells), "cells")
+    marks = {"†": dead, "‡": partial}
+    table = tables.cell_table(chapter.cells[:MOST_ROWS], section.sets, marks)
     return Part("\n\n".join([f"{chapter.heading} Cells", said, table, link]), files)
+
+
+def first_rows(rows: int, noun: str, where: str = "the CSV") -> str:
+    """That a table does not show all; nothing where it does."""
+    return f" The first {MOST_ROWS} of {rows} {noun} are listed; {where} has all." if rows > MOST_ROWS else ""
 
 
 def trade(chapter: Chapter) -> Part:
@@ -643,7 +698,9 @@ def absent(chapter: Chapter) -> Part:
     lines = [f"{chapter.heading} Not in the tables, or suspect"]
     files: dict[str, bytes] = {}
     if (section.trials["state"] != "finished").any():
-        lines += ["Trials that are not finished:", tables.unfinished_table(section)]
+        unfinished = section.trials[section.trials["state"] != "finished"]
+        said = f"Trials that are not finished:{first_rows(len(unfinished), 'trials', f'{chapter.prefix}trials.csv')}"
+        lines += [said, tables.unfinished_table(section, unfinished.head(MOST_ROWS))]
     else:
         lines.append("Every planned trial is finished." if len(section.trials) else "No trial was planned.")
     if section.dead:
@@ -669,9 +726,23 @@ def provenance(chapter: Chapter) -> Part:
     recorded = recorded_provenance(section)
     if recorded:
         lines += ["What the trials recorded of where they ran:", key_table("Key", "Value", recorded)]
+    lines += [code_in_the_appendix(section), energy_in_words(section)]
     link, files = chapter.table("trials", tables.trial_frame(section))
-    trials = f"<details>\n<summary>Every trial and its run</summary>\n\n{tables.trial_table(section)}\n\n</details>"
-    return Part("\n\n".join(line for line in [*lines, trials, link] if line), files)
+    shown = tables.trial_table(section, section.trials.head(MOST_ROWS))
+    more = first_rows(len(section.trials), "trials").strip()
+    trials = "\n\n".join(
+        text for text in ("<details>\n<summary>Every trial and its run</summary>", more, shown) if text
+    )
+    return Part("\n\n".join(line for line in [*lines, f"{trials}\n\n</details>", link] if line), files)
+
+
+def code_in_the_appendix(section: Section) -> str:
+    """Which code made the results; nothing where there are none."""
+    counts = counted(codes(section.finished))
+    if not counts:
+        return ""
+    mixed = " **Numbers above may mix them.**" if len(counts) > 1 else ""
+    return f"The code that made the results: {listed(counted_in_words(counts))}.{mixed}"
 
 
 def fixed_levels(section: Section) -> dict[str, str]:
@@ -699,10 +770,15 @@ def key_table(key: str, value: str, content: Mapping[str, str]) -> str:
 
 
 def recorded_provenance(section: Section) -> dict[str, str]:
-    """Each key of the trials' provenance with its value, or with every value and how many trials have it."""
+    """Each key of the trials' provenance with its value, or with every value and how many trials have it.
+
+    The code has a sentence of its own, and the seed is the trial's.
+    """
     recorded = [json.loads(text) for text in section.trials["provenance"] if text]
-    keys = sorted({key for row in recorded for key in row} - {"seed"})
-    return {key: distinct_values(readable(row[key]) for row in recorded if key in row) for key in keys}
+    keys = sorted({key for row in recorded for key in row} - {"seed", "code"})
+    return {
+        key: distinct_values(readable(row[key]) if key in row else NOT_RECORDED for row in recorded) for key in keys
+    }
 
 
 def distinct_values(values: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ are opened only when they are asked for, from ``outputs`` where they still lie t
 import contextlib
 import dataclasses
 import functools
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import StringIO
@@ -47,6 +48,9 @@ STATES = {
 }
 """What each status of an MLflow run is called here; a planned trial without a run is ``missing``."""
 
+ENDED = ("failed", "interrupted", "pruned")
+"""How a trial ends that has no result; MLflow has one status for the last two, and its runs a tag that tells them."""
+
 TEXT_COLUMNS = ("cell", "name", "state", "reason", "run_id", "method", "task", "git", "git_dirty", "provenance")
 """The columns of the trials that every row has, beside the whole number ``seed``."""
 
@@ -75,7 +79,8 @@ class StudyResults:
     ``trials`` has one row per trial, finished or not, those of the plan first and in its order, and these columns:
 
     - ``seed``: whole number; ``cell``: its SHA-256; ``name``: the run's name; ``run_id``: empty for a missing trial;
-    - ``state``: finished, failed, interrupted, running or missing; ``reason``: why it is not finished, else empty;
+    - ``state``: finished, failed, interrupted, pruned, running or missing; ``reason``: why it is not finished, else
+      empty;
     - ``method``, ``task``, ``git``, ``git_dirty``: text; ``provenance``: JSON; empty for a missing trial;
     - ``factor/<name>``: the level that the cell records, as text; ``level/<name>``: the level as it was asked for,
       which differs where ``auto`` became a number; both empty where the cell has no such factor;
@@ -120,7 +125,7 @@ def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
     Raises ConfigError where the database, the study or any trial of it does not exist, and TrackingError where the
     tracking store cannot be read.
     """
-    with reading(tracking_uri):
+    with reading(tracking_uri), uncollected():
         counted = counted_runs(search_runs(tracking_uri, experiment_id(tracking_uri, study)))
     plan = read_plan(outputs, study)
     rows = trial_rows(
@@ -199,6 +204,21 @@ def reading(tracking_uri: str) -> Iterator[None]:
         raise TrackingError(f"{tracking_uri} cannot be read: {first_line(error)}") from error
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Let nothing be looked through for garbage while the body runs.
+
+    MLflow makes fifty objects a run, all of which stay; looking through them again and again takes half of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def counted_runs(runs: Iterable["Run"]) -> dict[Identity, "Run"]:
     """The run that counts for each trial: its first finished one, otherwise its last; ``runs`` are oldest first."""
     counted: dict[Identity, Run] = {}
@@ -222,8 +242,7 @@ def trial_rows(
         row = planned_row(plans[identity]) if identity in plans else {}
         row |= runs.get(identity, {})
         row |= {"cell": identity[0], "seed": identity[1]}
-        row["state"] = row.get("state", "missing")
-        row["reason"] = reason_of(row, folder_of(*identity))
+        row["state"], row["reason"] = state_and_reason(row, folder_of(*identity))
         rows.append(row)
     return rows
 
@@ -243,7 +262,7 @@ def run_row(run: "Run") -> dict[str, Any]:
     params, tags = run.data.params, run.data.tags
     return {
         "name": run.info.run_name,
-        "state": STATES[run.info.status],
+        "state": tags["state"] if tags.get("state") in ENDED else STATES[run.info.status],
         "reason": tags.get("reason", ""),
         "run_id": run.info.run_id,
         **facts_row(params, tags),
@@ -258,8 +277,22 @@ def folder_row(folder: TrialFolder) -> dict[str, Any]:
         facts = facts_of(result)
         row = {"name": facts.name, "state": "finished", **facts_row(facts.params, facts.tags)}
         return row | prefixed("metric", final_metrics(result))
-    failure = read_json(folder.failure_path)
-    return {"state": "failed", "reason": failure["reason"]} if failure else {}
+    return told_by(folder)
+
+
+def told_by(folder: TrialFolder) -> dict[str, str]:
+    """What the folder of a trial without a result says of it, ``state`` and ``reason``; empty where it says nothing.
+
+    ``state.json`` tells it; ``failure.json`` did before there was one.
+    """
+    told = read_json(folder.state_path)
+    if told is None:
+        failure = read_json(folder.path / "failure.json")
+        return {"state": "failed", "reason": str(failure.get("reason", ""))} if failure else {}
+    state, reason = str(told.get("state", "")), str(told.get("reason") or "")
+    if state == "finished":
+        return {"state": "missing", "reason": "its folder says that it finished, and its result is gone or cut short"}
+    return {"state": state, "reason": reason} if state in (*ENDED, "running") else {}
 
 
 def facts_row(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, Any]:
@@ -299,18 +332,29 @@ def setting_as_text(setting: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in flatten(setting).items()}
 
 
-def reason_of(row: Mapping[str, Any], folder: TrialFolder) -> str:
-    """Why a trial is not finished; empty where it is."""
-    if row["state"] == "finished":
-        return ""
+def state_and_reason(row: Mapping[str, Any], folder: TrialFolder) -> tuple[str, str]:
+    """What a trial is, and why it is not finished; the reason of one that is finished is empty.
+
+    The folder is the truth, since MLflow may have been away; only that a process still runs may have become untrue
+    since it was written.
+    """
+    state, reason = row.get("state", "missing"), row.get("reason", "")
+    if state == "finished":
+        return state, ""
     if folder.result_path.exists() and folder.result() is not None:
-        return "finished on disk but not in MLflow: `python -m ablations sync` logs it"
-    if row.get("reason"):
-        return str(row["reason"])
-    if row["state"] != "missing":
-        return "still running, or stopped without a word" if row["state"] == "running" else "no reason was recorded"
-    failure = read_json(folder.failure_path)
-    return f"failed, and is not in MLflow: {failure['reason']}" if failure else "planned, not started yet"
+        return state, "finished on disk but not in MLflow: `python -m ablations sync` logs it"
+    told = told_by(folder)
+    if told and (state not in ENDED or told["state"] in ENDED):
+        state, reason = told["state"], told["reason"] or (reason if state == told["state"] else "")
+    return state, reason or UNTOLD[state]
+
+
+UNTOLD = {
+    "missing": "planned, not started yet",
+    "running": "still running, or stopped without a word",
+    **dict.fromkeys(ENDED, "no reason was recorded"),
+}
+"""The reason of a trial that is not finished where none was recorded."""
 
 
 def trial_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

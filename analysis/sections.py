@@ -4,12 +4,11 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
 from ablations.store import telling_apart
-from analysis.probes import dead_reason, picture_scores, unit_table
+from analysis.probes import SAME_SCORE_DB, Records, baseline_again, read_records
 from analysis.results import Identity, LeftOut, StudyResults
 
 KEY_LENGTH = 12
@@ -55,35 +54,55 @@ class Section:
         """Every seed that was planned or run."""
         return tuple(sorted(int(seed) for seed in self.trials["seed"].unique()))
 
-    def scores(self, metric: str) -> pd.Series:
-        """A metric of every finished trial, indexed by (cell, seed)."""
-        return self.finished.set_index(["cell", "seed"])[f"metric/{metric}"]
+    @functools.cached_property
+    def identities(self) -> list[Identity]:
+        """The finished trials, in the order of the study."""
+        return list(zip(self.finished["cell"].tolist(), self.finished["seed"].tolist(), strict=True))
+
+    def scores(self, metric: str) -> dict[Identity, float]:
+        """A metric of every finished trial."""
+        return dict(zip(self.identities, self.finished[f"metric/{metric}"].tolist(), strict=True))
+
+    @functools.cached_property
+    def seeds_by_cell(self) -> dict[str, list[int]]:
+        """The seeds under which each cell is finished, in order."""
+        found: dict[str, list[int]] = {}
+        for cell, seed in sorted(self.identities):
+            found.setdefault(cell, []).append(seed)
+        return found
 
     def seeds_of(self, cell: str) -> list[int]:
         """The seeds under which a cell is finished, in order."""
-        return sorted(int(seed) for seed in self.finished.loc[self.finished["cell"] == cell, "seed"])
+        return self.seeds_by_cell.get(cell, [])
 
     @functools.cached_property
-    def documents(self) -> dict[Identity, dict[str, Any]]:
-        """The ``result.json`` of every finished trial, by (cell, seed)."""
-        identities = [(str(row["cell"]), int(row["seed"])) for _, row in self.finished.iterrows()]
-        return {identity: self.results.record(identity) for identity in identities}
+    def records(self) -> Records:
+        """What the ``result.json`` of the finished trials hold beside the frame."""
+        return read_records(self.identities, self.results.record)
 
-    @functools.cached_property
+    @property
     def units(self) -> pd.DataFrame:
-        """The probes of every binary unit of every finished trial, see :func:`analysis.probes.unit_table`."""
-        return unit_table(self.documents)
+        """The probes of every binary unit of every finished trial."""
+        return self.records.units
 
     @functools.cached_property
     def dead(self) -> dict[Identity, str]:
-        """The finished trials whose binary body contributes nothing, each with what tells so."""
-        rows = {(str(row["cell"]), int(row["seed"])): row for _, row in self.finished.iterrows()}
-        found = {identity: dead_reason(self.documents[identity], row, self.sets) for identity, row in rows.items()}
+        """The finished trials whose binary body contributes nothing, each with what tells so.
+
+        What the trial found itself comes first, then its probes, then its scores.
+        """
+        alike = dict(zip(self.identities, baseline_again(self.finished, self.sets), strict=True))
+        by_score = f"its PSNR is the baseline's within {SAME_SCORE_DB:g} dB on every test set"
+        found = {
+            identity: self.records.dead.get(identity) or (by_score if alike[identity] else "")
+            for identity in self.identities
+        }
         return {identity: reason for identity, reason in found.items() if reason}
 
     def pictures(self, test_set: str, identity: Identity) -> dict[str, float]:
         """The PSNR of each picture of a test set in one finished trial; empty where they were not kept."""
-        return picture_scores(self.documents[identity], test_set)
+        found = self.records.pictures.get((identity, test_set))
+        return dict(zip(found[0], found[1].tolist(), strict=True)) if found is not None else {}
 
     def curves(self) -> pd.DataFrame:
         """The learning curves of the section's finished trials."""
@@ -97,20 +116,35 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 def sections(results: StudyResults) -> list[Section]:
     """The study's settings, in the order in which trials name them."""
-    settings = {index: setting_of(row) for index, row in results.trials.iterrows()}
-    distinct: list[dict[str, str]] = []
-    for setting in [*settings.values(), *({**row.setting} for row in results.left_out)]:
-        if setting not in distinct:
-            distinct.append(setting)
+    rows = rows_by_setting(results.trials)
+    distinct = [setting for setting, _ in rows]
+    for row in results.left_out:
+        if dict(row.setting) not in distinct:
+            distinct.append(dict(row.setting))
     apart = telling_apart(distinct)
     found = []
-    for setting in distinct:
-        trials = results.trials.loc[[index for index, other in settings.items() if other == setting]]
-        left_out = tuple(row for row in results.left_out if row.setting == setting)
+    for number, setting in enumerate(distinct):
+        trials = results.trials.iloc[rows[number][1] if number < len(rows) else []]
+        left_out = tuple(row for row in results.left_out if dict(row.setting) == setting)
         title = " ".join(f"{name}={shown(name, setting.get(name, ''))}" for name in apart)
         labels = cell_labels(trials, results.factors)
         found.append(Section(title, setting, trials, left_out, results.factors, labels, results))
     return found
+
+
+def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:
+    """Every setting with the positions of its trials."""
+    columns = [str(name) for name in trials if str(name).startswith("setting/")]
+    if not columns:
+        return [({}, list(range(len(trials))))]
+    names = [column.removeprefix("setting/") for column in columns]
+    found: dict[tuple[str, ...], list[int]] = {}
+    for position, values in enumerate(trials[columns].itertuples(index=False, name=None)):
+        found.setdefault(values, []).append(position)
+    return [
+        ({name: value for name, value in zip(names, values, strict=True) if value != ""}, positions)
+        for values, positions in found.items()
+    ]
 
 
 def setting_of(row: "pd.Series") -> dict[str, str]:

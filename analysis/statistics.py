@@ -12,6 +12,7 @@ how often the intervals cover and the verdicts err.
 import bisect
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -157,10 +158,16 @@ def student(values: npt.ArrayLike) -> Intervals:
     array = np.asarray(values, dtype=float)
     count = array.shape[-1]
     mean, error = array.mean(axis=-1), standard_error(array)
-    width = error * stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    width = error * quantile(count)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf(np.abs(mean) / error, count - 1)
     return Intervals(mean, mean - width, mean + width, np.where((error == 0) & (mean == 0), 1.0, p))
+
+
+@functools.cache
+def quantile(count: int) -> float:
+    """How many standard errors the interval over so many values reaches to either side."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
 
 
 def standard_error(values: Array) -> Array:

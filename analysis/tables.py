@@ -1,7 +1,7 @@
 """A report's tables: as long frames for CSV, with every digit, and as Markdown to read."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -10,8 +10,9 @@ from analysis.design import Reading
 from analysis.factorial import Effect
 from analysis.figures import INTERACTION_WORDS
 from analysis.findings import PSNR, Assessment
+from analysis.origins import NOT_RECORDED, codes, energies
 from analysis.pictures import Strip
-from analysis.sections import Section, label, varying
+from analysis.sections import KEY_LENGTH, Section, label, varying
 from analysis.statistics import Estimate, Summary, Verdict
 
 MOST_LETTERS = 200
@@ -192,14 +193,14 @@ def cell_frame(cells: Sequence[CellSummary], section: Section) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cell_table(cells: Sequence[CellSummary], sets: Sequence[str], dead: frozenset[str]) -> str:
-    """Every finished cell, with the columns of each test set side by side; a dagger marks those in ``dead``."""
+def cell_table(cells: Sequence[CellSummary], sets: Sequence[str], marks: Mapping[str, Container[str]]) -> str:
+    """Finished cells, with the columns of each test set side by side; ``marks`` says which cells have which mark."""
     per_set = ("PSNR (dB)", "SSIM", "over baseline", "to anchor [95 %]")
     header = ["Cell", "Seeds", *(f"{name} {column}" for name in sets for column in per_set)]
     header += ["OPs (G)", "Params (K)", "Train (s)"]
     rows = [
         [
-            code(cell.label) + (" †" if cell.cell in dead else ""),
+            " ".join([code(cell.label), *(mark for mark, marked in marks.items() if cell.cell in marked)]),
             str(len(cell.seeds)),
             *(text for name in sets for text in set_columns(cell, name)),
             f"{cell.ops_g:.3f}",
@@ -227,9 +228,8 @@ def to_anchor_text(cell: CellSummary, name: str) -> str:
     return estimate_text(estimate) + (f" n = {estimate.n}" if 1 < estimate.n < len(cell.seeds) else "")
 
 
-def unfinished_table(section: Section) -> str:
-    """Every trial that is in no other table, with its reason."""
-    trials = section.trials[section.trials["state"] != "finished"]
+def unfinished_table(section: Section, trials: pd.DataFrame) -> str:
+    """Trials that are in no other table, with their reasons."""
     rows = [
         [code(section.labels[row["cell"]]), str(row["seed"]), row["state"], shortened(row["reason"])]
         for _, row in trials.iterrows()
@@ -396,25 +396,31 @@ def dead_table(section: Section) -> str:
 
 def trial_frame(section: Section) -> pd.DataFrame:
     """Every trial with everything that is recorded of it, but its provenance."""
-    frame = section.trials.drop(columns="provenance").dropna(axis=1, how="all")
+    frame = section.trials.assign(code=codes(section.trials)).drop(columns="provenance").dropna(axis=1, how="all")
     frame.columns = [column.removeprefix("metric/") for column in frame.columns]
     return frame
 
 
-def trial_table(section: Section) -> str:
-    """Every trial with its run, for whoever looks one up."""
+def trial_table(section: Section, trials: pd.DataFrame) -> str:
+    """Trials with their runs and what made them, for whoever looks one up; with energy where all are known."""
+    header = ["Cell", "Seed", "State", "MLflow run", "Git", "Uncommitted changes", "Code"]
     rows = [
         [
             code(section.labels[row["cell"]]),
             str(row["seed"]),
             row["state"],
             code(row["run_id"]),
-            code(row["git"][:12]),
+            code(row["git"][:KEY_LENGTH]),
             {"true": "yes", "false": "no"}.get(row["git_dirty"], ""),
+            (made_by if made_by == NOT_RECORDED else code(made_by)) if row["provenance"] else "",
         ]
-        for _, row in section.trials.iterrows()
+        for made_by, (_, row) in zip(codes(trials), trials.iterrows(), strict=True)
     ]
-    return markdown(["Cell", "Seed", "State", "MLflow run", "Git", "Uncommitted changes"], rows, [1])
+    energy = energies(section)
+    if energy.empty or energy.isna().any():
+        return markdown(header, rows, [1])
+    taken = [f"{energy[index]:,.0f}" if index in energy.index else "" for index in trials.index]
+    return markdown([*header, "Energy (J)"], [[*row, text] for row, text in zip(rows, taken, strict=True)], [1, 7])
 
 
 def strip_frame(strips: Sequence[Strip]) -> pd.DataFrame:

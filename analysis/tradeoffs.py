@@ -39,7 +39,7 @@ def alignment_table(section: Section) -> pd.DataFrame:
 
 def alignment_row(section: Section, test_set: str, group: str, cell: str, align: float) -> dict[str, object]:
     """One cell on one test set."""
-    scores = section.scores(f"{test_set}/psnr_db")[cell]
+    scores = section.finished.loc[section.finished["cell"] == cell, f"metric/{test_set}/psnr_db"]
     return {
         "test_set": test_set,
         "group": group,

@@ -1,6 +1,7 @@
 """A committed report is what its committed results give, or the check says where it is not."""
 
 import io
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,10 +13,11 @@ from test_analysis_results import Trial, trial, write_study
 
 from ablations import store
 from analysis.__main__ import main
-from analysis.archive import ARCHIVE, archive, opened, recording
+from analysis.archive import ARCHIVE, opened, recording, write_archive
 from analysis.checking import MOST_PIXEL_DIFFERENCE, difference
 from analysis.report import compose
 from analysis.results import StudyResults, load
+from analysis.statistics import MARGIN_DB
 from bbcu.errors import ConfigError
 
 
@@ -52,12 +54,11 @@ def check(report: Path) -> None:
     main(["--check", "--reports", str(report.parent)])
 
 
-def kept(results: StudyResults, folder: Path) -> Path:
+def kept(results: StudyResults, folder: Path, margin: float = MARGIN_DB) -> Path:
     """The archive of all that the report of a study reads."""
     recorded, asked = recording(results)
-    compose(recorded)
-    (folder / ARCHIVE).write_bytes(archive(results, asked))
-    return folder / ARCHIVE
+    compose(recorded, margin)
+    return write_archive(results, asked, margin, folder)
 
 
 def test_a_fresh_report_passes(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +78,8 @@ def test_the_command_writes_every_form_and_shows_it_in_mlflow(written: Path) -> 
 
 
 def test_the_archive_gives_the_study_back(results: StudyResults, tmp_path: Path) -> None:
-    with opened(kept(results, tmp_path)) as back:
+    with opened(kept(results, tmp_path)) as archive:
+        back = archive.results
         assert back.trials.equals(results.trials)
         assert back.trials.dtypes.equals(results.trials.dtypes)
         assert back.curves.equals(results.curves)
@@ -93,13 +95,48 @@ def test_the_archive_gives_the_study_back(results: StudyResults, tmp_path: Path)
 
 def test_the_report_from_the_archive_is_the_report_from_the_study(results: StudyResults, tmp_path: Path) -> None:
     with opened(kept(results, tmp_path)) as back:
-        assert compose(back) == compose(results)
+        assert compose(back.results) == compose(results)
 
 
-def test_the_archive_is_the_same_for_the_same_results(results: StudyResults) -> None:
-    recorded, asked = recording(results)
-    compose(recorded)
-    assert archive(results, asked) == archive(results, asked)
+def test_the_archive_is_the_same_for_the_same_results(results: StudyResults, tmp_path: Path) -> None:
+    first, second = (kept(results, tmp_path / name).read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_the_archive_holds_the_margin_and_one_of_before_had_the_usual_one(
+    results: StudyResults, tmp_path: Path
+) -> None:
+    with opened(kept(results, tmp_path, 0.6)) as back:
+        assert back.margin == 0.6
+    with zipfile.ZipFile(tmp_path / ARCHIVE) as file:
+        files = {name: file.read(name) for name in file.namelist()}
+    known = {key: value for key, value in json.loads(files["study.json"]).items() if key != "margin_db"}
+    with zipfile.ZipFile(tmp_path / "before.zip", "w") as file:
+        for name, content in {**files, "study.json": json.dumps(known).encode()}.items():
+            file.writestr(name, content)
+    with opened(tmp_path / "before.zip") as back:
+        assert back.margin == MARGIN_DB
+
+
+def test_a_report_under_another_margin_is_made_again_under_it(written: Path, tmp_path: Path) -> None:
+    places = ["--tracking-uri", f"sqlite:///{written}/mlflow.db", "--outputs", f"{written}/outputs"]
+    main(["components", *places, "--reports", str(tmp_path), "--margin", "0.6"])
+    page = (tmp_path / "components" / "report.md").read_text()
+    assert "surely smaller than 0.6 dB" in page
+    assert page != (written / "reports" / "components" / "report.md").read_text()
+    check(tmp_path / "components")
+
+
+def test_the_check_takes_no_margin(report: Path) -> None:
+    with pytest.raises(SystemExit, match="--margin cannot be given with --check"):
+        main(["--check", "--reports", str(report.parent), "--margin", "0.1"])
+
+
+@pytest.mark.parametrize("text", ["0", "-0.1", "nan", "inf", "much"])
+def test_a_margin_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["components", f"--margin={text}"])
+    assert str(stopped.value) == f"analysis: --margin {text}: it is a difference in dB, a number above 0 such as 0.05"
 
 
 def test_a_picture_that_trials_share_is_kept_once(results: StudyResults, tmp_path: Path) -> None:

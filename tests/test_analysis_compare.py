@@ -13,6 +13,7 @@ from analysis.__main__ import main
 from analysis.archive import recording, write_archive
 from analysis.compare import compare, study_at
 from analysis.results import StudyResults, load_folder
+from analysis.statistics import MARGIN_DB
 from bbcu.errors import ConfigError
 
 
@@ -47,6 +48,21 @@ def row_with(page: str, text: str) -> str:
 def page_of(tmp_path: Path, first: Sequence[Trial], second: Sequence[Trial], **provenance: Any) -> str:
     sides = study(tmp_path / "a", first), study(tmp_path / "b", second, **provenance)
     return compare(*sides, ("a", "b"))
+
+
+def test_the_margin_decides_what_is_equivalent(tmp_path: Path) -> None:
+    sides = study(tmp_path / "a", some()), study(tmp_path / "b", some(0.5))
+    page = compare(*sides, ("a", "b"), margin=0.6)
+    assert "surely smaller than 0.6 dB" in page
+    assert "equivalent: " in row_with(page, "+0.502")
+    assert "better: " in row_with(compare(*sides, ("a", "b")), "+0.502")
+
+
+def test_the_command_takes_the_margin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study(tmp_path / "a", some())
+    study(tmp_path / "b", some(0.5))
+    main(["compare", f"{tmp_path}/a/components", f"{tmp_path}/b/components", "--margin", "0.6"])
+    assert "equivalent: " in row_with(capsys.readouterr().out, "+0.502")
 
 
 def test_shared_cells_are_compared_within_a_seed_with_interval_and_verdict(tmp_path: Path) -> None:
@@ -86,6 +102,7 @@ def test_other_data_are_named_and_cells_are_matched_by_the_rest(tmp_path: Path) 
     other = [OnOtherData(t.levels, t.seed, t.psnr_db, t.steps) for t in some(0.5)]
     page = page_of(tmp_path, some(), other)
     assert "1 cell agrees in all but `data`" in page
+    assert "**The two saw different data**" in page
     assert "+0.502" in page
     assert f"| `data` | {trial().setting['data']} | {'f' * 64} |" in page
 
@@ -108,7 +125,7 @@ def test_a_study_is_the_same_as_itself(tmp_path: Path) -> None:
 def test_a_study_can_be_named_or_a_folder_or_an_archive(tracking_uri: str, tmp_path: Path) -> None:
     write_study(tracking_uri, tmp_path / "outputs", some())
     results = load_folder(tmp_path / "outputs" / "components")
-    write_archive(*recording(results), tmp_path / "kept")
+    write_archive(*recording(results), MARGIN_DB, tmp_path / "kept")
     places = ["components", f"{tmp_path}/outputs/components", f"{tmp_path}/kept", f"{tmp_path}/kept/results.zip"]
     for place in places:
         with study_at(place, tracking_uri, tmp_path / "outputs") as found:

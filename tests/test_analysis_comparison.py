@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_analysis_results import loaded, trial
 
 from ablations import store
 from analysis.comparison import ABSENT, Table, comparisons
@@ -226,3 +227,11 @@ def test_a_study_of_other_tasks_has_no_table(tmp_path: Path) -> None:
 def test_the_same_results_give_the_same_table(tmp_path: Path) -> None:
     make = functools.partial(comparisons, study(tmp_path, SEVERAL))
     assert [table.markdown for table in make()] == [table.markdown for table in make()]
+
+
+def test_results_whose_data_are_not_recorded_stand_with_none_that_are(tracking_uri: str, tmp_path: Path) -> None:
+    recorded, old = trial(0, 30.0), dataclasses.replace(trial(0, 35.0), others={"data": ""})
+    tables = comparisons(loaded(tracking_uri, tmp_path, [recorded, old]))
+    assert ["data `not recorded`" in table.caption for table in tables] == [False, True]
+    ours = [table.frame.query("source == 'ours' and kind != 'no network'") for table in tables]
+    assert [frame["psnr_mean_db"].tolist() for frame in ours] == [[30.0], [35.0]]

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from test_analysis_findings import FULL_REFERENCE, components_study, full_trial
@@ -22,10 +23,14 @@ from analysis.contrasts import cell_summaries, contrasts
 from analysis.curves import curve_table
 from analysis.depth import SHOWN_MEASURES, depth_table, range_cells, range_table, star
 from analysis.design import factor_pairs, readings
+from analysis.figures import FEW_POINTS
 from analysis.pictures import MOST_CELLS, Strip, Tile, disagreement, shown_cells, strips, zoomed
 from analysis.report import compose
 from analysis.sections import Section, sections
 from analysis.tradeoffs import alignment_table, cost_table, costs_differ
+
+ALIKE = 0.02
+"""Two entries of a legend differ in more than this part of their ink."""
 
 SLACK = 2.0
 """How many pixels a text may reach over an edge or into another: less than a letter's own margin."""
@@ -123,6 +128,34 @@ def on(one: Bbox, other: Bbox) -> bool:
     return across > SLACK and down > SLACK
 
 
+def alike_in_gray(figure: Figure) -> list[str]:
+    """The pairs in a legend that are the same once colours are gray and none is lighter than the other."""
+    pixels = np.asarray(figure.canvas.buffer_rgba(), dtype=np.float64)[..., :3]  # type: ignore[attr-defined]
+    luminance = pixels @ np.array([0.2126, 0.7152, 0.0722])
+    found = []
+    for legend in [*figure.legends, *(panel.get_legend() for panel in figure.axes)]:
+        if legend is None:
+            continue
+        drawn = [(text.get_text(), pattern(luminance, legend, text)) for text in legend.get_texts()]
+        found += [
+            f"{first!r} looks like {second!r}"
+            for (first, one), (second, other) in itertools.combinations(drawn, 2)
+            if np.abs(one - other).mean() < ALIKE
+        ]
+    return found
+
+
+def pattern(luminance: Any, legend: Legend, text: Text) -> Any:
+    """What a legend draws to the left of one of its texts: 0 where there is no ink, 1 where there is most."""
+    figure, box = legend.get_figure(root=True), text.get_window_extent()
+    assert figure is not None
+    letter = text.get_fontsize() * figure.dpi / 72
+    right, middle = round(box.x0 - legend.handletextpad * letter), round(len(luminance) - (box.y0 + box.y1) / 2)
+    across, down = round(legend.handlelength * letter), round(letter / 2)
+    ink = 255 - luminance[middle - down : middle + down, right - across : right]
+    return ink / ink.max()
+
+
 def drawings(section: Section) -> dict[str, tuple[Any, ...]]:
     """Every figure that the section's data allow, with its arguments."""
     summaries, read = cell_summaries(section), readings(section)
@@ -169,6 +202,15 @@ class TestLayout:
         draw, *arguments = of_crowded[name]
         assert problems(laid_out(draw, *arguments)) == []
 
+    @pytest.mark.parametrize("study", ["of_whole", "of_crowded"])
+    def test_the_name_of_an_effect_lies_on_no_other(self, study: str, request: pytest.FixtureRequest) -> None:
+        draw, *arguments = request.getfixturevalue(study)["half_normal"]
+        for panel in laid_out(draw, *arguments).axes:
+            names = [text.get_window_extent() for text in panel.texts]
+            points = [panel.transData.transform(line.get_xydata()) for line in panel.lines if line.get_marker() == "o"]
+            assert names
+            assert not [place for place in np.concatenate(points) for name in names if name.contains(*place)]
+
     def test_the_check_sees_an_overlap(self) -> None:
         figure = Figure()
         figure.text(0.5, 0.5, "one")
@@ -176,6 +218,34 @@ class TestLayout:
         figure.text(0.98, 0.1, "beyond the edge")
         FigureCanvasAgg(figure).draw()
         assert problems(figure) == ["cut: 'beyond the edge'", "'one' on 'other'"]
+
+
+class TestInGray:
+    """What is told apart by colour is told apart in print too, by mark, dashes, filling or hatching."""
+
+    @pytest.mark.parametrize("name", [*NAMES, "alignment"])
+    def test_no_two_of_a_legend_look_alike(self, of_whole: dict[str, tuple[Any, ...]], name: str) -> None:
+        draw, *arguments = of_whole[name]
+        assert alike_in_gray(laid_out(draw, *arguments)) == []
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_nor_with_many_cells(self, of_crowded: dict[str, tuple[Any, ...]], name: str) -> None:
+        draw, *arguments = of_crowded[name]
+        assert alike_in_gray(laid_out(draw, *arguments)) == []
+
+    def test_the_check_sees_lines_that_differ_in_colour_alone(self) -> None:
+        figure = Figure(dpi=150)
+        panel = figure.subplots()
+        for colour, style, label in (("C0", "-", "one"), ("C1", "-", "other"), ("C2", "--", "dashed")):
+            panel.plot([0, 1], color=colour, linestyle=style, label=label)
+        panel.legend(handlelength=3)
+        FigureCanvasAgg(figure).draw()
+        assert alike_in_gray(figure) == ["'one' looks like 'other'"]
+
+    @pytest.mark.parametrize("points", [FEW_POINTS, 60])
+    def test_forty_two_lines_differ_without_their_colours(self, points: int) -> None:
+        looks = [{**figures.look(index, points), "color": ""} for index in range(42)]
+        assert not [one for index, one in enumerate(looks) if one in looks[:index]]
 
 
 class TestBytes:

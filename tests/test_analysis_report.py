@@ -1,18 +1,20 @@
 """The page that a study ends in, and the command that writes it."""
 
 import dataclasses
+import io
 import itertools
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_analysis_results import REFERENCE, Trial, loaded, start, trial, write_study
+from test_analysis_results import REFERENCE, Trial, loaded, plan_of, start, trial, write_study
 
+from ablations import store
 from analysis.__main__ import main
 from analysis.curves import MOST_POINTS, curve_table
-from analysis.report import compose, write
-from analysis.results import load
+from analysis.report import MOST_ROWS, compose, write
+from analysis.results import load, load_folder
 from analysis.sections import sections
 
 
@@ -83,6 +85,26 @@ def test_the_margin_decides_what_is_equivalent(tracking_uri: str, tmp_path: Path
     assert "surely smaller than 0.6 dB" in page
     with pytest.raises(ValueError, match="must be above 0"):
         compose(results, margin=0.0)
+
+
+def test_the_margin_decides_what_a_claim_is_worth(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, two_cells(3))
+    assert "| **supported** |" in row_with(page_of(compose(results)), "The residual raises PSNR")
+    page = page_of(compose(results, margin=0.6))
+    assert "| **contradicted** |" in row_with(page, "The residual raises PSNR")
+    assert "where the difference is surely smaller than 0.6 dB" in page
+
+
+def test_the_margin_decides_how_many_seeds_are_needed(tracking_uri: str, tmp_path: Path) -> None:
+    finished = [
+        trial(seed, 30.0 + shift, residual=shift == 0) for seed in range(2) for shift in (0.0, 0.1 * seed + 0.01)
+    ]
+    results = loaded(tracking_uri, tmp_path, finished)
+    needed = [
+        pd.read_csv(io.BytesIO(compose(results, margin=margin)["effects.csv"]))["seeds_needed_likely"].iloc[0]
+        for margin in (0.05, 0.2)
+    ]
+    assert needed[0] > needed[1]
 
 
 def test_the_page_says_what_the_seeds_allow(tracking_uri: str, tmp_path: Path) -> None:
@@ -169,9 +191,9 @@ def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(tracking_uri:
     left_out = {"levels": {**REFERENCE, "bn": "out"}, "setting": trial().setting, "reason": "no add to stand after"}
     write_study(tracking_uri, tmp_path, two_cells(1), planned=[trial(3)], left_out=[left_out])
     failed, folder = start(tracking_uri, tmp_path, trial(1))
-    failed.fail(folder, "loss is not finite | step 7\nsecond line")
+    failed.leave(folder, "failed", "loss is not finite | step 7\nsecond line")
     interrupted, _ = start(tracking_uri, tmp_path, trial(2))
-    interrupted.interrupt("stopped by the user")
+    interrupted.leave(folder, "interrupted", "stopped by the user")
     page = page_of(compose(load(tracking_uri, "components", tmp_path)))
     assert "| `residual=true` | 1 | failed | loss is not finite \\| step 7 second line |" in page
     assert "| `residual=true` | 2 | interrupted | stopped by the user |" in page
@@ -181,10 +203,29 @@ def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(tracking_uri:
 
 def test_a_study_without_a_finished_trial_still_has_a_page(tracking_uri: str, tmp_path: Path) -> None:
     run, folder = start(tracking_uri, tmp_path, trial())
-    run.fail(folder, "out of memory")
+    run.leave(folder, "failed", "out of memory")
     page = page_of(compose(load(tracking_uri, "components", tmp_path)))
     assert "No trial of it is finished" in page
     assert "out of memory" in page
+
+
+def test_a_study_of_which_only_a_failure_is_known_still_has_a_page(tmp_path: Path) -> None:
+    folder = tmp_path / "components" / trial().cell / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text('{"state": "failed", "reason": "out of memory"}')
+    page = page_of(compose(load_folder(tmp_path / "components")))
+    assert "1 trial, of which 0 finished, 1 failed and 0 missing" in page
+    assert "| 0 | failed | out of memory |" in page
+
+
+def test_a_page_lists_so_many_rows_and_says_how_many_there_are(tmp_path: Path) -> None:
+    store.write_plan(tmp_path, "components", plan_of([trial(seed) for seed in range(MOST_ROWS + 1)]))
+    files = compose(load_folder(tmp_path / "components"))
+    said = f"The first {MOST_ROWS} of {MOST_ROWS + 1} trials are listed;"
+    assert f"Trials that are not finished: {said} trials.csv has all." in page_of(files)
+    assert f"{said} the CSV has all." in page_of(files)
+    assert page_of(files).count("planned, not started yet") == MOST_ROWS
+    assert len(pd.read_csv(io.BytesIO(files["trials.csv"]))) == MOST_ROWS + 1
 
 
 def test_settings_get_a_part_each(tracking_uri: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from ablations import store
+from ablations import states, store, syncing
 from analysis.results import StudyResults, load, load_folder
 from bbcu.errors import ConfigError
 
@@ -33,6 +33,9 @@ class Trial:
     method: str = "bbcu"
     reference: Mapping[str, Any] = dataclasses.field(default_factory=lambda: REFERENCE)
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    dead: bool | str | None = None
 
     @property
     def factors(self) -> dict[str, Any]:
@@ -92,8 +95,9 @@ def result_of(trial: Trial) -> dict[str, Any]:
         },
         "baseline": {name: {"psnr_db": 28.5, "ssim": 0.8} for name in trial.psnr_db},
         "cost": {"ops_g": trial.ops_g, "params_k": trial.params_k},
-        "timing": {"train_s": 12.5 + trial.seed, "step_ms": 3.0},
+        "timing": {"train_s": 12.5 + trial.seed, "step_ms": 3.0, **trial.timing},
         "probes": dict(trial.probes),
+        "dead": trial.dead,
         "provenance": {
             "git": "0123456789abcdef",
             "dirty": trial.seed == 2,
@@ -101,6 +105,7 @@ def result_of(trial: Trial) -> dict[str, Any]:
             "cpu": "two cores",
             "device": "cpu",
             "seed": trial.seed,
+            **trial.origin,
         },
     }
 
@@ -152,7 +157,7 @@ def write_study(
         if samples:
             write_samples(folder.samples, each)
         folder.write_result(result_of(each))
-    store.synchronise(outputs, "components", tracking_uri)
+    syncing.synchronise(outputs, "components", tracking_uri)
 
 
 def start(tracking_uri: str, outputs: Path, trial: Trial) -> tuple[store.TrialRun, store.TrialFolder]:
@@ -209,9 +214,9 @@ def test_a_planned_trial_without_a_run_is_missing_and_in_the_setting_of_the_othe
 
 def test_failed_interrupted_and_running_trials_have_their_reason(tracking_uri: str, tmp_path: Path) -> None:
     failed, folder = start(tracking_uri, tmp_path, trial(seed=0))
-    failed.fail(folder, "loss is not finite at step 7")
+    failed.leave(folder, "failed", "loss is not finite at step 7")
     stopped, _ = start(tracking_uri, tmp_path, trial(seed=1))
-    stopped.interrupt("stopped by the user")
+    stopped.leave(folder, "interrupted", "stopped by the user")
     start(tracking_uri, tmp_path, trial(seed=2))
     trials = load(tracking_uri, "components", tmp_path).trials
     assert dict(zip(trials["state"], trials["reason"], strict=True)) == {
@@ -230,10 +235,10 @@ def test_a_trial_that_mlflow_did_not_take_says_how_to_log_it(tracking_uri: str, 
 def test_the_finished_run_counts_among_several(tracking_uri: str, tmp_path: Path) -> None:
     done = trial(psnr_db=31.0)
     first, folder = start(tracking_uri, tmp_path, done)
-    first.fail(folder, "out of memory")
+    first.leave(folder, "failed", "out of memory")
     write_study(tracking_uri, tmp_path, [done])
     last, _ = start(tracking_uri, tmp_path, done)
-    last.interrupt("a second run of what was finished")
+    last.leave(folder, "interrupted", "a second run of what was finished")
     trials = load(tracking_uri, "components", tmp_path).trials
     assert list(trials["state"]) == ["finished"]
     assert list(trials["metric/Set5/psnr_db"]) == [31.0]
@@ -302,9 +307,72 @@ def test_a_study_on_disk_reads_as_it_does_from_mlflow(tracking_uri: str, tmp_pat
     assert (found.study, found.factors, found.reference) == (stored.study, stored.factors, stored.reference)
 
 
+def told(folder: store.TrialFolder, name: str, **content: str) -> None:
+    """Leave a file beside a trial that has no result."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (folder.path / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted", "pruned", "running"])
+def test_the_state_of_a_trial_that_mlflow_does_not_know_is_read_from_its_folder(
+    tracking_uri: str, tmp_path: Path, state: str
+) -> None:
+    write_study(tracking_uri, tmp_path, [trial(0)], planned=[trial(1)])
+    told(store.TrialFolder(tmp_path, "components", trial().cell, 1), "state.json", state=state, reason="why it is so")
+    for found in (load(tracking_uri, "components", tmp_path), load_folder(tmp_path / "components")):
+        assert list(found.trials["state"]) == ["finished", state]
+        assert found.trials["reason"].iloc[1] == "why it is so"
+
+
+def test_the_state_tells_more_than_a_failure_of_before(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path, [trial(0)], planned=[trial(1), trial(2)])
+    first, second = (store.TrialFolder(tmp_path, "components", trial().cell, seed) for seed in (1, 2))
+    told(first, "failure.json", reason="out of memory")
+    told(second, "failure.json", reason="out of memory")
+    told(second, "state.json", state="interrupted", reason="stopped by the user")
+    trials = load(tracking_uri, "components", tmp_path).trials
+    assert list(trials["state"]) == ["finished", "failed", "interrupted"]
+    assert list(trials["reason"]) == ["", "out of memory", "stopped by the user"]
+
+
+@pytest.mark.parametrize(
+    ("in_mlflow", "on_disk", "shown"),
+    [
+        pytest.param(None, "failed", "failed", id="MLflow was away when it failed"),
+        pytest.param("failed", "interrupted", "interrupted", id="stopped when MLflow was away"),
+        pytest.param("failed", "running", "failed", id="a process that was killed did not say so"),
+    ],
+)
+def test_the_folder_is_the_truth_but_of_what_still_runs(
+    tracking_uri: str, tmp_path: Path, in_mlflow: str | None, on_disk: str, shown: str
+) -> None:
+    run, folder = start(tracking_uri, tmp_path, trial())
+    if in_mlflow is not None:
+        run.leave(folder, in_mlflow, "by MLflow")
+    told(folder, "state.json", state=on_disk, reason="by the folder")
+    (row,) = load(tracking_uri, "components", tmp_path).trials[["state", "reason"]].itertuples(index=False, name=None)
+    assert row == (shown, "by MLflow" if shown == in_mlflow else "by the folder")
+
+
+def test_a_pruned_run_is_not_called_interrupted(tracking_uri: str, tmp_path: Path) -> None:
+    run, folder = start(tracking_uri, tmp_path, trial())
+    run.leave(folder, "pruned", "pruned at step 7 with 28.10 dB")
+    assert list(load(tracking_uri, "components", tmp_path / "elsewhere").trials["state"]) == ["pruned"]
+
+
+def test_a_folder_that_says_finished_and_has_no_result_is_missing(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path, [trial(0)], planned=[trial(1)])
+    told(store.TrialFolder(tmp_path, "components", trial().cell, 1), "state.json", state="finished", reason="")
+    trials = load_folder(tmp_path / "components").trials
+    assert list(trials["state"]) == ["finished", "missing"]
+    assert "its result is gone or cut short" in trials["reason"].iloc[1]
+
+
 def test_a_failed_trial_on_disk_has_its_reason(tracking_uri: str, tmp_path: Path) -> None:
     write_study(tracking_uri, tmp_path, [trial(0)], planned=[trial(1)])
-    store.TrialFolder(tmp_path, "components", trial().cell, 1).write_failure("out of memory")
+    folder = store.TrialFolder(tmp_path, "components", trial().cell, 1)
+    states.begin(folder)
+    states.end(folder, states.State.FAILED, "out of memory")
     trials = load_folder(tmp_path / "components").trials
     assert list(trials["state"]) == ["finished", "failed"]
     assert trials["reason"].iloc[1] == "out of memory"

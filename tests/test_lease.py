@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -87,11 +88,19 @@ def hold(folder: TrialFolder, connection: Connection) -> None:
 class Holder:
     """A process that holds a trial until it is told to let go, or is killed."""
 
-    pid: int
+    process: ForkProcess
     connection: Connection
 
-    def let_go(self) -> None:
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def let_go(self) -> int | None:
+        """Tell it to let go, and give its exit status."""
         self.connection.send("let go")
+        self.process.join(60)
+        return self.process.exitcode
 
 
 @contextlib.contextmanager
@@ -101,9 +110,8 @@ def holder_of(folder: TrialFolder) -> Iterator[Holder]:
     process = FORK.Process(target=hold, args=(folder, its_own))
     process.start()
     try:
-        assert process.pid is not None
         assert connection.recv() == "held"
-        yield Holder(process.pid, connection)
+        yield Holder(process, connection)
     finally:
         process.kill()
         process.join()
@@ -136,9 +144,8 @@ def test_the_other_replicates_of_a_cell_are_free(folder: TrialFolder) -> None:
 
 def test_a_trial_is_free_again_when_its_holder_lets_go(folder: TrialFolder) -> None:
     with holder_of(folder) as holder:
-        holder.let_go()
-        wait_until(lambda: is_gone(holder.pid), "the holder to end")
-    assert is_free(folder)
+        assert holder.let_go() == 0
+        assert is_free(folder)
 
 
 def test_a_trial_is_free_again_when_its_holder_is_killed(folder: TrialFolder) -> None:
@@ -252,8 +259,8 @@ def test_a_process_of_this_machine_that_stands_still_is_ended_and_its_trial_is_f
 def test_a_process_that_got_the_number_of_a_silent_one_is_left_alone(folder: TrialFolder) -> None:
     with holder_of(folder) as holder:
         take_away(folder.outputs, dataclasses.replace(lease_of(folder), born="0"))
-        assert not is_gone(holder.pid)
         assert not is_free(folder)
+        assert holder.let_go() == 0
 
 
 def test_a_process_does_not_end_itself(folder: TrialFolder) -> None:
@@ -313,9 +320,16 @@ class Watched:
     def __post_init__(self) -> None:
         self._watch = Watch(60.0, self.clock)
 
-    def after(self, seconds: float) -> list[Lease]:
-        """What is silent so much later."""
-        self.clock.now += seconds
+    def after(self, seconds: int) -> list[Lease]:
+        """What is silent so much later, after a look every second."""
+        found = self.look()
+        for _ in range(seconds):
+            self.clock.now += 1
+            found = self.look()
+        return found
+
+    def look(self) -> list[Lease]:
+        """What is silent now."""
         return self._watch.silent(self.outputs, STUDY)
 
 
@@ -353,18 +367,18 @@ def test_dates_that_are_wrong_neither_hasten_nor_hold_up_a_verdict(
 
 def test_a_clock_that_is_set_back_between_two_beats_does_not_matter(folder: TrialFolder, watched: Watched) -> None:
     with held(folder, "bbcu") as own:
-        watched.after(0)
+        watched.after(40)
         own.beat(now=True)
         os.utime(lease_path(folder), (0, 0))
-        assert watched.after(61) == []
-        assert watched.after(61) == [own.lease]
+        assert watched.after(60) == []
+        assert watched.after(1) == [own.lease]
 
 
 def test_a_date_that_is_renewed_alone_is_a_sign_of_life(folder: TrialFolder, watched: Watched) -> None:
     some_lease(folder)
-    watched.after(0)
+    watched.after(40)
     os.utime(lease_path(folder), (0, 0))
-    assert watched.after(61) == []
+    assert watched.after(60) == []
 
 
 def test_a_process_that_is_gone_is_not_silent(folder: TrialFolder, watched: Watched) -> None:
@@ -379,16 +393,23 @@ def test_a_lease_that_another_machine_does_not_renew_is_silent(folder: TrialFold
     assert watched.after(61) == [lease]
 
 
-def test_a_watch_that_slept_itself_gives_a_holder_the_whole_time_again_once_it_was_gone(
-    folder: TrialFolder, watched: Watched
-) -> None:
+def test_a_watch_that_slept_takes_nobody_for_silent_who_slept_with_it(folder: TrialFolder, watched: Watched) -> None:
     lease = some_lease(folder)
     watched.after(0)
-    lease_path(folder).unlink()
+    watched.clock.now += 10_000
+    assert watched.look() == []
+    assert watched.after(50) == []
+    assert watched.after(10) == [lease]
+
+
+def test_a_lease_that_was_gone_for_a_while_has_the_whole_time_again(folder: TrialFolder, watched: Watched) -> None:
+    lease = some_lease(folder)
     watched.after(30)
+    lease_path(folder).unlink()
+    watched.after(1)
     forge(folder, lease)
-    assert watched.after(40) == []
-    assert watched.after(61) == [lease]
+    assert watched.after(60) == []
+    assert watched.after(1) == [lease]
 
 
 # --- a lease that is gone, and one that cannot be written -------------------------------------------------------------

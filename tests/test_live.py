@@ -125,7 +125,7 @@ class Screen:
     TOKENS = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\r?\n|\r|[^\x1b\r\n]+")
 
     def __init__(self, text: str) -> None:
-        self.lines, self._row, self._column = [""], 0, 0
+        self.lines, self.row, self._column = [""], 0, 0
         position = 0
         for token in self.TOKENS.finditer(text):
             assert token.start() == position, text[position : token.start()]
@@ -135,21 +135,21 @@ class Screen:
     def _take(self, token: re.Match[str]) -> None:
         number, command = token[1], token[2]
         if command == "A":
-            self._row -= int(number or 1)
-            assert self._row >= 0, "above the first line"
+            self.row -= int(number or 1)
+            assert self.row >= 0, "above the first line"
         elif command == "K":
             assert number == "2"
-            self.lines[self._row] = ""
+            self.lines[self.row] = ""
         elif command is not None:
             assert command in "mhl", token[0]
         elif token[0] == "\r":
             self._column = 0
         elif token[0].endswith("\n"):
-            self._row, self._column = self._row + 1, 0
-            self.lines += [""] * (self._row == len(self.lines))
+            self.row, self._column = self.row + 1, 0
+            self.lines += [""] * (self.row == len(self.lines))
         else:
-            line = self.lines[self._row].ljust(self._column)
-            self.lines[self._row] = line[: self._column] + token[0] + line[self._column + len(token[0]) :]
+            line = self.lines[self.row].ljust(self._column)
+            self.lines[self.row] = line[: self._column] + token[0] + line[self._column + len(token[0]) :]
             self._column += len(token[0])
 
     @property
@@ -174,11 +174,16 @@ class Sweep:
 
     def view(self, *done: str, **options: Any) -> LiveView:
         finished = {(self.folders[name].cell, 0) for name in done}
-        given = {"session": SESSION, "console": self.console, "clock": self.clock, **options}
-        return LiveView(self.outputs, STUDY, self.trials, finished, **given)
+        given = {"trials": self.trials, "session": SESSION, "console": self.console, "clock": self.clock, **options}
+        return LiveView(self.outputs, STUDY, done=finished, **given)
 
     def at_work(self, name: str, session: str = SESSION) -> Any:
         return at_work(self.folders[name], name, session)
+
+    def draw(self, view: LiveView) -> None:
+        """Let the view show what there is, as it does half a second after it has last drawn."""
+        self.clock.now += 0.5
+        view.update()
 
     @contextmanager
     def all_at_work(self) -> Iterator[None]:
@@ -201,9 +206,9 @@ class Sweep:
         return Screen(self._file.getvalue()).written
 
     @property
-    def height(self) -> int:
-        """How many lines of the terminal were used, blank ones too."""
-        return len(Screen(self._file.getvalue()).lines)
+    def cursor(self) -> int:
+        """The row of the terminal's cursor, which waits in the last line of the display."""
+        return Screen(self._file.getvalue()).row
 
 
 @pytest.fixture(autouse=True)
@@ -241,9 +246,9 @@ def test_a_trial_that_fails_is_a_line_with_its_reason_and_its_log(sweep: Sweep) 
     with sweep.view() as view:
         with sweep.at_work("one"):
             view.update()
-            states.end(folder, State.FAILED, "no room for [8, 3]\nand a long story")
+            states.end(folder, State.FAILED, "no room for [bold]\nand a long story")
         view.update()
-    assert sweep.lines == [f"failed: one seed 0: no room for [8, 3]; see {folder.log_path}"]
+    assert sweep.lines == [f"failed: one seed 0: no room for [bold]; see {folder.log_path}"]
 
 
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.PRUNED])
@@ -313,6 +318,19 @@ def test_a_lease_that_a_listing_misses_ends_no_trial(sweep: Sweep, monkeypatch: 
         assert sweep.lines == ["3/3 one seed 0: 33.91 dB in 50 s"]
 
 
+def test_a_trial_that_was_done_and_is_trained_anew_counts_by_how_that_ends(sweep: Sweep) -> None:
+    sweep.run("one")
+    with sweep.view("one", "two") as view:
+        with sweep.at_work("one"):
+            sweep.clock.now += 60
+            view.update()
+            states.end(sweep.folders["one"], State.FAILED, "diverged")
+        view.update()
+        running, failed = sweep.lines
+    assert running.startswith("1/3 trials done, 1 running: one seed 0")
+    assert failed.startswith("failed: one seed 0: diverged")
+
+
 def test_what_earlier_sweeps_left_is_no_news(sweep: Sweep) -> None:
     sweep.run("one")
     with sweep.at_work("two"):
@@ -320,6 +338,31 @@ def test_what_earlier_sweeps_left_is_no_news(sweep: Sweep) -> None:
     with sweep.view("one") as view:
         view.update()
         sweep.clock.now += 60
+        view.update()
+    assert sweep.lines == []
+
+
+# --- lines: trials that come later, as those of a search -------------------------------------------------------------
+
+
+def test_trials_may_come_later(sweep: Sweep) -> None:
+    growing = {identity: trial for identity, trial in sweep.trials.items() if trial.name == "one"}
+    with sweep.view(trials=growing) as view:
+        with sweep.at_work("two"):
+            view.update()
+            growing |= sweep.trials
+            view.update()
+            finish(sweep.folders["two"])
+        view.update()
+        assert sweep.lines == ["1/3 two seed 0: 33.91 dB in 50 s, 2 min left"]
+
+
+def test_what_earlier_sweeps_left_of_a_trial_that_comes_later_is_no_news(sweep: Sweep) -> None:
+    with sweep.at_work("two"):
+        states.end(sweep.folders["two"], State.FAILED, "long ago")
+    growing = {identity: trial for identity, trial in sweep.trials.items() if trial.name == "one"}
+    with sweep.view(trials=growing) as view:
+        growing |= sweep.trials
         view.update()
     assert sweep.lines == []
 
@@ -454,7 +497,7 @@ def test_a_view_that_shows_nothing_says_nothing(sweep: Sweep) -> None:
 def test_the_display_has_a_headline_and_a_row_for_each_running_trial(on_terminal: Sweep) -> None:
     with on_terminal.view("three") as view, on_terminal.at_work("one") as hold:
         hold.beat(now=True, step=40, phase="evaluating", scored_at=25, psnr_db=31.5)
-        view.update()
+        on_terminal.draw(view)
         headline, row = on_terminal.screen
     assert headline == "1/3 trials done  1 running"
     assert row.startswith("one seed 0  evaluating  ━")
@@ -463,7 +506,7 @@ def test_the_display_has_a_headline_and_a_row_for_each_running_trial(on_terminal
 
 def test_the_display_is_gone_at_the_end(on_terminal: Sweep) -> None:
     with on_terminal.at_work("one"), on_terminal.view() as view:
-        view.update()
+        on_terminal.draw(view)
         assert len(on_terminal.screen) == 2
     assert on_terminal.screen == []
 
@@ -472,32 +515,32 @@ def test_the_headline_counts_what_has_no_result(on_terminal: Sweep) -> None:
     with on_terminal.view() as view:
         for name, state in zip(on_terminal.folders, (State.FAILED, State.INTERRUPTED, State.PRUNED), strict=True):
             with on_terminal.at_work(name):
-                view.update()
+                on_terminal.draw(view)
                 states.end(on_terminal.folders[name], state, "there is a reason")
-        view.update()
+        on_terminal.draw(view)
         assert on_terminal.screen[-1] == "0/3 trials done  1 failed  1 interrupted  1 pruned  0 running"
 
 
 def test_a_trial_that_failed_and_is_tried_again_runs(on_terminal: Sweep) -> None:
     with on_terminal.view() as view:
         with on_terminal.at_work("one"):
-            view.update()
+            on_terminal.draw(view)
             states.end(on_terminal.folders["one"], State.FAILED, "out of memory")
-        view.update()
+        on_terminal.draw(view)
         with on_terminal.at_work("one"):
-            view.update()
+            on_terminal.draw(view)
             assert on_terminal.screen[1] == "0/3 trials done  1 running"
 
 
 def test_what_has_no_result_stays_above_the_display(on_terminal: Sweep) -> None:
     with on_terminal.view() as view:
         with on_terminal.at_work("one"):
-            view.update()
+            on_terminal.draw(view)
             states.end(on_terminal.folders["one"], State.INTERRUPTED, "there is a reason")
         with on_terminal.at_work("two"):
-            view.update()
+            on_terminal.draw(view)
             finish(on_terminal.folders["two"])
-        view.update()
+        on_terminal.draw(view)
     assert on_terminal.screen == ["interrupted: one seed 0: there is a reason"]
 
 
@@ -506,17 +549,17 @@ def test_cells_are_counted_where_they_are_trained_under_several_seeds(tmp_path: 
     again = folder_of(tmp_path, "one", seed=1)
     sweep.folders["one again"] = again
     with sweep.view("one") as view:
-        view.update()
+        sweep.draw(view)
         assert sweep.screen == ["1/3 trials done  0/2 cells  0 running"]
         run(again, "one")
         sweep.clock.now += 30
-        view.update()
+        sweep.draw(view)
         assert sweep.screen[0].startswith("2/3 trials done  1/2 cells  0 running")
 
 
 def test_what_another_sweep_works_at_is_marked(on_terminal: Sweep) -> None:
     with on_terminal.view() as view, on_terminal.at_work("one", session="theirs") as hold:
-        view.update()
+        on_terminal.draw(view)
         headline, row = on_terminal.screen
     assert headline == "0/3 trials done  1 running (1 elsewhere)"
     assert row.endswith(f"elsewhere: {hold.lease.place}")
@@ -527,7 +570,7 @@ def test_a_worker_of_this_sweep_on_another_machine_is_named(on_terminal: Sweep) 
     with on_terminal.view() as view, on_terminal.at_work("two") as hold:
         lease = dataclasses.replace(hold.lease, cell=folder.cell, name="one", host="node7/abc", token="t")
         write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(lease)))
-        view.update()
+        on_terminal.draw(view)
         headline, *rows = on_terminal.screen
     assert headline == "0/3 trials done  2 running"
     assert sorted(row.split()[0] + " " + row.split()[-1] for row in rows) == ["one node7", "two 0/100"]
@@ -536,19 +579,19 @@ def test_a_worker_of_this_sweep_on_another_machine_is_named(on_terminal: Sweep) 
 def test_a_trial_tells_when_it_will_be_done_by_its_own_pace(on_terminal: Sweep) -> None:
     with on_terminal.view() as view, on_terminal.at_work("one") as hold:
         hold.beat(now=True, step=1)
-        view.update()
+        on_terminal.draw(view)
         assert "left" not in on_terminal.screen[1]
         on_terminal.clock.now += 20
         hold.beat(now=True, step=11)
-        view.update()
+        on_terminal.draw(view)
         assert on_terminal.screen[1].split()[-4:] == ["11/100", "3", "min", "left"]
 
 
 def test_more_trials_than_lines_are_counted(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, tuple("abcdefgh"), width=80, height=8)
     with sweep.all_at_work(), sweep.view() as view:
-        view.update()
-        view.update()
+        sweep.draw(view)
+        sweep.draw(view)
         assert len(sweep.screen) == 7
         assert sweep.screen[-1] == "and 3 more"
 
@@ -559,8 +602,8 @@ def test_a_narrow_terminal_keeps_a_row_on_its_line(tmp_path: Path, width: int) -
     sweep = Sweep(tmp_path, (name,), width=width)
     with sweep.view() as view, sweep.at_work(name) as hold:
         hold.beat(now=True, step=40, psnr_db=31.5)
-        view.update()
-        view.update()
+        sweep.draw(view)
+        sweep.draw(view)
         assert all(len(line) <= width for line in sweep.screen)
         assert [line[:4] for line in sweep.screen].count("resi") == 1
 
@@ -568,7 +611,7 @@ def test_a_narrow_terminal_keeps_a_row_on_its_line(tmp_path: Path, width: int) -
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, ("binarize=[body]",), width=120)
     with sweep.view() as view, sweep.at_work("binarize=[body]"):
-        view.update()
+        sweep.draw(view)
         assert sweep.screen[1].startswith("binarize=[body] seed 0")
 
 
@@ -576,36 +619,46 @@ def test_a_sweep_that_is_to_stop_says_so_and_no_time(on_terminal: Sweep) -> None
     try:
         with on_terminal.view() as view:
             with on_terminal.at_work("one"):
-                view.update()
+                on_terminal.draw(view)
                 finish(on_terminal.folders["one"])
-            view.update()
+            on_terminal.draw(view)
             assert on_terminal.screen[0].endswith("2 min left")
             stopping.request(signal.SIGINT)
-            view.update()
+            on_terminal.draw(view)
             assert on_terminal.screen[0].endswith(
-                "0 running  stopping after the steps in hand; Ctrl-C again stops at once"
+                "0 running  2400 trials/h  stopping after the steps in hand; Ctrl-C again stops at once"
             )
     finally:
         stopping.forget()
 
 
+def test_the_display_is_drawn_twice_a_second_however_often_it_is_looked(on_terminal: Sweep) -> None:
+    with on_terminal.view() as view, on_terminal.at_work("one"):
+        on_terminal.clock.now += 0.25
+        view.update()
+        assert len(on_terminal.screen) == 1
+        on_terminal.clock.now += 0.25
+        view.update()
+        assert len(on_terminal.screen) == 2
+
+
 def test_the_display_keeps_its_height_between_two_trials(on_terminal: Sweep) -> None:
     with on_terminal.view() as view:
         with on_terminal.at_work("one"), on_terminal.at_work("two"):
-            view.update()
-            height = on_terminal.height
-        view.update()
-        assert len(on_terminal.screen) == 1 + 2
-        assert on_terminal.height == height + 2
+            on_terminal.draw(view)
+            assert on_terminal.cursor == 2
+        on_terminal.draw(view)
+        assert len(on_terminal.screen) == 2 + 1
+        assert on_terminal.cursor == 2 + 2
 
 
 def test_a_display_that_is_asked_for_in_a_file_is_written_once_at_the_end(sweep: Sweep) -> None:
     with sweep.view("two", "three", show=True) as view:
         with sweep.at_work("one"):
-            view.update()
+            sweep.draw(view)
             finish(sweep.folders["one"])
-        sweep.clock.now += 60
-        view.update()
+        sweep.clock.now += 59
+        sweep.draw(view)
         assert sweep.lines == []
     assert [line.strip() for line in sweep.lines if line.strip()] == ["3/3 trials done  0 running  60 trials/h"]
 
@@ -629,12 +682,12 @@ def play(outputs: str) -> None:
     logging.basicConfig(handlers=[ConsoleHandler()], format="%(message)s")
     log = logging.getLogger("play")
     over = threading.Event()
-    with sweep.view(clock=Clock()) as view:
+    with sweep.view() as view:
         assert view.is_display
 
         def draw() -> None:
             while not over.is_set():
-                view.update()
+                sweep.draw(view)
 
         thread = threading.Thread(target=draw)
         thread.start()
@@ -720,7 +773,7 @@ def test_no_other_thread_logs_while_the_display_is_drawn(on_terminal: Sweep) -> 
     try:
         with on_terminal.view() as view:
             file.could_log.clear()
-            view.update()
+            on_terminal.draw(view)
             assert file.could_log == [False]
     finally:
         logging.getLogger().removeHandler(handler)

@@ -94,13 +94,15 @@ def test_each_question_gets_its_own_answer(folder: TrialFolder) -> None:
 
 
 def test_a_trial_that_belongs_to_no_sweep_asks_nobody(folder: TrialFolder) -> None:
-    Verdicts(folder, "").check(20, 31.5)
-    assert is_quiet(folder)
+    with search(folder, prune) as asked:
+        Verdicts(folder, "").check(20, 31.5)
+    assert asked == []
 
 
 def test_a_trial_of_a_sweep_that_is_no_search_asks_nobody(folder: TrialFolder) -> None:
-    Verdicts(folder, "another").check(20, 31.5)
-    assert is_quiet(folder)
+    with search(folder, prune) as asked:
+        Verdicts(folder, "another").check(20, 31.5)
+    assert asked == []
 
 
 def test_where_nobody_answers_the_trial_takes_its_question_back_and_goes_on(

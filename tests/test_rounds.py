@@ -1,6 +1,7 @@
 """Rounds: trials go out through a launcher until each has ended, whatever breaks on the way."""
 
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -34,6 +35,9 @@ from bbcu.errors import ConfigError
 STUDY = "rounds"
 FORK = get_context("fork")
 FINISHED = Outcome(State.FINISHED)
+
+MOST_LOOKS = 60
+"""After how many looks, each half a second after the one before, a sweep is taken to go on without end."""
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +97,7 @@ def end_with(error: Exception) -> Job:
     return job
 
 
-class Scripted(Launcher):  # type: ignore[misc]
+class Scripted(Launcher):
     """A launcher whose workers do what a test says: ``script`` has, for each seed, what happens each time it goes out.
 
     A seed without a script finishes. ``batches`` tells which seeds went out together.
@@ -149,10 +153,16 @@ class Sweep:
         return planned(self.outputs, seed).folder
 
     def run(self, *seeds: int) -> dict[int, Outcome]:
-        """Run the trials of these seeds; what became of each."""
-        rounds = Rounds(
-            Workers(self.launcher, 1, ("session=s",)), self.outputs, STUDY, self.retries, self.silence, self.look
-        )
+        """Run the trials of these seeds; what became of each. It is stopped where it goes on without end."""
+        looks = itertools.count()
+
+        def look() -> None:
+            if next(looks) > MOST_LOOKS:
+                stopping.request(signal.SIGTERM)
+            self.look()
+
+        workers = Workers(self.launcher, 1, ("session=s",))
+        rounds = Rounds(workers, self.outputs, STUDY, self.retries, self.silence, look)
         outcomes = rounds.run([planned(self.outputs, seed, self.on_change) for seed in seeds])
         return {seed: outcome for (_, seed), outcome in outcomes.items()}
 
@@ -275,8 +285,8 @@ def test_a_break_after_the_sweep_was_asked_to_stop_charges_nobody(tmp_path: Path
         die(folder)
 
     sweep = Sweep(tmp_path, {0: [stop_and_die]}, retries=0)
-    assert sweep.run(0, 1) == {}
-    assert sweep.batches == [[0, 1]]
+    assert sweep.run(0) == {}
+    assert sweep.batches == [[0]]
 
 
 # --- results that lie there already -----------------------------------------------------------------------------------
@@ -405,36 +415,50 @@ def test_a_view_that_stumbles_stops_nothing(tmp_path: Path) -> None:
 CORES = len(os.sched_getaffinity(0))
 
 
+class LocalLauncher(Scripted):
+    """By its name one of submitit's, which starts a process for every job that it is given."""
+
+
+def workers(launcher: Launcher, **config: Any) -> Workers:
+    """The workers of a sweep whose config says this of its launcher, and leaves the rest to it."""
+    master = OmegaConf.create({"hydra": {"launcher": config}})
+    return Workers.of(launcher, master, Config(threads="auto"), "s")
+
+
 @pytest.mark.parametrize(
-    ("launcher", "at_once", "batch", "told"),
+    ("config", "at_once", "batch"),
     [
-        pytest.param(
-            {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1, 32, [], id="one-by-one"
-        ),
-        pytest.param(
-            {"_target_": "joblib", "n_jobs": 8}, 8, 64, ["progress=false", f"threads={max(1, CORES // 8)}"], id="eight"
-        ),
-        pytest.param({"_target_": "submitit"}, None, 1000, ["progress=false"], id="elsewhere"),
+        pytest.param({"_target_": "hydra.BasicLauncher"}, 1, 32, id="one-by-one"),
+        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": 2}, 2, 32, id="two"),
+        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": 8}, 8, 64, id="eight"),
+        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": -1}, CORES, max(32, 8 * CORES), id="all-cores"),
+        pytest.param({"_target_": "submitit.SlurmLauncher"}, None, 1000, id="elsewhere"),
+        pytest.param({"_target_": "ray.RayLauncher", "ray": {"init": {"num_cpus": 6}}}, 6, 48, id="ray-here"),
+        pytest.param({"_target_": "ray.RayLauncher", "ray": {"init": {"address": "auto"}}}, None, 1000, id="ray-there"),
     ],
 )
-def test_what_is_handed_over_and_told_depends_on_the_launcher(
-    tmp_path: Path, launcher: dict[str, Any], at_once: int | None, batch: int, told: list[str]
+def test_how_many_trials_are_handed_over_depends_on_how_many_run_at_once(
+    tmp_path: Path, config: dict[str, Any], at_once: int | None, batch: int
 ) -> None:
-    master = OmegaConf.create({"hydra": {"launcher": launcher}})
-    workers = Workers.of(Scripted(tmp_path, {}), master, Config(progress="auto", threads="auto"), "s")
-    assert (workers.at_once, workers.batch) == (at_once, batch)
-    assert workers.overrides == ("session=s", *told)
+    found = workers(Scripted(tmp_path, {}), **config)
+    assert (found.at_once, found.batch) == (at_once, batch)
 
 
-def test_all_cores_are_as_many_workers_as_there_are_cores(tmp_path: Path) -> None:
-    master = OmegaConf.create({"hydra": {"launcher": {"_target_": "joblib", "n_jobs": -1}}})
-    assert Workers.of(Scripted(tmp_path, {}), master, Config(progress=True, threads=1), "s").at_once == CORES
+def test_a_launcher_that_starts_all_it_is_given_at_once_gets_no_more_than_there_are_cores(tmp_path: Path) -> None:
+    found = workers(LocalLauncher(tmp_path, {}), _target_="submitit.LocalLauncher")
+    assert found.batch == found.at_once == CORES
 
 
-def test_what_the_user_has_set_of_threads_and_progress_stays(tmp_path: Path) -> None:
+def test_trials_side_by_side_are_told_to_share_the_cores(tmp_path: Path) -> None:
+    alone, together = (workers(Scripted(tmp_path, {}), _target_="joblib", n_jobs=jobs) for jobs in (1, CORES))
+    assert alone.overrides == ("session=s", "progress=false")
+    assert together.overrides == ("session=s", "progress=false", *["threads=1"] * (CORES > 1))
+
+
+def test_what_the_user_has_set_of_threads_stays(tmp_path: Path) -> None:
     master = OmegaConf.create({"hydra": {"launcher": {"_target_": "joblib", "n_jobs": 8}}})
-    workers = Workers.of(Scripted(tmp_path, {}), master, Config(progress=True, threads=3), "s")
-    assert workers.overrides == ("session=s",)
+    found = Workers.of(Scripted(tmp_path, {}), master, Config(threads=3), "s")
+    assert found.overrides == ("session=s", "progress=false")
 
 
 def test_a_sweep_takes_its_own_signs_away_and_no_others(tmp_path: Path) -> None:

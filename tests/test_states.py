@@ -10,7 +10,7 @@ import pytest
 
 from ablations import states
 from ablations.lease import Lease, birth_of, held, lease_path, this_host
-from ablations.states import WITHOUT_A_WORD, History, State
+from ablations.states import DAMAGED, WITHOUT_A_WORD, History, State
 from ablations.store import RESULT_KEYS, TrialFolder, write_atomically
 
 ENDINGS = (State.FINISHED, State.FAILED, State.INTERRUPTED, State.PRUNED)
@@ -152,6 +152,12 @@ def test_a_trial_whose_process_is_gone_is_interrupted_whatever_it_wrote(
         put_lease(folder, **lease)
     assert states.history_of(folder).state == State.RUNNING
     assert states.present_state(folder) == (State.INTERRUPTED, WITHOUT_A_WORD)
+
+
+def test_a_trial_that_lost_its_result_is_interrupted(folder: TrialFolder) -> None:
+    states.begin(folder)
+    states.end(folder, State.FINISHED)
+    assert states.present_state(folder) == (State.INTERRUPTED, DAMAGED)
 
 
 def test_a_trial_that_runs_elsewhere_is_taken_to_run(folder: TrialFolder) -> None:

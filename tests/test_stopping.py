@@ -1,6 +1,8 @@
 """A trial that is asked to stop: how it hears of it, and what it leaves so that the same command goes on from there."""
 
+import contextlib
 import csv
+import importlib.util
 import os
 import signal
 import sys
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from builders import in_another_process, open_folder, without_root_rights
-from support import Workplace, wait_until
+from support import STUDY, Workplace, ended, wait_until
 
 from ablations import states, stopping, store
 from ablations.lease import leases
@@ -21,8 +23,12 @@ from ablations.states import State
 from ablations.stopping import Interrupted, StopSign, listening, listening_to, marker_of
 
 FORK = get_context("fork")
-WORDS = {signal.SIGINT: "stopped from the keyboard", signal.SIGTERM: "told to end (SIGTERM)"}
-BOTH = pytest.mark.parametrize("number", list(WORDS), ids=lambda number: number.name)
+WORDS = {
+    signal.SIGINT: "stopped from the keyboard",
+    signal.SIGTERM: "told to end (SIGTERM)",
+    signal.SIGUSR2: "told to end (SIGUSR2)",
+}
+EACH = pytest.mark.parametrize("number", list(WORDS), ids=lambda number: number.name)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +57,7 @@ def test_a_trial_goes_on_while_nobody_asks() -> None:
     assert stopping.asked_by() is None
 
 
-@BOTH
+@EACH
 def test_a_signal_asks_the_trial_to_stop(number: signal.Signals) -> None:
     with listening_to(None, for_good=False) as stop:
         signal.raise_signal(number)
@@ -68,7 +74,7 @@ def test_the_first_signal_is_answered_on_the_terminal(capfd: pytest.CaptureFixtu
     assert "stopping after the steps in hand, to go on later; Ctrl-C again stops at once" in capfd.readouterr().err
 
 
-@BOTH
+@EACH
 def test_a_second_time_from_the_keyboard_stops_at_once(number: signal.Signals) -> None:
     with listening():
         signal.raise_signal(number)
@@ -99,7 +105,7 @@ def listen_while_ignoring(number: signal.Signals) -> tuple[bool, bool]:
     return asks, signal.getsignal(number) == signal.SIG_IGN
 
 
-@BOTH
+@EACH
 def test_a_signal_that_somebody_has_set_to_be_ignored_stays_so(number: signal.Signals) -> None:
     assert in_another_process(listen_while_ignoring, number) == (False, True)
 
@@ -180,20 +186,22 @@ def test_a_sweep_that_cannot_leave_its_file_is_asked_all_the_same() -> None:
 def work_on(number: signal.Signals) -> list[str | None]:
     """What a worker hears: in its first trial, which is told to stop, and in the one after a signal between the two."""
     heard = []
-    with listening_to(None, for_good=True) as stop:
-        heard.append(stop.reason())
+    # A signal that ends the worker is not to end the tests.
+    with contextlib.suppress(KeyboardInterrupt):
+        with listening_to(None, for_good=True) as stop:
+            heard.append(stop.reason())
+            signal.raise_signal(number)
+            heard.append(stop.reason())
+        stopping.forget()
         signal.raise_signal(number)
-        heard.append(stop.reason())
-    stopping.forget()
-    signal.raise_signal(number)
-    with listening_to(None, for_good=True) as stop:
-        heard.append(stop.reason())
-        signal.raise_signal(number)
-        heard.append(stop.reason())
+        with listening_to(None, for_good=True) as stop:
+            heard.append(stop.reason())
+            signal.raise_signal(number)
+            heard.append(stop.reason())
     return heard
 
 
-@BOTH
+@EACH
 def test_a_worker_hears_of_signals_in_its_trials_and_outlives_those_between_them(number: signal.Signals) -> None:
     assert in_another_process(work_on, number) == [None, WORDS[number], None, WORDS[number]]
 
@@ -244,7 +252,7 @@ class Left(NamedTuple):
     """What a finished trial has left that does not depend on when and how fast it ran."""
 
     result: dict[str, Any]
-    curve: list[tuple[str, ...]]
+    curve: list[tuple[str, str, str]]
     checkpoint: dict[str, torch.Tensor]
 
 
@@ -252,7 +260,7 @@ def left_in(folder: store.TrialFolder) -> Left:
     result = folder.result()
     assert result is not None
     with folder.curve_path.open(newline="", encoding="utf-8") as file:
-        curve = [(row["step"], row["metric"], row["value"]) for row in csv.DictReader(file)]
+        curve = [(str(row["step"]), str(row["metric"]), str(row["value"])) for row in csv.DictReader(file)]
     network = torch.load(folder.checkpoint_path, weights_only=True)
     return Left({name: part for name, part in result.items() if name not in ("timing", "provenance")}, curve, network)
 
@@ -294,7 +302,8 @@ def test_a_trial_that_was_stopped_twice_ends_as_if_nothing_had_happened(
 
     runs = place.runs()
     assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED", "KILLED"]
-    assert {run.data.tags["reason"] for run in runs if run.info.status == "KILLED"} == set(WORDS.values())
+    reasons = {run.data.tags["reason"] for run in runs if run.info.status == "KILLED"}
+    assert reasons == {WORDS[signal.SIGTERM], WORDS[signal.SIGINT]}
     (finished,) = place.runs("FINISHED")
     assert set(ours.curve) <= curve_in_mlflow(place, finished.info.run_id)
 
@@ -332,3 +341,28 @@ def test_a_trial_that_was_killed_goes_on_from_its_newest_whole_snapshot(
     (killed,) = workplace.runs("KILLED")
     assert killed.data.tags["state"] == "interrupted"
     assert len(workplace.finished()) == 1
+
+
+# --- workers of a sweep -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"), reason="no joblib launcher")
+def test_workers_that_get_the_signal_of_their_terminal_too_leave_a_snapshot_each(workplace: Workplace) -> None:
+    side_by_side = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "bn=none,post", "train.steps=1000000")
+
+    def workers() -> set[int]:
+        return {lease.pid for lease in leases(workplace.outputs, STUDY) if lease.step > 0}
+
+    with ended(workplace.start("-m", *workplace.overrides(*side_by_side, "tracking.snapshot_s=600"))) as process:
+        wait_until(lambda: len(workers()) == 2 or process.poll() is not None, "both trials to be trained", 120)
+        for number in (process.pid, *workers()):
+            os.kill(number, signal.SIGINT)
+        _, message = process.communicate(timeout=120)
+
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in message
+    folders = workplace.trials()
+    assert [states.present_state(folder) for folder in folders] == [(State.INTERRUPTED, WORDS[signal.SIGINT])] * 2
+    assert [len(steps_in(folder)) for folder in folders] == [1, 1]
+    assert [run.data.tags["reason"] for run in workplace.runs("KILLED")] == [WORDS[signal.SIGINT]] * 2

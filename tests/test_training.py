@@ -300,6 +300,8 @@ def test_a_training_that_is_taken_up_at_its_end_has_nothing_left_to_do() -> None
 class Scripted(nn.Module):
     """A network whose loss on black pictures is, step by step, what a test says."""
 
+    step: Tensor
+
     def __init__(self, losses: Sequence[float]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
