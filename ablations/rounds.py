@@ -272,4 +272,5 @@ def reason_of(error: BaseException) -> str:
 def clear_signs(outputs: Path, study: str, session: str) -> None:
     """Remove what a sweep has left beside the leases."""
     for path in (study_folder(outputs, study) / ".running").glob(f"{session}.*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
