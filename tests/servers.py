@@ -241,7 +241,8 @@ def check_recorded(workplace: Workplace, study: str = STUDY, trials: int = 4) ->
     folders = store.trial_folders(workplace.outputs, study)
     assert len(folders) == trials
     experiment = store.experiment_id(workplace.uri, study)
-    runs = store.search_runs(workplace.uri, experiment, "attributes.status = 'FINISHED'")
+    found = store.search_runs(workplace.uri, experiment, "attributes.status = 'FINISHED'")
+    runs = [run for run in found if store.identity_of(run) is not None]
     by_trial = {store.identity_of(run): run for run in runs}
     assert len(runs) == len(by_trial) == trials
     for folder in folders:

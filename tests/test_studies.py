@@ -44,12 +44,12 @@ def dry_run(pictures: Path, *overrides: str) -> Outcome:
 
 
 def test_every_study_and_budget_is_counted() -> None:
-    assert set(STUDIES) == set(CELLS)
+    assert set(STUDIES) == {*CELLS, "search"}
     assert BUDGETS == ["gpu", "laptop", "paper", "smoke"]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", CELLS)
 def test_a_study_has_its_cells_under_every_budget(pictures: Path, study: str, budget: str) -> None:
     outcome = dry_run(pictures, f"study={study}", f"budget={budget}")
     assert outcome.status == 0, outcome.message
@@ -57,6 +57,13 @@ def test_a_study_has_its_cells_under_every_budget(pictures: Path, study: str, bu
     assert f"study {study}: {cells} cells, {3 * cells} trials" in outcome.out
     if "_methods" in study or study == "chain":
         assert "left out" not in outcome.out
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_search_has_rows_instead_of_cells_under_every_budget(pictures: Path, budget: str) -> None:
+    outcome = dry_run(pictures, "study=search", f"budget={budget}")
+    assert outcome.status == 0, outcome.message
+    assert f"search over {3 * 4 * 3 * 2 * 2 * 2 * 2 * 3} rows, at most 60 cells" in outcome.out
 
 
 @pytest.mark.parametrize("study", STUDIES)
