@@ -110,12 +110,14 @@ class Workplace:
         return call(["-m", *launcher, *self.overrides(*overrides)], self.folder)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start the command in a process of its own, with exactly these arguments.
+        """Start the command in a process of its own; a sweep runs its trials there unless a launcher is given.
 
         It listens to the keyboard even where this process does not, as one that a shell has put in the background.
         """
+        chosen = "-m" not in arguments or any(text.startswith("hydra/launcher") for text in arguments)
+        launcher = [] if chosen else ["hydra/launcher=basic"]
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "run.py"), *arguments],
+            [sys.executable, str(REPOSITORY / "run.py"), *arguments, *launcher],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
