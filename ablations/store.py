@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import platform
 import shutil
 import sqlite3
 import tempfile
@@ -346,6 +347,20 @@ def is_finished(uri: str, experiment: str, cell: str, seed: int) -> bool:
     return bool(search_runs(uri, experiment, condition))
 
 
+def end_run(client: "MlflowClient", run_id: str, state: str, reason: str = "", ended: float | None = None) -> None:
+    """Close a run with the state of its trial, and the reason where there is one; ``ended`` is in seconds, or now."""
+    status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+    if reason:
+        client.set_tag(run_id, "reason", reason[:TAG_LENGTH])
+    client.set_tag(run_id, "state", state)
+    client.set_terminated(run_id, status, None if ended is None else int(1000 * ended))
+
+
+def place_of(folder: TrialFolder) -> str:
+    """Where the folder of a trial is, as MLflow is told it: the machine and the path."""
+    return f"{platform.node()}:{folder.path.resolve()}"
+
+
 class TrialRun:
     """One trial's run in MLflow, from RUNNING to FINISHED or FAILED; ``seconds`` is how long MLflow has taken so far.
 
@@ -389,13 +404,12 @@ class TrialRun:
         self.log_curve([CurvePoint(step, metrics)])
         self._call(lambda: self._log_files(folder))
         self._call(self._retire_others)
-        self._close("finished", ended)
+        self._call(lambda: end_run(self._client, self._run_id, "finished", ended=ended))
 
     def leave(self, folder: TrialFolder, state: str, reason: str, ended: float | None = None) -> None:
         """Close the run of a trial that has no result with its state ("failed", "interrupted", "pruned") and reason."""
-        self._call(lambda: self._client.set_tag(self._run_id, "reason", reason[:TAG_LENGTH]))
         self._call(lambda: self._log_files(folder))
-        self._close(state, ended)
+        self._call(lambda: end_run(self._client, self._run_id, state, reason, ended))
 
     def _start(self) -> None:
         from mlflow.entities import Param, RunTag
@@ -411,9 +425,7 @@ class TrialRun:
     def _end_abandoned(self) -> None:
         """Close what a killed process left open; the caller holds the trial, so nobody works on those runs."""
         for run in search_runs(self._uri, self._experiment, f"{self._own_runs()} and attributes.status = 'RUNNING'"):
-            self._client.set_tag(run.info.run_id, "reason", "interrupted: the process ended without a word")
-            self._client.set_tag(run.info.run_id, "state", "interrupted")
-            self._client.set_terminated(run.info.run_id, "KILLED")
+            end_run(self._client, run.info.run_id, "interrupted", "interrupted: the process ended without a word")
 
     def _retire_others(self) -> None:
         """Take back other runs of this trial that are finished, or open, as one may count.
@@ -423,9 +435,7 @@ class TrialRun:
         for run in search_runs(self._uri, self._experiment, self._own_runs()):
             if run.info.run_id == self._run_id or run.info.status not in ("FINISHED", "RUNNING"):
                 continue
-            self._client.set_tag(run.info.run_id, "reason", f"run {self._run_id} takes its place")
-            self._client.set_tag(run.info.run_id, "state", "interrupted")
-            self._client.set_terminated(run.info.run_id, "KILLED")
+            end_run(self._client, run.info.run_id, "interrupted", f"run {self._run_id} takes its place")
 
     def _own_runs(self) -> str:
         return f"tags.cell = '{self._facts.cell}' and tags.seed = '{self._facts.seed}'"
@@ -439,12 +449,6 @@ class TrialRun:
                 self._client.log_artifact(self._run_id, str(path))
         if folder.samples.is_dir():
             self._client.log_artifacts(self._run_id, str(folder.samples), "samples")
-
-    def _close(self, state: str, ended: float | None) -> None:
-        status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-        moment = None if ended is None else int(1000 * ended)
-        self._call(lambda: self._client.set_tag(self._run_id, "state", state))
-        self._call(lambda: self._client.set_terminated(self._run_id, status, moment))
 
     def _call(self, action: Callable[[], object]) -> None:
         if self._away:
@@ -482,7 +486,7 @@ METRICS = ("psnr_db", "ssim")
 """The metrics of a test set, as ``result.json`` names them."""
 
 
-def facts_of(result: Mapping[str, Any]) -> RunFacts:
+def facts_of(result: Mapping[str, Any], folder: TrialFolder | None = None) -> RunFacts:
     """What MLflow is told of a trial, from its result or from what is known of it before it starts."""
     setting = {name: str(value) for name, value in flatten(result["setting"]).items()}
     factors = {name: level_text(level) for name, level in result["factors"].items()}
@@ -496,6 +500,7 @@ def facts_of(result: Mapping[str, Any]) -> RunFacts:
         "git": provenance["git"],
         "git_dirty": level_text(provenance["dirty"]),
         "provenance": json.dumps(provenance),
+        **({} if folder is None else {"folder": place_of(folder)}),
     }
     params = {**factors, **setting, "seed": str(result["seed"])}
     return RunFacts(result["study"], result["cell"], result["seed"], result["name"], params, tags)

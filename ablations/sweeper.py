@@ -159,7 +159,7 @@ def log_states(outputs: Path, study: str, base: Config, experiment: str) -> None
 
 
 def catch_up(outputs: Path, study: str, uri: str, experiment: str) -> None:
-    """Log what MLflow missed while it was away; where it still is, say how to do that later."""
+    """Log what MLflow missed while it was away, and end the runs of killed workers; or say how to do that later."""
     try:
         known = store.finished_runs(uri, experiment)
         missing = [
@@ -169,6 +169,8 @@ def catch_up(outputs: Path, study: str, uri: str, experiment: str) -> None:
         ]
         if missing:
             syncing.synchronise(outputs, study, uri)
+        else:
+            syncing.end_abandoned(outputs, study, uri, experiment)
     except Exception as error:
         log.warning("MLflow at %s does not answer (%s)", uri, store.first_line(error))
         log.warning("when it is back: python -m ablations sync %s --outputs %s --tracking-uri %s", study, outputs, uri)

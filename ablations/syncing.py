@@ -14,10 +14,12 @@ from ablations.store import (
     TrialFolder,
     TrialRun,
     client_of,
+    end_run,
     facts_of,
     final_metrics,
     finished_runs,
     identity_of,
+    place_of,
     prepare_tracking,
     read_plan,
     search_runs,
@@ -36,7 +38,10 @@ WITHOUT_RESULT = (State.FAILED, State.INTERRUPTED, State.PRUNED)
 
 
 def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
-    """Log every result on disk that MLflow does not hold as finished; give the folders that were logged."""
+    """Log every result on disk that MLflow does not hold as finished; give the folders that were logged.
+
+    Runs that seem to go on, though nobody works at their trials any more, are ended as these trials were.
+    """
     experiment = prepare_tracking(uri, study)
     known = finished_runs(uri, experiment)
     logged = []
@@ -46,7 +51,28 @@ def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
         with contextlib.suppress(TrialBusy), held(folder, "logging"):
             if log_from_disk(folder, uri, experiment):
                 logged.append(folder)
+    end_abandoned(outputs, study, uri, experiment)
     return logged
+
+
+def end_abandoned(outputs: Path, study: str, uri: str, experiment: str) -> None:
+    """Close the runs that killed processes have left open; those of other folders are others' to close."""
+    client = client_of(uri)
+    for run in search_runs(uri, experiment, "attributes.status = 'RUNNING'"):
+        identity = identity_of(run)
+        if identity is None:
+            continue
+        folder = TrialFolder(outputs, study, *identity)
+        if run.data.tags.get("folder") != place_of(folder) or not folder.path.is_dir():
+            continue
+        with contextlib.suppress(TrialBusy), held(folder, "logging"):
+            # Whoever held the trial a moment ago may have ended it.
+            if client.get_run(run.info.run_id).info.status != "RUNNING":
+                continue
+            state, reason = states.present_state(folder)
+            if state not in WITHOUT_RESULT:
+                state, reason = State.INTERRUPTED, states.WITHOUT_A_WORD
+            end_run(client, run.info.run_id, state, reason)
 
 
 def rebuild(outputs: Path, study: str, uri: str) -> tuple[int, int]:
@@ -66,7 +92,7 @@ def rebuild(outputs: Path, study: str, uri: str) -> tuple[int, int]:
         if identity in present or identity not in planned or state not in WITHOUT_RESULT:
             continue
         last = states.closed(states.history_of(folder).attempts[-1], folder)
-        facts = facts_of({"provenance": {"git": "unknown", "dirty": True}, **planned[identity]})
+        facts = facts_of({"provenance": {"git": "unknown", "dirty": True}, **planned[identity]}, folder)
         run = TrialRun(uri, experiment, facts, last.began)
         run.log_curve(folder.curve())
         run.leave(folder, state, reason, last.ended)
@@ -100,7 +126,7 @@ def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
         return False
     attempts = states.history_of(folder).attempts
     began, ended = (attempts[-1].began, attempts[-1].ended) if attempts else (None, None)
-    run = TrialRun(uri, experiment, facts_of(result), began)
+    run = TrialRun(uri, experiment, facts_of(result, folder), began)
     Snapshots(folder.snapshots, {}).clear()
     run.log_curve(folder.curve())
     run.finish(folder, final_metrics(result), steps_of(result), ended)

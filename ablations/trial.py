@@ -415,7 +415,7 @@ def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
         attempt = states.begin(folder)
         desk.hold.beat(now=True, attempt=attempt.number)
         origin = provenance(device_name(config), threads, trial.seed)
-        facts = store.facts_of({**trial.facts(), "provenance": origin})
+        facts = store.facts_of({**trial.facts(), "provenance": origin}, folder)
         run = store.TrialRun(config.tracking.uri, experiment, facts)
 
         def leave(state: State, reason: str) -> None:

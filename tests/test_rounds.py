@@ -314,37 +314,48 @@ def test_a_result_of_other_code_counts_where_it_is_to_be_kept(tmp_path: Path) ->
 # --- trials that others work at ---------------------------------------------------------------------------------------
 
 
-def put_lease(folder: TrialFolder, **changes: Any) -> None:
-    """Leave the sign of another sweep's worker, which is this very process but for ``changes``."""
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The pid of a process that is another sweep's worker, as far as its lease says."""
+    process = FORK.Process(target=signal.pause, daemon=True)
+    process.start()
+    assert process.pid is not None
+    yield process.pid
+    process.kill()
+    process.join()
+
+
+def put_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
+    """Leave the sign of another sweep's worker, which is the process ``pid`` but for ``changes``."""
     lease = Lease(
         *(STUDY, folder.cell, folder.seed, "bbcu", "another", 1, 100),
         token="theirs",
         host=this_host(),
-        pid=os.getpid(),
-        born=birth_of(os.getpid()) or "",
+        pid=pid,
+        born=birth_of(pid) or "",
         began=time.time(),
     )
     write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(dataclasses.replace(lease, **changes))))
 
 
-def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path) -> None:
+def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stranger: int) -> None:
     def finish_elsewhere() -> None:
         if lease_path(sweep.folder(0)).exists():
             finish(sweep.folder(0))
             lease_path(sweep.folder(0)).unlink()
 
     sweep = Sweep(tmp_path, {}, look=finish_elsewhere)
-    put_lease(sweep.folder(0))
+    put_lease(sweep.folder(0), stranger)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches[0] == [1]
 
 
-def test_a_trial_that_another_sweep_leaves_without_a_result_is_taken_up(tmp_path: Path) -> None:
+def test_a_trial_that_another_sweep_leaves_without_a_result_is_taken_up(tmp_path: Path, stranger: int) -> None:
     def leave_it() -> None:
         lease_path(sweep.folder(0)).unlink(missing_ok=True)
 
     sweep = Sweep(tmp_path, {}, look=leave_it)
-    put_lease(sweep.folder(0))
+    put_lease(sweep.folder(0), stranger)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches == [[1], [0]]
 
@@ -362,7 +373,7 @@ def test_a_trial_that_turns_out_to_be_another_s_is_waited_for_and_charged_nothin
 @pytest.mark.parametrize("lease", [{"born": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"])
 def test_the_lease_of_a_process_that_is_gone_holds_nobody_up(tmp_path: Path, lease: dict[str, Any]) -> None:
     sweep = Sweep(tmp_path, {})
-    put_lease(sweep.folder(0), **lease)
+    put_lease(sweep.folder(0), os.getpid(), **lease)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches == [[0, 1]]
 
@@ -390,13 +401,13 @@ def test_a_trial_is_taken_from_a_process_that_stands_still_and_goes_out(tmp_path
         process.join()
 
 
-def test_a_trial_is_taken_from_a_machine_that_gives_no_sign_and_goes_out(tmp_path: Path) -> None:
+def test_a_trial_is_taken_from_a_machine_that_gives_no_sign_and_goes_out(tmp_path: Path, stranger: int) -> None:
     sweep = Sweep(tmp_path, {}, silence=0.2)
-    put_lease(sweep.folder(0), host="elsewhere/1")
+    put_lease(sweep.folder(0), stranger, host="elsewhere/1")
     assert sweep.run(0) == {0: FINISHED}
 
 
-def test_a_view_that_stumbles_stops_nothing(tmp_path: Path) -> None:
+def test_a_view_that_stumbles_stops_nothing(tmp_path: Path, stranger: int) -> None:
     looked = []
 
     def stumble() -> None:
@@ -405,7 +416,7 @@ def test_a_view_that_stumbles_stops_nothing(tmp_path: Path) -> None:
         raise ValueError("no room for a table")
 
     sweep = Sweep(tmp_path, {}, look=stumble)
-    put_lease(sweep.folder(0))
+    put_lease(sweep.folder(0), stranger)
     assert sweep.run(0) == {0: FINISHED}
     assert looked
 
