@@ -255,12 +255,9 @@ def is_done(entry: PlannedTrial) -> bool:
 
 
 def error_of(job: JobReturn) -> BaseException:
-    """Why a job failed; its return value is looked at where it is kept, as asking for it raises it."""
-    try:
-        _ = job.return_value
-    except Exception as error:
-        return error
-    return RuntimeError("unknown")
+    """Why a job failed; looked at where it is kept, as the property raises it and writes to the terminal first."""
+    error = job._return_value
+    return error if isinstance(error, BaseException) else RuntimeError("unknown")
 
 
 def reason_of(error: BaseException) -> str:

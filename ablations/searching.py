@@ -75,6 +75,7 @@ class SearchLoop:
         self._by_trial: dict[Identity, Proposal] = {}
         settings = search_options(options, base)
         store.study_folder(self._outputs, self._study).mkdir(parents=True, exist_ok=True)
+        self.plan = Plan(self._study, design_record(options, Listing(())))
         self._finished: dict[str, Mapping[str, float]] = {}
         self._keep: Callable[[str, Mapping[str, float]], object] = self._finished.__setitem__
         self.search = Search(settings, planner.swept, self._identify)
@@ -82,7 +83,6 @@ class SearchLoop:
         self._keep = self.search.known
         for identity, values in self._finished.items():
             self.search.known(identity, values)
-        self.plan = Plan(self._study, design_record(options, Listing(())))
 
     def run(self, rounds: Rounds, on_new: Callable[[], object]) -> dict[Identity, Outcome]:
         """Search with these rounds; what became of each trial. ``on_new`` is called when the plan has grown."""
@@ -132,6 +132,7 @@ class SearchLoop:
         """Which cell a row is; one whose trials are all finished is known from then on."""
         plan = self._plans[row] = self._planner.plan(row)
         if not plan.trials:
+            self.plan.left_out.extend(plan.left_out)
             return Identified(None, plan.left_out[0].reason)
         seeds = ",".join(str(entry.trial.seed) for entry in plan.trials)
         identity = f"{plan.trials[0].identity[0]}/{seeds}"

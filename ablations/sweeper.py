@@ -103,6 +103,7 @@ def search(
     shown: dict[Identity, WatchedTrial] = {}
     with running(launcher, master, options, base, Shown(shown), experiment) as rounds:
         outcomes = loop.run(rounds, lambda: shown.update(watched(loop.plan)))
+    print_left_out(loop.plan)
     print_found(loop.found())
     return conclude(loop.plan, outcomes) if loop.plan.trials else None
 
