@@ -36,7 +36,8 @@ class Records:
 
     ``units`` has one row per trial and binary unit, ``depth`` counting from 1 at the input; its columns are
     :data:`MEASURES`, ``range_gap``, and percentiles and deviation of each stream, such as ``branch_p99``. ``range_gap``
-    is how many powers of ten lie between the deviations of the branch and of what it is added to. ``pictures`` gives
+    is by how many powers of ten the branch's deviation exceeds that of what it is added to, and 0 where it does not:
+    only a branch of the greater range drowns the other. ``pictures`` gives
     the scores by picture of a trial on a test set; ``dead`` what its own record tells of a body that contributes
     nothing.
     """
@@ -90,7 +91,7 @@ class UnitRows:
         first = {"cell": cells, "seed": seeds, "unit": names, "depth": depths}
         columns = {name: np.asarray(values) for name, values in self._numbers.items()}
         ratio = columns["branch_ratio"]
-        gap = np.abs(np.log10(ratio, out=np.full_like(ratio, np.nan), where=ratio > 0))
+        gap = np.log10(np.fmax(ratio, 1), out=np.full_like(ratio, np.nan), where=~np.isnan(ratio))
         streams = {name: columns[name] for name in sorted(columns.keys() - set(MEASURES))}
         return pd.DataFrame({**first, **{name: columns[name] for name in MEASURES}, "range_gap": gap, **streams})
 

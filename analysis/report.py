@@ -34,7 +34,7 @@ from analysis.figures import (
     shares_figure,
     strip_figure,
 )
-from analysis.findings import Assessment, Status, assessed, comparable
+from analysis.findings import PROBES, Assessment, Status, assessed, comparable
 from analysis.origins import (
     NOT_RECORDED,
     code_by_trial,
@@ -350,6 +350,8 @@ def findings(claims: Sequence[Sequence[Assessment]], titles: Sequence[str], marg
         if len(claims) > 1:
             lines.append(f"**{titles[number - 1]}:**")
         lines.append(tables.finding_table(done) if done else "No cells here test any of them.")
+        probed = {row.finding.measure for row in done}
+        lines.append(" ".join(text for measure, text in PROBES.items() if measure in probed))
         lines += [undecided_in_words(rows), untested_in_words(rows), f"Data: [{name}]({name})"]
     return Part("\n\n".join(line for line in lines if line), files)
 
