@@ -79,7 +79,7 @@ class EvaluationConfig:
 class TrainConfig:
     """How a trial trains; see :class:`bbcu.training.TrainSettings`.
 
-    All of it is part of a cell but ``compile``, which moves results by no more than rounding.
+    All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph``.
     """
 
     steps: int = MISSING
@@ -89,6 +89,7 @@ class TrainConfig:
     schedule: str = MISSING
     precision: str = MISSING
     compile: Any = MISSING
+    cuda_graph: Any = MISSING
 
 
 @dataclass

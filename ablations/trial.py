@@ -130,7 +130,7 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
 def training_of(config: Config) -> dict[str, Any]:
     """The settings of the training that decide the trained network, with the precision that "auto" stands for here."""
     settings = dataclasses.asdict(config.train)
-    del settings["compile"]
+    del settings["compile"], settings["cuda_graph"]
     if settings["precision"] == "auto":
         from bbcu.acceleration import resolve_precision
         from bbcu.training import resolve_device
@@ -534,7 +534,7 @@ def _run(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str
         },
         "dead": dead,
         "probes": probes,
-        "provenance": {"compiled": training.plan.compiles},
+        "provenance": {"compiled": training.plan.compiles, "cuda_graph": training.plan.replays},
     }
 
 

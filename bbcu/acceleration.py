@@ -1,15 +1,17 @@
-"""What makes a training step fast: bf16 convolutions where the machine has them, and compiled binary units.
+"""What makes a training step fast: bf16 convolutions, compiled binary units, and on a GPU a step that is only replayed.
 
 The policy is pure: :func:`plan_for` says what is done and why. Only training is touched. Evaluation runs the same
 parameters in full precision through the code as it is written.
 """
 
+import contextlib
 import ctypes
 import functools
+import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
@@ -27,12 +29,22 @@ Forward = Callable[..., Tensor]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILE = ("auto", True, False)
+CUDA_GRAPH = ("auto", True, False)
 
 COMPILE_SECONDS = 15.0
 """What a first compilation costs on two cores; one from the cache costs a tenth."""
 
-SAVED_SECONDS_PER_VALUE = 5e-9
-"""What a compiled unit saves per value of its output and step: (662 - 480) ms over 32 units of 2**20 values."""
+SAVED_SECONDS_PER_VALUE = {"cpu": 5e-9, "cuda": 2e-11}
+"""What a compiled unit saves per value of its output and step, by the kind of device.
+
+On a CPU (662 - 480) ms over 32 units of 2**20 values.
+"""
+
+GRAPH_STEPS = 20
+"""A training of fewer steps than this is over before the recording of one has paid."""
+
+WRITTEN_STEPS = 3
+"""How many steps run as they are written before one is recorded: libraries make their choices in the first ones."""
 
 GRAPHS = 256
 """How many different units a process may compile, so that a sweep over many cells does not run into torch's eight."""
@@ -47,7 +59,8 @@ class Plan:
 
     precision: str
     compiles: bool
-    reasons: tuple[str, str]
+    replays: bool
+    reasons: tuple[str, ...]
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -76,36 +89,152 @@ def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     return "fp32", f"this {device.type} has no bf16 hardware"
 
 
-def resolve_compile(wanted: bool | str, units: int, values: int, compiler: str | None) -> tuple[bool, str]:
-    """Whether ``units`` binary units compile, and why.
+def missing_for_compilation(device: torch.device) -> str | None:
+    """What torch lacks here to compile for ``device``, in words; None where it has everything."""
+    if cpp_compiler() is None:
+        return "no C++ compiler found (g++, clang++ or CXX)"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None
 
-    ``values`` is the number of values that all units put out in all steps, which is what compilation has to earn.
+
+def resolve_compile(
+    wanted: bool | str, units: int, values: int, missing: str | None, kind: str = "cpu"
+) -> tuple[bool, str]:
+    """Whether ``units`` binary units compile on a device of a ``kind``, and why.
+
+    ``values`` is the number of values that all units put out in all steps, which is what compilation has to earn, and
+    ``missing`` what :func:`missing_for_compilation` says.
     """
     if wanted is False:
         return False, "as asked"
     if units == 0:
         return False, "no binary units"
-    if compiler is None:
-        return False, "no C++ compiler found (g++, clang++ or CXX)"
+    if missing is not None:
+        return False, missing
     if wanted is True:
         return True, "as asked"
-    saved = values * SAVED_SECONDS_PER_VALUE
+    if kind not in SAVED_SECONDS_PER_VALUE:
+        return False, f"what it saves on {kind} is not known"
+    saved = values * SAVED_SECONDS_PER_VALUE[kind]
     if saved < COMPILE_SECONDS:
         return False, f"too short a training: it would save about {saved:.1f} s, and cost {COMPILE_SECONDS:.0f} s once"
     return True, f"it saves about {saved:.0f} s"
 
 
-def plan_for(network: nn.Module, device: torch.device, *, precision: str, compile: bool | str, pixels: int) -> Plan:
-    """Decide how ``network`` is trained on ``device`` when all steps together show it ``pixels`` input pixels."""
-    resolved, precision_reason = resolve_precision(precision, device)
+def resolve_replay(wanted: bool | str, device: torch.device, own_parts: list[str], steps: int) -> tuple[bool, str]:
+    """Whether a step is recorded as a CUDA graph and only replayed, and why.
+
+    A replay does what the GPU did when the step was recorded and runs no Python, so a part that changes from step to
+    step anywhere but in its tensors would stand still without a word. ``own_parts`` names the classes of a network that
+    are not this package's, which might.
+    """
+    if device.type != "cuda":
+        return False, "only a CUDA device can"
+    if wanted != "auto":
+        return bool(wanted), "as asked"
+    if own_parts:
+        return False, f"{', '.join(own_parts)} may change outside of tensors; train.cuda_graph=true if not"
+    if steps < GRAPH_STEPS:
+        return False, f"too short a training: fewer than {GRAPH_STEPS} steps"
+    return True, "a step is many small launches, which cost more than what they launch"
+
+
+def parts_of_users(network: nn.Module) -> list[str]:
+    """The classes in ``network`` that neither this package nor torch has written, by name."""
+    ours = {"bbcu", "torch"}
+    kinds = {type(module) for module in network.modules()}
+    return sorted(kind.__qualname__ for kind in kinds if kind.__module__.partition(".")[0] not in ours)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks for of the ways to be fast; each is "auto" or an answer."""
+
+    precision: str
+    compile: bool | str = "auto"
+    cuda_graph: bool | str = "auto"
+
+
+def plan_for(network: nn.Module, device: torch.device, wanted: Wanted, *, steps: int, pixels: int) -> Plan:
+    """Decide how ``network`` is trained on ``device`` when ``steps`` steps together show it ``pixels`` input pixels."""
+    precision, precision_reason = resolve_precision(wanted.precision, device)
     units = binary_units(network)
     values = pixels * sum(unit.out_channels for unit in units)
-    compiles, compile_reason = resolve_compile(compile, len(units), values, cpp_compiler())
-    reasons = (
-        f"precision {resolved}: {precision_reason}",
+    missing = missing_for_compilation(device)
+    compiles, compile_reason = resolve_compile(wanted.compile, len(units), values, missing, device.type)
+    replays, replay_reason = resolve_replay(wanted.cuda_graph, device, parts_of_users(network), steps)
+    reasons = [
+        f"precision {precision}: {precision_reason}",
         f"{'units compiled' if compiles else 'units not compiled'}: {compile_reason}",
-    )
-    return Plan(resolved, compiles, reasons)
+    ]
+    if device.type == "cuda":
+        reasons.append(f"{'steps replayed as a CUDA graph' if replays else 'steps not replayed'}: {replay_reason}")
+    return Plan(precision, compiles, replays, tuple(reasons))
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Let cuDNN's convolutions of float32 be in float32, and the same numbers every time; nothing changes on a CPU.
+
+    Left alone it rounds their factors to the ten bits of TF32, and sums up some gradients in whatever order its threads
+    come. Source: the reproducibility notes of PyTorch.
+    """
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False):
+        yield
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Run the body's work for a CUDA ``device`` on a stream of its own, the only kind that can be recorded."""
+    if device.type != "cuda":
+        yield
+        return
+    current = torch.cuda.current_stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(current)
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+class Replayed:
+    """Calls a step as it is written for the first times, then records what it launches on the GPU and only replays it.
+
+    The step takes tensors, whose shapes stay, and returns one, which each call writes anew. To be called on a stream of
+    its own. Where a step cannot be recorded, a warning says so and it is called as it is written.
+    """
+
+    def __init__(self, step: Callable[..., Tensor]) -> None:
+        self.step, self.calls, self.works = step, 0, True
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        if self.calls == WRITTEN_STEPS and self.works and self.graph is None:
+            self._record(inputs)
+        if self.graph is None:
+            self.calls += 1
+            return self.step(*inputs)
+        for kept, given in zip(self.inputs, inputs, strict=True):
+            kept.copy_(given, non_blocking=True)
+        self.graph.replay()
+        return self.output
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        graph = torch.cuda.CUDAGraph()
+        self.inputs = [tensor.clone() for tensor in inputs]
+        stream = torch.cuda.current_stream()
+        try:
+            # Other threads, as the one that draws the next batch, may go on with what they are at.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self.output = self.step(*self.inputs)
+        except Exception as error:
+            self.works = False
+            log.warning("the steps are not replayed but run as written: %s", str(error).strip().splitlines()[0])
+        else:
+            self.graph = graph
 
 
 def use_cache(folder: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bbcu.acceleration import exact_convolutions
 from bbcu.errors import ConfigError
 from bbcu.images import Pixels, to_image, to_tensor
 from bbcu.pairs import Pair
@@ -38,7 +39,7 @@ def restore(network: nn.Module, picture: Input, device: torch.device, how: Evalu
     """
     how = how or Evaluation()
     network.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_convolutions():
         batch = to_tensor(picture).unsqueeze(0).to(device)
         symmetries = range(8) if how.self_ensemble else range(1)
         outputs = (_turned_back(_run(network, _turned(batch, turn), how.tile), turn) for turn in symmetries)

@@ -45,6 +45,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bbcu.acceleration import exact_convolutions
 from bbcu.surrogates import sign
 from bbcu.units import BinaryUnit
 
@@ -75,7 +76,7 @@ def probe(
     units = {name: module for name, module in network.named_modules() if isinstance(module, BinaryUnit)}
     probes = {name: UnitProbe(unit) for name, unit in units.items()}
     pictures = 0
-    with torch.inference_mode(), evaluating(network), contextlib.ExitStack() as attached:
+    with torch.inference_mode(), exact_convolutions(), evaluating(network), contextlib.ExitStack() as attached:
         for unit_probe in probes.values():
             attached.enter_context(unit_probe.attached())
         for batch in batches:
@@ -102,7 +103,7 @@ def dead_body(network: nn.Module, batches: Iterable[Tensor], device: torch.devic
     if skip is None:
         return None
     largest = 0.0
-    with torch.inference_mode(), evaluating(network):
+    with torch.inference_mode(), exact_convolutions(), evaluating(network):
         for batch in batches:
             pictures = batch.to(device)
             added = _middle(network(pictures) - skip(pictures))

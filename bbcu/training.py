@@ -14,7 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bbcu.acceleration import COMPILE, PRECISIONS, Plan, compile_units, keep_freed_memory, plan_for
+from bbcu.acceleration import (
+    COMPILE,
+    CUDA_GRAPH,
+    PRECISIONS,
+    Plan,
+    Replayed,
+    Wanted,
+    compile_units,
+    exact_convolutions,
+    keep_freed_memory,
+    own_stream,
+    plan_for,
+)
 from bbcu.errors import BbcuError, ConfigError, unknown
 from bbcu.networks import binary_units
 from bbcu.patches import PatchSampler
@@ -45,7 +57,8 @@ class TrainSettings:
     of the way ("halved", what the released configuration for super-resolution does) or at two, three and four fifths of
     it ("stepped", what that for denoising does). ``precision`` is that of the convolutions: "fp32", "bf16" by automatic
     mixed precision, or "auto", bf16 where the device has it. ``compile`` is whether the binary units are compiled,
-    "auto" where that pays. Raises ConfigError for another schedule, precision or compile.
+    "auto" where that pays, and ``cuda_graph`` whether a GPU only replays a step that was recorded once, "auto" where
+    nothing can change between steps that a replay would not see. Raises ConfigError for other values of the four.
     """
 
     steps: int
@@ -55,12 +68,14 @@ class TrainSettings:
     schedule: str
     precision: str
     compile: bool | str = "auto"
+    cuda_graph: bool | str = "auto"
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
             "compile": COMPILE,
+            "cuda_graph": CUDA_GRAPH,
         }
         for name, valid in choices.items():
             value = getattr(self, name)
@@ -108,7 +123,16 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
 def acceleration(network: nn.Module, settings: TrainSettings, device: torch.device) -> Plan:
     """What a :class:`Training` does to be fast with these settings, and why."""
     pixels = settings.steps * settings.batch * settings.patch**2
-    return plan_for(network, device, precision=settings.precision, compile=settings.compile, pixels=pixels)
+    wanted = Wanted(settings.precision, settings.compile, settings.cuda_graph)
+    return plan_for(network, device, wanted, steps=settings.steps, pixels=pixels)
+
+
+def adam(network: nn.Module, rate: float, device: torch.device) -> torch.optim.Adam:
+    """The optimiser of a training; on a GPU its rate and counts lie in tensors, where a replay sees them change."""
+    if device.type != "cuda":
+        return torch.optim.Adam(network.parameters(), rate, betas=ADAM_BETAS)
+    on_device = torch.tensor(rate, device=device)
+    return torch.optim.Adam(network.parameters(), on_device, betas=ADAM_BETAS, fused=True, capturable=True)
 
 
 def batches(
@@ -154,7 +178,7 @@ class Training:
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.plan.compiles:
             compile_units(network)
-        self.optimiser = torch.optim.Adam(network.parameters(), settings.lr, betas=ADAM_BETAS)
+        self.optimiser = adam(network, settings.lr, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training stands, as tensors, numbers, lists and dictionaries, which ``torch.save`` takes.
@@ -192,6 +216,14 @@ class Training:
 
         Raises TrainingDiverged when the loss is no finite number, or has grown beyond every bound.
         """
+        with exact_convolutions(), own_stream(self.device):
+            self._run(Replayed(self._step) if self.plan.replays else self._step, on_step)
+
+    def _run(
+        self,
+        train_step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        on_step: Callable[[StepReport], None],
+    ) -> None:
         settings, device = self.settings, self.device
         for step, batch in batches(self.sampler, self.step + 1, settings.steps, ahead=device.type == "cuda"):
             start = time.perf_counter()
@@ -199,32 +231,37 @@ class Training:
             # --- data ------------------------------------------------------------------------------------------------
             inputs, targets = (part.to(device, non_blocking=True) for part in batch())
 
-            # --- forward and backward --------------------------------------------------------------------------------
+            # --- what changes from step to step ----------------------------------------------------------------------
             self.network.train()
             for unit in self._units:
                 unit.set_progress((step - 1) / settings.steps)
-            self.optimiser.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-                outputs = self.network(inputs.contiguous(memory_format=torch.channels_last))
-            # The loss is taken in full precision: its gradient is a sign, and small differences decide it.
-            loss = F.l1_loss(outputs.float(), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-
-            # --- update ----------------------------------------------------------------------------------------------
             for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate_at(step, settings)
-            self.optimiser.step()
-            for unit in self._units:
-                unit.after_step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+                set_rate(group, learning_rate_at(step, settings))
+
+            # --- forward, backward and update ------------------------------------------------------------------------
+            loss, squared_error = train_step(inputs, targets).tolist()  # waits for the device
             self.seconds.append(time.perf_counter() - start)
 
             # --- report ----------------------------------------------------------------------------------------------
             self.step = step
-            report = StepReport(step, float(loss.detach()), float(F.mse_loss(outputs.detach().float(), targets)))
-            self._check(report.loss)
-            on_step(report)
+            self._check(loss)
+            on_step(StepReport(step, loss, squared_error))
+
+    def _step(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """One step of the optimiser; the loss and the mean squared error of the batch before it."""
+        self.optimiser.zero_grad(set_to_none=True)
+        # No weight is cast twice in a step, so nothing is kept for the next use; a recording could not keep it.
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16", cache_enabled=False
+        ):
+            outputs = self.network(inputs.contiguous(memory_format=torch.channels_last)).float()
+        # The loss is taken in full precision: its gradient is a sign, and small differences decide it.
+        loss = F.l1_loss(outputs, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        for unit in self._units:
+            unit.after_step()
+        return torch.stack([loss.detach(), F.mse_loss(outputs.detach(), targets)])
 
     def _check(self, loss: float) -> None:
         """Raise TrainingDiverged where no further step can lead anywhere."""
@@ -239,6 +276,14 @@ class Training:
             raise TrainingDiverged(
                 f"the loss has grown from {self._first_loss:.3g} to {mean:.3g}, over {DIVERGED_STEPS} steps, {where}"
             )
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the learning rate of an optimiser's group, in place where it is a tensor that a recording reads."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def train(

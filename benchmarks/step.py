@@ -5,10 +5,15 @@
     fp_fast  the twin compiled: what the hardware gives without binarisation
     gemm     the twin's multiply-adds, forward and backward, at the rate of one large bf16 matrix product
 
+``--ways`` compares our own ways to run a step instead, with what each brings: precision, compiled units and, on a GPU,
+steps that are replayed as a CUDA graph.
+
 A job beside it can slow a step of several threads tenfold; the spread shows it, and such a run is worth nothing.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import statistics
 import time
@@ -20,15 +25,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bbcu.acceleration import compile_units, keep_freed_memory, resolve_precision
+from bbcu.acceleration import (
+    Replayed,
+    compile_units,
+    exact_convolutions,
+    has_bf16,
+    keep_freed_memory,
+    own_stream,
+    resolve_precision,
+)
 from bbcu.methods import METHODS
 from bbcu.networks import NetworkSpec, build
-from bbcu.training import ADAM_BETAS, resolve_device
+from bbcu.training import ADAM_BETAS, adam, resolve_device
 from bbcu.units import UnitSpec
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
 
 BATCH, PATCH, ALIGN = 16, 32, 130.0
-WARM_UP = 3
+WARM_UP = 5
+"""Steps before the first that counts; a replayed step is recorded at its fourth."""
 
 NETWORKS: dict[str, tuple[str, NetworkSpec]] = {
     "bbcu-l": ("srresnet", NetworkSpec(2, 64, 16, align=ALIGN)),
@@ -60,26 +74,55 @@ class Contestant:
         self.inputs = draw.to(device).contiguous(memory_format=layout)
         self.targets = torch.rand(BATCH, 3, PATCH * scale, PATCH * scale, generator=generator).to(device)
         self.optimiser = torch.optim.Adam(network.parameters(), 1e-4, betas=ADAM_BETAS)
+        self.train: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = self._train
+        self.rules: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def train_as_we_do(self) -> None:
+        """Use our optimiser, and our rules for what cuDNN may do; the references have torch's."""
+        self.optimiser = adam(self.network, 1e-4, self.device)
+        self.rules = exact_convolutions
+
+    def replay(self) -> None:
+        self.train = Replayed(self._train)
 
     def step(self) -> float:
         """Train one step; its milliseconds."""
         start = time.perf_counter()
-        self.optimiser.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            outputs = self.call(self.inputs)
-        F.l1_loss(outputs.float(), self.targets).backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
+        with self.rules():
+            self.train(self.inputs, self.targets)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return 1e3 * (time.perf_counter() - start)
 
+    def _train(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.optimiser.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+            outputs = self.call(inputs)
+        loss = F.l1_loss(outputs.float(), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return loss.detach()
 
-def ours(network: str, spec: NetworkSpec, device: torch.device) -> Contestant:
-    """Our step as ``precision=auto compile=true`` trains it."""
+
+def ours(
+    network: str,
+    spec: NetworkSpec,
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    compiled: bool = True,
+    replayed: bool = True,
+) -> Contestant:
+    """Our step, by default in the fastest way there is; only a GPU replays."""
     built = build(network, spec, 0)
-    compile_units(built)
-    precision, _ = resolve_precision("auto", device)
-    return Contestant(built, spec.scale, device, bf16=precision == "bf16")
+    if compiled:
+        compile_units(built)
+    resolved, _ = resolve_precision(precision, device)
+    contestant = Contestant(built, spec.scale, device, bf16=resolved == "bf16")
+    contestant.train_as_we_do()
+    if replayed and device.type == "cuda":
+        contestant.replay()
+    return contestant
 
 
 def references(network: str, spec: NetworkSpec, device: torch.device) -> dict[str, Contestant]:
@@ -133,7 +176,7 @@ def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dic
 def line(name: str, row: dict[str, float], unit: float) -> str:
     return (
         f"{name:22s} {row['median']:8.1f} ms  ({row['min']:.1f} to {row['max']:.1f})  "
-        f"x{row['median'] / unit:.2f}  start {row['start_s']:.1f} s"
+        f"x{row['median'] / unit:.2f}  {1e3 / row['median']:.1f} steps/s  start {row['start_s']:.1f} s"
     )
 
 
@@ -162,6 +205,27 @@ def compare_networks(names: list[str], device: torch.device, rounds: int, steps:
     return report
 
 
+def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
+    """Each network in each of our ways to run a step; ratios to the plainest."""
+    precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
+    replays = (False, True) if device.type == "cuda" else (False,)
+    report: dict[str, Any] = {}
+    for name in names:
+        network, spec = NETWORKS[name]
+        contestants = {
+            ", ".join([precision, *(["compiled"] if compiled else []), *(["replayed"] if replayed else [])]): ours(
+                network, spec, device, precision=precision, compiled=compiled, replayed=replayed
+            )
+            for precision, compiled, replayed in itertools.product(precisions, (False, True), replays)
+        }
+        rows = measured(contestants, rounds, steps)
+        print(f"{name}, our ways, relative to fp32")
+        for way, row in rows.items():
+            print("  " + line(way, row, rows["fp32"]["median"]))
+        report[name] = {"rows": rows}
+    return report
+
+
 def compare_methods(device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
     """Every method and level; ratios to the fastest median."""
     contestants = {name: ours(network, spec, device) for name, (network, spec) in cells().items()}
@@ -177,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="which to compare, with commas between them")
     parser.add_argument("--methods", action="store_true", help="compare methods and levels instead of networks")
+    parser.add_argument("--ways", action="store_true", help="compare our ways to run a step instead of references")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each in a round")
     parser.add_argument("--threads", type=int, default=2)
@@ -191,10 +256,12 @@ def main() -> None:
     torch.manual_seed(0)
     keep_freed_memory()
     device = resolve_device(arguments.device)
-    if arguments.methods:
-        report = compare_methods(device, arguments.rounds, arguments.steps)
-    else:
-        report = compare_networks(names, device, arguments.rounds, arguments.steps)
+    with own_stream(device):
+        if arguments.methods:
+            report = compare_methods(device, arguments.rounds, arguments.steps)
+        else:
+            compare = compare_ways if arguments.ways else compare_networks
+            report = compare(names, device, arguments.rounds, arguments.steps)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -14,7 +14,18 @@ from builders import dncnn, drawn, srresnet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bbcu.acceleration import compile_units, cpp_compiler, plan_for, resolve_compile, resolve_precision, use_cache
+from bbcu.acceleration import (
+    Wanted,
+    compile_units,
+    cpp_compiler,
+    missing_for_compilation,
+    parts_of_users,
+    plan_for,
+    resolve_compile,
+    resolve_precision,
+    resolve_replay,
+    use_cache,
+)
 from bbcu.errors import ConfigError
 from bbcu.networks import binary_units
 from bbcu.surrogates import Surrogate
@@ -60,34 +71,62 @@ def test_auto_is_bf16_only_where_the_hardware_has_it(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "units", "values", "compiler", "compiles", "reason"),
+    ("wanted", "units", "values", "missing", "kind", "compiles", "reason"),
     [
-        ("auto", 32, 10**12, "g++", True, "saves about 5000 s"),
-        ("auto", 32, 10**6, "g++", False, "too short"),
-        ("auto", 32, 10**12, None, False, r"no C\+\+ compiler"),
-        (True, 32, 1, "g++", True, "as asked"),
-        (True, 32, 10**12, None, False, r"no C\+\+ compiler"),
-        (True, 0, 10**12, "g++", False, "no binary units"),
-        (False, 32, 10**12, "g++", False, "as asked"),
+        ("auto", 32, 10**12, None, "cpu", True, "saves about 5000 s"),
+        ("auto", 32, 10**6, None, "cpu", False, "too short"),
+        ("auto", 32, 10**10, None, "cuda", False, "too short"),
+        ("auto", 32, 10**13, None, "cuda", True, "saves about"),
+        ("auto", 32, 10**13, None, "abacus", False, "not known"),
+        ("auto", 32, 10**12, "no C++ compiler", "cpu", False, r"no C\+\+ compiler"),
+        (True, 32, 1, None, "cpu", True, "as asked"),
+        (True, 32, 10**12, "triton is not installed", "cuda", False, "triton"),
+        (True, 0, 10**12, None, "cpu", False, "no binary units"),
+        (False, 32, 10**12, None, "cpu", False, "as asked"),
     ],
 )
 def test_compilation_has_to_be_possible_and_to_pay(
-    wanted: bool | str, units: int, values: int, compiler: str | None, compiles: bool, reason: str
+    wanted: bool | str, units: int, values: int, missing: str | None, kind: str, compiles: bool, reason: str
 ) -> None:
-    decided, why = resolve_compile(wanted, units, values, compiler)
+    decided, why = resolve_compile(wanted, units, values, missing, kind)
     assert decided == compiles
     assert re.search(reason, why)
 
 
 def test_a_plan_gives_a_line_for_each_decision() -> None:
-    plan = plan_for(srresnet(), CPU, precision="fp32", compile=False, pixels=100)
+    plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False), steps=10, pixels=100)
     assert plan.reasons == ("precision fp32: as asked", "units not compiled: as asked")
 
 
 def test_a_compiler_that_is_named_and_missing_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert cpp_compiler() is None
-    assert not plan_for(srresnet(), CPU, precision="fp32", compile=True, pixels=10**12).compiles
+    assert missing_for_compilation(CPU) == "no C++ compiler found (g++, clang++ or CXX)"
+    assert not plan_for(srresnet(), CPU, Wanted("fp32", compile=True), steps=10, pixels=10**12).compiles
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "own_parts", "steps", "replays", "reason"),
+    [
+        ("auto", "cuda", [], 500, True, "many small launches"),
+        ("auto", "cuda", [], 5, False, "too short"),
+        ("auto", "cuda", ["Triangle"], 500, False, "Triangle may change outside of tensors"),
+        (True, "cuda", ["Triangle"], 5, True, "as asked"),
+        (False, "cuda", [], 500, False, "as asked"),
+        (True, "cpu", [], 500, False, "only a CUDA device"),
+    ],
+)
+def test_steps_are_replayed_where_nothing_can_change_that_a_replay_would_not_see(
+    wanted: bool | str, device: str, own_parts: list[str], steps: int, replays: bool, reason: str
+) -> None:
+    decided, why = resolve_replay(wanted, torch.device(device), own_parts, steps)
+    assert decided == replays
+    assert reason in why
+
+
+def test_parts_of_users_are_those_that_are_neither_ours_nor_torchs() -> None:
+    assert parts_of_users(srresnet(unit=UnitSpec(bn="post", act_fn="relu"))) == []
+    assert parts_of_users(srresnet(unit=UnitSpec(surrogate="test_acceleration.Triangle"))) == ["Triangle"]
 
 
 def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -99,6 +138,11 @@ def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_an_unknown_way_to_compile_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train.compile=always"):
         TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", compile="always")
+
+
+def test_an_unknown_way_to_replay_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.cuda_graph=always"):
+        TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", cuda_graph="always")
 
 
 # --- the same training ------------------------------------------------------------------------------------------------
