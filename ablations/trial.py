@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from ablations import states, stopping, store, syncing
 from ablations.config import Config
 from ablations.devices import device_for
+from ablations.energy import EnergyMeter, counters
 from ablations.lease import HeldTrial, LeaseLost, held
 from ablations.provenance import code_fingerprint, provenance
 from ablations.pruning import Pruned, Verdicts
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from bbcu.pairs import Pair, PreparedData
     from bbcu.tasks import Task
+    from bbcu.training import StepReport
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s",
 """What ``timing`` holds, in seconds but for the median step.
 
 ``start_s`` is what the first step took over the median, and part of ``train_s``; ``record_s`` is spent on MLflow before
-the result is written, and ``total_s`` from the building of the network to that.
+the result is written, and ``total_s`` from the building of the network to that. Where the processors count it and the
+training went through in one go there is ``energy_j`` besides, what they took meanwhile, in joules.
 """
 
 BASELINE = "baseline"
@@ -502,8 +505,16 @@ def _run(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str
         recorder.resume(earlier["recorder"])
         states.change(folder, from_step=training.step)
         log.info("going on after step %d", training.step)
+    # A training that was taken up has used energy that nobody counted here; a GPU's is counted nowhere.
+    meter = EnergyMeter(counters() if device.type == "cpu" and earlier is None else [])
+
+    def on_step(report: "StepReport") -> None:
+        meter.look()
+        recorder(report)
+
     with recorder.progress:
-        training.run(recorder)
+        training.run(on_step)
+    joules = meter.joules()
 
     # --- what it is worth: the last step, not the best ----------------------------------------------------------------
     desk.hold.beat(now=True, phase="probing")
@@ -531,6 +542,7 @@ def _run(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str
             "probe_s": round(probe_seconds, 3),
             "record_s": round(run.seconds, 3),
             "total_s": round(time.perf_counter() - began, 3),
+            **({} if joules is None else {"energy_j": round(joules, 1)}),
         },
         "dead": dead,
         "probes": probes,
