@@ -472,6 +472,58 @@ def test_a_failed_cell_that_has_a_result_by_now_is_told_it(journal: str) -> None
     assert (best.cell, best.standing) == (proposal.identity, Standing.KNOWN)
 
 
+# --- scores of other code ---------------------------------------------------------------------------------------------
+
+
+def scored_by(storage: str, code: str, cells: int) -> list[str]:
+    """Search for so many cells with this code; which were trained."""
+    search = searched(storage, code=code, trials=cells)
+    trained = train_all(search)
+    search.close()
+    return trained
+
+
+def test_scores_of_other_code_are_named_and_the_user_chooses(storage: str) -> None:
+    scored_by(storage, "old", 2)
+    with pytest.raises(ConfigError, match="it was made by code old, and this is new; on_change=keep takes it as it is"):
+        searched(storage, code="new")
+
+
+def test_scores_of_other_code_that_are_kept_are_learned_from(storage: str) -> None:
+    scored_by(storage, "old", 2)
+    search = searched(storage, code="new", on_change="keep", trials=3)
+    assert len(train_all(search)) == 1
+    assert len(standings(search, Standing.FINISHED)) == 3
+    search.close()
+    with pytest.raises(ConfigError, match="code old"):
+        searched(storage, code="new")
+
+
+def test_a_search_that_is_begun_anew_for_other_code_has_none_of_the_scores_and_goes_on(storage: str) -> None:
+    old = scored_by(storage, "old", 2)
+    search = searched(storage, code="new", on_change="retrain", trials=2)
+    assert search.history() == []
+    assert train_all(search) == old
+    search.close()
+    again = searched(storage, code="new", trials=2)
+    assert len(standings(again, Standing.FINISHED)) == 2
+    assert train_all(again) == []
+    again.close()
+    assert searched(storage, code="newest", on_change="retrain").history() == []
+
+
+def test_a_search_without_a_score_belongs_to_whoever_comes_next(storage: str) -> None:
+    search = searched(storage, code="old")
+    search.ask(1)
+    search.close()
+    assert len(scored_by(storage, "new", 1)) == 1
+    with pytest.raises(ConfigError, match="made by code new, and this is old"):
+        searched(storage, code="old")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
 def test_a_value_that_is_no_number_is_a_failure(journal: str) -> None:
     search = searched(journal)
     [proposal] = search.ask(1)
