@@ -296,7 +296,7 @@ class Search:
                     standings.setdefault(record.cell, []).append(record)
             failed = [records[-1] for records in standings.values() if records[-1].standing == Standing.FAILED]
             for record in failed:
-                self._queue(record.row, record.cell)
+                self._queue(record.row, record.cell, again=record.number)
             return len(failed)
 
     def best(self) -> Record | None:
@@ -366,14 +366,19 @@ class Search:
         return len({record.cell for record in self.history() if record.cell and record.standing in given_out})
 
     def _draw(self) -> "Trial":
-        """A row of the sampler's, whose random numbers depend on nothing but the seed and the length of the history."""
+        """A row of the sampler's, whose random numbers depend on nothing but the seed and how many came before."""
         from optuna.distributions import CategoricalDistribution
 
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = SAMPLERS[self.options.chosen_sampler](_derived_seed(self.options.seed, number))
+        self._study.sampler = SAMPLERS[self.options.chosen_sampler](_derived_seed(self.options.seed, self._drawn()))
         # A key with one value is no choice, and would only cost a line in the storage.
         choices = {key: CategoricalDistribution(texts) for key, texts in self._levels.items() if len(texts) > 1}
         return self._study.ask(dict(choices))
+
+    def _drawn(self) -> int:
+        """How many rows were drawn, each counted once: what is given out again, or was lost with the process that drew
+        it before anybody heard of it, leaves the draws to come as they would have been.
+        """
+        return sum(map(_counts_as_drawn, self._study.get_trials(deepcopy=False)))
 
     def _propose(self, trial: "Trial") -> Proposal | None:
         """The proposal that a drawn row makes, or None where it is told at once why it makes none."""
@@ -416,7 +421,7 @@ class Search:
     def _nearest_new(self, row: Row) -> Row | None:
         """The row of a cell that the history does not have that differs from ``row`` in the fewest keys."""
         seen = {record.cell for record in self.history()}
-        seed = _derived_seed(self.options.seed, len(self._study.get_trials(deepcopy=False)))
+        seed = _derived_seed(self.options.seed, self._drawn())
         for candidate in _rows_around(self._levels, row, random.Random(seed)):
             identity = self._identify(candidate).identity
             if identity is not None and identity not in seen:
@@ -440,15 +445,22 @@ class Search:
                 continue
             # Queued before it is told, so that nothing is lost if this process ends in between.
             if record.cell is not None and record.cell not in queued:
-                self._queue(record.row, record.cell)
+                self._queue(record.row, record.cell, again=record.number)
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _is_gone(self, worker: str) -> bool:
         return worker != self._claim.worker and self._place.is_gone(worker)
 
-    def _queue(self, row: Row, cell: str | None) -> None:
-        """Have a row drawn before all others."""
-        self._study.enqueue_trial(self._params_of(row), user_attrs={"queued": {"cell": cell, "row": list(row)}})
+    def _queue(self, row: Row, cell: str | None, *, again: int | None = None) -> None:
+        """Have a row drawn before all others; ``again`` is its number where it was drawn before.
+
+        What the sampler has noted of it then, such as its generation, goes along, or its result would count for less.
+        """
+        note = {"cell": cell, "row": list(row), "again": again is not None}
+        self._study.enqueue_trial(self._params_of(row), user_attrs={"queued": note})
+        if again is not None:
+            trials = self._study.get_trials(deepcopy=False)
+            self._shelf.copy_notes(trials[again], trials[-1])
 
     def _settle(self, trial: "Trial", outcome: Outcome) -> None:
         from optuna.trial import TrialState
@@ -511,6 +523,14 @@ def _standing_of(trial: "FrozenTrial") -> Standing:
     if trial.state == TrialState.FAIL:
         return noted if noted in (Standing.FAILED, Standing.LEFT_OUT, Standing.REPEATED) else Standing.ABANDONED
     return noted or Standing.FINISHED
+
+
+def _counts_as_drawn(trial: "FrozenTrial") -> bool:
+    """Whether a row would be in the history if no process had ended without a word and nothing had failed."""
+    attributes = trial.user_attrs
+    if attributes.get("queued", {}).get("again"):
+        return False
+    return _standing_of(trial) != Standing.ABANDONED or "proposed" in attributes or "queued" in attributes
 
 
 def _first_row(levels: Sweep) -> Row:
@@ -684,15 +704,24 @@ class _Shelf:
 
         return self.study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
 
+    def copy_notes(self, earlier: "FrozenTrial", later: "FrozenTrial") -> None:
+        """Give a row that waits the notes of the sampler on an earlier one that it does not have itself."""
+        for name, note in earlier.system_attrs.items():
+            if name not in later.system_attrs:
+                self.storage.set_trial_system_attr(self._id_of(later.number), name, note)
+
+    def _id_of(self, number: int) -> int:
+        """What the storage calls a row."""
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, number)
+
     def report(self, number: int, step: int, value: float) -> bool:
         """Add a point to a curve, and ask the pruner; False for a row that does not run."""
         with self.place.locked():
             if not self.is_running(number):
                 return False
             # Optuna's own Trial reports in the process that asked for it alone; this is what it does inside.
-            study = self.storage.get_study_id_from_name(self.study.study_name)
-            trial = self.storage.get_trial_id_from_study_id_trial_number(study, number)
-            self.storage.set_trial_intermediate_value(trial, step, float(value))
+            self.storage.set_trial_intermediate_value(self._id_of(number), step, float(value))
             return bool(self.study.pruner.prune(self.study, self.study.get_trials(deepcopy=False)[number]))
 
 

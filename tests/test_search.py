@@ -391,6 +391,29 @@ def test_a_search_in_many_sessions_proposes_what_one_session_does(tmp_path: Path
 # --- what compares with what ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_cells_that_are_given_out_again_change_no_draw_after_them(tmp_path: Path, sampler: str) -> None:
+    undisturbed = searched(str(tmp_path / "undisturbed.log"), trials=10, sampler=sampler)
+    expected = train_all(undisturbed)
+    storage, trained = str(tmp_path / "disturbed.log"), []
+    while True:
+        # Each cell is lost with its process at first, and fails when it is given out again.
+        lost = searched(storage, trials=10, sampler=sampler)
+        proposals = lost.ask(1)
+        lost.close()
+        if not proposals:
+            break
+        search = searched(storage, trials=10, sampler=sampler)
+        (proposal,) = search.ask(1)
+        assert proposal.identity == proposals[0].identity
+        search.tell(proposal, Failed("out of memory"))
+        assert search.retry_failed() == 1
+        trained += finish(search, search.ask(1))
+        search.close()
+    assert trained == expected
+    assert len(set(trained)) == 10
+
+
 def test_a_level_more_is_another_search(journal: str) -> None:
     train_all(searched(journal, {"bn": ["none", "pre"]}))
     assert len(searched(journal, {"bn": ["none", "pre", "post"]}).ask(9)) == 3
