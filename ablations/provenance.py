@@ -93,6 +93,12 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
+@functools.cache
+def package_versions() -> tuple[tuple[str, str], ...]:
+    """The version of each package that a result depends on; what is installed does not change under a process."""
+    return tuple((name, importlib.metadata.version(name)) for name in PACKAGES)
+
+
 def provenance(device: str, threads: int, seed: int, code: str) -> dict[str, Any]:
     """What ``result.json`` keeps under ``provenance``; ``code`` is the fingerprint of what made it."""
     commit, dirty = git_state()
@@ -100,7 +106,7 @@ def provenance(device: str, threads: int, seed: int, code: str) -> dict[str, Any
         "git": commit,
         "dirty": dirty,
         "code": code,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": dict(package_versions()),
         "python": platform.python_version(),
         "cpu": processor(),
         "device": device,
