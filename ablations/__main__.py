@@ -1,7 +1,7 @@
 """Commands on studies and on the space of cells.
 
 python -m ablations status STUDY    what is done, what runs and how far it is, what failed and why
-python -m ablations sync STUDY      log to MLflow every result on disk that it does not hold yet
+python -m ablations sync STUDY      bring MLflow up to date: what it missed, and the state of every trial
 python -m ablations rebuild STUDY   write all runs of a study to an MLflow that has none of them, from the outputs alone
 python -m ablations space           count the cells of the whole factor space
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from ablations import status
 from ablations.space import FACTORS, Frame, census
 from ablations.store import study_folder
-from ablations.syncing import rebuild, synchronise
+from ablations.syncing import rebuild
 from bbcu.errors import BbcuError, ConfigError
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True)
     status.add_command(commands)
     for name, what, command in (
-        ("sync", "log to MLflow every result that it does not hold yet", synchronise_study),
+        ("sync", "bring MLflow up to date: the runs that it missed, and the state of every trial", synchronise_study),
         ("rebuild", "write every run that MLflow has not, those without a result too", rebuild_study),
     ):
         logs = commands.add_parser(name, help=what)
@@ -50,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def synchronise_study(given: argparse.Namespace) -> None:
     """Log what MLflow missed."""
     check_study(given)
-    logged = synchronise(given.outputs, given.study, given.tracking_uri)
-    print(f"{len(logged)} results were logged to {given.tracking_uri}")
+    finished, others = rebuild(given.outputs, given.study, given.tracking_uri)
+    without = f" and {others} trials without one" * bool(others)
+    print(f"{finished} results{without} were logged to {given.tracking_uri}")
 
 
 def rebuild_study(given: argparse.Namespace) -> None:

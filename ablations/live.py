@@ -255,7 +255,8 @@ def finish_of(trial: WatchedTrial, attempt: Attempt | None) -> Ending | None:
     psnr_db = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
     if attempt is None or attempt.ended is None:
         return Ending(trial, State.FINISHED, psnr_db=psnr_db)
-    seconds = attempt.ended - attempt.began
+    # Where the clock was set back meanwhile, nobody knows how long it took.
+    seconds = attempt.ended - attempt.began or None
     return Ending(trial, State.FINISHED, "", psnr_db, seconds, trial.steps - attempt.from_step)
 
 

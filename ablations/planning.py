@@ -4,6 +4,7 @@ Hydra composes a config in about 50 ms, which is minutes for thousands of rows. 
 factors, and what these mean is known here, so a config is composed once for each combination of the other keys only.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -208,7 +209,8 @@ class _Reader:
         return None
 
 
+@functools.lru_cache(maxsize=4096)
 def split(text: str) -> tuple[str, str]:
-    """The key and the text of its value."""
+    """The key and the text of its value; thousands of rows are made of few texts."""
     key, _, value = text.partition("=")
     return key, value

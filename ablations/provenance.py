@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import platform
 import subprocess
@@ -34,12 +35,18 @@ DECIDES_NOTHING = {"cost.py", "data.py", "downloads.py", "probes.py", "checkpoin
 
 
 @functools.cache
-def code_fingerprint() -> str:
+def code_fingerprint(parts: tuple[str, ...] = ()) -> str:
     """The first 16 digits of the SHA-256 of the code that decides what a training makes: that of ``bbcu``.
 
+    ``parts`` are the dotted paths of parts of the user's own, whose modules count too, though not what these import.
     Comments, docstrings and layout do not count, so that a better word does not put results in doubt.
     """
-    return fingerprint_of(REPOSITORY / "bbcu")
+    own = fingerprint_of(REPOSITORY / "bbcu")
+    if not parts:
+        return own
+    modules = sorted({part.rpartition(".")[0] for part in parts})
+    texts = [own, *(f"{name}\n{_meaning_of(path)}" for name in modules if (path := _source_of(name)) is not None)]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -47,9 +54,19 @@ def fingerprint_of(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         if path.name not in DECIDES_NOTHING:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            digest.update(f"{path.name}\n{ast.dump(_without_docstrings(tree))}\n".encode())
+            digest.update(f"{path.name}\n{_meaning_of(path)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _meaning_of(path: Path) -> str:
+    """What a module says to Python: its syntax, without what is meant for people."""
+    return ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module of the user's; None where it has none, as one that is compiled."""
+    path = getattr(importlib.import_module(module), "__file__", None)
+    return Path(path) if path is not None and path.endswith(".py") else None
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -76,14 +93,20 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def provenance(device: str, threads: int, seed: int) -> dict[str, Any]:
-    """What ``result.json`` keeps under ``provenance``."""
+@functools.cache
+def package_versions() -> tuple[tuple[str, str], ...]:
+    """The version of each package that a result depends on; what is installed does not change under a process."""
+    return tuple((name, importlib.metadata.version(name)) for name in PACKAGES)
+
+
+def provenance(device: str, threads: int, seed: int, code: str) -> dict[str, Any]:
+    """What ``result.json`` keeps under ``provenance``; ``code`` is the fingerprint of what made it."""
     commit, dirty = git_state()
     return {
         "git": commit,
         "dirty": dirty,
-        "code": code_fingerprint(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "code": code,
+        "packages": dict(package_versions()),
         "python": platform.python_version(),
         "cpu": processor(),
         "device": device,

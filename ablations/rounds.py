@@ -21,10 +21,10 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from ablations import states, stopping
+from ablations.changes import is_of_other_code
 from ablations.config import Config
 from ablations.lease import LeaseLost, TrialBusy, Watch, leases, take_away
 from ablations.plan import Identity, PlannedTrial
-from ablations.provenance import code_fingerprint
 from ablations.pruning import Pruned
 from ablations.states import State
 from ablations.stopping import Interrupted
@@ -251,7 +251,7 @@ def is_done(entry: PlannedTrial) -> bool:
     result = entry.folder.result()
     if result is None:
         return False
-    return entry.config.on_change == "keep" or result["provenance"].get("code") == code_fingerprint()
+    return entry.config.on_change == "keep" or not is_of_other_code(result, entry.trial)
 
 
 def error_of(job: JobReturn) -> BaseException:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import filelock
 
+from ablations.changes import HOW_TO_CHOOSE, told_apart
 from ablations.designs import Row, Sweep
 from ablations.planning import split
 from bbcu.errors import BbcuError, ConfigError, unknown
@@ -63,7 +64,9 @@ class SearchOptions:
     ``trials`` is how many cells to train at most, those of earlier sessions included. ``objectives`` are of
     ``OBJECTIVES``. ``sampler`` is tpe, nsga2 or random, by default tpe for one objective and nsga2 for several.
     ``pruner`` is none, median or halving. ``storage`` is a file that ends in .log, or the URL of a database in SQLite
-    or PostgreSQL. Raises ConfigError for what cannot be searched with.
+    or PostgreSQL. ``code`` is the fingerprint of the code that trains, and ``on_change`` what becomes of scores that
+    other code has made: stop, keep them, or retrain, which begins the search anew. Raises ConfigError for what cannot
+    be searched with.
     """
 
     trials: int
@@ -73,6 +76,8 @@ class SearchOptions:
     sampler: str | None = None
     pruner: str = "none"
     seed: int = 0
+    code: str = ""
+    on_change: str = "stop"
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -210,8 +215,8 @@ class Search:
     deterministic, across sessions too: what is drawn depends on the seed and the history alone.
 
     ``identify`` is called once for each row that is looked at. What a search proposes belongs to this process until it
-    is told, or the process ends, or :meth:`close`. Raises ConfigError where no row is a cell, and BbcuError for a
-    storage that cannot be used.
+    is told, or the process ends, or :meth:`close`. Raises ConfigError where no row is a cell, and where other code has
+    scored cells and ``options.on_change`` is stop; and BbcuError for a storage that cannot be used.
     """
 
     def __init__(self, options: SearchOptions, levels: Sweep, identify: Callable[[Row], Identified]) -> None:
@@ -222,7 +227,7 @@ class Search:
         self._live: dict[int, Trial] = {}
         directions = [OBJECTIVES[name] for name in options.objectives]
         name = f"{options.name}-{self._fingerprint()}"
-        self._shelf = _Shelf.opened(options.storage, name, options.pruner, directions)
+        self._shelf = _Shelf.of_code(options, name, directions)
         self._place, self._study = self._shelf.place, self._shelf.study
         self._claim = self._place.claim()
 
@@ -291,7 +296,7 @@ class Search:
                     standings.setdefault(record.cell, []).append(record)
             failed = [records[-1] for records in standings.values() if records[-1].standing == Standing.FAILED]
             for record in failed:
-                self._queue(record.row, record.cell)
+                self._queue(record.row, record.cell, again=record.number)
             return len(failed)
 
     def best(self) -> Record | None:
@@ -361,14 +366,19 @@ class Search:
         return len({record.cell for record in self.history() if record.cell and record.standing in given_out})
 
     def _draw(self) -> "Trial":
-        """A row of the sampler's, whose random numbers depend on nothing but the seed and the length of the history."""
+        """A row of the sampler's, whose random numbers depend on nothing but the seed and how many came before."""
         from optuna.distributions import CategoricalDistribution
 
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = SAMPLERS[self.options.chosen_sampler](_derived_seed(self.options.seed, number))
+        self._study.sampler = SAMPLERS[self.options.chosen_sampler](_derived_seed(self.options.seed, self._drawn()))
         # A key with one value is no choice, and would only cost a line in the storage.
         choices = {key: CategoricalDistribution(texts) for key, texts in self._levels.items() if len(texts) > 1}
         return self._study.ask(dict(choices))
+
+    def _drawn(self) -> int:
+        """How many rows were drawn, each counted once: what is given out again, or was lost with the process that drew
+        it before anybody heard of it, leaves the draws to come as they would have been.
+        """
+        return sum(map(_counts_as_drawn, self._study.get_trials(deepcopy=False)))
 
     def _propose(self, trial: "Trial") -> Proposal | None:
         """The proposal that a drawn row makes, or None where it is told at once why it makes none."""
@@ -411,7 +421,7 @@ class Search:
     def _nearest_new(self, row: Row) -> Row | None:
         """The row of a cell that the history does not have that differs from ``row`` in the fewest keys."""
         seen = {record.cell for record in self.history()}
-        seed = _derived_seed(self.options.seed, len(self._study.get_trials(deepcopy=False)))
+        seed = _derived_seed(self.options.seed, self._drawn())
         for candidate in _rows_around(self._levels, row, random.Random(seed)):
             identity = self._identify(candidate).identity
             if identity is not None and identity not in seen:
@@ -435,15 +445,22 @@ class Search:
                 continue
             # Queued before it is told, so that nothing is lost if this process ends in between.
             if record.cell is not None and record.cell not in queued:
-                self._queue(record.row, record.cell)
+                self._queue(record.row, record.cell, again=record.number)
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _is_gone(self, worker: str) -> bool:
         return worker != self._claim.worker and self._place.is_gone(worker)
 
-    def _queue(self, row: Row, cell: str | None) -> None:
-        """Have a row drawn before all others."""
-        self._study.enqueue_trial(self._params_of(row), user_attrs={"queued": {"cell": cell, "row": list(row)}})
+    def _queue(self, row: Row, cell: str | None, *, again: int | None = None) -> None:
+        """Have a row drawn before all others; ``again`` is its number where it was drawn before.
+
+        What the sampler has noted of it then, such as its generation, goes along, or its result would count for less.
+        """
+        note = {"cell": cell, "row": list(row), "again": again is not None}
+        self._study.enqueue_trial(self._params_of(row), user_attrs={"queued": note})
+        if again is not None:
+            trials = self._study.get_trials(deepcopy=False)
+            self._shelf.copy_notes(trials[again], trials[-1])
 
     def _settle(self, trial: "Trial", outcome: Outcome) -> None:
         from optuna.trial import TrialState
@@ -506,6 +523,14 @@ def _standing_of(trial: "FrozenTrial") -> Standing:
     if trial.state == TrialState.FAIL:
         return noted if noted in (Standing.FAILED, Standing.LEFT_OUT, Standing.REPEATED) else Standing.ABANDONED
     return noted or Standing.FINISHED
+
+
+def _counts_as_drawn(trial: "FrozenTrial") -> bool:
+    """Whether a row would be in the history if no process had ended without a word and nothing had failed."""
+    attributes = trial.user_attrs
+    if attributes.get("queued", {}).get("again"):
+        return False
+    return _standing_of(trial) != Standing.ABANDONED or "proposed" in attributes or "queued" in attributes
 
 
 def _first_row(levels: Sweep) -> Row:
@@ -592,6 +617,45 @@ class CurveReporter:
         return _Shelf.opened(self.storage, self.study, self.pruner)
 
 
+ANEW = "+"
+"""What stands behind a search's name once for each time that it was begun anew for other code."""
+
+CODE = "code"
+"""The attribute of Optuna's study that has the fingerprint of the code that its cells were trained by."""
+
+
+def _has_scores(study: "Study") -> bool:
+    """Whether a sampler would learn anything from the study."""
+    return any(trial.values or trial.intermediate_values for trial in study.get_trials(deepcopy=False))
+
+
+def _scored_by_other_code(study: "Study", options: SearchOptions) -> bool:
+    """Whether a study has scores of other code; raises ConfigError where it has, and the user has not chosen."""
+    made_by = study.user_attrs.get(CODE)
+    if made_by == options.code or not _has_scores(study):
+        return False
+    if options.on_change == "stop":
+        raise ConfigError(
+            f"the search of {options.name} has scores: {told_apart(made_by, options.code)}; {HOW_TO_CHOOSE}"
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _opened(storage: str) -> Iterator[tuple["_Place", "BaseStorage"]]:
+    """Open a storage, and have it for oneself in the body: several that start at once would each make its tables.
+
+    Raises BbcuError for one that cannot be used.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _told_plainly(storage):
+        place = _place_of(storage)
+        with place.locked():
+            yield place, place.open()
+
+
 @dataclass(frozen=True)
 class _Shelf:
     """Where the history of one search stands: a place, Optuna's storage there, and its study in that."""
@@ -601,29 +665,38 @@ class _Shelf:
     study: "Study"
 
     @classmethod
-    def opened(cls, storage: str, name: str, pruner: str, directions: Sequence[Direction] | None = None) -> "_Shelf":
-        """The study of that name, made with ``directions`` where it is not there yet.
+    def opened(cls, storage: str, name: str, pruner: str) -> "_Shelf":
+        """The study of that name; raises BbcuError for one that is not there, and a storage that cannot be used."""
+        import optuna
 
-        Raises BbcuError for a storage that cannot be used, and without directions for a study that is not there.
+        with _opened(storage) as (place, opened):
+            return cls(place, opened, optuna.load_study(study_name=name, storage=opened, pruner=PRUNERS[pruner]()))
+
+    @classmethod
+    def of_code(cls, options: SearchOptions, name: str, directions: Sequence[Direction]) -> "_Shelf":
+        """The latest study of that name, made where there is none yet, or where it is to be begun anew.
+
+        Raises BbcuError for a storage that cannot be used, and ConfigError where other code has scored its cells and
+        the user has not chosen.
         """
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with _told_plainly(storage):
-            place = _place_of(storage)
-            # Several processes that start at once would each make the tables.
-            with place.locked():
-                opened = place.open()
-                if directions is None:
-                    study = optuna.load_study(study_name=name, storage=opened, pruner=PRUNERS[pruner]())
-                else:
-                    study = optuna.create_study(
-                        study_name=name,
-                        storage=opened,
-                        pruner=PRUNERS[pruner](),
-                        directions=list(directions),
-                        load_if_exists=True,
-                    )
+        with _opened(options.storage) as (place, opened):
+            made = sorted(
+                (known for known in optuna.get_all_study_names(opened) if known.partition(ANEW)[0] == name), key=len
+            )
+
+            def study_of(name: str) -> "Study":
+                pruner = PRUNERS[options.pruner]()
+                return optuna.create_study(
+                    study_name=name, storage=opened, pruner=pruner, directions=list(directions), load_if_exists=True
+                )
+
+            study = study_of(made[-1] if made else name)
+            if _scored_by_other_code(study, options) and options.on_change == "retrain":
+                study = study_of(study.study_name + ANEW)
+            if not _has_scores(study):
+                study.set_user_attr(CODE, options.code)
         return cls(place, opened, study)
 
     def is_running(self, number: int) -> bool:
@@ -631,15 +704,24 @@ class _Shelf:
 
         return self.study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
 
+    def copy_notes(self, earlier: "FrozenTrial", later: "FrozenTrial") -> None:
+        """Give a row that waits the notes of the sampler on an earlier one that it does not have itself."""
+        for name, note in earlier.system_attrs.items():
+            if name not in later.system_attrs:
+                self.storage.set_trial_system_attr(self._id_of(later.number), name, note)
+
+    def _id_of(self, number: int) -> int:
+        """What the storage calls a row."""
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, number)
+
     def report(self, number: int, step: int, value: float) -> bool:
         """Add a point to a curve, and ask the pruner; False for a row that does not run."""
         with self.place.locked():
             if not self.is_running(number):
                 return False
             # Optuna's own Trial reports in the process that asked for it alone; this is what it does inside.
-            study = self.storage.get_study_id_from_name(self.study.study_name)
-            trial = self.storage.get_trial_id_from_study_id_trial_number(study, number)
-            self.storage.set_trial_intermediate_value(trial, step, float(value))
+            self.storage.set_trial_intermediate_value(self._id_of(number), step, float(value))
             return bool(self.study.pruner.prune(self.study, self.study.get_trials(deepcopy=False)[number]))
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from ablations import stopping, store
+from ablations.changes import EarlierPictures, is_to_be_kept, own_parts, own_parts_of_sweep
 from ablations.config import Config, SweeperConfig
 from ablations.designs import Listing, Row
 from ablations.plan import Identity, Plan, PlannedTrial, RowPlanner, design_record, plan_record
+from ablations.provenance import code_fingerprint
 from ablations.pruning import open_question, searching_path
 from ablations.rounds import Outcome, Rounds
 from ablations.search import Failed, Finished, Identified, Proposal, Pruned, Search, SearchOptions
 from ablations.states import State
+from ablations.trial import levels_of
 from bbcu.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -40,8 +43,8 @@ ANSWER_SECONDS = 0.1
 OPTIONS = ("trials", "objectives", "sampler", "pruner", "storage", "seed")
 
 
-def search_options(options: SweeperConfig, base: Config) -> SearchOptions:
-    """What is typed about the search; raises ConfigError for what cannot be searched with."""
+def search_options(options: SweeperConfig, base: Config, code: str) -> SearchOptions:
+    """What is typed about the search, which ``code`` trains; raises ConfigError for what cannot be searched with."""
     if options.trials is None:
         raise ConfigError("hydra.sweeper.design=search needs hydra.sweeper.trials")
     typed = [name for name, value in options.design_options.items() if value is not None]
@@ -54,6 +57,8 @@ def search_options(options: SweeperConfig, base: Config) -> SearchOptions:
         **{
             "name": base.study.name,
             "storage": str(study / STORAGE),
+            "code": code,
+            "on_change": base.on_change,
             **given,
             **({"objectives": tuple(given["objectives"])} if "objectives" in given else {}),
         }
@@ -73,7 +78,11 @@ class SearchLoop:
         self._outputs, self._study = Path(base.outputs), base.study.name
         self._plans: dict[Row, Plan] = {}
         self._by_trial: dict[Identity, Proposal] = {}
-        settings = search_options(options, base)
+        self._on_change = base.on_change
+        self._pictures = EarlierPictures(self._outputs, self._study)
+        parts = {*own_parts(levels_of(base), dataclasses.asdict(base.network)), *own_parts_of_sweep(planner.swept)}
+        code = code_fingerprint(tuple(sorted(parts)))
+        settings = search_options(options, base, code)
         store.study_folder(self._outputs, self._study).mkdir(parents=True, exist_ok=True)
         self.plan = Plan(self._study, design_record(options, Listing(())))
         self._finished: dict[str, Mapping[str, float]] = {}
@@ -92,6 +101,8 @@ class SearchLoop:
         try:
             searching.parent.mkdir(parents=True, exist_ok=True)
             searching.touch()
+            # As in any other sweep, what has failed is tried again when the command is given again.
+            self.search.retry_failed()
             at_once = rounds.workers.at_once or AT_ONCE
             while stopping.asked_by() is None and (proposals := self.search.ask(at_once)):
                 self._plan_for(proposals)
@@ -129,8 +140,13 @@ class SearchLoop:
                 self.search.tell(proposal, outcome_of(trials, known))
 
     def _identify(self, row: Row) -> Identified:
-        """Which cell a row is; one whose trials are all finished is known from then on."""
+        """Which cell a row is; one whose trials are all finished is known from then on.
+
+        Raises ConfigError where other code, or other pictures, made what it has, and the user has not chosen.
+        """
         plan = self._plans[row] = self._planner.plan(row)
+        if self._on_change != "retrain":
+            self._pictures.refuse_others(entry.trial for entry in plan.trials)
         if not plan.trials:
             self.plan.left_out.extend(plan.left_out)
             return Identified(None, plan.left_out[0].reason)
@@ -170,12 +186,18 @@ class SearchLoop:
 
 
 def values_of(trials: Sequence[PlannedTrial]) -> dict[str, float] | None:
-    """What a cell is worth by its results, each the mean over the seeds; None where one has none."""
-    results = [entry.folder.result() for entry in trials]
+    """What a cell is worth by its results, each the mean over the seeds; None where one has none that counts."""
+    results = [result_that_counts(entry) for entry in trials]
     scores = [mean_psnr(result) for result in results if result is not None]
     if len(scores) < len(trials) or results[0] is None:
         return None
     return {"psnr_db": statistics.fmean(scores), **results[0]["cost"]}
+
+
+def result_that_counts(entry: PlannedTrial) -> dict[str, Any] | None:
+    """A trial's result, unless other code made it and it is to be made anew; raises ConfigError without a choice."""
+    result = entry.folder.result()
+    return result if result is not None and is_to_be_kept(result, entry.config, entry.trial) else None
 
 
 def mean_psnr(result: Mapping[str, Any]) -> float:

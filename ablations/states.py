@@ -117,8 +117,10 @@ def change(folder: TrialFolder, **changes: Any) -> None:
 
 
 def end(folder: TrialFolder, state: State, reason: str = "") -> None:
-    """Write down how the latest attempt ended."""
-    change(folder, state=state, reason=reason, ended=time.time())
+    """Write down how the latest attempt ended; never before it began, though the clock be set back meanwhile."""
+    attempts = history_of(folder).attempts
+    ended = max([time.time(), *(attempt.began for attempt in attempts[-1:])])
+    change(folder, state=state, reason=reason, ended=ended)
 
 
 def closed(attempt: Attempt, folder: TrialFolder) -> Attempt:

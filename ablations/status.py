@@ -50,12 +50,16 @@ GOES_ON = "the same command goes on from there"
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """What has become of a trial; ``lease`` is there while it runs, ``attempts`` unless it has finished."""
+    """What has become of a trial; ``lease`` is there while it runs, ``attempts`` unless it has finished.
+
+    ``since`` is when it came to its state, in seconds since the epoch, None where nobody has written that down.
+    """
 
     folder: TrialFolder
     name: str
     state: State
     reason: str = ""
+    since: float | None = None
     attempts: tuple[Attempt, ...] = ()
     lease: Lease | None = None
 
@@ -83,6 +87,15 @@ class StudyStatus:
         return [trial for trial in self.trials if trial.state == state]
 
 
+@dataclass(frozen=True)
+class ReadPlan:
+    """What a study has planned: each trial's name, when it was planned first, and what is left out."""
+
+    names: Mapping[Identity, str]
+    times: Mapping[Identity, float | None]
+    excluded: tuple[Mapping[str, Any], ...]
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -93,33 +106,38 @@ class StatusReader:
         if study not in (there := studies(outputs)):
             raise ConfigError(f"no study {study!r} in {outputs}; there: {', '.join(there) if there else 'none'}")
         self._outputs, self._study = outputs, study
-        self._plan: tuple[object, dict[Identity, str], tuple[Mapping[str, Any], ...]] = (None, {}, ())
+        self._plan_mark: object = None
+        self._plan = ReadPlan({}, {}, ())
         self._folders: dict[Identity, TrialFolder] = {}
-        self._whole: dict[Path, tuple[object, str]] = {}
+        self._whole: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def read(self) -> StudyStatus:
         """The status as it is now."""
-        names, excluded = self._planned()
+        plan = self._planned()
         working = {(lease.cell, lease.seed): lease for lease in leases(self._outputs, self._study)}
         begun = identities_in(study_folder(self._outputs, self._study))
         trials = []
         # A trial that was run alone stands in no plan.
-        for identity in [*names, *sorted(begun - names.keys())]:
+        for identity in [*plan.names, *sorted(begun - plan.names.keys())]:
             folder = self._folder(identity)
-            name = names.get(identity, "")
+            name, planned_at = plan.names.get(identity, ""), plan.times.get(identity)
             if identity in begun:
-                trials.append(self._begun(folder, name, working.get(identity)))
+                found = self._begun(folder, name, working.get(identity))
             else:
-                trials.append(TrialStatus(folder, name, State.PLANNED))
-        return StudyStatus(study_folder(self._outputs, self._study), tuple(trials), excluded)
+                found = TrialStatus(folder, name, State.PLANNED)
+            is_planned = found.state == State.PLANNED
+            trials.append(dataclasses.replace(found, since=planned_at) if is_planned else found)
+        return StudyStatus(study_folder(self._outputs, self._study), tuple(trials), plan.excluded)
 
-    def _planned(self) -> tuple[dict[Identity, str], tuple[Mapping[str, Any], ...]]:
-        """What each planned trial is called, and what is left out."""
+    def _planned(self) -> "ReadPlan":
+        """What the study has planned; read again only where it has changed."""
         mark = mark_of(study_folder(self._outputs, self._study) / "plan.json")
-        if mark != self._plan[0]:
+        if mark != self._plan_mark:
             plan = read_plan(self._outputs, self._study)
-            self._plan = (mark, names_of(plan["trials"]), tuple(plan["left_out"]))
-        return self._plan[1:]
+            times = {(row["cell"], row["seed"]): row.get("planned_at") for row in plan["trials"]}
+            self._plan = ReadPlan(names_of(plan["trials"]), times, tuple(plan["left_out"]))
+            self._plan_mark = mark
+        return self._plan
 
     def _folder(self, identity: Identity) -> TrialFolder:
         if identity not in self._folders:
@@ -130,16 +148,16 @@ class StatusReader:
         """What has become of a trial that has a folder."""
         finished_as = None if lease is not None else self._name_in_result(folder)
         if finished_as is not None:
-            return TrialStatus(folder, name or finished_as, State.FINISHED)
-        attempts = history_of(folder).attempts
-        last = attempts[-1] if attempts else None
+            return TrialStatus(folder, name or finished_as, State.FINISHED, since=self._written_at(folder))
+        history = history_of(folder)
+        last = history.attempts[-1] if history.attempts else None
         if lease is None and last is not None and last.state == State.RUNNING:
             # It may have begun since the leases were listed.
             lease = living_lease(folder)
         name = name or (lease.name if lease is not None else folder.cell[:SHOWN])
         if lease is not None:
-            return TrialStatus(folder, name, State.RUNNING, "", attempts, lease)
-        return TrialStatus(folder, name, *state_without_result(folder, last), attempts)
+            return TrialStatus(folder, name, State.RUNNING, "", lease.began, history.attempts, lease)
+        return TrialStatus(folder, name, *state_without_result(folder, last), history.since, history.attempts)
 
     def _name_in_result(self, folder: TrialFolder) -> str | None:
         """The name in the trial's result, or None where it has none that is whole."""
@@ -154,6 +172,11 @@ class StatusReader:
             return None
         self._whole[folder.result_path] = (mark, str(result["name"]))
         return str(result["name"])
+
+    def _written_at(self, folder: TrialFolder) -> float:
+        """When the result was written that was read last, which is when its trial finished."""
+        mark, _ = self._whole[folder.result_path]
+        return mark[0] / 1e9
 
 
 def identities_in(folder: Path) -> set[Identity]:
@@ -273,6 +296,7 @@ def trial_record(trial: TrialStatus) -> dict[str, Any]:
         "name": trial.name,
         "state": trial.state,
         "reason": trial.reason,
+        "since": trial.since,
         "attempts": [dataclasses.asdict(attempt) for attempt in trial.attempts],
         "log": str(trial.folder.log_path),
         "running": None if lease is None else lease_record(lease),

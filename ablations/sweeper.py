@@ -6,7 +6,6 @@ again at any time, and by several people at once.
 """
 
 import contextlib
-import json
 import logging
 import math
 import statistics
@@ -21,14 +20,14 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from ablations import states, stopping, store, syncing
+from ablations.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_code, made_by_other_code
 from ablations.config import Config, SweeperConfig
 from ablations.live import LiveView, WatchedTrial
 from ablations.plan import Identity, Plan, RowPlanner, make_plan, names_of, plan_record
-from ablations.provenance import code_fingerprint
 from ablations.rounds import Outcome, Rounds, Workers, clear_signs
 from ablations.space import SHOWN
 from ablations.states import State
-from ablations.trial import BASELINE, HOW_TO_CHOOSE, Trial, baseline_label, made_by_other_code, network_of, trains
+from ablations.trial import BASELINE, Trial, baseline_label, network_of, trains
 from bbcu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +63,8 @@ def sweep(
         print_plan(plan, found)
         return None
     outputs, uri = Path(base.outputs), base.tracking.uri
-    refuse_changed_data(plan, base)
+    if base.on_change != "retrain":
+        EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in plan.trials)
     experiment = store.prepare_tracking(uri, plan.study)
     store.write_plan(outputs, plan.study, plan_record(plan))
     left = with_records(found, uri, experiment)
@@ -192,40 +192,17 @@ def on_disk(plan: Plan) -> dict[Identity, str]:
     for entry in plan.trials:
         result = entry.folder.result() if entry.identity[0] in begun else None
         found[entry.identity] = TO_TRAIN if result is None else DONE
-        if result is not None and result["provenance"].get("code") != code_fingerprint():
+        if result is not None and is_of_other_code(result, entry.trial):
             changed.append((entry, result))
     if changed and config.on_change == "stop":
         entry, result = changed[0]
         raise ConfigError(
             f"{len(changed)} of {len(plan.trials)} trials have a result of other code, as {entry.trial.name} seed "
-            f"{entry.trial.seed}: {made_by_other_code(result)}; {HOW_TO_CHOOSE}"
+            f"{entry.trial.seed}: {made_by_other_code(result, entry.trial)}; {HOW_TO_CHOOSE}"
         )
     if config.on_change == "retrain":
         found |= {entry.identity: TO_TRAIN for entry, _ in changed}
     return found
-
-
-def refuse_changed_data(plan: Plan, base: Config) -> None:
-    """Raise ConfigError where the study has results of these very trials on other pictures, unless these are wanted."""
-    if base.on_change == "retrain":
-        return
-    outputs = Path(base.outputs)
-    before = {_but_for_data(row): row for row in store.read_plan(outputs, plan.study)["trials"]}
-    for entry in plan.trials:
-        facts = entry.trial.facts()
-        row = before.get(_but_for_data(facts), facts)
-        then, now = row["setting"]["data"], facts["setting"]["data"]
-        if then != now and store.TrialFolder(outputs, plan.study, row["cell"], row["seed"]).result_path.exists():
-            raise ConfigError(
-                f"study {plan.study} has {entry.trial.name} seed {entry.trial.seed} on other pictures: their "
-                f"fingerprint was {then[:SHOWN]} and is {now[:SHOWN]}; on_change=retrain trains on these beside "
-                f"them, and another study.name leaves them alone"
-            )
-
-
-def _but_for_data(facts: Mapping[str, Any]) -> str:
-    setting = {key: value for key, value in facts["setting"].items() if key != "data"}
-    return json.dumps([facts["factors"], setting, facts["seed"]], sort_keys=True)
 
 
 def with_records(found: Mapping[Identity, str], uri: str, experiment: str) -> dict[Identity, str]:

@@ -79,10 +79,17 @@ def rebuild(outputs: Path, study: str, uri: str) -> tuple[int, int]:
     """Write every run of a study that MLflow has none of: the finished ones, and those that ended without a result.
 
     Gives how many of either were written. Runs that are there stay as they are, so nothing is there twice however often
-    this is called.
+    this is called. What MLflow holds of states is written anew, planned and excluded ones included.
     """
     finished = len(synchronise(outputs, study, uri))
     experiment = prepare_tracking(uri, study)
+    others = log_without_result(outputs, study, uri, experiment)
+    log_states(outputs, study, uri, experiment)
+    return finished, others
+
+
+def log_without_result(outputs: Path, study: str, uri: str, experiment: str) -> int:
+    """Write a run of each planned trial that ended without a result and that MLflow has no run of; give how many."""
     present = {identity_of(run) for run in search_runs(uri, experiment)}
     planned = {(row["cell"], row["seed"]): row for row in read_plan(outputs, study)["trials"]}
     others = 0
@@ -97,7 +104,7 @@ def rebuild(outputs: Path, study: str, uri: str) -> tuple[int, int]:
         run.log_curve(folder.curve())
         run.leave(folder, state, reason, last.ended)
         others += run.recorded
-    return finished, others
+    return others
 
 
 def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from ablations import states, stopping, store, syncing
+from ablations.changes import code_of, is_to_be_kept
 from ablations.config import Config
 from ablations.devices import device_for
 from ablations.energy import EnergyMeter, counters
 from ablations.lease import HeldTrial, LeaseLost, held
-from ablations.provenance import code_fingerprint, provenance
+from ablations.provenance import provenance
 from ablations.pruning import Pruned, Verdicts
 from ablations.snapshots import Snapshots
 from ablations.space import FACTORS, REFERENCE, UNIT_FACTORS, Cell, Frame, canonical_levels, cell_name
@@ -346,29 +347,6 @@ def experiment_of(config: Config, *, in_sweep: bool) -> str | None:
         return None
 
 
-def is_to_be_kept(result: Mapping[str, Any], config: Config, trial: Trial) -> bool:
-    """Whether a result counts; raises ConfigError where other code made it and the user has not chosen."""
-    made_by, code = result["provenance"].get("code"), code_fingerprint()
-    if made_by == code or config.on_change == "keep":
-        return True
-    if config.on_change == "retrain":
-        log.info("%s seed %d is trained anew: %s", trial.name, trial.seed, made_by_other_code(result))
-        return False
-    raise ConfigError(f"{trial.name} seed {trial.seed} has a result, but {made_by_other_code(result)}; {HOW_TO_CHOOSE}")
-
-
-HOW_TO_CHOOSE = (
-    "on_change=keep takes it as it is, on_change=retrain makes it anew, and another study.name leaves it alone"
-)
-
-
-def made_by_other_code(result: Mapping[str, Any]) -> str:
-    """How the code that made a result differs from the present, in words."""
-    made_by = result["provenance"].get("code")
-    other = f"by code {made_by}" if made_by else "before code had a fingerprint"
-    return f"it was made {other}, and this is {code_fingerprint()}"
-
-
 def summary(result: Mapping[str, Any], folder: store.TrialFolder) -> str:
     """A result as lines for people: each test set beside its baseline, the cost, and where it lies."""
     lines = [f"{result['name']}, seed {result['seed']}"]
@@ -417,7 +395,7 @@ def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
     with _threads(config.threads) as threads, _log_file(folder):
         attempt = states.begin(folder)
         desk.hold.beat(now=True, attempt=attempt.number)
-        origin = provenance(device_name(config), threads, trial.seed)
+        origin = provenance(device_name(config), threads, trial.seed, code_of(trial))
         facts = store.facts_of({**trial.facts(), "provenance": origin}, folder)
         run = store.TrialRun(config.tracking.uri, experiment, facts)
 

@@ -19,7 +19,7 @@ from support import REPOSITORY, STUDY, Outcome, Workplace, wait_until
 
 from ablations import store
 from ablations.lease import leases
-from ablations.states import State, history_of
+from ablations.states import Attempt, State, history_of
 from ablations.store import TrialFolder
 
 SECONDS = 600
@@ -43,13 +43,15 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 class Moment:
     """A moment in a process's life: the ``nth`` time that an audit event of Python has arguments like ``pattern``.
 
-    The event "sql" stands for a statement that SQLite is about to run. ``processes`` of a command halt at theirs.
+    The event "sql" stands for a statement that SQLite is about to run. ``processes`` of a command halt at theirs, or
+    have their clocks changed by ``clock`` seconds instead where that is not 0.
     """
 
     event: str
     pattern: str
     nth: int = 1
     processes: int = 1
+    clock: float = 0
 
 
 PLAN = Moment("os.rename", r"/plan\.json ")
@@ -65,16 +67,24 @@ SNAPSHOTS_GO = Moment("os.remove", r"/snapshots/step")
 LEASE_GOES = Moment("os.remove", r"/\.running/\w+-seed\d+\.json ")
 
 HALT = '''
-"""Halts the process at the moment that the environment tells, unless enough of the command's processes have."""
+"""Halts the process at the moment that the environment tells, unless enough of the command's processes have.
+
+Or it changes the process's clock then, which every module that is imported later has from here.
+"""
 
 import os
 import re
 import signal
 import sqlite3
 import sys
+import time
 
-EVENT, PATTERN, NTH, PROCESSES, NOTES = os.environ["BBCU_HALT"].split("\\n")
-seen = 0
+EVENT, PATTERN, NTH, PROCESSES, CLOCK, NOTES = os.environ["BBCU_HALT"].split("\\n")
+seen, shift = 0, 0.0
+true_time, true_time_ns = time.time, time.time_ns
+if float(CLOCK):
+    time.time = lambda: true_time() + shift
+    time.time_ns = lambda: true_time_ns() + int(1e9 * shift)
 
 
 def look_at(text):
@@ -86,6 +96,7 @@ def look_at(text):
 
 
 def halt():
+    global shift
     for number in range(int(PROCESSES)):
         try:
             note = os.open(f"{NOTES}/{number}.halted", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -93,7 +104,10 @@ def halt():
             continue
         os.write(note, str(os.getpid()).encode())
         os.close(note)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        if float(CLOCK):
+            shift = float(CLOCK)
+        else:
+            os.kill(os.getpid(), signal.SIGSTOP)
         return
 
 
@@ -195,7 +209,7 @@ def is_stopped(process: int) -> bool:
 
 @contextlib.contextmanager
 def started(workplace: Workplace, *overrides: str, halt: Moment | None = None) -> Iterator[Command]:
-    """Start a sweep of which processes stop themselves at the moment ``halt``; none of it is left afterwards."""
+    """Start a sweep whose processes stop themselves, or change their clocks, at ``halt``; none is left afterwards."""
     notes = workplace.folder / f"command{len(list(workplace.folder.glob('command*')))}"
     notes.mkdir()
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -203,7 +217,7 @@ def started(workplace: Workplace, *overrides: str, halt: Moment | None = None) -
     if halt is not None:
         (notes / "sitecustomize.py").write_text(HALT, encoding="utf-8")
         path.insert(0, str(notes))
-        environment["BBCU_HALT"] = f"{halt.event}\n{halt.pattern}\n{halt.nth}\n{halt.processes}\n{notes}"
+        environment["BBCU_HALT"] = f"{halt.event}\n{halt.pattern}\n{halt.nth}\n{halt.processes}\n{halt.clock}\n{notes}"
     command = Command(workplace, overrides, {**environment, "PYTHONPATH": os.pathsep.join(path)}, notes)
     try:
         yield command
@@ -309,6 +323,11 @@ def recorded_points(workplace: Workplace, run_id: str) -> dict[str, list[tuple[i
 
 def nobody_works(workplace: Workplace) -> bool:
     return leases(workplace.outputs, STUDY) == []
+
+
+def all_attempts(workplace: Workplace) -> list[Attempt]:
+    """Every attempt at every trial."""
+    return [attempt for folder in workplace.trials() for attempt in history_of(folder).attempts]
 
 
 def attempts(workplace: Workplace) -> list[list[State]]:

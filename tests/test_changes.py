@@ -1,8 +1,10 @@
 """Results that other code or other pictures have made: nothing is mixed in silence, and the user chooses."""
 
+import importlib
 import json
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +198,102 @@ def test_a_single_trial_on_other_pictures_is_a_trial_of_its_own(changed: Workpla
     assert changed.run().status == 0
     assert len(changed.results()) == 2
     assert contents(before.path) == old
+
+
+# --- searches ---------------------------------------------------------------------------------------------------------
+
+SEARCH = ("hydra.sweeper.design=search", "hydra.sweeper.trials=2", "bn=none,post")
+"""A search over two cells, of which the place has trained one."""
+
+
+def test_a_search_stops_at_a_result_of_other_code_and_names_it(
+    place: Workplace, made_by_other_code: TrialFolder
+) -> None:
+    outcome = place.sweep(*SEARCH)
+    assert outcome.status == 1
+    (line,) = outcome.message.splitlines()
+    assert f"reference seed 0 has a result, but it was made by code {OTHER}, and this is {code_fingerprint()}" in line
+    assert len(place.results()) == 1
+
+
+def test_a_search_takes_a_result_of_other_code_for_known_where_it_is_to_be_kept(
+    place: Workplace, made_by_other_code: TrialFolder
+) -> None:
+    before = contents(made_by_other_code.path)
+    assert place.sweep(*SEARCH, "on_change=keep").status == 0
+    assert contents(made_by_other_code.path) == before
+    assert len(place.results()) == 2
+
+
+def test_a_search_makes_a_result_of_other_code_anew(place: Workplace, made_by_other_code: TrialFolder) -> None:
+    outcome = place.sweep(*SEARCH, "on_change=retrain")
+    assert outcome.status == 0, outcome.text
+    assert code_of(made_by_other_code) == code_fingerprint()
+    assert place.finished() == place.results()
+    assert len(place.results()) == 2
+
+
+def test_a_search_does_not_mix_results_on_two_kinds_of_pictures(changed: Workplace) -> None:
+    outcome = changed.sweep(*SEARCH)
+    assert outcome.status == 1
+    assert "study adhoc has reference seed 0 on other pictures: their fingerprint was " in outcome.message
+    assert len(changed.results()) == 1
+    assert changed.sweep(*SEARCH, "on_change=retrain").status == 0
+    assert len(changed.results()) == 3
+
+
+# --- parts of the user's own ------------------------------------------------------------------------------------------
+
+STEEP = """
+from bbcu.surrogates import Surrogate
+
+
+class Steep(Surrogate):
+    def derivative(self, u):
+        return (SLOPE * u).cosh() ** -2
+"""
+PART = "surrogate=my_changing_parts.Steep"
+
+
+def write_part(place: Workplace, text: str) -> None:
+    """Write the module of the user's own part, for a command that has not imported it yet."""
+    parts = place.folder / "parts"
+    parts.mkdir(exist_ok=True)
+    (parts / "my_changing_parts.py").write_text(text)
+    sys.modules.pop("my_changing_parts", None)
+    code_fingerprint.cache_clear()
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def with_part(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    """A workplace with a result of a part of the user's own."""
+    # Or a file that is written twice in a second would be read from what was compiled of it before.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(place.folder / "parts"))
+    write_part(place, STEEP.replace("SLOPE", "2"))
+    assert place.sweep(PART).status == 0
+    yield place
+    sys.modules.pop("my_changing_parts", None)
+    code_fingerprint.cache_clear()
+
+
+@COMMANDS
+def test_a_part_of_the_users_own_that_has_changed_since_stops_the_command(
+    with_part: Workplace, command: Command
+) -> None:
+    write_part(with_part, STEEP.replace("SLOPE", "3"))
+    outcome = command(with_part, PART)
+    assert outcome.status == 1
+    assert "it was made by code " in outcome.message
+    assert command(with_part).status == 0
+    assert command(with_part, PART, "on_change=retrain").status == 0
+    assert command(with_part, PART).status == 0
+
+
+def test_a_better_word_on_a_part_of_the_users_own_changes_nothing(with_part: Workplace) -> None:
+    before = contents(with_part.outputs / "adhoc")
+    results = {name: kept for name, kept in before.items() if name.endswith("result.json")}
+    write_part(with_part, '"""Steep ones."""\n' + STEEP.replace("SLOPE", "2"))
+    assert with_part.sweep(PART).status == 0
+    assert contents(with_part.outputs / "adhoc").items() >= results.items()

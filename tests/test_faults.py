@@ -4,6 +4,7 @@ Nothing here waits for a moment by the clock: a process of the study halts itsel
 will.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -22,12 +23,14 @@ from faults import (
     RESULT,
     RUN_BEGINS,
     RUN_ENDS,
+    SECONDS,
     SNAPSHOT_BEGINS,
     SNAPSHOT_ENDS,
     SNAPSHOTS_GO,
     TRIALS,
     Endings,
     Moment,
+    all_attempts,
     attempts,
     check_nothing_lost,
     let_go,
@@ -321,6 +324,37 @@ def test_two_sweeps_on_one_study_share_the_work(workplace: Workplace, undisturbe
 
 
 # --- clocks and names that cannot be trusted --------------------------------------------------------------------------
+
+
+CLOCK_GOES_BACK = dataclasses.replace(SNAPSHOT_ENDS, clock=-DAY)
+"""In the middle of the first trial."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [BASIC, JOBLIB], ids=["alone", "with-workers"])
+def test_a_clock_that_is_set_back_during_a_sweep_changes_nothing(
+    workplace: Workplace, undisturbed: Endings, how: tuple[str, ...]
+) -> None:
+    with started(workplace, *TRIALS, *how, "progress=auto", halt=CLOCK_GOES_BACK) as command:
+        outcome = command.end()
+    assert outcome.status == 0, outcome.text
+    check_nothing_lost(workplace, undisturbed)
+    assert attempts(workplace) == 4 * [[State.FINISHED]]
+    began = sorted(history_of(folder).attempts[0].began for folder in workplace.trials())
+    assert began[-1] - began[0] > DAY / 2, "the clock was not set back"
+    assert " in -" not in outcome.text
+    assert all(attempt.ended >= attempt.began for attempt in all_attempts(workplace))
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_after_its_clock_was_set_back_goes_on_when_it_is_right_again(
+    workplace: Workplace, undisturbed: Endings
+) -> None:
+    with started(workplace, *TRIALS, *BASIC, halt=CLOCK_GOES_BACK) as command:
+        wait_until(lambda: len(workplace.results()) >= 1, "a trial to finish", SECONDS)
+        command.send(signal.SIGKILL)
+        command.end()
+    go_on(workplace, undisturbed)
 
 
 def of_tomorrow(folder: TrialFolder) -> None:

@@ -49,7 +49,7 @@ def nobody_has_asked() -> Iterator[None]:
 
 def planned(outputs: Path, seed: int, on_change: str = "stop") -> PlannedTrial:
     """A trial of a sweep, told from the others by its seed."""
-    trial = Trial(STUDY, "bbcu", Cell({}, {}), seed)
+    trial = Trial(STUDY, "bbcu", Cell({}, {"network": {}}), seed)
     config = Config(outputs=str(outputs), on_change=on_change)
     return PlannedTrial(trial, trial.identity, (f"seed={seed}",), config, None)
 

@@ -391,6 +391,29 @@ def test_a_search_in_many_sessions_proposes_what_one_session_does(tmp_path: Path
 # --- what compares with what ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_cells_that_are_given_out_again_change_no_draw_after_them(tmp_path: Path, sampler: str) -> None:
+    undisturbed = searched(str(tmp_path / "undisturbed.log"), trials=10, sampler=sampler)
+    expected = train_all(undisturbed)
+    storage, trained = str(tmp_path / "disturbed.log"), []
+    while True:
+        # Each cell is lost with its process at first, and fails when it is given out again.
+        lost = searched(storage, trials=10, sampler=sampler)
+        proposals = lost.ask(1)
+        lost.close()
+        if not proposals:
+            break
+        search = searched(storage, trials=10, sampler=sampler)
+        (proposal,) = search.ask(1)
+        assert proposal.identity == proposals[0].identity
+        search.tell(proposal, Failed("out of memory"))
+        assert search.retry_failed() == 1
+        trained += finish(search, search.ask(1))
+        search.close()
+    assert trained == expected
+    assert len(set(trained)) == 10
+
+
 def test_a_level_more_is_another_search(journal: str) -> None:
     train_all(searched(journal, {"bn": ["none", "pre"]}))
     assert len(searched(journal, {"bn": ["none", "pre", "post"]}).ask(9)) == 3
@@ -470,6 +493,58 @@ def test_a_failed_cell_that_has_a_result_by_now_is_told_it(journal: str) -> None
     best = search.best()
     assert best is not None
     assert (best.cell, best.standing) == (proposal.identity, Standing.KNOWN)
+
+
+# --- scores of other code ---------------------------------------------------------------------------------------------
+
+
+def scored_by(storage: str, code: str, cells: int) -> list[str]:
+    """Search for so many cells with this code; which were trained."""
+    search = searched(storage, code=code, trials=cells)
+    trained = train_all(search)
+    search.close()
+    return trained
+
+
+def test_scores_of_other_code_are_named_and_the_user_chooses(storage: str) -> None:
+    scored_by(storage, "old", 2)
+    with pytest.raises(ConfigError, match="it was made by code old, and this is new; on_change=keep takes it as it is"):
+        searched(storage, code="new")
+
+
+def test_scores_of_other_code_that_are_kept_are_learned_from(storage: str) -> None:
+    scored_by(storage, "old", 2)
+    search = searched(storage, code="new", on_change="keep", trials=3)
+    assert len(train_all(search)) == 1
+    assert len(standings(search, Standing.FINISHED)) == 3
+    search.close()
+    with pytest.raises(ConfigError, match="code old"):
+        searched(storage, code="new")
+
+
+def test_a_search_that_is_begun_anew_for_other_code_has_none_of_the_scores_and_goes_on(storage: str) -> None:
+    old = scored_by(storage, "old", 2)
+    search = searched(storage, code="new", on_change="retrain", trials=2)
+    assert search.history() == []
+    assert train_all(search) == old
+    search.close()
+    again = searched(storage, code="new", trials=2)
+    assert len(standings(again, Standing.FINISHED)) == 2
+    assert train_all(again) == []
+    again.close()
+    assert searched(storage, code="newest", on_change="retrain").history() == []
+
+
+def test_a_search_without_a_score_belongs_to_whoever_comes_next(storage: str) -> None:
+    search = searched(storage, code="old")
+    search.ask(1)
+    search.close()
+    assert len(scored_by(storage, "new", 1)) == 1
+    with pytest.raises(ConfigError, match="made by code new, and this is old"):
+        searched(storage, code="old")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_value_that_is_no_number_is_a_failure(journal: str) -> None:

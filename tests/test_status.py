@@ -267,6 +267,24 @@ def test_json_has_every_trial_with_all_that_is_known(study: Study) -> None:
     assert record["excluded"][0]["reason"] == "impossible: no sign"
 
 
+def test_json_says_of_every_state_since_when_it_is(study: Study) -> None:
+    run(study.folder("one"), "one")
+    os.utime(study.folder("one").result_path, (BEGAN + 50, BEGAN + 50))
+    study.end("two", State.FAILED, "out of memory")
+    planned = {row["cell"]: row["planned_at"] for row in store.read_plan(study.outputs, STUDY)["trials"]}
+    excluded = store.read_plan(study.outputs, STUDY)["left_out"][0]["planned_at"]
+    record = record_of(study.status())
+    assert [trial["since"] for trial in record["trials"]] == [
+        BEGAN + 50,
+        BEGAN + 60,
+        planned[study.folder("three").cell],
+    ]
+    assert record["excluded"][0]["planned_at"] == excluded > 0
+    with study.at_work("three") as hold:
+        hold.beat(now=True, began=NOW)
+        assert record_of(study.status())["trials"][2]["since"] == NOW
+
+
 def test_json_has_no_number_that_json_does_not_know(study: Study) -> None:
     with study.at_work("one") as hold:
         hold.beat(now=True, psnr_db=float("nan"))

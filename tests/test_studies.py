@@ -54,7 +54,8 @@ def test_a_study_has_its_cells_under_every_budget(pictures: Path, study: str, bu
     outcome = dry_run(pictures, f"study={study}", f"budget={budget}")
     assert outcome.status == 0, outcome.message
     cells = CELLS[study] + ((study, budget) == AUTO_IS_NONE_OF_THE_NUMBERS)
-    assert f"study {study}: {cells} cells, {3 * cells} trials" in outcome.out
+    replicates = 1 if budget == "smoke" else 3
+    assert f"study {study}: {cells} cells, {replicates * cells} trials" in outcome.out
     if "_methods" in study or study == "chain":
         assert "left out" not in outcome.out
 
@@ -63,7 +64,21 @@ def test_a_study_has_its_cells_under_every_budget(pictures: Path, study: str, bu
 def test_a_search_has_rows_instead_of_cells_under_every_budget(pictures: Path, budget: str) -> None:
     outcome = dry_run(pictures, "study=search", f"budget={budget}")
     assert outcome.status == 0, outcome.message
-    assert f"search over {3 * 4 * 3 * 2 * 2 * 2 * 2 * 3} rows, at most 60 cells" in outcome.out
+    cells = 12 if budget == "smoke" else 60
+    assert f"search over {3 * 4 * 3 * 2 * 2 * 2 * 2 * 3} rows, at most {cells} cells" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("study", "typed", "found"),
+    [
+        ("chain", "hydra.sweeper.replicates=2", "study chain: 4 cells, 8 trials"),
+        ("search", "hydra.sweeper.trials=5", "at most 5 cells"),
+    ],
+)
+def test_what_is_typed_of_the_sweep_wins_over_the_smallest_budget(
+    pictures: Path, study: str, typed: str, found: str
+) -> None:
+    assert found in dry_run(pictures, f"study={study}", "budget=smoke", typed).out
 
 
 @pytest.mark.parametrize("study", STUDIES)

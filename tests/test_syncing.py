@@ -1,14 +1,18 @@
 """MLflow written all over again from the folders on disk: every trial that ended, however it did, once."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from servers import recorded_file
 from support import STUDY, Workplace, contents
 
 from ablations import states, store
+from ablations.__main__ import main
 from ablations.lease import held
 from ablations.states import WITHOUT_A_WORD, Attempt, State
 from ablations.store import TrialFolder
@@ -135,6 +139,45 @@ def test_a_trial_that_somebody_works_at_gets_no_run(empty: Workplace) -> None:
     with held(folder_of(empty, KILLED), "somebody"):
         assert rebuilt(empty) == (1, 2)
     assert rebuilt(empty) == (0, 1)
+
+
+def test_the_command_that_brings_mlflow_up_to_date_logs_all_that_it_missed(
+    empty: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sync", STUDY, "--outputs", str(empty.outputs), "--tracking-uri", empty.uri])
+    assert capsys.readouterr().out == f"1 results and 3 trials without one were logged to {empty.uri}\n"
+    assert len(empty.runs()) == 4
+    assert states_of(empty)["counts"]["failed"] == 1
+
+
+def states_of(place: Workplace) -> dict[str, Any]:
+    """What MLflow is told of the states of the whole study, by the one run that has them."""
+    (run,) = store.search_runs(place.uri, store.experiment_id(place.uri, STUDY), "tags.kind = 'states'")
+    told: dict[str, Any] = json.loads(recorded_file(place.uri, run.info.run_id, "states.json"))
+    assert {f"trials/{state}": number for state, number in told["counts"].items()} == run.data.metrics
+    return told
+
+
+def test_the_state_of_every_trial_is_told_with_its_reason_and_its_time(empty: Workplace) -> None:
+    rebuilt(empty)
+    told = states_of(empty)
+    counted = {state: number for state, number in told["counts"].items() if number}
+    assert counted == {"finished": 1, "failed": 1, "interrupted": 2}
+    by_cell = {trial["cell"]: trial for trial in told["trials"]}
+    failed = by_cell[folder_of(empty, DIVERGED).cell]
+    assert (failed["reason"], failed["since"]) == (
+        attempt_at(empty, DIVERGED).reason,
+        attempt_at(empty, DIVERGED).ended,
+    )
+    assert all(trial["since"] > 0 for trial in told["trials"])
+
+
+def test_states_that_have_changed_since_are_told_anew_by_the_same_run(empty: Workplace) -> None:
+    with held(folder_of(empty, KILLED), "somebody"):
+        rebuilt(empty)
+        assert states_of(empty)["counts"]["running"] == 1
+    rebuilt(empty)
+    assert states_of(empty)["counts"]["running"] == 0
 
 
 def test_nothing_on_disk_is_touched(empty: Workplace) -> None:
