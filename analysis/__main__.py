@@ -1,6 +1,7 @@
 """The command for what studies say.
 
 python -m analysis STUDY        writes reports/STUDY: report.md, report.html, figures, tables, results.zip
+python -m analysis FOLDER       writes the report in FOLDER again, from its results.zip
 python -m analysis compare A B  sets two studies side by side, each a name or a folder
 python -m analysis --check      makes every report in reports/ again from its results.zip and compares
 
@@ -38,6 +39,8 @@ def report_or_check(arguments: Sequence[str]) -> str:
         return check_reports(options.reports)
     if options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
+    if is_report(Path(options.study)):
+        return str(write_again(Path(options.study), options.margin))
     return str(write_report(options))
 
 
@@ -48,7 +51,7 @@ def command_line() -> argparse.ArgumentParser:
         description="Write the report of a study.",
         epilog="python -m analysis compare A B  sets two studies side by side",
     )
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="the study's name")
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="the study's name, or a report's folder")
     parser.add_argument("--check", action="store_true", help="make every report in --reports again and compare")
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where to write (%(default)s)")
     add_places(parser)
@@ -116,6 +119,32 @@ def write_report(options: argparse.Namespace) -> Path:
         log_report(options.tracking_uri, options.study, paths)
     except BbcuError as error:
         print(f"analysis: the report is written, and not shown in MLflow: {error}", file=sys.stderr)
+    return page
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a name on the command line is the folder of a report rather than a study."""
+    return (folder / "results.zip").is_file()
+
+
+def write_again(folder: Path, margin: float | None) -> Path:
+    """Make a report again from its ``results.zip`` and give its page's path; the other forms where they were kept.
+
+    ``margin`` is the report's own unless one is given, which then becomes its own.
+    """
+    from analysis.archive import ARCHIVE, opened, recording, write_archive
+    from analysis.forms import HTML, write_forms
+    from analysis.report import compose, write
+
+    with opened(folder / ARCHIVE) as kept:
+        chosen = kept.margin if margin is None else margin
+        recorded, asked = recording(kept.results)
+        files = compose(recorded, chosen)
+        page = write(files, folder)
+        if (folder / HTML).is_file():
+            write_forms(files, folder)
+        if chosen != kept.margin:
+            write_archive(kept.results, asked, chosen, folder)
     return page
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from analysis import tables
-from analysis.origins import NOT_RECORDED
+from analysis.methods import agrees, group_key, method_of
 from analysis.published import BINARY, NO_NETWORK, SOURCE, TABLES, PublishedTable, published
-from analysis.results import StudyResults
+from analysis.results import NOT_RECORDED, StudyResults
 from analysis.sections import KEY_LENGTH, natural, rows_by_setting
 from analysis.statistics import Summary, summary
 
@@ -22,9 +22,6 @@ ABSENT = "—"
 
 DOUBTED = "?"
 """The mark of a published number that does not fit its neighbours."""
-
-BROUGHT = ("network.initial", "network.standardise", "network.accumulate")
-"""The part of a setting that a method brings along."""
 
 SAME_BASELINE_DB = 0.01
 """Baselines that are closer than this are of the same pictures, made and scored in the same way."""
@@ -45,6 +42,8 @@ class Table:
     @property
     def markdown(self) -> str:
         """Caption, table and notes in GitHub's Markdown, without the title."""
+        if not self.rows:
+            return self.caption
         table = tables.markdown(self.header, self.rows, range(2, len(self.header)))
         notes = "\n".join(f"- {note}" for note in self.notes)
         return "\n\n".join(part for part in (self.caption, table, notes) if part)
@@ -86,7 +85,24 @@ class Row:
 def comparisons(results: StudyResults) -> list[Table]:
     """A table for each task, budget and data set of a study that one of the paper's tables is about."""
     found = groups(results)
-    return [table_of(results, group, number if len(found) > 1 else 0) for number, group in enumerate(found, start=1)]
+    made = [table_of(results, group, number if len(found) > 1 else 0) for number, group in enumerate(found, start=1)]
+    titles = [table.title for table in made]
+    return [
+        table
+        if titles.count(table.title) == 1
+        else dataclasses.replace(table, title=f"{table.title}, {apart_in_words(group, found)}")
+        for table, group in zip(made, found, strict=True)
+    ]
+
+
+def apart_in_words(group: Group, found: Sequence[Group]) -> str:
+    """What tells a group from the others of its task: its data, its steps, or else its number among them."""
+    others = [other for other in found if other.task == group.task]
+    for key, noun in (("data", "data "), ("train.steps", "steps: ")):
+        values = [other.setting.get(key, NOT_RECORDED) for other in others]
+        if len(set(values)) == len(others):
+            return f"{noun}{group.setting.get(key, NOT_RECORDED)[:KEY_LENGTH]}"
+    return f"setting {next(n for n, other in enumerate(others, start=1) if other is group)}"
 
 
 def groups(results: StudyResults) -> list[Group]:
@@ -120,31 +136,6 @@ def groups(results: StudyResults) -> list[Group]:
     ]
 
 
-def group_key(setting: Mapping[str, str], method: str) -> dict[str, str]:
-    """What a trial must share with others to stand in one table with them."""
-    brought = {*BROUGHT, *(["channels"] if method == "lite" else [])}
-    brought |= {"network.name"} if "train.steps" not in setting else set()
-    shared = {key: value for key, value in setting.items() if key not in brought}
-    # Data that are not recorded may be any: they agree with none that are.
-    return {"data": NOT_RECORDED, **shared}
-
-
-def agrees(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether ``other`` has all that ``key`` says."""
-    return key.items() <= other.items()
-
-
-def method_of(row: "pd.Series", reference: Mapping[str, str], factors: Iterable[str]) -> str:
-    """The method of a trial as the paper's tables are keyed, such as ``bbcu binarize=[body,up]`` for BBCU-M.
-
-    A method with other levels than its own is recorded as custom; so is BBCU-M, which is BBCU but for one level.
-    """
-    moved = {name: str(row[f"level/{name}"]) for name in factors if row[f"level/{name}"] != reference.get(name)}
-    if row["method"] == "custom" and set(moved) == {"binarize"}:
-        return f"bbcu binarize={moved['binarize']}"
-    return str(row["method"])
-
-
 def table_of(results: StudyResults, group: Group, number: int) -> Table:
     """The table of one group; ``number`` tells it from the study's others in its name, 0 where it is the only one."""
     paper = published()
@@ -161,8 +152,8 @@ def table_of(results: StudyResults, group: Group, number: int) -> Table:
         name=f"comparison-{group.task}" + (f"-{number}" if number else ""),
         title=f"Beside the paper: {about.subject}" + (f", {group.task}" if about.number == 1 else ""),
         header=header,
-        rows=tuple(body),
-        caption=caption(group, columns),
+        rows=tuple(body) if any(row.cell for row in ours) else (),
+        caption=caption(group, columns) if any(row.cell for row in ours) else no_method(group),
         notes=tuple(notes(group, [*theirs, *ours], others)),
         frame=frame_of([*theirs, *ours], columns),
     )
@@ -279,9 +270,8 @@ def method_lines(
     for number, own in enumerate(mine):
         which = f" `{own.cell[:KEY_LENGTH]}`" if len(mine) > 1 else ""
         remark = f" ({own.remark})" if own.remark and number == 0 else ""
-        lines.append(line(own, f"ours{which}{remark}" if own.psnr else "ours: not scored", columns, marks))
-    if not mine:
-        lines.append((row.name, "ours: not trained", *([ABSENT] * (3 + len(columns)))))
+        runs = f"[ours](#runs-{own.cell[:KEY_LENGTH]})" if own.cell else "ours"
+        lines.append(line(own, f"{runs}{which}{remark}" if own.psnr else "ours: not scored", columns, marks))
     return lines
 
 
@@ -317,13 +307,21 @@ def emphasised(text: str, value: float, digits: int, row: Row, best: Sequence[fl
     return f"**{text}**" if round(value, digits) == best[0] else f"*{text}*"
 
 
+def no_method(group: Group) -> str:
+    """That none of our cells is a method of the table."""
+    return (
+        f"No cell of this study is a method of table {group.published.number} of {SOURCE}, so there is nothing of ours "
+        "to set beside its numbers."
+    )
+
+
 def caption(group: Group, columns: Mapping[str, str]) -> str:
     """What the table shows and what budget and data ours had."""
     setting = group.setting
     seeds = group.trials["seed"].nunique()
     recipe = [
-        f"{setting[key]} {noun}"
-        for key, noun in (("train.steps", "steps"), ("channels", "channels"), ("blocks", "blocks"))
+        tables_count(int(setting[key]), noun)
+        for key, noun in (("train.steps", "step"), ("channels", "channel"), ("blocks", "block"))
         if key in setting
     ]
     recipe += [f"{name} {setting[f'train.{name}']}" for name in ("batch", "patch", "lr") if f"train.{name}" in setting]
@@ -357,6 +355,10 @@ def notes(group: Group, rows: Sequence[Row], others: int) -> list[str]:
         found += [f"{row.name} in the paper, {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
         if row.cost_doubt:
             found.append(f"{row.name} in the paper: {row.cost_doubt}.")
+    trained = {row.method for row in rows if row.ours}
+    absent = [row.name for row in rows if not row.ours and row.method not in trained]
+    if absent:
+        found.append(f"Not trained here: {', '.join(absent)}.")
     if others:
         found.append(f"{tables_count(others, 'cell')} of ours with other components are no method of this table.")
     return list(dict.fromkeys(found))

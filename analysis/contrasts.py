@@ -1,13 +1,17 @@
 """What each component is worth: cells that differ in one factor, paired within a seed."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from analysis.methods import BBCU, UNTRAINED
 from analysis.results import Identity
-from analysis.sections import Section
+from analysis.sections import Section, label
 from analysis.statistics import (
     MARGIN_DB,
     Estimate,
@@ -20,6 +24,18 @@ from analysis.statistics import (
     summary,
     verdicts,
 )
+
+METHOD = "method"
+"""What stands for the factor where whole methods are compared."""
+
+STEP = "step"
+"""What stands for the factor where a cell is compared with the one before it."""
+
+MOST_STEPS = 12
+"""More cells than this were not lined up by hand, and are no chain."""
+
+MOST_MOVED = 2
+"""A step of a chain moves so many factors at most, as from BatchNorm to alignment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +71,24 @@ class Contrast:
     ops_g: float
     params_k: float
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Every cell of the pairs once."""
+        return tuple(dict.fromkeys(cell for pair in self.pairs.cells for cell in pair))
+
+    @property
+    def runs(self) -> int:
+        """How many runs the numbers rest on."""
+        return len(self.cells) * len(self.seeds)
+
+    @property
+    def change(self) -> str:
+        """What moves, in Markdown: ``residual: true → false``, or the two methods."""
+        if self.factor == STEP:
+            return f"{self.base} → {self.level}"
+        moved = f"`{self.base}` → `{self.level}`"
+        return moved if self.factor == METHOD else f"`{self.factor}`: {moved}"
+
 
 @dataclasses.dataclass(frozen=True)
 class CellSummary:
@@ -83,14 +117,97 @@ def contrasts(section: Section, margin: float = MARGIN_DB) -> list[Contrast]:
     A factor that does not vary among the finished cells has none, nor has a level whose cells have no partner. The
     contrasts on one test set are one family: their verdicts are corrected for how many there are.
     """
+    if section.methods:
+        return judged(method_contrasts(section), section.sets, margin)
+    found = [contrast(section, factor, change, pairs) for factor, change, pairs in factor_pairs(section)]
+    return judged(found, section.sets, margin)
+
+
+def from_the_reference(section: Section, margin: float = MARGIN_DB) -> list[Contrast]:
+    """The same for one pair of cells each: what a level does alone, to the cell that is closest to the reference.
+
+    Empty where all contrasts are such pairs already, or where some level has no such pair, as in a chain. The verdicts
+    are those of a family of their own.
+    """
+    if section.methods or section.cells.empty:
+        return []
+    centre = anchor(section)
     found = []
+    several, whole = False, True
+    for factor, change, pairs in factor_pairs(section):
+        alone = paired_cells(section, factor, *change, section.cells.index == centre)
+        several |= alone.cells != pairs.cells
+        whole &= bool(alone.cells)
+        if alone.cells:
+            found.append(contrast(section, factor, change, alone))
+    return judged(found, section.sets, margin) if several and whole else []
+
+
+def factor_pairs(section: Section) -> Iterator[tuple[str, tuple[str, str], Pairs]]:
+    """Every factor with its base and another level, and the pairs of finished cells that differ in that alone."""
     for factor in section.factors:
         base, others = base_and_others(section, factor)
         for level in others:
             pairs = paired_cells(section, factor, base, level)
             if pairs.cells:
-                found.append(contrast(section, factor, (base, level), pairs))
+                yield factor, (base, level), pairs
+
+
+def method_contrasts(section: Section) -> list[Contrast]:
+    """Every trained method against BBCU, or against the first one where it is not there, in the order of the study."""
+    base = anchor(section) if not section.cells.empty else ""
+    others = section.cells.index[~section.cells["method"].isin(UNTRAINED)]
+    return [
+        contrast(section, METHOD, (section.methods[base], section.methods[cell]), Pairs(((base, cell),), ()))
+        for cell in map(str, others)
+        if cell != base
+    ]
+
+
+def steps(section: Section, margin: float = MARGIN_DB) -> list[Contrast]:
+    """Each cell of a chain against the one before it, and the last against the first; empty where there is no chain.
+
+    A chain is a few cells in a row of which each moves one or two factors of the one before, and of which some is
+    farther than one factor from the reference, so that cells that differ in one factor alone do not show them all.
+    """
+    cells = [str(cell) for cell in section.cells.index]
+    if section.methods or not 3 <= len(cells) <= MOST_STEPS:
+        return []
+    asked, recorded = levels_by_cell(section, "level"), levels_by_cell(section, "factor")
+    moved = [moved_levels(recorded[one], recorded[other], asked[other]) for one, other in itertools.pairwise(cells)]
+    centre = anchor(section)
+    far = any(len(moved_levels(recorded[centre], recorded[cell], asked[cell])) > 1 for cell in cells)
+    if not far or not all(1 <= len(each) <= MOST_MOVED for each in moved) or is_grid(list(asked.values())):
+        return []
+    texts = [label(each, section.factors) for each in moved]
+    last = len(cells) - 1
+    pairs = [*((n, n + 1, f"step {n + 2} ({text})") for n, text in enumerate(texts)), (0, last, f"step {last + 1}")]
+    found = [
+        contrast(section, STEP, (f"step {one + 1}", name), Pairs(((cells[one], cells[other]),), ()))
+        for one, other, name in pairs
+    ]
     return judged(found, section.sets, margin)
+
+
+def levels_by_cell(section: Section, kind: str) -> dict[str, dict[str, str]]:
+    """The levels of every finished cell, those asked for (``level``) or those recorded (``factor``)."""
+    columns = [section.cells[f"{kind}/{factor}"].tolist() for factor in section.factors]
+    rows = zip(*columns, strict=True)
+    return {
+        str(cell): dict(zip(section.factors, row, strict=True))
+        for cell, row in zip(section.cells.index, rows, strict=True)
+    }
+
+
+def moved_levels(before: Mapping[str, str], after: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, str]:
+    """The factors whose recorded level moves, with the level that was asked for."""
+    return {factor: asked[factor] for factor, level in after.items() if before[factor] != level}
+
+
+def is_grid(levels: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the cells are all combinations of their levels, which the factorial reading is about."""
+    sizes = [len({row[factor] for row in levels}) for factor in levels[0]]
+    return math.prod(sizes) <= len(levels)
 
 
 def judged(found: Sequence[Contrast], sets: Sequence[str], margin: float) -> list[Contrast]:
@@ -112,17 +229,20 @@ def base_and_others(section: Section, factor: str) -> tuple[str, list[str]]:
     return base, [level for level in levels if level != base]
 
 
-def paired_cells(section: Section, factor: str, base: str, level: str) -> Pairs:
-    """All pairs of finished cells that agree in every other factor.
+def paired_cells(
+    section: Section, factor: str, base: str, level: str, first: npt.NDArray[np.bool_] | None = None
+) -> Pairs:
+    """All pairs of finished cells that agree in every other factor; ``first`` says which cells may come first.
 
     Agreement is that of the recorded levels. Where no pair agrees in them, it is that of the levels asked for: an
     ``align=auto`` that follows ``bn`` then counts as equal, and is named as a factor that moved along.
     """
     others = [other for other in section.factors if other != factor]
     asked = section.cells[f"level/{factor}"]
+    at_base = (asked == base) if first is None else (asked == base) & first
     for kind in ("factor", "level"):
         columns = [f"{kind}/{other}" for other in others]
-        found = matches(section.cells[asked == base], section.cells[asked == level], columns)
+        found = matches(section.cells[at_base], section.cells[asked == level], columns)
         if found:
             moved = tuple(other for other in others if moves(section.cells, found, other))
             return Pairs(found, moved)
@@ -227,7 +347,13 @@ def cost_change(section: Section, pairs: Pairs, name: str) -> float:
 
 
 def anchor(section: Section) -> str:
-    """The finished cell with the most factors at their base level, the first of them where several have as many."""
+    """The finished cell with the most factors at their base level, the first of them where several have as many.
+
+    Among methods it is BBCU, or the first one where that is not there.
+    """
+    if section.methods:
+        ours = section.cells.index[section.cells["method"] == BBCU]
+        return str(ours[0] if len(ours) else section.cells.index[0])
     at_base = pd.Series(0, index=section.cells.index)
     for factor in section.factors:
         at_base += (section.cells[f"level/{factor}"] == base_and_others(section, factor)[0]).astype(int)

@@ -1,7 +1,8 @@
 """What the probes saw unit by unit, from the input of the network to its output.
 
-Only cells that differ from the anchor in one factor alone are set beside each other: a mean over cells that differ in
-several would show the mixture. ``bbcu.probes`` says what each measure is.
+Cells that differ from the anchor in one factor alone are set beside each other, or each cell by its name where there
+are few or where they are methods; a mean over cells that differ in several would show the mixture. ``bbcu.probes`` says
+what each measure is.
 """
 
 from collections.abc import Mapping
@@ -9,10 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.contrasts import anchor
+from analysis.contrasts import anchor, base_and_others
 from analysis.sections import Section
 
-SHOWN_FACTORS = ("residual", "bn", "align", "act")
+SHOWN_FACTORS = ("residual", "bn", "align", "act", "surrogate", "threshold", "weight", "act_fn")
 """The factors whose levels are set beside each other."""
 
 SHOWN_MEASURES = ("output_loss", "sign_loss", "window")
@@ -20,6 +21,12 @@ SHOWN_MEASURES = ("output_loss", "sign_loss", "window")
 
 MOST_FACTORS = 3
 """More columns of panels cannot be read at half the size."""
+
+MOST_ALL = 7
+"""So few cells are drawn all, where no two of them differ in some factor alone."""
+
+EVERY = "cell"
+"""What stands for the factor where every cell has a line, under its name."""
 
 MOST_RANGES = 6
 """How many cells' value ranges are drawn."""
@@ -47,6 +54,20 @@ def star(section: Section, factors: tuple[str, ...] = SHOWN_FACTORS) -> dict[str
     return found
 
 
+def shown(section: Section) -> dict[str, dict[str, str]]:
+    """The cells of each column of panels, by factor and level: those of the star, or each by its name.
+
+    Methods are shown by their names, and so are a few cells such as those of a chain, where a factor varies that no two
+    cells differ in alone.
+    """
+    cells = [str(cell) for cell in section.cells.index]
+    found = star(section)
+    varied = {factor for factor in SHOWN_FACTORS if factor in section.factors and base_and_others(section, factor)[1]}
+    if section.methods or (len(cells) <= MOST_ALL and not varied <= found.keys()):
+        return {EVERY: {section.labels[cell]: cell for cell in cells}}
+    return dict(list(found.items())[:MOST_FACTORS])
+
+
 def depth_table(section: Section) -> pd.DataFrame:
     """A row per factor, level, unit and measure: the mean over the ``n`` seeds, and the lowest and highest of them."""
     units = section.units
@@ -62,7 +83,7 @@ def depth_table(section: Section) -> pd.DataFrame:
             "high": values.max(),
             "n": values.count(),
         }
-        for factor, levels in list(star(section).items())[:MOST_FACTORS]
+        for factor, levels in shown(section).items()
         for level, cell in levels.items()
         for measure in SHOWN_MEASURES
         for depth, values in units[units["cell"] == cell].groupby("depth")[measure]
@@ -72,9 +93,11 @@ def depth_table(section: Section) -> pd.DataFrame:
 
 
 def range_cells(section: Section) -> list[str]:
-    """The cells whose value ranges are drawn: the anchor, and those that differ from it in one factor."""
-    found = [cell for levels in star(section).values() for cell in levels.values()]
-    centre = [anchor(section)] if not section.cells.empty else []
+    """The cells whose value ranges are drawn: the anchor, and those that are drawn by depth too, if they have any."""
+    measured = set(section.units["cell"]) if not section.units.empty else set()
+    every = {**star(section), **shown(section)} if not section.methods else shown(section)
+    found = [cell for levels in every.values() for cell in levels.values() if cell in measured]
+    centre = [cell for cell in [anchor(section)] if cell in measured] if not section.cells.empty else []
     return list(dict.fromkeys([*centre, *found]))[:MOST_RANGES]
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from analysis.contrasts import base_and_others
+from analysis.contrasts import base_and_others, levels_by_cell
 from analysis.factorial import (
     FEWEST_FOR_HALF_NORMAL,
     Cell,
@@ -32,6 +32,14 @@ MOST_COMPONENTS = 10
 
 FEW_SEEDS = 2
 """Up to so many seeds hardly measure noise, and the half-normal plot takes it from the effects themselves."""
+
+PARTED = "binarize"
+"""The factor whose levels list the parts of the network that are binary."""
+
+PARTS = ("head", "body", "up", "tail")
+
+FULL, BINARY = "full", "binary"
+"""The levels of a part: in full precision, the reference, or binary."""
 
 SAME = re.compile(rf"^the same network as .*\(([0-9a-f]{{{KEY_LENGTH}}})\): ")
 """How a plan says that a cell was left out because it is another cell."""
@@ -63,28 +71,85 @@ class Reading:
 
 def readings(section: Section, margin: float = MARGIN_DB) -> dict[str, Reading]:
     """The factorial reading of every test set; empty where fewer than two factors vary."""
-    factors = design_factors(section)
+    factors = {} if section.methods else design_factors(section)
     if len(factors) < 2 or math.prod(len(levels) for levels in factors.values()) > MOST_CELLS:
         return {}
     return {name: reading(responses_of(section, factors, name), margin) for name in section.sets}
 
 
 def design_factors(section: Section) -> dict[str, tuple[str, ...]]:
-    """The factors that vary among the finished cells with their levels, the reference first."""
+    """The factors that vary among the finished cells with their levels, the reference first.
+
+    Where the cells binarise every subset of some parts, these parts are the factors, in place of the one that lists
+    them: the effect of a part is then what binarising it does.
+    """
     found = {factor: base_and_others(section, factor) for factor in section.factors}
-    return {factor: (base, *others) for factor, (base, others) in found.items() if others}
+    varied = {factor: (base, *others) for factor, (base, others) in found.items() if others}
+    parts = separate_parts(varied.pop(PARTED)) if len(varied.get(PARTED, ())) > 2 else ()
+    if not parts:
+        return {factor: (base, *others) for factor, (base, others) in found.items() if others}
+    return {**varied, **dict.fromkeys(parts, (FULL, BINARY))}
+
+
+def separate_parts(levels: Sequence[str]) -> tuple[str, ...]:
+    """The parts of which ``levels`` binarise every subset, in their order in the network; none where some is absent."""
+    subsets = {frozenset(parts_in(level)) for level in levels}
+    parts = [part for part in PARTS if 0 < sum(part in subset for subset in subsets) < len(subsets)]
+    return tuple(parts) if len(parts) > 1 and len(subsets) == 2 ** len(parts) else ()
+
+
+def parts_in(level: str) -> list[str]:
+    """The parts that a level such as ``[body,up]`` lists."""
+    return [part for part in level.strip("[]").replace(" ", "").split(",") if part]
+
+
+def level_in(levels: Mapping[str, str], factor: str, factors: Collection[str]) -> str:
+    """The level of a factor of the design in a cell, which may be a part of those that the cell lists."""
+    if factor in PARTS and PARTED not in factors:
+        return BINARY if factor in parts_in(levels.get(PARTED, "")) else FULL
+    return levels.get(factor, "")
+
+
+def place_of(levels: Mapping[str, str], factors: Collection[str]) -> Cell:
+    """Where a cell stands in the design."""
+    return tuple(level_in(levels, factor, factors) for factor in factors)
 
 
 def responses_of(section: Section, factors: Mapping[str, tuple[str, ...]], test_set: str) -> Responses:
     """PSNR by cell of the design and seed, with the cells that are another cell under their own name too."""
     scores = section.scores(f"{test_set}/psnr_db")
     values: dict[Cell, dict[int, float]] = {}
-    places = zip(*(section.cells[f"level/{factor}"].tolist() for factor in factors), strict=True)
-    for cell, place in zip(section.cells["cell"].tolist(), places, strict=True):
+    for cell, place in places_of(section, factors).items():
         values[place] = {seed: scores[cell, seed] for seed in section.seeds_of(cell)}
     for place, twin in merged_cells(section, factors).items():
         values.setdefault(place, {seed: scores[twin, seed] for seed in section.seeds_of(twin)})
     return Responses(factors, values)
+
+
+def places_of(section: Section, factors: Collection[str]) -> dict[str, Cell]:
+    """Where every finished cell stands in the design."""
+    return {cell: place_of(levels, factors) for cell, levels in levels_by_cell(section, "level").items()}
+
+
+def part_costs(section: Section, factors: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[float, float]]:
+    """What binarising each part changes in operations (10^9) and in parameters (thousands), over all other choices.
+
+    Empty where the design has no parts, or lacks one of its cells.
+    """
+    places = {place: cell for cell, place in places_of(section, factors).items()}
+    parts = [factor for factor, levels in factors.items() if levels == (FULL, BINARY)]
+    if len(places) < math.prod(len(levels) for levels in factors.values()):
+        return {}
+
+    def change(part: str, cost: str) -> float:
+        costs = section.cells[f"metric/cost/{cost}"]
+        sides = [
+            [costs[cell] for place, cell in places.items() if place[list(factors).index(part)] == level]
+            for level in (BINARY, FULL)
+        ]
+        return float(math.fsum(sides[0]) / len(sides[0]) - math.fsum(sides[1]) / len(sides[1]))
+
+    return {part: (change(part, "ops_g"), change(part, "params_k")) for part in parts}
 
 
 def merged_cells(section: Section, factors: Mapping[str, tuple[str, ...]]) -> dict[Cell, str]:
@@ -93,7 +158,7 @@ def merged_cells(section: Section, factors: Mapping[str, tuple[str, ...]]) -> di
     found: dict[Cell, str] = {}
     for row in section.left_out:
         same = SAME.match(row.reason)
-        place = tuple(row.levels.get(factor, "") for factor in factors)
+        place = place_of(row.levels, factors)
         known = all(level in levels for level, levels in zip(place, factors.values(), strict=True))
         if same and same[1] in finished and known:
             found.setdefault(place, finished[same[1]])

@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 
 from analysis.contrasts import Contrast
+from analysis.depth import EVERY
 from analysis.design import Reading, marginal_means
 from analysis.factorial import HalfNormal
 from analysis.pictures import Pixels, Strip, Tile
@@ -55,6 +56,9 @@ MOST_COLUMNS = 3
 MOST_LEVEL_LETTERS = 18
 """How much of a level's name fits into a panel's legend."""
 
+SHORT_LEVEL = 9
+"""Two levels of so many letters stand beside each other above one of three panels."""
+
 ROOM_FOR_A_NAME = 0.12
 """Names of effects in a half-normal plot are this part of the largest effect apart, and as far above the crowd at 0."""
 
@@ -63,6 +67,12 @@ MOST_INTERACTIONS = 15
 
 MOST_TICK_LETTERS = 24
 """How many letters of tick labels fit side by side under one of three panels."""
+
+POINTS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
+"""The marks of cells against cost."""
+
+MOST_NAMED_POINTS = len(POINTS)
+"""So many cells have a mark of their own against cost; more are marked alike, and the table names them."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -140,7 +150,7 @@ ONE_SEED_MARK: Mark = ("D", "0.45", False)
 @drawing()
 def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence[str], margin: float) -> None:
     """A forest plot: a row per contrast, a panel per test set, the mean difference with its 95 % interval."""
-    rows = [f"{contrast.factor}: {contrast.base} → {contrast.level}" for contrast in contrasts]
+    rows = [contrast.change.replace("`", "") for contrast in contrasts]
     panels = {name: [contrast.verdicts[name] for contrast in contrasts] for name in sets}
     forest(figure, rows, panels, margin, {outcome: str(outcome) for outcome in Outcome})
 
@@ -225,7 +235,7 @@ def draw_effect(panel: Axes, row: int, verdict: Verdict) -> None:
 @drawing()
 def means_figure(figure: Figure, reading: Reading, pairs: Sequence[tuple[str, str]]) -> None:
     """A panel for each pair of factors: the mean PSNR at the levels of one, a line for each level of the other."""
-    axes = grid(figure, len(pairs), 3.3)
+    axes = grid(figure, len(pairs), 3.9)
     for panel, (first, second) in zip(axes, pairs, strict=False):
         levels = reading.responses.factors[first]
         for index, (level, means) in enumerate(marginal_means(reading, first, second).items()):
@@ -236,7 +246,7 @@ def means_figure(figure: Figure, reading: Reading, pairs: Sequence[tuple[str, st
             panel.tick_params(axis="x", rotation=20)
         panel.margins(x=0.15, y=0.12)
         panel.set_xlabel(first)
-        panel.legend(loc="best", handlelength=3, title=second, fontsize=9, title_fontsize=9)
+        legend_above(panel, second)
     figure.supylabel("mean PSNR (dB)", fontsize=11)
 
 
@@ -311,22 +321,41 @@ def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str]) -
     ``table`` has a row per factor, level, depth and measure, with ``mean``, ``low`` and ``high`` over seeds.
     """
     factors = list(dict.fromkeys(table["factor"]))
-    figure.set_size_inches(WIDTH, 0.4 + 2.7 * len(measures))
+    every = list(dict.fromkeys(table.loc[table["factor"] == EVERY, "level"]))
+    below = 0.24 * math.ceil(len(every) / legend_columns(every)) if every else 0.0
+    figure.set_size_inches(WIDTH, 1.0 + 2.7 * len(measures) + below)
     axes = figure.subplots(len(measures), len(factors), squeeze=False, sharex=True, sharey="row")
     for row, measure in enumerate(measures):
         for column, factor in enumerate(factors):
             panel = axes[row, column]
             chosen = table[(table["factor"] == factor) & (table["measure"] == measure)]
             for index, level in enumerate(dict.fromkeys(chosen["level"])):
-                draw_depth(panel, chosen[chosen["level"] == level], index, brief(str(level)))
+                name = str(level) if factor == EVERY else brief(str(level))
+                draw_depth(panel, chosen[chosen["level"] == level], index, name)
             panel.margins(x=0.04)
-            if row == 0:
-                panel.set_title(factor)
-                panel.legend(loc="best", handlelength=3)
+            if row == 0 and factor != EVERY:
+                legend_above(panel, factor)
             if row == len(measures) - 1:
                 panel.set_xlabel("binary unit, from the input on")
                 panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes[row, 0].set_ylabel(wrapped(MEASURE_TITLES[measure], 20))
+    if every:
+        figure_legend(figure, every)
+
+
+def legend_above(panel: Axes, title: str) -> None:
+    """The legend of a panel in its own place above it, where it can cover no line, with the factor as its title."""
+    labels = panel.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels)) <= SHORT_LEVEL else 1
+    panel.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=balanced(len(labels), columns),
+        handlelength=3,
+        title=title,
+        title_fontsize=11,
+        borderaxespad=0.2,
+    )
 
 
 def draw_depth(panel: Axes, line: pd.DataFrame, index: int, label: str) -> None:
@@ -381,11 +410,14 @@ def ranges_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) ->
 
 @drawing()
 def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
-    """A panel per test set: PSNR against the residual alignment, a line per group of cells alike otherwise."""
+    """A panel per test set: PSNR against the residual alignment, a line per group of cells alike otherwise.
+
+    Of many groups the first ones are drawn.
+    """
     axes = grid(figure, len(sets), 3.6)
-    groups = list(dict.fromkeys(table["group"]))
+    groups = list(dict.fromkeys(table["group"]))[:MOST_LINES]
     for panel, name in zip(axes, sets, strict=False):
-        chosen = table[table["test_set"] == name]
+        chosen = table[(table["test_set"] == name) & table["group"].isin(groups)]
         for index, group in enumerate(groups):
             line = chosen[chosen["group"] == group].sort_values("align")
             panel.errorbar(
@@ -414,37 +446,49 @@ def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -
 def pareto_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
     """A row per test set: PSNR against operations and parameters, the front marked, and the paper's points.
 
-    ``table`` has ``test_set``, ``label``, ``mean``, ``ops_g``, ``params_k`` and ``source``, ``here`` or ``paper``.
+    ``table`` has ``test_set``, ``label``, ``mean``, ``ops_g``, ``params_k`` and ``source``, ``here`` or ``paper``. A
+    few cells are told apart by their marks, filled here and hollow for the paper's of the same name.
     """
-    paper = list(dict.fromkeys(table.loc[table["source"] == "paper", "label"]))
-    figure.set_size_inches(WIDTH, 0.6 + 3.9 * len(sets) + 0.24 * math.ceil(len(paper) / 4))
+    here, paper = (list(dict.fromkeys(table.loc[table["source"] == source, "label"])) for source in ("here", "paper"))
+    named = list(dict.fromkeys([*(here if len(here) <= MOST_NAMED_POINTS else []), *paper]))
+    entries = len(here if len(here) <= MOST_NAMED_POINTS else ["cell"]) + len(paper) + 1
+    figure.set_size_inches(WIDTH, 0.6 + 3.9 * len(sets) + 0.24 * math.ceil(entries / 2))
     axes = figure.subplots(len(sets), 2, squeeze=False, sharey="row")
     for row, name in enumerate(sets):
         chosen = table[table["test_set"] == name]
         for panel, cost, text in zip(axes[row], ("ops_g", "params_k"), ("OPs (G)", "params (K)"), strict=True):
-            draw_pareto(panel, chosen.dropna(subset=[cost, "mean"]), cost, paper)
+            draw_pareto(panel, chosen.dropna(subset=[cost, "mean"]), cost, named)
             panel.set_xlabel(text)
             panel.set_title(name)
         axes[row, 0].set_ylabel("PSNR (dB)")
     figure_legend(figure, list(handles_by_label(figure)))
 
 
-def draw_pareto(panel: Axes, points: pd.DataFrame, cost: str, paper: Sequence[str]) -> None:
-    """The points of one panel, and the front of those that were trained here; ``paper`` names those that were not."""
+def draw_pareto(panel: Axes, points: pd.DataFrame, cost: str, named: Sequence[str]) -> None:
+    """The points of one panel, and the front of those that were trained here; ``named`` have a mark of their own."""
     here = points[points["source"] == "here"]
     best = pareto(here, cost)
-    panel.plot(here[cost], here["mean"], "o", color="C0", markerfacecolor="w", label="cell")
-    panel.step(best[cost], best["mean"], "o-", where="post", color="C0", linewidth=1.2, label="Pareto front here")
-    for _, point in points[points["source"] == "paper"].iterrows():
-        index = paper.index(point["label"])
-        marker, colour = MARKERS[1:][index % (len(MARKERS) - 1)], f"C{1 + index % 5}"
-        face = colour if index >= len(MARKERS) - 1 else "w"
-        name = f"paper: {point['label']}"
-        panel.plot([point[cost]], [point["mean"]], marker, color=colour, markerfacecolor=face, ms=8, label=name)
+    panel.step(best[cost], best["mean"], "-", where="post", color="0.55", linewidth=1.2, label="Pareto front here")
+    crowd = here[~here["label"].isin(named)]
+    if len(crowd):
+        panel.plot(crowd[cost], crowd["mean"], "o", color="C0", markersize=8, label="cell")
+    for _, point in points[points["label"].isin(named) | (points["source"] == "paper")].iterrows():
+        ours, name = point["source"] == "here", str(point["label"])
+        index = named.index(name)
+        marker, colour = POINTS[index % len(POINTS)], f"C{index % 7}"
+        text = name if ours else f"paper: {name}"
+        face = colour if ours else "w"
+        look_of: dict[str, Any] = {
+            "marker": marker,
+            "color": colour,
+            "markerfacecolor": face,
+            "markersize": 8,
+            "linestyle": "",
+        }
+        panel.plot([point[cost]], [point["mean"]], label=text, **look_of)
     if len(points) and points[cost].max() > WIDE_RANGE * points[cost].min() > 0:
         panel.set_xscale("log")
     panel.margins(0.1)
-    panel.ticklabel_format(axis="y", useOffset=False)
 
 
 def pareto(points: pd.DataFrame, cost: str) -> pd.DataFrame:

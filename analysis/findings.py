@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.contrasts import Pairs, complete_seeds, cost_change, dead_cells, differences, matches
+from analysis.published import points
 from analysis.sections import Section
 from analysis.statistics import ALPHA, MARGIN_DB, Estimate, Outcome, estimate, holm, verdicts
 
@@ -119,9 +120,14 @@ FINDINGS: tuple[Finding, ...] = (
         WITH_RESIDUAL,
     ),
     Finding("BatchNorm after the convolution raises PSNR", PSNR, BARE, NORMALISED, +1, WITH_RESIDUAL),
-    Finding("Residual alignment closes that gap", "range_gap", BARE, ALIGNED, -1, WITH_RESIDUAL),
+    Finding("Residual alignment closes the gap between the ranges", "range_gap", BARE, ALIGNED, -1, WITH_RESIDUAL),
     Finding(
-        "Residual alignment closes that gap better than BatchNorm", "range_gap", NORMALISED, ALIGNED, -1, WITH_RESIDUAL
+        "Residual alignment closes the gap between the ranges better than BatchNorm",
+        "range_gap",
+        NORMALISED,
+        ALIGNED,
+        -1,
+        WITH_RESIDUAL,
     ),
     Finding("Residual alignment raises PSNR", PSNR, BARE, ALIGNED, +1, WITH_RESIDUAL),
     Finding("Residual alignment is better than BatchNorm", PSNR, NORMALISED, ALIGNED, +1, WITH_RESIDUAL),
@@ -150,9 +156,9 @@ FINDINGS: tuple[Finding, ...] = (
 class Assessment:
     """What one setting says of a finding, on one test set or of one probe.
 
-    ``where`` is the test set, or ``probes``; ``n_pairs`` counts pairs of cells, and ``dead`` names those of them whose
-    binary body contributes nothing. ``ops_g`` and ``params_k`` are the change in cost. For what is not tested, the
-    estimate has n = 0.
+    ``where`` is the test set, or ``probes``; ``pairs`` are the pairs of cells, and ``dead`` names those of them whose
+    binary body contributes nothing. ``ops_g`` and ``params_k`` are the change in cost. ``published`` is what the
+    paper's tables give for the same comparison, in words. For what is not tested, the estimate has n = 0.
     """
 
     finding: Finding
@@ -163,10 +169,16 @@ class Assessment:
     by_seed: tuple[float, ...]
     seeds: tuple[int, ...]
     dropped: tuple[int, ...]
-    n_pairs: int
+    pairs: tuple[tuple[str, str], ...]
     dead: tuple[str, ...]
     ops_g: float
     params_k: float
+    published: str = ""
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs of cells are compared."""
+        return len(self.pairs)
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0, math.nan)
@@ -241,6 +253,7 @@ def pairs_of(finding: Finding, section: Section) -> Pairs:
     named = {*finding.before, *finding.after}
     for kind in ("factor", "level"):
         columns = [f"{kind}/{factor}" for factor in section.factors if factor not in named]
+        columns += [column for key in METHOD_KEYS if (column := f"setting/{key}") in section.cells]
         found = matches(sides[0], sides[1], columns)
         if found:
             return Pairs(found, ())
@@ -292,7 +305,7 @@ def why_untested(finding: Finding, merged: Section) -> str:
 def untested(finding: Finding, reason: str) -> Assessment:
     """A finding that no pair of cells tests."""
     where = "" if finding.measure == PSNR else "probes"
-    return Assessment(finding, where, Status.NOT_TESTED, reason, NOTHING, (), (), (), 0, (), math.nan, math.nan)
+    return Assessment(finding, where, Status.NOT_TESTED, reason, NOTHING, (), (), (), (), (), math.nan, math.nan)
 
 
 def row_of(
@@ -316,11 +329,35 @@ def row_of(
         by_seed,
         seeds,
         tuple(seed for seed in section.seeds if seed not in seeds),
-        len(pairs.cells),
+        pairs.cells,
         tuple(section.labels[cell] for cell in dead_cells(section, pairs)),
         cost_change(section, pairs, "ops_g"),
         cost_change(section, pairs, "params_k"),
+        in_the_paper(finding, where, section.setting.get("task.name", "")),
     )
+
+
+PUBLISHED_LEVELS = {"[]": "full_precision", "[body]": "bbcu", "[body,up]": "bbcu binarize=[body,up]"}
+"""Which method of the paper's tables has which binary parts and is BBCU otherwise."""
+
+
+def in_the_paper(finding: Finding, where: str, task: str) -> str:
+    """What the paper's tables give for a comparison of methods, on the test set or else on all of theirs."""
+    if finding.measure != PSNR or finding.where:
+        return ""
+    sides = [
+        wanted.get("method") or PUBLISHED_LEVELS.get(wanted.get("binarize", ""), "")
+        for wanted in (finding.before, finding.after)
+    ]
+    paper = points()
+    paper = paper[paper["task"] == task]
+    before, after = (paper[paper["method"] == method].set_index("test_set")["psnr_db"] for method in sides)
+    found = (after - before).dropna()
+    if where in found:
+        return f"{found[where]:+.2f} dB"
+    if found.empty:
+        return ""
+    return f"{found.min():+.2f} to {found.max():+.2f} dB on {len(found)} sets"
 
 
 def probe_row(finding: Finding, section: Section, pairs: Pairs, seeds: tuple[int, ...]) -> Assessment:

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from ablations.store import client_of, experiment_id, search_runs
-from analysis.latex import ShownTable, as_latex, plain
+from analysis.latex import PLACE, ShownTable, as_latex, plain
 from analysis.results import reading
 
 PAGE, HTML, TABLES = "report.md", "report.html", "tables"
@@ -31,34 +31,39 @@ LARGEST_DATA = 2**20
 
 MEDIA = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv"}
 
-ALLOWED_TAG = re.compile(r"</?(?:details|summary|u|br)>")
+ALLOWED_TAG = re.compile(rf"</?(?:details|summary|u|br)>|{PLACE.pattern}")
 """The HTML that a page may hold; all other angle brackets are text, such as ``<class 'ValueError'>`` in a reason."""
 
 STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a;
+body { margin: 0 auto; padding: 1rem; max-width: 80rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a;
   background: #fff; overflow-wrap: anywhere; }
 h1, h2, h3, h4 { line-height: 1.25; margin: 2rem 0 .75rem; }
 h1 { margin-top: .5rem; }
 h2 { border-bottom: 1px solid #d0d0d0; padding-bottom: .25rem; }
 .anchor { color: #767676; text-decoration: none; margin-left: .4em; }
 a { color: #0b57a4; }
-nav ul { margin: 0; padding-left: 1.25rem; }
+nav ul { margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1.25rem; list-style: none; font-size: .875rem; }
 img { max-width: 100%; height: auto; }
 code { font: .875em ui-monospace, monospace; background: #f2f2f2; padding: .1em .25em; border-radius: 3px; }
 .table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .875rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid #d8d8d8; text-align: left; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
+table.wide { font-size: .75rem; }
+.wide th, .wide td { padding: .3rem .35rem; }
 td.long { white-space: normal; min-width: 16rem; }
-th { border-bottom: 2px solid #555; vertical-align: bottom; }
+th { border-bottom: 2px solid #555; vertical-align: bottom; white-space: normal; overflow-wrap: normal; }
 .right { text-align: right; }
 summary { cursor: pointer; }
 @media (min-width: 40rem) { th:first-child, td:first-child { position: sticky; left: 0; background: #fff; } }
 @media (max-width: 40rem) { p:has(> img) { overflow-x: auto; } p > img { max-width: none; width: 44rem; } }
 @media print { .table { overflow-x: visible; } th, td { white-space: normal; } }
 """
+
+MANY_COLUMNS = 9
+"""From so many columns on a table is set smaller."""
 
 LONG_TEXT = 48
 """A cell of a table with more letters than this may be broken into lines."""
@@ -106,7 +111,7 @@ def page_of(tokens: list[Token], files: Mapping[str, bytes]) -> str:
     embed(tokens, files)
     mark_tables(tokens)
     body = markdown.renderer.render(tokens, markdown.options, {})
-    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    body = body.replace("<table", '<div class="table"><table').replace("</table>", "</table></div>")
     title = html.escape(next((text for level, _, text in contents if level == 1), "Report"))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -187,7 +192,12 @@ def address(name: str, files: Mapping[str, bytes]) -> str:
 
 
 def mark_tables(tokens: Sequence[Token]) -> None:
-    """Say by class what a table's cells need: flush right, or lines that may be broken."""
+    """Say by class what a table needs, small print for many columns, and its cells: flush right, or broken lines."""
+    for position, token in enumerate(tokens):
+        if token.type == "table_open":
+            heads = itertools.takewhile(lambda other: other.type != "thead_close", tokens[position:])
+            if sum(other.type == "th_open" for other in heads) >= MANY_COLUMNS:
+                token.attrSet("class", "wide")
     for opening, inline in itertools.pairwise(tokens):
         if opening.type in ("th_open", "td_open"):
             right = "right" in str(opening.attrGet("style"))

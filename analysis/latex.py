@@ -245,6 +245,9 @@ def guarded(row: str) -> str:
     return ("{}" if row[:1] in ("[", "*") else "") + row + r" \\"
 
 
+PLACE = re.compile(r'<a id="[\w.-]+">|</a>')
+"""A place that links of the page lead to; paper has none."""
+
 MARKS = {
     "strong_open": r"\textbf{",
     "em_open": r"\emph{",
@@ -269,6 +272,8 @@ def latex(cell: Token, *, broken: bool = False) -> str:
     """The content of a table's cell for LaTeX; with ``broken`` its long words may go on in the next line."""
     parts = []
     for child in cell.children or []:
+        if is_place(child):
+            continue
         text = breakable(child.content) if broken else escaped(child.content)
         parts.append(rf"\texttt{{{text}}}" if child.type == "code_inline" else MARKS.get(child.type) or text)
     return signed("".join(parts))
@@ -312,4 +317,9 @@ def signed(text: str) -> str:
 def plain(token: Token) -> str:
     """The text of an inline token, without any mark."""
     texts = (child for child in token.children or [] if child.type in ("text", "code_inline", "html_inline"))
-    return "".join(child.content for child in texts if not child.meta.get("ours"))
+    return "".join(child.content for child in texts if not child.meta.get("ours") and not is_place(child))
+
+
+def is_place(token: Token) -> bool:
+    """Whether a token is no text but a place that links lead to, or the end of one."""
+    return token.type == "html_inline" and PLACE.fullmatch(token.content) is not None

@@ -7,17 +7,12 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from analysis.results import Identity
+from analysis.methods import UNTRAINED
+from analysis.results import NOT_RECORDED, Identity
 from analysis.sections import KEY_LENGTH, Section
-
-NOT_RECORDED = "not recorded"
-"""What stands for the code of a trial that was made before code had a fingerprint, and for data without one."""
 
 ENERGY = "metric/timing/energy_j"
 """The column of the energy that a training took, in joules, where the machine tells it."""
-
-UNTRAINED = ("bicubic", "identity")
-"""The methods that train nothing, and so take no energy worth the name."""
 
 
 def codes(trials: pd.DataFrame) -> list[str]:

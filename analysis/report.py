@@ -13,11 +13,20 @@ import pandas as pd
 from ablations.store import write_atomically
 from analysis import tables
 from analysis.comparison import Table, comparisons
-from analysis.contrasts import CellSummary, Contrast, cell_summaries, contrasts
+from analysis.contrasts import (
+    METHOD,
+    STEP,
+    CellSummary,
+    Contrast,
+    cell_summaries,
+    contrasts,
+    from_the_reference,
+    steps,
+)
 from analysis.curves import curve_table
-from analysis.depth import SHOWN_MEASURES, depth_table, range_cells, range_table
-from analysis.design import Reading, factor_pairs, merged_cells, readings
-from analysis.factorial import HalfNormal
+from analysis.depth import EVERY, SHOWN_MEASURES, depth_table, range_cells, range_table
+from analysis.design import BINARY, Reading, factor_pairs, merged_cells, part_costs, readings
+from analysis.factorial import Effect, HalfNormal
 from analysis.figures import (
     MOST_INTERACTIONS,
     MOST_LINES,
@@ -34,9 +43,8 @@ from analysis.figures import (
     shares_figure,
     strip_figure,
 )
-from analysis.findings import PROBES, Assessment, Status, assessed, comparable
+from analysis.findings import PROBES, PSNR, Assessment, Status, assessed, comparable
 from analysis.origins import (
-    NOT_RECORDED,
     code_by_trial,
     codes,
     counted,
@@ -45,9 +53,9 @@ from analysis.origins import (
     energy_in_words,
 )
 from analysis.pictures import MOST_CELLS, SHOWN_PER_SET, strips
-from analysis.results import StudyResults
+from analysis.results import NOT_RECORDED, StudyResults
 from analysis.sections import Section, levels_of, sections, varying
-from analysis.statistics import MARGIN_DB, Outcome, Verdict, what_seeds_allow
+from analysis.statistics import MARGIN_DB, Estimate, Outcome, Verdict, smallest_sign_flip_p, what_seeds_allow
 from analysis.tradeoffs import alignment_table, cost_table, costs_differ
 
 PAGE = "report.md"
@@ -61,6 +69,20 @@ MOST_ROWS = 500
 MOST_PAIRS = 6
 """How many pairs of factors are drawn, the largest interactions first; the table has all."""
 
+COLUMNS_MOVE = "Each column moves one factor from the cell that is closest to the reference. "
+
+PART_NAMES = {"up": "upsampling"}
+"""What a part is called in a sentence, where that is not its name in the config."""
+
+SAME_COST = 1e-6
+"""A change in cost below this is none."""
+
+MOST_SAID = 8
+"""How many comparisons of one verdict are told in the summary, the largest first; the table below it has all."""
+
+FEW_ROWS = 6
+"""So many comparisons are told in words in the open; of more, the words are folded up below their table."""
+
 READING = (
     "Differences are in dB of PSNR, more is better. Cells are compared within a seed, since trials of one seed share "
     "their patches, noise and initial values; the interval in brackets is Student's 95 % interval over seeds and is "
@@ -68,6 +90,11 @@ READING = (
     "set: better or worse where a difference is more than noise, equivalent where it is surely smaller than {margin:g} "
     "dB, and undecided where these seeds allow neither to be said. OPs are 10^9 multiply-adds on a 320 x 180 input and "
     "params thousands; a binary multiply-add counts 1/64, a binary weight 1/32."
+)
+
+RUNS = (
+    "The last column of a table says how many runs a row rests on and leads to their names, under “Runs "
+    "behind each row”."
 )
 
 ONE_SEED = (
@@ -88,13 +115,17 @@ class Part:
 class Chapter:
     """One setting of the study with what was worked out for it.
 
-    ``prefix`` starts the names of its files, ``heading`` is the Markdown mark of its parts' headings, and ``margin``
-    the difference in dB that does not matter.
+    ``contrasts`` are averages over all pairs of cells, ``alone`` those of the pairs with the cell that is closest to
+    the reference, where that is another reading, and ``steps`` those of a chain. ``prefix`` starts the names of its
+    files, ``heading`` is the Markdown mark of its parts' headings, and ``margin`` the difference in dB that does not
+    matter.
     """
 
     section: Section
     cells: Sequence[CellSummary]
     contrasts: Sequence[Contrast]
+    alone: Sequence[Contrast]
+    steps: Sequence[Contrast]
     readings: Mapping[str, Reading]
     prefix: str
     heading: str
@@ -130,6 +161,8 @@ def compose(results: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes
             section,
             cell_summaries(section),
             contrasts(section, margin),
+            from_the_reference(section, margin),
+            steps(section, margin),
             readings(section, margin),
             "" if alone else f"setting{number}-",
             "##" if alone else "###",
@@ -142,12 +175,14 @@ def compose(results: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes
     parts = [Part(f"# Study `{results.study}`")]
     parts.append(opening(chapters[0]) if alone else Part(several_settings(results, found)))
     parts += [Part(text) for text in warnings(found)]
-    parts += [in_short(chapters, claims), findings(claims, [titles_of(group) for group in groups], margin)]
+    parts += [in_short(chapters, groups, claims), how_to_read(chapters)]
+    parts += [findings(claims, [titles_of(group) for group in groups], margin)]
+    parts += [beside_the_paper(table) for table in comparisons(results)]
     for number, chapter in enumerate(chapters, start=1):
         if not alone:
             parts += [Part(f"## Setting {number}: `{chapter.section.title}`"), opening(chapter)]
         parts.extend(chapter_parts(chapter))
-    parts.extend(beside_the_paper(table) for table in comparisons(results))
+    parts.append(runs_behind(chapters, claims))
     text = "\n\n".join(part.text for part in parts if part.text) + "\n"
     return {PAGE: text.encode(), **{name: content for part in parts for name, content in part.files.items()}}
 
@@ -181,7 +216,8 @@ def chapter_parts(chapter: Chapter) -> list[Part]:
     """The parts of one setting, in the order of the page."""
     parts: list[Part] = []
     if chapter.cells:
-        parts += [components(chapter), design(chapter), cells(chapter), trade(chapter), inside(chapter)]
+        parts += [parts_of_the_network(chapter), chain(chapter), components(chapter), design(chapter), cells(chapter)]
+        parts += [trade(chapter), inside(chapter)]
         parts += [learning(chapter), pictures(chapter)]
     return [*parts, absent(chapter), provenance(chapter)]
 
@@ -253,7 +289,15 @@ def opening(chapter: Chapter) -> Part:
     if not chapter.cells:
         return Part(f"{text}\n\nNo trial of it is finished, so there is nothing to compare yet.")
     one_seed = any(cell.to_anchor[name].n == 1 for cell in chapter.cells for name in section.sets)
-    return Part("\n\n".join([text, READING.format(margin=chapter.margin), *([ONE_SEED] if one_seed else [])]))
+    return Part("\n\n".join([text, *([ONE_SEED] if one_seed else [])]))
+
+
+def how_to_read(chapters: Sequence[Chapter]) -> Part:
+    """What the numbers are, in a few sentences."""
+    if not any(chapter.cells for chapter in chapters):
+        return Part("")
+    said = READING.format(margin=chapters[0].margin)
+    return Part(f"## How to read the numbers\n\n{said} {RUNS}")
 
 
 STATES = ("finished", "failed", "interrupted", "pruned", "running", "missing")
@@ -284,45 +328,161 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def in_short(chapters: Sequence[Chapter], claims: Sequence[Sequence[Assessment]]) -> Part:
-    """What was found, how sure that is and what it cost, in a few lines."""
-    lines = [line for chapter in chapters if chapter.cells for line in chapter_in_short(chapter)]
-    counts = pd.Series([str(row.status) for rows in claims for row in rows]).value_counts()
-    if len(counts):
-        said = [f"{counts.get(str(status), 0)} {status}" for status in Status]
-        lines.append(f"Claims of the paper, each on each test set: {listed(said)}.")
-    return Part("## In short\n\n" + "\n".join(f"- {line}" for line in lines)) if lines else Part("")
+def in_short(
+    chapters: Sequence[Chapter], groups: Sequence[Sequence[Section]], claims: Sequence[Sequence[Assessment]]
+) -> Part:
+    """What was found, how sure that is, what it cost and how it compares with the paper, in a few lines."""
+    blocks = []
+    for chapter in chapters:
+        if chapter.cells:
+            own = [
+                rows
+                for group, rows in zip(groups, claims, strict=True)
+                if len(group) == 1 and group[0] is chapter.section
+            ]
+            lines = [*chapter_in_short(chapter), *(line for rows in own for line in claims_in_short(rows))]
+            blocks.append(block(f"`{chapter.section.title}`" if chapter.section.title else "", lines))
+    for group, rows in zip(groups, claims, strict=True):
+        if len(group) > 1:
+            blocks.append(block(titles_of(group), claims_in_short(rows)))
+    return Part("\n\n".join(["## In short", *blocks])) if blocks else Part("")
+
+
+def block(title: str, lines: Sequence[str]) -> str:
+    """A list under a title, where it has one."""
+    return (f"**{title}:**\n\n" if title else "") + "\n".join(f"- {line}" for line in lines)
+
+
+def claims_in_short(rows: Sequence[Assessment]) -> list[str]:
+    """What became of the paper's claims: each that was tested by name, the others counted."""
+    lines = []
+    for status in (Status.SUPPORTED, Status.CONTRADICTED, Status.UNDECIDED):
+        named: dict[str, list[str]] = {}
+        for row in rows:
+            if row.status is status:
+                named.setdefault(row.finding.claim, []).append(effect_of(row))
+        if named:
+            told = [f"{claim} ({listed(found)})" for claim, found in named.items()]
+            lines.append(f"Claims of the paper **{status}** here: {'; '.join(told)}.")
+    tested = {row.finding.claim for row in rows if row.status is not Status.NOT_TESTED}
+    absent = len({row.finding.claim for row in rows} - tested)
+    if absent:
+        lines.append(f"Claims of the paper **{Status.NOT_TESTED}**: {absent}, each listed below with why.")
+    return lines
+
+
+def effect_of(row: Assessment) -> str:
+    """The size of a claimed effect, where it was seen, and what the paper's tables print for the same."""
+    unit = " dB" if row.finding.measure == PSNR else ""
+    where = f"{'the ' if row.where == 'probes' else ''}{row.where}"
+    said = f"{row.estimate.mean:+.3f}{unit} on {where}{', with dead cells' if row.dead else ''}"
+    return f"{said}; the paper: {row.published}" if row.published else said
 
 
 def chapter_in_short(chapter: Chapter) -> list[str]:
     """The lines of one setting."""
     section, best = chapter.section, chapter.cells[0]
-    where = f"`{section.title}`: " if section.title else ""
     reached = [f"{tables.summary_text(best.psnr[name])} dB on {name}" for name in section.sets]
     lacking = [str(seed) for seed in section.seeds if seed not in best.seeds]
     without = f", without seed {listed(lacking)}" if lacking else ""
     lines = [
-        f"{where}Highest mean PSNR: `{best.label}` with {listed(reached)}, {count(len(best.seeds), 'seed')}{without}."
+        f"Highest mean PSNR: `{best.label}` with {listed(reached)}, {count(len(best.seeds), 'seed')}{without}, at "
+        f"{best.ops_g:.2f} G operations and {best.params_k:.0f} K parameters."
     ]
-    lines += [f"{where}{told}" for outcome in Outcome if (told := decided(chapter, outcome))]
-    trained = section.finished["metric/timing/train_s"].sum() / 3600
-    lines.append(f"{where}Training took {trained:.2f} hours in all, over {count(len(section.finished), 'trial')}.")
-    if section.dead:
+    lines += [told for outcome in Outcome if (told := decided(chapter, outcome))]
+    lines += parts_in_short(chapter)
+    seeds = sorted({len(contrast.seeds) for contrast in chapter.contrasts if contrast.seeds})
+    if seeds:
+        least = smallest_sign_flip_p(seeds[0])
         lines.append(
-            f"{where}**{count(len(section.dead), 'finished trial')} dead**: see “Not in the tables, or suspect”."
+            f"How sure: intervals over {listed([str(number) for number in seeds])} seeds that hold if differences are "
+            f"normal; {seeds[0]} seeds without that assumption cannot give a two-sided p below {least:.2g}."
+            if seeds[0] > 1
+            else "How sure: one seed tells no effect from noise."
         )
+    trained = section.finished["metric/timing/train_s"].sum() / 3600
+    lines.append(f"Training took {trained:.2f} hours in all, over {count(len(section.finished), 'trial')}.")
+    if section.dead:
+        lines.append(f"**{count(len(section.dead), 'finished trial')} dead**: see “Not in the tables, or suspect”.")
     return lines
+
+
+def headline(chapter: Chapter) -> Sequence[Contrast]:
+    """What the summary tells: the steps of a chain, or what a level does to the reference; parts have own lines."""
+    return [] if costs_of_parts(chapter) else chapter.steps or chapter.alone or chapter.contrasts
 
 
 def decided(chapter: Chapter, outcome: Outcome) -> str:
     """The contrasts with one verdict, each with its differences on the test sets that have it; empty for none."""
-    found = []
-    for contrast in chapter.contrasts:
+    found: list[tuple[float, str]] = []
+    for contrast in headline(chapter):
         sets = [name for name, verdict in contrast.verdicts.items() if verdict.outcome is outcome]
         if sets:
-            by_set = [f"{tables.estimate_text(contrast.psnr[name])} dB on {name}" for name in sets]
-            found.append(f"`{contrast.factor}={contrast.level}` against `{contrast.base}` ({listed(by_set)})")
-    return f"**{str(outcome).capitalize()}**: {'; '.join(found)}." if found else ""
+            by_set = [
+                f"{tables.estimate_text(contrast.psnr[name])} dB on {name}{needed_in_words(contrast.verdicts[name])}"
+                for name in sets
+            ]
+            size = max(abs(contrast.psnr[name].mean) for name in sets)
+            dead = ", with dead cells" if contrast.dead else ""
+            found.append((size, f"{contrast.change} ({listed(by_set)}{dead}{cost_in_words(contrast)})"))
+    if not found:
+        return ""
+    largest = sorted(found, key=lambda row: -row[0] if math.isfinite(row[0]) else math.inf)[:MOST_SAID]
+    told = [text for row in found if row in largest for text in row[1:]]
+    rest = f"; and {len(found) - len(largest)} more below" if len(found) > len(largest) else ""
+    centre = next(cell.label for cell in chapter.cells if cell.is_anchor)
+    alone = f", alone, from `{centre}`" if chapter.alone and not chapter.steps else ""
+    return f"**{str(outcome).capitalize()}**{alone}: {'; '.join(told)}{rest}."
+
+
+def needed_in_words(verdict: Verdict) -> str:
+    """How many seeds would likely decide a comparison that is open; nothing where none is known, or it is decided."""
+    needed = verdict.seeds_needed
+    if verdict.outcome is not Outcome.UNDECIDED or needed is None or needed.likely is None:
+        return ""
+    return f", where {needed.likely} seeds would likely decide"
+
+
+def cost_in_words(contrast: Contrast) -> str:
+    """The change in cost that comes with a contrast; nothing where there is none."""
+    if abs(contrast.ops_g) < SAME_COST and abs(contrast.params_k) < SAME_COST:
+        return ""
+    return f"; {contrast.ops_g:+.2f} G operations, {contrast.params_k:+.1f} K parameters"
+
+
+def parts_in_short(chapter: Chapter) -> list[str]:
+    """What binarising each part costs and saves, where the study is about that."""
+    costs = costs_of_parts(chapter)
+    lines = []
+    for part, (ops, params) in costs.items():
+        effects_of_part = [
+            f"{tables.estimate_text(effect.estimate)} dB on {name}{verdict_in_words(effect.estimate, verdict)}"
+            for name, reading in chapter.readings.items()
+            for effect, verdict in effects_and_verdicts(reading)
+            if effect.term.moved == ((part, BINARY),)
+        ]
+        lines.append(
+            f"**Binarising the {PART_NAMES.get(part, part)}**, averaged over what else is binary: "
+            f"{listed(effects_of_part)}; {ops:+.2f} G operations, {params:+.1f} K parameters."
+        )
+    return lines
+
+
+def verdict_in_words(found: Estimate, verdict: Verdict) -> str:
+    """The verdict behind a comma; nothing where one seed allows none."""
+    return "" if math.isnan(found.low) else f", {verdict.outcome}"
+
+
+def effects_and_verdicts(reading: Reading) -> list[tuple[Effect, Verdict]]:
+    """The effects of a reading, each with its verdict."""
+    return list(zip(reading.effects.effects, reading.verdicts, strict=True)) if reading.effects else []
+
+
+def costs_of_parts(chapter: Chapter) -> dict[str, tuple[float, float]]:
+    """What binarising each part changes in operations and parameters, where the design is one of parts."""
+    if not chapter.readings:
+        return {}
+    return part_costs(chapter.section, next(iter(chapter.readings.values())).responses.factors)
 
 
 def titles_of(group: Sequence[Section]) -> str:
@@ -343,17 +503,24 @@ def findings(claims: Sequence[Sequence[Assessment]], titles: Sequence[str], marg
     ]
     files: dict[str, bytes] = {}
     for number, rows in enumerate(claims, start=1):
-        prefix = "" if len(claims) == 1 else f"setting{number}-"
+        prefix = claims_prefix(number, len(claims))
         name = f"{prefix}findings.csv"
         files[name] = tables.as_csv(tables.finding_frame(rows)).encode()
         done = [row for row in rows if row.status is not Status.NOT_TESTED]
         if len(claims) > 1:
             lines.append(f"**{titles[number - 1]}:**")
-        lines.append(tables.finding_table(done) if done else "No cells here test any of them.")
+        lines.append(tables.finding_table(done, f"{prefix}claims") if done else "No cells here test any of them.")
+        if any(row.dead for row in done):
+            lines.append("† rests on cells with a trial whose binary body contributes nothing.")
         probed = {row.finding.measure for row in done}
         lines.append(" ".join(text for measure, text in PROBES.items() if measure in probed))
         lines += [undecided_in_words(rows), untested_in_words(rows), f"Data: [{name}]({name})"]
     return Part("\n\n".join(line for line in lines if line), files)
+
+
+def claims_prefix(number: int, of: int) -> str:
+    """What starts the names of the files and rows of one group of claims."""
+    return "" if of == 1 else f"setting{number}-"
 
 
 def undecided_in_words(rows: Sequence[Assessment]) -> str:
@@ -369,22 +536,81 @@ def untested_in_words(rows: Sequence[Assessment]) -> str:
 
 
 def components(chapter: Chapter) -> Part:
-    """What each component is worth: a table, a sentence for each row, the second reading, a forest plot."""
-    title = f"{chapter.heading} What each component is worth"
+    """What each component is worth: tables, a sentence for each row, the second reading, a forest plot."""
+    section = chapter.section
+    title = f"{chapter.heading} {'How the methods compare' if section.methods else 'What each component is worth'}"
     if not chapter.contrasts:
         return Part(f"{title}\n\nNo two finished cells differ in one factor alone, so no component can be told apart.")
-    sets = chapter.section.sets
-    link, files = chapter.table("effects", tables.contrast_frame(chapter.contrasts))
-    drawn = effects_figure(chapter.contrasts, sets, chapter.margin)
-    image, drawings = chapter.figure("effects", "What each component is worth", drawn)
-    sentences = "\n".join(f"- {sentence(contrast, chapter.section)}" for contrast in chapter.contrasts)
+    frames = [tables.contrast_frame(rows, reading) for rows, reading in readings_of_contrasts(chapter) if rows]
+    link, files = chapter.table("effects", pd.concat(frames, ignore_index=True))
+    lines = [title, allowed(chapter)]
+    if chapter.alone:
+        centre = next(cell.label for cell in chapter.cells if cell.is_anchor)
+        lines += [f"**Alone, from `{centre}`**, the finished cell that is closest to the reference:"]
+        lines += [contrast_lines(chapter, chapter.alone, "alone")]
+        lines += ["**Averaged over all pairs of cells** that are alike otherwise, whatever else they are:"]
+    lines += [contrast_lines(chapter, chapter.contrasts, "effects")]
+    shown = chapter.alone or chapter.contrasts
+    image, drawings = chapter.figure("effects", title.strip("# "), effects_figure(shown, section.sets, chapter.margin))
     legend = (
         f"The shaded band is the margin of {chapter.margin:g} dB. OPs and params are the change that comes with the "
-        "level."
+        f"level.{' Drawn is what each level does alone.' if chapter.alone else ''}"
     )
-    table = tables.contrast_table(chapter.contrasts, sets)
-    words = [title, allowed(chapter), table, sentences, image, legend, second_reading(chapter), link]
+    words = [*lines, image, legend, second_reading(chapter), link]
     return Part("\n\n".join(word for word in words if word), {**files, **drawings})
+
+
+def readings_of_contrasts(chapter: Chapter) -> list[tuple[Sequence[Contrast], str]]:
+    """The contrasts of a setting by the reading that they are, as the CSV file names it."""
+    return [(chapter.alone, "alone, from the reference"), (chapter.contrasts, "all pairs"), (chapter.steps, "step")]
+
+
+def contrast_lines(chapter: Chapter, rows: Sequence[Contrast], name: str) -> str:
+    """A table of contrasts and a sentence for each; many sentences are folded up."""
+    table = tables.contrast_table(rows, chapter.section.sets, f"{chapter.prefix}{name}")
+    sentences = "\n".join(f"- {sentence(contrast, chapter.section)}" for contrast in rows)
+    if len(rows) > FEW_ROWS:
+        sentences = folded("Each row in words, with its p and what would decide it", sentences)
+    return f"{table}\n\n{sentences}"
+
+
+def folded(summary: str, text: str) -> str:
+    """Text that is shown when its summary is clicked."""
+    return f"<details>\n<summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
+def chain(chapter: Chapter) -> Part:
+    """What each step of a chain adds to the one before it; nothing where the study is none."""
+    if not chapter.steps:
+        return Part("")
+    lines = [
+        f"{chapter.heading} Step by step",
+        "Each cell against the one before it, in the order of the study, and the last against the first. A step is "
+        "worth what it adds behind those before it, which ranks no components. Step 1 is "
+        f"`{chapter.section.labels[chapter.steps[0].pairs.cells[0][0]]}`.",
+        contrast_lines(chapter, chapter.steps, "steps"),
+    ]
+    drawn = effects_figure(chapter.steps, chapter.section.sets, chapter.margin)
+    image, files = chapter.figure("steps", "What each step adds", drawn)
+    return Part("\n\n".join([*lines, image]), files)
+
+
+def parts_of_the_network(chapter: Chapter) -> Part:
+    """What binarising each part costs in PSNR and saves in operations and parameters, where the study is about that."""
+    costs = costs_of_parts(chapter)
+    if not costs:
+        return Part("")
+    frame = tables.part_frame(chapter.readings, costs)
+    link, files = chapter.table("parts", frame)
+    lines = [
+        f"{chapter.heading} What binarising each part costs and saves",
+        "PSNR is the change when the part becomes binary, averaged over all choices of the other parts; its Shapley "
+        "share is its part of what making all of them binary costs. Operations and parameters are the same changes, "
+        "which no seed moves.",
+        tables.part_table(chapter.readings, costs),
+        link,
+    ]
+    return Part("\n\n".join(lines), files)
 
 
 def allowed(chapter: Chapter) -> str:
@@ -416,7 +642,16 @@ def sentence(contrast: Contrast, section: Section) -> str:
     warned = f" **Includes trials whose body is dead: {listed(dead)}.**" if dead else ""
     if differs_in_code(contrast, section):
         warned += " **Within a seed it compares trials of different code.**"
-    return f"`{contrast.factor}={contrast.level}` instead of `{contrast.base}`: {said} ({basis}).{moved}{warned}"
+    return f"{change_in_words(contrast)}: {said} ({basis}).{moved}{warned}"
+
+
+def change_in_words(contrast: Contrast) -> str:
+    """What was put in place of what."""
+    if contrast.factor == METHOD:
+        return f"`{contrast.level}` instead of `{contrast.base}`"
+    if contrast.factor == STEP:
+        return f"{contrast.level} against {contrast.base}"
+    return f"`{contrast.factor}={contrast.level}` instead of `{contrast.base}`"
 
 
 def differs_in_code(contrast: Contrast, section: Section) -> bool:
@@ -446,12 +681,31 @@ def design(chapter: Chapter) -> Part:
         "than the sum of what each does alone. All effects on a test set are one family.",
     ]
     files: dict[str, bytes] = {}
+    if not any(reading.effects and reading.effects.effects for reading in chapter.readings.values()):
+        return Part(f"{lines[0]}\n\n{no_design(next(iter(chapter.readings.values())))}")
     for name, reading in chapter.readings.items():
         lines += design_lines(name, reading, chapter.section)
     for part in (effect_part(chapter), means_part(chapter), noise_part(chapter), share_part(chapter)):
         lines.append(part.text)
         files |= part.files
     return Part("\n\n".join(line for line in lines if line), files)
+
+
+def no_design(reading: Reading) -> str:
+    """Why no effect of a factor and no interaction can be had from the cells."""
+    grid, there = reading.responses.grid, reading.responses.values
+    lacking = [
+        " ".join(f"{factor}={level}" for factor, level in zip(reading.responses.factors, cell, strict=True))
+        for cell in grid
+        if cell not in there
+    ]
+    named = ", ".join(f"`{cell}`" for cell in lacking[:MOST_SAID])
+    rest = f" and {len(lacking) - MOST_SAID} more" if len(lacking) > MOST_SAID else ""
+    return (
+        f"Refused: the study has {len(there)} of the {len(grid)} combinations of its levels, and these do not "
+        "determine the effect of any factor, an interaction or a share of the gain. To average over the cells that "
+        f"are there would be an effect of something else. Without a score: {named}{rest}."
+    )
 
 
 def design_lines(name: str, reading: Reading, section: Section) -> list[str]:
@@ -539,15 +793,20 @@ def share_part(chapter: Chapter) -> Part:
     link, files = chapter.table("shares", tables.share_frame(shown))
     image, drawings = chapter.figure("shares", "Share of the gain", shares_figure(shown))
     lines = [
-        "**Shares of the gain.** From all components ablated to all at their reference, each component's Shapley "
-        "share is what it adds, averaged over all orders in which they can be added; the shares add up to the gain."
-        + held_in_words(chapter)
+        f"**Shares of the gain.**{kept_in_full(chapter)} From all components ablated to all at their reference, each "
+        "component's Shapley share is what it adds, averaged over all orders in which they can be added; the shares "
+        "add up to the gain." + held_in_words(chapter)
     ]
     for name, reading in shown.items():
         total = reading.shares.total if reading.shares else None
         lines.append(f"{name}: {tables.estimate_text(total)} dB in all." if total else "")
         lines.append(tables.share_table(reading))
     return Part("\n\n".join([*lines, image, link]), {**files, **drawings})
+
+
+def kept_in_full(chapter: Chapter) -> str:
+    """What a component is in a design of parts; nothing elsewhere."""
+    return " A component is here a part that stays in full precision." if costs_of_parts(chapter) else ""
 
 
 def held_in_words(chapter: Chapter) -> str:
@@ -609,6 +868,9 @@ def trade(chapter: Chapter) -> Part:
         said = (
             "Each line joins cells that differ in the alignment alone; bars reach from the lowest seed to the highest."
         )
+        lines_in_all = aligned["group"].nunique()
+        if lines_in_all > MOST_LINES:
+            said += f" Drawn are the first {MOST_LINES} of {lines_in_all} lines; the CSV has all."
         part = drawn_part(chapter, "alignment", "PSNR against residual alignment", drawn, aligned, said)
         lines.append(part.text)
         files |= part.files
@@ -630,10 +892,10 @@ def inside(chapter: Chapter) -> Part:
     if not table.empty:
         measures = [name for name in SHOWN_MEASURES if (table["measure"] == name).any()]
         said = (
-            "Lines are means over seeds, bands reach from the lowest seed to the highest. Each column moves one factor "
-            "from the cell that is closest to the reference. Lost of the output: the error of the best affine "
-            "reconstruction of the unit without binarisation; lost by the sign: the same of what the sign sees; the "
-            "window is where the gradient of the sign is not 0."
+            "Lines are means over seeds, bands reach from the lowest seed to the highest. "
+            f"{'' if (table['factor'] == EVERY).all() else COLUMNS_MOVE}"
+            "Lost of the output: the error of the best affine reconstruction of the unit without binarisation; lost by "
+            "the sign: the same of what the sign sees; the window is where the gradient of the sign is not 0."
         )
         drawn = depth_figure(table, measures)
         parts.append(drawn_part(chapter, "depth", "Probes by depth", drawn, table, said))
@@ -736,6 +998,37 @@ def provenance(chapter: Chapter) -> Part:
         text for text in ("<details>\n<summary>Every trial and its run</summary>", more, shown) if text
     )
     return Part("\n\n".join(line for line in [*lines, f"{trials}\n\n</details>", link] if line), files)
+
+
+def runs_behind(chapters: Sequence[Chapter], claims: Sequence[Sequence[Assessment]]) -> Part:
+    """The runs that each row of a table rests on: its cells, and of each cell the run of every seed."""
+    rows = []
+    for chapter in chapters:
+        named = (("alone", chapter.alone), ("effects", chapter.contrasts), ("steps", chapter.steps))
+        for name, found in named:
+            rows += [
+                tables.runs_row(f"{chapter.prefix}{name}", n, each.change, each.pairs.cells, each.seeds)
+                for n, each in enumerate(found, start=1)
+            ]
+    for number, found_claims in enumerate(claims, start=1):
+        done = [row for row in found_claims if row.status is not Status.NOT_TESTED]
+        name = f"{claims_prefix(number, len(claims))}claims"
+        rows += [
+            tables.runs_row(name, n, f"{row.finding.claim}, {row.where}", row.pairs, row.seeds)
+            for n, row in enumerate(done, start=1)
+        ]
+    by_cell = [row for chapter in chapters for row in tables.runs_of_cells(chapter.section, chapter.cells[:MOST_ROWS])]
+    if not by_cell:
+        return Part("")
+    lines = [
+        "## Runs behind each row",
+        "A row of a table above leads here: to the pairs of cells that it compares, the second less the first under "
+        "each seed, and from there to the MLflow run of each cell and seed.",
+    ]
+    if rows:
+        lines.append(folded("The cells behind each row", tables.markdown(["Row", "What", "Cells", "Seeds"], rows)))
+    lines.append(folded("The runs behind each cell", tables.markdown(["Cell", "Key", "Runs by seed"], by_cell)))
+    return Part("\n\n".join(lines))
 
 
 def code_in_the_appendix(section: Section) -> str:

@@ -56,6 +56,9 @@ TEXT_COLUMNS = ("cell", "name", "state", "reason", "run_id", "method", "task", "
 
 CURVE_COLUMNS = ("cell", "seed", "step", "metric", "value")
 
+NOT_RECORDED = "not recorded"
+"""What stands for the code of a trial that was made before code had a fingerprint, and for data without one."""
+
 Identity = tuple[str, int]
 """A trial's cell and seed."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from ablations.store import telling_apart
+from analysis.methods import compared_methods, settings_of_methods, with_planned_methods
 from analysis.probes import SAME_SCORE_DB, Records, baseline_again, read_records
 from analysis.results import Identity, LeftOut, StudyResults
 
@@ -20,7 +21,9 @@ class Section:
     """The trials of one setting of a study.
 
     ``title`` says what sets it apart from the study's other settings and is empty where it is the only one;
-    ``labels`` names every cell by the levels that vary among the section's cells.
+    ``labels`` names every cell by the levels that vary among the section's cells, or by its method where the section
+    is a comparison of methods. ``methods`` then holds the paper's name of each cell's method, and ``setting`` is that
+    of most trials: the others differ from it in what their method brings along.
     """
 
     title: str
@@ -30,6 +33,7 @@ class Section:
     factors: tuple[str, ...]
     labels: Mapping[str, str]
     results: StudyResults
+    methods: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def finished(self) -> pd.DataFrame:
@@ -115,21 +119,50 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 def sections(results: StudyResults) -> list[Section]:
-    """The study's settings, in the order in which trials name them."""
+    """The study's settings, in the order in which trials name them; those of one comparison of methods are one."""
     rows = rows_by_setting(results.trials)
-    distinct = [setting for setting, _ in rows]
+    groups = grouped(results, rows)
+    settings = [max((rows[place] for place in group), key=lambda row: len(row[1]))[0] for group in groups]
+    own = [[rows[place][0] for place in group] for group in groups]
     for row in results.left_out:
-        if dict(row.setting) not in distinct:
-            distinct.append(dict(row.setting))
-    apart = telling_apart(distinct)
+        if dict(row.setting) not in [setting for found in own for setting in found]:
+            groups.append([])
+            settings.append(dict(row.setting))
+            own.append([dict(row.setting)])
+    apart = telling_apart(settings)
     found = []
-    for number, setting in enumerate(distinct):
-        trials = results.trials.iloc[rows[number][1] if number < len(rows) else []]
-        left_out = tuple(row for row in results.left_out if dict(row.setting) == setting)
+    for group, setting, alike in zip(groups, settings, own, strict=True):
+        trials = results.trials.iloc[sorted(place for number in group for place in rows[number][1])]
+        left_out = tuple(row for row in results.left_out if dict(row.setting) in alike)
         title = " ".join(f"{name}={shown(name, setting.get(name, ''))}" for name in apart)
-        labels = cell_labels(trials, results.factors)
-        found.append(Section(title, setting, trials, left_out, results.factors, labels, results))
+        methods = methods_in(results, trials, setting)
+        labels = methods or cell_labels(trials, results.factors)
+        found.append(Section(title, setting, trials, left_out, results.factors, labels, results, methods))
     return found
+
+
+Rows = Sequence[tuple[dict[str, str], list[int]]]
+"""Settings with the positions of their trials."""
+
+
+def grouped(results: StudyResults, rows: Rows) -> list[list[int]]:
+    """The settings to be read as one, by their numbers: those of a comparison of methods, and each other one alone."""
+    named = with_planned_methods(results.trials)["method"]
+    methods = [frozenset(named.iloc[places]) for _, places in rows]
+    found: list[list[int]] = []
+    for group in settings_of_methods([setting for setting, _ in rows], methods):
+        places = [place for number in group for place in rows[number][1]]
+        together = len(group) > 1 and methods_in(results, results.trials.iloc[places], rows[group[0]][0])
+        found += [group] if together else [[number] for number in group]
+    return sorted(found)
+
+
+def methods_in(results: StudyResults, trials: pd.DataFrame, setting: Mapping[str, str]) -> dict[str, str]:
+    """The paper's name of each cell's method where these trials compare methods, empty where they do not."""
+    if trials.empty:
+        return {}
+    cells = with_planned_methods(trials).drop_duplicates("cell")
+    return compared_methods(cells, results.reference, results.factors, setting.get("task.name", ""))
 
 
 def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:

@@ -37,6 +37,12 @@ STUDIES = 2000
 ERRORS_PER_COVERAGE = 5
 """Error rates are taken over so many times as many studies, which tells a rate of 5 % to half a point."""
 
+SINGLE_PER_ERRORS = 20
+"""Those of a single comparison, which are 5 % exactly under normal noise, over so many times more: to a tenth."""
+
+EXACT_PER_ERRORS = 4
+"""Those of the exact test, which takes longer, over so many times more."""
+
 SEED = 20240607
 """Of the generator; every table starts from it, so each can be had alone."""
 
@@ -97,11 +103,15 @@ BEYOND: Mapping[str, Noise] = {"extreme": extreme}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A rate for each number of seeds, each between 0 and 1 or NaN, and the noise that it was found under."""
+    """A rate for each number of seeds, each between 0 and 1 or NaN, and the noise that it was found under.
+
+    ``studies`` is how many simulated studies are behind each rate.
+    """
 
     what: str
     noise: str
     rates: tuple[float, ...]
+    studies: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +214,7 @@ def coverage_rows(noises: Mapping[str, Noise], studies: int) -> tuple[Row, ...]:
         "Shapley share of the gain": share_coverage,
     }
     return tuple(
-        Row(what, name, tuple(coverage(noise, seeds, studies) for seeds in SEED_COUNTS))
+        Row(what, name, tuple(coverage(noise, seeds, studies) for seeds in SEED_COUNTS), studies)
         for what, coverage in quantities.items()
         for name, noise in noises.items()
     )
@@ -286,9 +296,11 @@ def false_equivalence_rows(studies: int) -> tuple[Row, ...]:
 
 def rates(family: Family, rate: Callable[[Array], float], studies: int, remark: str = "") -> Row:
     """A rate over the studies of a family, for each number of seeds."""
+    if family.comparisons == 1:
+        studies *= EXACT_PER_ERRORS if rate is exact_rejections else SINGLE_PER_ERRORS
     plural = "s" if family.comparisons > 1 else ""
     what = f"{family.comparisons} comparison{plural}{', uneven spread' if family.uneven else ''}{remark}"
-    return Row(what, family.noise, tuple(rate(family.drawn(seeds, studies)) for seeds in SEED_COUNTS))
+    return Row(what, family.noise, tuple(rate(family.drawn(seeds, studies)) for seeds in SEED_COUNTS), studies)
 
 
 def family_outcomes(differences: Array) -> npt.NDArray[np.str_]:
@@ -325,6 +337,7 @@ def half_normal_rows(studies: int) -> tuple[Row, ...]:
             "any effect beyond the simultaneous margin",
             name,
             tuple(any_marked(noise, components, studies) for components in (3, 4, 5)),
+            studies,
         )
         for name, noise in NOISES.items()
     )
@@ -341,9 +354,11 @@ def any_marked(noise: Noise, components: int, studies: int) -> float:
 
 def page(tables: Sequence[Table], studies: int) -> str:
     """The tables as Markdown."""
+    many = ERRORS_PER_COVERAGE * studies
     lines = [
         f"Written by `python -m analysis.simulation`: {studies:,} simulated studies for every coverage and "
-        f"{ERRORS_PER_COVERAGE * studies:,} for every error rate, both in per cent."
+        f"{many:,} for every error rate, {SINGLE_PER_ERRORS * many:,} where it is that of a single comparison by its "
+        f"verdict and {EXACT_PER_ERRORS * many:,} where it is that of the exact test, all in per cent."
     ]
     for table in tables:
         lines += [f"### {table.title}", table.explanation, table_text(table)]

@@ -7,11 +7,12 @@ import pandas as pd
 
 from analysis.contrasts import CellSummary, Contrast
 from analysis.design import Reading
-from analysis.factorial import Effect
+from analysis.factorial import Effect, Share
 from analysis.figures import INTERACTION_WORDS
 from analysis.findings import PSNR, Assessment
-from analysis.origins import NOT_RECORDED, codes, energies
+from analysis.origins import codes, energies
 from analysis.pictures import Strip
+from analysis.results import NOT_RECORDED
 from analysis.sections import KEY_LENGTH, Section, label, varying
 from analysis.statistics import Estimate, Summary, Verdict
 
@@ -67,10 +68,56 @@ def summary_text(summary: Summary) -> str:
     return f"{summary.mean:.3f}" if summary.n < 2 else f"{summary.mean:.3f} ± {summary.sd:.3f}"
 
 
-def contrast_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
-    """One row per contrast and test set."""
+MOST_PAIRS_NAMED = 30
+"""How many pairs of cells a row names; more are every pair of cells that are alike but in what the row moves."""
+
+
+def anchor_name(table: str, number: int) -> str:
+    """Where the cells behind a row of a table are listed."""
+    return f"runs-{table}-{number}"
+
+
+def runs_link(table: str, number: int, runs: int) -> str:
+    """How many runs a row rests on, as a link to where they are listed."""
+    return f"[{runs}](#{anchor_name(table, number)})"
+
+
+def cell_link(cell: str) -> str:
+    """The start of a cell's key as a link to its runs."""
+    return f"[{cell[:KEY_LENGTH]}](#runs-{cell[:KEY_LENGTH]})"
+
+
+def runs_row(
+    table: str, number: int, what: str, pairs: Sequence[tuple[str, str]], seeds: Sequence[int]
+) -> tuple[str, ...]:
+    """The cells behind a row, each as a link to its runs."""
+    named = [f"{cell_link(base)} → {cell_link(other)}" for base, other in pairs[:MOST_PAIRS_NAMED]]
+    rest = f", and {len(pairs) - MOST_PAIRS_NAMED} more pairs" if len(pairs) > MOST_PAIRS_NAMED else ""
+    place = f'<a id="{anchor_name(table, number)}"></a>{table} {number}'
+    return place, what, ", ".join(named) + rest, ", ".join(map(str, seeds))
+
+
+def runs_of_cells(section: Section, cells: Sequence[CellSummary]) -> list[tuple[str, ...]]:
+    """The MLflow run of each seed of these cells."""
+    runs: dict[str, list[str]] = {}
+    columns = (section.finished[name].tolist() for name in ("cell", "seed", "run_id"))
+    for cell, seed, run in sorted(zip(*columns, strict=True)):
+        runs.setdefault(cell, []).append(f"{seed}: {code(run) or 'not in MLflow'}")
+    return [
+        (
+            f'<a id="runs-{cell.cell[:KEY_LENGTH]}"></a>{code(cell.label)}',
+            code(cell.cell[:KEY_LENGTH]),
+            ", ".join(runs[cell.cell]),
+        )
+        for cell in cells
+    ]
+
+
+def contrast_frame(contrasts: Sequence[Contrast], reading: str) -> pd.DataFrame:
+    """One row per contrast and test set; ``reading`` says which pairs of cells are compared."""
     rows = [
         {
+            "reading": reading,
             "factor": contrast.factor,
             "base": contrast.base,
             "level": contrast.level,
@@ -123,16 +170,10 @@ def image_columns(contrast: Contrast, name: str) -> dict[str, object]:
 def images_table(contrasts: Sequence[Contrast], sets: Sequence[str]) -> str:
     """The second reading of every contrast that has one."""
     rows = [
-        [
-            code(contrast.factor),
-            f"{code(contrast.base)} → {code(contrast.level)}",
-            *(image_text(contrast, name) for name in sets),
-        ]
-        for contrast in contrasts
-        if contrast.images
+        [contrast.change, *(image_text(contrast, name) for name in sets)] for contrast in contrasts if contrast.images
     ]
-    header = ["Factor", "Change", *(f"{name} (dB)" for name in sets)]
-    return markdown(header, rows, range(2, len(header)))
+    header = ["Change", *(f"{name} (dB)" for name in sets)]
+    return markdown(header, rows, range(1, len(header)))
 
 
 def image_text(contrast: Contrast, name: str) -> str:
@@ -146,22 +187,22 @@ def image_text(contrast: Contrast, name: str) -> str:
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] n = {found.n}"
 
 
-def contrast_table(contrasts: Sequence[Contrast], sets: Sequence[str]) -> str:
-    """What each component is worth, a row per contrast."""
-    header = ["Factor", "Change", *(f"{name} (dB)" for name in sets), "Seeds", "Pairs", "OPs (G)", "Params (K)"]
+def contrast_table(contrasts: Sequence[Contrast], sets: Sequence[str], name: str) -> str:
+    """What each component is worth, a row per contrast; ``name`` is what the listing of its runs calls the table."""
+    header = ["Change", *(f"{each} (dB)" for each in sets), "Seeds", "Pairs", "OPs (G)", "Params (K)", "Runs"]
     rows = [
         [
-            code(contrast.factor),
-            f"{code(contrast.base)} → {code(contrast.level)}",
+            contrast.change,
             *(judged_text(contrast.psnr[name], contrast.verdicts[name]) for name in sets),
             str(len(contrast.seeds)),
             str(len(contrast.pairs.cells)),
             f"{contrast.ops_g:+.3f}",
             f"{contrast.params_k:+.1f}",
+            runs_link(name, number, contrast.runs),
         ]
-        for contrast in contrasts
+        for number, contrast in enumerate(contrasts, start=1)
     ]
-    return markdown(header, rows, range(2, len(header)))
+    return markdown(header, rows, range(1, len(header)))
 
 
 def cell_frame(cells: Sequence[CellSummary], section: Section) -> pd.DataFrame:
@@ -197,7 +238,7 @@ def cell_table(cells: Sequence[CellSummary], sets: Sequence[str], marks: Mapping
     """Finished cells, with the columns of each test set side by side; ``marks`` says which cells have which mark."""
     per_set = ("PSNR (dB)", "SSIM", "over baseline", "to anchor [95 %]")
     header = ["Cell", "Seeds", *(f"{name} {column}" for name in sets for column in per_set)]
-    header += ["OPs (G)", "Params (K)", "Train (s)"]
+    header += ["OPs (G)", "Params (K)", "Train (s)", "Runs"]
     rows = [
         [
             " ".join([code(cell.label), *(mark for mark, marked in marks.items() if cell.cell in marked)]),
@@ -206,6 +247,7 @@ def cell_table(cells: Sequence[CellSummary], sets: Sequence[str], marks: Mapping
             f"{cell.ops_g:.3f}",
             f"{cell.params_k:.1f}",
             f"{cell.train_s:.1f}",
+            f"[{len(cell.seeds)}](#runs-{cell.cell[:KEY_LENGTH]})",
         ]
         for cell in cells
     ]
@@ -368,24 +410,81 @@ def finding_frame(rows: Sequence[Assessment]) -> pd.DataFrame:
     )
 
 
-def finding_table(rows: Sequence[Assessment]) -> str:
-    """The findings that were tested, a row each."""
-    header = ["Claim of the paper", "Predicted", "On", "Found", "Seeds", "Pairs", "OPs (G)", "Params (K)", "Verdict"]
+def finding_table(rows: Sequence[Assessment], name: str) -> str:
+    """The findings that were tested, a row each; ``name`` is what the listing of its runs calls the table."""
+    header = ["Claim of the paper", "Predicted", "On", "Found", "In the paper", "Verdict"]
+    header += ["Seeds", "Pairs", "OPs (G)", "Params (K)", "Runs"]
     body = [
         [
             f"{row.finding.claim} ({code(row.finding.change)})",
             row.finding.predicted,
             row.where,
             estimate_text(row.estimate) + (" dB" if row.finding.measure == PSNR else ""),
+            row.published or "no number",
+            f"**{row.status}**" + (" †" if row.dead else ""),
             f"{len(row.seeds)}" + (f", dropped {' '.join(map(str, row.dropped))}" if row.dropped else ""),
             str(row.n_pairs),
             f"{row.ops_g:+.3f}",
             f"{row.params_k:+.1f}",
-            f"**{row.status}**" + (" (includes dead cells)" if row.dead else ""),
+            runs_link(name, number, len({cell for pair in row.pairs for cell in pair}) * len(row.seeds)),
         ]
-        for row in rows
+        for number, row in enumerate(rows, start=1)
     ]
-    return markdown(header, body, [3, 4, 5, 6, 7])
+    return markdown(header, body, [3, 6, 7, 8, 9, 10])
+
+
+def part_frame(readings: Mapping[str, Reading], costs: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+    """What binarising each part does, a row per part and test set."""
+    rows = [
+        {
+            "part": part,
+            "test_set": name,
+            "psnr_change_db": effect.estimate.mean,
+            "low_95_db": effect.estimate.low,
+            "high_95_db": effect.estimate.high,
+            **verdict_columns(verdict),
+            "seeds": effect.estimate.n,
+            "shapley_share_db": share.gain.mean if share else math.nan,
+            "shapley_fraction": share.fraction.mean if share else math.nan,
+            "ops_change_g": costs[part][0],
+            "params_change_k": costs[part][1],
+        }
+        for part in costs
+        for name, reading in readings.items()
+        for effect, verdict, share in part_effects(reading, part)
+    ]
+    return pd.DataFrame(rows)
+
+
+def part_effects(reading: Reading, part: str) -> list[tuple[Effect, Verdict, Share | None]]:
+    """The main effect of a part with its verdict, and its share where there is one."""
+    effects = reading.effects.effects if reading.effects else ()
+    shares = {share.factor: share for share in reading.shares.shares} if reading.shares else {}
+    return [
+        (effect, verdict, shares.get(part))
+        for effect, verdict in zip(effects, reading.verdicts, strict=True)
+        if [factor for factor, _ in effect.term.moved] == [part]
+    ]
+
+
+def part_table(readings: Mapping[str, Reading], costs: Mapping[str, tuple[float, float]]) -> str:
+    """The same to read, a row per part."""
+    header = ["Part"]
+    for name in readings:
+        header += [f"{name} PSNR (dB)", f"{name} share of the loss"]
+    header += ["OPs (G)", "of what can be saved", "Params (K)", "of what can be saved"]
+    totals = [math.fsum(cost[which] for cost in costs.values()) for which in (0, 1)]
+    rows = []
+    for part, cost in costs.items():
+        texts = [part]
+        for reading in readings.values():
+            found = part_effects(reading, part)
+            texts += [judged_text(found[0][0].estimate, found[0][1]) if found else "not estimated"]
+            texts += [fraction_text(found[0][2].fraction) if found and found[0][2] else "none"]
+        for change, total, digits in zip(cost, totals, (3, 1), strict=True):
+            texts += [f"{change:+.{digits}f}", f"{100 * change / total:.0f} %" if total else ""]
+        rows.append(texts)
+    return markdown(header, rows, range(1, len(header)))
 
 
 def dead_table(section: Section) -> str:

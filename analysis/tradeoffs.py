@@ -12,48 +12,39 @@ ALIGNMENT_COLUMNS = ("test_set", "group", "align", "cell", "mean", "low", "high"
 
 
 def alignment_table(section: Section) -> pd.DataFrame:
-    """PSNR by residual alignment, for groups of cells that are alike otherwise and have two alignments or more.
+    """PSNR by residual alignment, for groups of cells that are alike otherwise and have two alignments or more;
+    of methods none, as they differ in more.
 
     ``low`` and ``high`` are the lowest and highest of the ``n`` seeds.
     """
     cells = section.cells
-    if "factor/align" not in cells or cells.empty:
+    if "factor/align" not in cells or cells.empty or section.methods:
         return pd.DataFrame(columns=list(ALIGNMENT_COLUMNS))
     others = [factor for factor in section.factors if factor != "align"]
     names = varying(
         [{factor: str(row[f"factor/{factor}"]) for factor in others} for _, row in cells.iterrows()], others
     )
     align = pd.to_numeric(cells["factor/align"], errors="coerce")
+    reached = {
+        name: section.finished.groupby("cell")[f"metric/{name}/psnr_db"].agg(["mean", "min", "max", "size"])
+        for name in section.sets
+    }
     rows = []
     for levels, group in cells.assign(align=align).groupby([f"factor/{name}" for name in others], sort=False):
         if group["align"].nunique() < 2:
             continue
         text = label(dict(zip(others, map(str, levels), strict=True)), names)
-        rows += [
-            alignment_row(section, name, text, str(cell), float(row["align"]))
-            for name in section.sets
-            for cell, row in group.sort_values("align").iterrows()
-        ]
-    return pd.DataFrame(rows, columns=list(ALIGNMENT_COLUMNS))
-
-
-def alignment_row(section: Section, test_set: str, group: str, cell: str, align: float) -> dict[str, object]:
-    """One cell on one test set."""
-    scores = section.finished.loc[section.finished["cell"] == cell, f"metric/{test_set}/psnr_db"]
-    return {
-        "test_set": test_set,
-        "group": group,
-        "align": align,
-        "cell": cell,
-        "mean": scores.mean(),
-        "low": scores.min(),
-        "high": scores.max(),
-        "n": len(scores),
-    }
+        ordered = group.sort_values("align")
+        for name, scores in reached.items():
+            frame = scores.loc[ordered.index].set_axis(["mean", "low", "high", "n"], axis=1)
+            frame = frame.assign(test_set=name, group=text, align=ordered["align"].astype("float64"))
+            rows.append(frame.rename_axis("cell").reset_index())
+    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(ALIGNMENT_COLUMNS))
+    return table[list(ALIGNMENT_COLUMNS)]
 
 
 def cost_table(section: Section, cells: Sequence[CellSummary]) -> pd.DataFrame:
-    """PSNR with operations and parameters of every cell here, and of the paper's methods on the same task and sets."""
+    """PSNR with operations and parameters of every network here, and of the paper's on the same task and sets."""
     rows = [
         {
             "test_set": name,
@@ -66,6 +57,7 @@ def cost_table(section: Section, cells: Sequence[CellSummary]) -> pd.DataFrame:
         }
         for cell in cells
         for name in section.sets
+        if cell.ops_g > 0
     ]
     paper = points()
     paper = paper[(paper["task"] == section.setting.get("task.name")) & paper["test_set"].isin(section.sets)]

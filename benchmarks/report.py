@@ -1,17 +1,21 @@
-"""How long a study of many runs takes to become a typed frame, and how much memory.
+"""How long a study of many runs takes to become a typed frame, or a whole report, and how much memory.
 
     python -m benchmarks.report                    # 10,000 runs of 20 params and 20 metrics, in a temporary folder
     python -m benchmarks.report --runs 1000
     python -m benchmarks.report --curves           # with the files of every trial, whose curves are then read
+    python -m benchmarks.report --report           # with the files of every trial, into a report in all its forms
 
-One run is logged as a trial logs it and its rows are copied in the database, since logging takes minutes. The figures
-come from a process of its own, which begins with nothing imported.
+The runs are a full factorial design of five factors under four seeds, of which two cells in a hundred lack one. A trial
+has four test sets, a curve of 100 points and the probes of 32 binary units. One run is logged as a trial logs it and
+its rows are copied in the database, since logging takes minutes. The figures come from a process of its own, which
+begins with nothing imported.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import resource
 import shutil
@@ -23,8 +27,21 @@ from pathlib import Path
 from typing import Any
 
 STUDY = "benchmark"
-FACTORS = ("residual", "bn", "act", "act_fn", "align", "binarize", "threshold", "surrogate", "weight")
+LEVELS = {
+    "bn": ("none", "pre", "post", "out"),
+    "act_fn": ("rprelu", "prelu", "relu", "hardtanh", "none"),
+    "align": ("auto", "1", "10", "65", "260"),
+    "surrogate": ("quadratic", "clip", "identity", "ede", "ho"),
+    "binarize": ("[body]", "[body,up]", "[head,body]", "[body,tail]", "[head,body,up,tail]"),
+}
+"""The factors that vary: 2,500 cells."""
+
+FIXED = {"residual": "true", "act": "inside", "threshold": "true", "weight": "l1"}
+TEST_SETS = {"Set5": 5, "Set14": 14, "B100": 20, "Urban100": 20}
+"""The test sets, and how many pictures of each a result tells the score of."""
+
 CURVE_POINTS = 100
+UNITS = 32
 SEEDS = 4
 
 
@@ -34,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:
         folder = Path(name)
         start = time.perf_counter()
-        build(folder, given.runs, given.curves)
+        build(folder, given.runs, given.curves or given.report)
         print(f"built {given.runs} runs in {time.perf_counter() - start:.0f} s")
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            figures = pool.apply(measure, (folder, given.curves))
+            figures = pool.apply(report, (folder,)) if given.report else pool.apply(measure, (folder, given.curves))
     for what, value in figures.items():
         print(f"{what:24s} {value:10.1f}")
     if given.json:
@@ -48,6 +65,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000, help="how many runs (%(default)s)")
     parser.add_argument("--curves", action="store_true", help="write every trial's files and read their curves too")
+    parser.add_argument("--report", action="store_true", help="write every trial's files and make the report")
     parser.add_argument("--scratch", type=Path, help="where temporary files go")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
@@ -76,6 +94,24 @@ def measure(folder: Path, curves: bool) -> dict[str, float]:
     return figures
 
 
+def report(folder: Path) -> dict[str, float]:
+    """Make the report by the command in this process: seconds, the peak of resident memory, and what it wrote."""
+    start = time.perf_counter()
+    from analysis.__main__ import main as analysis
+
+    places = {"tracking-uri": f"sqlite:///{folder / 'mlflow.db'}", "outputs": folder / "outputs", "reports": folder}
+    analysis([STUDY, *(word for name, place in places.items() for word in (f"--{name}", str(place)))])
+    written = [path for path in (folder / STUDY).rglob("*") if path.is_file()]
+    return {
+        "report (s)": time.perf_counter() - start,
+        "peak memory (MiB)": peak_mebibytes(),
+        "files": float(len(written)),
+        "report.md (KiB)": (folder / STUDY / "report.md").stat().st_size / 1024,
+        "report.html (KiB)": (folder / STUDY / "report.html").stat().st_size / 1024,
+        "all files (MiB)": sum(path.stat().st_size for path in written) / 2**20,
+    }
+
+
 def peak_mebibytes() -> float:
     """The most resident memory that this process has had, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -95,26 +131,43 @@ def build(folder: Path, runs: int, files: bool) -> None:
     first.write_result(template)
     synchronise(outputs, STUDY, uri)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        copy_runs(database, [(result(number)["cell"], number % SEEDS) for number in range(1, runs)])
+        numbers = list(filter(there, range(1, runs)))
+        identities = [(str(result(number)["cell"]), number % SEEDS) for number in numbers]
+        copy_runs(database, identities, [facts(number) for number in numbers])
         database.commit()
     if files:
-        for number in range(1, runs):
+        for number in filter(there, range(1, runs)):
             copy_folder(first, result(number), outputs)
     else:
         shutil.rmtree(outputs)
 
 
+def there(number: int) -> bool:
+    """Whether the run of this number was made: the second seed of every fiftieth cell was not."""
+    return number % (50 * SEEDS) != 1
+
+
+def levels_of(cell: int) -> dict[str, str]:
+    """The levels of a cell of the design by its number, which counts them as digits."""
+    found = dict(FIXED)
+    for factor, levels in LEVELS.items():
+        cell, place = divmod(cell, len(levels))
+        found[factor] = levels[place]
+    return found
+
+
 def result(number: int) -> dict[str, Any]:
     """The ``result.json`` of one trial, as large as MLflow's facts are: 20 params and 20 metrics."""
-    sets = ("Set5", "Set14", "B100", "Urban100")
+    cell, seed = divmod(number, SEEDS)
+    levels = levels_of(cell)
     return {
         "study": STUDY,
-        "cell": hashlib.sha256(str(number // SEEDS).encode()).hexdigest(),
-        "seed": number % SEEDS,
-        "name": f"cell {number // SEEDS}",
-        "factors": dict.fromkeys(FACTORS, "level"),
-        "levels": dict.fromkeys(FACTORS, "level"),
-        "reference": dict.fromkeys(FACTORS, "level"),
+        "cell": hashlib.sha256(str(cell).encode()).hexdigest(),
+        "seed": seed,
+        "name": f"cell {cell}",
+        "factors": levels,
+        "levels": levels,
+        "reference": levels_of(0),
         "method": "custom",
         "task": "sr_x2",
         "setting": {
@@ -124,37 +177,77 @@ def result(number: int) -> dict[str, Any]:
             "train": {"steps": 500, "batch": 16, "patch": 24, "lr": 0.001, "schedule": "cosine", "precision": "fp32"},
             "data": hashlib.sha256(b"data").hexdigest(),
         },
-        "metrics": {name: {"psnr_db": 30.0, "ssim": 0.9, "images": {}} for name in sets},
-        "baseline": {name: {"psnr_db": 28.0, "ssim": 0.8} for name in sets},
-        "cost": {"ops_g": 18.55, "params_k": 224.6},
+        "metrics": {
+            name: {
+                "psnr_db": score(number),
+                "ssim": 0.9,
+                "images": {
+                    f"{place:03d}": {"psnr_db": score(number) + place, "ssim": 0.9} for place in range(pictures)
+                },
+            }
+            for name, pictures in TEST_SETS.items()
+        },
+        "baseline": {name: {"psnr_db": 28.0, "ssim": 0.8} for name in TEST_SETS},
+        "cost": {"ops_g": 18.55 - 0.01 * (cell % 7), "params_k": 224.6},
         "timing": {"train_s": 100.0},
-        "probes": {},
+        "probes": {"units": {f"body.units.{place}": unit(number + place) for place in range(UNITS)}},
         "provenance": {"git": "0" * 40, "dirty": False, "packages": {"torch": "2.13.0"}, "cpu": "two cores"},
     }
 
 
-def copy_runs(database: sqlite3.Connection, identities: Sequence[tuple[str, int]]) -> None:
-    """Copy the one run that is there, with its params, tags and metrics, for the cell and seed of each other trial."""
+def score(number: int) -> float:
+    """A PSNR in dB that looks like noise, the same for the same number."""
+    return 30.0 + math.sin(number**2)
+
+
+def unit(number: int) -> dict[str, Any]:
+    """The probes of one binary unit."""
+    spread = {"p1": -1.0, "p25": -0.5, "p50": 0.0, "p75": 0.5, "p99": 1.0, "std": 0.5}
+    return {
+        **dict.fromkeys(("sign_loss", "output_loss", "window", "entropy", "flipped"), abs(math.sin(number))),
+        "zeros": 0.0,
+        "branch_ratio": 1.0 + abs(math.sin(number)),
+        **dict.fromkeys(("residual", "branch", "input"), spread),
+    }
+
+
+def facts(number: int) -> dict[str, Any]:
+    """What MLflow holds of the trial of this number, params, tags and metrics alike, by key."""
+    from ablations.store import facts_of, final_metrics
+
+    document = result(number)
+    told = facts_of(document)
+    return {**told.params, **told.tags, **final_metrics(document)}
+
+
+def copy_runs(
+    database: sqlite3.Connection, identities: Sequence[tuple[str, int]], facts: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Copy the one run that is there, with its params, tags and metrics, for the cell and seed of each other trial.
+
+    ``facts`` may give what else is a trial's own, by key.
+    """
     ((original,),) = database.execute("select run_uuid from runs").fetchall()
     tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall()]
+    own = [
+        {**(facts[place] if facts else {}), "cell": cell, "seed": str(seed)}
+        for place, (cell, seed) in enumerate(identities)
+    ]
     # The table of runs comes first: the others refer to it.
     for table in sorted(tables, key=lambda name: name != "runs"):
         columns = [row[1] for row in database.execute(f"pragma table_info({table})")]
         if "run_uuid" not in columns:
             continue
         rows = [dict(zip(columns, row, strict=True)) for row in database.execute(f"select * from {table}")]
-        own = [row for row in rows if row["run_uuid"] == original]
+        originals = [row for row in rows if row["run_uuid"] == original]
         marks = ", ".join("?" * len(columns))
-        copies = (
-            tuple(copied(row, number, *identity).values()) for number, identity in enumerate(identities) for row in own
-        )
+        copies = (tuple(copied(row, number, each).values()) for number, each in enumerate(own) for row in originals)
         database.executemany(f"insert into {table} values ({marks})", copies)
 
 
-def copied(row: Mapping[str, Any], number: int, cell: str, seed: int) -> dict[str, Any]:
-    """A row of some table as the copy of this number has it, for another trial."""
+def copied(row: Mapping[str, Any], number: int, own: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of some table as the copy of this number has it, with what is its own trial's."""
     changed = {**row, "run_uuid": f"{number:032x}"}
-    own = {"cell": cell, "seed": str(seed)} if "key" in row else {}
     if row.get("key") in own:
         changed["value"] = own[row["key"]]
     return changed

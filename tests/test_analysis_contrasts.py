@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from test_analysis_results import REFERENCE, Trial, loaded, trial
 
-from analysis.contrasts import anchor, cell_summaries, contrasts
+from analysis.contrasts import STEP, anchor, cell_summaries, contrasts, from_the_reference, steps
 from analysis.sections import Section, sections
 from analysis.statistics import Outcome, verdicts
 
@@ -191,3 +191,74 @@ def test_contrasts_name_the_dead_cells_that_they_rest_on(section_of: SectionOf) 
     dead = trial(0, 28.5, residual=False)
     (residual,) = contrasts(section_of([trial(0, 30.0), dead]))
     assert residual.dead == (dead.cell,)
+
+
+def chain_of(psnr: Sequence[float], seed: int = 0) -> list[Trial]:
+    """Four units in a row: bare, with BN, aligned instead, and with another residual; the last is the reference."""
+    levels: list[dict[str, Any]] = [
+        {"residual": "block", "align": 1},
+        {"residual": "block", "bn": "post"},
+        {"residual": "block"},
+        {},
+    ]
+    return [trial(seed, value + 0.1 * seed, **moved) for value, moved in zip(psnr, levels, strict=True)]
+
+
+def test_each_step_of_a_chain_is_compared_with_the_one_before_it(section_of: SectionOf) -> None:
+    section = section_of([*chain_of([28.0, 28.5, 29.5, 29.6]), *chain_of([28.0, 28.6, 29.4, 29.7], seed=1)])
+    found = steps(section)
+    assert [each.change for each in found] == [
+        "step 1 → step 2 (bn=post)",
+        "step 2 → step 3 (bn=none align=auto)",
+        "step 3 → step 4 (residual=true)",
+        "step 1 → step 4",
+    ]
+    assert [each.psnr["Set5"].mean for each in found] == pytest.approx([0.55, 0.9, 0.2, 1.65])
+    assert all(each.factor == STEP and each.seeds == (0, 1) for each in found)
+    assert {each.verdicts["Set5"].comparisons for each in found} == {4}
+
+
+def test_a_whole_design_and_single_changes_are_no_chain(section_of: SectionOf) -> None:
+    assert steps(section_of(four_cells(0, 30.0, 31.0, 29.0, 29.5))) == []
+
+
+def test_cells_that_each_move_one_factor_of_the_reference_are_no_chain(section_of: SectionOf) -> None:
+    assert steps(section_of([trial(), trial(residual=False), trial(align=1), trial(align=10)])) == []
+
+
+def test_a_chain_has_no_second_reading_from_the_reference(section_of: SectionOf) -> None:
+    assert from_the_reference(section_of(chain_of([28.0, 28.5, 29.5, 29.6]))) == []
+
+
+def test_what_a_level_does_alone_is_its_pair_with_the_reference(section_of: SectionOf) -> None:
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    alone, averaged = from_the_reference(section), contrasts(section)
+    assert [(each.factor, each.level, len(each.pairs.cells)) for each in alone] == [
+        ("residual", "false", 1),
+        ("bn", "post", 1),
+    ]
+    assert alone[0].psnr["Set5"].mean == pytest.approx((-1.0 - 1.4) / 2)
+    assert averaged[0].psnr["Set5"].mean == pytest.approx((-1.25 - 1.7) / 2)
+    assert all(pair[0] == anchor(section) for each in alone for pair in each.pairs.cells)
+
+
+def test_an_alignment_that_follows_bn_moves_along_with_it_alone(section_of: SectionOf) -> None:
+    """BN is compared at equal recorded alignment on average, and from the reference with the alignment that goes."""
+    cells = [
+        trial(0, 30.0 + shift, align=align, bn=bn)
+        for bn in ("none", "post")
+        for align, shift in (("auto", 0.0), (1, -0.5))
+    ]
+    section = section_of([each for each in cells if each.levels != {**REFERENCE, "bn": "post", "align": 1}])
+    bn = next(each for each in from_the_reference(section) if each.factor == "bn")
+    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), anchor(section))
+
+
+def test_single_changes_of_the_reference_have_no_second_reading(section_of: SectionOf) -> None:
+    assert from_the_reference(section_of([trial(), trial(residual=False), trial(align=1)])) == []
+
+
+def test_a_contrast_counts_each_run_behind_it_once(section_of: SectionOf) -> None:
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    assert [each.runs for each in contrasts(section)] == [8, 8]
+    assert [each.runs for each in from_the_reference(section)] == [4, 4]

@@ -31,7 +31,8 @@ def page_of(files: dict[str, bytes]) -> str:
 
 
 def row_with(page: str, text: str) -> str:
-    (row,) = [line for line in page.splitlines() if line.startswith("|") and text in line]
+    tables = page.partition("## Runs behind each row")[0]
+    (row,) = [line for line in tables.splitlines() if line.startswith("|") and text in line]
     return row
 
 
@@ -48,7 +49,7 @@ def test_a_component_gets_its_number_interval_and_verdict(tracking_uri: str, tmp
     assert effects["psnr_difference_db"] == pytest.approx(-(0.5 + 0.51 + 0.52) / 3)
     shown = f"-0.510 [{effects['low_95_db']:+.3f}, {effects['high_95_db']:+.3f}]"
     assert shown in row_with(page_of(files), "`true` → `false`")
-    assert row_with(page_of(files), "`true` → `false`").split(" | ")[2].endswith("] worse")
+    assert row_with(page_of(files), "`true` → `false`").split(" | ")[1].endswith("] worse")
     assert "`residual=false` instead of `true`: **worse** by 0.510 dB on Set5 (-0.510 dB, 95 % interval" in page_of(
         files
     )
@@ -165,9 +166,8 @@ def test_an_incomplete_design_says_which_cells_it_lacks(tracking_uri: str, tmp_p
         for residual, bn in ((True, "none"), (True, "post"), (False, "none"))
     ]
     page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
-    assert "Not all cells of the design are there: no seed has all 4 cells of the design; without any score" in page
-    assert "Not determined by the cells that there are, and not estimated:" in page
-    assert "The gain cannot be shared among the components" in page
+    assert "Refused: the study has 3 of the 4 combinations of its levels" in page
+    assert "Without a score: `residual=false bn=post`." in page
     assert "shares.png" not in page
 
 
@@ -184,7 +184,8 @@ def test_few_seeds_and_three_factors_get_a_half_normal_plot(tracking_uri: str, t
 def test_the_cells_show_the_numbers_of_the_results(tracking_uri: str, tmp_path: Path) -> None:
     page = page_of(compose(loaded(tracking_uri, tmp_path, [trial(0, 30.0), trial(1, 30.5), trial(0, 29.0, bn="pre")])))
     row = row_with(page, "| `bn=none` | 2 |")
-    assert row == "| `bn=none` | 2 | 30.250 ± 0.354 | 0.7562 | +1.750 | anchor | 2.000 | 40.0 | 13.0 |"
+    runs = f"[2](#runs-{trial().cell[:12]})"
+    assert row == f"| `bn=none` | 2 | 30.250 ± 0.354 | 0.7562 | +1.750 | anchor | 2.000 | 40.0 | 13.0 | {runs} |"
 
 
 def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(tracking_uri: str, tmp_path: Path) -> None:
@@ -232,10 +233,13 @@ def test_settings_get_a_part_each(tracking_uri: str, tmp_path: Path) -> None:
     files = compose(loaded(tracking_uri, tmp_path, [*two_cells(1), trial(steps=40)]))
     assert re.findall(r"^## .*", page_of(files), re.MULTILINE) == [
         "## In short",
+        "## How to read the numbers",
         "## The paper's claims",
+        "## Beside the paper: super-resolution, sr_x2, steps: 20",
+        "## Beside the paper: super-resolution, sr_x2, steps: 40",
         "## Setting 1: `train.steps=20`",
         "## Setting 2: `train.steps=40`",
-        *["## Beside the paper: super-resolution, sr_x2"] * 2,
+        "## Runs behind each row",
     ]
     assert {"setting1-cells.csv", "setting2-cells.csv"} <= set(files)
 
@@ -252,7 +256,7 @@ def test_the_appendix_holds_setting_runs_and_where_they_ran(tracking_uri: str, t
 
 def test_every_link_leads_to_a_file_and_every_file_is_linked(tracking_uri: str, tmp_path: Path) -> None:
     files = compose(loaded(tracking_uri, tmp_path, two_cells(2), samples=True))
-    links = set(re.findall(r"\]\(([^)]+)\)", page_of(files)))
+    links = {link for link in re.findall(r"\]\(([^)]+)\)", page_of(files)) if not link.startswith("#")}
     assert links == set(files) - {"report.md"}
     assert {"effects.png", "curves.png", "pictures-Set5-ring.png"} <= links
 
@@ -340,3 +344,80 @@ def test_no_study_and_no_database_shows_the_usage_too(tmp_path: Path, capsys: py
     with pytest.raises(SystemExit, match="2"):
         main(["--tracking-uri", f"sqlite:///{tmp_path}/absent.db"])
     assert "name a study; no tracking database at" in capsys.readouterr().err
+
+
+def test_every_row_leads_to_the_runs_behind_it(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, two_cells(2))
+    page = page_of(compose(results))
+    anchors = re.findall(r'<a id="([^"]+)"></a>', page)
+    wanted = re.findall(r"\]\(#(runs-[^)]+)\)", page)
+    assert wanted
+    assert set(wanted) <= set(anchors)
+    assert len(set(anchors)) == len(anchors)
+    assert row_with(page, "`true` → `false` | -0.5").rstrip(" |").endswith("[4](#runs-effects-1)")
+    listing = page.partition("The runs behind each cell")[2]
+    assert all(f"`{run}`" in listing for run in results.trials["run_id"])
+
+
+def test_the_summary_says_what_was_found_how_sure_and_what_became_of_the_claims(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(3))))
+    short = page.partition("## In short\n\n")[2].partition("\n\n## ")[0]
+    lines = [line.removeprefix("- ") for line in short.splitlines()]
+    assert lines[0].startswith("Highest mean PSNR: `residual=true` with 30.100 ± 0.100 dB on Set5, 3 seeds, at 2.00 G")
+    assert lines[1].startswith("**Worse**: `residual`: `true` → `false` (-0.510 [")
+    assert lines[2].endswith("3 seeds without that assumption cannot give a two-sided p below 0.25.")
+    assert any("**supported** here: The residual raises PSNR (+0.510 dB on Set5)." in line for line in lines)
+    assert any(line.startswith("Claims of the paper **not tested here**: ") for line in lines)
+
+
+def test_the_summary_names_the_cost_that_comes_with_a_change(tracking_uri: str, tmp_path: Path) -> None:
+    cheap = [
+        dataclasses.replace(each, ops_g=1.5, params_k=39.0) for each in two_cells(3) if not each.levels["residual"]
+    ]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, [*two_cells(3)[::2], *cheap])))
+    assert "; -0.50 G operations, -1.0 K parameters)" in page.partition("## How to read")[0]
+
+
+def test_of_many_comparisons_the_summary_tells_the_largest_and_counts_the_rest(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    finished = [
+        trial(seed, 30.0 - 0.1 * place - 0.001 * seed * place, align="auto" if place == 0 else place + 1)
+        for seed in range(3)
+        for place in range(13)
+    ]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
+    short = page.partition("## How to read")[0]
+    assert "`auto` → `13`" in short
+    assert "`auto` → `2`" not in short
+    assert "; and 4 more below." in short
+    assert "<summary>Each row in words, with its p and what would decide it</summary>" in page
+
+
+def test_cells_that_determine_no_effect_are_refused_in_one_sentence(tracking_uri: str, tmp_path: Path) -> None:
+    finished = [
+        trial(seed, 30.0 + 0.1 * seed, **levels)
+        for seed in range(2)
+        for levels in ({"residual": "block", "align": 1}, {"residual": "block", "bn": "post"}, {"residual": True})
+    ]
+    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
+    part = page.partition("## Main effects and interactions")[2].partition("\n## ")[0].strip()
+    assert part.startswith("Refused: the study has 3 of the 8 combinations of its levels")
+    assert "\n" not in part
+
+
+def test_a_report_can_be_made_again_from_its_folder(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path / "outputs", two_cells(3))
+    places = ["--tracking-uri", tracking_uri, "--outputs", f"{tmp_path}/outputs", "--reports", f"{tmp_path}/reports"]
+    main(["components", *places])
+    folder = tmp_path / "reports" / "components"
+    wanted = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for name in ("report.md", "effects.png", "report.html"):
+        (folder / name).write_text("spoilt")
+    main([str(folder)])
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == wanted
+    main([str(folder), "--margin", "0.6"])
+    assert "surely smaller than 0.6 dB" in (folder / "report.md").read_text(encoding="utf-8")
+    main(["--check", "--reports", str(folder.parent)])

@@ -1,4 +1,4 @@
-"""MLflow's page in a browser: a study's experiment, its runs and their pictures are really to be seen there."""
+"""What a reader's browser shows: a report's page, and MLflow's page of the study with its runs and their pictures."""
 
 import contextlib
 import os
@@ -20,6 +20,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from support import STUDY, Workplace, wait_until
 
 from ablations import store
+from analysis.__main__ import main
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -151,3 +152,63 @@ def test_a_sample_picture_of_a_run_is_rendered(browser: webdriver.Chrome, experi
     )
     size = browser.execute_script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", picture)
     assert size == [48, 48]
+
+
+@pytest.fixture(scope="module")
+def report(study: Workplace) -> Path:
+    """The report of the study as the command writes it, which logs it to MLflow too."""
+    places = ["--tracking-uri", study.uri, "--outputs", str(study.outputs), "--reports", str(study.folder / "reports")]
+    main([STUDY, *places])
+    return study.folder / "reports" / STUDY
+
+
+@pytest.mark.parametrize("width", [1280, 640])
+def test_the_report_fits_the_window_and_shows_every_picture(
+    browser: webdriver.Chrome, report: Path, width: int
+) -> None:
+    browser.set_window_size(width, 900)
+    browser.get((report / "report.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    sizes = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert sizes
+    assert all(size > 0 for size in sizes)
+    assert not browser.find_elements(By.XPATH, "//img[not(starts-with(@src, 'data:'))]")
+    assert not browser.find_elements(By.XPATH, "//link | //script")
+
+
+def test_no_heading_of_a_table_is_broken_inside_a_word(browser: webdriver.Chrome, report: Path) -> None:
+    browser.set_window_size(1280, 900)
+    browser.get((report / "report.html").as_uri())
+    assert not browser.execute_script(
+        "return [...document.querySelectorAll('th')].filter(head => head.scrollWidth > head.clientWidth + 1"
+        " || getComputedStyle(head).overflowWrap !== 'normal').map(head => head.textContent)"
+    )
+
+
+def test_a_row_leads_to_its_runs_which_are_folded_up_until_then(browser: webdriver.Chrome, report: Path) -> None:
+    browser.get((report / "report.html").as_uri())
+    link = browser.find_element(By.XPATH, "//a[starts-with(@href, '#runs-effects-')]")
+    place = browser.find_element(By.ID, str(link.get_dom_attribute("href")).removeprefix("#"))
+    row = place.find_element(By.XPATH, "./ancestor::tr")
+    assert not row.is_displayed()
+    browser.execute_script("arguments[0].click()", link)
+    WebDriverWait(browser, SECONDS).until(lambda _: row.is_displayed())
+    (to_runs, *_) = row.find_elements(By.XPATH, ".//a[starts-with(@href, '#runs-')]")
+    target = browser.find_element(By.ID, str(to_runs.get_dom_attribute("href")).removeprefix("#"))
+    browser.execute_script("arguments[0].click()", to_runs)
+    runs = target.find_element(By.XPATH, "./ancestor::tr")
+    WebDriverWait(browser, SECONDS).until(lambda _: runs.is_displayed())
+
+
+def test_mlflow_shows_the_report(browser: webdriver.Chrome, experiment: str, study: Workplace, report: Path) -> None:
+    runs = store.search_runs(study.uri, store.experiment_id(study.uri, STUDY), "tags.kind = 'report'")
+    browser.set_window_size(1600, 1000)
+    browser.get(f"{experiment}/runs/{runs[0].info.run_id}/artifacts/report.html")
+    frame = wait_for(browser, "//iframe")
+    browser.switch_to.frame(frame)
+    try:
+        assert wait_for(browser, "//h1").text.startswith("Study")
+    finally:
+        browser.switch_to.default_content()
+    for name in ("report.md", "effects.csv", "tables"):
+        assert wait_for(browser, f"//*[normalize-space(text())='{name}']").is_displayed()
