@@ -795,7 +795,7 @@ def test_a_shell_sees_status_one_for_a_sweep_with_a_failed_trial(workplace: Work
 def test_the_joblib_launcher_trains_side_by_side_what_a_sweep_lists(workplace: Workplace) -> None:
     overrides = workplace.overrides("residual=true,false", "bn=pre,post", "hydra/launcher=joblib")
     with ended(workplace.start("-m", *overrides, "hydra.launcher.n_jobs=2")) as process:
-        _, message = process.communicate(timeout=300)
+        _, message = process.communicate(timeout=600)
     assert process.returncode == 0, message
     assert workplace.finished() == workplace.results()
     assert len(workplace.runs()) == 4
