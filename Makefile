@@ -9,7 +9,7 @@ study: .venv/installed  ## train the first study on the photographs that come al
 	$(BIN)/python -m analysis residual_bn
 
 test: .venv/installed  ## run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
-"""Fixtures that more than one test file needs."""
+"""Fixtures that more than one test file needs, what is skipped where, and in which order files are given out."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none, and give out files with the most slow tests first.
+
+    A file goes to one worker as a whole. With the quick ones last, no worker waits long for another in the end.
+    """
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+    if hasattr(config, "workerinput"):
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

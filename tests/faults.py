@@ -5,8 +5,6 @@ import dataclasses
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from servers import recorded_file
-from support import REPOSITORY, STUDY, Outcome, Workplace, wait_until
+from support import REPOSITORY, STUDY, Outcome, Workplace, inherited, wait_until
+from warm import WarmProcess
 
 from ablations import store
 from ablations.lease import leases
@@ -137,19 +136,9 @@ class Command:
         self, workplace: Workplace, overrides: Iterable[str], environment: dict[str, str], notes: Path
     ) -> None:
         self._notes = notes
-        with (notes / "output").open("w") as stream:
-            self._process = subprocess.Popen(
-                [sys.executable, str(REPOSITORY / "run.py"), "-m", *workplace.overrides(*overrides)],
-                cwd=workplace.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env={
-                    name: value for name, value in {**os.environ, **environment}.items() if name != "HYDRA_FULL_ERROR"
-                },
-                start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
+        arguments = ["-m", *workplace.overrides(*overrides)]
+        streams = ("output", "output")
+        self._process = WarmProcess(arguments, workplace.folder, {**inherited(), **environment}, notes, streams)
 
     @property
     def parent(self) -> int:
@@ -184,10 +173,11 @@ class Command:
     def end(self) -> Outcome:
         """Wait until the process that sweeps has ended; how it has."""
         wait_until(lambda: self.is_over, f"the command to end, see {self._notes / 'output'}", SECONDS)
-        return Outcome(self._process.returncode, self.text, "")
+        return Outcome(self._process.wait(SECONDS), self.text, "")
 
     def clear_away(self) -> None:
         """End every process of the command."""
+        self._process.kill()
         self.send(signal.SIGKILL)
         self._process.wait()
 

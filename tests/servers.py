@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,18 +26,23 @@ from ablations.store import TrialFolder
 SECONDS = 60
 ADDRESS = "127.0.0.1"
 OWNER = "mlflow"
-LONG = "train.steps=100"
-"""About a second a trial: enough to take a server away in, as the tests look every few milliseconds."""
+IN_STEPS = ("train.steps=12", "tracking.snapshot_s=0")
+"""A training with a snapshot after each step, so that it can be halted in its middle."""
+
+BELOW_CONNECTIONS = range(20_000, 32_000)
+"""Linux gives connections ports from 32768 on."""
 
 PACKAGED = Path("/usr/lib/postgresql")
 """Where Debian keeps each version's programs, away from the path."""
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind((ADDRESS, 0))
-        port: int = found.getsockname()[1]
-    return port
+    """A port that nobody listens at, and none of those that the system gives to connections while a server starts."""
+    while True:
+        port = secrets.choice(BELOW_CONNECTIONS)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind((ADDRESS, port))
+            return port
 
 
 def kill_group(process: "subprocess.Popen[bytes]") -> None:
@@ -260,11 +266,6 @@ def synchronise(workplace: Workplace, study: str = STUDY) -> str:
     where = ("--outputs", str(workplace.outputs), "--tracking-uri", workplace.uri)
     told = subprocess.run([*command, *where], check=True, capture_output=True, text=True, cwd=workplace.folder).stdout
     return told.splitlines()[-1]
-
-
-def is_training(folder: TrialFolder) -> bool:
-    """Whether the trial has said in its log that it trains; its run in MLflow is open by then."""
-    return folder.log_path.exists() and " steps on " in folder.log_path.read_text(encoding="utf-8")
 
 
 def warnings(folder: TrialFolder) -> int:

@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from builders import save
 from hydra import compose, initialize_config_dir
 from mlflow.entities import Run
+from warm import WarmProcess
 
 from ablations import store
 from ablations.config import Config, register, typed
@@ -28,6 +30,8 @@ from bbcu.images import Pixels
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDY = "adhoc"
 SIDE = 48
+
+Process = TypeVar("Process", "subprocess.Popen[str]", WarmProcess)
 
 
 def photograph(seed: int, side: int = SIDE) -> Pixels:
@@ -109,20 +113,24 @@ class Workplace:
         launcher = [] if any(text.startswith("hydra/launcher") for text in overrides) else ["hydra/launcher=basic"]
         return call(["-m", *launcher, *self.overrides(*overrides)], self.folder)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str) -> WarmProcess:
         """Start the command in a process of its own; a sweep runs its trials there unless a launcher is given.
 
         It listens to the keyboard even where this process does not, as one that a shell has put in the background.
         """
-        chosen = "-m" not in arguments or any(text.startswith("hydra/launcher") for text in arguments)
-        launcher = [] if chosen else ["hydra/launcher=basic"]
+        notes = self.folder / f"command{len(list(self.folder.glob('command*')))}"
+        notes.mkdir()
+        return WarmProcess(with_launcher(arguments), self.folder, inherited(), notes)
+
+    def start_cold(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start the same as a shell does, imports and all."""
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "run.py"), *arguments, *launcher],
+            [sys.executable, str(REPOSITORY / "run.py"), *with_launcher(arguments)],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"},
+            env=inherited(),
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -175,6 +183,17 @@ class Workplace:
         )
 
 
+def with_launcher(arguments: Sequence[str]) -> list[str]:
+    """The arguments, and for a sweep without a launcher the basic one."""
+    chosen = "-m" not in arguments or any(text.startswith("hydra/launcher") for text in arguments)
+    return [*arguments, *([] if chosen else ["hydra/launcher=basic"])]
+
+
+def inherited() -> dict[str, str]:
+    """The environment of a command that a user gives."""
+    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+
+
 def call(arguments: list[str], folder: Path) -> Outcome:
     """Run the command in this process, in ``folder``, as a shell would; nothing of it is left in the process."""
     out, message = io.StringIO(), io.StringIO()
@@ -205,7 +224,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
     """Return as soon as ``condition`` holds; fail the test when it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -215,7 +234,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) ->
 
 
 @contextlib.contextmanager
-def ended(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+def ended(process: Process) -> Iterator[Process]:
     """Give the process, and see that it is gone afterwards, whatever the body did."""
     try:
         yield process

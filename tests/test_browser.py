@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -17,6 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+from servers import free_port
 from support import STUDY, Workplace, wait_until
 
 from ablations import store
@@ -69,13 +69,6 @@ def study(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory, m
     workplace = Workplace.apart(tmp_path_factory.mktemp("study"), migrated_database)
     assert workplace.sweep("bn=pre,post").status == 0
     return workplace
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 def answers(address: str) -> bool:

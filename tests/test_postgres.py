@@ -4,18 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faults import BASIC, LATER_SNAPSHOT, let_go, started
 from servers import (
-    LONG,
+    IN_STEPS,
     MlflowServer,
     PostgreSQL,
     check_recorded,
-    is_training,
     mlflow_server,
     postgresql,
     synchronise,
     warnings,
 )
-from support import Workplace, ended, wait_until
+from support import Workplace, ended
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -57,7 +57,7 @@ def test_two_sweeps_at_once_lose_nothing_on_one_server(server: MlflowServer, tmp
         ended(places["first"].start(*commands["first"])) as one,
         ended(places["second"].start(*commands["second"])) as other,
     ):
-        messages = [process.communicate(timeout=300) for process in (one, other)]
+        messages = [process.communicate(timeout=600) for process in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0), messages
     for study, place in places.items():
         check_recorded(place, study)
@@ -82,15 +82,16 @@ def test_a_server_that_stops_during_a_training_costs_one_warning_and_no_metric(
     server: MlflowServer, tmp_path: Path
 ) -> None:
     workplace = Workplace.make(tmp_path, server.uri)
-    last = workplace.folder_of("bn=post", LONG)
-    with ended(workplace.start("-m", *workplace.overrides("bn=pre,post", LONG))) as process:
-        wait_until(lambda: is_training(last) or process.poll() is not None, "the last trial to be trained")
+    last = workplace.folder_of("bn=post", *IN_STEPS)
+    with started(workplace, "bn=pre,post", *IN_STEPS, *BASIC, halt=LATER_SNAPSHOT) as command:
+        halted = command.halted()
         server.stop()
         try:
-            _, message = process.communicate(timeout=300)
+            let_go(halted)
+            outcome = command.end()
         finally:
             server.start()
-    assert process.returncode == 0, message
+    assert outcome.status == 0, outcome.text
     assert warnings(last) == 1
     assert len(workplace.results()) == 2
 
@@ -101,15 +102,16 @@ def test_a_server_that_stops_during_a_training_costs_one_warning_and_no_metric(
 def test_a_database_that_stops_during_a_training_costs_one_warning_and_no_metric(
     cluster: PostgreSQL, on_database: Workplace
 ) -> None:
-    last = on_database.folder_of("bn=post", LONG)
-    with ended(on_database.start("-m", *on_database.overrides("bn=pre,post", LONG))) as process:
-        wait_until(lambda: is_training(last) or process.poll() is not None, "the last trial to be trained")
+    last = on_database.folder_of("bn=post", *IN_STEPS)
+    with started(on_database, "bn=pre,post", *IN_STEPS, *BASIC, halt=LATER_SNAPSHOT) as command:
+        halted = command.halted()
         cluster.stop()
         try:
-            _, message = process.communicate(timeout=300)
+            let_go(halted)
+            outcome = command.end()
         finally:
             cluster.start()
-    assert process.returncode == 0, message
+    assert outcome.status == 0, outcome.text
     assert warnings(last) == 1
     assert len(on_database.results()) == 2
 

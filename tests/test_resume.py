@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import BASIC, LATER_SNAPSHOT, started
+from servers import IN_STEPS
 from support import STUDY, Outcome, Workplace, contents, ended, wait_until
 
 from ablations import store
 from ablations.store import TrialFolder
 
-# About a second a trial: long enough to be killed in, as the test looks every few milliseconds.
-LONG = "train.steps=100"
 ENDLESS = "train.steps=1000000"
 
 
@@ -44,14 +44,13 @@ def python(program: str, *arguments: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(workplace: Workplace) -> None:
-    sweep = ("bn=pre,post,out", LONG)
-    first = workplace.folder_of("bn=pre", LONG)
-    second = workplace.folder_of("bn=post", LONG)
-    with ended(workplace.start("-m", *workplace.overrides(*sweep))) as process:
-        wait_until(lambda: is_training(second) or process.poll() is not None, "the second trial to be trained")
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    sweep = ("bn=pre,post,out", *IN_STEPS)
+    first = workplace.folder_of("bn=pre", *IN_STEPS)
+    second = workplace.folder_of("bn=post", *IN_STEPS)
+    with started(workplace, *sweep, *BASIC, halt=LATER_SNAPSHOT) as command:
+        command.halted()
+        command.send(signal.SIGKILL)
+        assert command.end().status == -signal.SIGKILL
     assert workplace.results() == [(first.cell, 0)]
     before = contents(first.path)
 
@@ -74,7 +73,7 @@ def test_a_sweep_that_is_stopped_from_the_keyboard_closes_its_run_and_leaves_no_
     with ended(workplace.start("-m", *workplace.overrides(ENDLESS))) as process:
         wait_until(lambda: is_training(folder) or process.poll() is not None, "the trial to be trained")
         process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=600)
     assert process.returncode not in (0, None)
     (stopped,) = workplace.runs()
     assert stopped.info.status == "KILLED"
@@ -87,7 +86,7 @@ def test_a_sweep_that_is_stopped_from_the_keyboard_closes_its_run_and_leaves_no_
 def test_two_sweeps_side_by_side_train_every_cell_once(workplace: Workplace) -> None:
     command = ["-m", *workplace.overrides("bn=pre,post,out", "train.steps=50")]
     with ended(workplace.start(*command)) as one, ended(workplace.start(*command)) as other:
-        messages = [process.communicate(timeout=120)[1] for process in (one, other)]
+        messages = [process.communicate(timeout=600)[1] for process in (one, other)]
     assert not any("Traceback" in message for message in messages)
     assert len(workplace.results()) == 3
     assert workplace.finished() == workplace.results()
@@ -303,7 +302,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     store.write_atomically(path, "the old text")
     with ended(python(DIE_WHILE_WRITING, str(path))) as writer:
-        writer.communicate(timeout=60)
+        writer.communicate(timeout=600)
     assert writer.returncode == -signal.SIGKILL
     assert path.read_text(encoding="utf-8") == "the old text"
 

@@ -768,8 +768,8 @@ def test_a_device_that_is_not_there_is_told_and_nothing_runs(
 
 
 def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(workplace: Workplace) -> None:
-    with ended(workplace.start("-m", *workplace.overrides("residual=true,maybe"))) as process:
-        out, message = process.communicate(timeout=60)
+    with ended(workplace.start_cold("-m", *workplace.overrides("residual=true,maybe"))) as process:
+        out, message = process.communicate(timeout=600)
     assert process.returncode == 1
     assert message == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block\n"
     assert out == ""
@@ -777,8 +777,8 @@ def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(workplace: Workp
 
 @pytest.mark.slow
 def test_a_shell_sees_status_one_for_a_sweep_with_a_failed_trial(workplace: Workplace) -> None:
-    with ended(workplace.start("-m", *workplace.overrides(*ONE_DIVERGES))) as process:
-        out, message = process.communicate(timeout=60)
+    with ended(workplace.start_cold("-m", *workplace.overrides(*ONE_DIVERGES))) as process:
+        out, message = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "1 of 2 trials have no result" in message
     assert "Traceback" not in out + message
@@ -795,7 +795,7 @@ def test_a_shell_sees_status_one_for_a_sweep_with_a_failed_trial(workplace: Work
 def test_the_joblib_launcher_trains_side_by_side_what_a_sweep_lists(workplace: Workplace) -> None:
     overrides = workplace.overrides("residual=true,false", "bn=pre,post", "hydra/launcher=joblib")
     with ended(workplace.start("-m", *overrides, "hydra.launcher.n_jobs=2")) as process:
-        _, message = process.communicate(timeout=300)
+        _, message = process.communicate(timeout=600)
     assert process.returncode == 0, message
     assert workplace.finished() == workplace.results()
     assert len(workplace.runs()) == 4

@@ -241,7 +241,7 @@ def stopped(workplace: Workplace, number: signal.Signals, step: int) -> int | No
         wait_until(lambda: any(path.name >= f"step{step:09d}" for path in snapshots.glob("step*.pt")), "the training")
         assert process.pid is not None
         os.kill(process.pid, number)
-        process.join(60)
+        process.join(600)
         return process.exitcode
     finally:
         process.kill()
@@ -355,10 +355,10 @@ def test_workers_that_get_the_signal_of_their_terminal_too_leave_a_snapshot_each
         return {lease.pid for lease in leases(workplace.outputs, STUDY) if lease.step > 0}
 
     with ended(workplace.start("-m", *workplace.overrides(*side_by_side, "tracking.snapshot_s=600"))) as process:
-        wait_until(lambda: len(workers()) == 2 or process.poll() is not None, "both trials to be trained", 120)
+        wait_until(lambda: len(workers()) == 2 or process.poll() is not None, "both trials to be trained")
         for number in (process.pid, *workers()):
             os.kill(number, signal.SIGINT)
-        _, message = process.communicate(timeout=120)
+        _, message = process.communicate(timeout=600)
 
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in message

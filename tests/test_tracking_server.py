@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from servers import LONG, MlflowServer, check_recorded, free_port, is_training, mlflow_server, synchronise, warnings
-from support import REPOSITORY, Workplace, ended, wait_until
+from faults import BASIC, SNAPSHOT_ENDS, let_go, started
+from servers import IN_STEPS, MlflowServer, check_recorded, free_port, mlflow_server, synchronise, warnings
+from support import REPOSITORY, Workplace, wait_until
 
 # --- a server that is away --------------------------------------------------------------------------------------------
 
@@ -39,16 +40,17 @@ def test_a_server_that_falls_silent_holds_a_training_up_once_and_gets_everything
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     workplace = Workplace.make(tmp_path, server.uri)
     study = "study.name=silent"
-    folder = workplace.trial(LONG, study).folder(workplace.outputs)
-    with ended(workplace.start("-m", *workplace.overrides(LONG, study))) as process:
-        wait_until(lambda: is_training(folder) or process.poll() is not None, "the trial to be trained")
+    folder = workplace.trial(*IN_STEPS, study).folder(workplace.outputs)
+    with started(workplace, *IN_STEPS, study, *BASIC, halt=SNAPSHOT_ENDS) as command:
+        halted = command.halted()
         server.pause()
         try:
-            wait_until(lambda: warnings(folder) > 0 or process.poll() is not None, "the warning")
+            let_go(halted)
+            wait_until(lambda: warnings(folder) > 0 or command.is_over, "the warning")
         finally:
             server.resume()
-        _, message = process.communicate(timeout=300)
-    assert process.returncode == 0, message
+        outcome = command.end()
+    assert outcome.status == 0, outcome.text
     assert warnings(folder) == 1
     check_recorded(workplace, "silent", trials=1)
 
@@ -59,17 +61,17 @@ def test_a_trial_that_starts_while_the_server_is_away_is_trained_and_logged_late
 ) -> None:
     workplace = Workplace.make(tmp_path, server.uri)
     study = "study.name=away"
-    first = workplace.trial("bn=pre", LONG, study).folder(workplace.outputs)
-    with ended(workplace.start("-m", *workplace.overrides("bn=pre,post", LONG, study))) as process:
-        wait_until(lambda: is_training(first) or process.poll() is not None, "the first trial to be trained")
+    with started(workplace, "bn=pre,post", *IN_STEPS, study, *BASIC, halt=SNAPSHOT_ENDS) as command:
+        halted = command.halted()
         server.stop()
         try:
-            out, message = process.communicate(timeout=300)
+            let_go(halted)
+            outcome = command.end()
         finally:
             server.start()
-    assert process.returncode == 0, message
-    assert out.count("wait on disk") == 2
-    assert f"when it is back: python -m ablations sync away --outputs {workplace.outputs}" in out
+    assert outcome.status == 0, outcome.text
+    assert outcome.text.count("wait on disk") == 2
+    assert f"when it is back: python -m ablations sync away --outputs {workplace.outputs}" in outcome.text
 
     assert synchronise(workplace, "away") == f"2 results were logged to {workplace.uri}"
     check_recorded(workplace, "away", trials=2)
