@@ -60,7 +60,15 @@ def fingerprint_of(folder: Path) -> str:
 
 def _meaning_of(path: Path) -> str:
     """What a module says to Python: its syntax, without what is meant for people."""
-    return ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8"))))
+    return _described(_without_docstrings(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _described(node: object) -> str:
+    """A syntax tree as text, without the fields that hold nothing: versions of Python differ in which of these there are."""
+    if isinstance(node, ast.AST):
+        held = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(f'{name}={_described(value)}' for name, value in held)})"
+    return f"[{', '.join(map(_described, node))}]" if isinstance(node, list) else repr(node)
 
 
 def _source_of(module: str) -> Path | None:
