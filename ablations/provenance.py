@@ -64,7 +64,7 @@ def _meaning_of(path: Path) -> str:
 
 
 def _described(node: object) -> str:
-    """A syntax tree as text, without the fields that hold nothing: versions of Python differ in which of these there are."""
+    """A syntax tree as text, without the fields that hold nothing: versions of Python differ in which there are."""
     if isinstance(node, ast.AST):
         held = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
         return f"{type(node).__name__}({', '.join(f'{name}={_described(value)}' for name, value in held)})"

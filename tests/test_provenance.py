@@ -104,5 +104,5 @@ def test_a_fingerprint_has_sixteen_digits() -> None:
 
 
 def test_a_fingerprint_is_the_same_under_every_version_of_python(folder: Path) -> None:
-    """Versions differ in the empty fields of a syntax tree; this was taken under 3.11, and 3.12 and 3.13 gave it too."""
+    """Versions differ in the empty fields of a syntax tree; taken under 3.11, and the same under 3.12 and 3.13."""
     assert fingerprint_of(folder) == "4bca287faf1a87a9"
