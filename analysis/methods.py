@@ -43,13 +43,19 @@ def method_of(row: "pd.Series", reference: Mapping[str, str], factors: Iterable[
     return str(row["method"])
 
 
-def group_key(setting: Mapping[str, str], method: str) -> dict[str, str]:
-    """What a trial must share with others to be compared with them as a method."""
+def group_key(setting: Mapping[str, str], method: str, tested: str = "") -> dict[str, str]:
+    """What a trial must share with others to be compared with them as a method.
+
+    ``tested`` tells its test pictures from others, such as by what the baseline scores on them; empty, it tells nothing.
+    A method that trains nothing is at home with whatever the others train on, if they are tested on the same pictures.
+    """
     brought = {*BROUGHT, *(["channels"] if method == LITE else [])}
-    brought |= {"network.name"} if "train.steps" not in setting else set()
+    if "train.steps" not in setting:
+        brought |= {"network.name", *(["data"] if tested else [])}
     shared = {key: value for key, value in setting.items() if key not in brought}
     # Data that are not recorded may be any: they agree with none that are.
-    return {"data": NOT_RECORDED, **shared}
+    recorded = {} if "data" in brought else {"data": NOT_RECORDED}
+    return {**recorded, **shared, **({"tested": tested} if tested else {})}
 
 
 def agrees(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
@@ -80,15 +86,18 @@ def compared_methods(
     return {cell: names[method] for cell, method in found.items()}
 
 
-def settings_of_methods(settings: Sequence[Mapping[str, str]], methods: Sequence[frozenset[str]]) -> list[list[int]]:
+def settings_of_methods(
+    settings: Sequence[Mapping[str, str]], methods: Sequence[frozenset[str]], tested: Sequence[str] | None = None
+) -> list[list[int]]:
     """Which settings differ in nothing but what methods bring along, as groups of their positions, in order.
 
-    ``methods`` are those of each setting's trials. A setting that could go with two groups, as the Lite network does
-    where another one is trained at two widths, stays alone.
+    ``methods`` are those of each setting's trials, and ``tested`` tells their test pictures apart where that is known.
+    A setting that could go with two groups, as the Lite network does where another one is trained at two widths, stays
+    alone.
     """
     keys = [
-        group_key(setting, next(iter(found)) if len(found) == 1 else "")
-        for setting, found in zip(settings, methods, strict=True)
+        group_key(setting, next(iter(found)) if len(found) == 1 else "", pictures)
+        for setting, found, pictures in zip(settings, methods, tested or [""] * len(settings), strict=True)
     ]
     whole: list[dict[str, str]] = []
     for key in sorted(keys, key=len, reverse=True):

@@ -150,11 +150,21 @@ def grouped(results: StudyResults, rows: Rows) -> list[list[int]]:
     named = with_planned_methods(results.trials)["method"]
     methods = [frozenset(named.iloc[places]) for _, places in rows]
     found: list[list[int]] = []
-    for group in settings_of_methods([setting for setting, _ in rows], methods):
+    tested = [tested_on(results.trials.iloc[places]) for _, places in rows]
+    for group in settings_of_methods([setting for setting, _ in rows], methods, tested):
         places = [place for number in group for place in rows[number][1]]
         together = len(group) > 1 and methods_in(results, results.trials.iloc[places], rows[group[0]][0])
         found += [group] if together else [[number] for number in group]
     return sorted(found)
+
+
+def tested_on(trials: pd.DataFrame) -> str:
+    """What the baseline scores on the test sets of a setting, which no other pictures give; empty where none is known."""
+    columns = sorted(str(name) for name in trials if str(name).startswith("metric/baseline/"))
+    known = trials[columns].dropna(how="all").round(6)
+    if known.empty:
+        return ""
+    return " ".join(f"{name}={value}" for name, value in known.iloc[0].dropna().items())
 
 
 def methods_in(results: StudyResults, trials: pd.DataFrame, setting: Mapping[str, str]) -> dict[str, str]:

@@ -143,6 +143,18 @@ def test_a_setting_that_goes_with_two_widths_stays_alone() -> None:
     assert settings_of_methods([narrow, lite], [methods[0], methods[2]]) == [[0, 1]]
 
 
+def test_interpolation_goes_with_what_is_tested_on_the_same_pictures_whatever_that_was_trained_on() -> None:
+    trained = {"channels": "32", "train.steps": "5", "data": "of training and test", "task.name": "sr_x2"}
+    interpolated = {"network.name": "baseline", "data": "of the test alone", "task.name": "sr_x2"}
+    settings, methods = [trained, interpolated], [frozenset({"bbcu", "bnn"}), frozenset({"bicubic"})]
+    assert settings_of_methods(settings, methods, ["33.98", "33.98"]) == [[0, 1]]
+    assert settings_of_methods(settings, methods, ["33.98", "32.72"]) == [[0], [1]]
+    assert settings_of_methods(settings, methods) == [[0], [1]]
+    elsewhere = {**trained, "data": "of other training"}
+    three = settings_of_methods([*settings, elsewhere], [*methods, methods[0]], ["33.98"] * 3)
+    assert three == [[0], [1], [2]]
+
+
 def claim(results: StudyResults, text: str) -> Assessment:
     (group,) = comparable(sections(results))
     (row,) = [row for row in assessed(group) if row.finding.claim == text and row.where in ("", "Set5")]
