@@ -46,7 +46,7 @@ def method_of(row: "pd.Series", reference: Mapping[str, str], factors: Iterable[
 def group_key(setting: Mapping[str, str], method: str, tested: str = "") -> dict[str, str]:
     """What a trial must share with others to be compared with them as a method.
 
-    ``tested`` tells its test pictures from others, such as by what the baseline scores on them; empty, it tells nothing.
+    ``tested`` tells its test pictures from others, as by what the baseline scores on them; empty, it tells nothing.
     A method that trains nothing is at home with whatever the others train on, if they are tested on the same pictures.
     """
     brought = {*BROUGHT, *(["channels"] if method == LITE else [])}

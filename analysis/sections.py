@@ -159,7 +159,7 @@ def grouped(results: StudyResults, rows: Rows) -> list[list[int]]:
 
 
 def tested_on(trials: pd.DataFrame) -> str:
-    """What the baseline scores on the test sets of a setting, which no other pictures give; empty where none is known."""
+    """What the baseline scores on the test sets of a setting, as no other pictures give; empty where none is known."""
     columns = sorted(str(name) for name in trials if str(name).startswith("metric/baseline/"))
     known = trials[columns].dropna(how="all").round(6)
     if known.empty:
