@@ -13,13 +13,14 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from analysis.contrasts import CellSummary
+from analysis.methods import UNTRAINED
 from analysis.sections import Section, natural
 
 SHOWN_PER_SET = 2
 """How many pictures of a test set are shown; what is left out is said in the report."""
 
 MOST_CELLS = 6
-"""How many cells a strip shows: those at even distances in the ranking by PSNR, the best and the worst among them."""
+"""How many cells a strip shows: anchor, best and worst, and others at even distances in the ranking by PSNR."""
 
 ZOOM = 3
 """The window is this part of the picture's sides."""
@@ -60,7 +61,7 @@ def strips(section: Section, cells: Sequence[CellSummary], baseline: str) -> tup
 
     A cell is shown under the first of its seeds that left samples; ``baseline`` names what the cells are compared to.
     """
-    folders = sample_folders(section, shown_cells(cells))
+    folders = sample_folders(section, shown_cells(drawable(section, cells)))
     names = sorted(
         {path.relative_to(folder).as_posix() for folder, _ in folders.values() for path in folder.glob("*/*/")},
         key=lambda name: [natural(part) for part in name.split("/")],
@@ -72,11 +73,20 @@ def strips(section: Section, cells: Sequence[CellSummary], baseline: str) -> tup
     return [strip(section, folders, name, baseline) for name in chosen], len(names)
 
 
+def drawable(section: Section, cells: Sequence[CellSummary]) -> list[CellSummary]:
+    """The cells with an output of their own: one that trains nothing has the baseline's, which every strip shows."""
+    trained = [cell for cell in cells if section.cells.loc[cell.cell, "method"] not in UNTRAINED]
+    return trained or list(cells)
+
+
 def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
-    """Up to so many of the ranked cells, at even distances."""
+    """Up to so many of the ranked cells at even distances, one of them moved to the anchor if that is in between."""
     if len(cells) <= MOST_CELLS:
         return list(cells)
-    return [cells[round(index * (len(cells) - 1) / (MOST_CELLS - 1))] for index in range(MOST_CELLS)]
+    places = [round(index * (len(cells) - 1) / (MOST_CELLS - 1)) for index in range(MOST_CELLS)]
+    for anchor in (place for place, cell in enumerate(cells) if cell.is_anchor and place not in places):
+        places[min(range(1, MOST_CELLS - 1), key=lambda index: abs(places[index] - anchor))] = anchor
+    return [cells[place] for place in sorted(places)]
 
 
 def sample_folders(section: Section, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:

@@ -52,7 +52,7 @@ from analysis.origins import (
     data_of,
     energy_in_words,
 )
-from analysis.pictures import MOST_CELLS, SHOWN_PER_SET, strips
+from analysis.pictures import MOST_CELLS, SHOWN_PER_SET, drawable, strips
 from analysis.results import NOT_RECORDED, StudyResults
 from analysis.sections import Section, levels_of, sections, varying
 from analysis.statistics import MARGIN_DB, Estimate, Outcome, Verdict, smallest_sign_flip_p, what_seeds_allow
@@ -940,8 +940,12 @@ def pictures(chapter: Chapter) -> Part:
         "disagree most, found by rule and not by hand; below it the window enlarged with its own PSNR (over all "
         "colours), and its error, white for the largest of any cell."
     )
-    if len(chapter.cells) > MOST_CELLS:
-        said += f" Shown are {MOST_CELLS} of {len(chapter.cells)} cells, at even distances in the table above."
+    cells = drawable(chapter.section, chapter.cells)
+    if len(cells) > MOST_CELLS:
+        said += (
+            f" Shown are {MOST_CELLS} of {len(cells)} cells: the one that the others are measured against, and some at "
+            "even distances in the table above."
+        )
     if len(found) < available:
         said += f" Shown are the first {SHOWN_PER_SET} pictures of each test set, {len(found)} of {available} in all."
     lines = [title, said]

@@ -342,6 +342,14 @@ class TestPictures:
         assert len(shown) == MOST_CELLS
         assert (shown[0], shown[-1]) == (ranked[0], ranked[-1])
 
+    @pytest.mark.parametrize("place", range(12))
+    def test_the_cell_that_others_are_measured_against_is_always_shown(self, crowded: Section, place: int) -> None:
+        ranked = [dataclasses.replace(cell, is_anchor=False) for cell in cell_summaries(crowded)][:12]
+        ranked[place] = dataclasses.replace(ranked[place], is_anchor=True)
+        shown = shown_cells(ranked)
+        assert ranked[place] in shown
+        assert (len(shown), shown[0], shown[-1]) == (MOST_CELLS, ranked[0], ranked[-1])
+
     def test_a_strip_holds_input_baseline_cells_and_truth(self, whole: Section) -> None:
         (strip,), available = strips(whole, cell_summaries(whole), "bicubic")
         assert isinstance(strip, Strip)
