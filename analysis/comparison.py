@@ -14,7 +14,7 @@ from analysis import tables
 from analysis.methods import agrees, group_key, method_of
 from analysis.published import BINARY, NO_NETWORK, SOURCE, TABLES, PublishedTable, published
 from analysis.results import NOT_RECORDED, StudyResults
-from analysis.sections import KEY_LENGTH, natural, rows_by_setting
+from analysis.sections import KEY_LENGTH, natural, rows_by_setting, tested_on
 from analysis.statistics import Summary, summary
 
 ABSENT = "—"
@@ -112,9 +112,13 @@ def groups(results: StudyResults) -> list[Group]:
     a baseline, which trains nothing, is in every group that agrees with it in those that it has.
     """
     finished = results.trials[results.trials["state"] == "finished"]
-    settings = {place: setting for setting, places in rows_by_setting(finished) for place in places}
+    settings = {
+        place: (setting, tested_on(finished.iloc[places]))
+        for setting, places in rows_by_setting(finished)
+        for place in places
+    }
     keys = {
-        index: group_key(settings[place], method)
+        index: group_key(settings[place][0], method, settings[place][1])
         for place, (index, method) in enumerate(zip(finished.index, finished["method"].tolist(), strict=True))
     }
     distinct: list[dict[str, str]] = []
@@ -124,11 +128,16 @@ def groups(results: StudyResults) -> list[Group]:
     order = list(keys.values())
     distinct.sort(key=lambda key: next(place for place, other in enumerate(order) if agrees(other, key)))
     about = {task: table for table in TABLES for task in table.tasks}
+
+    def data_seen(key: Mapping[str, str]) -> str:
+        first = next(place for place, other in enumerate(order) if agrees(other, key))
+        return settings[first][0].get("data", NOT_RECORDED)
+
     return [
         Group(
             about[key["task.name"]],
             key["task.name"],
-            key,
+            {"data": data_seen(key), **key},
             finished.loc[[index for index, other in keys.items() if agrees(other, key)]],
         )
         for key in distinct

@@ -10,6 +10,7 @@ import pytest
 from test_analysis_comparison import Ours
 
 from ablations import store
+from analysis.comparison import comparisons
 from analysis.contrasts import METHOD, anchor, contrasts
 from analysis.depth import EVERY, shown
 from analysis.design import readings
@@ -153,6 +154,17 @@ def test_interpolation_goes_with_what_is_tested_on_the_same_pictures_whatever_th
     elsewhere = {**trained, "data": "of other training"}
     three = settings_of_methods([*settings, elsewhere], [*methods, methods[0]], ["33.98"] * 3)
     assert three == [[0], [1], [2]]
+
+
+def test_interpolation_stands_in_the_table_beside_the_paper_whatever_others_were_trained_on(
+    results_of: ResultsOf,
+) -> None:
+    results = results_of([Ours("bicubic", 25.0), Ours("bbcu", 30.0), Ours("bnn", 28.0)])
+    results.trials.loc[results.trials["method"] == "bicubic", "setting/data"] = "e" * 64
+    (table,) = comparisons(results)
+    assert table.title == "Beside the paper: super-resolution, sr_x2"
+    assert [row[0] for row in table.rows if "ours" in row[1]] == ["Bicubic", "BNN", "BBCU-L"]
+    assert "data `dddddddddddd`" in table.caption
 
 
 def claim(results: StudyResults, text: str) -> Assessment:
