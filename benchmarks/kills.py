@@ -428,9 +428,8 @@ def in_a_fork(function: Callable[Parameters, Answer], *given: Parameters.args, *
 
 def end_workers() -> None:
     """End joblib's workers; a fork does not at its end, as a process does, and would wait until they give up."""
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True)
+    loky = importlib.import_module("joblib.externals.loky")
+    loky.get_reusable_executor().shutdown(wait=True)
 
 
 def make_pictures(folder: Path) -> None:
