@@ -72,8 +72,14 @@ def _described(node: object) -> str:
 
 
 def _source_of(module: str) -> Path | None:
-    """The file of a module of the user's; None where it has none, as one that is compiled."""
-    path = getattr(importlib.import_module(module), "__file__", None)
+    """The file of a module of the user's; None where it has none, as one that is compiled.
+
+    One that is not there is told by whoever builds the network.
+    """
+    try:
+        path = getattr(importlib.import_module(module), "__file__", None)
+    except ImportError:
+        return None
     return Path(path) if path is not None and path.endswith(".py") else None
 
 

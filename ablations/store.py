@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from ablations.memory import without_collecting
 from ablations.space import level_text
 from bbcu.errors import BbcuError, ConfigError
 
@@ -335,9 +336,10 @@ def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
     runs: list[Run] = []
     token = None
     while True:
-        page = client.search_runs(
-            [experiment], condition, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-        )
+        with without_collecting():
+            page = client.search_runs(
+                [experiment], condition, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
         runs.extend(page)
         token = page.token
         if not token:

@@ -23,6 +23,7 @@ from ablations import states, stopping, store, syncing
 from ablations.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_code, made_by_other_code
 from ablations.config import Config, SweeperConfig
 from ablations.live import LiveView, WatchedTrial
+from ablations.memory import without_collecting
 from ablations.plan import Identity, Plan, RowPlanner, make_plan, names_of, plan_record
 from ablations.rounds import Outcome, Rounds, Workers, clear_signs
 from ablations.space import SHOWN
@@ -56,12 +57,13 @@ def sweep(
         raise ConfigError(f"hydra.sweeper.retries={options.retries}: must be at least 0")
     if options.design == "search":
         return search(arguments, options, master, config_loader, launcher)
-    plan = make_plan(arguments, options, master, config_loader)
-    base = plan.trials[0].config
-    found = on_disk(plan)
-    if options.dry_run:
-        print_plan(plan, found)
-        return None
+    with without_collecting():
+        plan = make_plan(arguments, options, master, config_loader)
+        base = plan.trials[0].config
+        found = on_disk(plan)
+        if options.dry_run:
+            print_plan(plan, found)
+            return None
     outputs, uri = Path(base.outputs), base.tracking.uri
     if base.on_change != "retrain":
         EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in plan.trials)
@@ -219,7 +221,7 @@ def with_records(found: Mapping[Identity, str], uri: str, experiment: str) -> di
 def conclude(plan: Plan, outcomes: Mapping[Identity, Outcome]) -> float:
     """Print every trial's outcome and the way to the report; leave with status 1 where one has no result."""
     values, without = [], 0
-    rows = []
+    rows, baselines = [], set()
     names = names_of(plan)
     for entry in plan.trials:
         name = names[entry.identity]
@@ -232,9 +234,11 @@ def conclude(plan: Plan, outcomes: Mapping[Identity, Outcome]) -> float:
             continue
         psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
         values.append(psnr)
+        baselines.add(baseline_line(result))
         rows.append([name, str(entry.trial.seed), "done", f"{psnr:.2f} dB" + ", dead" * bool(result.get("dead"))])
     print_table(["cell", "seed", "state", "mean PSNR"], rows)
-    print_baselines(plan)
+    for line in sorted(baselines):
+        print(line)
     print(f"report: python -m analysis {plan.study}", flush=True)
     number = stopping.asked_by()
     if number is not None and without:
@@ -299,17 +303,11 @@ def cost_of(trial: Trial) -> "Cost":
     return count(network_of(trial)).total
 
 
-def print_baselines(plan: Plan) -> None:
-    """Print what each test set scores without a network, for each task of the sweep."""
-    printed = set()
-    for entry in plan.trials:
-        result = entry.folder.result()
-        if result is not None:
-            scores = result["baseline"].items()
-            sets = (f"{name} {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" for name, score in scores)
-            printed.add(f"{result['task']}, {baseline_label(result)}: {', '.join(sets)}")
-    for line in sorted(printed):
-        print(line)
+def baseline_line(result: Mapping[str, Any]) -> str:
+    """What each test set of a result scores without a network."""
+    scores = result["baseline"].items()
+    sets = (f"{name} {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" for name, score in scores)
+    return f"{result['task']}, {baseline_label(result)}: {', '.join(sets)}"
 
 
 def print_found(found: Mapping[str, Any]) -> None:

@@ -151,7 +151,11 @@ class Place:
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.argv = [str(REPOSITORY / "run.py"), *self.arguments()]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        finally:
+            if self.launcher == "joblib":
+                end_workers()
 
 
 class Command:
@@ -420,6 +424,12 @@ def in_a_fork(function: Callable[Parameters, Answer], *given: Parameters.args, *
     """What the function gives in a process of its own, so that no connection stays in this one, which is forked."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         return pool.submit(function, *given, **named).result()
+
+
+def end_workers() -> None:
+    """End joblib's workers; a fork does not at its end, as a process does, and would wait until they give up."""
+    loky = importlib.import_module("joblib.externals.loky")
+    loky.get_reusable_executor().shutdown(wait=True)
 
 
 def make_pictures(folder: Path) -> None:

@@ -278,6 +278,13 @@ def with_part(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
     code_fingerprint.cache_clear()
 
 
+def test_a_part_that_is_not_there_is_told_in_one_line_by_a_search_too(place: Workplace) -> None:
+    outcome = place.sweep(*SEARCH, "surrogate=quadratic,no_such_module.Steep")
+    assert outcome.status == 1
+    (line,) = outcome.message.splitlines()
+    assert line.startswith("run.py: surrogate 'no_such_module.Steep' cannot be imported")
+
+
 @COMMANDS
 def test_a_part_of_the_users_own_that_has_changed_since_stops_the_command(
     with_part: Workplace, command: Command

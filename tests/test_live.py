@@ -241,6 +241,15 @@ def test_a_trial_that_finishes_is_a_line_with_its_score_its_time_and_how_far_the
         assert sweep.lines == ["2/3 one seed 0: 33.91 dB in 50 s, 50 s left"]
 
 
+def test_a_trial_whose_clock_was_set_back_is_a_line_without_a_time_and_teaches_none(sweep: Sweep) -> None:
+    with sweep.view("three") as view:
+        with sweep.at_work("one"):
+            view.update()
+            finish(sweep.folders["one"], psnr_db=33.91, seconds=0)
+        view.update()
+        assert sweep.lines == ["2/3 one seed 0: 33.91 dB"]
+
+
 def test_a_trial_that_fails_is_a_line_with_its_reason_and_its_log(sweep: Sweep) -> None:
     folder = sweep.folders["one"]
     with sweep.view() as view:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def test_a_trial_that_nobody_has_begun_is_planned(folder: TrialFolder) -> None:
     assert states.history_of(folder) == History()
     assert (History().state, History().reason, History().since) == (State.PLANNED, "", None)
     assert states.present_state(folder) == (State.PLANNED, "")
+
+
+def test_an_attempt_whose_clock_was_set_back_ends_no_earlier_than_it_began(folder: TrialFolder) -> None:
+    tomorrow = time.time() + 86_400
+    states.begin(folder, began=tomorrow)
+    states.end(folder, State.FINISHED)
+    (attempt,) = states.history_of(folder).attempts
+    assert (attempt.began, attempt.ended) == (tomorrow, tomorrow)
 
 
 def test_an_attempt_that_begins_runs_in_this_process(folder: TrialFolder) -> None:
