@@ -18,6 +18,7 @@ from ablations.changes import code_of, is_to_be_kept
 from ablations.config import Config
 from ablations.devices import device_for
 from ablations.energy import EnergyMeter, counters
+from ablations.footprint import forget_peaks, peaks
 from ablations.lease import HeldTrial, LeaseLost, held
 from ablations.provenance import provenance
 from ablations.pruning import Pruned, Verdicts
@@ -45,7 +46,8 @@ TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s",
 
 ``start_s`` is what the first step took over the median, and part of ``train_s``; ``record_s`` is spent on MLflow before
 the result is written, and ``total_s`` from the building of the network to that. Where the processors count it and the
-training went through in one go there is ``energy_j`` besides, what they took meanwhile, in joules.
+training went through in one go there is ``energy_j`` besides, what they took meanwhile, in joules. ``peak_mib`` and
+``gpu_peak_mib`` are the most memory that the trial's process and its part of a GPU took, where that is told.
 """
 
 BASELINE = "baseline"
@@ -359,7 +361,8 @@ def summary(result: Mapping[str, Any], folder: store.TrialFolder) -> str:
         )
     cost, timing = result["cost"], result["timing"]
     lines.append(f"  {cost['ops_g']:.2f} G operations, {cost['params_k']:.1f} K parameters")
-    lines.append(f"  trained in {timing['train_s']:.0f} s, {timing['step_ms']:.0f} ms a step; in {folder.path}")
+    memory = f", {timing['peak_mib']:.0f} MiB at most" if "peak_mib" in timing else ""
+    lines.append(f"  trained in {timing['train_s']:.0f} s, {timing['step_ms']:.0f} ms a step{memory}; in {folder.path}")
     return "\n".join(lines)
 
 
@@ -453,6 +456,7 @@ def _run(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str
     # --- what is trained, on what -------------------------------------------------------------------------------------
     began = time.perf_counter()
     device, task = resolve_device(config.device), data.task
+    forget_peaks(device)
     torch.manual_seed(trial.seed)
     network = network_of(trial)
     start = {name: value.clone() for name, value in network.state_dict().items()}
@@ -521,6 +525,7 @@ def _run(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str
             "record_s": round(run.seconds, 3),
             "total_s": round(time.perf_counter() - began, 3),
             **({} if joules is None else {"energy_j": round(joules, 1)}),
+            **peaks(device),
         },
         "dead": dead,
         "probes": probes,

@@ -84,6 +84,7 @@ def run_sweep(way: str, overrides: Sequence[str], folder: Path) -> dict[str, Any
         "step_ms": sorted(timing["step_ms"] for timing in timings),
         "spent_s": spent,
         "largest_process_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        "trial_mib": max((timing["peak_mib"] for timing in timings if "peak_mib" in timing), default=float("nan")),
     }
 
 
@@ -93,7 +94,9 @@ def print_way(way: str, found: dict[str, Any], reference: dict[str, Any]) -> Non
     print(f"{way}: {found['trials']} trials in {found['wall_s']:.0f} s, {found['workers']} at once", end="")
     print(f", {found['wall_s'] / reference['wall_s']:.2f} times the first way's wall time")
     print(f"  step {steps[len(steps) // 2]:.0f} ms ({steps[0]:.0f} to {steps[-1]:.0f}), medians of each trial")
-    print(f"  largest process so far {found['largest_process_mib']:.0f} MiB")
+    print(
+        f"  largest process so far {found['largest_process_mib']:.0f} MiB, largest trial {found['trial_mib']:.0f} MiB"
+    )
     for part, seconds in found["spent_s"].items():
         print(f"  {part:12s} {seconds:8.1f} s of workers' time, {100 * seconds / total:5.1f} %")
     sys.stdout.flush()

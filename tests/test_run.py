@@ -107,6 +107,7 @@ def test_the_result_holds_every_fact_of_its_format(done: DoneTrial) -> None:
     assert set(result["baseline"]["Tiny"]) == {"psnr_db", "ssim"}
     assert set(result["cost"]) == {"ops_g", "params_k"}
     assert {"train_s", "step_ms"} <= set(result["timing"])
+    assert result["timing"].get("peak_mib", 200) > 100
     assert {"git", "dirty", "packages", "cpu", "seed"} <= set(result["provenance"])
 
 
