@@ -50,6 +50,55 @@ class UnitShape:
     first_threshold: float = 0.0
 
 
+def channel_sum(values: Tensor) -> Tensor:
+    """The sum over pictures and pixels, (1, channels, 1, 1); by pictures first, whose values fit into a cache."""
+    return values.sum((2, 3), keepdim=True).sum(0, keepdim=True)
+
+
+class Shift(torch.autograd.Function):
+    """``x + shift`` with one number per channel, whose gradient the compiler sums picture by picture."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor) -> Tensor:
+        return x + shift
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, channel_sum(gradient)
+
+
+def shifted(x: Tensor, shift: Tensor) -> Tensor:
+    """``x + shift``, one number per channel; uncompiled, torch's own sum of its gradient is the faster one."""
+    if not torch.compiler.is_compiling():
+        return x + shift
+    y: Tensor = Shift.apply(x, shift)  # type: ignore[no-untyped-call]
+    return y
+
+
+class ShiftedPReLU(torch.autograd.Function):
+    r"""RPReLU with all its gradients from one pass over gradient and input.
+
+    With :math:`v = x + b`, where :math:`y = v` for :math:`v > 0` and :math:`s v` elsewhere, plus :math:`c`: the
+    gradients of :math:`c` and :math:`s` are the sums of :math:`g` and :math:`g \min(v, 0)`. That of :math:`b`, the sum
+    of the gradient of :math:`x`, is :math:`s \sum g + (1 - s) \sum_{v > 0} g`, so that the compiler need not write the
+    former out to sum it up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift_in: Tensor, slope: Tensor, shift_out: Tensor) -> Tensor:
+        ctx.save_for_backward(x, shift_in, slope)
+        v = x + shift_in
+        return torch.where(v > 0, v, v * slope.reshape(shift_in.shape)) + shift_out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, shift_in, slope = ctx.saved_tensors
+        v, s = x + shift_in, slope.reshape(shift_in.shape)
+        whole, above = channel_sum(gradient), channel_sum(torch.where(v > 0, gradient, 0.0))
+        of_slope = channel_sum(gradient * v.clamp_max(0)).reshape(slope.shape)
+        return torch.where(v > 0, gradient, gradient * s), s * whole + (1 - s) * above, of_slope, whole
+
+
 class RPReLU(nn.Module):
     """A PReLU whose input and output are shifted, three learnable numbers per channel.
 
@@ -63,7 +112,10 @@ class RPReLU(nn.Module):
         self.shift_out = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.prelu(x + self.shift_in, self.slope) + self.shift_out
+        if not torch.compiler.is_compiling():
+            return F.prelu(x + self.shift_in, self.slope) + self.shift_out
+        y: Tensor = ShiftedPReLU.apply(x, self.shift_in, self.slope, self.shift_out)  # type: ignore[no-untyped-call]
+        return y
 
 
 class ClampWithin(torch.autograd.Function):
@@ -176,7 +228,7 @@ class BinaryUnit(nn.Module):
     def bits(self, x: Tensor) -> Tensor:
         """The signs that the convolution sees."""
         u = self.bn_pre(x if self.memory is None else self.memory.recall(x))
-        signs: Tensor = self.surrogate(u if self.threshold is None else u + self.threshold)
+        signs: Tensor = self.surrogate(u if self.threshold is None else shifted(u, self.threshold))
         if self.memory is not None:
             self.memory.keep(signs)
         return signs

@@ -9,7 +9,7 @@ from torch import Tensor
 from bbcu.binarisers import BINARISERS, Binariser
 from bbcu.errors import ConfigError
 from bbcu.surrogates import SURROGATES, Surrogate, sign
-from bbcu.units import ACTIVATIONS, BinaryUnit, RPReLU
+from bbcu.units import ACTIVATIONS, BinaryUnit, RPReLU, Shift, ShiftedPReLU
 
 
 def shaken(built: BinaryUnit) -> BinaryUnit:
@@ -197,3 +197,45 @@ def test_a_binariser_of_ones_own_is_found_by_its_dotted_path() -> None:
 def test_a_part_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         unit(2, 2, surrogate=name)
+
+
+# --- gradients that the compiler is given -----------------------------------------------------------------------------
+
+
+def in_double(*shape: int, seed: int) -> Tensor:
+    return drawn(*shape, seed=seed).double().requires_grad_()
+
+
+def test_the_gradients_of_a_shift_are_those_of_a_sum() -> None:
+    assert torch.autograd.gradcheck(Shift.apply, (in_double(2, 3, 4, 5, seed=0), in_double(1, 3, 1, 1, seed=1)))
+
+
+def test_the_gradients_of_a_shifted_prelu_are_those_of_its_parts() -> None:
+    x, slope = in_double(2, 3, 4, 5, seed=0), in_double(3, seed=1)
+    shift_in, shift_out = in_double(1, 3, 1, 1, seed=2), in_double(1, 3, 1, 1, seed=3)
+    arguments = (x, shift_in, slope, shift_out)
+    assert torch.autograd.gradcheck(ShiftedPReLU.apply, arguments)
+    fused, parts = ShiftedPReLU.apply(*arguments), F.prelu(x + shift_in, slope) + shift_out
+    torch.testing.assert_close(fused, parts)
+    weight = drawn(2, 3, 4, 5, seed=4).double()
+    found, expected = (torch.autograd.grad((y * weight).sum(), arguments) for y in (fused, parts))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_at_its_kink_a_shifted_prelu_has_the_slope_of_a_prelu() -> None:
+    x = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    zero, slope = torch.zeros(1, 1, 1, 1), torch.tensor([0.25])
+    ShiftedPReLU.apply(x, zero, slope, zero).sum().backward()
+    assert x.grad is not None
+    assert float(x.grad) == 0.25
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("relu", 0.0, float("inf")), ("hardtanh", -1.0, 1.0)])
+def test_a_clamp_passes_gradients_strictly_between_its_bounds(name: str, low: float, high: float) -> None:
+    x = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], requires_grad=True)
+    y = ACTIVATIONS[name](1)(x)
+    assert torch.equal(y, x.detach().clamp(low, high))
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, ((x.detach() > low) & (x.detach() < high)).float())
