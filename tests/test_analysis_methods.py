@@ -14,7 +14,7 @@ from analysis.contrasts import METHOD, anchor, contrasts
 from analysis.depth import EVERY, shown
 from analysis.design import readings
 from analysis.findings import Assessment, Status, assessed, comparable
-from analysis.methods import settings_of_methods
+from analysis.methods import names_of, settings_of_methods
 from analysis.report import compose
 from analysis.results import StudyResults, load_folder
 from analysis.sections import Section, sections
@@ -141,6 +141,20 @@ def test_a_setting_that_goes_with_two_widths_stays_alone() -> None:
     methods = [frozenset({"bbcu", "bnn"}), frozenset({"bbcu", "bnn"}), frozenset({"lite"})]
     assert settings_of_methods([narrow, wide, lite], methods) == [[0], [1], [2]]
     assert settings_of_methods([narrow, lite], [methods[0], methods[2]]) == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        pytest.param("sr_x4", ("BBCU-L", "SRResNet"), id="a scale of the paper"),
+        pytest.param("sr_x3", ("BBCU-L", "SRResNet"), id="a scale that it has no table of"),
+        pytest.param("denoise", ("BBCU", "DnCNN"), id="denoising"),
+        pytest.param("jpeg", ("BBCU", "DnCNN-3"), id="JPEG artifacts"),
+    ],
+)
+def test_names_are_those_of_the_tasks_table(task: str, names: tuple[str, str]) -> None:
+    found = names_of(task)
+    assert (found["bbcu"], found["full_precision"]) == names
 
 
 def claim(results: StudyResults, text: str) -> Assessment:
