@@ -22,6 +22,9 @@ NO_RIVALS = frozenset({BBCU, "bbcu binarize=[body,up]", LITE, "full_precision", 
 UNTRAINED = ("bicubic", "identity")
 """The methods that train nothing."""
 
+SUPER_RESOLUTION = "sr_x2"
+"""The task whose table names the methods at every scale."""
+
 OTHER_NAMES = {"bbcu binarize=[body,up]": "BBCU-M", "identity": "Input"}
 """Names of methods that not every table of the paper has."""
 
@@ -64,9 +67,13 @@ def agrees(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
 
 
 def names_of(task: str) -> dict[str, str]:
-    """What the paper calls each method in its table of a task, such as ``BBCU-L`` at super-resolution."""
+    """What the paper calls each method in its table of a task, such as ``BBCU-L`` at super-resolution.
+
+    Scales that the paper has no table of have the names of those that it has.
+    """
     paper = published()
-    paper = paper[paper["task"] == task]
+    told = SUPER_RESOLUTION if task.startswith("sr_") and task not in set(paper["task"]) else task
+    paper = paper[paper["task"] == told]
     return {**OTHER_NAMES, **dict(zip(paper["method"].tolist(), paper["name"].tolist(), strict=True))}
 
 

@@ -80,6 +80,9 @@ SAME_COST = 1e-6
 MOST_SAID = 8
 """How many comparisons of one verdict are told in the summary, the largest first; the table below it has all."""
 
+MOST_IN_A_LINE = 2
+"""More comparisons of one verdict than this have a line each."""
+
 FEW_ROWS = 6
 """So many comparisons are told in words in the open; of more, the words are folded up below their table."""
 
@@ -363,12 +366,19 @@ def claims_in_short(rows: Sequence[Assessment]) -> list[str]:
                 named.setdefault(row.finding.claim, []).append(effect_of(row))
         if named:
             told = [f"{claim} ({listed(found)})" for claim, found in named.items()]
-            lines.append(f"Claims of the paper **{status}** here: {'; '.join(told)}.")
+            lines.append(listed_under(f"Claims of the paper **{status}** here", told))
     tested = {row.finding.claim for row in rows if row.status is not Status.NOT_TESTED}
     absent = len({row.finding.claim for row in rows} - tested)
     if absent:
         lines.append(f"Claims of the paper **{Status.NOT_TESTED}**: {absent}, each listed below with why.")
     return lines
+
+
+def listed_under(heading: str, items: Sequence[str]) -> str:
+    """A few items in the line of their heading, or more in a list of their own below it."""
+    if len(items) <= MOST_IN_A_LINE:
+        return f"{heading}: {'; '.join(items)}."
+    return "\n".join([f"{heading}:", *(f"  - {item}" for item in items)])
 
 
 def effect_of(row: Assessment) -> str:
@@ -429,10 +439,11 @@ def decided(chapter: Chapter, outcome: Outcome) -> str:
         return ""
     largest = sorted(found, key=lambda row: -row[0] if math.isfinite(row[0]) else math.inf)[:MOST_SAID]
     told = [text for row in found if row in largest for text in row[1:]]
-    rest = f"; and {len(found) - len(largest)} more below" if len(found) > len(largest) else ""
+    if len(found) > len(largest):
+        told.append(f"and {len(found) - len(largest)} more below")
     centre = next(cell.label for cell in chapter.cells if cell.is_anchor)
     alone = f", alone, from `{centre}`" if chapter.alone and not chapter.steps else ""
-    return f"**{str(outcome).capitalize()}**{alone}: {'; '.join(told)}{rest}."
+    return listed_under(f"**{str(outcome).capitalize()}**{alone}", told)
 
 
 def needed_in_words(verdict: Verdict) -> str:

@@ -15,7 +15,7 @@ from analysis.contrasts import METHOD, anchor, contrasts
 from analysis.depth import EVERY, shown
 from analysis.design import readings
 from analysis.findings import Assessment, Status, assessed, comparable
-from analysis.methods import settings_of_methods
+from analysis.methods import names_of, settings_of_methods
 from analysis.report import compose
 from analysis.results import StudyResults, load_folder
 from analysis.sections import Section, sections
@@ -165,6 +165,20 @@ def test_interpolation_stands_in_the_table_beside_the_paper_whatever_others_were
     assert table.title == "Beside the paper: super-resolution, sr_x2"
     assert [row[0] for row in table.rows if "ours" in row[1]] == ["Bicubic", "BNN", "BBCU-L"]
     assert "data `dddddddddddd`" in table.caption
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        pytest.param("sr_x4", ("BBCU-L", "SRResNet"), id="a scale of the paper"),
+        pytest.param("sr_x3", ("BBCU-L", "SRResNet"), id="a scale that it has no table of"),
+        pytest.param("denoise", ("BBCU", "DnCNN"), id="denoising"),
+        pytest.param("jpeg", ("BBCU", "DnCNN-3"), id="JPEG artifacts"),
+    ],
+)
+def test_names_are_those_of_the_tasks_table(task: str, names: tuple[str, str]) -> None:
+    found = names_of(task)
+    assert (found["bbcu"], found["full_precision"]) == names
 
 
 def claim(results: StudyResults, text: str) -> Assessment:

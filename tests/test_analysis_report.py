@@ -392,7 +392,7 @@ def test_of_many_comparisons_the_summary_tells_the_largest_and_counts_the_rest(
     short = page.partition("## How to read")[0]
     assert "`auto` → `13`" in short
     assert "`auto` → `2`" not in short
-    assert "; and 4 more below." in short
+    assert "\n  - and 4 more below\n" in short
     assert "<summary>Each row in words, with its p and what would decide it</summary>" in page
 
 
