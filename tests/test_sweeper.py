@@ -86,7 +86,7 @@ def test_ten_thousand_cells_are_planned_from_one_composition(
     )
     outcome = dry(workplace, *sweep.split())
     assert len(set(keys(outcome))) == len(keys(outcome)) > 10_000
-    assert rows == [()]
+    assert len(rows) == 1
 
 
 # --- designs and conditions -------------------------------------------------------------------------------------------
