@@ -161,8 +161,6 @@ CASES: dict[str, dict[str, Any]] = {
     "bn pre": {"unit": UnitSpec(bn="pre")},
     "irnet": {"unit": UnitSpec(bn="post", act="after", act_fn="hardtanh", surrogate="ede", weight="irnet")},
     "own surrogate": {"unit": UnitSpec(surrogate="test_acceleration.Triangle")},
-}
-SLOW_CASES: dict[str, dict[str, Any]] = {
     "block, prelu": {"unit": UnitSpec(residual="block", act_fn="prelu", surrogate="ho", weight="l1mag")},
     "bn out, plain": {"unit": UnitSpec(residual=False, bn="out", surrogate="clip", weight="plain", threshold=False)},
     "bam": {"unit": UnitSpec(residual="block", bn="pre", surrogate="clip"), "accumulate": True},
@@ -171,13 +169,8 @@ SLOW_CASES: dict[str, dict[str, Any]] = {
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    "spec",
-    [
-        *(pytest.param(spec, id=name) for name, spec in CASES.items()),
-        *(pytest.param(spec, id=name, marks=pytest.mark.slow) for name, spec in SLOW_CASES.items()),
-    ],
-)
+@pytest.mark.slow  # The first of them makes what all compilations need, whichever it is.
+@pytest.mark.parametrize("spec", CASES.values(), ids=CASES.keys())
 def test_compiled_training_equals_training_as_written(spec: dict[str, Any]) -> None:
     """In double precision and the layout of training, so that both round alike.
 
