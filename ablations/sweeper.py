@@ -300,7 +300,7 @@ def cost_of(trial: Trial) -> "Cost":
 
     if trial.cell.setting["network"]["name"] == BASELINE:
         return Cost(0, 0)
-    return count(network_of(trial)).total
+    return count(network_of(trial, drawn=False)).total
 
 
 def baseline_line(result: Mapping[str, Any]) -> str:
