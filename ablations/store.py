@@ -461,11 +461,14 @@ class TrialRun:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def _log_files(self, folder: TrialFolder) -> None:
-        for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
-            if path.exists():
-                self._client.log_artifact(self._run_id, str(path))
-        if folder.samples.is_dir():
-            self._client.log_artifacts(self._run_id, str(folder.samples), "samples")
+        # MLflow looks the run up at each call, so everything goes in one.
+        with tempfile.TemporaryDirectory() as name:
+            for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
+                if path.exists():
+                    shutil.copy(path, name)
+            if folder.samples.is_dir():
+                shutil.copytree(folder.samples, Path(name) / "samples")
+            self._client.log_artifacts(self._run_id, name)
 
     def _call(self, action: Callable[[], object]) -> None:
         if self._away:
