@@ -119,7 +119,7 @@ class RPReLU(nn.Module):
 
 
 class ClampWithin(torch.autograd.Function):
-    """A clamp whose gradient is recomputed from its input, in floating point.
+    """A clamp, for the compiler, whose gradient is recomputed from its input, in floating point.
 
     Of torch's own clamps the compiler keeps a byte per value for the gradient, and a unit with them takes 1.8 times as
     long on a CPU.
@@ -138,15 +138,23 @@ class ClampWithin(torch.autograd.Function):
         return gradient * (above * below), None, None
 
 
-class Clamp(nn.Module):
-    """``min(max(x, low), high)``; the gradient is 1 strictly between the two and 0 elsewhere."""
-
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__()
-        self.low, self.high = low, high
+class ReLU(nn.ReLU):
+    """torch's, and where it is compiled one whose gradient needs no bytes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = ClampWithin.apply(x, self.low, self.high)  # type: ignore[no-untyped-call]
+        if not torch.compiler.is_compiling():
+            return super().forward(x)
+        y: Tensor = ClampWithin.apply(x, 0.0, math.inf)  # type: ignore[no-untyped-call]
+        return y
+
+
+class Hardtanh(nn.Hardtanh):
+    """torch's, and where it is compiled one whose gradient needs no bytes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return super().forward(x)
+        y: Tensor = ClampWithin.apply(x, self.min_val, self.max_val)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -155,11 +163,11 @@ def prelu(channels: int) -> nn.Module:
 
 
 def relu(channels: int) -> nn.Module:
-    return Clamp(0, math.inf)
+    return ReLU()
 
 
 def hardtanh(channels: int) -> nn.Module:
-    return Clamp(-1, 1)
+    return Hardtanh()
 
 
 ACTIVATIONS = {"rprelu": RPReLU, "prelu": prelu, "relu": relu, "hardtanh": hardtanh}
