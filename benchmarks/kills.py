@@ -429,7 +429,7 @@ def in_a_fork(function: Callable[Parameters, Answer], *given: Parameters.args, *
 def end_workers() -> None:
     """End joblib's workers; a fork does not at its end, as a process does, and would wait until they give up."""
     loky = importlib.import_module("joblib.externals.loky")
-    loky.get_reusable_executor().shutdown(wait=True)
+    loky.get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def make_pictures(folder: Path) -> None:
