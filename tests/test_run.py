@@ -398,6 +398,18 @@ def test_self_ensemble_is_part_of_a_cell_and_of_its_score(workplace: Workplace) 
     assert result["metrics"] != result_of(workplace)["metrics"]
 
 
+@pytest.mark.parametrize(
+    ("key", "is_part"),
+    [("train.compile=true", False), ("train.cuda_graph=true", False), ("train.precision=bf16", True)],
+)
+def test_how_a_step_is_run_is_no_part_of_a_cell_but_its_precision_is(
+    workplace: Workplace, key: str, is_part: bool
+) -> None:
+    plain = workplace.trial("train.precision=fp32").cell
+    changed = workplace.trial("train.precision=fp32", key).cell
+    assert (changed.key != plain.key) == is_part
+
+
 def test_a_tile_is_no_part_of_a_cell(workplace: Workplace) -> None:
     assert workplace.trial("evaluation.tile=16").cell.key == workplace.trial().cell.key
 
