@@ -44,7 +44,10 @@ def counters(root: Path = POWERCAP) -> list[Counter]:
 
 
 class EnergyMeter:
-    """Adds up what counters count from its making on; to be told often that time has passed."""
+    """Adds up what counters count from its making on; to be told often that time has passed.
+
+    A counter that can no longer be read ends the measuring, and not the training.
+    """
 
     def __init__(self, counters: list[Counter], clock: Callable[[], float] = time.monotonic) -> None:
         self._last = {counter: counter.read() for counter in counters}
@@ -56,15 +59,17 @@ class EnergyMeter:
             self._add()
 
     def joules(self) -> float | None:
-        """The energy so far; None without counters."""
-        if not self._last:
-            return None
+        """The energy so far; None without counters, or where one of them has failed."""
         self._add()
-        return self._microjoules / 1e6
+        return self._microjoules / 1e6 if self._last else None
 
     def _add(self) -> None:
-        for counter, last in self._last.items():
-            now = counter.read()
+        try:
+            counts = [(counter, last, counter.read()) for counter, last in self._last.items()]
+        except (OSError, ValueError):
+            self._last = {}
+            return
+        for counter, last, now in counts:
             self._microjoules += now - last if now >= last else now + counter.most - last
             self._last[counter] = now
         self._looked = self._clock()

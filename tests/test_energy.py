@@ -63,9 +63,17 @@ def test_a_counter_is_left_alone_for_a_while(machine: Machine) -> None:
     (machine.root / "intel-rapl:0" / "energy_uj").unlink()
     machine.now = SECONDS_BETWEEN_LOOKS / 2
     meter.look()
+    machine.count("intel-rapl:0", 6_000_000)
+    assert meter.joules() == 1.0
+
+
+def test_a_counter_that_fails_ends_the_measuring_and_nothing_else(machine: Machine) -> None:
+    meter = machine.meter()
+    (machine.root / "intel-rapl:0" / "energy_uj").unlink()
     machine.now = SECONDS_BETWEEN_LOOKS
-    with pytest.raises(FileNotFoundError):
-        meter.look()
+    meter.look()
+    machine.count("intel-rapl:0", 6_000_000)
+    assert meter.joules() is None
 
 
 def test_without_counters_nothing_is_told(tmp_path: Path) -> None:
