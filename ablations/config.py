@@ -79,7 +79,8 @@ class EvaluationConfig:
 class TrainConfig:
     """How a trial trains; see :class:`bbcu.training.TrainSettings`.
 
-    All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph``.
+    All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph`` and
+    ``int8``, which do not move them.
     """
 
     steps: int = MISSING
@@ -90,6 +91,7 @@ class TrainConfig:
     precision: str = MISSING
     compile: Any = MISSING
     cuda_graph: Any = MISSING
+    int8: Any = MISSING
 
 
 @dataclass

@@ -136,7 +136,7 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
 def training_of(config: Config) -> dict[str, Any]:
     """The settings of the training that decide the trained network, with the precision that "auto" stands for here."""
     settings = dataclasses.asdict(config.train)
-    del settings["compile"], settings["cuda_graph"]
+    del settings["compile"], settings["cuda_graph"], settings["int8"]
     if settings["precision"] == "auto":
         from bbcu.acceleration import resolve_precision
         from bbcu.training import resolve_device
@@ -529,7 +529,11 @@ def _run(desk: Desk, run: store.TrialRun, origin: Mapping[str, Any]) -> dict[str
         },
         "dead": dead,
         "probes": probes,
-        "provenance": {"compiled": training.plan.compiles, "cuda_graph": training.plan.replays},
+        "provenance": {
+            "compiled": training.plan.compiles,
+            "cuda_graph": training.plan.replays,
+            "int8": training.plan.in_bytes,
+        },
     }
 
 

@@ -1,7 +1,7 @@
-"""What makes a training step fast: bf16 convolutions, compiled binary units, and on a GPU a step that is only replayed.
+"""What makes a training step fast: bf16 convolutions, compiled binary units, signs convolved in bytes, replayed steps.
 
 The policy is pure: :func:`plan_for` says what is done and why. Only training is touched. Evaluation runs the same
-parameters in full precision through the code as it is written.
+parameters in full precision through the code as it is written; only bytes, which give the same numbers, stay.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bbcu.int8 import missing_for_bytes
 from bbcu.networks import Body, binary_units
 from bbcu.units import BinaryUnit
 
@@ -30,6 +31,7 @@ Forward = Callable[..., Tensor]
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILE = ("auto", True, False)
 CUDA_GRAPH = ("auto", True, False)
+INT8 = ("auto", True, False)
 
 COMPILE_SECONDS = 15.0
 """What a first compilation costs on two cores; one from the cache costs a tenth."""
@@ -60,6 +62,7 @@ class Plan:
     precision: str
     compiles: bool
     replays: bool
+    in_bytes: bool
     reasons: tuple[str, ...]
 
 
@@ -122,6 +125,31 @@ def resolve_compile(
     return True, f"it saves about {saved:.0f} s"
 
 
+def resolve_int8(
+    wanted: bool | str, device: torch.device, precision: str, units: int, own_parts: list[str], missing: str | None
+) -> tuple[bool, str]:
+    """Whether the forward convolutions of ``units`` binary units are done in bytes, and why.
+
+    ``own_parts`` names the classes of a network that are not this package's, whose bits might be more than ones, and
+    ``missing`` what :func:`bbcu.int8.missing_for_bytes` says.
+    """
+    if device.type != "cpu":
+        return False, "only a CPU does"
+    if wanted is False:
+        return False, "as asked"
+    if units == 0:
+        return False, "no binary units"
+    if missing is not None:
+        return False, missing
+    if wanted is True:
+        return True, "as asked"
+    if own_parts:
+        return False, f"{', '.join(own_parts)} may give other bits than ones; train.int8=true if not"
+    if precision == "bf16" and torch.cpu.get_capabilities().get("amx_bf16"):
+        return False, "this cpu multiplies bf16 with AMX, and nobody has measured whether bytes are faster"
+    return True, "exact, and this cpu multiplies bytes at several times the rate of floats"
+
+
 def resolve_replay(wanted: bool | str, device: torch.device, own_parts: list[str], steps: int) -> tuple[bool, str]:
     """Whether a step is recorded as a CUDA graph and only replayed, and why.
 
@@ -154,6 +182,7 @@ class Wanted:
     precision: str
     compile: bool | str = "auto"
     cuda_graph: bool | str = "auto"
+    int8: bool | str = "auto"
 
 
 def plan_for(network: nn.Module, device: torch.device, wanted: Wanted, *, steps: int, pixels: int) -> Plan:
@@ -163,14 +192,18 @@ def plan_for(network: nn.Module, device: torch.device, wanted: Wanted, *, steps:
     values = pixels * sum(unit.out_channels for unit in units)
     missing = missing_for_compilation(device)
     compiles, compile_reason = resolve_compile(wanted.compile, len(units), values, missing, device.type)
-    replays, replay_reason = resolve_replay(wanted.cuda_graph, device, parts_of_users(network), steps)
+    own_parts = parts_of_users(network)
+    in_bytes, bytes_reason = resolve_int8(wanted.int8, device, precision, len(units), own_parts, missing_for_bytes())
+    replays, replay_reason = resolve_replay(wanted.cuda_graph, device, own_parts, steps)
     reasons = [
         f"precision {precision}: {precision_reason}",
         f"{'units compiled' if compiles else 'units not compiled'}: {compile_reason}",
     ]
+    if device.type == "cpu":
+        reasons.append(f"{'signs convolved in bytes' if in_bytes else 'signs convolved in floats'}: {bytes_reason}")
     if device.type == "cuda":
         reasons.append(f"{'steps replayed as a CUDA graph' if replays else 'steps not replayed'}: {replay_reason}")
-    return Plan(precision, compiles, replays, tuple(reasons))
+    return Plan(precision, compiles, replays, in_bytes, tuple(reasons))
 
 
 @contextlib.contextmanager
@@ -237,6 +270,12 @@ class Replayed:
             log.warning("the steps are not replayed but run as written: %s", str(error).strip().splitlines()[0])
         else:
             self.graph = graph
+
+
+def convolve_in_bytes(network: nn.Module) -> None:
+    """Let the binary units of ``network`` convolve their bits in bytes wherever they run on a CPU, evaluation too."""
+    for unit in binary_units(network):
+        unit.in_bytes = True
 
 
 def use_cache(folder: Path) -> None:

@@ -17,11 +17,13 @@ from torch import nn
 from bbcu.acceleration import (
     COMPILE,
     CUDA_GRAPH,
+    INT8,
     PRECISIONS,
     Plan,
     Replayed,
     Wanted,
     compile_units,
+    convolve_in_bytes,
     exact_convolutions,
     keep_freed_memory,
     own_stream,
@@ -58,7 +60,8 @@ class TrainSettings:
     it ("stepped", what that for denoising does). ``precision`` is that of the convolutions: "fp32", "bf16" by automatic
     mixed precision, or "auto", bf16 where the device has it. ``compile`` is whether the binary units are compiled,
     "auto" where that pays, and ``cuda_graph`` whether a GPU only replays a step that was recorded once, "auto" where
-    nothing can change between steps that a replay would not see. Raises ConfigError for other values of the four.
+    nothing can change between steps that a replay would not see. ``int8`` is whether a CPU convolves signs in bytes,
+    which changes no bit of a result, "auto" where it has the instructions. Raises ConfigError for other values.
     """
 
     steps: int
@@ -69,6 +72,7 @@ class TrainSettings:
     precision: str
     compile: bool | str = "auto"
     cuda_graph: bool | str = "auto"
+    int8: bool | str = "auto"
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
@@ -76,6 +80,7 @@ class TrainSettings:
             "precision": PRECISIONS,
             "compile": COMPILE,
             "cuda_graph": CUDA_GRAPH,
+            "int8": INT8,
         }
         for name, valid in choices.items():
             value = getattr(self, name)
@@ -123,7 +128,7 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
 def acceleration(network: nn.Module, settings: TrainSettings, device: torch.device) -> Plan:
     """What a :class:`Training` does to be fast with these settings, and why."""
     pixels = settings.steps * settings.batch * settings.patch**2
-    wanted = Wanted(settings.precision, settings.compile, settings.cuda_graph)
+    wanted = Wanted(settings.precision, settings.compile, settings.cuda_graph, settings.int8)
     return plan_for(network, device, wanted, steps=settings.steps, pixels=pixels)
 
 
@@ -176,6 +181,8 @@ class Training:
         self._losses: deque[float] = deque(maxlen=DIVERGED_STEPS)
         keep_freed_memory()
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.plan.in_bytes:
+            convolve_in_bytes(network)
         if self.plan.compiles:
             compile_units(network)
         self.optimiser = adam(network, settings.lr, device)

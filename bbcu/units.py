@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bbcu.binarisers import BINARISERS
 from bbcu.initialisation import Initialiser, uniform
+from bbcu.int8 import convolve_signs
 from bbcu.registry import look_up
 from bbcu.surrogates import SURROGATES
 
@@ -227,6 +228,7 @@ class BinaryUnit(nn.Module):
         self.bn_out = nn.BatchNorm2d(shape.out_channels) if spec.bn == "out" else nn.Identity()
         activation = look_up("act_fn", spec.act_fn, ACTIVATIONS)
         self.activation = activation(shape.out_channels) if spec.act != "none" else nn.Identity()
+        self.in_bytes = False
         self.share_memory_of(None)
 
     def share_memory_of(self, memory: BitMemory | None) -> None:
@@ -252,7 +254,10 @@ class BinaryUnit(nn.Module):
         if scale is None:
             return F.conv2d(bits, binary, self.bias, padding=KERNEL // 2)
         # A scale divided by itself is one, exactly; its gradient takes the way of the weights that it came with.
-        z: Tensor = F.conv2d(bits, binary / scale, padding=KERNEL // 2) * scale.reshape(1, -1, 1, 1)
+        ones = binary / scale
+        counts = self.in_bytes and bits.device.type == "cpu"
+        sums = convolve_signs(bits, ones) if counts else F.conv2d(bits, ones, padding=KERNEL // 2)
+        z: Tensor = sums * scale.reshape(1, -1, 1, 1)
         return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

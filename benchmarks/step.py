@@ -5,8 +5,8 @@
     fp_fast  the twin compiled: what the hardware gives without binarisation
     gemm     the twin's multiply-adds, forward and backward, at the rate of one large bf16 matrix product
 
-``--ways`` compares our own ways to run a step instead, with what each brings: precision, compiled units and, on a GPU,
-steps that are replayed as a CUDA graph.
+``--ways`` compares our own ways to run a step instead, with what each brings: precision, compiled units, on a CPU signs
+that are convolved in bytes and, on a GPU, steps that are replayed as a CUDA graph.
 
 A job beside it can slow a step of several threads tenfold; the spread shows it, and such a run is worth nothing.
 """
@@ -28,14 +28,17 @@ from torch import nn
 from bbcu.acceleration import (
     Replayed,
     compile_units,
+    convolve_in_bytes,
     exact_convolutions,
     has_bf16,
     keep_freed_memory,
     own_stream,
+    resolve_int8,
     resolve_precision,
 )
+from bbcu.int8 import missing_for_bytes
 from bbcu.methods import METHODS
-from bbcu.networks import NetworkSpec, build
+from bbcu.networks import NetworkSpec, binary_units, build
 from bbcu.training import ADAM_BETAS, adam, resolve_device
 from bbcu.units import UnitSpec
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
@@ -111,13 +114,17 @@ def ours(
     *,
     precision: str = "auto",
     compiled: bool = True,
+    int8: bool | str = "auto",
     replayed: bool = True,
 ) -> Contestant:
-    """Our step, by default in the fastest way there is; only a GPU replays."""
+    """Our step, by default in the fastest way there is; only a CPU convolves in bytes, only a GPU replays."""
     built = build(network, spec, 0)
+    resolved, _ = resolve_precision(precision, device)
+    in_bytes, _ = resolve_int8(int8, device, resolved, len(binary_units(built)), [], missing_for_bytes())
+    if in_bytes:
+        convolve_in_bytes(built)
     if compiled:
         compile_units(built)
-    resolved, _ = resolve_precision(precision, device)
     contestant = Contestant(built, spec.scale, device, bf16=resolved == "bf16")
     contestant.train_as_we_do()
     if replayed and device.type == "cuda":
@@ -209,14 +216,15 @@ def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int
     """Each network in each of our ways to run a step; ratios to the plainest."""
     precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
     replays = (False, True) if device.type == "cuda" else (False,)
+    integers = (False, True) if device.type == "cpu" and missing_for_bytes() is None else (False,)
     report: dict[str, Any] = {}
     for name in names:
         network, spec = NETWORKS[name]
         contestants = {
-            ", ".join([precision, *(["compiled"] if compiled else []), *(["replayed"] if replayed else [])]): ours(
-                network, spec, device, precision=precision, compiled=compiled, replayed=replayed
+            ", ".join([precision, *("compiled",) * compiled, *("int8",) * int8, *("replayed",) * replayed]): ours(
+                network, spec, device, precision=precision, compiled=compiled, int8=int8, replayed=replayed
             )
-            for precision, compiled, replayed in itertools.product(precisions, (False, True), replays)
+            for precision, compiled, int8, replayed in itertools.product(precisions, (False, True), integers, replays)
         }
         rows = measured(contestants, rounds, steps)
         print(f"{name}, our ways, relative to fp32")

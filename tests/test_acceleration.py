@@ -94,8 +94,12 @@ def test_compilation_has_to_be_possible_and_to_pay(
 
 
 def test_a_plan_gives_a_line_for_each_decision() -> None:
-    plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False), steps=10, pixels=100)
-    assert plan.reasons == ("precision fp32: as asked", "units not compiled: as asked")
+    plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False, int8=False), steps=10, pixels=100)
+    assert plan.reasons == (
+        "precision fp32: as asked",
+        "units not compiled: as asked",
+        "signs convolved in floats: as asked",
+    )
 
 
 def test_a_compiler_that_is_named_and_missing_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -400,7 +400,12 @@ def test_self_ensemble_is_part_of_a_cell_and_of_its_score(workplace: Workplace) 
 
 @pytest.mark.parametrize(
     ("key", "is_part"),
-    [("train.compile=true", False), ("train.cuda_graph=true", False), ("train.precision=bf16", True)],
+    [
+        ("train.compile=true", False),
+        ("train.cuda_graph=true", False),
+        ("train.int8=false", False),
+        ("train.precision=bf16", True),
+    ],
 )
 def test_how_a_step_is_run_is_no_part_of_a_cell_but_its_precision_is(
     workplace: Workplace, key: str, is_part: bool
