@@ -23,17 +23,31 @@ ZERO = 1
 def convolve_bytes(signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Convolve with zero padding that keeps the size.
 
-    ``signs`` is uint8 (batch, in, height, width) of 0, 1 and 2 for minus one, zero and one, ``weight`` int8 (out, in,
-    height, width) with odd sides; the result, (batch, out, height, width), holds whole numbers in ``dtype``, and lies
+    ``signs`` (batch, in, height, width) and ``weight`` (out, in, height, width), of odd sides, are int8; the result, (batch, out, height, width), holds whole numbers in ``dtype``, and lies
     channels last.
     """
     padding = [side // 2 for side in weight.shape[2:]]
-    scales = torch.ones(len(weight))
-    zeros = torch.zeros(len(weight), dtype=torch.int32)
+    scale, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)  # of the whole weight
     kernels = torch.ops.onednn
-    packed = kernels.qconv_prepack(weight, scales, 1.0, ZERO, [1, 1], padding, [1, 1], 1, signs.shape)
+    packed = kernels.qconv_prepack(weight, scale, 1.0, ZERO, [1, 1], padding, [1, 1], 1, signs.shape)
     sums: Tensor = kernels.qconv2d_pointwise(
-        signs, 1.0, ZERO, packed, scales, zeros, None, [1, 1], padding, [1, 1], 1, 1.0, 0, dtype, "none", [], ""
+        (signs + ZERO).view(torch.uint8),
+        1.0,
+        ZERO,
+        packed,
+        scale,
+        zero,
+        None,
+        [1, 1],
+        padding,
+        [1, 1],
+        1,
+        1.0,
+        0,
+        dtype,
+        "none",
+        [],
+        "",
     )
     return sums
 
@@ -50,8 +64,9 @@ class ConvolvedSigns(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        signs, weight = signs.to(torch.int8), weight.to(torch.int8)
         ctx.save_for_backward(signs, weight)
-        sums: Tensor = convolve_bytes((signs + ZERO).to(torch.uint8), weight.to(torch.int8), dtype)
+        sums: Tensor = convolve_bytes(signs, weight, dtype)
         return sums
 
     @staticmethod
@@ -71,7 +86,7 @@ class ConvolvedSigns(torch.autograd.Function):
             1,
             [True, True, False],
         )
-        return of_signs.to(signs.dtype), of_weight.to(weight.dtype), None
+        return of_signs, of_weight, None
 
 
 def convolve_signs(signs: Tensor, weight: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bbcu.acceleration import convolve_in_bytes
 from bbcu.evaluation import Evaluation, restore
+from bbcu.int8 import missing_for_bytes
 from bbcu.networks import NetworkSpec, build
 from bbcu.tasks import SuperResolution
 from bbcu.training import resolve_device
@@ -60,11 +62,14 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
     task, device = SuperResolution(SCALE), resolve_device(given.device)
     picture, truth = task.pair(truth)
     spec = NetworkSpec(SCALE, given.channels, given.blocks, align=130 * given.channels / 64)
-    network = build("srresnet", spec, 0).to(device)
+    network, floats = (build("srresnet", spec, 0).to(device) for _ in range(2))
+    if device.type == "cpu" and missing_for_bytes() is None:
+        convolve_in_bytes(network)
     released = rebuilt("srresnet", spec, WrittenOut).to(device)
     output = restore(network, picture, device)
     ways: dict[str, Callable[[], object]] = {
         "ours": lambda: restore(network, picture, device),
+        "signs in floats": lambda: restore(floats, picture, device),
         "released arithmetic": lambda: restore(released, picture, device),
         f"tiles of {TILE}": lambda: restore(network, picture, device, Evaluation(tile=TILE)),
         "self-ensemble": lambda: restore(network, picture, device, Evaluation(self_ensemble=True)),
