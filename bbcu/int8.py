@@ -23,8 +23,8 @@ ZERO = 1
 def convolve_bytes(signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Convolve with zero padding that keeps the size.
 
-    ``signs`` (batch, in, height, width) and ``weight`` (out, in, height, width), of odd sides, are int8; the result, (batch, out, height, width), holds whole numbers in ``dtype``, and lies
-    channels last.
+    ``signs`` (batch, in, height, width) and ``weight`` (out, in, height, width), of odd sides, are int8; the result,
+    (batch, out, height, width), holds whole numbers in ``dtype`` and lies channels last.
     """
     padding = [side // 2 for side in weight.shape[2:]]
     scale, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)  # of the whole weight
