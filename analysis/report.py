@@ -740,8 +740,9 @@ def design_lines(name: str, reading: Reading, section: Section) -> list[str]:
     if found.refused:
         refused = ", ".join(f"`{term}`" for term in found.refused)
         lines.append(f"Not determined by the cells that there are, and not estimated: {refused}.")
-    lines += [tables.effect_table(reading, 1) if found.effects else "No effect can be estimated."]
-    return [*lines, tables.effect_table(reading, 2) if reading.interactions else ""]
+    if not found.effects:
+        return [*lines, "No effect can be estimated."]
+    return [*lines, tables.effect_table(reading, 1), tables.effect_table(reading, 2)]
 
 
 def effect_part(chapter: Chapter) -> Part:

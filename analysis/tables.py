@@ -332,14 +332,14 @@ def effect_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
 
 
 def effect_table(reading: Reading, order: int) -> str:
-    """The effects of so many factors together on one test set."""
+    """The effects of so many factors together on one test set; nothing where there is none."""
     found = zip(reading.effects.effects, reading.verdicts, strict=True) if reading.effects else ()
     rows = [
         [code(str(effect.term)), estimate_text(effect.estimate), outcome_words(effect, verdict)]
         for effect, verdict in found
         if len(effect.term.moved) == order
     ]
-    return markdown(["Effect", "dB", "Verdict"], rows, [1])
+    return markdown(["Effect", "dB", "Verdict"], rows, [1]) if rows else ""
 
 
 def share_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
