@@ -1,5 +1,6 @@
 """Fixtures that more than one test file needs, what is skipped where, and in which order files are given out."""
 
+import gc
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,9 @@ from ablations.store import client_of
 
 # Side by side, workers that each take every core wait for one another at every operation; tests are small, one does.
 torch.set_num_threads(1)
+
+# Among a million objects that stay, looking for garbage as often as Python does takes a fifteenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

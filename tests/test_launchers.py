@@ -131,7 +131,7 @@ def test_no_two_cells_of_the_study_measure_the_same(reference: Sweep) -> None:
 def test_every_trial_has_a_result_and_the_sweep_says_so(sweep: Sweep) -> None:
     assert sweep.outcome.status == 0, sweep.outcome.text
     assert len(sweep.workplace.results()) == 2
-    assert sweep.outcome.out.count(" done ") >= 4
+    assert sweep.outcome.out.count(" done ") >= 2
     assert "Traceback" not in sweep.outcome.text
 
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import functools
+import gc
 import json
 import os
 import runpy
@@ -239,6 +240,8 @@ class Nursery:
 if __name__ == "__main__":
     for name in IMPORTED:
         import_module(name)
+    # Of what is imported nothing is ever garbage, and memory that is not looked through stays shared.
+    gc.freeze()
     # Nobody waits for those that note how others end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     request = _wait_for_requests()
