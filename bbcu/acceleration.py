@@ -101,6 +101,17 @@ def missing_for_compilation(device: torch.device) -> str | None:
     return None
 
 
+def _settled(wanted: bool | str, units: int, missing: str | None) -> tuple[bool, str] | None:
+    """What is decided about ``units`` binary units, and why, before it is asked what pays; None where that decides."""
+    if wanted is False:
+        return False, "as asked"
+    if units == 0:
+        return False, "no binary units"
+    if missing is not None:
+        return False, missing
+    return (True, "as asked") if wanted is True else None
+
+
 def resolve_compile(
     wanted: bool | str, units: int, values: int, missing: str | None, kind: str = "cpu"
 ) -> tuple[bool, str]:
@@ -109,14 +120,9 @@ def resolve_compile(
     ``values`` is the number of values that all units put out in all steps, which is what compilation has to earn, and
     ``missing`` what :func:`missing_for_compilation` says.
     """
-    if wanted is False:
-        return False, "as asked"
-    if units == 0:
-        return False, "no binary units"
-    if missing is not None:
-        return False, missing
-    if wanted is True:
-        return True, "as asked"
+    settled = _settled(wanted, units, missing)
+    if settled is not None:
+        return settled
     if kind not in SAVED_SECONDS_PER_VALUE:
         return False, f"what it saves on {kind} is not known"
     saved = values * SAVED_SECONDS_PER_VALUE[kind]
@@ -135,14 +141,9 @@ def resolve_int8(
     """
     if device.type != "cpu":
         return False, "only a CPU does"
-    if wanted is False:
-        return False, "as asked"
-    if units == 0:
-        return False, "no binary units"
-    if missing is not None:
-        return False, missing
-    if wanted is True:
-        return True, "as asked"
+    settled = _settled(wanted, units, missing)
+    if settled is not None:
+        return settled
     if own_parts:
         return False, f"{', '.join(own_parts)} may give other bits than ones; train.int8=true if not"
     if precision == "bf16" and torch.cpu.get_capabilities().get("amx_bf16"):
