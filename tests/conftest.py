@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from ablations.store import client_of
 
 # Side by side, workers that each take every core wait for one another at every operation; tests are small, one does.
 torch.set_num_threads(1)
+
+# A shell that puts the tests in the background lets them ignore the keyboard, which some of them listen to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Among a million objects that stay, looking for garbage as often as Python does takes a fifteenth of the time.
 gc.set_threshold(100_000, 50, 100)
