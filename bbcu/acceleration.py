@@ -132,15 +132,13 @@ def resolve_compile(
 
 
 def resolve_int8(
-    wanted: bool | str, device: torch.device, precision: str, units: int, own_parts: list[str], missing: str | None
+    wanted: bool | str, precision: str, units: int, own_parts: list[str], missing: str | None
 ) -> tuple[bool, str]:
     """Whether the forward convolutions of ``units`` binary units are done in bytes, and why.
 
     ``own_parts`` names the classes of a network that are not this package's, whose bits might be more than ones, and
     ``missing`` what :func:`bbcu.int8.missing_for_bytes` says.
     """
-    if device.type != "cpu":
-        return False, "only a CPU does"
     settled = _settled(wanted, units, missing)
     if settled is not None:
         return settled
@@ -194,7 +192,7 @@ def plan_for(network: nn.Module, device: torch.device, wanted: Wanted, *, steps:
     missing = missing_for_compilation(device)
     compiles, compile_reason = resolve_compile(wanted.compile, len(units), values, missing, device.type)
     own_parts = parts_of_users(network)
-    in_bytes, bytes_reason = resolve_int8(wanted.int8, device, precision, len(units), own_parts, missing_for_bytes())
+    in_bytes, bytes_reason = resolve_int8(wanted.int8, precision, len(units), own_parts, missing_for_bytes(device))
     replays, replay_reason = resolve_replay(wanted.cuda_graph, device, own_parts, steps)
     reasons = [
         f"precision {precision}: {precision_reason}",

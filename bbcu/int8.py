@@ -92,20 +92,22 @@ class ConvolvedSigns(torch.autograd.Function):
 def convolve_signs(signs: Tensor, weight: Tensor) -> Tensor:
     """``F.conv2d(signs, weight)`` of ones and minus ones, padded so that the size stays, in bytes.
 
-    It gives what ``F.conv2d`` gives, under autocast too, and the same gradients. Sums in other types than ``DTYPES``
-    are left to ``F.conv2d``.
+    It gives what ``F.conv2d`` gives, under autocast too, and the same gradients. Sums in other types than ``DTYPES``,
+    and other devices than a CPU, are left to ``F.conv2d``.
     """
     lowered = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if lowered else signs.dtype
-    if dtype not in DTYPES:
+    if signs.device.type != "cpu" or dtype not in DTYPES:
         return F.conv2d(signs, weight, padding="same")
     sums: Tensor = ConvolvedSigns.apply(signs, weight, dtype)  # type: ignore[no-untyped-call]
     return sums
 
 
 @functools.cache
-def missing_for_bytes() -> str | None:
-    """What this machine or torch lacks to convolve in bytes, in words; None where it does and the result is right."""
+def missing_for_bytes(device: torch.device) -> str | None:
+    """What ``device`` or torch lacks to convolve in bytes, in words; None where it does and the result is right."""
+    if device.type != "cpu":
+        return "only a CPU does"
     capabilities = torch.cpu.get_capabilities()
     if not (capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")):
         return "this cpu has no VNNI"

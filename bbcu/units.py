@@ -255,8 +255,7 @@ class BinaryUnit(nn.Module):
             return F.conv2d(bits, binary, self.bias, padding=KERNEL // 2)
         # A scale divided by itself is one, exactly; its gradient takes the way of the weights that it came with.
         ones = binary / scale
-        counts = self.in_bytes and bits.device.type == "cpu"
-        sums = convolve_signs(bits, ones) if counts else F.conv2d(bits, ones, padding=KERNEL // 2)
+        sums = convolve_signs(bits, ones) if self.in_bytes else F.conv2d(bits, ones, padding=KERNEL // 2)
         z: Tensor = sums * scale.reshape(1, -1, 1, 1)
         return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)
 

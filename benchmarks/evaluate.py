@@ -63,7 +63,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
     picture, truth = task.pair(truth)
     spec = NetworkSpec(SCALE, given.channels, given.blocks, align=130 * given.channels / 64)
     network, floats = (build("srresnet", spec, 0).to(device) for _ in range(2))
-    if device.type == "cpu" and missing_for_bytes() is None:
+    if missing_for_bytes(device) is None:
         convolve_in_bytes(network)
     released = rebuilt("srresnet", spec, WrittenOut).to(device)
     output = restore(network, picture, device)

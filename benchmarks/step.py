@@ -27,18 +27,18 @@ from torch import nn
 
 from bbcu.acceleration import (
     Replayed,
+    Wanted,
     compile_units,
     convolve_in_bytes,
     exact_convolutions,
     has_bf16,
     keep_freed_memory,
     own_stream,
-    resolve_int8,
-    resolve_precision,
+    plan_for,
 )
 from bbcu.int8 import missing_for_bytes
 from bbcu.methods import METHODS
-from bbcu.networks import NetworkSpec, binary_units, build
+from bbcu.networks import NetworkSpec, build
 from bbcu.training import ADAM_BETAS, adam, resolve_device
 from bbcu.units import UnitSpec
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
@@ -119,15 +119,14 @@ def ours(
 ) -> Contestant:
     """Our step, by default in the fastest way there is; only a CPU convolves in bytes, only a GPU replays."""
     built = build(network, spec, 0)
-    resolved, _ = resolve_precision(precision, device)
-    in_bytes, _ = resolve_int8(int8, device, resolved, len(binary_units(built)), [], missing_for_bytes())
-    if in_bytes:
+    plan = plan_for(built, device, Wanted(precision, compiled, replayed, int8), steps=1, pixels=1)
+    if plan.in_bytes:
         convolve_in_bytes(built)
-    if compiled:
+    if plan.compiles:
         compile_units(built)
-    contestant = Contestant(built, spec.scale, device, bf16=resolved == "bf16")
+    contestant = Contestant(built, spec.scale, device, bf16=plan.precision == "bf16")
     contestant.train_as_we_do()
-    if replayed and device.type == "cuda":
+    if plan.replays:
         contestant.replay()
     return contestant
 
@@ -216,7 +215,7 @@ def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int
     """Each network in each of our ways to run a step; ratios to the plainest."""
     precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
     replays = (False, True) if device.type == "cuda" else (False,)
-    integers = (False, True) if device.type == "cpu" and missing_for_bytes() is None else (False,)
+    integers = (False, True) if missing_for_bytes(device) is None else (False,)
     report: dict[str, Any] = {}
     for name in names:
         network, spec = NETWORKS[name]

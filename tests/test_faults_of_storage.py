@@ -266,14 +266,14 @@ def fresh(tmp_path: Path) -> Workplace:
 
 @pytest.mark.slow
 def test_eight_workers_on_a_store_that_does_not_exist_yet_lose_no_run(fresh: Workplace) -> None:
-    eight = ("bn=pre,post", "act=inside,after", "threshold=true,false", "hydra.sweeper.replicates=1", "train.steps=2")
-    with started(fresh, *TRIALS, *eight, "hydra/launcher=joblib", "hydra.launcher.n_jobs=8") as command:
+    sixteen = ("bn=pre,post", "act=inside,after", "threshold=true,false", "hydra.sweeper.replicates=2", "train.steps=2")
+    with started(fresh, *TRIALS, *sixteen, "hydra/launcher=joblib", "hydra.launcher.n_jobs=8") as command:
         outcome = command.end()
     assert outcome.status == 0, outcome.text
     assert "they wait on disk" not in outcome.text
-    assert len(fresh.results()) == 8
+    assert len(fresh.results()) == 16
     assert fresh.finished() == fresh.results()
-    assert attempts(fresh) == 8 * [[State.FINISHED]]
+    assert attempts(fresh) == 16 * [[State.FINISHED]]
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from bbcu.training import Training, TrainSettings
 from bbcu.units import UnitSpec
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-MISSING = int8.missing_for_bytes()
+MISSING = int8.missing_for_bytes(CPU)
 SETTINGS = TrainSettings(steps=6, batch=2, patch=8, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
 
 needs_bytes = pytest.mark.skipif(MISSING is not None, reason=f"no convolution in bytes: {MISSING}")
@@ -157,24 +157,22 @@ def test_a_unit_in_bytes_calls_no_convolution_of_floats(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "precision", "units", "own_parts", "missing", "amx", "decided", "reason"),
+    ("wanted", "precision", "units", "own_parts", "missing", "amx", "decided", "reason"),
     [
-        ("auto", CPU, "fp32", 32, [], None, False, True, "exact"),
-        ("auto", CPU, "bf16", 32, [], None, False, True, "exact"),
-        ("auto", CPU, "bf16", 32, [], None, True, False, "AMX"),
-        ("auto", CPU, "fp32", 32, [], None, True, True, "exact"),
-        (True, CPU, "bf16", 32, [], None, True, True, "as asked"),
-        ("auto", CPU, "fp32", 32, ["Ternary"], None, False, False, "Ternary may give other bits"),
-        (True, CPU, "fp32", 32, ["Ternary"], None, False, True, "as asked"),
-        (True, CPU, "fp32", 32, [], "this cpu has no VNNI", False, False, "no VNNI"),
-        (True, CPU, "fp32", 0, [], None, False, False, "no binary units"),
-        (False, CPU, "fp32", 32, [], None, False, False, "as asked"),
-        (True, GPU, "fp32", 32, [], None, False, False, "only a CPU"),
+        ("auto", "fp32", 32, [], None, False, True, "exact"),
+        ("auto", "bf16", 32, [], None, False, True, "exact"),
+        ("auto", "bf16", 32, [], None, True, False, "AMX"),
+        ("auto", "fp32", 32, [], None, True, True, "exact"),
+        (True, "bf16", 32, [], None, True, True, "as asked"),
+        ("auto", "fp32", 32, ["Ternary"], None, False, False, "Ternary may give other bits"),
+        (True, "fp32", 32, ["Ternary"], None, False, True, "as asked"),
+        (True, "fp32", 32, [], "this cpu has no VNNI", False, False, "no VNNI"),
+        (True, "fp32", 0, [], None, False, False, "no binary units"),
+        (False, "fp32", 32, [], None, False, False, "as asked"),
     ],
 )
 def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
     wanted: bool | str,
-    device: torch.device,
     precision: str,
     units: int,
     own_parts: list[str],
@@ -185,9 +183,17 @@ def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
-    found, why = resolve_int8(wanted, device, precision, units, own_parts, missing)
+    found, why = resolve_int8(wanted, precision, units, own_parts, missing)
     assert found == decided
     assert reason in why
+
+
+def test_another_device_than_a_cpu_convolves_in_floats() -> None:
+    assert int8.missing_for_bytes(GPU) == "only a CPU does"
+    assert not plan_for(srresnet(), GPU, Wanted("fp32", compile=False, int8=True), steps=1, pixels=1).in_bytes
+    network = srresnet().to("meta")
+    convolve_in_bytes(network)
+    assert network(torch.empty(1, 3, 4, 4, device="meta")).shape == (1, 3, 8, 8)
 
 
 @pytest.fixture
@@ -201,7 +207,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_machine_without_the_instructions_is_told_so(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert int8.missing_for_bytes() == "this cpu has no VNNI"
+    assert int8.missing_for_bytes(CPU) == "this cpu has no VNNI"
     plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False, int8=True), steps=1, pixels=1)
     assert not plan.in_bytes
     assert plan.reasons[-1] == "signs convolved in floats: this cpu has no VNNI"
@@ -214,13 +220,13 @@ def test_a_torch_that_cannot_is_not_used(machine: pytest.MonkeyPatch) -> None:
         raise NotImplementedError("no such engine\nwith a long explanation")
 
     machine.setattr(int8, "convolve_signs", refuse)
-    assert int8.missing_for_bytes() == "torch cannot here: no such engine"
+    assert int8.missing_for_bytes(CPU) == "torch cannot here: no such engine"
 
 
 def test_a_torch_that_gives_other_numbers_is_not_used(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx_vnni": True})
     machine.setattr(int8, "convolve_signs", lambda x, weight: F.conv2d(x, weight, padding=1) + 1)
-    assert int8.missing_for_bytes() == "torch's convolution of bytes is wrong here"
+    assert int8.missing_for_bytes(CPU) == "torch's convolution of bytes is wrong here"
 
 
 def test_an_unknown_wish_is_refused() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from support import REPOSITORY, Outcome, Workplace, ended, wait_until
 
-STUDY = ("residual=true,false", "bn=post", "train.lr=0.01", "train.precision=fp32", "train.compile=false")
-"""Two cells, trained in the arithmetic that repeats itself bit for bit."""
+STUDY = ("residual=true,false", "bn=pre,post", "train.lr=0.01", "train.precision=fp32", "train.compile=false")
+"""Four cells, trained in the arithmetic that repeats itself bit for bit."""
 
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
@@ -123,15 +123,15 @@ def sweep(
 @pytest.mark.slow
 def test_no_two_cells_of_the_study_measure_the_same(reference: Sweep) -> None:
     measured = reference.measured().values()
-    assert len(measured) == 2
+    assert len(measured) == 4
     assert all(one["metrics"] != other["metrics"] for one, other in itertools.combinations(measured, 2))
 
 
 @pytest.mark.slow
 def test_every_trial_has_a_result_and_the_sweep_says_so(sweep: Sweep) -> None:
     assert sweep.outcome.status == 0, sweep.outcome.text
-    assert len(sweep.workplace.results()) == 2
-    assert sweep.outcome.out.count(" done ") >= 2
+    assert len(sweep.workplace.results()) == 4
+    assert sweep.outcome.out.count(" done ") >= 4
     assert "Traceback" not in sweep.outcome.text
 
 
@@ -143,7 +143,7 @@ def test_every_cell_measures_what_it_does_by_the_basic_launcher_bit_for_bit(swee
 @pytest.mark.slow
 def test_every_trial_is_in_mlflow_once_and_finished(sweep: Sweep) -> None:
     assert sweep.workplace.finished() == sweep.workplace.results()
-    assert len(sweep.workplace.runs()) == 2
+    assert len(sweep.workplace.runs()) == 4
 
 
 @pytest.mark.slow

@@ -184,6 +184,7 @@ class Nursery:
         if os.fork() == 0:
             self._socket.close()
             self._wait_for_orders(other)
+            self.is_worker = True
             return
         other.close()
 
@@ -234,7 +235,6 @@ class Nursery:
             os.dup2(fd, wanted)
             os.close(fd)
         _begin(order)
-        self.is_worker = True
 
 
 if __name__ == "__main__":
