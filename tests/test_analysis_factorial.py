@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from analysis.design import reading
 from analysis.factorial import (
     Cell,
     Effects,
@@ -25,6 +26,7 @@ from analysis.factorial import (
     weights,
 )
 from analysis.statistics import IncompleteDataError, paired_difference
+from analysis.tables import effect_table
 from bbcu.errors import ConfigError
 
 TWO = {"residual": ("true", "false"), "bn": ("none", "post")}
@@ -441,3 +443,15 @@ class TestFractions:
         (share,) = shapley(Responses({"residual": ("on", "off")}, values)).shares
         assert (share.fraction.mean, share.fraction.low, share.fraction.high) == pytest.approx((1.0, 1.0, 1.0))
         assert share.fraction.p == share.gain.p
+
+
+def test_where_no_effect_of_a_factor_alone_is_determined_there_is_no_table_of_them() -> None:
+    """A threshold that was only ever taken away alone leaves one interaction, and no average over it."""
+    three = {**TWO, "threshold": ("true", "false")}
+    full = drawn(three)
+    gappy = without(full, *(cell for cell in full.grid if cell[2] == "false" and cell[:2] != ("true", "none")))
+    found = reading(gappy, 0.05)
+    assert found.effects is not None
+    assert [str(effect.term) for effect in found.effects.effects] == ["residual=false x bn=post"]
+    assert effect_table(found, 1) == ""
+    assert "`residual=false x bn=post`" in effect_table(found, 2)
