@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ablations import stopping
 from ablations.config import explain, register, typed
+from ablations.storage import stopping
 from bbcu.errors import BbcuError, ConfigError
 
 GOES_ON = "the same command goes on from there"
@@ -23,7 +23,7 @@ GOES_ON = "the same command goes on from there"
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def run(config: DictConfig) -> float:
     """Run the trial that ``config`` describes; its mean PSNR over the test sets, in dB."""
-    from ablations.trial import run_trial
+    from ablations.trial.execution import run_trial
 
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:

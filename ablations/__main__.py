@@ -12,10 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablations import status
-from ablations.space import FACTORS, Frame, census
-from ablations.store import study_folder
-from ablations.syncing import rebuild
+from ablations.space.cells import census
+from ablations.space.factors import FACTORS
+from ablations.space.rules import Frame
+from ablations.storage.folder import study_folder
+from ablations.tracking.sync import rebuild
+from ablations.watching.status import add_command
 from bbcu.errors import BbcuError, ConfigError
 
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    status.add_command(commands)
+    add_command(commands)
     for name, what, command in (
         ("sync", "bring MLflow up to date: the runs that it missed, and the state of every trial", synchronise_study),
         ("rebuild", "write every run that MLflow has not, those without a result too", rebuild_study),

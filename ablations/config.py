@@ -1,7 +1,7 @@
 """The typed config: every key that a user can set, and how a wrong one is told.
 
-Factors stand at the root and are checked against :mod:`ablations.space`, which knows their levels; all else is typed
-here, and Hydra refuses a key or a type that does not fit.
+Factors stand at the root and are checked against :mod:`ablations.space.factors`; all else is typed here, and Hydra
+refuses a key or a type that does not fit.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from bbcu.errors import ConfigError, unknown
 class TaskConfig:
     """What is restored: ``sr_x2`` is super-resolution by two; the other keys are those of one task each.
 
-    See :func:`bbcu.tasks.make_task`.
+    See :func:`bbcu.data.tasks.make_task`.
     """
 
     name: str = MISSING
@@ -37,7 +37,7 @@ class NetworkConfig:
 
     ``name`` and ``unit`` are ours or the dotted path of the user's own; ``initial`` is how the latent weights of a
     binary body start; ``accumulate`` and ``standardise`` are the parts of BAM and BTM that are no factor.
-    See :class:`bbcu.networks.NetworkSpec`.
+    See :class:`bbcu.model.networks.NetworkSpec`.
     """
 
     name: str = MISSING
@@ -69,7 +69,7 @@ class DataConfig:
 
 @dataclass
 class EvaluationConfig:
-    """How a trained network is run on whole pictures; see :class:`bbcu.evaluation.Evaluation`."""
+    """How a trained network is run on whole pictures; see :class:`bbcu.training.evaluation.Evaluation`."""
 
     self_ensemble: bool = MISSING
     tile: int = MISSING
@@ -77,7 +77,7 @@ class EvaluationConfig:
 
 @dataclass
 class TrainConfig:
-    """How a trial trains; see :class:`bbcu.training.TrainSettings`.
+    """How a trial trains; see :class:`bbcu.training.loop.TrainSettings`.
 
     All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph`` and
     ``int8``, which do not move them.
@@ -157,10 +157,9 @@ class SweeperConfig:
     """The keys of ``hydra.sweeper``.
 
     ``design`` says which combinations of the swept keys are cells, and those from ``reference`` to ``storage`` are
-    options that one design or another takes, None where they are not given; see :mod:`ablations.designs`, and
-    :class:`ablations.search.SearchOptions` for those of ``design=search``. ``exclude`` has
-    conditions on cells to leave out; see :mod:`ablations.conditions`. ``retries`` is how often a trial that failed is
-    tried again.
+    options that one design or another takes, None where they are not given; see :mod:`ablations.space.designs`, and
+    :class:`ablations.search.search.SearchOptions` for those of ``design=search``. ``exclude`` has conditions on cells
+    to leave out; see :mod:`ablations.space.conditions`. ``retries`` is how often a trial that failed is tried again.
     """
 
     _target_: str = "hydra_plugins.ablation_sweeper.AblationSweeper"

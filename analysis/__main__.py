@@ -80,14 +80,14 @@ def margin_in_db(text: str) -> float:
 
 def margin_of(options: argparse.Namespace) -> float:
     """The margin that was typed, or the usual one."""
-    from analysis.statistics import MARGIN_DB
+    from analysis.statistics.estimates import MARGIN_DB
 
     return MARGIN_DB if options.margin is None else float(options.margin)
 
 
 def studies_in_words(tracking_uri: str) -> str:
     """Which studies the store holds, or why it cannot be asked."""
-    from analysis.results import study_names
+    from analysis.study.loading import study_names
 
     try:
         return f"there: {', '.join(study_names(tracking_uri)) or 'none yet'}"
@@ -102,10 +102,10 @@ def write_report(options: argparse.Namespace) -> Path:
     line on stderr. The imports are here because they take seconds, which ``--help`` and a wrong argument need not wait
     for.
     """
-    from analysis.archive import recording, write_archive
-    from analysis.forms import log_report, write_forms
-    from analysis.report import compose, write
-    from analysis.results import load
+    from analysis.report.archive import recording, write_archive
+    from analysis.report.forms import log_report, write_forms
+    from analysis.report.page import compose, write
+    from analysis.study.loading import load
 
     margin = margin_of(options)
     results = load(options.tracking_uri, options.study, options.outputs)
@@ -132,9 +132,9 @@ def write_again(folder: Path, margin: float | None) -> Path:
 
     ``margin`` is the report's own unless one is given, which then becomes its own.
     """
-    from analysis.archive import ARCHIVE, opened, recording, write_archive
-    from analysis.forms import HTML, write_forms
-    from analysis.report import compose, write
+    from analysis.report.archive import ARCHIVE, opened, recording, write_archive
+    from analysis.report.forms import HTML, write_forms
+    from analysis.report.page import compose, write
 
     with opened(folder / ARCHIVE) as kept:
         chosen = kept.margin if margin is None else margin
@@ -150,7 +150,7 @@ def write_again(folder: Path, margin: float | None) -> Path:
 
 def check_reports(reports: Path) -> str:
     """Check every report and name them; raises BbcuError where one is stale."""
-    from analysis.checking import check
+    from analysis.report.check import check
 
     return f"as their results give them: {', '.join(map(str, check(reports)))}"
 
@@ -165,7 +165,7 @@ def comparison(arguments: Sequence[str]) -> str:
     add_places(parser)
     options = parser.parse_args(arguments)
 
-    from analysis.compare import compare, study_at
+    from analysis.report.compare import compare, study_at
 
     place = options.tracking_uri, options.outputs
     with study_at(options.first, *place) as first, study_at(options.second, *place) as second:

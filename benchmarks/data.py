@@ -85,10 +85,10 @@ def measure_task(task: str, train: Path | None, cache: Path, patch: int, batch: 
 
 def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, batch: int) -> dict[str, Any]:
     """Open the data set and draw batches from it, in this process: seconds, patches a second, memory in MiB."""
-    from bbcu.datasets import Pictures, embedded, find_pictures
-    from bbcu.pairs import prepare
-    from bbcu.patches import PatchSampler
-    from bbcu.tasks import make_task
+    from bbcu.data.pairs import prepare
+    from bbcu.data.patches import PatchSampler
+    from bbcu.data.sources import Pictures, embedded, find_pictures
+    from bbcu.data.tasks import make_task
 
     task, before = make_task(TASKS[task_name]), memory()["anonymous"]
     start = time.perf_counter()

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bbcu.acceleration import convolve_in_bytes
-from bbcu.evaluation import Evaluation, restore
-from bbcu.int8 import missing_for_bytes
-from bbcu.networks import NetworkSpec, build
-from bbcu.tasks import SuperResolution
-from bbcu.training import resolve_device
+from bbcu.data.tasks import SuperResolution
+from bbcu.model.int8 import missing_for_bytes
+from bbcu.model.networks import NetworkSpec, build
+from bbcu.training.acceleration import convolve_in_bytes
+from bbcu.training.evaluation import Evaluation, restore
+from bbcu.training.loop import resolve_device
 from benchmarks.references import WrittenOut, rebuilt
 
 SCALE = 2

@@ -41,9 +41,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ablations import store
-from ablations.lease import RUNNING, leases
-from ablations.store import TrialFolder, study_folder, trial_folders
+from ablations.storage.folder import CurvePoint, TrialFolder, steps_of, study_folder, trial_folders
+from ablations.storage.lease import RUNNING, leases
+from ablations.tracking.client import client_of, experiment_id, identity_of, quiet_mlflow, search_runs
+from ablations.tracking.runs import final_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDY = "kills"
@@ -242,8 +243,9 @@ def command_line() -> argparse.ArgumentParser:
 
 def import_everything() -> None:
     """Import what a command would, so that its forks need not; no thread and no connection comes of that."""
-    store.quiet_mlflow()
-    for name in ("mlflow.store.tracking.sqlalchemy_store", "ablations.sweeper", "bbcu.probes", "bbcu.training"):
+    quiet_mlflow()
+    ours = ("ablations.sweep.sweeper", "bbcu.training.probes", "bbcu.training.loop")
+    for name in ("mlflow.store.tracking.sqlalchemy_store", *ours):
         importlib.import_module(name)
 
 
@@ -384,8 +386,8 @@ def ending_of(folder: TrialFolder) -> str:
 def wrong_with(place: Place, expected: dict[Identity, str]) -> list[str]:
     """Whatever is not as it would be had nothing happened to the study."""
     found = endings(place)
-    runs = store.search_runs(place.uri, store.experiment_id(place.uri, STUDY))
-    finished = Counter(store.identity_of(run) for run in runs if run.info.status == "FINISHED")
+    runs = search_runs(place.uri, experiment_id(place.uri, STUDY))
+    finished = Counter(identity_of(run) for run in runs if run.info.status == "FINISHED")
     wrong = [f"{identity} is lost" for identity in expected.keys() - found.keys()]
     wrong += [f"{identity} was not asked for" for identity in found.keys() - expected.keys()]
     wrong += [f"{key} differs" for key in expected.keys() & found.keys() if expected[key] != found[key]]
@@ -393,7 +395,7 @@ def wrong_with(place: Place, expected: dict[Identity, str]) -> list[str]:
     wrong += [f"run {run.info.run_id} seems to go on" for run in runs if run.info.status == "RUNNING"]
     folders = {(folder.cell, folder.seed): folder for folder in trial_folders(place.outputs, STUDY)}
     for run in runs:
-        identity = store.identity_of(run)
+        identity = identity_of(run)
         if run.info.status == "FINISHED" and identity in found:
             wrong += [f"{identity}: {what}" for what in wrong_points(place, run.info.run_id, folders[identity])]
     wrong += [f"{path} is left" for path in (study_folder(place.outputs, STUDY) / RUNNING).glob("*.json")]
@@ -404,12 +406,12 @@ def wrong_with(place: Place, expected: dict[Identity, str]) -> list[str]:
 def wrong_points(place: Place, run_id: str, folder: TrialFolder) -> list[str]:
     """The metrics of which MLflow has not each point once: those of the curve, and the result at the last step."""
     result = folder.result() or {}
-    last = store.CurvePoint(store.steps_of(result), store.final_metrics(result))
+    last = CurvePoint(steps_of(result), final_metrics(result))
     expected: dict[str, list[tuple[int, float]]] = {}
     for point in (*folder.curve(), last):
         for name, value in point.metrics.items():
             expected.setdefault(name, []).append((point.step, value))
-    client = store.client_of(place.uri)
+    client = client_of(place.uri)
     return [
         f"MLflow has other points of {name}"
         for name, points in expected.items()
@@ -443,7 +445,7 @@ def make_pictures(folder: Path) -> None:
 
 def make_store(path: Path) -> None:
     """Make an MLflow database with its tables; that takes longer than a whole study."""
-    store.client_of(f"sqlite:///{path}").search_experiments()
+    client_of(f"sqlite:///{path}").search_experiments()
 
 
 def print_tally(tally: Tally, seconds: float) -> None:

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from analysis.statistics import paired_difference
-from bbcu.datasets import embedded, folder
-from bbcu.evaluation import evaluate, mean_score
-from bbcu.networks import NetworkSpec, build
-from bbcu.pairs import PreparedData, prepare
-from bbcu.patches import PatchSampler
-from bbcu.tasks import SuperResolution
-from bbcu.training import TrainSettings, resolve_device, train
+from analysis.statistics.estimates import paired_difference
+from bbcu.data.pairs import PreparedData, prepare
+from bbcu.data.patches import PatchSampler
+from bbcu.data.sources import embedded, folder
+from bbcu.data.tasks import SuperResolution
+from bbcu.model.networks import NetworkSpec, build
+from bbcu.training.evaluation import evaluate, mean_score
+from bbcu.training.loop import TrainSettings, resolve_device, train
 
 SCALE = 2
 MARGIN_DB = 0.05

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bbcu.networks import NetworkSpec, assemble, binary_units
-from bbcu.units import BinaryUnit, RPReLU
+from bbcu.model.activations import RPReLU
+from bbcu.model.networks import NetworkSpec, assemble, binary_units
+from bbcu.model.units import BinaryUnit
 
 
 class WrittenOut(nn.Module):

@@ -74,7 +74,7 @@ def command_line() -> argparse.ArgumentParser:
 def measure(folder: Path, curves: bool) -> dict[str, float]:
     """Load the study in this process: seconds, rows and the peak of resident memory in MiB."""
     start = time.perf_counter()
-    from analysis.results import load
+    from analysis.study.loading import load
 
     imported = time.perf_counter()
     results = load(f"sqlite:///{folder / 'mlflow.db'}", STUDY, folder / "outputs")
@@ -119,8 +119,9 @@ def peak_mebibytes() -> float:
 
 def build(folder: Path, runs: int, files: bool) -> None:
     """A store with ``runs`` finished runs of one study, and with ``files`` their folders too."""
-    from ablations.store import CurvePoint, TrialFolder, prepare_tracking
-    from ablations.syncing import synchronise
+    from ablations.storage.folder import CurvePoint, TrialFolder
+    from ablations.tracking.client import prepare_tracking
+    from ablations.tracking.sync import synchronise
 
     uri, outputs = f"sqlite:///{folder / 'mlflow.db'}", folder / "outputs"
     prepare_tracking(uri, STUDY)
@@ -213,7 +214,7 @@ def unit(number: int) -> dict[str, Any]:
 
 def facts(number: int) -> dict[str, Any]:
     """What MLflow holds of the trial of this number, params, tags and metrics alike, by key."""
-    from ablations.store import facts_of, final_metrics
+    from ablations.tracking.runs import facts_of, final_metrics
 
     document = result(number)
     told = facts_of(document)

@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.storage.folder import TrialFolder, trial_folders
+from ablations.storage.plans import write_plan
 from benchmarks.report import copy_runs
 
 if TYPE_CHECKING:
-    from ablations.plan import Plan
+    from ablations.planning.plan import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDY = "benchmark"
@@ -94,21 +96,20 @@ def run(folder: Path, arguments: Sequence[str]) -> Ended:
 
 def build(folder: Path, overrides: Sequence[str]) -> int:
     """A study whose every trial has a result and a run; how many trials it has."""
-    from ablations import store
-    from ablations.plan import plan_record
+    from ablations.planning.plan import plan_record
 
     run(folder, [*TINY, f"study.name={STUDY}"])
     outputs = folder / "outputs"
-    (trained,) = store.trial_folders(outputs, STUDY)
+    (trained,) = trial_folders(outputs, STUDY)
     template = trained.result()
     assert template is not None
     with contextlib.chdir(folder):
         plan = planned(overrides)
-        store.write_plan(outputs, STUDY, plan_record(plan))
+        write_plan(outputs, STUDY, plan_record(plan))
     others = [entry for entry in plan.trials if entry.identity != (trained.cell, trained.seed)]
     for entry in others:
         result: dict[str, Any] = {**copy.copy(template), **entry.trial.facts()}
-        place = store.TrialFolder(outputs, STUDY, *entry.identity)
+        place = TrialFolder(outputs, STUDY, *entry.identity)
         place.path.mkdir(parents=True)
         place.result_path.write_text(json.dumps(result, indent=1), encoding="utf-8")
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
@@ -123,7 +124,7 @@ def planned(overrides: Sequence[str]) -> "Plan":
     from hydra.core.global_hydra import GlobalHydra
 
     from ablations.config import SweeperConfig, register
-    from ablations.plan import make_plan
+    from ablations.planning.plan import make_plan
 
     register()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):

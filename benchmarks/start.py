@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="what is typed behind run.py; -- before them")
     given = parser.parse_args(arguments)
     figures = {"import of bbcu": [import_seconds("bbcu") for _ in range(given.rounds)]}
-    figures["import of bbcu.training"] = [import_seconds("bbcu.training") for _ in range(given.rounds)]
+    figures["import of bbcu.training.loop"] = [import_seconds("bbcu.training.loop") for _ in range(given.rounds)]
     with tempfile.TemporaryDirectory() as folder:
         cold = first_step_seconds(given.overrides, 0, folder)
         figures["first step, warm"] = [

@@ -25,7 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bbcu.acceleration import (
+from bbcu.model.int8 import missing_for_bytes
+from bbcu.model.methods import METHODS
+from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.units import UnitSpec
+from bbcu.training.acceleration import (
     Replayed,
     Wanted,
     compile_units,
@@ -36,11 +40,7 @@ from bbcu.acceleration import (
     own_stream,
     plan_for,
 )
-from bbcu.int8 import missing_for_bytes
-from bbcu.methods import METHODS
-from bbcu.networks import NetworkSpec, build
-from bbcu.training import ADAM_BETAS, adam, resolve_device
-from bbcu.units import UnitSpec
+from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
 
 BATCH, PATCH, ALIGN = 16, 32, 130.0

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import Workplace
 
-from ablations.store import client_of
+from ablations.tracking.client import client_of
+from tests.harness.paths import REPOSITORY
+from tests.harness.support import Workplace
 
 # Side by side, workers that each take every core wait for one another at every operation; tests are small, one does.
 torch.set_num_threads(1)
@@ -21,7 +22,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Among a million objects that stay, looking for garbage as often as Python does takes a fifteenth of the time.
 gc.set_threshold(100_000, 50, 100)
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
 

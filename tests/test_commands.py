@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from test_store import finished
 
-from ablations import store
 from ablations.__main__ import main
-from ablations.space import Frame, census
+from ablations.space.cells import census
+from ablations.space.rules import Frame
+from ablations.tracking.client import experiment_id, identity_of, search_runs
+from tests.ablations.tracking.test_runs import finished
 
 
 def test_sync_logs_what_mlflow_missed_and_says_how_much(
@@ -20,8 +21,8 @@ def test_sync_logs_what_mlflow_missed_and_says_how_much(
     assert capsys.readouterr().out == f"1 results were logged to {tracking_uri}\n"
     main(arguments)
     assert capsys.readouterr().out.startswith("0 results")
-    runs = store.search_runs(tracking_uri, store.experiment_id(tracking_uri, "tiny"))
-    assert len([run for run in runs if store.identity_of(run) is not None]) == 1
+    runs = search_runs(tracking_uri, experiment_id(tracking_uri, "tiny"))
+    assert len([run for run in runs if identity_of(run) is not None]) == 1
 
 
 def test_sync_of_a_study_that_is_not_there_is_one_line(tmp_path: Path, tracking_uri: str) -> None:

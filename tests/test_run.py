@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import save
 from mlflow.entities import Run
 from PIL import Image
-from support import STUDY, Outcome, Workplace, contents, ended, photograph
 
-from ablations import states
-from ablations.trial import data_of, network_of
-from bbcu.cost import count
-from bbcu.evaluation import Evaluation, evaluate
-from bbcu.tasks import ArtifactReduction, Denoising, SuperResolution, Task
+from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
+from ablations.trial.data import data_of
+from ablations.trial.identity import network_of
+from bbcu.data.tasks import ArtifactReduction, Denoising, SuperResolution, Task
+from bbcu.model.cost import count
+from bbcu.training.evaluation import Evaluation, evaluate
+from tests.harness.builders import save
+from tests.harness.support import STUDY, Outcome, Workplace, contents, ended, photograph
 
 TINY = SuperResolution(2)
 CPU = torch.device("cpu")
@@ -593,7 +594,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) 
 def test_a_failed_trial_leaves_its_reason_and_the_others_go_on(diverged: tuple[Workplace, Outcome]) -> None:
     workplace, outcome = diverged
     failed, good = workplace.folder_of(*DIVERGES), workplace.folder_of("train.lr=1e-3")
-    assert states.present_state(failed) == (states.State.FAILED, REASON)
+    assert present_state(failed) == (State.FAILED, REASON)
     assert failed.result() is None
     assert good.result() is not None
     assert REASON in outcome.out
@@ -638,10 +639,10 @@ def test_a_failed_trial_alone_is_tried_again(workplace: Workplace) -> None:
 
 def test_a_failure_is_forgotten_once_the_trial_has_a_result(workplace: Workplace) -> None:
     folder = workplace.folder_of()
-    states.begin(folder)
-    states.end(folder, states.State.FAILED, "the machine was on fire")
+    begin_attempt(folder)
+    end_attempt(folder, State.FAILED, "the machine was on fire")
     workplace.sweep()
-    first, second = states.history_of(folder).attempts
+    first, second = history_of(folder).attempts
     assert (first.state, first.reason, second.state) == ("failed", "the machine was on fire", "finished")
     assert folder.result() is not None
 

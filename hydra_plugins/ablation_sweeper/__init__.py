@@ -1,4 +1,4 @@
-"""The door through which Hydra finds the sweeper; the sweeper itself is :mod:`ablations.sweeper`.
+"""The door through which Hydra finds the sweeper; the sweeper itself is :mod:`ablations.sweep.sweeper`.
 
 Hydra imports every plugin at each start, so nothing heavy is imported before a sweep begins.
 """
@@ -26,7 +26,7 @@ class AblationSweeper(Sweeper):
         self.options = SweeperConfig(**plain)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from ablations.launchers import with_launcher
+        from ablations.sweep.launchers import with_launcher
 
         config = with_launcher(config, hydra_context.config_loader)
         self.hydra_context = hydra_context
@@ -36,7 +36,7 @@ class AblationSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from ablations.sweeper import sweep
+        from ablations.sweep.sweeper import sweep
 
         # Hydra's base class declares them optional; its own loader has called setup() before.
         assert self.config is not None

@@ -1,0 +1,1 @@
+"""From the rows of a design to the trials of a plan."""

@@ -1,0 +1,1 @@
+"""Cells chosen by Optuna as the sweep goes."""

@@ -1,0 +1,1 @@
+"""A study's folder: results, leases, attempts, snapshots and status. No MLflow, no terminal."""

@@ -1,0 +1,99 @@
+"""The folders of a study and of its trials: what lies where, and the result of a trial."""
+
+import csv
+import dataclasses
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+from ablations.storage.files import read_json, replacing, write_atomically
+
+Identity = tuple[str, int]
+"""The cell's key and the seed, which no two trials of a study share."""
+
+RESULT_KEYS = {
+    *("study", "cell", "name", "factors", "levels", "reference", "setting", "method", "task", "seed"),
+    *("metrics", "baseline", "cost", "timing", "probes", "provenance"),
+}
+"""What every ``result.json`` has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """The metrics of one training step: ``{"train/loss": 0.03, "Set5/psnr_db": 34.1}``, and when they were taken."""
+
+    step: int
+    metrics: Mapping[str, float]
+    time: float = dataclasses.field(default_factory=time.time)
+
+
+def study_folder(outputs: Path, study: str) -> Path:
+    return outputs / study
+
+
+class TrialFolder:
+    """``outputs/<study>/<cell>/seed<N>/``: everything that one trial leaves on disk."""
+
+    def __init__(self, outputs: Path, study: str, cell: str, seed: int) -> None:
+        self.outputs, self.study, self.cell, self.seed = outputs, study, cell, seed
+        self.path = study_folder(outputs, study) / cell / f"seed{seed}"
+        self.result_path = self.path / "result.json"
+        self.state_path = self.path / "state.json"
+        self.snapshots = self.path / "snapshots"
+        self.config_path = self.path / "config.yaml"
+        self.log_path = self.path / "trial.log"
+        self.curve_path = self.path / "curve.csv"
+        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.samples = self.path / "samples"
+
+    @classmethod
+    def of(cls, path: Path) -> "TrialFolder":
+        """The folder at ``path``, its identity read from the path."""
+        return cls(path.parents[2], path.parents[1].name, path.parent.name, int(path.name.removeprefix("seed")))
+
+    def result(self) -> dict[str, Any] | None:
+        """The trial's result, or None where it has none that is whole and its own."""
+        result = read_json(self.result_path)
+        if result is None or not result.keys() >= RESULT_KEYS:
+            return None
+        return result if (result["cell"], result["seed"]) == (self.cell, self.seed) else None
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_atomically(self.result_path, json.dumps(result, indent=1) + "\n")
+
+    def write_curve(self, points: Iterable[CurvePoint]) -> None:
+        """Keep the learning curve as a long table: step, metric, value, time (seconds since the epoch)."""
+        with replacing(self.curve_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["step", "metric", "value", "time"])
+            for point in points:
+                for name, value in point.metrics.items():
+                    writer.writerow([point.step, name, repr(value), repr(point.time)])
+
+    def curve(self) -> list[CurvePoint]:
+        """The learning curve as it was written, one point a row; empty where there is none."""
+        if not self.curve_path.exists():
+            return []
+        with self.curve_path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [CurvePoint(int(row["step"]), {row["metric"]: float(row["value"])}, float(row["time"])) for row in rows]
+
+
+def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
+    """Every trial folder of a study, sorted by cell and seed."""
+    found = [TrialFolder.of(path) for path in study_folder(outputs, study).glob("*/seed*") if path.is_dir()]
+    return sorted(found, key=lambda folder: (folder.cell, folder.seed))
+
+
+def steps_of(result: Mapping[str, Any]) -> int:
+    """How many steps the trial trained; 0 for a method that trains nothing."""
+    return int(result["setting"].get("train", {}).get("steps", 0))
+
+
+METRICS = ("psnr_db", "ssim")
+"""The metrics of a test set, as ``result.json`` names them."""

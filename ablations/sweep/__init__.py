@@ -1,0 +1,1 @@
+"""The loop of a sweep: rounds of trials, launchers and retries."""

@@ -1,0 +1,1 @@
+"""Everything that is recorded in MLflow; the only package that imports it."""

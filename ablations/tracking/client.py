@@ -1,0 +1,158 @@
+"""The MLflow store: opening it, creating it once, and finding experiments and runs."""
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from ablations.storage.memory import without_collecting
+from bbcu.errors import BbcuError, ConfigError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+from ablations.storage.files import check_writable, first_line, replacing
+
+
+class TrackingError(BbcuError):
+    """The tracking store cannot be used at all; the message says which and why."""
+
+
+def quiet_mlflow() -> None:
+    """Turn off telemetry, progress bars and the migration log; must run before mlflow is imported."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # What a server that is away does to a call is said once, by whoever called.
+    for name in ("urllib3", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def client_of(uri: str) -> "MlflowClient":
+    """A client of the tracking store at ``uri``; raises TrackingError with the reason where there is none."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    quiet_mlflow()
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except Exception as error:
+        raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
+
+
+def prepare_tracking(uri: str, study: str) -> str:
+    """Create the store's schema and the study's experiment, and give the experiment's id.
+
+    To be called once, by the parent, before any worker starts: several processes that meet a fresh SQLite file, or
+    that create one experiment, fail each other. SQLite is put into write-ahead mode, which multiplies its rate.
+    """
+    sqlite = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+    if sqlite:
+        check_writable(sqlite.parent, f"tracking.uri={uri}")
+    try:
+        if sqlite:
+            _make_database(sqlite)
+        client = client_of(uri)
+        location = (sqlite.parent / "mlruns" / study).as_uri() if sqlite else None
+        experiment = client.get_experiment_by_name(study) or _make_experiment(client, study, location)
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(f"the MLflow experiment {study!r} is deleted: restore it, or choose another study.name")
+        return str(experiment.experiment_id)
+    except BbcuError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
+
+
+def _make_database(path: Path) -> None:
+    """See that there is an SQLite store at ``path``, in write-ahead mode.
+
+    MLflow takes seconds to make one, statement by statement. So it is made elsewhere and put in place as a whole: one
+    that was cut short could never be used, and neither could one that two processes have made at once.
+    """
+    if not path.exists() or not path.stat().st_size:
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists() or not path.stat().st_size:
+                with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+                    made = Path(folder) / path.name
+                    client_of(f"sqlite:///{made}").search_experiments()
+                    _write_ahead(made)
+                    with replacing(path) as temporary:
+                        shutil.copyfile(made, temporary)
+    _write_ahead(path)
+
+
+def _write_ahead(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _make_experiment(client: "MlflowClient", study: str, location: str | None) -> "Experiment":
+    try:
+        identifier = client.create_experiment(study, artifact_location=location)
+    except Exception:
+        # Another sweep may have made it since.
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            raise
+        return experiment
+    return client.get_experiment(identifier)
+
+
+def experiment_id(uri: str, study: str) -> str:
+    """The id of the study's experiment; raises ConfigError, naming those that exist, where there is none."""
+    client = client_of(uri)
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        names = sorted(found.name for found in client.search_experiments() if found.name != "Default")
+        raise ConfigError(f"no study {study!r} in {uri}; there: {', '.join(names) if names else 'none'}")
+    return str(experiment.experiment_id)
+
+
+def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
+    """Every run of an experiment that meets MLflow's filter ``condition``, oldest first.
+
+    MLflow's own errors come through, as its retries and its transport make them.
+    """
+    client = client_of(uri)
+    runs: list[Run] = []
+    token = None
+    while True:
+        with without_collecting():
+            page = client.search_runs(
+                [experiment], condition, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def identity_of(run: "Run") -> tuple[str, int] | None:
+    """The (cell, seed) that a run belongs to, or None for a run that is no trial's."""
+    tags = run.data.tags
+    return (tags["cell"], int(tags["seed"])) if "cell" in tags and "seed" in tags else None
+
+
+def finished_runs(uri: str, experiment: str) -> set[tuple[str, int]]:
+    """The (cell, seed) of every trial that MLflow holds as finished."""
+    runs = search_runs(uri, experiment, "attributes.status = 'FINISHED'")
+    return {identity for run in runs if (identity := identity_of(run)) is not None}
+
+
+def is_finished(uri: str, experiment: str, cell: str, seed: int) -> bool:
+    """Whether MLflow holds this trial as finished."""
+    condition = f"attributes.status = 'FINISHED' and tags.cell = '{cell}' and tags.seed = '{seed}'"
+    return bool(search_runs(uri, experiment, condition))

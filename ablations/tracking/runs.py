@@ -1,0 +1,201 @@
+"""One MLflow run for each trial: what it is given when the trial starts, while it trains and at its end."""
+
+import dataclasses
+import functools
+import json
+import logging
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablations.space.factors import level_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+from ablations.space.settings import flatten
+from ablations.storage.files import first_line
+from ablations.storage.folder import METRICS, CurvePoint, TrialFolder
+from ablations.tracking.client import client_of, search_runs
+
+log = logging.getLogger(__name__)
+
+METRICS_PER_BATCH = 1000
+"""How many metrics MLflow takes in one ``log_batch``."""
+
+PATIENCE_SECONDS = 60.0
+PATIENCE_SHARE = 0.05
+"""How long a trial waits for MLflow in all, in seconds or as a share of its own time, whichever is more."""
+
+TAG_LENGTH = 5000
+"""How many characters MLflow keeps of a tag."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What MLflow is told of a trial when it starts: its identity, its name and its params and tags."""
+
+    study: str
+    cell: str
+    seed: int
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def end_run(client: "MlflowClient", run_id: str, state: str, reason: str = "", ended: float | None = None) -> None:
+    """Close a run with the state of its trial, and the reason where there is one; ``ended`` is in seconds, or now."""
+    status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+    if reason:
+        client.set_tag(run_id, "reason", reason[:TAG_LENGTH])
+    client.set_tag(run_id, "state", state)
+    client.set_terminated(run_id, status, None if ended is None else int(1000 * ended))
+
+
+def place_of(folder: TrialFolder) -> str:
+    """Where the folder of a trial is, as MLflow is told it: the machine and the path."""
+    return f"{platform.node()}:{folder.path.resolve()}"
+
+
+class TrialRun:
+    """One trial's run in MLflow, from RUNNING to FINISHED or FAILED; ``seconds`` is how long MLflow has taken so far.
+
+    A store that goes away never stops a training: the first call that fails says so once in the log, the rest is
+    skipped, and the facts wait on disk for :func:`ablations.tracking.sync.synchronise`. ``experiment`` is None where it
+    was away from the beginning. ``began`` is when the trial did, in seconds since the epoch, where that is not now.
+    """
+
+    def __init__(self, uri: str, experiment: str | None, facts: RunFacts, began: float | None = None) -> None:
+        self._uri, self._experiment, self._facts = uri, experiment or "", facts
+        self._began = None if began is None else int(1000 * began)
+        self._away = experiment is None
+        self._made = time.monotonic()
+        self._run_id = ""
+        self.seconds = 0.0
+        self._call(self._start)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether everything up to now is in MLflow."""
+        return not self._away
+
+    def log_curve(self, points: Sequence[CurvePoint]) -> None:
+        """Log every metric of ``points``, in as few calls as MLflow takes."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, int(1000 * point.time), point.step)
+            for point in points
+            for name, value in point.metrics.items()
+        ]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            batch = metrics[start : start + METRICS_PER_BATCH]
+            self._call(functools.partial(self._log_metrics, batch))
+
+    def finish(self, folder: TrialFolder, metrics: Mapping[str, float], step: int, ended: float | None = None) -> None:
+        """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED.
+
+        ``ended`` is when the trial did, in seconds since the epoch, where that is not now.
+        """
+        self.log_curve([CurvePoint(step, metrics)])
+        self._call(lambda: self._log_files(folder))
+        self._call(self._retire_others)
+        self._call(lambda: end_run(self._client, self._run_id, "finished", ended=ended))
+
+    def leave(self, folder: TrialFolder, state: str, reason: str, ended: float | None = None) -> None:
+        """Close the run of a trial that has no result with its state ("failed", "interrupted", "pruned") and reason."""
+        self._call(lambda: self._log_files(folder))
+        self._call(lambda: end_run(self._client, self._run_id, state, reason, ended))
+
+    def _start(self) -> None:
+        from mlflow.entities import Param, RunTag
+
+        self._client = client_of(self._uri)
+        self._end_abandoned()
+        tags = {**self._facts.tags, "study": self._facts.study, "cell": self._facts.cell, "seed": str(self._facts.seed)}
+        run = self._client.create_run(self._experiment, self._began, tags, self._facts.name)
+        self._run_id = run.info.run_id
+        params = [Param(name, value) for name, value in self._facts.params.items()]
+        self._client.log_batch(self._run_id, params=params, tags=[RunTag("state", "running")])
+
+    def _end_abandoned(self) -> None:
+        """Close what a killed process left open; the caller holds the trial, so nobody works on those runs."""
+        for run in search_runs(self._uri, self._experiment, f"{self._own_runs()} and attributes.status = 'RUNNING'"):
+            end_run(self._client, run.info.run_id, "interrupted", "interrupted: the process ended without a word")
+
+    def _retire_others(self) -> None:
+        """Take back other runs of this trial that are finished, or open, as one may count.
+
+        The result of a finished one was no longer on disk; an open one is what a slow server made of a repeated call.
+        """
+        for run in search_runs(self._uri, self._experiment, self._own_runs()):
+            if run.info.run_id == self._run_id or run.info.status not in ("FINISHED", "RUNNING"):
+                continue
+            end_run(self._client, run.info.run_id, "interrupted", f"run {self._run_id} takes its place")
+
+    def _own_runs(self) -> str:
+        return f"tags.cell = '{self._facts.cell}' and tags.seed = '{self._facts.seed}'"
+
+    def _log_metrics(self, metrics: Sequence["Metric"]) -> None:
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _log_files(self, folder: TrialFolder) -> None:
+        # MLflow looks the run up at each call, so everything goes in one.
+        with tempfile.TemporaryDirectory() as name:
+            for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
+                if path.exists():
+                    shutil.copy(path, name)
+            if folder.samples.is_dir():
+                shutil.copytree(folder.samples, Path(name) / "samples")
+            self._client.log_artifacts(self._run_id, name)
+
+    def _call(self, action: Callable[[], object]) -> None:
+        if self._away:
+            return
+        if self.seconds > max(PATIENCE_SECONDS, PATIENCE_SHARE * (time.monotonic() - self._made)):
+            self._away = True
+            log.warning("MLflow at %s is too slow; the records wait on disk", self._uri)
+            return
+        start = time.perf_counter()
+        try:
+            action()
+        except Exception as error:
+            self._away = True
+            log.warning("MLflow at %s does not take records (%s); they wait on disk", self._uri, first_line(error))
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a result as MLflow names them: ``Set5/psnr_db``, ``cost/ops_g``, ``timing/train_s``, ..."""
+    metrics = {f"{name}/{metric}": scores[metric] for name, scores in result["metrics"].items() for metric in METRICS}
+    for name, scores in result["baseline"].items():
+        metrics |= {f"baseline/{name}/{metric}": scores[metric] for metric in METRICS}
+    for group in ("cost", "timing"):
+        metrics |= {f"{group}/{name}": value for name, value in result[group].items()}
+    return metrics
+
+
+def facts_of(result: Mapping[str, Any], folder: TrialFolder | None = None) -> RunFacts:
+    """What MLflow is told of a trial, from its result or from what is known of it before it starts."""
+    setting = {name: str(value) for name, value in flatten(result["setting"]).items()}
+    factors = {name: level_text(level) for name, level in result["factors"].items()}
+    provenance = result["provenance"]
+    tags = {
+        "method": result["method"],
+        "task": result["task"],
+        "factors": json.dumps(list(result["factors"])),
+        "levels": json.dumps(result["levels"]),
+        "reference": json.dumps(result["reference"]),
+        "git": provenance["git"],
+        "git_dirty": level_text(provenance["dirty"]),
+        "provenance": json.dumps(provenance),
+        **({} if folder is None else {"folder": place_of(folder)}),
+    }
+    params = {**factors, **setting, "seed": str(result["seed"])}
+    return RunFacts(result["study"], result["cell"], result["seed"], result["name"], params, tags)

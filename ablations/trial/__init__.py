@@ -1,0 +1,1 @@
+"""One cell under one seed: from config to identity, and from trial to result."""

@@ -1,0 +1,109 @@
+"""Results that other code, or other pictures, have made for the same config: none is reused without being named.
+
+``on_change`` is the user's choice: ``stop`` names them and trains nothing, ``keep`` takes what other code has made as
+it is, ``retrain`` makes it anew, and trains on other pictures beside what is there.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablations.space.factors import FACTORS, SHOWN
+from ablations.storage.folder import TrialFolder
+from ablations.storage.plans import read_plan
+from ablations.trial.provenance import code_fingerprint
+from bbcu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ablations.config import Config
+    from ablations.trial.identity import Trial
+
+log = logging.getLogger(__name__)
+
+HOW_TO_CHOOSE = (
+    "on_change=keep takes it as it is, on_change=retrain makes it anew, and another study.name leaves it alone"
+)
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+
+def code_of(trial: "Trial") -> str:
+    """The fingerprint of the code that decides what a trial makes: ours, and that of the user's own parts in it."""
+    return code_fingerprint(own_parts(trial.cell.factors, trial.cell.setting["network"]))
+
+
+def own_parts(levels: Mapping[str, Any], network: Mapping[str, Any]) -> tuple[str, ...]:
+    """The dotted paths of the user's own parts among some levels and in a network's layout, sorted."""
+    return tuple(sorted({text for text in (*levels.values(), *network.values()) if is_own_part(text)}))
+
+
+def own_parts_of_sweep(swept: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    """The dotted paths of the user's own parts among the texts of a sweep, sorted."""
+    texts = (text for key, values in swept.items() if key in FACTORS or key.startswith("network") for text in values)
+    return tuple(sorted({text for text in texts if is_own_part(text)}))
+
+
+def is_own_part(level: object) -> bool:
+    return isinstance(level, str) and "." in level and all(name.isidentifier() for name in level.split("."))
+
+
+def is_of_other_code(result: Mapping[str, Any], trial: "Trial") -> bool:
+    return bool(result["provenance"].get("code") != code_of(trial))
+
+
+def made_by_other_code(result: Mapping[str, Any], trial: "Trial") -> str:
+    """How the code that made a result differs from the present, in words."""
+    return told_apart(result["provenance"].get("code"), code_of(trial))
+
+
+def told_apart(made_by: str | None, code: str) -> str:
+    """How two fingerprints of code differ, in words."""
+    other = f"by code {made_by}" if made_by else "before code had a fingerprint"
+    return f"it was made {other}, and this is {code}"
+
+
+def is_to_be_kept(result: Mapping[str, Any], config: "Config", trial: "Trial") -> bool:
+    """Whether a result counts; raises ConfigError where other code made it and the user has not chosen."""
+    if config.on_change == "keep" or not is_of_other_code(result, trial):
+        return True
+    if config.on_change == "retrain":
+        log.info("%s seed %d is trained anew: %s", trial.name, trial.seed, made_by_other_code(result, trial))
+        return False
+    raise ConfigError(
+        f"{trial.name} seed {trial.seed} has a result, but {made_by_other_code(result, trial)}; {HOW_TO_CHOOSE}"
+    )
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+class EarlierPictures:
+    """On which pictures a study's trials were made before, as its plan tells."""
+
+    def __init__(self, outputs: Path, study: str) -> None:
+        self._outputs, self._study = outputs, study
+        self._before = {_but_for_data(row): row for row in read_plan(outputs, study)["trials"]}
+
+    def refuse_others(self, trials: Iterable["Trial"]) -> None:
+        """Raise ConfigError where the study has the result of one of these trials on other pictures."""
+        for trial in trials if self._before else ():
+            facts = trial.facts()
+            row = self._before.get(_but_for_data(facts), facts)
+            then, now = row["setting"]["data"], facts["setting"]["data"]
+            if then != now and self._folder(row).result_path.exists():
+                raise ConfigError(
+                    f"study {self._study} has {trial.name} seed {trial.seed} on other pictures: their "
+                    f"fingerprint was {then[:SHOWN]} and is {now[:SHOWN]}; on_change=retrain trains on these beside "
+                    f"them, and another study.name leaves them alone"
+                )
+
+    def _folder(self, row: Mapping[str, Any]) -> TrialFolder:
+        return TrialFolder(self._outputs, self._study, row["cell"], row["seed"])
+
+
+def _but_for_data(facts: Mapping[str, Any]) -> str:
+    setting = {key: value for key, value in facts["setting"].items() if key != "data"}
+    return json.dumps([facts["factors"], setting, facts["seed"]], sort_keys=True)

@@ -1,0 +1,133 @@
+"""Where a result comes from: the code, the packages and the machine."""
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "numpy", "pillow", "scikit-image", "scikit-learn", "matplotlib", "hydra-core", "mlflow")
+
+
+@functools.cache
+def git_state() -> tuple[str, bool]:
+    """The commit that runs and whether tracked files differ from it; ("unknown", True) outside a checkout."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return (commit or "unknown", commit is None or changed is None or changed != "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+DECIDES_NOTHING = {
+    *("model/cost.py", "model/checkpoints.py", "training/probes.py"),
+    *("data/__main__.py", "data/downloads.py", "data/inspection.py"),
+}
+"""Modules of ``bbcu`` that no trained network depends on; neither does any ``__init__.py``."""
+
+
+@functools.cache
+def code_fingerprint(parts: tuple[str, ...] = ()) -> str:
+    """The first 16 digits of the SHA-256 of the code that decides what a training makes: that of ``bbcu``.
+
+    ``parts`` are the dotted paths of parts of the user's own, whose modules count too, though not what these import.
+    Comments, docstrings and layout do not count, so that a better word does not put results in doubt.
+    """
+    own = fingerprint_of(REPOSITORY / "bbcu")
+    if not parts:
+        return own
+    modules = sorted({part.rpartition(".")[0] for part in parts})
+    texts = [own, *(f"{name}\n{_meaning_of(path)}" for name in modules if (path := _source_of(name)) is not None)]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def fingerprint_of(folder: Path) -> str:
+    """As :func:`code_fingerprint`, of the modules in ``folder``."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        if path.name != "__init__.py" and name not in DECIDES_NOTHING:
+            digest.update(f"{name}\n{_meaning_of(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _meaning_of(path: Path) -> str:
+    """What a module says to Python: its syntax, without what is meant for people."""
+    return _described(_without_docstrings(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _described(node: object) -> str:
+    """A syntax tree as text, without the fields that hold nothing: versions of Python differ in which there are."""
+    if isinstance(node, ast.AST):
+        held = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(f'{name}={_described(value)}' for name, value in held)})"
+    return f"[{', '.join(map(_described, node))}]" if isinstance(node, list) else repr(node)
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module of the user's; None where it has none, as one that is compiled.
+
+    One that is not there is told by whoever builds the network.
+    """
+    try:
+        path = getattr(importlib.import_module(module), "__file__", None)
+    except ImportError:
+        return None
+    return Path(path) if path is not None and path.endswith(".py") else None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # A string that stands alone does nothing, be it a docstring or what is said of a constant above it.
+            node.body = [one for one in body if not _is_bare_string(one)]  # type: ignore[attr-defined]
+    return tree
+
+
+def _is_bare_string(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+@functools.cache
+def package_versions() -> tuple[tuple[str, str], ...]:
+    """The version of each package that a result depends on; what is installed does not change under a process."""
+    return tuple((name, importlib.metadata.version(name)) for name in PACKAGES)
+
+
+def provenance(device: str, threads: int, seed: int, code: str) -> dict[str, Any]:
+    """What ``result.json`` keeps under ``provenance``; ``code`` is the fingerprint of what made it."""
+    commit, dirty = git_state()
+    return {
+        "git": commit,
+        "dirty": dirty,
+        "code": code,
+        "packages": dict(package_versions()),
+        "python": platform.python_version(),
+        "cpu": processor(),
+        "device": device,
+        "threads": threads,
+        "seed": seed,
+    }

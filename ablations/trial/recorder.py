@@ -1,0 +1,152 @@
+"""What is kept of a training while it runs: its curve, the evaluations along it, and snapshots to go on from."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from ablations.config import Config
+from ablations.storage.folder import CurvePoint
+from ablations.storage.lease import HeldTrial
+from ablations.storage.pruning import Verdicts
+from ablations.storage.snapshots import Snapshots
+from ablations.storage.stopping import Interrupted, StopSign
+from ablations.tracking.runs import TrialRun
+from ablations.trial.progress import TrialProgress
+from bbcu.data.images import Pixels
+from bbcu.data.pairs import Pair, PreparedData
+from bbcu.data.tasks import Score
+from bbcu.training.evaluation import Evaluation, evaluate, mean_score
+from bbcu.training.loop import StepReport, Training
+
+SECONDS_BETWEEN_FLUSHES = 10.0
+"""How long points of the curve may wait before MLflow gets them, so that its page follows a training."""
+
+
+def mean_record(scores: Mapping[str, Score]) -> dict[str, float]:
+    mean = mean_score(scores)
+    return {"psnr_db": round(mean.psnr_db, 6), "ssim": round(mean.ssim, 8)}
+
+
+def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
+    """The scores of a test set as ``result.json`` keeps them: the mean, and each picture's."""
+    images = {
+        name: {"psnr_db": round(score.psnr_db, 6), "ssim": round(score.ssim, 8)} for name, score in scores.items()
+    }
+    return {**mean_record(scores), "images": images}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a running trial has to do with: its lease, its MLflow run, its snapshots, and those who may end it early."""
+
+    hold: HeldTrial
+    run: TrialRun
+    snapshots: Snapshots
+    stop: StopSign
+    verdicts: Verdicts
+
+
+class Recorder:
+    """Watches a training: the progress bar, the learning curve, and the evaluations along it and at its end.
+
+    It keeps a snapshot of the training now and then, with what it has recorded itself, and when the trial is to stop.
+    """
+
+    def __init__(
+        self, config: Config, name: str, data: PreparedData, training: Training, surroundings: Surroundings
+    ) -> None:
+        self._tracking, self._steps = config.tracking, config.train.steps
+        self._data, self._training, self._around = data, training, surroundings
+        self._how = Evaluation(config.evaluation.self_ensemble, config.evaluation.tile)
+        self._window: list[StepReport] = []
+        self._unsent: list[CurvePoint] = []
+        self._sent_at = self._kept_at = time.monotonic()
+        self.progress = TrialProgress(name, self._steps, config.progress)
+        self.points: list[CurvePoint] = []
+        self.scores: dict[str, dict[str, Score]] = {}
+        self.samples: dict[tuple[str, str], Pixels] = {}
+        self.evaluate_seconds = 0.0
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take up what the recorder had that was at work when ``state`` was kept; MLflow is told of it again."""
+        self.points = [CurvePoint(step, metrics, moment) for step, metrics, moment in state["points"]]
+        self._window = [StepReport(*report) for report in state["window"]]
+        self.evaluate_seconds = state["evaluate_seconds"]
+        self._unsent = list(self.points)
+        self._flush()
+
+    def __call__(self, report: StepReport) -> None:
+        """Take in one step; raises Interrupted, with a snapshot on disk, where the trial is to stop."""
+        self.progress.update(report.step, report.loss, report.psnr_db)
+        self._around.hold.beat(phase="training", step=report.step)
+        self._window.append(report)
+        if self._is_due(report.step, self._tracking.curve_points):
+            self._add(report.step, self._window_means())
+        if self._is_due(report.step, self._tracking.evaluations):
+            self._evaluate(report.step)
+        if report.step == self._steps or time.monotonic() - self._sent_at > SECONDS_BETWEEN_FLUSHES:
+            self._flush()
+        if report.step < self._steps:
+            self._keep_or_stop(report.step)
+
+    def _keep_or_stop(self, step: int) -> None:
+        """Keep a snapshot when it is time for one, and stop where somebody has asked for it."""
+        reason = self._around.stop.reason()
+        if reason is not None or time.monotonic() - self._kept_at >= self._tracking.snapshot_s:
+            self._around.hold.check()
+            self._around.snapshots.save(step, {"training": self._training.state_dict(), "recorder": self._state()})
+            self._kept_at = time.monotonic()
+        if reason is not None:
+            self._flush()
+            raise Interrupted(reason)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "points": [(point.step, dict(point.metrics), point.time) for point in self.points],
+            "window": [astuple(report) for report in self._window],
+            "evaluate_seconds": self.evaluate_seconds,
+        }
+
+    def _is_due(self, step: int, times: int) -> bool:
+        """Whether ``step`` is one of ``times`` evenly spaced ones, the last step among them."""
+        return step * times // self._steps > (step - 1) * times // self._steps
+
+    def _window_means(self) -> dict[str, float]:
+        """The means since the last point: a single batch jumps too much to draw a curve from."""
+        window, self._window = self._window, []
+        return {
+            "train/loss": statistics.fmean(report.loss for report in window),
+            "train/psnr_db": statistics.fmean(report.psnr_db for report in window),
+        }
+
+    def _evaluate(self, step: int) -> None:
+        def keep(set_name: str, pair: Pair, output: Pixels) -> None:
+            self._around.hold.beat(phase="evaluating")
+            if step == self._steps and len(self._sampled(set_name)) < self._tracking.samples:
+                self.samples[set_name, pair.name] = output
+
+        start = time.perf_counter()
+        network, device = self._training.network, self._training.device
+        self.scores = evaluate(network, self._data.test, self._data.task, device, self._how, keep)
+        self.evaluate_seconds += time.perf_counter() - start
+        means = {name: mean_score(scores) for name, scores in self.scores.items()}
+        self._add(step, {f"{name}/psnr_db": mean.psnr_db for name, mean in means.items()})
+        psnr_db = statistics.fmean(mean.psnr_db for mean in means.values())
+        self._around.hold.beat(now=True, phase="training", scored_at=step, psnr_db=psnr_db)
+        if step < self._steps:
+            self._around.verdicts.check(step, psnr_db)
+
+    def _sampled(self, set_name: str) -> list[str]:
+        return [picture for name, picture in self.samples if name == set_name]
+
+    def _add(self, step: int, metrics: Mapping[str, float]) -> None:
+        point = CurvePoint(step, metrics)
+        self.points.append(point)
+        self._unsent.append(point)
+
+    def _flush(self) -> None:
+        self._around.run.log_curve(self._unsent)
+        self._unsent = []
+        self._sent_at = time.monotonic()

@@ -1,0 +1,672 @@
+"""The figures of a report as PNG and SVG, the same bytes for the same numbers."""
+
+import dataclasses
+import functools
+import io
+import math
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import matplotlib
+import matplotlib.style
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
+
+from analysis.effects.contrasts import Contrast
+from analysis.effects.depth import EVERY
+from analysis.effects.factors import Reading, marginal_means
+from analysis.report.pictures import Pixels, Strip, Tile
+from analysis.statistics.estimates import Outcome, Verdict
+from analysis.statistics.factorial import HalfNormal
+from analysis.study.settings import natural
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+
+WIDTH = 10.0
+"""The width of every figure in inches."""
+
+LINE_STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
+"""Six against seven colours, so that 42 lines differ in their combination."""
+
+MOST_LINES = 12
+"""More curves than this cannot be told apart; the first ones are drawn and the report says so."""
+
+FEW_POINTS = 8
+"""A line through so few points marks them; a single point would not be seen otherwise."""
+
+WIDE_RANGE = 10
+"""From this ratio of the largest loss to the smallest on, the end of training is flat on a linear scale."""
+
+TILES_PER_ROW = 5
+
+CAPTION_LETTERS = 24
+"""How many letters fit under a tile."""
+
+MOST_COLUMNS = 3
+"""More panels than this beside each other cannot be read at half the size."""
+
+MOST_LEVEL_LETTERS = 18
+"""How much of a level's name fits into a panel's legend."""
+
+SHORT_LEVEL = 9
+"""Two levels of so many letters stand beside each other above one of three panels."""
+
+ROOM_FOR_A_NAME = 0.12
+"""Names of effects in a half-normal plot are this part of the largest effect apart, and as far above the crowd at 0."""
+
+MOST_INTERACTIONS = 15
+"""How many interactions are drawn; the report says so and its table has all."""
+
+MOST_TICK_LETTERS = 24
+"""How many letters of tick labels fit side by side under one of three panels."""
+
+POINTS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
+"""The marks of cells against cost."""
+
+MOST_NAMED_POINTS = len(POINTS)
+"""So many cells have a mark of their own against cost; more are marked alike, and the table names them."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+MARKS_ON_A_LINE = 8
+"""About how many marks a long line has, where its dashes alone do not tell it from the others."""
+
+NO_RESIDUAL = "input, where there is no residual"
+
+Arguments = ParamSpec("Arguments")
+
+Draw = Callable[Concatenate[Figure, Arguments], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """One figure as a PNG, and as an SVG where it is not made of pixels."""
+
+    png: bytes
+    svg: bytes | None
+
+
+def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Arguments, Drawing]]:
+    """Turn a function that draws on a figure into one that gives a :class:`Drawing`.
+
+    Matplotlib's defaults come first, so that a reader's own settings change nothing; the files name neither software
+    nor date, so the same numbers give the same bytes.
+    """
+
+    def decorator(draw: Draw[Arguments]) -> Callable[Arguments, Drawing]:
+        @functools.wraps(draw)
+        def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawing:
+            with matplotlib.style.context(["default", str(STYLE)]):
+                figure = Figure()
+                draw(figure, *args, **kwargs)
+                png = saved(figure, "png", {"Software": None})
+                # The vector form has the places that were worked out for the pixels: it takes half the time, and the
+                # two are the same picture.
+                figure.set_layout_engine("none")
+                svg = saved(figure, "svg", {"Date": None, "Creator": None}) if vector else None
+            return Drawing(png, svg)
+
+        return drawn
+
+    return decorator
+
+
+def saved(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:
+    """The figure in one format."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=dict(metadata))
+    return buffer.getvalue()
+
+
+Mark = tuple[str, str, bool]
+
+VERDICT_MARKS: dict[Outcome, Mark] = {
+    Outcome.BETTER: ("^", "C0", True),
+    Outcome.WORSE: ("v", "C1", True),
+    Outcome.EQUIVALENT: ("s", "C2", True),
+    Outcome.UNDECIDED: ("o", "0.45", False),
+}
+"""The marker of each verdict, its colour, and whether it is filled: shape and filling tell them apart in print."""
+
+INTERACTION_WORDS = {
+    Outcome.BETTER: "more than the sum",
+    Outcome.WORSE: "less than the sum",
+    Outcome.EQUIVALENT: "the sum",
+    Outcome.UNDECIDED: "undecided",
+}
+"""What a verdict says of two factors moved together, against what each does alone."""
+
+ONE_SEED_MARK: Mark = ("D", "0.45", False)
+
+
+@drawing()
+def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence[str], margin: float) -> None:
+    """A forest plot: a row per contrast, a panel per test set, the mean difference with its 95 % interval."""
+    rows = [contrast.change.replace("`", "") for contrast in contrasts]
+    panels = {name: [contrast.verdicts[name] for contrast in contrasts] for name in sets}
+    forest(figure, rows, panels, margin, {outcome: str(outcome) for outcome in Outcome})
+
+
+@drawing()
+def interactions_figure(figure: Figure, readings: Mapping[str, Reading], margin: float) -> None:
+    """A forest plot of the interactions of two factors on every test set, those that are largest anywhere."""
+    by_set = {
+        name: {
+            str(effect.term): verdict
+            for effect, verdict in zip(reading.effects.effects, reading.verdicts, strict=True)
+            if len(effect.term.moved) > 1
+        }
+        for name, reading in readings.items()
+        if reading.effects
+    }
+    shared = [term for term in next(iter(by_set.values())) if all(term in found for found in by_set.values())]
+    size = {term: max(abs(found[term].estimate.mean) for found in by_set.values()) for term in shared}
+    largest = sorted(shared, key=lambda term: -size[term])[:MOST_INTERACTIONS]
+    terms = [term for term in shared if term in largest]
+    panels = {name: [found[term] for term in terms] for name, found in by_set.items()}
+    forest(figure, terms, panels, margin, INTERACTION_WORDS)
+
+
+def forest(
+    figure: Figure,
+    rows: Sequence[str],
+    panels: Mapping[str, Sequence[Verdict]],
+    margin: float,
+    words: Mapping[Outcome, str],
+) -> None:
+    """Rows of estimates in a panel for each test set; what does not matter is shaded."""
+    names = [wrapped(row, 34) for row in rows]
+    lines = sum(1 + name.count("\n") for name in names)
+    columns = columns_of(len(panels))
+    deep = math.ceil(len(panels) / columns)
+    figure.set_size_inches(WIDTH, 0.5 + deep * (0.9 + 0.16 * len(rows) + 0.22 * lines))
+    axes = list(figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for panel, (name, found) in zip(axes, panels.items(), strict=False):
+        panel.axvspan(-margin, margin, color="0.9", linewidth=0)
+        panel.axvline(0, color="0.3", linewidth=1)
+        for row, verdict in enumerate(found):
+            draw_effect(panel, row, verdict)
+        panel.set_title(name)
+        panel.margins(x=0.12)
+        panel.locator_params(axis="x", nbins=5)
+        panel.set_xlabel("difference in PSNR (dB)")
+        panel.tick_params(labelbottom=True)
+    for panel in axes[len(panels) :]:
+        panel.remove()
+    axes[0].set_yticks(range(len(rows)), names)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    verdict_legend(figure, [verdict for found in panels.values() for verdict in found], words)
+
+
+def mark_of(verdict: Verdict) -> Mark:
+    """The marker of a verdict, its colour, and whether it is filled."""
+    return ONE_SEED_MARK if verdict.estimate.n == 1 else VERDICT_MARKS[verdict.outcome]
+
+
+def verdict_legend(figure: Figure, shown: Sequence[Verdict], words: Mapping[Outcome, str]) -> None:
+    """What the marks mean, for those that are there."""
+    marks = {words[outcome]: mark for outcome, mark in VERDICT_MARKS.items()} | {"one seed, no verdict": ONE_SEED_MARK}
+    there = {mark_of(verdict) for verdict in shown}
+    names = [name for name, mark in marks.items() if mark in there]
+    handles = [
+        Line2D([], [], marker=marker, color=colour, markerfacecolor=colour if filled else "w", markersize=8)
+        for marker, colour, filled in (marks[name] for name in names)
+    ]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+
+
+def draw_effect(panel: Axes, row: int, verdict: Verdict) -> None:
+    """One estimate with the mark of its verdict."""
+    found = verdict.estimate
+    marker, colour, filled = mark_of(verdict)
+    if found.n > 1:
+        panel.plot([found.low, found.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
+    panel.plot([found.mean], [row], marker, color=colour, markersize=8, markerfacecolor=colour if filled else "w")
+
+
+@drawing()
+def means_figure(figure: Figure, reading: Reading, pairs: Sequence[tuple[str, str]]) -> None:
+    """A panel for each pair of factors: the mean PSNR at the levels of one, a line for each level of the other."""
+    axes = grid(figure, len(pairs), 3.9)
+    for panel, (first, second) in zip(axes, pairs, strict=False):
+        levels = reading.responses.factors[first]
+        for index, (level, means) in enumerate(marginal_means(reading, first, second).items()):
+            style = LINE_STYLES[index % len(LINE_STYLES)]
+            panel.plot(range(len(levels)), means, MARKERS[index % len(MARKERS)], linestyle=style, label=brief(level))
+        panel.set_xticks(range(len(levels)), [brief(level) for level in levels])
+        if sum(len(brief(level)) for level in levels) > MOST_TICK_LETTERS:
+            panel.tick_params(axis="x", rotation=20)
+        panel.margins(x=0.15, y=0.12)
+        panel.set_xlabel(first)
+        legend_above(panel, second)
+    figure.supylabel("mean PSNR (dB)", fontsize=11)
+
+
+@drawing()
+def half_normal_figure(figure: Figure, plots: Mapping[str, HalfNormal]) -> None:
+    """A panel per test set: the size of each effect against its half-normal quantile, and Lenth's margins."""
+    axes = grid(figure, len(plots), 4.2)
+    for panel, (name, plot) in zip(axes, plots.items(), strict=False):
+        sizes = [abs(point.effect) for point in plot.points]
+        panel.plot([point.quantile for point in plot.points], sizes, "o", color="0.45", markerfacecolor="w")
+        for line, style, text in (
+            (plot.margin, ":", "margin"),
+            (plot.simultaneous_margin, "--", "simultaneous margin"),
+        ):
+            panel.axhline(line, linestyle=style, color="0.3", linewidth=1.2, label=text)
+        draw_standouts(panel, plot)
+        panel.set_title(name)
+        panel.set_xlabel("half-normal quantile")
+        panel.set_ylabel("size of the effect (dB)")
+        panel.margins(0.12)
+        panel.set_ylim(bottom=0)
+        panel.legend(loc="upper left")
+
+
+def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
+    """The effects beyond the simultaneous margin, with the names of those that have room for one."""
+    out = [point for point in reversed(plot.points) if point.stands_out]
+    panel.plot([point.quantile for point in out], [abs(point.effect) for point in out], "o", color="C1")
+    last = math.inf
+    for point in out:
+        room = ROOM_FOR_A_NAME * abs(out[0].effect)
+        if last - abs(point.effect) < room or abs(point.effect) < room:
+            continue
+        last = abs(point.effect)
+        text = wrapped(" x ".join(point.factors), 22)
+        panel.annotate(
+            text, (point.quantile, last), xytext=(-8, 0), textcoords="offset points", ha="right", va="center"
+        )
+
+
+@drawing()
+def shares_figure(figure: Figure, readings: Mapping[str, Reading]) -> None:
+    """A panel per test set: each component's share of the total gain in dB, with its 95 % interval."""
+    found = {name: reading.shares for name, reading in readings.items() if reading.shares}
+    most = max(len(shares.shares) for shares in found.values())
+    axes = grid(figure, len(found), 1.2 + 0.42 * most)
+    for panel, (name, shares) in zip(axes, found.items(), strict=False):
+        for row, share in enumerate(shares.shares):
+            gain = share.gain
+            panel.barh(row, gain.mean, height=0.55, color="C5", edgecolor="0.2", hatch="//" if gain.mean < 0 else "")
+            if gain.n > 1:
+                panel.plot([gain.low, gain.high], [row, row], color="0.1", linewidth=2)
+        panel.axvline(0, color="0.3", linewidth=1)
+        panel.set_yticks(range(len(shares.shares)), [share.factor for share in shares.shares])
+        panel.invert_yaxis()
+        panel.margins(x=0.1)
+        panel.set_title(f"{name}: {shares.total.mean:+.3f} dB in all")
+        panel.set_xlabel("share of the gain (dB)")
+
+
+MEASURE_TITLES = {
+    "output_loss": "lost of a unit's output",
+    "sign_loss": "lost by the sign",
+    "window": "share inside the gradient's window",
+}
+
+
+@drawing()
+def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str]) -> None:
+    """Probes by depth: a row per measure, a column per factor, a line per level with the range of its seeds.
+
+    ``table`` has a row per factor, level, depth and measure, with ``mean``, ``low`` and ``high`` over seeds.
+    """
+    factors = list(dict.fromkeys(table["factor"]))
+    every = list(dict.fromkeys(table.loc[table["factor"] == EVERY, "level"]))
+    below = 0.24 * math.ceil(len(every) / legend_columns(every)) if every else 0.0
+    figure.set_size_inches(WIDTH, 1.0 + 2.7 * len(measures) + below)
+    axes = figure.subplots(len(measures), len(factors), squeeze=False, sharex=True, sharey="row")
+    for row, measure in enumerate(measures):
+        for column, factor in enumerate(factors):
+            panel = axes[row, column]
+            chosen = table[(table["factor"] == factor) & (table["measure"] == measure)]
+            for index, level in enumerate(dict.fromkeys(chosen["level"])):
+                name = str(level) if factor == EVERY else brief(str(level))
+                draw_depth(panel, chosen[chosen["level"] == level], index, name)
+            panel.margins(x=0.04)
+            if row == 0 and factor != EVERY:
+                legend_above(panel, factor)
+            if row == len(measures) - 1:
+                panel.set_xlabel("binary unit, from the input on")
+                panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes[row, 0].set_ylabel(wrapped(MEASURE_TITLES[measure], 20))
+    if every:
+        figure_legend(figure, every)
+
+
+def legend_above(panel: Axes, title: str) -> None:
+    """The legend of a panel in its own place above it, where it can cover no line, with the factor as its title."""
+    labels = panel.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels)) <= SHORT_LEVEL else 1
+    panel.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=balanced(len(labels), columns),
+        handlelength=3,
+        title=title,
+        title_fontsize=11,
+        borderaxespad=0.2,
+    )
+
+
+def draw_depth(panel: Axes, line: pd.DataFrame, index: int, label: str) -> None:
+    """One level's line with the range of its seeds."""
+    panel.fill_between(line["depth"], line["low"], line["high"], color=f"C{index % 7}", alpha=0.15, linewidth=0)
+    panel.plot(line["depth"], line["mean"], label=label, **look(index, len(line)))
+
+
+def look(index: int, points: int) -> dict[str, Any]:
+    """How the line of this number looks: 42 differ without their colours, by dashes and marks."""
+    marked = points <= FEW_POINTS or index >= len(LINE_STYLES)
+    return {
+        "color": f"C{index % 7}",
+        "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
+        "marker": MARKERS[index % len(MARKERS)] if marked else "",
+        "markevery": max(1, points // MARKS_ON_A_LINE),
+    }
+
+
+@drawing()
+def ranges_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) -> None:
+    """A panel per cell: where 98 % of the values of residual (or input) and branch lie, by depth."""
+    axes = grid(figure, len(labels), 3.0, shared=True)
+    for panel, label in zip(axes, labels, strict=False):
+        chosen = table[table["label"] == label].sort_values("depth")
+        has_residual = bool(chosen["has_residual"].any())
+        beside = ("residual", "C0", "") if has_residual else (NO_RESIDUAL, "C2", "..")
+        for (name, shade, hatch), low, high in (
+            (beside, "beside_p1", "beside_p99"),
+            (("branch", "C1", "////"), "branch_p1", "branch_p99"),
+        ):
+            panel.fill_between(
+                chosen["depth"],
+                chosen[low],
+                chosen[high],
+                alpha=0.35,
+                facecolor=shade,
+                edgecolor=shade,
+                hatch=hatch,
+                label=name,
+                linewidth=1.2,
+            )
+        panel.set_yscale("symlog", linthresh=0.1)
+        panel.set_title(wrapped(label, 34), fontsize=10)
+        panel.set_xlabel("binary unit, from the input on")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        panel.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=[1]))
+        panel.tick_params(labelbottom=True)
+    figure.supylabel("value, 1st to 99th percentile", fontsize=11)
+    figure_legend(figure, list(handles_by_label(figure)))
+
+
+@drawing()
+def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
+    """A panel per test set: PSNR against the residual alignment, a line per group of cells alike otherwise.
+
+    Of many groups the first ones are drawn.
+    """
+    axes = grid(figure, len(sets), 3.6)
+    groups = list(dict.fromkeys(table["group"]))[:MOST_LINES]
+    for panel, name in zip(axes, sets, strict=False):
+        chosen = table[(table["test_set"] == name) & table["group"].isin(groups)]
+        for index, group in enumerate(groups):
+            line = chosen[chosen["group"] == group].sort_values("align")
+            panel.errorbar(
+                line["align"],
+                line["mean"],
+                yerr=[line["mean"] - line["low"], line["high"] - line["mean"]],
+                marker=MARKERS[index % len(MARKERS)],
+                linestyle=LINE_STYLES[index % len(LINE_STYLES)],
+                color=f"C{index % 7}",
+                capsize=3,
+                label=group or "all else equal",
+            )
+        panel.set_xscale("log")
+        ticks = sorted(set(chosen["align"]))
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_title(name)
+        panel.set_xlabel("residual alignment k")
+        panel.set_ylabel("PSNR (dB)")
+        panel.margins(0.08)
+    if len(groups) > 1:
+        figure_legend(figure, groups)
+
+
+@drawing()
+def pareto_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
+    """A row per test set: PSNR against operations and parameters, the front marked, and the paper's points.
+
+    ``table`` has ``test_set``, ``label``, ``mean``, ``ops_g``, ``params_k`` and ``source``, ``here`` or ``paper``. A
+    few cells are told apart by their marks, filled here and hollow for the paper's of the same name.
+    """
+    here, paper = (list(dict.fromkeys(table.loc[table["source"] == source, "label"])) for source in ("here", "paper"))
+    named = list(dict.fromkeys([*(here if len(here) <= MOST_NAMED_POINTS else []), *paper]))
+    entries = len(here if len(here) <= MOST_NAMED_POINTS else ["cell"]) + len(paper) + 1
+    figure.set_size_inches(WIDTH, 0.6 + 3.9 * len(sets) + 0.24 * math.ceil(entries / 2))
+    axes = figure.subplots(len(sets), 2, squeeze=False, sharey="row")
+    for row, name in enumerate(sets):
+        chosen = table[table["test_set"] == name]
+        for panel, cost, text in zip(axes[row], ("ops_g", "params_k"), ("OPs (G)", "params (K)"), strict=True):
+            draw_pareto(panel, chosen.dropna(subset=[cost, "mean"]), cost, named)
+            panel.set_xlabel(text)
+            panel.set_title(name)
+        axes[row, 0].set_ylabel("PSNR (dB)")
+    figure_legend(figure, list(handles_by_label(figure)))
+
+
+def draw_pareto(panel: Axes, points: pd.DataFrame, cost: str, named: Sequence[str]) -> None:
+    """The points of one panel, and the front of those that were trained here; ``named`` have a mark of their own."""
+    here = points[points["source"] == "here"]
+    best = pareto(here, cost)
+    panel.step(best[cost], best["mean"], "-", where="post", color="0.55", linewidth=1.2, label="Pareto front here")
+    crowd = here[~here["label"].isin(named)]
+    if len(crowd):
+        panel.plot(crowd[cost], crowd["mean"], "o", color="C0", markersize=8, label="cell")
+    for _, point in points[points["label"].isin(named) | (points["source"] == "paper")].iterrows():
+        ours, name = point["source"] == "here", str(point["label"])
+        index = named.index(name)
+        marker, colour = POINTS[index % len(POINTS)], f"C{index % 7}"
+        text = name if ours else f"paper: {name}"
+        face = colour if ours else "w"
+        look_of: dict[str, Any] = {
+            "marker": marker,
+            "color": colour,
+            "markerfacecolor": face,
+            "markersize": 8,
+            "linestyle": "",
+        }
+        panel.plot([point[cost]], [point["mean"]], label=text, **look_of)
+    if len(points) and points[cost].max() > WIDE_RANGE * points[cost].min() > 0:
+        panel.set_xscale("log")
+    panel.margins(0.1)
+
+
+def pareto(points: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The points that no other beats in PSNR at the same or a lower cost, the cheapest first."""
+    ordered = points.sort_values([cost, "mean"], ascending=[True, False])
+    before = ordered["mean"].cummax().shift(fill_value=-math.inf)
+    return ordered[ordered["mean"] > before]
+
+
+def grid(figure: Figure, count: int, height: float, shared: bool = False) -> list[Axes]:
+    """So many panels of a height in rows of equal width; the space of those that are none stays empty."""
+    columns = columns_of(count)
+    rows = math.ceil(count / columns)
+    width = WIDTH if columns > 1 else 0.7 * WIDTH
+    figure.set_size_inches(width, 0.2 + height * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).flat)
+    for panel in axes[count:]:
+        panel.remove()
+    return axes[:count]
+
+
+def columns_of(panels: int) -> int:
+    """In how many columns so many panels stand: four make a square."""
+    return 2 if panels == 4 else min(panels, MOST_COLUMNS)
+
+
+def brief(level: str) -> str:
+    """A level short enough for a panel: of a class's dotted path its name, of a long text the start."""
+    name = level.rpartition(".")[2] if level.count(".") > 1 else level
+    return name if len(name) <= MOST_LEVEL_LETTERS else name[: MOST_LEVEL_LETTERS - 1] + "…"
+
+
+def figure_legend(figure: Figure, labels: Sequence[str]) -> None:
+    """One legend under all panels, in as many columns as fit."""
+    handles = {label or "all else equal": handle for label, handle in handles_by_label(figure).items()}
+    named = [label or "all else equal" for label in labels]
+    figure.legend(
+        [handles[label] for label in named if label in handles],
+        [label for label in named if label in handles],
+        loc="outside lower center",
+        ncols=legend_columns(named),
+        handlelength=4,
+    )
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """In how many columns the labels fit under a figure."""
+    return balanced(len(labels), int(WIDTH / (0.7 + 0.085 * max(map(len, labels)))))
+
+
+@drawing()
+def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) -> None:
+    """A panel per metric, a line per cell in the order of ``labels``: the mean over seeds within the seeds' range."""
+    metrics = sorted(table["metric"].unique(), key=lambda metric: (not metric.startswith("train/"), natural(metric)))
+    columns = columns_of(len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    figure.set_size_inches(WIDTH, 3.3 * rows + 0.3 + 0.24 * math.ceil(len(labels) / legend_columns(labels)))
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, metric in zip(panels, metrics, strict=False):
+        draw_curves(panel, table[table["metric"] == metric], labels)
+        panel.set_title(metric_title(metric))
+        panel.set_xlabel("training step")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    for panel in list(figure.axes)[len(metrics) :]:
+        panel.remove()
+    figure_legend(figure, labels)
+
+
+def draw_curves(panel: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
+    """One metric's lines, each with its band; a loss that falls far is drawn on a logarithmic scale."""
+    alpha = min(0.15, 0.6 / len(labels))
+    for index, label in enumerate(labels):
+        line = table[table["label"] == label].sort_values("step")
+        if line.empty:
+            continue
+        panel.fill_between(line["step"], line["low"], line["high"], color=f"C{index % 7}", alpha=alpha, linewidth=0)
+        panel.plot(line["step"], line["mean"], label=label, **look(index, len(line)))
+    if table["metric"].iloc[0] == "train/loss" and table["high"].max() > WIDE_RANGE * table["low"].min() > 0:
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
+
+
+def handles_by_label(figure: Figure) -> dict[str, Artist]:
+    """The line of each label, from the first panel that has one."""
+    handles: dict[str, Artist] = {}
+    for panel in figure.axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    return handles
+
+
+def metric_title(metric: str) -> str:
+    """What a curve's metric is called over its panel: ``Set5, PSNR (dB)``."""
+    where, _, what = metric.rpartition("/")
+    names = {"psnr_db": "PSNR (dB)", "loss": "loss"}
+    return f"{'training' if where == 'train' else where}, {names.get(what, what)}"
+
+
+@drawing(vector=False)
+def strip_figure(figure: Figure, strip: Strip) -> None:
+    """One test picture in blocks of three rows: the tiles, the framed window of each enlarged, and its error."""
+    columns = balanced(len(strip.tiles), TILES_PER_ROW)
+    blocks = math.ceil(len(strip.tiles) / columns)
+    captions = [caption(tile) for tile in strip.tiles]
+    whole = max(tile.pixels.shape[:2] for tile in strip.tiles)
+    tall, zoom_tall = whole[0] / whole[1], strip.place[2] / strip.place[3]
+    lines = 1 + max(text.count("\n") for text in captions)
+    width = WIDTH / columns
+    heights = [tall + 0.18 * lines / width, zoom_tall + 0.24 / width, zoom_tall + 0.06 / width] * blocks
+    figure.set_size_inches(WIDTH, width * sum(heights) + 0.1 * blocks)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
+    axes = figure.subplots(3 * blocks, columns, squeeze=False, height_ratios=heights)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    worst = largest_error(strip)
+    for index, (tile, text) in enumerate(zip(strip.tiles, captions, strict=True)):
+        row, column = 3 * (index // columns), index % columns
+        draw_tile(axes[row, column], tile.pixels, text)
+        frame(axes[row, column], tile, strip)
+        if tile.zoom is not None:
+            draw_tile(axes[row + 1, column], tile.zoom, crop_caption(tile))
+        if tile.error is not None:
+            draw_tile(axes[row + 2, column], tile.error / worst, "")
+
+
+def largest_error(strip: Strip) -> float:
+    """The largest error of a cell's output in the window, which is drawn white; 1 where there is none."""
+    return (
+        max(
+            (float(tile.error.max()) for tile in strip.tiles if tile.error is not None and tile.seed is not None),
+            default=0.0,
+        )
+        or 1.0
+    )
+
+
+def draw_tile(panel: Axes, pixels: Pixels, text: str) -> None:
+    """One picture with its caption; every pixel is enlarged as it is, so that nothing is smoothed over."""
+    panel.set_axis_on()
+    panel.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    panel.set(xticks=[], yticks=[])
+    panel.grid(False)
+    panel.spines[:].set_visible(False)
+    panel.set_xlabel(text, fontsize=10)
+
+
+def frame(panel: Axes, tile: Tile, strip: Strip) -> None:
+    """A frame round the window, light on dark so that it is seen on any picture."""
+    top, left, rows, columns = strip.place
+    scale = tile.pixels.shape[0] / max(other.pixels.shape[0] for other in strip.tiles)
+    for colour, width in (("k", 3.0), ("w", 1.4)):
+        corner = (left * scale - 0.5, top * scale - 0.5)
+        panel.add_patch(Rectangle(corner, columns * scale, rows * scale, fill=False, edgecolor=colour, linewidth=width))
+
+
+def crop_caption(tile: Tile) -> str:
+    """What the window alone reaches."""
+    if math.isnan(tile.crop_psnr_db):
+        return ""
+    return "no error here" if math.isinf(tile.crop_psnr_db) else f"here {tile.crop_psnr_db:.2f} dB"
+
+
+def balanced(count: int, most: int) -> int:
+    """In how many columns, of at most ``most``, so many things fill their rows evenly."""
+    rows = math.ceil(count / max(1, most))
+    return math.ceil(count / rows)
+
+
+def caption(tile: Tile) -> str:
+    """The tile's name and its set's PSNR, in lines that fit under it."""
+    psnr = "" if math.isnan(tile.psnr_db) else f"\n{tile.psnr_db:.2f} dB"
+    return wrapped(tile.title, CAPTION_LETTERS) + psnr
+
+
+def wrapped(text: str, letters: int) -> str:
+    """The text in lines of at most so many letters; of a class's dotted path only the name is shown."""
+    short = re.sub(r"[A-Za-z_]\w*(?:\.\w+)*\.([A-Za-z_]\w*)", r"\1", text)
+    fitting = " ".join(word if len(word) <= letters else word.replace("=", "= ", 1) for word in short.split())
+    return "\n".join(textwrap.wrap(fitting, letters, break_on_hyphens=False))

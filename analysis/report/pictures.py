@@ -1,0 +1,171 @@
+"""Which sample pictures a report shows side by side: the input, the baseline, the cells' outputs, the truth.
+
+Below each lie the window in which the cells disagree most, enlarged, and how far that window is off the truth.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from analysis.effects.contrasts import CellSummary
+from analysis.study.methods import UNTRAINED
+from analysis.study.settings import Section, natural
+
+SHOWN_PER_SET = 2
+"""How many pictures of a test set are shown; what is left out is said in the report."""
+
+MOST_CELLS = 6
+"""How many cells a strip shows: anchor, best and worst, and others at even distances in the ranking by PSNR."""
+
+ZOOM = 3
+"""The window is this part of the picture's sides."""
+
+Pixels = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One picture (height x width, or height x width x channels, 0 to 1), what it is, and its set's PSNR in dB.
+
+    ``seed`` is that of the trial that made it. ``zoom`` is the window of it, ``error`` the mean absolute difference to
+    the truth over the channels there, and ``crop_psnr_db`` the PSNR of the window over all channels; None or NaN where
+    the picture has none.
+    """
+
+    title: str
+    seed: int | None
+    psnr_db: float
+    pixels: Pixels
+    zoom: Pixels | None = None
+    error: Pixels | None = None
+    crop_psnr_db: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """The same place of one test picture, as cells restore it; ``place`` is top, left, height, width of the window."""
+
+    test_set: str
+    picture: str
+    tiles: tuple[Tile, ...]
+    place: tuple[int, int, int, int]
+
+
+def strips(section: Section, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int]:
+    """The strips to show, and how many test pictures have samples in all.
+
+    A cell is shown under the first of its seeds that left samples; ``baseline`` names what the cells are compared to.
+    """
+    folders = sample_folders(section, shown_cells(drawable(section, cells)))
+    names = sorted(
+        {path.relative_to(folder).as_posix() for folder, _ in folders.values() for path in folder.glob("*/*/")},
+        key=lambda name: [natural(part) for part in name.split("/")],
+    )
+    chosen: list[str] = []
+    for name in names:
+        if sum(other.split("/")[0] == name.split("/")[0] for other in chosen) < SHOWN_PER_SET:
+            chosen.append(name)
+    return [strip(section, folders, name, baseline) for name in chosen], len(names)
+
+
+def drawable(section: Section, cells: Sequence[CellSummary]) -> list[CellSummary]:
+    """The cells with an output of their own: one that trains nothing has the baseline's, which every strip shows."""
+    trained = [cell for cell in cells if section.cells.loc[cell.cell, "method"] not in UNTRAINED]
+    return trained or list(cells)
+
+
+def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
+    """Up to so many of the ranked cells at even distances, one of them moved to the anchor if that is in between."""
+    if len(cells) <= MOST_CELLS:
+        return list(cells)
+    places = [round(index * (len(cells) - 1) / (MOST_CELLS - 1)) for index in range(MOST_CELLS)]
+    for anchor in (place for place, cell in enumerate(cells) if cell.is_anchor and place not in places):
+        places[min(range(1, MOST_CELLS - 1), key=lambda index: abs(places[index] - anchor))] = anchor
+    return [cells[place] for place in sorted(places)]
+
+
+def sample_folders(section: Section, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
+    """The folder and seed to show of every cell that has samples."""
+    found: dict[str, tuple[Path, int]] = {}
+    for cell in cells:
+        for seed in cell.seeds:
+            folder = section.results.samples[cell.cell, seed]()
+            if folder is not None:
+                found[cell.cell] = (folder, seed)
+                break
+    return found
+
+
+def strip(section: Section, folders: dict[str, tuple[Path, int]], name: str, baseline: str) -> Strip:
+    """The tiles of one test picture; what no trial left is not there."""
+    test_set, picture = name.split("/")
+    scores = section.scores(f"{test_set}/psnr_db")
+    restored = [
+        Tile(section.labels[cell], seed, float(scores[cell, seed]), pixels)
+        for cell, (folder, seed) in folders.items()
+        if (pixels := pixels_of(folder / name / "output.png")) is not None
+    ]
+    reached = float(section.finished[f"metric/baseline/{test_set}/psnr_db"].mean())
+    before = common("input", folders, name, np.nan), common("baseline", folders, name, reached, baseline)
+    truth = common("truth", folders, name, np.nan)
+    tiles = [tile for tile in (*before, *restored, truth) if tile is not None]
+    place = disagreement([tile.pixels for tile in restored])
+    return Strip(test_set, picture, tuple(zoomed(tile, place, truth) for tile in tiles), place)
+
+
+def disagreement(outputs: Sequence[Pixels]) -> tuple[int, int, int, int]:
+    """The window in which the outputs differ most: the largest sum of their variance over cells.
+
+    The rule knows neither the truth nor the reader's wishes. Outputs that are all alike give the middle.
+    """
+    height, width = outputs[0].shape[:2] if outputs else (0, 0)
+    rows, columns = max(1, height // ZOOM), max(1, width // ZOOM)
+    alike = [output for output in outputs if output.shape == outputs[0].shape]
+    spread = np.var(alike, axis=0) if len(alike) > 1 else np.zeros((height, width))
+    if not spread.any():
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
+    spread = spread.reshape(height, width, -1).sum(axis=2)
+    sums = np.pad(spread.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    window = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    top, left = np.unravel_index(int(window.argmax()), window.shape)
+    return int(top), int(left), rows, columns
+
+
+def zoomed(tile: Tile, place: tuple[int, int, int, int], truth: Tile | None) -> Tile:
+    """The tile with its window; the input of a super-resolution is smaller, and its window is too."""
+    top, left, rows, columns = place
+    whole = truth.pixels if truth else tile.pixels
+    down, across = (whole.shape[axis] // tile.pixels.shape[axis] for axis in (0, 1))
+    cut = tile.pixels[
+        top // down : max(top // down + 1, (top + rows) // down),
+        left // across : max(left // across + 1, (left + columns) // across),
+    ]
+    if truth is None or tile is truth or cut.shape != (target := whole[top : top + rows, left : left + columns]).shape:
+        return dataclasses.replace(tile, zoom=cut)
+    error = np.abs(cut - target)
+    square = float(np.mean(error**2))
+    psnr = -10 * math.log10(square) if square > 0 else math.inf
+    flat = error.reshape(*error.shape[:2], -1).mean(axis=2)
+    return dataclasses.replace(tile, zoom=cut, error=flat, crop_psnr_db=psnr)
+
+
+def common(kind: str, folders: dict[str, tuple[Path, int]], name: str, psnr_db: float, title: str = "") -> Tile | None:
+    """A picture that all cells share, from the first that has it."""
+    for folder, _ in folders.values():
+        pixels = pixels_of(folder / name / f"{kind}.png")
+        if pixels is not None:
+            return Tile(title or kind, None, psnr_db, pixels)
+    return None
+
+
+def pixels_of(path: Path) -> Pixels | None:
+    """The picture in a PNG file, 0 to 1 and without transparency, or None where there is no such file."""
+    if not path.is_file():
+        return None
+    pixels = np.asarray(imread(path), dtype=np.float64)
+    return pixels if pixels.ndim == 2 else pixels[..., :3]

@@ -1,0 +1,1 @@
+"""Estimates, tests, factorial effects and their simulation. Numbers only."""

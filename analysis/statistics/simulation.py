@@ -1,0 +1,415 @@
+"""How often the intervals cover and the verdicts err: ``python -m analysis.statistics.simulation`` counts.
+
+What is simulated is the shipped arithmetic of ``analysis.statistics.estimates`` and ``analysis.statistics.factorial``
+on scores whose truth is known. ``--write docs/statistics.md`` puts the tables between the page's
+two markers; a test compares them.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.statistics.estimates import (
+    ALPHA,
+    MARGIN_DB,
+    Array,
+    Intervals,
+    Outcome,
+    equivalence_p,
+    holm,
+    outcomes,
+    sign_flip_p,
+    student,
+)
+from analysis.statistics.factorial import fieller, half_normal_weights, lenth, shapley_weights, terms, weights
+from bbcu.errors import BbcuError, DataError
+
+SEED_COUNTS = (2, 3, 5, 10)
+"""How many seeds the simulated studies have."""
+
+STUDIES = 2000
+"""With so many, a coverage of 95 % is known to 1 point."""
+
+ERRORS_PER_COVERAGE = 5
+"""Error rates are taken over so many times as many studies, which tells a rate of 5 % to half a point."""
+
+SINGLE_PER_ERRORS = 20
+"""Those of a single comparison, which are 5 % exactly under normal noise, over so many times more: to a tenth."""
+
+EXACT_PER_ERRORS = 4
+"""Those of the exact test, which takes longer, over so many times more."""
+
+SEED = 20240607
+"""Of the generator; every table starts from it, so each can be had alone."""
+
+NOISE_DB = 0.1
+"""The spread of a cell between seeds; that of the trials under ``reports/`` goes from 0.03 to 0.15 dB."""
+
+SHARED_DB = 0.3
+"""What a seed does to all cells alike, which pairing must remove."""
+
+UNEVEN = (0.5, 1.5)
+"""Cells need not spread alike: the first by half of ``NOISE_DB``, the last by one and a half."""
+
+QUIET_DB = 0.02
+"""A spread at which ten seeds show equivalence easily, so that a wrong one at the margin would show too."""
+
+START = "<!-- simulation: start -->"
+END = "<!-- simulation: end -->"
+
+FACTORS = {"residual": ("true", "false"), "threshold": ("true", "false"), "bn": ("none", "pre", "post")}
+"""A mixed design of 12 cells."""
+
+COMPONENTS = 3
+"""A design of 8 cells for the Shapley shares."""
+
+FAMILIES = (1, 5, 20)
+"""How many comparisons with one reference a study makes."""
+
+Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
+
+
+def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Standard normal noise."""
+    return generator.standard_normal(shape)
+
+
+def heavy(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Student's t with 5 degrees of freedom, at variance 1: kurtosis 9, three times that of the normal."""
+    return np.asarray(generator.standard_t(5, shape) / np.sqrt(5 / 3))
+
+
+def skewed(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """A mirrored gamma of shape 4 at variance 1, skewness -1: bad seeds fall farther than good ones rise."""
+    return np.asarray((4 - generator.gamma(4.0, size=shape)) / 2)
+
+
+def extreme(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """A mirrored lognormal at variance 1, skewness -6: now and then a training all but fails."""
+    draws = np.exp(generator.standard_normal(shape))
+    return np.asarray((np.exp(0.5) - draws) / np.sqrt((np.e - 1) * np.e))
+
+
+NOISES: Mapping[str, Noise] = {"normal": normal, "heavy tails": heavy, "skewed": skewed}
+"""What the intervals are held to."""
+
+BEYOND: Mapping[str, Noise] = {"extreme": extreme}
+"""What shows where they end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A rate for each number of seeds, each between 0 and 1 or NaN, and the noise that it was found under.
+
+    ``studies`` is how many simulated studies are behind each rate.
+    """
+
+    what: str
+    noise: str
+    rates: tuple[float, ...]
+    studies: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Comparisons with one reference, all with one true ``difference`` in dB.
+
+    A cell spreads by ``spread`` dB between seeds; where it is ``uneven``, the reference by half and the others by one
+    and a half of that, so that the noise of a difference is no longer symmetric where the noise is not.
+    """
+
+    comparisons: int
+    noise: str
+    difference: float = 0.0
+    spread: float = NOISE_DB
+    uneven: bool = False
+
+    def drawn(self, seeds: int, studies: int) -> Array:
+        """Simulated differences, an array (studies, comparisons, seeds); the reference ties the comparisons."""
+        reference, others = UNEVEN if self.uneven else (1.0, 1.0)
+        noise = {**NOISES, **BEYOND}[self.noise]
+        cells = self.spread * noise(np.random.default_rng(SEED), (studies, self.comparisons + 1, seeds))
+        return np.asarray(self.difference + others * cells[:, 1:] - reference * cells[:, :1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rates of one kind; ``columns`` head them."""
+
+    title: str
+    explanation: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def simulated(studies: int = STUDIES) -> tuple[Table, ...]:
+    """All tables; the same numbers for the same number of studies."""
+    by_seeds = tuple(f"n = {seeds}" for seeds in SEED_COUNTS)
+    many = ERRORS_PER_COVERAGE * studies
+    return (
+        Table(
+            "Coverage of the 95 % intervals",
+            "The share of intervals that hold the truth, to lie between 93 and 97 %.",
+            by_seeds,
+            coverage_rows(NOISES, studies),
+        ),
+        Table(
+            "Coverage beyond what the intervals are made for",
+            "The same where now and then a training all but fails. More seeds hardly mend it; averages over cells do.",
+            by_seeds,
+            coverage_rows(BEYOND, studies),
+        ),
+        Table(
+            "False verdicts where there is no effect",
+            "The share of studies with any `better` or `worse`, to be at most 5 %; under normal noise that of a single "
+            "comparison is 5 % exactly.",
+            by_seeds,
+            false_difference_rows(many),
+        ),
+        Table(
+            "False verdicts beyond what the tests are made for",
+            "The same where ablated cells spread three times as much as the reference, and more to one side.",
+            by_seeds,
+            false_difference_rows_beyond(many),
+        ),
+        Table(
+            "False `equivalent` where every true difference is the margin",
+            "The share of studies with any `equivalent`, to be at most 5 %.",
+            by_seeds,
+            false_equivalence_rows(many),
+        ),
+        Table(
+            "Half-normal plot without an effect",
+            "The share of studies, of one seed each, with any effect marked, to be at most 5 %.",
+            ("8 cells", "16 cells", "32 cells"),
+            half_normal_rows(many),
+        ),
+    )
+
+
+def scores(noise: Noise, truth: Array, seeds: int, studies: int) -> Array:
+    """Simulated PSNR in dB, an array (studies, cells, seeds) around the ``truth`` of each cell."""
+    generator = np.random.default_rng(SEED)
+    shared = SHARED_DB * noise(generator, (studies, 1, seeds))
+    uneven = np.linspace(*UNEVEN, len(truth))[:, None]
+    return np.asarray(truth[:, None] + shared + NOISE_DB * uneven * noise(generator, (studies, len(truth), seeds)))
+
+
+def covered(found: Intervals, truth: Array) -> float:
+    """The share of intervals that hold the truth."""
+    return float(np.mean((found.low <= truth) & (truth <= found.high)))
+
+
+def coverage_rows(noises: Mapping[str, Noise], studies: int) -> tuple[Row, ...]:
+    """Coverage of everything that gets an interval over seeds."""
+    quantities = {
+        "difference of two cells": difference_coverage,
+        "main effect": main_effect_coverage,
+        "interaction of two factors": interaction_coverage,
+        "Shapley gain in dB": gain_coverage,
+        "Shapley share of the gain": share_coverage,
+    }
+    return tuple(
+        Row(what, name, tuple(coverage(noise, seeds, studies) for seeds in SEED_COUNTS), studies)
+        for what, coverage in quantities.items()
+        for name, noise in noises.items()
+    )
+
+
+def difference_coverage(noise: Noise, seeds: int, studies: int) -> float:
+    """Two cells, paired within a seed; as they spread unevenly, their difference keeps the skewness of the noise."""
+    truth = np.array([34.0, 33.8])
+    drawn = scores(noise, truth, seeds, studies)
+    return covered(student(drawn[:, 1] - drawn[:, 0]), truth[1] - truth[0])
+
+
+def main_effect_coverage(noise: Noise, seeds: int, studies: int) -> float:
+    """All main effects of the mixed design."""
+    return contrast_coverage(np.array([weights(FACTORS, term) for term in terms(FACTORS, 1)]), noise, seeds, studies)
+
+
+def interaction_coverage(noise: Noise, seeds: int, studies: int) -> float:
+    """All two-factor interactions of the mixed design."""
+    pairs = [term for term in terms(FACTORS, 2) if len(term.moved) == 2]
+    return contrast_coverage(np.array([weights(FACTORS, term) for term in pairs]), noise, seeds, studies)
+
+
+def gain_coverage(noise: Noise, seeds: int, studies: int) -> float:
+    """The gains of three components that also act together."""
+    return contrast_coverage(shapley_weights(COMPONENTS), noise, seeds, studies)
+
+
+def contrast_coverage(contrast: Array, noise: Noise, seeds: int, studies: int) -> float:
+    """Coverage over all contrasts of a design whose cells differ in no regular way."""
+    truth = cell_truth(contrast.shape[1])
+    return covered(student(contrast @ scores(noise, truth, seeds, studies)), contrast @ truth)
+
+
+def cell_truth(cells: int) -> Array:
+    """True scores in dB that fall from the first cell to the last, irregularly, so that no effect is 0 by symmetry."""
+    return np.asarray(34.0 - 0.2 * np.arange(cells) + 0.1 * np.sin(np.arange(cells) ** 2))
+
+
+def share_coverage(noise: Noise, seeds: int, studies: int) -> float:
+    """Fieller's interval of each component's share, among the studies whose total gain can be told from 0.
+
+    In the others none is given: 3 in 10 of those with two seeds, and hardly any with more.
+    """
+    contrast, truth = shapley_weights(COMPONENTS), cell_truth(2**COMPONENTS)
+    drawn = scores(noise, truth, seeds, studies)
+    total, true_total = drawn[:, 0] - drawn[:, -1], truth[0] - truth[-1]
+    low, high = fieller(contrast @ drawn, total[:, None, :])
+    given = np.isfinite(low)
+    expected = np.broadcast_to((contrast @ truth) / true_total, low.shape)
+    return float(np.mean((low <= expected)[given] & (expected <= high)[given]))
+
+
+def false_difference_rows(studies: int) -> tuple[Row, ...]:
+    """Families without an effect, with the verdicts' correction, without it, and by the exact test."""
+    even = [Family(comparisons, name) for comparisons in FAMILIES for name in NOISES]
+    uneven = [Family(comparisons, name, uneven=True) for comparisons in FAMILIES for name in ("normal", "heavy tails")]
+    largest = Family(FAMILIES[-1], "normal")
+    return (
+        *(rates(family, any_difference, studies) for family in [*even, *uneven]),
+        rates(largest, any_uncorrected, studies, ", had they not been corrected"),
+        rates(Family(1, "skewed"), exact_rejections, studies, ", exact sign-flip test"),
+    )
+
+
+def false_difference_rows_beyond(studies: int) -> tuple[Row, ...]:
+    """The same where the ablated cells spread more than the reference, and to one side."""
+    families = [Family(comparisons, name, uneven=True) for comparisons in FAMILIES for name in ("skewed", "extreme")]
+    return tuple(rates(family, any_difference, studies) for family in families)
+
+
+def false_equivalence_rows(studies: int) -> tuple[Row, ...]:
+    """Families at the margin, with noise that is small against it."""
+    families = [
+        Family(comparisons, name, difference=MARGIN_DB, spread=QUIET_DB) for comparisons in FAMILIES for name in NOISES
+    ]
+    return tuple(rates(family, any_equivalence, studies) for family in families)
+
+
+def rates(family: Family, rate: Callable[[Array], float], studies: int, remark: str = "") -> Row:
+    """A rate over the studies of a family, for each number of seeds."""
+    if family.comparisons == 1:
+        studies *= EXACT_PER_ERRORS if rate is exact_rejections else SINGLE_PER_ERRORS
+    plural = "s" if family.comparisons > 1 else ""
+    what = f"{family.comparisons} comparison{plural}{', uneven spread' if family.uneven else ''}{remark}"
+    return Row(what, family.noise, tuple(rate(family.drawn(seeds, studies)) for seeds in SEED_COUNTS), studies)
+
+
+def family_outcomes(differences: Array) -> npt.NDArray[np.str_]:
+    """What the verdicts say of every comparison of every study."""
+    found = student(differences)
+    return outcomes(found.mean, holm(found.p), holm(equivalence_p(differences, MARGIN_DB)))
+
+
+def any_difference(differences: Array) -> float:
+    """The share of studies in which some verdict is better or worse."""
+    said = family_outcomes(differences)
+    return float(np.mean(((said == str(Outcome.BETTER)) | (said == str(Outcome.WORSE))).any(axis=-1)))
+
+
+def any_uncorrected(differences: Array) -> float:
+    """The share of studies in which some single interval excludes 0."""
+    return float(np.mean((student(differences).p < ALPHA).any(axis=-1)))
+
+
+def exact_rejections(differences: Array) -> float:
+    """The share of studies whose first comparison the exact test finds to differ."""
+    return float(np.mean([sign_flip_p(values) < ALPHA for values in differences[:, 0].tolist()]))
+
+
+def any_equivalence(differences: Array) -> float:
+    """The share of studies in which some verdict is equivalent."""
+    return float(np.mean((family_outcomes(differences) == str(Outcome.EQUIVALENT)).any(axis=-1)))
+
+
+def half_normal_rows(studies: int) -> tuple[Row, ...]:
+    """Designs of three, four and five factors under one seed."""
+    return tuple(
+        Row(
+            "any effect beyond the simultaneous margin",
+            name,
+            tuple(any_marked(noise, components, studies) for components in (3, 4, 5)),
+            studies,
+        )
+        for name, noise in NOISES.items()
+    )
+
+
+def any_marked(noise: Noise, components: int, studies: int) -> float:
+    """The share of unreplicated two-level designs without an effect in which some effect is marked."""
+    factors = {f"factor {index}": ("reference", "ablated") for index in range(components)}
+    drawn = NOISE_DB * noise(np.random.default_rng(SEED), (studies, 2**components))
+    sizes = drawn @ half_normal_weights(factors).T
+    simultaneous = lenth(sizes)[2]
+    return float(np.mean((np.abs(sizes) > simultaneous[:, None]).any(axis=-1)))
+
+
+def page(tables: Sequence[Table], studies: int) -> str:
+    """The tables as Markdown."""
+    many = ERRORS_PER_COVERAGE * studies
+    lines = [
+        f"Written by `python -m analysis.statistics.simulation`: {studies:,} simulated studies for every coverage and "
+        f"{many:,} for every error rate, {SINGLE_PER_ERRORS * many:,} where it is that of a single comparison by its "
+        f"verdict and {EXACT_PER_ERRORS * many:,} where it is that of the exact test, all in per cent."
+    ]
+    for table in tables:
+        lines += [f"### {table.title}", table.explanation, table_text(table)]
+    return "\n\n".join(lines)
+
+
+def table_text(table: Table) -> str:
+    """One table, rates in per cent."""
+    header = ["what", "noise", *table.columns]
+    rule = ["---", "---", *("---:" for _ in table.columns)]
+    body = [[row.what, row.noise, *(f"{100 * rate:.1f}" for rate in row.rates)] for row in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *body])
+
+
+def replaced(text: str, new: str) -> str:
+    """A page with ``new`` between its two markers; raises DataError where it does not have each of them once."""
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise DataError(f"the page needs one line {START} and after it one line {END}")
+    before, rest = text.split(START)
+    return f"{before}{START}\n\n{new}\n\n{END}{rest.split(END)[1]}"
+
+
+def write(path: Path, new: str) -> None:
+    """Put the tables into a page; raises DataError where it cannot be read or has no place for them."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    path.write_text(replaced(text, new), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Simulate, and print the tables or write them into a page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.statistics.simulation", description="Count how often intervals cover and verdicts err."
+    )
+    parser.add_argument("--studies", type=int, default=STUDIES, help="studies for every number (%(default)s)")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the markers of this page")
+    options = parser.parse_args(arguments)
+    if options.studies < 1:
+        parser.error("--studies takes a number above 0")
+    text = page(simulated(options.studies), options.studies)
+    if options.write is None:
+        print(text)
+        return
+    try:
+        write(options.write, text)
+    except BbcuError as error:
+        sys.exit(f"analysis.statistics.simulation: {error}")
+
+
+if __name__ == "__main__":
+    main()

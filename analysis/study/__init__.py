@@ -1,0 +1,1 @@
+"""What was run: results, methods, settings and origins."""

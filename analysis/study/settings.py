@@ -1,0 +1,236 @@
+"""A study cut into settings: trials that differ in anything but factors and seed are never compared."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from ablations.space.settings import telling_apart
+from ablations.storage.folder import Identity
+from analysis.study.loading import LeftOut, StudyResults
+from analysis.study.methods import compared_methods, settings_of_methods, with_planned_methods
+from analysis.study.probes import SAME_SCORE_DB, Records, baseline_again, read_records
+
+KEY_LENGTH = 12
+"""How many characters of a SHA-256 are shown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """The trials of one setting of a study.
+
+    ``title`` says what sets it apart from the study's other settings and is empty where it is the only one;
+    ``labels`` names every cell by the levels that vary among the section's cells, or by its method where the section
+    is a comparison of methods. ``methods`` then holds the paper's name of each cell's method, and ``setting`` is that
+    of most trials: the others differ from it in what their method brings along.
+    """
+
+    title: str
+    setting: Mapping[str, str]
+    trials: pd.DataFrame
+    left_out: tuple[LeftOut, ...]
+    factors: tuple[str, ...]
+    labels: Mapping[str, str]
+    results: StudyResults
+    methods: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def finished(self) -> pd.DataFrame:
+        """The finished trials."""
+        return self.trials[self.trials["state"] == "finished"]
+
+    @functools.cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row for each cell with a finished trial, in the order of the study, indexed by cell."""
+        return self.finished.drop_duplicates("cell").set_index("cell", drop=False)
+
+    @functools.cached_property
+    def sets(self) -> tuple[str, ...]:
+        """The test sets, Set5 before Set14."""
+        names = [
+            re.fullmatch(r"metric/([^/]+)/psnr_db", str(column)) for column in self.finished.dropna(axis=1, how="all")
+        ]
+        return tuple(sorted((name[1] for name in names if name and name[1] != "train"), key=natural))
+
+    @functools.cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that was planned or run."""
+        return tuple(sorted(int(seed) for seed in self.trials["seed"].unique()))
+
+    @functools.cached_property
+    def identities(self) -> list[Identity]:
+        """The finished trials, in the order of the study."""
+        return list(zip(self.finished["cell"].tolist(), self.finished["seed"].tolist(), strict=True))
+
+    def scores(self, metric: str) -> dict[Identity, float]:
+        """A metric of every finished trial."""
+        return dict(zip(self.identities, self.finished[f"metric/{metric}"].tolist(), strict=True))
+
+    @functools.cached_property
+    def seeds_by_cell(self) -> dict[str, list[int]]:
+        """The seeds under which each cell is finished, in order."""
+        found: dict[str, list[int]] = {}
+        for cell, seed in sorted(self.identities):
+            found.setdefault(cell, []).append(seed)
+        return found
+
+    def seeds_of(self, cell: str) -> list[int]:
+        """The seeds under which a cell is finished, in order."""
+        return self.seeds_by_cell.get(cell, [])
+
+    @functools.cached_property
+    def records(self) -> Records:
+        """What the ``result.json`` of the finished trials hold beside the frame."""
+        return read_records(self.identities, self.results.record)
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """The probes of every binary unit of every finished trial."""
+        return self.records.units
+
+    @functools.cached_property
+    def dead(self) -> dict[Identity, str]:
+        """The finished trials whose binary body contributes nothing, each with what tells so.
+
+        What the trial found itself comes first, then its probes, then its scores.
+        """
+        alike = dict(zip(self.identities, baseline_again(self.finished, self.sets), strict=True))
+        by_score = f"its PSNR is the baseline's within {SAME_SCORE_DB:g} dB on every test set"
+        found = {
+            identity: self.records.dead.get(identity) or (by_score if alike[identity] else "")
+            for identity in self.identities
+        }
+        return {identity: reason for identity, reason in found.items() if reason}
+
+    def pictures(self, test_set: str, identity: Identity) -> dict[str, float]:
+        """The PSNR of each picture of a test set in one finished trial; empty where they were not kept."""
+        found = self.records.pictures.get((identity, test_set))
+        return dict(zip(found[0], found[1].tolist(), strict=True)) if found is not None else {}
+
+    def curves(self) -> pd.DataFrame:
+        """The learning curves of the section's finished trials."""
+        return self.results.curves.merge(self.finished[["cell", "seed"]], on=["cell", "seed"])
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A sort key that puts Set5 before Set14."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def sections(results: StudyResults) -> list[Section]:
+    """The study's settings, in the order in which trials name them; those of one comparison of methods are one."""
+    rows = rows_by_setting(results.trials)
+    groups = grouped(results, rows)
+    settings = [max((rows[place] for place in group), key=lambda row: len(row[1]))[0] for group in groups]
+    own = [[rows[place][0] for place in group] for group in groups]
+    for row in results.left_out:
+        if dict(row.setting) not in [setting for found in own for setting in found]:
+            groups.append([])
+            settings.append(dict(row.setting))
+            own.append([dict(row.setting)])
+    apart = telling_apart(settings)
+    found = []
+    for group, setting, alike in zip(groups, settings, own, strict=True):
+        trials = results.trials.iloc[sorted(place for number in group for place in rows[number][1])]
+        left_out = tuple(row for row in results.left_out if dict(row.setting) in alike)
+        title = " ".join(f"{name}={shown(name, setting.get(name, ''))}" for name in apart)
+        methods = methods_in(results, trials, setting)
+        labels = methods or cell_labels(trials, results.factors)
+        found.append(Section(title, setting, trials, left_out, results.factors, labels, results, methods))
+    return found
+
+
+Rows = Sequence[tuple[dict[str, str], list[int]]]
+"""Settings with the positions of their trials."""
+
+
+def grouped(results: StudyResults, rows: Rows) -> list[list[int]]:
+    """The settings to be read as one, by their numbers: those of a comparison of methods, and each other one alone."""
+    named = with_planned_methods(results.trials)["method"]
+    methods = [frozenset(named.iloc[places]) for _, places in rows]
+    found: list[list[int]] = []
+    tested = [tested_on(results.trials.iloc[places]) for _, places in rows]
+    for group in settings_of_methods([setting for setting, _ in rows], methods, tested):
+        places = [place for number in group for place in rows[number][1]]
+        together = len(group) > 1 and methods_in(results, results.trials.iloc[places], rows[group[0]][0])
+        found += [group] if together else [[number] for number in group]
+    return sorted(found)
+
+
+def tested_on(trials: pd.DataFrame) -> str:
+    """What the baseline scores on the test sets of a setting, as no other pictures give; empty where none is known."""
+    # Only PSNR: it follows from whole numbers, so that every machine has the same to the last digits.
+    columns = sorted(str(name) for name in trials if re.fullmatch(r"metric/baseline/.*/psnr_db", str(name)))
+    known = trials[columns].dropna(how="all").round(6)
+    if known.empty:
+        return ""
+    return " ".join(f"{name}={value}" for name, value in known.iloc[0].dropna().items())
+
+
+def methods_in(results: StudyResults, trials: pd.DataFrame, setting: Mapping[str, str]) -> dict[str, str]:
+    """The paper's name of each cell's method where these trials compare methods, empty where they do not."""
+    if trials.empty:
+        return {}
+    cells = with_planned_methods(trials).drop_duplicates("cell")
+    return compared_methods(cells, results.reference, results.factors, setting.get("task.name", ""))
+
+
+def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:
+    """Every setting with the positions of its trials."""
+    columns = [str(name) for name in trials if str(name).startswith("setting/")]
+    if not columns:
+        return [({}, list(range(len(trials))))]
+    names = [column.removeprefix("setting/") for column in columns]
+    found: dict[tuple[str, ...], list[int]] = {}
+    for position, values in enumerate(trials[columns].itertuples(index=False, name=None)):
+        found.setdefault(values, []).append(position)
+    return [
+        ({name: value for name, value in zip(names, values, strict=True) if value != ""}, positions)
+        for values, positions in found.items()
+    ]
+
+
+def setting_of(row: "pd.Series") -> dict[str, str]:
+    """The setting of a trial; keys that it does not have are left out."""
+    return {
+        name.removeprefix("setting/"): value
+        for name, value in row.items()
+        if isinstance(name, str) and name.startswith("setting/") and value != ""
+    }
+
+
+def shown(key: str, value: str) -> str:
+    """A value of the setting as a heading shows it: a fingerprint is cut short, an absent value is said to be."""
+    if value == "":
+        return "none"
+    return value[:KEY_LENGTH] if key == "data" else value
+
+
+def varying(levels: Iterable[Mapping[str, str]], factors: Iterable[str]) -> list[str]:
+    """The factors that have more than one level, an absent factor counting as a level."""
+    rows = list(levels)
+    return [factor for factor in factors if len({row.get(factor, "") for row in rows}) > 1]
+
+
+def label(levels: Mapping[str, str], factors: Iterable[str]) -> str:
+    """The levels of ``factors`` as a user types them; factors that a cell does not have are left out."""
+    return " ".join(f"{factor}={levels[factor]}" for factor in factors if levels.get(factor))
+
+
+def levels_of(row: "pd.Series", factors: Iterable[str]) -> dict[str, str]:
+    """The levels of a trial as they were asked for."""
+    return {factor: str(row[f"level/{factor}"]) for factor in factors}
+
+
+def cell_labels(trials: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
+    """A name for each cell: the levels that vary, and the start of its key where they do not tell it apart."""
+    levels = {str(row["cell"]): levels_of(row, factors) for _, row in trials.drop_duplicates("cell").iterrows()}
+    names = varying(levels.values(), factors)
+    labels = {cell: label(row, names) for cell, row in levels.items()}
+    counts = pd.Series(labels).value_counts()
+    return {
+        cell: text if text and counts[text] == 1 else f"{text} cell {cell[:KEY_LENGTH]}".strip()
+        for cell, text in labels.items()
+    }

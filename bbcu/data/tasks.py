@@ -1,0 +1,372 @@
+"""What a network is asked to restore: how its input is made from a picture, and how its output is scored.
+
+Super-resolution makes the input from the whole picture, for training and test alike. Denoising and JPEG artifact
+reduction train on patches that are spoilt as they are drawn, each by a strength of its own from a range, and are tested
+at one strength or at several.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bbcu.data.images import Pixels, Plane, compress, crop_to_multiple, downscale, gray, luma, rounded, upscale
+from bbcu.data.metrics import psnr, ssim
+from bbcu.errors import ConfigError, unknown
+
+SUPER_RESOLUTION_SCALES = (2, 3, 4)
+QUALITIES = (1, 100)
+NOISE_SEED = 0
+
+Input = NDArray[np.uint8] | NDArray[np.float32]
+"""What a network is given, (height, width, colours) on the scale of 0 to 255; not rounded or clipped where float32."""
+
+Corruption = Callable[[Pixels, np.random.Generator], Input]
+"""Spoils patches (batch, height, width, colours), each on its own."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The quality of one restored picture: PSNR in dB and SSIM."""
+
+    psnr_db: float
+    ssim: float
+
+
+class Task(Hashable, Protocol):
+    """One restoration task."""
+
+    @property
+    def name(self) -> str:
+        """The name that ``make_task`` takes."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What tells its pairs from those of any other task; fit to name a file."""
+        ...
+
+    @property
+    def scale(self) -> int:
+        """The size of the truth over that of the input; 1 where the two are equal."""
+        ...
+
+    @property
+    def colours(self) -> int:
+        """The channels of input and truth: 3 or 1."""
+        ...
+
+    @property
+    def border(self) -> int:
+        """The pixels at each side of the truth that the score leaves out."""
+        ...
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The strengths that it is tested at, as they are appended to a test set's name; ("",) where there is one."""
+        ...
+
+    @property
+    def baseline_name(self) -> str:
+        """The method that is the baseline: bicubic or identity."""
+        ...
+
+    @property
+    def corruption(self) -> Corruption | None:
+        """What spoils the training patches as they are drawn; None where whole inputs are made of whole pictures."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """What ``make_task`` makes this task from, in one form whatever was typed."""
+        ...
+
+    def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
+        """What training patches are cut from: (input, truth); the truth twice where there is a ``corruption``.
+
+        ``given`` is an input that somebody else has made, which is taken as it is.
+        """
+        ...
+
+    def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
+        """The (input, truth) of a test picture at one of the ``levels``."""
+        ...
+
+    def baseline(self, input: Input) -> Pixels:
+        """Restore an input without a network: what every network has to beat."""
+        ...
+
+    def score(self, output: Pixels, truth: Pixels) -> Score:
+        """Compare a restored picture with the truth, as the papers on this task do."""
+        ...
+
+
+@dataclass(frozen=True)
+class SuperResolution:
+    """Enlarging a picture ``scale`` times that MATLAB's bicubic has shrunk; scored on the luma."""
+
+    scale: int
+
+    colours = 3
+    levels = ("",)
+    baseline_name = "bicubic"
+    corruption = None
+
+    @property
+    def name(self) -> str:
+        """The name that ``make_task`` takes: sr_x2, sr_x3 or sr_x4."""
+        return f"sr_x{self.scale}"
+
+    @property
+    def identity(self) -> str:
+        return self.name
+
+    @property
+    def border(self) -> int:
+        return self.scale
+
+    def parameters(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
+        """Cut the picture to a multiple of the scale, and shrink that: (input, truth).
+
+        Takes (height, width, 3). Raises ValueError for a picture smaller than the scale, and for a ``given`` input that
+        is not the size of the shrunken picture.
+        """
+        cropped = crop_to_multiple(picture, self.scale)
+        if given is None:
+            return downscale(cropped, self.scale), cropped
+        if (given.shape[0] * self.scale, given.shape[1] * self.scale) != cropped.shape[:2]:
+            raise ValueError(f"the given input {given.shape} is not {cropped.shape} shrunk by {self.scale}")
+        return given, cropped
+
+    def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
+        return self.pair(picture, given)
+
+    def baseline(self, input: Input) -> Pixels:
+        """Enlarge by a = -0.75 bicubic interpolation: (height, width, 3) to ``scale`` times that."""
+        return upscale(rounded(input), self.scale)
+
+    def score(self, output: Pixels, truth: Pixels) -> Score:
+        """Measure PSNR and SSIM on the luma, without ``scale`` pixels at each border.
+
+        Takes (height, width, 3). Raises ValueError for shapes that differ, or less than 11 pixels inside the border.
+        """
+        output_luma, truth_luma = self._scored_region(output), self._scored_region(truth)
+        return Score(psnr(output_luma, truth_luma), ssim(output_luma, truth_luma))
+
+    def _scored_region(self, image: Pixels) -> Plane:
+        return luma(image)[self.scale : -self.scale, self.scale : -self.scale]
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Taking Gaussian noise out of colour pictures; scored on RGB.
+
+    ``sigma`` are the standard deviations tested at and ``train_sigma`` the range that each training patch draws its own
+    from, evenly; all on the scale of 0 to 255. Noise is neither rounded nor clipped.
+    """
+
+    sigma: tuple[float, ...]
+    train_sigma: tuple[float, float]
+
+    name = "denoise"
+    scale = 1
+    colours = 3
+    border = 0
+    baseline_name = "identity"
+
+    @property
+    def identity(self) -> str:
+        return "-".join([self.name, *map(_text, self.sigma)])
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return _levels("sigma", self.sigma)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"name": self.name, "sigma": list(self.sigma), "train_sigma": list(self.train_sigma)}
+
+    def corruption(self, patches: Pixels, generator: np.random.Generator) -> Input:
+        """Add noise to each patch of a batch, of a strength drawn evenly from ``train_sigma``."""
+        strengths = generator.uniform(*self.train_sigma, size=(len(patches), 1, 1, 1)).astype(np.float32)
+        return patches + strengths * generator.standard_normal(patches.shape, dtype=np.float32)
+
+    def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
+        _refuse_given(self.name, given)
+        return picture, picture
+
+    def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
+        """Add the noise of seed 0, the same for every picture of a size, in float32: (input, truth).
+
+        numpy's RandomState is used because its stream is promised to stay the same in every version.
+        """
+        _refuse_given(self.name, given)
+        sigma = self.sigma[self.levels.index(level)]
+        noise = np.random.RandomState(NOISE_SEED).normal(0, sigma, picture.shape)
+        return (picture + noise).astype(np.float32), picture
+
+    def baseline(self, input: Input) -> Pixels:
+        """The noisy picture itself, rounded and clipped as every output is."""
+        return rounded(input)
+
+    def score(self, output: Pixels, truth: Pixels) -> Score:
+        """Measure PSNR over all three channels, and SSIM as the mean of the channels'."""
+        channels = zip(np.moveaxis(output, 2, 0), np.moveaxis(truth, 2, 0), strict=True)
+        similarity = float(np.mean([ssim(one, other) for one, other in channels]))
+        return Score(psnr(output, truth), similarity)
+
+
+@dataclass(frozen=True)
+class ArtifactReduction:
+    """Undoing JPEG compression of gray pictures, MATLAB's Y rounded; scored on the gray picture.
+
+    ``quality`` are the codec's qualities tested at, and ``train_quality`` the range that each training patch draws its
+    own from, both ends among them.
+    """
+
+    quality: tuple[int, ...]
+    train_quality: tuple[int, int]
+
+    name = "jpeg"
+    scale = 1
+    colours = 1
+    border = 0
+    baseline_name = "identity"
+
+    @property
+    def identity(self) -> str:
+        return "-".join([self.name, *map(str, self.quality)])
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return _levels("q", self.quality)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"name": self.name, "quality": list(self.quality), "train_quality": list(self.train_quality)}
+
+    def corruption(self, patches: Pixels, generator: np.random.Generator) -> Input:
+        """Compress each patch of a batch on its own, so the codec's grid of blocks starts at its corner."""
+        low, high = self.train_quality
+        qualities = generator.integers(low, high + 1, size=len(patches))
+        return np.stack([compress(patch, int(quality)) for patch, quality in zip(patches, qualities, strict=True)])
+
+    def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
+        _refuse_given(self.name, given)
+        truth = gray(picture)
+        return truth, truth
+
+    def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
+        """Make the picture gray, and compress it: (input, truth), both (height, width, 1)."""
+        truth, _ = self.pair(picture, given)
+        return compress(truth, self.quality[self.levels.index(level)]), truth
+
+    def baseline(self, input: Input) -> Pixels:
+        """The compressed picture itself."""
+        return rounded(input)
+
+    def score(self, output: Pixels, truth: Pixels) -> Score:
+        """Measure PSNR and SSIM over the whole gray picture."""
+        return Score(psnr(output, truth), ssim(output[..., 0], truth[..., 0]))
+
+
+def _levels(prefix: str, strengths: Sequence[float]) -> tuple[str, ...]:
+    """What is appended to a test set's name, which has no place for a dot: 12.5 is 12_5."""
+    if len(strengths) == 1:
+        return ("",)
+    return tuple(f"-{prefix}{_text(strength)}".replace(".", "_") for strength in strengths)
+
+
+def _text(strength: float) -> str:
+    """All digits of a strength: two that are printed alike may be two."""
+    return repr(float(strength)).removesuffix(".0")
+
+
+def _refuse_given(name: str, given: Pixels | None) -> None:
+    if given is not None:
+        raise ValueError(f"{name} makes its inputs itself")
+
+
+# ---- tasks by name ---------------------------------------------------------------------------------------------------
+
+TASKS: tuple[str, ...] = (
+    *(f"sr_x{scale}" for scale in SUPER_RESOLUTION_SCALES),
+    Denoising.name,
+    ArtifactReduction.name,
+)
+STRENGTHS = {Denoising.name: ("sigma", "train_sigma"), ArtifactReduction.name: ("quality", "train_quality")}
+"""The keys that belong to one task alone: what it is tested at, and the range that it is trained on."""
+
+
+def make_task(parameters: Mapping[str, Any]) -> Task:
+    """Make the task that ``parameters`` describe: its ``name``, and what the name asks for.
+
+    ``{"name": "denoise", "sigma": [15, 25], "train_sigma": [0, 75]}``: a strength is a number or a list of them, a
+    range a pair or, for one strength alone, a number. Keys that are None are as good as absent.
+    Raises ConfigError for an unknown name, for a key that the task does not have, and for values out of range.
+    """
+    given = {key: value for key, value in parameters.items() if value is not None}
+    name = given.pop("name", None)
+    if name not in TASKS:
+        raise ConfigError(unknown("task", str(name), TASKS))
+    keys = STRENGTHS.get(name, ())
+    for key in given:
+        if key not in keys:
+            raise ConfigError(f"task.{key}={given[key]}: the task {name} has no such key")
+    for key in keys:
+        if key not in given:
+            raise ConfigError(f"no value for task.{key}: the task {name} needs one")
+    if name == Denoising.name:
+        return _denoising(given)
+    if name == ArtifactReduction.name:
+        return _artifact_reduction(given)
+    return SuperResolution(int(name.removeprefix("sr_x")))
+
+
+def _denoising(given: Mapping[str, Any]) -> Denoising:
+    sigma, train = _strengths("task.sigma", given["sigma"]), _range("task.train_sigma", given["train_sigma"])
+    if not all(0 < value <= 255 for value in sigma):
+        raise ConfigError(f"task.sigma={given['sigma']}: must be above 0, and at most 255")
+    if not 0 <= train[0] <= train[1] <= 255:
+        raise ConfigError(f"task.train_sigma={given['train_sigma']}: must be a range within 0 to 255, as in [0,75]")
+    return Denoising(sigma, train)
+
+
+def _artifact_reduction(given: Mapping[str, Any]) -> ArtifactReduction:
+    quality, train = _strengths("task.quality", given["quality"]), _range("task.train_quality", given["train_quality"])
+    least, most = QUALITIES
+    for key, values in (("quality", quality), ("train_quality", train)):
+        if not all(value.is_integer() and least <= value <= most for value in values):
+            raise ConfigError(f"task.{key}={given[key]}: must be whole numbers from {least} to {most}")
+    if train[0] > train[1]:
+        raise ConfigError(f"task.train_quality={given['train_quality']}: must be a range, as in [10,50]")
+    return ArtifactReduction(tuple(map(int, quality)), (int(train[0]), int(train[1])))
+
+
+def _range(key: str, value: object) -> tuple[float, float]:
+    numbers = _numbers(key, value)
+    if len(numbers) > 2:
+        raise ConfigError(f"{key}={value}: must be a range, as in [10,50], or one number")
+    return numbers[0], numbers[-1]
+
+
+def _strengths(key: str, value: object) -> tuple[float, ...]:
+    numbers = _numbers(key, value)
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError(f"{key}={value}: names a number twice")
+    return numbers
+
+
+def _numbers(key: str, value: object) -> tuple[float, ...]:
+    """One number or a list of them, as floats."""
+    numbers = []
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ConfigError(f"{key}={value}: must be a number, or a list of numbers")
+        numbers.append(float(number))
+    if not numbers:
+        raise ConfigError(f"{key}={value}: must name at least one number")
+    return tuple(numbers)

@@ -1,0 +1,1 @@
+"""Binary units, the networks around them, published methods, cost and released checkpoints."""

@@ -1,0 +1,1 @@
+"""The training loop, its acceleration, evaluation and probes."""

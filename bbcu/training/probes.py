@@ -1,0 +1,389 @@
+r"""What binarisation does inside a network: measured unit by unit on given pictures, the network left as it was.
+
+Of every binary unit, where :math:`u` is what its sign sees and :math:`s = \operatorname{sgn}(u)`:
+
+``sign_loss``
+    What the sign loses of its input: the error of the best one-bit reconstruction :math:`a_c s + b_c` of :math:`u`, by
+    least squares in each channel c, over the spread of :math:`u`:
+
+    .. math:: \sqrt{\sum_c \sum (u - a_c s - b_c)^2 \,/\, \sum_c \sum (u - \bar u_c)^2}
+
+    0 where two values a channel are all there is, 1 where all bits of a channel are equal, 0.603 for a normal
+    distribution around zero. Scale and offset are free because the scale of the weights and the shifts behind the
+    convolution can learn them; the denominator is the spread, so that a large mean does not pass for information.
+``entropy``
+    Bits of information in a bit: the mean over the channels of the binary entropy of the share of +1.
+``window``
+    The share of :math:`|u| \le 1`, where the quadratic, ``clip`` and ``ho`` let a gradient through.
+``zeros``
+    The share of :math:`u = 0`, which the sign sends to +1 by convention.
+``output_loss``
+    What the unit loses of its output: the same error of :math:`a_c y + b_c`, of the unit's output y, against the output
+    of the same unit with binarisation switched off: :math:`u` for its bits and the latent weights for the binary ones,
+    the same threshold, BatchNorm, activation and residual. The real convolution is brought to the mean and the
+    deviation of the binary one in each picture and channel first: how large it would come out depends on alignment and
+    scale of the weights, which are no information, and BatchNorm and activation must see the range they have learnt.
+``flipped``
+    The share of binary weights whose sign is not that of the start; None without a start.
+``residual``, ``branch``, ``input``
+    The value range of what the unit adds, and of its input stream, each as percentiles p1 to p99 and standard deviation
+    ``std``. The residual is None for a unit without one.
+``branch_ratio``
+    The deviation of the branch over that of the residual, or over that of the input where there is no residual.
+
+A measurement that a unit does not allow is None: a class of the user's own may do without some of these places.
+
+Everything is collected in one pass in memory that does not grow with the pictures: sums in float64, and percentiles out
+of a histogram whose bins are spaced evenly in the logarithm of the magnitude, see :class:`Spread`.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bbcu.model.surrogates import sign
+from bbcu.model.units import BinaryUnit
+from bbcu.training.acceleration import exact_convolutions
+
+PER_CHANNEL = (0, 2, 3)
+PER_PICTURE_AND_CHANNEL = (2, 3)
+
+PERCENTS = (1, 25, 50, 75, 99)
+LEAST_EXPONENT, MOST_EXPONENT = -6, 6
+BINS_PER_DECADE = 200
+BINS_PER_SIDE = (MOST_EXPONENT - LEAST_EXPONENT) * BINS_PER_DECADE
+
+ROUNDING = 1e-12
+"""A sum of squared deviations below this share of the sum of squares is rounding error of the sums: no spread."""
+
+DIGITS = 6
+
+
+def probe(
+    network: nn.Module, batches: Iterable[Tensor], start: Mapping[str, Tensor] | None, device: torch.device
+) -> dict[str, Any]:
+    """Measure every binary unit of ``network``, which lies on ``device``, while it restores ``batches``.
+
+    Batches are (pictures, colours, height, width) in [0, 1] and may differ in size. The network runs in evaluation mode
+    and ends in the modes it had. ``start`` is its ``state_dict()`` before training.
+    Returns what JSON can hold: the number of ``pictures``, and under ``units`` the measurements of each unit by its
+    module's name, in the order of ``binary_units``.
+    """
+    units = {name: module for name, module in network.named_modules() if isinstance(module, BinaryUnit)}
+    probes = {name: UnitProbe(unit) for name, unit in units.items()}
+    pictures = 0
+    with torch.inference_mode(), exact_convolutions(), evaluating(network), contextlib.ExitStack() as attached:
+        for unit_probe in probes.values():
+            attached.enter_context(unit_probe.attached())
+        for batch in batches:
+            network(batch.to(device))
+            pictures += len(batch)
+        flips = {name: _flipped(unit, start, f"{name}.weight") for name, unit in units.items()}
+    measured = {name: {**unit_probe.measurements(), "flipped": flips[name]} for name, unit_probe in probes.items()}
+    return {"pictures": pictures, "units": measured}
+
+
+VISIBLE = 0.1 / 255
+"""A deviation of a tenth of a grey level, of values in [0, 1]: less than that hardly ever changes a rounded output."""
+
+
+def dead_body(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> str | None:
+    """Why the output of ``network`` is its skip connection and nothing else; None where its layers add something.
+
+    What they add is the output less ``network.skip(x)``. Where that is one number a colour all over a picture, but for
+    the borders, where padding shows, no picture has come through: signs that are the same for every pixel do that, as
+    they come about without residuals. A network without a ``skip``, as one of the user's own, is never called dead.
+    Batches are (pictures, colours, height, width) in [0, 1].
+    """
+    skip = getattr(network, "skip", None)
+    if skip is None:
+        return None
+    largest = 0.0
+    with torch.inference_mode(), exact_convolutions(), evaluating(network):
+        for batch in batches:
+            pictures = batch.to(device)
+            added = _middle(network(pictures) - skip(pictures))
+            largest = max(largest, float(added.std(dim=(2, 3), correction=0).max()))
+    if largest >= VISIBLE:
+        return None
+    return f"its output is the skip connection: what its layers add varies by {255 * largest:.2g} grey levels"
+
+
+def _middle(x: Tensor) -> Tensor:
+    """The middle half of pictures in either direction."""
+    top, left = (size // 4 for size in x.shape[-2:])
+    return x[..., top : x.shape[-2] - top, left : x.shape[-1] - left]
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Run the body in evaluation mode, and give each module back the mode that it had."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _flipped(unit: BinaryUnit, start: Mapping[str, Tensor] | None, key: str) -> float | None:
+    """The share of the unit's binary weights whose sign differs from that of ``start[key]``, binarised alike."""
+    if start is None:
+        return None
+    before, now = (sign(unit.binariser(weight.to(unit.weight))) for weight in (start[key], unit.weight))
+    return rounded((before != now).double().mean())
+
+
+def rounded(value: Tensor | float) -> float | None:
+    """A number to six significant digits; None where it is not finite, which JSON cannot hold."""
+    number = float(value)
+    return float(f"{number:.{DIGITS}g}") if math.isfinite(number) else None
+
+
+# --- running statistics -----------------------------------------------------------------------------------------------
+
+
+class Fit:
+    """The least-squares fit of one stream by another, channel by channel, from running sums."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | float = 0.0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take in values of both streams, (pictures, channels, height, width)."""
+        x, y = x.double(), y.double()
+        ones = torch.full((x.shape[1],), float(x.numel() // x.shape[1]), dtype=x.dtype, device=x.device)
+        products = (x, y, x * x, x * y, y * y)
+        self.sums = self.sums + torch.stack([ones, *(product.sum(PER_CHANNEL) for product in products)])
+
+    def loss(self) -> float | None:
+        """The root of what a x + b misses of the spread of y; 0 where y has none, None before any value."""
+        if not isinstance(self.sums, Tensor):
+            return None
+        count, x, y, xx, xy, yy = self.sums
+        spread_x, spread_y = (_cut(square - total**2 / count, square) for total, square in ((x, xx), (y, yy)))
+        explained = torch.where(spread_x > 0, (xy - x * y / count) ** 2 / spread_x, 0.0).minimum(spread_y)
+        if not spread_y.sum() > 0:
+            return rounded(spread_y.sum())
+        return rounded(((spread_y - explained).sum() / spread_y.sum()).sqrt())
+
+    def mean_of_x(self) -> Tensor | None:
+        """The mean of each channel of x."""
+        return self.sums[1] / self.sums[0] if isinstance(self.sums, Tensor) else None
+
+
+def _cut(spread: Tensor, squares: Tensor) -> Tensor:
+    return torch.where(spread <= ROUNDING * squares, 0.0, spread)
+
+
+class Share:
+    """How many of many hold."""
+
+    def __init__(self) -> None:
+        self.holding, self.all = 0, 0
+
+    def add(self, holds: Tensor) -> None:
+        self.holding += int(holds.sum())
+        self.all += holds.numel()
+
+    def value(self) -> float | None:
+        return rounded(self.holding / self.all) if self.all else None
+
+
+class Spread:
+    """Percentiles and standard deviation of a stream.
+
+    The percentiles come out of a histogram with 200 bins a decade of the magnitude on either side of zero, from 1e-6 to
+    1e6. So one is off by at most 0.6 % of itself; below 1e-6 it is 0, above 1e6 it is 1e6. A percentile p is the
+    smallest value that at least p % of all do not exceed.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Tensor | None = None
+        self.sums: Tensor | float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        wide = values.double()
+        self.sums = self.sums + torch.stack([wide.sum(), (wide * wide).sum()])
+        counts = torch.bincount(_bins(values), minlength=2 * BINS_PER_SIDE + 1)
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def deviation(self) -> float | None:
+        """The standard deviation, not rounded."""
+        if self.counts is None or not isinstance(self.sums, Tensor):
+            return None
+        total, squares = self.sums
+        return math.sqrt(_cut(squares - total**2 / self.counts.sum(), squares) / self.counts.sum())
+
+    def measurements(self) -> dict[str, float | None] | None:
+        """None before any value."""
+        deviation = self.deviation()
+        if self.counts is None or deviation is None:
+            return None
+        ranks = torch.tensor([math.ceil(percent * int(self.counts.sum()) / 100) for percent in PERCENTS])
+        places = torch.searchsorted(self.counts.cumsum(0).cpu(), ranks)
+        percentiles = {
+            f"p{percent}": rounded(_centre(int(place))) for percent, place in zip(PERCENTS, places, strict=True)
+        }
+        return {**percentiles, "std": rounded(deviation)}
+
+
+def _bins(values: Tensor) -> Tensor:
+    """The bin of each value, 0 to 2 * BINS_PER_SIDE; the one in the middle holds what is nearly zero."""
+    size = values.flatten().float().nan_to_num().abs()
+    place = (size.clamp_min(10.0**LEAST_EXPONENT).log10() - LEAST_EXPONENT) * BINS_PER_DECADE
+    place = 1 + place.floor().clamp(0, BINS_PER_SIDE - 1)
+    place = torch.where(size < 10.0**LEAST_EXPONENT, 0, place)
+    return (BINS_PER_SIDE + place.copysign(values.flatten().float())).long()
+
+
+def _centre(place: int) -> float:
+    """The middle of a bin, in the logarithm."""
+    offset = place - BINS_PER_SIDE
+    if offset == 0:
+        return 0.0
+    size: float = 10 ** (LEAST_EXPONENT + (abs(offset) - 0.5) / BINS_PER_DECADE)
+    return math.copysign(size, offset)
+
+
+# --- one unit ---------------------------------------------------------------------------------------------------------
+
+
+class UnitProbe:
+    """Watches one unit by hooks on its parts, and repeats each of its forward passes without binarisation.
+
+    In the repetition the same hooks put what is real in the place of what is binary.
+    """
+
+    def __init__(self, unit: BinaryUnit) -> None:
+        self.unit = unit
+        self.sign_fit, self.output_fit = Fit(), Fit()
+        self.window, self.zeros = Share(), Share()
+        self.residual, self.branch, self.input = Spread(), Spread(), Spread()
+        self._seen: dict[str, Tensor] = {}
+        self._replaced: set[str] | None = None
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Watch the unit for the body."""
+        unit = self.unit
+        handles = [
+            unit.register_forward_pre_hook(self._begin),
+            unit.surrogate.register_forward_hook(self._after_sign),
+            unit.binariser.register_forward_hook(self._after_binariser),
+            unit.bn_post.register_forward_pre_hook(self._after_convolution),
+            unit.bn_post.register_forward_hook(self._after_bn_post),
+            unit.activation.register_forward_hook(self._after_activation),
+            unit.register_forward_hook(self._finish, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._seen = {}
+
+    def measurements(self) -> dict[str, Any]:
+        """All but the flips."""
+        positive = self.sign_fit.mean_of_x()
+        beside = self.residual if self.residual.counts is not None else self.input
+        return {
+            "sign_loss": self.sign_fit.loss(),
+            "entropy": None if positive is None else rounded(_entropy((1 + positive) / 2).mean()),
+            "window": self.window.value(),
+            "zeros": self.zeros.value(),
+            "output_loss": self.output_fit.loss(),
+            "residual": self.residual.measurements(),
+            "branch": self.branch.measurements(),
+            "input": self.input.measurements(),
+            "branch_ratio": _ratio(self.branch.deviation(), beside.deviation()),
+        }
+
+    def _begin(self, unit: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._seen = {}
+
+    def _after_sign(self, surrogate: nn.Module, args: tuple[Tensor, ...], bits: Tensor) -> Tensor | None:
+        if self._replaced is not None:
+            self._replaced.add("bits")
+            return self._seen["u"]
+        u = self._seen["u"] = args[0]
+        self.sign_fit.add(bits, u)
+        self.window.add(u.abs() <= 1)
+        self.zeros.add(u == 0)
+        return None
+
+    def _after_binariser(self, binariser: nn.Module, args: tuple[Tensor, ...], binary: Tensor) -> Tensor | None:
+        if self._replaced is not None:
+            self._replaced.add("weight")
+            return args[0]
+        return None
+
+    def _after_convolution(self, bn_post: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+        if self._replaced is not None:
+            self._replaced.add("convolution")
+            return _matched(args[0], self._seen["convolution"])
+        self._seen["convolution"] = args[0]
+        return None
+
+    def _after_bn_post(self, bn_post: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
+        if self._replaced is None:
+            self._seen["z"] = z
+
+    def _after_activation(self, activation: nn.Module, args: tuple[Tensor, ...], activated: Tensor) -> None:
+        if self._replaced is None:
+            self._seen["activated"] = activated
+
+    def _finish(self, unit: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], y: Tensor) -> None:
+        x, residual = _arguments(*args, **kwargs)
+        self.input.add(x)
+        if residual is not None:
+            self.residual.add(residual)
+        added_before_activation = residual is not None and self.unit.spec.act == "after"
+        branch = self._seen.get("z" if added_before_activation else "activated")
+        if branch is not None:
+            self.branch.add(branch)
+        if {"u", "convolution"} <= self._seen.keys():
+            reference, replaced = self._without_binarisation(args, kwargs)
+            if replaced == {"bits", "weight", "convolution"}:
+                self.output_fit.add(y, reference)
+
+    def _without_binarisation(self, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Tensor, set[str]]:
+        """The unit's output for the same arguments, and what could be replaced by what is real on the way to it."""
+        # The memory of BAM has recalled and kept the bits of this pass already, and what it recalled is in u.
+        memory = self.unit.memory
+        self.unit.share_memory_of(None)
+        replaced: set[str] = set()
+        self._replaced = replaced
+        try:
+            # Not a call of the module, which would run the hooks of the unit itself again.
+            return self.unit.forward(*args, **kwargs), replaced
+        finally:
+            self._replaced = None
+            self.unit.share_memory_of(memory)
+
+
+def _arguments(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The arguments of a unit, however they were passed."""
+    return x, residual
+
+
+def _matched(values: Tensor, model: Tensor) -> Tensor:
+    """``values`` shifted and scaled to the mean and the deviation of ``model`` in each picture and channel."""
+    deviation, mean = torch.std_mean(values, PER_PICTURE_AND_CHANNEL, correction=0, keepdim=True)
+    wanted_deviation, wanted_mean = torch.std_mean(model, PER_PICTURE_AND_CHANNEL, correction=0, keepdim=True)
+    scale = torch.where(deviation > 0, wanted_deviation / deviation, 0.0)
+    return (values - mean) * scale + wanted_mean
+
+
+def _entropy(share: Tensor) -> Tensor:
+    """The entropy in bits of something that is so with probability ``share``."""
+    return -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)) / math.log(2)
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or not below else rounded(above / below)

@@ -1,0 +1,241 @@
+"""The state of a trial: every attempt at it, how each ended, and what is true of it now."""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.storage.attempts import (
+    DAMAGED,
+    WITHOUT_A_WORD,
+    History,
+    State,
+    begin_attempt,
+    described,
+    end_attempt,
+    history_of,
+    present_state,
+    update_attempt,
+)
+from ablations.storage.files import write_atomically
+from ablations.storage.folder import RESULT_KEYS, TrialFolder
+from ablations.storage.lease import Lease, birth_of, held, lease_path, this_host
+
+ENDINGS = (State.FINISHED, State.FAILED, State.INTERRUPTED, State.PRUNED)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    found = TrialFolder(tmp_path, "states", "c" * 64, 0)
+    found.path.mkdir(parents=True)
+    return found
+
+
+def finish(folder: TrialFolder) -> None:
+    """Leave a result, whole but for what it says."""
+    folder.write_result({**dict.fromkeys(RESULT_KEYS), "cell": folder.cell, "seed": folder.seed})
+
+
+def put_lease(folder: TrialFolder, **changes: Any) -> Lease:
+    """Leave a lease, of this very process but for ``changes``."""
+    lease = Lease(
+        *("states", folder.cell, 0, "bbcu", "", 1, 500),
+        token="some",
+        host=this_host(),
+        pid=os.getpid(),
+        born=birth_of(os.getpid()) or "",
+        began=0.0,
+    )
+    lease = dataclasses.replace(lease, **changes)
+    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(lease)))
+    return lease
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_nobody_has_begun_is_planned(folder: TrialFolder) -> None:
+    assert history_of(folder) == History()
+    assert (History().state, History().reason, History().since) == (State.PLANNED, "", None)
+    assert present_state(folder) == (State.PLANNED, "")
+
+
+def test_an_attempt_whose_clock_was_set_back_ends_no_earlier_than_it_began(folder: TrialFolder) -> None:
+    tomorrow = time.time() + 86_400
+    begin_attempt(folder, began=tomorrow)
+    end_attempt(folder, State.FINISHED)
+    (attempt,) = history_of(folder).attempts
+    assert (attempt.began, attempt.ended) == (tomorrow, tomorrow)
+
+
+def test_an_attempt_that_begins_runs_in_this_process(folder: TrialFolder) -> None:
+    attempt = begin_attempt(folder, began=100.0)
+    assert history_of(folder).attempts == (attempt,)
+    assert (attempt.number, attempt.state, attempt.began, attempt.ended) == (1, State.RUNNING, 100.0, None)
+    assert (attempt.host, attempt.pid) == (os.uname().nodename, os.getpid())
+    assert history_of(folder).since == 100.0
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_attempt_ends_in_its_state_with_its_reason(folder: TrialFolder, ending: State) -> None:
+    begin_attempt(folder, began=100.0)
+    end_attempt(folder, ending, "for a reason")
+    history = history_of(folder)
+    (attempt,) = history.attempts
+    assert (history.state, history.reason) == (ending, "for a reason")
+    assert attempt.ended is not None
+    assert history.since == attempt.ended > attempt.began
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_trial_is_begun_again_after_any_ending_and_keeps_what_was_before(folder: TrialFolder, ending: State) -> None:
+    begin_attempt(folder)
+    end_attempt(folder, ending, "for a reason")
+    (first,) = history_of(folder).attempts
+    second = begin_attempt(folder)
+    assert second.number == 2
+    assert history_of(folder).attempts == (first, second)
+    assert history_of(folder).state == State.RUNNING
+
+
+def test_what_is_new_of_an_attempt_is_told_of_the_latest_alone(folder: TrialFolder) -> None:
+    begin_attempt(folder)
+    end_attempt(folder, State.INTERRUPTED, "stopped")
+    begin_attempt(folder)
+    update_attempt(folder, from_step=120)
+    assert [attempt.from_step for attempt in history_of(folder).attempts] == [0, 120]
+    assert history_of(folder).state == State.RUNNING
+
+
+def test_nothing_is_told_of_a_trial_without_an_attempt(folder: TrialFolder) -> None:
+    end_attempt(folder, State.FAILED, "its worker died")
+    assert not folder.state_path.exists()
+
+
+def test_the_file_says_the_present_state_at_its_top(folder: TrialFolder) -> None:
+    begin_attempt(folder)
+    end_attempt(folder, State.FAILED, "for a reason")
+    content = json.loads(folder.state_path.read_text(encoding="utf-8"))
+    assert (content["state"], content["reason"], len(content["attempts"])) == ("failed", "for a reason", 1)
+
+
+# --- an attempt that could not say how it ended -----------------------------------------------------------------------
+
+
+def test_an_attempt_without_an_end_was_interrupted_once_another_begins(folder: TrialFolder) -> None:
+    begin_attempt(folder)
+    begin_attempt(folder)
+    first, second = history_of(folder).attempts
+    assert (first.state, first.reason) == (State.INTERRUPTED, WITHOUT_A_WORD)
+    assert second.state == State.RUNNING
+
+
+def test_it_ended_when_it_gave_its_last_sign(folder: TrialFolder) -> None:
+    begin_attempt(folder, began=100.0)
+    for path, moment in ((folder.log_path, 130.0), (folder.snapshots / "step.pt", 150.0)):
+        write_atomically(path, "")
+        os.utime(path, (moment, moment))
+    os.utime(folder.snapshots, (150.0, 150.0))
+    begin_attempt(folder, began=400.0)
+    assert history_of(folder).attempts[0].ended == 150.0
+
+
+def test_one_that_left_no_sign_ended_as_it_began(folder: TrialFolder) -> None:
+    begin_attempt(folder, began=100.0)
+    begin_attempt(folder, began=400.0)
+    assert history_of(folder).attempts[0].ended == 100.0
+
+
+# --- what is true now -------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_runs_while_its_process_does(folder: TrialFolder) -> None:
+    with held(folder, "bbcu"):
+        begin_attempt(folder)
+        assert present_state(folder) == (State.RUNNING, "")
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [None, {"born": "0"}, {"host": f"{os.uname().nodename}/an earlier start"}],
+    ids=["none", "of-a-process-that-ended", "from-before-a-restart"],
+)
+def test_a_trial_whose_process_is_gone_is_interrupted_whatever_it_wrote(
+    folder: TrialFolder, lease: dict[str, Any] | None
+) -> None:
+    begin_attempt(folder)
+    if lease is not None:
+        put_lease(folder, **lease)
+    assert history_of(folder).state == State.RUNNING
+    assert present_state(folder) == (State.INTERRUPTED, WITHOUT_A_WORD)
+
+
+def test_a_trial_that_lost_its_result_is_interrupted(folder: TrialFolder) -> None:
+    begin_attempt(folder)
+    end_attempt(folder, State.FINISHED)
+    assert present_state(folder) == (State.INTERRUPTED, DAMAGED)
+
+
+def test_a_trial_that_runs_elsewhere_is_taken_to_run(folder: TrialFolder) -> None:
+    begin_attempt(folder)
+    put_lease(folder, host="elsewhere/1")
+    assert present_state(folder) == (State.RUNNING, "")
+
+
+@pytest.mark.parametrize("ending", [State.FAILED, State.INTERRUPTED, State.PRUNED])
+def test_a_trial_without_a_result_is_what_its_last_attempt_came_to(folder: TrialFolder, ending: State) -> None:
+    begin_attempt(folder)
+    end_attempt(folder, ending, "for a reason")
+    assert present_state(folder) == (ending, "for a reason")
+
+
+@pytest.mark.parametrize("ending", [None, *ENDINGS])
+def test_a_result_makes_a_trial_finished_whatever_the_attempts_say(folder: TrialFolder, ending: State | None) -> None:
+    begin_attempt(folder)
+    if ending is not None:
+        end_attempt(folder, ending, "for a reason")
+    finish(folder)
+    assert present_state(folder) == (State.FINISHED, "")
+
+
+# --- a file that is damaged -------------------------------------------------------------------------------------------
+
+ROW = '{"number": 1, "state": "running", "reason": "", "began": 1.0, "ended": null, "host": "h", "pid": 1'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", '{"attempts": [', "[]", "{}", '{"attempts": [{}]}', '{"attempts": [1]}', '{"attempts": null}'),
+        f'{{"attempts": [{ROW}, "unknown": 1}}]}}',
+        f'{{"attempts": [{ROW.replace("running", "asleep")}}}]}}',
+    ],
+)
+def test_a_damaged_file_is_no_history_and_holds_nobody_up(folder: TrialFolder, text: str) -> None:
+    write_atomically(folder.state_path, text)
+    assert history_of(folder) == History()
+    assert present_state(folder) == (State.PLANNED, "")
+    assert begin_attempt(folder).number == 1
+
+
+def test_a_row_that_is_whole_is_a_history(folder: TrialFolder) -> None:
+    write_atomically(folder.state_path, f'{{"attempts": [{ROW}}}]}}')
+    assert history_of(folder).state == State.RUNNING
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("news", "words"),
+    [
+        ({"phase": "preparing"}, "preparing, step 0/500"),
+        ({"phase": "training", "step": 120, "psnr_db": 33.914}, "training, step 120/500, 33.91 dB"),
+    ],
+)
+def test_a_running_trial_is_told_in_a_few_words(folder: TrialFolder, news: dict[str, Any], words: str) -> None:
+    assert described(put_lease(folder, **news)) == words

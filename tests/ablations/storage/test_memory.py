@@ -1,0 +1,36 @@
+"""The collector of cycles is held off for a while, and left as it was."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from ablations.storage.memory import without_collecting
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    yield
+    gc.enable()
+
+
+def test_nothing_is_collected_in_the_body_and_all_is_as_before_behind_it() -> None:
+    with without_collecting():
+        assert not gc.isenabled()
+        with without_collecting():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_it_is_on_again_when_the_body_fails() -> None:
+    with pytest.raises(RuntimeError), without_collecting():
+        raise RuntimeError
+    assert gc.isenabled()
+
+
+def test_where_somebody_has_turned_it_off_it_stays_off() -> None:
+    gc.disable()
+    with without_collecting():
+        pass
+    assert not gc.isenabled()

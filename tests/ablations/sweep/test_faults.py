@@ -1,0 +1,404 @@
+"""Processes of a study that die, are told to stop or hang: in the end it is as if nothing had happened.
+
+Nothing here waits for a moment by the clock: a process of the study halts itself there, and the test does to it what it
+will.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ablations.storage.attempts import State, history_of
+from ablations.storage.files import read_json, write_atomically
+from ablations.storage.folder import TrialFolder
+from ablations.storage.lease import lease_path
+from tests.harness.faults import (
+    BASIC,
+    CURVE_IS_LOGGED,
+    FILES_ARE_LOGGED,
+    JOBLIB,
+    LATER_SNAPSHOT,
+    LEASE_GOES,
+    PLAN,
+    RESULT,
+    RUN_BEGINS,
+    RUN_ENDS,
+    SECONDS,
+    SNAPSHOT_BEGINS,
+    SNAPSHOT_ENDS,
+    SNAPSHOTS_GO,
+    TRIALS,
+    Endings,
+    Moment,
+    all_attempts,
+    attempts,
+    check_nothing_lost,
+    let_go,
+    nobody_works,
+    of_seed,
+    started,
+    undisturbed,
+)
+from tests.harness.support import STUDY, Workplace, wait_until
+
+__all__ = ["undisturbed"]
+
+DAY = 86_400
+
+
+def go_on(workplace: Workplace, undisturbed: Endings) -> None:
+    """Give the same command again, and see that nothing was lost."""
+    again = workplace.sweep(*TRIALS)
+    assert again.status == 0, again.text
+    check_nothing_lost(workplace, undisturbed)
+
+
+# --- processes that are killed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(PLAN, id="as-it-writes-the-plan"),
+        pytest.param(RUN_BEGINS, id="as-it-opens-a-run"),
+        pytest.param(SNAPSHOT_BEGINS, id="as-it-begins-a-snapshot"),
+        pytest.param(SNAPSHOT_ENDS, id="as-a-snapshot-takes-its-place"),
+        pytest.param(CURVE_IS_LOGGED, id="within-a-transaction-of-metrics"),
+        pytest.param(RESULT, id="as-the-result-takes-its-place"),
+        pytest.param(FILES_ARE_LOGGED, id="as-it-logs-the-result"),
+        pytest.param(RUN_ENDS, id="as-it-closes-a-run"),
+        pytest.param(SNAPSHOTS_GO, id="as-it-drops-the-snapshots"),
+        pytest.param(LEASE_GOES, id="as-it-lets-go-of-a-trial"),
+        pytest.param(LATER_SNAPSHOT, id="in-its-second-trial"),
+    ],
+)
+def test_a_sweep_that_is_killed_goes_on(workplace: Workplace, undisturbed: Endings, moment: Moment) -> None:
+    with started(workplace, *TRIALS, *BASIC, halt=moment) as command:
+        command.halted()
+        command.send(signal.SIGKILL)
+        assert command.end().status == -signal.SIGKILL
+    go_on(workplace, undisturbed)
+
+
+@pytest.mark.slow
+def test_workers_whose_parent_is_killed_end_what_they_are_at_and_a_new_sweep_leaves_it_to_them(
+    workplace: Workplace, undisturbed: Endings
+) -> None:
+    with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
+        (worker,) = command.halted()
+        os.kill(command.parent, signal.SIGKILL)
+        assert command.end().status == -signal.SIGKILL
+        os.kill(worker, signal.SIGCONT)
+        again = workplace.sweep(*TRIALS)
+        wait_until(lambda: nobody_works(workplace), "the workers to end what they are at")
+    assert again.status == 0, again.text
+    check_nothing_lost(workplace, undisturbed)
+    assert attempts(workplace) == 4 * [[State.FINISHED]]
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_worker_is_killed_gives_its_trial_out_again(workplace: Workplace, undisturbed: Endings) -> None:
+    with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
+        (worker,) = command.halted()
+        os.kill(worker, signal.SIGKILL)
+        outcome = command.end()
+    assert outcome.status == 0, outcome.text
+    assert "a worker died" in outcome.text
+    check_nothing_lost(workplace, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_with_its_workers_goes_on(workplace: Workplace, undisturbed: Endings) -> None:
+    with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
+        command.halted()
+        command.send(signal.SIGKILL)
+        assert command.end().status == -signal.SIGKILL
+    go_on(workplace, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_trial_goes_on_from_the_last_whole_snapshot(workplace: Workplace, undisturbed: Endings) -> None:
+    with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command:
+        command.halted()
+        command.send(signal.SIGKILL)
+        command.end()
+    go_on(workplace, undisturbed)
+    began_at = sorted(history_of(folder).attempts[-1].from_step for folder in workplace.trials())
+    assert began_at == [0, 0, 0, SNAPSHOT_ENDS.nth - 1]
+
+
+# --- processes that are told to stop ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_told_to_end_keeps_a_snapshot_and_goes_on_from_it(
+    workplace: Workplace, undisturbed: Endings
+) -> None:
+    with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command:
+        command.halted()
+        os.kill(command.parent, signal.SIGTERM)
+        os.kill(command.parent, signal.SIGCONT)
+        outcome = command.end()
+    assert outcome.status == 128 + signal.SIGTERM
+    assert "4 of 4 trials are left, and the same command goes on from there" in outcome.text
+    (begun,) = [history for folder in workplace.trials() if (history := history_of(folder)).attempts]
+    assert (begun.state, begun.reason) == (State.INTERRUPTED, "told to end (SIGTERM)")
+    go_on(workplace, undisturbed)
+    assert [State.INTERRUPTED, State.FINISHED] in attempts(workplace)
+
+
+@pytest.mark.slow
+def test_a_sweep_with_workers_that_is_told_to_end_tells_them(workplace: Workplace, undisturbed: Endings) -> None:
+    with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
+        workers = command.halted(2)
+        os.kill(command.parent, signal.SIGTERM)
+        wait_until(lambda: is_told(workplace), "the workers to be told")
+        let_go(workers)
+        outcome = command.end()
+    assert outcome.status == 128 + signal.SIGTERM
+    assert "the same command goes on from there" in outcome.text
+    go_on(workplace, undisturbed)
+
+
+BOTH = Moment(SNAPSHOT_ENDS.event, SNAPSHOT_ENDS.pattern, SNAPSHOT_ENDS.nth, processes=2)
+"""Both workers in their first trial."""
+
+
+def is_told(workplace: Workplace) -> bool:
+    """Whether the sweep has left word that its trials are to stop."""
+    return list((workplace.outputs / STUDY / ".running").glob("*.stop")) != []
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_end_hands_its_trial_back_and_works_on(
+    workplace: Workplace, undisturbed: Endings
+) -> None:
+    with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
+        (worker,) = command.halted()
+        os.kill(worker, signal.SIGTERM)
+        let_go([worker])
+        outcome = command.end()
+    assert outcome.status == 0, outcome.text
+    assert "a worker died" not in outcome.text
+    check_nothing_lost(workplace, undisturbed)
+    assert sorted(attempts(workplace)) == [*3 * [[State.FINISHED]], [State.INTERRUPTED, State.FINISHED]]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_sweep_and_its_workers_and_the_same_command_goes_on(
+    workplace: Workplace, undisturbed: Endings
+) -> None:
+    with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
+        workers = command.halted(2)
+        command.send(signal.SIGINT)
+        let_go(workers)
+        outcome = command.end()
+    assert outcome.status == 128 + signal.SIGINT
+    assert "Traceback" not in outcome.text
+    assert attempts(workplace) == 2 * [[State.INTERRUPTED]]
+    go_on(workplace, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_stops_a_sweep_and_its_workers_at_once(workplace: Workplace, undisturbed: Endings) -> None:
+    with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
+        workers = command.halted(2)
+        command.send(signal.SIGINT)
+        wait_until(lambda: is_told(workplace), "the first to be heard")
+        command.send(signal.SIGINT)
+        outcome = command.end()
+        let_go(workers)
+    assert outcome.status == 128 + signal.SIGINT
+    assert "Traceback" not in outcome.text
+    assert "run.py: stopped; what is finished is kept, and the same command goes on from there" in outcome.text
+    go_on(workplace, undisturbed)
+
+
+# --- processes that hang, and trials that take their worker with them -------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_ended_and_its_trial_given_out_again(workplace: Workplace, undisturbed: Endings) -> None:
+    # Whoever is slow on a busy machine may be taken for silent too, so nobody is given up for that.
+    patient = ("tracking.silence_s=10", "hydra.sweeper.retries=20")
+    with started(workplace, *TRIALS, *JOBLIB, *patient, halt=SNAPSHOT_ENDS) as command:
+        outcome = command.end()
+    assert outcome.status == 0, outcome.text
+    assert "was silent and was ended" in outcome.text
+    check_nothing_lost(workplace, undisturbed)
+
+
+PARTS = '''
+import os
+import signal
+
+import torch
+
+from bbcu.surrogates import Surrogate
+
+
+class Killed(Surrogate):
+    """Ends its process as the kernel does where memory is short."""
+
+    def derivative(self, u):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hungry(Surrogate):
+    """Asks for more memory than there is."""
+
+    def derivative(self, u):
+        return torch.empty(2**48)
+'''
+
+
+@pytest.fixture
+def parts(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A workplace where parts of the user's own can be named."""
+    folder = workplace.folder / "parts"
+    folder.mkdir()
+    (folder / "greedy.py").write_text(PARTS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return workplace
+
+
+def with_surrogate(name: str) -> tuple[str, ...]:
+    """The cells of seed 0, and one more with a surrogate of the user's own."""
+    more = (f"surrogate=quadratic,greedy.{name}", 'hydra.sweeper.exclude=["surrogate!=quadratic and bn=post"]')
+    return (*TRIALS, "hydra.sweeper.replicates=1", *more)
+
+
+@pytest.mark.slow
+def test_a_trial_that_kills_its_worker_each_time_ends_as_failed_and_the_others_finish(
+    parts: Workplace, undisturbed: Endings
+) -> None:
+    with started(parts, *with_surrogate("Killed"), *JOBLIB) as command:
+        outcome = command.end()
+    assert outcome.status == 1
+    assert "1 of 3 trials have no result; the others are kept" in outcome.text
+    check_nothing_lost(parts, of_seed(0, undisturbed), failed=1)
+    (failed,) = [folder for folder in parts.trials() if folder.result() is None]
+    assert history_of(failed).state == State.FAILED
+    assert history_of(failed).reason.startswith("its worker died: ")
+    # Once with the others, and then alone, with one retry.
+    assert len(history_of(failed).attempts) == 3
+
+
+@pytest.mark.slow
+def test_a_trial_that_runs_out_of_memory_is_tried_again_and_ends_as_failed_with_its_reason(
+    parts: Workplace, undisturbed: Endings
+) -> None:
+    outcome = parts.sweep(*with_surrogate("Hungry"))
+    assert outcome.status == 1
+    check_nothing_lost(parts, of_seed(0, undisturbed), failed=1)
+    (failed,) = [folder for folder in parts.trials() if folder.result() is None]
+    assert [attempt.state for attempt in history_of(failed).attempts] == [State.FAILED, State.FAILED]
+    assert "can't allocate memory" in history_of(failed).reason
+
+
+# --- processes that share a study -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_sweeps_on_one_study_share_the_work(workplace: Workplace, undisturbed: Endings) -> None:
+    with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command, ThreadPoolExecutor(1) as pool:
+        halted = command.halted()
+
+        def let_go_at_the_end() -> None:
+            wait_until(lambda: len(workplace.results()) == 3, "the second sweep to do the rest")
+            let_go(halted)
+
+        watching = pool.submit(let_go_at_the_end)
+        second = workplace.sweep(*TRIALS)
+        watching.result()
+        first = command.end()
+    assert (first.status, second.status) == (0, 0), first.text + second.text
+    check_nothing_lost(workplace, undisturbed)
+    assert attempts(workplace) == 4 * [[State.FINISHED]]
+
+
+# --- clocks and names that cannot be trusted --------------------------------------------------------------------------
+
+
+CLOCK_GOES_BACK = dataclasses.replace(SNAPSHOT_ENDS, clock=-DAY)
+"""In the middle of the first trial."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [BASIC, JOBLIB], ids=["alone", "with-workers"])
+def test_a_clock_that_is_set_back_during_a_sweep_changes_nothing(
+    workplace: Workplace, undisturbed: Endings, how: tuple[str, ...]
+) -> None:
+    with started(workplace, *TRIALS, *how, "progress=auto", halt=CLOCK_GOES_BACK) as command:
+        outcome = command.end()
+    assert outcome.status == 0, outcome.text
+    check_nothing_lost(workplace, undisturbed)
+    assert attempts(workplace) == 4 * [[State.FINISHED]]
+    began = sorted(history_of(folder).attempts[0].began for folder in workplace.trials())
+    assert began[-1] - began[0] > DAY / 2, "the clock was not set back"
+    assert " in -" not in outcome.text
+    assert all(attempt.ended >= attempt.began for attempt in all_attempts(workplace))
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_after_its_clock_was_set_back_goes_on_when_it_is_right_again(
+    workplace: Workplace, undisturbed: Endings
+) -> None:
+    with started(workplace, *TRIALS, *BASIC, halt=CLOCK_GOES_BACK) as command:
+        wait_until(lambda: len(workplace.results()) >= 1, "a trial to finish", SECONDS)
+        command.send(signal.SIGKILL)
+        command.end()
+    go_on(workplace, undisturbed)
+
+
+def of_tomorrow(folder: TrialFolder) -> None:
+    """Leave what a process does that began before the clock was set back by a day."""
+    state, lease = read_json(folder.state_path), read_json(lease_path(folder))
+    assert state is not None
+    assert lease is not None
+    for attempt in state["attempts"]:
+        attempt["began"] += DAY
+    folder.state_path.write_text(json.dumps(state), encoding="utf-8")
+    lease_path(folder).write_text(json.dumps({**lease, "began": lease["began"] + DAY}), encoding="utf-8")
+    for path in (lease_path(folder), folder.state_path, *folder.path.rglob("*")):
+        written = path.stat().st_mtime
+        os.utime(path, (written + DAY, written + DAY))
+
+
+def of_a_number_given_anew(folder: TrialFolder) -> None:
+    """Let the number of the process that held the trial be another's by now: this one's."""
+    rewrite(folder, pid=os.getpid())
+
+
+def of_another_machine(folder: TrialFolder) -> None:
+    """Let the trial be held by a machine that has gone."""
+    rewrite(folder, host="elsewhere/another-start")
+
+
+def rewrite(folder: TrialFolder, **changes: object) -> None:
+    lease = read_json(lease_path(folder))
+    assert lease is not None
+    write_atomically(lease_path(folder), json.dumps({**lease, **changes}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forge", [of_tomorrow, of_a_number_given_anew, of_another_machine])
+def test_a_trial_whose_holder_is_gone_is_taken_up_whatever_its_lease_says(
+    workplace: Workplace, undisturbed: Endings, forge: Callable[[TrialFolder], None]
+) -> None:
+    with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command:
+        command.halted()
+        command.send(signal.SIGKILL)
+        command.end()
+    (folder,) = workplace.trials()
+    forge(folder)
+    again = workplace.sweep(*TRIALS, "tracking.silence_s=1")
+    assert again.status == 0, again.text
+    check_nothing_lost(workplace, undisturbed)

@@ -1,0 +1,483 @@
+"""Rounds: trials go out through a launcher until each has ended, whatever breaks on the way."""
+
+import dataclasses
+import itertools
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
+
+from ablations.config import Config
+from ablations.planning.plan import PlannedTrial
+from ablations.space.cells import Cell
+from ablations.storage import stopping
+from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
+from ablations.storage.files import write_atomically
+from ablations.storage.folder import RESULT_KEYS, TrialFolder
+from ablations.storage.lease import Lease, LeaseLost, TrialBusy, birth_of, held, lease_path, this_host
+from ablations.storage.pruning import Pruned
+from ablations.storage.stopping import Interrupted
+from ablations.sweep.rounds import Outcome, Rounds, Workers, clear_signs
+from ablations.trial.execution import TrialFailed, TrialHopeless
+from ablations.trial.identity import Trial
+from ablations.trial.provenance import code_fingerprint
+from bbcu.errors import ConfigError
+
+STUDY = "rounds"
+FORK = get_context("fork")
+FINISHED = Outcome(State.FINISHED)
+
+MOST_LOOKS = 60
+"""After how many looks, each half a second after the one before, a sweep is taken to go on without end."""
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_asked() -> Iterator[None]:
+    stopping.forget()
+    yield
+    stopping.forget()
+
+
+def planned(outputs: Path, seed: int, on_change: str = "stop") -> PlannedTrial:
+    """A trial of a sweep, told from the others by its seed."""
+    trial = Trial(STUDY, "bbcu", Cell({}, {"network": {}}), seed)
+    config = Config(outputs=str(outputs), on_change=on_change)
+    return PlannedTrial(trial, trial.identity, (f"seed={seed}",), config, None)
+
+
+# --- what becomes of a trial that a launcher runs ---------------------------------------------------------------------
+
+
+class WorkerDied(Exception):
+    """What a launcher raises that has lost a worker, and gives up on all of its batch with it."""
+
+
+Job = Callable[[TrialFolder], None]
+"""What happens in a worker; that it raises is how the job ends, but for WorkerDied, which breaks the batch."""
+
+
+def finish(folder: TrialFolder, code: str | None = None) -> None:
+    """Leave a result that this code has made, or another."""
+    provenance = {"code": code_fingerprint() if code is None else code}
+    begin_attempt(folder)
+    folder.write_result(
+        {**dict.fromkeys(RESULT_KEYS), "cell": folder.cell, "seed": folder.seed, "provenance": provenance}
+    )
+    end_attempt(folder, State.FINISHED)
+
+
+def get_to_work(folder: TrialFolder) -> None:
+    """Begin, and never come to an end, as the worker is lost with the batch."""
+    begin_attempt(folder)
+
+
+def die(folder: TrialFolder) -> None:
+    """Begin, and take the worker along."""
+    begin_attempt(folder)
+    raise WorkerDied("out of memory")
+
+
+def die_before_it_begins(folder: TrialFolder) -> None:
+    raise WorkerDied("out of memory")
+
+
+def end_with(error: Exception) -> Job:
+    def job(folder: TrialFolder) -> None:
+        raise error
+
+    return job
+
+
+class Scripted(Launcher):
+    """A launcher whose workers do what a test says: ``script`` has, for each seed, what happens each time it goes out.
+
+    A seed without a script finishes. ``batches`` tells which seeds went out together.
+    """
+
+    def __init__(self, outputs: Path, script: dict[int, list[Job]]) -> None:
+        self.outputs, self.script = outputs, {seed: iter(jobs) for seed, jobs in script.items()}
+        self.batches: list[list[int]] = []
+        self.overrides: list[Sequence[str]] = []
+
+    def setup(self, **_: Any) -> None:
+        """Nothing to be set up."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.overrides += job_overrides
+        seeds = [int(overrides[0].removeprefix("seed=")) for overrides in job_overrides]
+        self.batches.append(seeds)
+        return [self._returned(seed) for seed in seeds]
+
+    def _returned(self, seed: int) -> JobReturn:
+        job = next(self.script[seed]) if seed in self.script else finish
+        folder = planned(self.outputs, seed).folder
+        folder.path.mkdir(parents=True, exist_ok=True)
+        done = JobReturn(status=JobStatus.COMPLETED)
+        try:
+            job(folder)
+        except WorkerDied:
+            raise
+        except Exception as error:
+            done.status, done.return_value = JobStatus.FAILED, error
+        return done
+
+
+@dataclasses.dataclass
+class Sweep:
+    """Trials of several seeds that went out in rounds."""
+
+    outputs: Path
+    script: dict[int, list[Job]]
+    retries: int = 1
+    silence: float = 600.0
+    on_change: str = "stop"
+    look: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.launcher = Scripted(self.outputs, self.script)
+
+    @property
+    def batches(self) -> list[list[int]]:
+        return self.launcher.batches
+
+    def folder(self, seed: int) -> TrialFolder:
+        return planned(self.outputs, seed).folder
+
+    def run(self, *seeds: int) -> dict[int, Outcome]:
+        """Run the trials of these seeds; what became of each. It is stopped where it goes on without end."""
+        looks = itertools.count()
+
+        def look() -> None:
+            if next(looks) > MOST_LOOKS:
+                stopping.request(signal.SIGTERM)
+            self.look()
+
+        workers = Workers(self.launcher, 1, ("session=s",))
+        rounds = Rounds(workers, self.outputs, STUDY, self.retries, self.silence, look)
+        outcomes = rounds.run([planned(self.outputs, seed, self.on_change) for seed in seeds])
+        return {seed: outcome for (_, seed), outcome in outcomes.items()}
+
+
+# --- trials that end --------------------------------------------------------------------------------------------------
+
+
+def test_trials_go_out_together_and_each_is_told_its_sweep(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {})
+    assert sweep.run(0, 1, 2) == {0: FINISHED, 1: FINISHED, 2: FINISHED}
+    assert sweep.batches == [[0, 1, 2]]
+    assert sweep.launcher.overrides == [["seed=0", "session=s"], ["seed=1", "session=s"], ["seed=2", "session=s"]]
+
+
+def test_without_trials_nothing_goes_out(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {})
+    assert sweep.run() == {}
+    assert sweep.batches == []
+
+
+def test_a_launcher_gets_no_more_than_a_batch_at_once(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {})
+    outcomes = sweep.run(*range(70))
+    assert [len(batch) for batch in sweep.batches] == [32, 32, 6]
+    assert set(outcomes.values()) == {FINISHED}
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_a_trial_that_fails_is_tried_again_so_often_and_then_given_up_with_its_reason(
+    tmp_path: Path, retries: int
+) -> None:
+    sweep = Sweep(tmp_path, {0: [end_with(TrialFailed(f"for the {time}. time")) for time in range(1, 5)]}, retries)
+    assert sweep.run(0, 1) == {0: Outcome(State.FAILED, f"for the {retries + 1}. time"), 1: FINISHED}
+    assert sweep.batches == [[0, 1]] + [[0]] * retries
+
+
+def test_a_trial_that_fails_once_can_still_finish(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [end_with(RuntimeError("a hiccup")), finish]})
+    assert sweep.run(0) == {0: FINISHED}
+
+
+@pytest.mark.parametrize(
+    "error", [TrialHopeless("the loss is nan"), ConfigError("data.train: no such folder")], ids=["diverged", "config"]
+)
+def test_a_trial_that_would_end_the_same_way_again_is_not_tried_again(tmp_path: Path, error: Exception) -> None:
+    sweep = Sweep(tmp_path, {0: [end_with(error)]}, retries=5)
+    assert sweep.run(0) == {0: Outcome(State.FAILED, str(error))}
+
+
+def test_a_pruned_trial_has_ended(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [end_with(Pruned("pruned at step 20 with 31.50 dB"))]})
+    assert sweep.run(0) == {0: Outcome(State.PRUNED, "pruned at step 20 with 31.50 dB")}
+
+
+@pytest.mark.parametrize("error", [Interrupted("told to end (SIGTERM)"), LeaseLost("given to another")], ids=repr)
+def test_a_trial_whose_worker_was_stopped_goes_out_again_and_is_charged_nothing(
+    tmp_path: Path, error: Exception
+) -> None:
+    sweep = Sweep(tmp_path, {0: [end_with(error)] * 4 + [finish]}, retries=0)
+    assert sweep.run(0) == {0: FINISHED}
+    assert sweep.batches == [[0]] * 5
+
+
+def test_a_sweep_that_is_asked_to_stop_sends_nothing_more_out(tmp_path: Path) -> None:
+    def stop(folder: TrialFolder) -> None:
+        stopping.request(signal.SIGINT)
+        raise Interrupted("stopped from the keyboard")
+
+    sweep = Sweep(tmp_path, {33: [stop]})
+    outcomes = sweep.run(*range(80))
+    assert [len(batch) for batch in sweep.batches] == [32, 32]
+    assert outcomes[33] == Outcome(State.INTERRUPTED, "stopped from the keyboard")
+    assert sorted(outcomes) == list(range(64))
+
+
+# --- a worker that dies -----------------------------------------------------------------------------------------------
+
+
+def test_when_a_batch_breaks_those_at_work_go_out_alone_and_the_others_together(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {1: [get_to_work, finish], 2: [die, finish]})
+    assert set(sweep.run(*range(6)).values()) == {FINISHED}
+    assert sweep.batches == [[0, 1, 2, 3, 4, 5], [1], [2], [3, 4, 5]]
+
+
+def test_one_that_kills_its_worker_every_time_is_given_up_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [get_to_work, finish], 1: [die, die, die]}, retries=1)
+    died = Outcome(State.FAILED, "its worker died: out of memory")
+    assert sweep.run(0, 1, 2) == {0: FINISHED, 1: died, 2: FINISHED}
+    assert sweep.batches == [[0, 1, 2], [0], [1], [1], [2]]
+    assert present_state(sweep.folder(1)) == (State.FAILED, died.reason)
+
+
+def test_a_break_alone_counts_and_one_among_others_does_not(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [die, die], 1: [finish]}, retries=0)
+    outcomes = sweep.run(0, 1)
+    assert sweep.batches == [[0, 1], [0], [1]]
+    assert (outcomes[0].state, outcomes[1]) == (State.FAILED, FINISHED)
+
+
+def test_where_the_launcher_breaks_before_anything_begins_all_are_charged(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [die_before_it_begins] * 3}, retries=1)
+    died = Outcome(State.FAILED, "its worker died: out of memory")
+    assert sweep.run(0, 1) == {0: died, 1: died}
+    assert sweep.batches == [[0, 1], [0, 1]]
+
+
+def test_a_trial_that_died_before_it_began_keeps_what_an_attempt_before_came_to(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [die_before_it_begins]}, retries=0)
+    sweep.folder(0).path.mkdir(parents=True)
+    begin_attempt(sweep.folder(0))
+    end_attempt(sweep.folder(0), State.INTERRUPTED, "yesterday")
+    before = history_of(sweep.folder(0))
+    assert sweep.run(0)[0].state == State.FAILED
+    assert history_of(sweep.folder(0)) == before
+
+
+def test_a_break_after_the_sweep_was_asked_to_stop_charges_nobody(tmp_path: Path) -> None:
+    def stop_and_die(folder: TrialFolder) -> None:
+        stopping.request(signal.SIGINT)
+        die(folder)
+
+    sweep = Sweep(tmp_path, {0: [stop_and_die]}, retries=0)
+    assert sweep.run(0) == {}
+    assert sweep.batches == [[0]]
+
+
+# --- results that lie there already -----------------------------------------------------------------------------------
+
+
+def test_a_result_of_other_code_does_not_stand_for_the_one_that_a_broken_batch_owes(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [die, finish]}, on_change="retrain")
+    for seed in (0, 1):
+        sweep.folder(seed).path.mkdir(parents=True)
+        finish(sweep.folder(seed), code="other")
+    assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
+    assert sweep.batches == [[0, 1], [0], [1]]
+
+
+def test_a_result_of_other_code_counts_where_it_is_to_be_kept(tmp_path: Path) -> None:
+    def die_as_another_sweep_finishes(folder: TrialFolder) -> None:
+        finish(folder, code="other")
+        raise WorkerDied("out of memory")
+
+    sweep = Sweep(tmp_path, {0: [die_as_another_sweep_finishes]}, on_change="keep")
+    assert sweep.run(0) == {0: FINISHED}
+    assert sweep.batches == [[0]]
+
+
+# --- trials that others work at ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The pid of a process that is another sweep's worker, as far as its lease says."""
+    process = FORK.Process(target=signal.pause, daemon=True)
+    process.start()
+    assert process.pid is not None
+    yield process.pid
+    process.kill()
+    process.join()
+
+
+def put_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
+    """Leave the sign of another sweep's worker, which is the process ``pid`` but for ``changes``."""
+    lease = Lease(
+        *(STUDY, folder.cell, folder.seed, "bbcu", "another", 1, 100),
+        token="theirs",
+        host=this_host(),
+        pid=pid,
+        born=birth_of(pid) or "",
+        began=time.time(),
+    )
+    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(dataclasses.replace(lease, **changes))))
+
+
+def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stranger: int) -> None:
+    def finish_elsewhere() -> None:
+        if lease_path(sweep.folder(0)).exists():
+            finish(sweep.folder(0))
+            lease_path(sweep.folder(0)).unlink()
+
+    sweep = Sweep(tmp_path, {}, look=finish_elsewhere)
+    put_lease(sweep.folder(0), stranger)
+    assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
+    assert sweep.batches[0] == [1]
+
+
+def test_a_trial_that_another_sweep_leaves_without_a_result_is_taken_up(tmp_path: Path, stranger: int) -> None:
+    def leave_it() -> None:
+        lease_path(sweep.folder(0)).unlink(missing_ok=True)
+
+    sweep = Sweep(tmp_path, {}, look=leave_it)
+    put_lease(sweep.folder(0), stranger)
+    assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
+    assert sweep.batches == [[1], [0]]
+
+
+def test_a_trial_that_turns_out_to_be_another_s_is_waited_for_and_charged_nothing(tmp_path: Path) -> None:
+    def be_too_late(folder: TrialFolder) -> None:
+        finish(folder)
+        raise TrialBusy("is being trained by another process")
+
+    sweep = Sweep(tmp_path, {0: [be_too_late]}, retries=0)
+    assert sweep.run(0) == {0: FINISHED}
+    assert sweep.batches == [[0]]
+
+
+@pytest.mark.parametrize("lease", [{"born": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"])
+def test_the_lease_of_a_process_that_is_gone_holds_nobody_up(tmp_path: Path, lease: dict[str, Any]) -> None:
+    sweep = Sweep(tmp_path, {})
+    put_lease(sweep.folder(0), os.getpid(), **lease)
+    assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
+    assert sweep.batches == [[0, 1]]
+
+
+def hold(folder: TrialFolder, connection: Connection) -> None:
+    with held(folder, "other"):
+        connection.send("held")
+        connection.recv()
+
+
+def test_a_trial_is_taken_from_a_process_that_stands_still_and_goes_out(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {}, silence=0.2)
+    connection, its_own = FORK.Pipe()
+    process = FORK.Process(target=hold, args=(sweep.folder(0), its_own))
+    process.start()
+    try:
+        assert connection.recv() == "held"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        assert sweep.run(0) == {0: FINISHED}
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_trial_is_taken_from_a_machine_that_gives_no_sign_and_goes_out(tmp_path: Path, stranger: int) -> None:
+    sweep = Sweep(tmp_path, {}, silence=0.2)
+    put_lease(sweep.folder(0), stranger, host="elsewhere/1")
+    assert sweep.run(0) == {0: FINISHED}
+
+
+def test_a_view_that_stumbles_stops_nothing(tmp_path: Path, stranger: int) -> None:
+    looked = []
+
+    def stumble() -> None:
+        looked.append(1)
+        lease_path(sweep.folder(0)).unlink(missing_ok=True)
+        raise ValueError("no room for a table")
+
+    sweep = Sweep(tmp_path, {}, look=stumble)
+    put_lease(sweep.folder(0), stranger)
+    assert sweep.run(0) == {0: FINISHED}
+    assert looked
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+CORES = len(os.sched_getaffinity(0))
+
+
+class LocalLauncher(Scripted):
+    """By its name one of submitit's, which starts a process for every job that it is given."""
+
+
+def workers(launcher: Launcher, **config: Any) -> Workers:
+    """The workers of a sweep whose config says this of its launcher, and leaves the rest to it."""
+    master = OmegaConf.create({"hydra": {"launcher": config}})
+    return Workers.of(launcher, master, Config(threads="auto"), "s")
+
+
+@pytest.mark.parametrize(
+    ("config", "at_once", "batch"),
+    [
+        pytest.param({"_target_": "hydra.BasicLauncher"}, 1, 32, id="one-by-one"),
+        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": 2}, 2, 32, id="two"),
+        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": 8}, 8, 64, id="eight"),
+        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": -1}, CORES, max(32, 8 * CORES), id="all-cores"),
+        pytest.param({"_target_": "submitit.SlurmLauncher"}, None, 1000, id="elsewhere"),
+        pytest.param({"_target_": "ray.RayLauncher", "ray": {"init": {"num_cpus": 6}}}, 6, 48, id="ray-here"),
+        pytest.param({"_target_": "ray.RayLauncher", "ray": {"init": {"address": "auto"}}}, None, 1000, id="ray-there"),
+    ],
+)
+def test_how_many_trials_are_handed_over_depends_on_how_many_run_at_once(
+    tmp_path: Path, config: dict[str, Any], at_once: int | None, batch: int
+) -> None:
+    found = workers(Scripted(tmp_path, {}), **config)
+    assert (found.at_once, found.batch) == (at_once, batch)
+
+
+def test_a_launcher_that_starts_all_it_is_given_at_once_gets_no_more_than_there_are_cores(tmp_path: Path) -> None:
+    found = workers(LocalLauncher(tmp_path, {}), _target_="submitit.LocalLauncher")
+    assert found.batch == found.at_once == CORES
+
+
+def test_trials_side_by_side_are_told_to_share_the_cores(tmp_path: Path) -> None:
+    alone, together = (workers(Scripted(tmp_path, {}), _target_="joblib", n_jobs=jobs) for jobs in (1, CORES))
+    assert alone.overrides == ("session=s", "progress=false")
+    assert together.overrides == ("session=s", "progress=false", *["threads=1"] * (CORES > 1))
+
+
+def test_what_the_user_has_set_of_threads_stays(tmp_path: Path) -> None:
+    master = OmegaConf.create({"hydra": {"launcher": {"_target_": "joblib", "n_jobs": 8}}})
+    found = Workers.of(Scripted(tmp_path, {}), master, Config(threads=3), "s")
+    assert found.overrides == ("session=s", "progress=false")
+
+
+def test_a_sweep_takes_its_own_signs_away_and_no_others(tmp_path: Path) -> None:
+    running = lease_path(planned(tmp_path, 0).folder).parent
+    running.mkdir(parents=True)
+    for name in ("s.stop", "s.search", "another.stop", "c-seed0.json"):
+        (running / name).touch()
+    clear_signs(tmp_path, STUDY, "s")
+    assert sorted(path.name for path in running.iterdir()) == ["another.stop", "c-seed0.json"]

@@ -1,0 +1,222 @@
+"""A search by the command: cells chosen as it goes, each trained once, hopeless ones ended early, all of it kept."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablations.storage.attempts import State, history_of, present_state
+from ablations.storage.folder import TrialFolder
+from ablations.storage.plans import read_plan
+from ablations.tracking.client import client_of, experiment_id, search_runs
+from tests.harness.support import STUDY, Outcome, Workplace, contents
+
+SPACE = ("residual=true,false", "bn=none,pre,post", "act=inside,none")
+"""Twelve rows; where nothing normalises, two of them may be one cell."""
+
+
+def search(place: Workplace, trials: int, *more: str, space: Sequence[str] = SPACE) -> Outcome:
+    """Search for so many cells; at random, since what is proposed is the subject of other tests."""
+    how = ("hydra.sweeper.design=search", f"hydra.sweeper.trials={trials}", "hydra.sweeper.sampler=random")
+    return place.sweep(*how, *space, *more)
+
+
+def found(place: Workplace) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((place.outputs / STUDY / "search.json").read_text())
+    return content
+
+
+def psnr_of(folder: TrialFolder) -> float:
+    result = folder.result()
+    assert result is not None
+    return float(result["metrics"]["Tiny"]["psnr_db"])
+
+
+def states_run(place: Workplace) -> dict[str, Any]:
+    """What MLflow is told of the study beside its trials."""
+    client = client_of(place.uri)
+    (run,) = search_runs(place.uri, experiment_id(place.uri, STUDY), "tags.kind = 'states'")
+    return {file.path: file for file in client.list_artifacts(run.info.run_id)}
+
+
+# --- one objective ----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_trains_as_many_cells_as_it_may_and_tells_the_best(workplace: Workplace) -> None:
+    outcome = search(workplace, 3)
+    assert outcome.status == 0, outcome.text
+    assert len(workplace.results()) == 3
+    assert workplace.finished() == workplace.results()
+    told = found(workplace)
+    best = max(workplace.trials(), key=psnr_of)
+    assert told["best"]["values"]["psnr_db"] == pytest.approx(psnr_of(best))
+    assert told["best"]["cell"] == f"{best.cell}/0"
+    assert "best cell" in outcome.out
+    assert "train it again under new seeds" in outcome.out
+    assert "search.json" in states_run(workplace)
+
+
+def test_the_same_search_again_trains_nothing_and_a_longer_one_goes_on(workplace: Workplace) -> None:
+    assert search(workplace, 2).status == 0
+    before = contents(workplace.outputs / STUDY)
+    first = {name: kept for name, kept in before.items() if name.endswith("result.json")}
+    assert search(workplace, 2).status == 0
+    assert contents(workplace.outputs / STUDY).items() >= first.items()
+    assert len(workplace.results()) == 2
+    assert search(workplace, 4).status == 0
+    assert contents(workplace.outputs / STUDY).items() >= first.items()
+    assert len(workplace.results()) == 4
+    assert workplace.finished() == workplace.results()
+
+
+def test_a_cell_that_a_sweep_has_trained_is_known_and_costs_nothing(workplace: Workplace) -> None:
+    assert workplace.sweep("residual=true,false").status == 0
+    before = contents(workplace.outputs / STUDY)
+    assert search(workplace, 2, space=("residual=true,false", "act=inside,none")).status == 0
+    after = contents(workplace.outputs / STUDY)
+    assert {name: after[name] for name in before if name.endswith("result.json")} == {
+        name: kept for name, kept in before.items() if name.endswith("result.json")
+    }
+    assert len(workplace.results()) == 4
+    values = [record["values"]["psnr_db"] for record in found(workplace)["history"] if record["values"]]
+    assert sorted(set(values)) == pytest.approx(sorted({psnr_of(folder) for folder in workplace.trials()}))
+
+
+def test_a_cell_is_scored_by_its_mean_over_the_seeds(workplace: Workplace) -> None:
+    outcome = search(workplace, 2, "hydra.sweeper.replicates=2", space=("residual=true,false",))
+    assert outcome.status == 0, outcome.text
+    assert len(workplace.results()) == 4
+    cells = {folder.cell for folder in workplace.trials()}
+    means = [sum(psnr_of(one) for one in workplace.trials() if one.cell == cell) / 2 for cell in cells]
+    assert found(workplace)["best"]["values"]["psnr_db"] == pytest.approx(max(means))
+
+
+def test_a_row_that_is_left_out_is_never_trained_and_says_why(workplace: Workplace) -> None:
+    outcome = search(workplace, 12, 'hydra.sweeper.exclude=["bn != none"]')
+    assert outcome.status == 0, outcome.text
+    levels = {TrialFolder.result(folder)["factors"]["bn"] for folder in workplace.trials()}  # type: ignore[index]
+    assert levels == {"none"}
+    why = 'excluded by "bn!=none"'
+    assert {record["reason"] for record in found(workplace)["history"] if record["standing"] == "left out"} == {why}
+    planned = read_plan(workplace.outputs, STUDY)
+    assert [entry["reason"] for entry in planned["left_out"]] == [why] * 8
+    assert sum(line.startswith("left out: ") and line.endswith(why) for line in outcome.out.splitlines()) == 8
+
+
+def test_a_cell_that_fails_is_told_so_and_the_others_are_found(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = workplace.folder / "parts"
+    parts.mkdir()
+    (parts / "broken_part.py").write_text(
+        "from bbcu.model.surrogates import Surrogate\n\n\nclass Broken(Surrogate):\n"
+        '    def derivative(self, u):\n        raise ValueError("no derivative today")\n'
+    )
+    monkeypatch.syspath_prepend(str(parts))
+    space = ("surrogate=quadratic,clip,broken_part.Broken",)
+    outcome = search(workplace, 3, "hydra.sweeper.retries=0", space=space)
+    assert outcome.status == 1
+    assert "1 of 3 trials have no result; the others are kept" in outcome.message
+    assert len(workplace.results()) == 2
+    (failed,) = [record for record in found(workplace)["history"] if record["standing"] == "failed"]
+    assert "no derivative today" in failed["reason"]
+    assert "broken" not in " ".join(found(workplace)["best"]["row"])
+
+
+# --- several objectives -----------------------------------------------------------------------------------------------
+
+
+def test_several_objectives_have_a_front_that_no_cell_beats(workplace: Workplace) -> None:
+    space = ("binarize=[body],[body,up]", "channels=4,8", "residual=true,false")
+    three = "hydra.sweeper.objectives=[psnr_db,ops_g,params_k]"
+    outcome = search(workplace, 8, three, "train.steps=24", "train.lr=2e-3", space=space)
+    assert outcome.status == 0, outcome.text
+    results = [result for folder in workplace.trials() if (result := folder.result()) is not None]
+    assert len(results) == 8
+    # More is better in each.
+    points = [
+        (result["metrics"]["Tiny"]["psnr_db"], -result["cost"]["ops_g"], -result["cost"]["params_k"])
+        for result in results
+    ]
+    best = [
+        one
+        for one in points
+        if not any(other != one and all(a >= b for a, b in zip(other, one, strict=True)) for other in points)
+    ]
+    front = [
+        (record["values"]["psnr_db"], -record["values"]["ops_g"], -record["values"]["params_k"])
+        for record in found(workplace)["front"]
+    ]
+    assert len(front) > 1
+    np.testing.assert_allclose(sorted(front), sorted(best))
+    (header,) = [number for number, line in enumerate(outcome.out.splitlines()) if line.startswith("front ")]
+    shown = outcome.out.splitlines()[header + 1 : header + 1 + len(front)]
+    assert all("channels=" in line for line in shown)
+
+
+# --- trials that are not worth their time -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_hopeless_cell_is_ended_early_and_kept_as_pruned(workplace: Workplace) -> None:
+    early = ("train.steps=4", "tracking.evaluations=2", "hydra.sweeper.pruner=median")
+    outcome = search(workplace, 12, *early)
+    assert outcome.status == 0, outcome.text
+    pruned = [folder for folder in workplace.trials() if folder.result() is None]
+    # Five have to be finished first; of those behind them some are below the median.
+    assert 1 <= len(pruned) <= len(workplace.trials()) - 5
+    for folder in pruned:
+        state, reason = present_state(folder)
+        assert state == State.PRUNED
+        assert reason.startswith("pruned at step 2 with ")
+        assert len(history_of(folder).attempts) == 1
+    by_cell = {folder.cell for folder in pruned}
+    assert {run.data.tags["cell"] for run in workplace.runs("KILLED")} == by_cell
+    assert all(run.data.tags["state"] == "pruned" for run in workplace.runs("KILLED"))
+    assert sum("  pruned  " in line for line in outcome.out.splitlines()) == len(pruned)
+    assert "Error" not in outcome.text
+    assert found(workplace)["best"]["cell"].partition("/")[0] not in by_cell
+    # And it stays so.
+    assert search(workplace, 12, *early).status == 0
+    assert len([folder for folder in workplace.trials() if folder.result() is None]) == len(pruned)
+    assert all(len(history_of(folder).attempts) == 1 for folder in pruned)
+
+
+# --- what a user may type ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("hydra.sweeper.design=search",), "design=search needs hydra.sweeper.trials"),
+        (
+            ("hydra.sweeper.design=search", "hydra.sweeper.trials=2", "hydra.sweeper.cells=3"),
+            "design=search takes trials, objectives",
+        ),
+        (
+            (
+                *("hydra.sweeper.design=search", "hydra.sweeper.trials=2"),
+                *("hydra.sweeper.pruner=median", "hydra.sweeper.replicates=2"),
+            ),
+            "ends single trials, so hydra.sweeper.replicates must be 1",
+        ),
+    ],
+    ids=["no number of trials", "another design's option", "pruner beside replicates"],
+)
+def test_what_cannot_be_searched_with_is_refused_in_one_line(
+    workplace: Workplace, typed: tuple[str, ...], message: str
+) -> None:
+    outcome = workplace.sweep(*typed, "residual=true,false")
+    assert outcome.status != 0
+    assert message in outcome.message
+    assert len(outcome.message.strip().splitlines()) <= 2
+    assert not workplace.runs()
+
+
+def test_a_dry_run_says_how_large_the_space_is_and_leaves_nothing(workplace: Workplace) -> None:
+    outcome = search(workplace, 3, "hydra.sweeper.dry_run=true")
+    assert outcome.status == 0
+    assert "search over 12 rows, at most 3 cells" in outcome.out
+    assert workplace.is_untouched()

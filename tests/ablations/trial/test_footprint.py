@@ -1,0 +1,46 @@
+"""The memory of a trial is the trial's own."""
+
+import mmap
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablations.trial import footprint
+from ablations.trial.footprint import forget_peaks, peaks
+
+CPU = torch.device("cpu")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+BLOCK_MIB = 256
+
+
+@linux
+def test_what_was_held_for_a_moment_counts_until_it_is_forgotten() -> None:
+    forget_peaks(CPU)
+    before = peaks(CPU)["peak_mib"]
+    # Straight from the system: an allocator may keep what it is given back.
+    with mmap.mmap(-1, BLOCK_MIB * 2**20) as block:
+        block.write(b"x" * len(block))
+        held = peaks(CPU)["peak_mib"]
+    assert held >= before + 0.9 * BLOCK_MIB
+    assert peaks(CPU)["peak_mib"] == pytest.approx(held, abs=16)
+    forget_peaks(CPU)
+    assert peaks(CPU)["peak_mib"] < held - 0.5 * BLOCK_MIB
+
+
+def test_a_machine_that_does_not_tell_leaves_it_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(footprint, "STATUS", tmp_path / "nowhere")
+    monkeypatch.setattr(footprint, "CLEAR", tmp_path / "no" / "where")
+    forget_peaks(CPU)
+    assert peaks(CPU) == {}
+
+
+@pytest.mark.cuda
+def test_a_gpus_memory_counts_apart() -> None:
+    gpu = torch.device("cuda")
+    forget_peaks(gpu)
+    before = peaks(gpu)["gpu_peak_mib"]
+    block = torch.ones(BLOCK_MIB * 2**20, dtype=torch.uint8, device=gpu)
+    del block
+    assert peaks(gpu)["gpu_peak_mib"] == pytest.approx(before + BLOCK_MIB, abs=2)

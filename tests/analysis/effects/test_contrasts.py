@@ -1,0 +1,265 @@
+"""Which cells are compared with which, and what comes of it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from analysis.effects.contrasts import STEP, anchor, cell_summaries, contrasts, from_the_reference, steps
+from analysis.statistics.estimates import Outcome, verdicts
+from analysis.study.settings import Section, sections
+from tests.analysis.study.test_loading import REFERENCE, Trial, loaded, trial
+
+SectionOf = Callable[..., Section]
+
+
+@pytest.fixture
+def section_of(tracking_uri: str, tmp_path: Path) -> SectionOf:
+    """Write finished trials of one setting and read them back."""
+
+    def build(finished: Sequence[Trial], **others: Any) -> Section:
+        (section,) = sections(loaded(tracking_uri, tmp_path, finished, **others))
+        return section
+
+    return build
+
+
+def four_cells(seed: int, *psnr_db: float) -> list[Trial]:
+    """Residual against BN: (true, none), (true, post), (false, none), (false, post)."""
+    levels = [(True, "none"), (True, "post"), (False, "none"), (False, "post")]
+    return [trial(seed, psnr, residual=r, bn=b) for (r, b), psnr in zip(levels, psnr_db, strict=True)]
+
+
+def test_pairs_are_averaged_within_a_seed_and_then_estimated_over_seeds(section_of: SectionOf) -> None:
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    residual = contrasts(section)[0]
+    with_residual, without = [(30.0 + 31.0) / 2, (30.2 + 31.2) / 2], [(29.0 + 29.5) / 2, (28.8 + 29.2) / 2]
+    interval = stats.ttest_rel(without, with_residual).confidence_interval(0.95)
+    assert (residual.factor, residual.base, residual.level) == ("residual", "true", "false")
+    assert (len(residual.pairs.cells), residual.seeds, residual.dropped) == (2, (0, 1), ())
+    estimate = residual.psnr["Set5"]
+    assert (estimate.mean, estimate.low, estimate.high, estimate.n) == pytest.approx(
+        ((-1.25 - 1.7) / 2, interval.low, interval.high, 2)
+    )
+
+
+def test_a_seed_that_lacks_a_cell_of_a_pair_is_dropped_and_counted(section_of: SectionOf) -> None:
+    incomplete = four_cells(1, 40.0, 40.0, 20.0, 20.0)
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *incomplete[:3]], planned=incomplete[3:])
+    residual = contrasts(section)[0]
+    assert (residual.seeds, residual.dropped) == ((0,), (1,))
+    assert residual.psnr["Set5"].mean == pytest.approx(-1.25)
+
+
+def test_the_reference_is_the_base_even_where_it_is_listed_last(section_of: SectionOf) -> None:
+    section = section_of([trial(residual=False), trial(residual="block"), trial(residual=True)])
+    assert [(found.base, found.level) for found in contrasts(section)] == [("true", "false"), ("true", "block")]
+
+
+def test_the_first_level_is_the_base_where_the_reference_is_absent(section_of: SectionOf) -> None:
+    section = section_of([trial(residual="block"), trial(residual=False)])
+    assert [(found.base, found.level) for found in contrasts(section)] == [("block", "false")]
+
+
+def test_an_alignment_that_follows_bn_does_not_keep_cells_apart(section_of: SectionOf) -> None:
+    section = section_of(four_cells(0, 30.0, 31.0, 29.0, 29.5))
+    bn = contrasts(section)[1]
+    assert (bn.factor, bn.pairs.moved_along, len(bn.pairs.cells)) == ("bn", ("align",), 2)
+    assert bn.psnr["Set5"].mean == pytest.approx((1.0 + 0.5) / 2)
+
+
+def test_cells_with_equal_recorded_levels_are_preferred(section_of: SectionOf) -> None:
+    aligned, unaligned, normalised = trial(0, 30.0), trial(0, 29.0, align=1), trial(0, 30.5, bn="post")
+    section = section_of([aligned, unaligned, normalised])
+    bn, align = contrasts(section)
+    assert (bn.pairs.cells, bn.pairs.moved_along) == (((unaligned.cell, normalised.cell),), ())
+    assert (align.base, align.level, align.pairs.cells) == ("auto", "1", ((aligned.cell, unaligned.cell),))
+
+
+def test_cells_that_differ_in_two_factors_are_not_compared(section_of: SectionOf) -> None:
+    assert contrasts(section_of([trial(), trial(residual=False, bn="post")])) == []
+
+
+def test_the_change_in_cost_is_that_of_the_pairs(section_of: SectionOf) -> None:
+    cheap, dear = trial(), dataclasses.replace(trial(residual=False), ops_g=2.5, params_k=39.0)
+    (residual,) = contrasts(section_of([cheap, dear]))
+    assert (residual.ops_g, residual.params_k) == (2.5 - 2.0, 39.0 - 40.0)
+
+
+def test_test_sets_are_kept_apart(section_of: SectionOf) -> None:
+    def on_two_sets(five: float, fourteen: float, residual: bool) -> Trial:
+        return Trial({**REFERENCE, "residual": residual}, 0, {"Set14": fourteen, "Set5": five})
+
+    section = section_of([on_two_sets(33.0, 30.0, True), on_two_sets(32.5, 29.75, False)])
+    assert section.sets == ("Set5", "Set14")
+    assert {name: found.mean for name, found in contrasts(section)[0].psnr.items()} == {"Set5": -0.5, "Set14": -0.25}
+
+
+def test_the_anchor_is_the_cell_at_all_base_levels(section_of: SectionOf) -> None:
+    section = section_of(four_cells(0, 30.0, 31.0, 29.0, 29.5)[::-1])
+    assert anchor(section) == trial().cell
+
+
+def test_the_anchor_is_the_nearest_cell_where_that_one_is_absent(section_of: SectionOf) -> None:
+    cells = four_cells(0, 30.0, 31.0, 29.0, 29.5)
+    assert anchor(section_of([cells[3], cells[2], cells[1]])) == cells[2].cell
+
+
+def test_cells_are_sorted_by_psnr_and_compared_with_the_anchor_on_shared_seeds(section_of: SectionOf) -> None:
+    better = [trial(seed, 31.0 + seed, residual=False) for seed in (0, 1, 2)]
+    section = section_of([trial(0, 30.0), trial(1, 30.5), *better])
+    first, second = cell_summaries(section)
+    assert (first.label, second.label, second.is_anchor) == ("residual=false", "residual=true", True)
+    assert (first.psnr["Set5"].mean, first.over_baseline["Set5"]) == (32.0, 32.0 - 28.5)
+    assert (first.to_anchor["Set5"].mean, first.to_anchor["Set5"].n) == (((31.0 - 30.0) + (32.0 - 30.5)) / 2, 2)
+    assert first.train_s == 12.5 + (0 + 1 + 2) / 3
+
+
+def test_settings_are_never_mixed(tracking_uri: str, tmp_path: Path) -> None:
+    results = loaded(tracking_uri, tmp_path, [trial(steps=20), trial(steps=40, residual=False)])
+    short, long = sections(results)
+    assert (short.title, long.title) == ("train.steps=20", "train.steps=40")
+    assert (len(short.trials), len(long.trials)) == (1, 1)
+    assert [contrasts(section) for section in (short, long)] == [[], []]
+
+
+def test_verdicts_are_those_of_the_whole_family_on_a_test_set(section_of: SectionOf) -> None:
+    section = section_of([each for seed in range(3) for each in four_cells(seed, 30.0, 30.5 + 0.01 * seed, 29.0, 29.4)])
+    found = contrasts(section)
+    expected = verdicts([each.by_seed["Set5"] for each in found])
+    assert [each.verdicts["Set5"] for each in found] == expected
+    assert {each.verdicts["Set5"].comparisons for each in found} == {
+        sum(not math.isnan(v.p_difference) for v in expected)
+    }
+
+
+def test_the_margin_reaches_the_verdicts(section_of: SectionOf) -> None:
+    section = section_of([trial(seed, 30.0 - residual * (0.2 + 0.001 * seed), residual=residual) for seed in (0, 1, 2)
+                          for residual in (True, False)])  # fmt: skip
+    assert contrasts(section)[0].verdicts["Set5"].outcome is Outcome.BETTER
+    assert contrasts(section, margin=0.5)[0].verdicts["Set5"].outcome is Outcome.EQUIVALENT
+
+
+def test_a_second_reading_averages_pictures_over_pairs_and_seeds(section_of: SectionOf) -> None:
+    def with_pictures(seed: int, residual: bool, bn: str, baby: float, bird: float) -> Trial:
+        one = trial(seed, (baby + bird) / 2, residual=residual, bn=bn)
+        return dataclasses.replace(one, images={"Set5": {"baby": baby, "bird": bird}})
+
+    section = section_of(
+        [
+            with_pictures(0, True, "none", 30.0, 32.0),
+            with_pictures(0, False, "none", 29.0, 31.5),
+            with_pictures(0, True, "post", 30.0, 32.0),
+            with_pictures(0, False, "post", 29.4, 31.7),
+        ]
+    )
+    reading = contrasts(section)[0].images["Set5"]
+    interval = stats.ttest_1samp([(-1.0 - 0.6) / 2, (-0.5 - 0.3) / 2], 0).confidence_interval(0.95)
+    assert (reading.estimate.low, reading.estimate.high) == pytest.approx((interval.low, interval.high))
+    assert reading.scope.startswith("over 2 pictures, for the networks trained under seed 0")
+
+
+def units(**measured: Any) -> dict[str, Any]:
+    return {"pictures": 1, "units": {"body.0": measured, "body.1": measured}}
+
+
+@pytest.mark.parametrize(
+    ("psnr", "probes", "reason"),
+    [
+        pytest.param(28.5009, {}, "its PSNR is the baseline's within 0.001 dB on every test set", id="baseline"),
+        pytest.param(28.51, {}, "", id="near the baseline"),
+        pytest.param(30.0, units(entropy=0.0, branch_ratio=0.5), "are all equal", id="no bit differs"),
+        pytest.param(30.0, units(entropy=0.9, branch_ratio=0.0), "adds anything to its residual", id="no branch"),
+        pytest.param(30.0, units(entropy=0.9, branch_ratio=0.5), "", id="alive"),
+        pytest.param(30.0, units(), "", id="nothing measured"),
+    ],
+)
+def test_a_body_that_contributes_nothing_is_dead(
+    section_of: SectionOf, psnr: float, probes: dict[str, Any], reason: str
+) -> None:
+    one = dataclasses.replace(trial(0, psnr), probes=probes)
+    found = section_of([one]).dead
+    assert list(found) == ([(one.cell, 0)] if reason else [])
+    assert reason in "".join(found.values())
+
+
+def test_contrasts_name_the_dead_cells_that_they_rest_on(section_of: SectionOf) -> None:
+    dead = trial(0, 28.5, residual=False)
+    (residual,) = contrasts(section_of([trial(0, 30.0), dead]))
+    assert residual.dead == (dead.cell,)
+
+
+def chain_of(psnr: Sequence[float], seed: int = 0) -> list[Trial]:
+    """Four units in a row: bare, with BN, aligned instead, and with another residual; the last is the reference."""
+    levels: list[dict[str, Any]] = [
+        {"residual": "block", "align": 1},
+        {"residual": "block", "bn": "post"},
+        {"residual": "block"},
+        {},
+    ]
+    return [trial(seed, value + 0.1 * seed, **moved) for value, moved in zip(psnr, levels, strict=True)]
+
+
+def test_each_step_of_a_chain_is_compared_with_the_one_before_it(section_of: SectionOf) -> None:
+    section = section_of([*chain_of([28.0, 28.5, 29.5, 29.6]), *chain_of([28.0, 28.6, 29.4, 29.7], seed=1)])
+    found = steps(section)
+    assert [each.change for each in found] == [
+        "step 1 → step 2 (bn=post)",
+        "step 2 → step 3 (bn=none align=auto)",
+        "step 3 → step 4 (residual=true)",
+        "step 1 → step 4",
+    ]
+    assert [each.psnr["Set5"].mean for each in found] == pytest.approx([0.55, 0.9, 0.2, 1.65])
+    assert all(each.factor == STEP and each.seeds == (0, 1) for each in found)
+    assert {each.verdicts["Set5"].comparisons for each in found} == {4}
+
+
+def test_a_whole_design_is_no_chain(section_of: SectionOf) -> None:
+    cells = [trial(residual=residual, align=align) for residual in (True, False) for align in ("auto", 1)]
+    assert steps(section_of(cells)) == []
+
+
+def test_cells_that_each_move_one_factor_of_the_reference_are_no_chain(section_of: SectionOf) -> None:
+    assert steps(section_of([trial(), trial(residual=False), trial(align=1), trial(align=10)])) == []
+
+
+def test_a_chain_has_no_second_reading_from_the_reference(section_of: SectionOf) -> None:
+    assert from_the_reference(section_of(chain_of([28.0, 28.5, 29.5, 29.6]))) == []
+
+
+def test_what_a_level_does_alone_is_its_pair_with_the_reference(section_of: SectionOf) -> None:
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    alone, averaged = from_the_reference(section), contrasts(section)
+    assert [(each.factor, each.level, len(each.pairs.cells)) for each in alone] == [
+        ("residual", "false", 1),
+        ("bn", "post", 1),
+    ]
+    assert alone[0].psnr["Set5"].mean == pytest.approx((-1.0 - 1.4) / 2)
+    assert averaged[0].psnr["Set5"].mean == pytest.approx((-1.25 - 1.7) / 2)
+    assert all(pair[0] == anchor(section) for each in alone for pair in each.pairs.cells)
+
+
+def test_an_alignment_that_follows_bn_moves_along_with_it_alone(section_of: SectionOf) -> None:
+    """BN is compared at equal recorded alignment on average, and from the reference with the alignment that goes."""
+    cells = [
+        trial(0, 30.0 + shift, align=align, bn=bn)
+        for bn in ("none", "post")
+        for align, shift in (("auto", 0.0), (1, -0.5))
+    ]
+    section = section_of([each for each in cells if each.levels != {**REFERENCE, "bn": "post", "align": 1}])
+    bn = next(each for each in from_the_reference(section) if each.factor == "bn")
+    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), anchor(section))
+
+
+def test_single_changes_of_the_reference_have_no_second_reading(section_of: SectionOf) -> None:
+    assert from_the_reference(section_of([trial(), trial(residual=False), trial(align=1)])) == []
+
+
+def test_a_contrast_counts_each_run_behind_it_once(section_of: SectionOf) -> None:
+    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    assert [each.runs for each in contrasts(section)] == [8, 8]
+    assert [each.runs for each in from_the_reference(section)] == [4, 4]

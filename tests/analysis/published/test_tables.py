@@ -1,0 +1,149 @@
+"""The paper's tables are whole, typed, consistent, and doubted where they are not."""
+
+import csv
+import itertools
+
+import pandas as pd
+import pytest
+
+from analysis.published.tables import BINARY, FOLDER, NO_NETWORK, points, published
+from bbcu.model.cost import published as published_costs
+from bbcu.model.methods import METHODS
+from tests.conftest import SHARED
+
+SETS = {1: 5, 2: 3, 3: 2}
+LEVELS = {1: (2, 4), 2: (15, 25, 50), 3: (10, 20, 30, 40)}
+METHOD_COUNTS = {1: 11, 2: 8, 3: 8}
+NETWORKS = {"sr_x2": "SRResNet x2", "sr_x4": "SRResNet x4", "denoise": "DnCNN", "jpeg": "DnCNN-3"}
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return published()
+
+
+def test_every_method_has_every_set_at_every_level_but_for_what_is_known_to_lack(frame: pd.DataFrame) -> None:
+    for table, rows in frame.groupby("table"):
+        known = itertools.product(rows["name"].unique(), rows["test_set"].unique(), LEVELS[int(str(table))])
+        lacking = set(known) - set(zip(rows["name"], rows["test_set"], rows["level"], strict=True))
+        assert lacking == ({("BAM", "Manga109", 2), ("BAM", "Manga109", 4)} if table == 1 else set())
+        assert rows["name"].nunique() == METHOD_COUNTS[int(str(table))]
+        assert rows["test_set"].nunique() == SETS[int(str(table))]
+
+
+def test_nothing_is_there_twice_and_the_counts_are_those_of_the_tables(frame: pd.DataFrame) -> None:
+    assert not frame.duplicated(["table", "name", "level", "test_set"]).any()
+    assert frame["table"].value_counts().to_dict() == {1: 11 * 5 * 2 - 2, 2: 8 * 3 * 3, 3: 8 * 2 * 4}
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "level"),
+    [(1, "table1_super_resolution", "scale"), (2, "table2_denoising", "sigma"), (3, "table3_jpeg", "quality")],
+)
+def test_every_digit_is_that_of_the_transcript(number: int, name: str, level: str) -> None:
+    transcript = SHARED / "paper" / f"{name}.csv"
+    if not transcript.exists():
+        pytest.skip(f"{transcript} is not here")
+    with transcript.open() as theirs, (FOLDER / f"table{number}.csv").open() as ours:
+        wanted = [{"test_set" if key == "dataset" else key: row[key] for key in row} for row in csv.DictReader(theirs)]
+        assert list(csv.DictReader(ours)) == wanted
+    assert level in wanted[0]
+
+
+def test_numbers_are_in_range_and_absent_only_where_known(frame: pd.DataFrame) -> None:
+    assert frame["psnr_db"].between(16, 40).all()
+    assert frame["ssim"].isna().equals(frame["table"] == 2)
+    assert frame["ssim"].dropna().between(0.6, 0.98).all()
+    assert frame["ops_g"].isna().equals(frame["kind"] == NO_NETWORK)
+    assert frame["params_k"].isna().equals(frame["kind"] == NO_NETWORK)
+
+
+@pytest.mark.parametrize("metric", ["psnr_db", "ssim"])
+def test_a_harder_level_scores_lower(frame: pd.DataFrame, metric: str) -> None:
+    for (table, *_), rows in frame.groupby(["table", "name", "test_set"]):
+        scores = rows.sort_values("level", ascending=table != 3)[metric].dropna()
+        assert scores.is_monotonic_decreasing
+        assert scores.is_unique
+
+
+def test_bbcu_l_is_the_best_binary_method_everywhere(frame: pd.DataFrame) -> None:
+    binary = frame[frame["kind"] == BINARY]
+    for _, rows in binary.groupby(["table", "level", "test_set"]):
+        assert rows.loc[rows["psnr_db"].idxmax(), "method"] == "bbcu"
+
+
+def test_costs_are_those_of_the_cost_model(frame: pd.DataFrame) -> None:
+    costs = published_costs()
+    rows = frame[frame["kind"] != NO_NETWORK].drop_duplicates(["task", "method"])
+    assert len(rows) == len(costs)
+    for _, row in rows.iterrows():
+        cost = costs[NETWORKS[row["task"]], row["method"]]
+        assert (row["name"], row["ops_g"], row["params_k"]) == (
+            cost["name"],
+            float(cost["ops_g"]),
+            float(cost["params_k"]),
+        )
+
+
+def test_names_and_remarks_are_those_of_the_methods(frame: pd.DataFrame) -> None:
+    for method, remark in zip(frame["method"], frame["remark"], strict=True):
+        assert METHODS[method.split()[0]].remark == remark
+
+
+def discordant(frame: pd.DataFrame, decibels: float = 0.1, ssim: float = 0.002) -> set[tuple[str, int, str]]:
+    """Rows that PSNR and SSIM order differently from two or more others in their column."""
+    counts: dict[tuple[str, int, str], int] = {}
+    for _, rows in frame.dropna(subset="ssim").groupby(["table", "level", "test_set"]):
+        for (_, one), (_, other) in itertools.combinations(rows.iterrows(), 2):
+            apart, alike = one["psnr_db"] - other["psnr_db"], one["ssim"] - other["ssim"]
+            if apart * alike < 0 and abs(apart) > decibels and abs(alike) > ssim:
+                for row in (one, other):
+                    key = (row["name"], row["level"], row["test_set"])
+                    counts[key] = counts.get(key, 0) + 1
+    return {key for key, count in counts.items() if count > 1}
+
+
+def test_every_row_that_disagrees_with_its_neighbours_is_doubted(frame: pd.DataFrame) -> None:
+    doubted = frame[frame["doubt"] != ""]
+    known = set(zip(doubted["name"], doubted["level"], doubted["test_set"], strict=True))
+    found = discordant(frame)
+    assert ("Bicubic", 4, "Urban100") in found
+    assert ("DnCNN-3", 10, "Classic5") in found
+    assert found <= known
+
+
+def test_doubts_name_the_quantity_and_touch_no_other_row(frame: pd.DataFrame) -> None:
+    doubted = frame[frame["doubt"] != ""].groupby("name").size().to_dict()
+    assert doubted == {"Bicubic": 2, "BAM": 8, "DnCNN-3": 4}
+    (set5,) = frame.query("name == 'Bicubic' and level == 4 and test_set == 'Set5'")["doubt"]
+    assert set5.startswith("SSIM: ")
+    assert "0.8138" in set5
+    assert frame[frame["cost_doubt"] != ""].groupby("name").size().to_dict() == {"BAM": 8, "SRResNet": 5}
+
+
+def test_bicubic_agrees_with_the_protocol_but_for_what_is_doubted(frame: pd.DataFrame) -> None:
+    protocol = SHARED / "golden" / "protocol.csv"
+    if not protocol.exists():
+        pytest.skip(f"{protocol} is not here")
+    here = pd.read_csv(protocol).query("input == 'bicubic a=-0.75'").set_index(["task", "dataset"])
+    compared = 0
+    for _, row in frame[(frame["name"] == "Bicubic") & frame["test_set"].isin(["Set5", "Set14"])].iterrows():
+        ours = here.loc[(row["task"], row["test_set"])]
+        assert row["psnr_db"] == pytest.approx(ours["psnr_db"], abs=0.006)
+        assert (row["ssim"] == pytest.approx(ours["ssim"], abs=2e-4)) == (row["doubt"] == "")
+        compared += 1
+    assert compared == 4
+
+
+def test_points_have_a_cost_each_and_the_names_of_scored_sets() -> None:
+    found = points()
+    assert not found[["ops_g", "params_k", "psnr_db"]].isna().any(axis=None)
+    assert {"Set5", "CBSD68-sigma25", "Classic5-q10"} <= set(found["test_set"])
+    (row,) = found.query("method == 'bbcu' and test_set == 'CBSD68-sigma25'").to_dict("records")
+    assert (row["psnr_db"], row["ops_g"], row["params_k"]) == (30.56, 0.8, 24)
+
+
+def test_a_caller_cannot_change_what_the_next_one_reads() -> None:
+    changed = published()
+    changed["psnr_db"] = 0.0
+    assert published()["psnr_db"].min() > 16

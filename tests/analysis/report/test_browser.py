@@ -1,0 +1,207 @@
+"""What a reader's browser shows: a report's page, and MLflow's page of the study with its runs and their pictures."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from ablations.tracking.client import experiment_id, search_runs
+from analysis.__main__ import main
+from tests.harness.servers import free_port
+from tests.harness.support import STUDY, Workplace, wait_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+SECONDS = 60
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1000",
+)
+
+
+def program(name: str) -> str:
+    """The path of an installed program; without it the tests are skipped, but fail where CI promises it."""
+    path = shutil.which(name)
+    if path is None:
+        reason = f"{name} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(program("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def study(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
+    """A sweep of two cells, finished; it waits for the browser, so that nothing is trained where there is none."""
+    workplace = Workplace.apart(tmp_path_factory.mktemp("study"), migrated_database)
+    assert workplace.sweep("bn=pre,post").status == 0
+    return workplace
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(study: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server on the study's database; it and all its workers are gone afterwards."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+                *("--backend-store-uri", study.uri, "--host", "127.0.0.1", "--port", str(port)),
+            ],
+            cwd=study.folder,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(address) or process.poll() is not None, f"the MLflow server, see {log}", SECONDS)
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        yield address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def experiment(server: str, study: Workplace) -> str:
+    """The address of the study's experiment on the server."""
+    return f"{server}/#/experiments/{experiment_id(study.uri, STUDY)}"
+
+
+def shown(browser: webdriver.Chrome, path: str) -> list[WebElement]:
+    return [element for element in browser.find_elements(By.XPATH, path) if element.is_displayed()]
+
+
+def wait_for(browser: webdriver.Chrome, path: str) -> WebElement:
+    """The first element at the XPath that is displayed, as soon as there is one."""
+    found: list[WebElement] = WebDriverWait(browser, SECONDS).until(
+        lambda _: shown(browser, path), f"{path} is not on {browser.current_url}"
+    )
+    return found[0]
+
+
+def test_the_study_is_among_the_experiments(browser: webdriver.Chrome, server: str) -> None:
+    browser.get(f"{server}/#/experiments")
+    assert wait_for(browser, f"//a[normalize-space()='{STUDY}']").text == STUDY
+
+
+def test_every_trial_is_a_run_under_its_name(browser: webdriver.Chrome, experiment: str) -> None:
+    browser.get(f"{experiment}/runs?workflowType=machine_learning")
+    for name in ("bn=pre", "bn=post"):
+        assert wait_for(browser, f"//a[contains(@href, '/runs/')][normalize-space()='{name}']").is_displayed()
+
+
+def test_a_sample_picture_of_a_run_is_rendered(browser: webdriver.Chrome, experiment: str, study: Workplace) -> None:
+    run = study.runs("FINISHED")[0].info.run_id
+    browser.get(f"{experiment}/runs/{run}/artifacts/samples/Tiny/third/output.png")
+    picture = wait_for(browser, "//img[contains(@src, 'blob:') or contains(@src, 'output.png')]")
+    WebDriverWait(browser, SECONDS).until(
+        lambda _: browser.execute_script("return arguments[0].complete && arguments[0].naturalWidth > 0", picture)
+    )
+    size = browser.execute_script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", picture)
+    assert size == [48, 48]
+
+
+@pytest.fixture(scope="module")
+def report(study: Workplace) -> Path:
+    """The report of the study as the command writes it, which logs it to MLflow too."""
+    places = ["--tracking-uri", study.uri, "--outputs", str(study.outputs), "--reports", str(study.folder / "reports")]
+    main([STUDY, *places])
+    return study.folder / "reports" / STUDY
+
+
+@pytest.mark.parametrize("width", [1280, 640])
+def test_the_report_fits_the_window_and_shows_every_picture(
+    browser: webdriver.Chrome, report: Path, width: int
+) -> None:
+    browser.set_window_size(width, 900)
+    browser.get((report / "report.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    sizes = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert sizes
+    assert all(size > 0 for size in sizes)
+    assert not browser.find_elements(By.XPATH, "//img[not(starts-with(@src, 'data:'))]")
+    assert not browser.find_elements(By.XPATH, "//link | //script")
+
+
+def test_no_heading_of_a_table_is_broken_inside_a_word(browser: webdriver.Chrome, report: Path) -> None:
+    browser.set_window_size(1280, 900)
+    browser.get((report / "report.html").as_uri())
+    assert not browser.execute_script(
+        "return [...document.querySelectorAll('th')].filter(head => head.scrollWidth > head.clientWidth + 1"
+        " || getComputedStyle(head).overflowWrap !== 'normal').map(head => head.textContent)"
+    )
+
+
+def test_a_row_leads_to_its_runs_which_are_folded_up_until_then(browser: webdriver.Chrome, report: Path) -> None:
+    browser.get((report / "report.html").as_uri())
+    link = browser.find_element(By.XPATH, "//a[starts-with(@href, '#runs-effects-')]")
+    place = browser.find_element(By.ID, str(link.get_dom_attribute("href")).removeprefix("#"))
+    row = place.find_element(By.XPATH, "./ancestor::tr")
+    assert not row.is_displayed()
+    browser.execute_script("arguments[0].click()", link)
+    WebDriverWait(browser, SECONDS).until(lambda _: row.is_displayed())
+    (to_runs, *_) = row.find_elements(By.XPATH, ".//a[starts-with(@href, '#runs-')]")
+    target = browser.find_element(By.ID, str(to_runs.get_dom_attribute("href")).removeprefix("#"))
+    browser.execute_script("arguments[0].click()", to_runs)
+    runs = target.find_element(By.XPATH, "./ancestor::tr")
+    WebDriverWait(browser, SECONDS).until(lambda _: runs.is_displayed())
+
+
+def test_mlflow_shows_the_report(browser: webdriver.Chrome, experiment: str, study: Workplace, report: Path) -> None:
+    runs = search_runs(study.uri, experiment_id(study.uri, STUDY), "tags.kind = 'report'")
+    browser.set_window_size(1600, 1000)
+    browser.get(f"{experiment}/runs/{runs[0].info.run_id}/artifacts/report.html")
+    frame = wait_for(browser, "//iframe")
+    browser.switch_to.frame(frame)
+    try:
+        assert wait_for(browser, "//h1").text.startswith("Study")
+    finally:
+        browser.switch_to.default_content()
+    for name in ("report.md", "effects.csv", "tables"):
+        assert wait_for(browser, f"//*[normalize-space(text())='{name}']").is_displayed()

@@ -1,0 +1,228 @@
+"""A committed report is what its committed results give, or the check says where it is not."""
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread, imsave
+
+from ablations.tracking.client import client_of, experiment_id, search_runs
+from analysis.__main__ import main
+from analysis.report.archive import ARCHIVE, opened, recording, write_archive
+from analysis.report.check import MOST_PIXEL_DIFFERENCE, difference
+from analysis.report.page import compose
+from analysis.statistics.estimates import MARGIN_DB
+from analysis.study.loading import StudyResults, load
+from bbcu.errors import ConfigError
+from tests.analysis.study.test_loading import Trial, trial, write_study
+
+
+def two_cells() -> list[Trial]:
+    return [trial(seed, 30.0 + 0.1 * seed - drop, residual=drop == 0) for seed in (0, 1) for drop in (0.0, 0.5)]
+
+
+@pytest.fixture
+def results(tracking_uri: str, tmp_path: Path) -> StudyResults:
+    left_out = {"levels": {"residual": True, "bn": "out", "align": "auto"}, "setting": trial().setting, "reason": "why"}
+    write_study(tracking_uri, tmp_path / "outputs", two_cells(), planned=[trial(5)], left_out=[left_out], samples=True)
+    return load(tracking_uri, "components", tmp_path / "outputs")
+
+
+@pytest.fixture(scope="module")
+def written(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workplace in which the command has written a report."""
+    place = tmp_path_factory.mktemp("written")
+    shutil.copyfile(migrated_database, place / "mlflow.db")
+    uri = f"sqlite:///{place}/mlflow.db"
+    write_study(uri, place / "outputs", two_cells(), planned=[trial(5)], samples=True)
+    places = ["--tracking-uri", uri, "--outputs", f"{place}/outputs", "--reports", f"{place}/reports"]
+    main(["components", *places])
+    return place
+
+
+@pytest.fixture
+def report(written: Path, tmp_path: Path) -> Path:
+    """The folder of a report that the command has written, to be spoilt."""
+    return Path(shutil.copytree(written / "reports" / "components", tmp_path / "reports" / "components"))
+
+
+def check(report: Path) -> None:
+    main(["--check", "--reports", str(report.parent)])
+
+
+def kept(results: StudyResults, folder: Path, margin: float = MARGIN_DB) -> Path:
+    """The archive of all that the report of a study reads."""
+    recorded, asked = recording(results)
+    compose(recorded, margin)
+    return write_archive(results, asked, margin, folder)
+
+
+def test_a_fresh_report_passes(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    check(report)
+    assert capsys.readouterr().out == f"as their results give them: {report}\n"
+
+
+def test_the_command_writes_every_form_and_shows_it_in_mlflow(written: Path) -> None:
+    names = {path.name for path in (written / "reports" / "components").iterdir()}
+    assert {"report.md", "report.html", "tables", "results.zip"} <= names
+    uri = f"sqlite:///{written}/mlflow.db"
+    runs = search_runs(uri, experiment_id(uri, "components"), "tags.kind = 'report'")
+    assert [run.info.run_name for run in runs] == ["report"]
+    shown = {file.path for file in client_of(uri).list_artifacts(runs[0].info.run_id)}
+    assert names <= shown
+
+
+def test_the_archive_gives_the_study_back(results: StudyResults, tmp_path: Path) -> None:
+    with opened(kept(results, tmp_path)) as archive:
+        back = archive.results
+        assert back.trials.equals(results.trials)
+        assert back.trials.dtypes.equals(results.trials.dtypes)
+        assert back.curves.equals(results.curves)
+        assert (back.left_out, back.factors, dict(back.reference), back.study) == (
+            results.left_out,
+            results.factors,
+            results.reference,
+            results.study,
+        )
+        identity = (trial().cell, 0)
+        assert back.record(identity)["metrics"] == results.record(identity)["metrics"]
+
+
+def test_the_report_from_the_archive_is_the_report_from_the_study(results: StudyResults, tmp_path: Path) -> None:
+    with opened(kept(results, tmp_path)) as back:
+        assert compose(back.results) == compose(results)
+
+
+def test_the_archive_is_the_same_for_the_same_results(results: StudyResults, tmp_path: Path) -> None:
+    first, second = (kept(results, tmp_path / name).read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_the_archive_holds_the_margin_and_one_of_before_had_the_usual_one(
+    results: StudyResults, tmp_path: Path
+) -> None:
+    with opened(kept(results, tmp_path, 0.6)) as back:
+        assert back.margin == 0.6
+    with zipfile.ZipFile(tmp_path / ARCHIVE) as file:
+        files = {name: file.read(name) for name in file.namelist()}
+    known = {key: value for key, value in json.loads(files["study.json"]).items() if key != "margin_db"}
+    with zipfile.ZipFile(tmp_path / "before.zip", "w") as file:
+        for name, content in {**files, "study.json": json.dumps(known).encode()}.items():
+            file.writestr(name, content)
+    with opened(tmp_path / "before.zip") as back:
+        assert back.margin == MARGIN_DB
+
+
+def test_a_report_under_another_margin_is_made_again_under_it(written: Path, tmp_path: Path) -> None:
+    places = ["--tracking-uri", f"sqlite:///{written}/mlflow.db", "--outputs", f"{written}/outputs"]
+    main(["components", *places, "--reports", str(tmp_path), "--margin", "0.6"])
+    page = (tmp_path / "components" / "report.md").read_text()
+    assert "surely smaller than 0.6 dB" in page
+    assert page != (written / "reports" / "components" / "report.md").read_text()
+    check(tmp_path / "components")
+
+
+def test_the_check_takes_no_margin(report: Path) -> None:
+    with pytest.raises(SystemExit, match="--margin cannot be given with --check"):
+        main(["--check", "--reports", str(report.parent), "--margin", "0.1"])
+
+
+@pytest.mark.parametrize("text", ["0", "-0.1", "nan", "inf", "much"])
+def test_a_margin_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["components", f"--margin={text}"])
+    assert str(stopped.value) == f"analysis: --margin {text}: it is a difference in dB, a number above 0 such as 0.05"
+
+
+def test_a_picture_that_trials_share_is_kept_once(results: StudyResults, tmp_path: Path) -> None:
+    with zipfile.ZipFile(kept(results, tmp_path)) as file:
+        pictures = [name for name in file.namelist() if name.endswith(".png")]
+    # Input, baseline and truth are those of both cells; each cell has an output of its own at most.
+    assert 4 <= len(pictures) <= 5
+
+
+def test_a_report_without_results_fails_and_is_named(report: Path) -> None:
+    (report / ARCHIVE).unlink()
+    with pytest.raises(SystemExit) as stopped:
+        check(report)
+    assert f"{report / ARCHIVE}: not there" in str(stopped.value)
+
+
+def test_a_changed_number_fails_with_file_and_line(report: Path) -> None:
+    page = (report / "report.md").read_text()
+    (report / "report.md").write_text(page.replace("4 finished", "5 finished", 1))
+    with pytest.raises(SystemExit) as stopped:
+        check(report)
+    assert f"{report / 'report.md'}: line 3 is" in str(stopped.value)
+    assert "5 finished" in str(stopped.value)
+
+
+def test_a_missing_file_fails(report: Path) -> None:
+    (report / "cells.csv").unlink()
+    with pytest.raises(SystemExit, match=r"cells\.csv: not there"):
+        check(report)
+
+
+def test_another_form_may_be_absent_but_not_stale(report: Path) -> None:
+    (report / "report.html").unlink()
+    check(report)
+    (report / "report.html").write_text("<p>old\n")
+    with pytest.raises(SystemExit, match=r"report\.html: line 1 is"):
+        check(report)
+
+
+def test_every_stale_report_is_named(report: Path) -> None:
+    other = report.parent / "another"
+    other.mkdir()
+    (other / "report.md").write_text("# Another\n")
+    (report / "cells.csv").write_text("cell\n")
+    with pytest.raises(SystemExit) as stopped:
+        check(report)
+    assert len(str(stopped.value).splitlines()) == 2
+
+
+def test_files_by_hand_are_left_alone(report: Path) -> None:
+    (report / "notes.md").write_text("by hand\n")
+    check(report)
+
+
+def test_a_broken_archive_is_one_line(report: Path) -> None:
+    (report / ARCHIVE).write_bytes(b"no archive")
+    with pytest.raises(SystemExit, match="is no results of a study"):
+        check(report)
+
+
+def test_no_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no report below"):
+        main(["--check", "--reports", str(tmp_path)])
+    with pytest.raises(ConfigError), opened(tmp_path / "none.zip"):
+        pass
+
+
+def picture(levels: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.full((4, 6, 3), 100, dtype=np.uint8)
+    pixels[1, 2] += levels
+    imsave(buffer, pixels, format="png")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("levels", "differs"), [(0, False), (MOST_PIXEL_DIFFERENCE, False), (9, True)])
+def test_figures_are_compared_by_pixels_within_a_tolerance(tmp_path: Path, levels: int, differs: bool) -> None:
+    (tmp_path / "figure.png").write_bytes(picture(levels))
+    assert imread(tmp_path / "figure.png").shape == (4, 6, 4)
+    assert difference(tmp_path / "figure.png", picture(0)) == ("a pixel is 9 of 255 levels off" if differs else "")
+
+
+def test_a_figure_of_another_size_or_kind_differs(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    imsave(buffer, np.zeros((2, 2, 3)), format="png")
+    (tmp_path / "figure.png").write_bytes(buffer.getvalue())
+    assert "2 x 2 pixels" in difference(tmp_path / "figure.png", picture(0))
+    (tmp_path / "figure.png").write_bytes(b"text")
+    assert "cannot be read" in difference(tmp_path / "figure.png", picture(0))

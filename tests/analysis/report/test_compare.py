@@ -1,0 +1,153 @@
+"""Two studies side by side."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.storage.folder import TrialFolder
+from analysis.__main__ import main
+from analysis.report.archive import recording, write_archive
+from analysis.report.compare import compare, study_at
+from analysis.statistics.estimates import MARGIN_DB
+from analysis.study.loading import StudyResults, load_folder
+from bbcu.errors import ConfigError
+from tests.analysis.study.test_loading import Trial, result_of, trial, write_study
+
+
+def study(folder: Path, trials: Sequence[Trial], **provenance: Any) -> StudyResults:
+    """A study on disk alone, as trials leave it."""
+    for each in trials:
+        place = TrialFolder(folder, "components", each.cell, each.seed)
+        place.path.mkdir(parents=True)
+        result = result_of(each)
+        place.write_result({**result, "provenance": {**result["provenance"], "dirty": False, **provenance}})
+    return load_folder(folder / "components")
+
+
+@dataclasses.dataclass(frozen=True)
+class OnOtherData(Trial):
+    """A trial that differs from another in its data alone."""
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return {**super().setting, "data": "f" * 64}
+
+
+def some(gain: float = 0.0, seeds: int = 3, **levels: Any) -> list[Trial]:
+    return [trial(seed, 30.0 + 0.1 * seed + gain + 0.002 * seed * (gain != 0), **levels) for seed in range(seeds)]
+
+
+def row_with(page: str, text: str) -> str:
+    (row,) = [line for line in page.splitlines() if line.startswith("|") and text in line]
+    return row
+
+
+def page_of(tmp_path: Path, first: Sequence[Trial], second: Sequence[Trial], **provenance: Any) -> str:
+    sides = study(tmp_path / "a", first), study(tmp_path / "b", second, **provenance)
+    return compare(*sides, ("a", "b"))
+
+
+def test_the_margin_decides_what_is_equivalent(tmp_path: Path) -> None:
+    sides = study(tmp_path / "a", some()), study(tmp_path / "b", some(0.5))
+    page = compare(*sides, ("a", "b"), margin=0.6)
+    assert "surely smaller than 0.6 dB" in page
+    assert "equivalent: " in row_with(page, "+0.502")
+    assert "better: " in row_with(compare(*sides, ("a", "b")), "+0.502")
+
+
+def test_the_command_takes_the_margin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study(tmp_path / "a", some())
+    study(tmp_path / "b", some(0.5))
+    main(["compare", f"{tmp_path}/a/components", f"{tmp_path}/b/components", "--margin", "0.6"])
+    assert "equivalent: " in row_with(capsys.readouterr().out, "+0.502")
+
+
+def test_shared_cells_are_compared_within_a_seed_with_interval_and_verdict(tmp_path: Path) -> None:
+    page = page_of(tmp_path, [*some(), *some(bn="post")], [*some(0.5), *some(bn="post")])
+    better = row_with(page, "`bn=none`")
+    assert "0, 1, 2" in better
+    assert "+0.502 [+0.497, +0.507]" in better
+    assert "better: " in better
+    assert "equivalent: the same score under each of 3 seeds" in row_with(page, "`bn=post`")
+
+
+def test_only_shared_seeds_count(tmp_path: Path) -> None:
+    page = page_of(tmp_path, some(seeds=3), [*some(0.5, seeds=2), trial(7)])
+    assert "| 0, 1 | +0.501" in page
+
+
+def test_one_shared_seed_allows_no_verdict(tmp_path: Path) -> None:
+    page = page_of(tmp_path, some(seeds=1), some(0.5, seeds=1))
+    assert "+0.500 [one seed]" in page
+    assert "undecided: one seed" in page
+
+
+def test_no_shared_seed_is_said(tmp_path: Path) -> None:
+    page = page_of(tmp_path, [trial(0)], [trial(1)])
+    assert "none shared" in page
+    assert "undecided: no complete seed" in page
+
+
+def test_cells_in_one_study_are_listed(tmp_path: Path) -> None:
+    page = page_of(tmp_path, [*some(), *some(bn="pre")], some())
+    assert "Only in `a`, 1:" in page
+    assert "bn=pre" in row_with(page.partition("Only in `a`")[2].partition("Only in `b`")[0], "pre")
+    assert "Only in `b`: none." in page
+
+
+def test_other_data_are_named_and_cells_are_matched_by_the_rest(tmp_path: Path) -> None:
+    other = [OnOtherData(t.levels, t.seed, t.psnr_db, t.steps) for t in some(0.5)]
+    page = page_of(tmp_path, some(), other)
+    assert "1 cell agrees in all but `data`" in page
+    assert "**The two saw different data**" in page
+    assert "+0.502" in page
+    assert f"| `data` | {trial().setting['data']} | {'f' * 64} |" in page
+
+
+def test_code_and_packages_that_differ_are_named(tmp_path: Path) -> None:
+    changed: Mapping[str, Any] = {"git": "f" * 40, "packages": {"torch": "2.14.0", "numpy": "2.4.6"}}
+    page = page_of(tmp_path, some(), some(), **changed)
+    assert f"| `git` | 0123456789abcdef | {'f' * 40} |" in page
+    assert "| `packages.torch` | 2.13.0 | 2.14.0 |" in page
+    assert "packages.numpy" not in page
+
+
+def test_a_study_is_the_same_as_itself(tmp_path: Path) -> None:
+    results = study(tmp_path, some())
+    page = compare(results, results, ("a", "b"))
+    assert "Nothing that is recorded" in page
+    assert "Only in `a`: none." in page
+
+
+def test_a_study_can_be_named_or_a_folder_or_an_archive(tracking_uri: str, tmp_path: Path) -> None:
+    write_study(tracking_uri, tmp_path / "outputs", some())
+    results = load_folder(tmp_path / "outputs" / "components")
+    write_archive(*recording(results), MARGIN_DB, tmp_path / "kept")
+    places = ["components", f"{tmp_path}/outputs/components", f"{tmp_path}/kept", f"{tmp_path}/kept/results.zip"]
+    for place in places:
+        with study_at(place, tracking_uri, tmp_path / "outputs") as found:
+            assert list(found.trials["metric/Set5/psnr_db"]) == [30.0, 30.1, 30.2]
+            assert found.factors == ("residual", "bn", "align")
+
+
+def test_the_command_prints_the_page(tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tracking_uri, tmp_path / "outputs", some())
+    places = ["--tracking-uri", tracking_uri, "--outputs", f"{tmp_path}/outputs"]
+    main(["compare", "components", f"{tmp_path}/outputs/components", *places])
+    assert "1 cell has the same key in both" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_study_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match="no folder of a study"),
+        study_at(f"{tmp_path}/none", "sqlite:///none.db", tmp_path),
+    ):
+        pass
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no trial"), study_at(f"{tmp_path}/empty", "sqlite:///none.db", tmp_path):
+        pass
+    with pytest.raises(SystemExit, match=r"^analysis: "):
+        main(["compare", f"{tmp_path}/none", f"{tmp_path}/none"])

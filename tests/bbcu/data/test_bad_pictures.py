@@ -1,0 +1,256 @@
+"""Pictures that are not as they should be: what a trial does about each kind, as docs/pictures.md promises."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bbcu.data.images import luma
+from bbcu.data.pairs import PreparedData, prepare
+from bbcu.data.sources import folder
+from bbcu.data.tasks import ArtifactReduction, SuperResolution, Task
+from bbcu.errors import DataError
+from tests.harness.builders import noise, open_folder, save, soft_blobs, without_root_rights
+from tests.harness.paths import DOCS
+
+PAGE = DOCS / "pictures.md"
+X2 = SuperResolution(2)
+JPEG = ArtifactReduction((10,), (1, 50))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of picture, how to make it in a folder, and what becomes of it.
+
+    ``refused`` is the message, DIR being the folder; where it is None, ``used`` fails unless the pictures are treated
+    as the page says. ``inputs`` are those that are asked for.
+    """
+
+    make: Callable[[Path], object]
+    refused: str | None = None
+    used: Callable[[Path], object] | None = None
+    inputs: str | None = None
+
+
+def prepared(path: Path, task: Task = X2, inputs: str | None = None) -> PreparedData:
+    """What a trial trains and tests on."""
+    return prepare(folder(path, {"set": path}, inputs), task, patch=8)
+
+
+def shown(path: Path) -> np.ndarray:
+    """The truth of the only picture of a folder."""
+    (pair,) = prepared(path).train
+    return pair.truth
+
+
+# ---- how each is made ------------------------------------------------------------------------------------------------
+
+
+def truncated(path: Path) -> None:
+    save(noise(40, 40), path / "x.png")
+    os.truncate(path / "x.png", (path / "x.png").stat().st_size // 2)
+
+
+def deep(path: Path) -> None:
+    Image.new("I;16", (24, 24), 40_000).save(path / "x.png")
+
+
+def transparent(path: Path) -> None:
+    Image.new("RGBA", (24, 24)).save(path / "x.png")
+
+
+def palette(path: Path) -> None:
+    Image.fromarray(noise(24, 24) // 86 * 86).quantize(256).save(path / "x.png")
+    assert Image.open(path / "x.png").mode == "P"
+
+
+def four_inks(path: Path) -> None:
+    Image.new("CMYK", (24, 24)).save(path / "x.jpg")
+
+
+def of_two_kinds(path: Path) -> None:
+    for name in ("x.bmp", "x.png"):
+        save(noise(24, 24), path / name)
+
+
+def input_of_wrong_size(path: Path) -> None:
+    save(noise(24, 30), path / "HR" / "x.png")
+    save(noise(12, 14), path / "LR_bicubic" / "X2" / "xx2.png")
+
+
+def gray_and_colour(path: Path) -> None:
+    save(soft_blobs(0, 24, 24)[..., 0], path / "gray.png")
+    save(soft_blobs(1, 24, 24), path / "colour.png")
+
+
+def without_permission(path: Path) -> None:
+    save(noise(24, 24), path / "x.png")
+    (path / "x.png").chmod(0)
+
+
+def not_utf8(path: Path) -> None:
+    save(noise(24, 24), path / "x.png")
+    os.rename(os.fsencode(path / "x.png"), os.fsencode(path) + b"/\xff.png")
+
+
+# ---- what is done with those that are used ---------------------------------------------------------------------------
+
+
+def is_looked_up(path: Path) -> None:
+    np.testing.assert_array_equal(shown(path), noise(24, 24) // 86 * 86)
+
+
+def is_cut(path: Path) -> None:
+    (pair,) = prepared(path).test["set"]
+    np.testing.assert_array_equal(pair.truth, noise(25, 31)[:24, :30])
+    assert pair.input.shape == (12, 15, 3)
+
+
+def suits_the_task(path: Path) -> None:
+    gray, colour = soft_blobs(0, 24, 24)[..., :1], soft_blobs(1, 24, 24)
+    of_colour, of_gray = prepared(path).train
+    assert (of_colour.name, of_gray.name) == ("colour", "gray")
+    np.testing.assert_array_equal(of_gray.truth, gray.repeat(3, axis=2))
+    of_colour, of_gray = prepared(path, JPEG).train
+    np.testing.assert_array_equal(of_gray.truth, gray)
+    np.testing.assert_array_equal(of_colour.truth[..., 0], np.floor(luma(colour) + 0.5))
+
+
+# ---- the kinds -------------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "a truncated PNG": Kind(truncated, "DIR/x.png: cannot be decoded: "),
+    "a file of zero bytes": Kind(lambda path: (path / "x.png").touch(), "DIR/x.png: is an empty file"),
+    "text with the name of a PNG": Kind(
+        lambda path: (path / "x.png").write_text("no picture"),
+        "DIR/x.png: is no picture in one of the formats PNG, JPEG, BMP, TIFF",
+    ),
+    "16 bits a channel": Kind(
+        deep,
+        "DIR/x.png: holds 16 or more bits a channel (mode I;16); needed: 8-bit RGB, gray or palette, without "
+        "transparency",
+    ),
+    "transparency": Kind(
+        transparent,
+        "DIR/x.png: has an alpha channel or a transparent colour (mode RGBA); needed: 8-bit RGB, gray or palette, "
+        "without transparency",
+    ),
+    "a palette": Kind(palette, used=is_looked_up),
+    "a JPEG in CMYK": Kind(
+        four_inks,
+        "DIR/x.jpg: has the colour mode CMYK; needed: 8-bit RGB, gray or palette, without transparency",
+    ),
+    "a single pixel": Kind(
+        lambda path: save(noise(1, 1), path / "x.png"),
+        "DIR/x.png: the picture is 1 x 1 pixels; a training patch of 8 x 8 input pixels in sr_x2 needs at least "
+        "16 x 16",
+    ),
+    "odd sizes": Kind(lambda path: save(noise(25, 31), path / "x.png"), used=is_cut),
+    "a folder named like a picture": Kind(
+        lambda path: (path / "x.png").mkdir(), "DIR/x.png: is a folder, not a picture"
+    ),
+    "a dangling link": Kind(
+        lambda path: (path / "x.png").symlink_to("gone.png"), "DIR/x.png: is a link to a file that does not exist"
+    ),
+    "no permission to read": Kind(without_permission, "DIR/x.png: cannot be read: Permission denied"),
+    "a name twice": Kind(of_two_kinds, "images with the same name before the ending: DIR/x.bmp, DIR/x.png"),
+    "a low resolution of the wrong size": Kind(
+        input_of_wrong_size,
+        "DIR/LR_bicubic/X2/xx2.png: the input is 14 x 12 pixels; DIR/HR/x.png shrunk by 2 is 15 x 12",
+        inputs="X2",
+    ),
+    "gray where colour is needed, colour where gray is": Kind(gray_and_colour, used=suits_the_task),
+    "a name that is not UTF-8": Kind(not_utf8, "DIR/\\udcff.png: the name of the file is not UTF-8; rename it"),
+}
+REFUSED = [pytest.param(kind, id=name) for name, kind in KINDS.items() if kind.refused is not None]
+USED = [pytest.param(kind, id=name) for name, kind in KINDS.items() if kind.refused is None]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that can be entered whatever the rights."""
+    with open_folder() as path:
+        (path / "pictures").mkdir()
+        yield path / "pictures"
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_picture_that_cannot_be_used_is_refused_in_one_line_that_names_it(kind: Kind, place: Path) -> None:
+    kind.make(place)
+    with without_root_rights(), pytest.raises(DataError) as error:
+        prepared(place, inputs=kind.inputs)
+    message = str(error.value)
+    assert kind.refused is not None
+    expected = kind.refused.replace("DIR", str(place))
+    # What a decoder says of a damaged file is its own, and changes with its version.
+    assert message.startswith(expected) if expected.endswith(": ") else message == expected
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_one_bad_picture_among_good_ones_is_refused_as_well(kind: Kind, place: Path) -> None:
+    kind.make(place)
+    good = place / "HR" if kind.inputs else place
+    save(noise(24, 30), good / "good.png")
+    if kind.inputs:
+        save(noise(12, 15), place / "LR_bicubic" / "X2" / "goodx2.png")
+    with without_root_rights(), pytest.raises(DataError) as error:
+        prepared(place, inputs=kind.inputs)
+    assert kind.refused is not None
+    assert str(error.value).startswith(kind.refused.replace("DIR", str(place)))
+
+
+@pytest.mark.parametrize("kind", USED)
+def test_a_picture_that_can_be_used_is_treated_as_the_page_says(kind: Kind, place: Path) -> None:
+    kind.make(place)
+    assert kind.used is not None
+    kind.used(place)
+
+
+def test_pictures_of_two_folders_may_share_a_name(tmp_path: Path) -> None:
+    for seed, name in enumerate(("train", "A", "B")):
+        save(noise(24, 24, seed), tmp_path / name / "x.png")
+    data = prepare(folder(tmp_path / "train", {"A": tmp_path / "A", "B": tmp_path / "B"}), X2, patch=8)
+    assert [pair.name for pair in data.train] == ["x"]
+    for seed, name in ((1, "A"), (2, "B")):
+        (pair,) = data.test[name]
+        assert pair.name == "x"
+        np.testing.assert_array_equal(pair.truth, noise(24, 24, seed))
+
+
+def test_a_small_picture_to_test_on_is_refused_by_what_its_score_needs(tmp_path: Path) -> None:
+    save(noise(1, 1), tmp_path / "x.png")
+    with pytest.raises(DataError) as error:
+        prepare(folder(None, {"set": tmp_path}), X2, patch=8)
+    assert str(error.value) == (
+        f"{tmp_path}/x.png: the picture is 1 x 1 pixels; the score of sr_x2 needs at least 16 x 16"
+    )
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def rows() -> dict[str, tuple[str, str]]:
+    """What the page's table says of each kind: (what happens, message or treatment)."""
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+    assert all(len(row) == 3 for row in cells)
+    return {name: (happens, text) for name, happens, text in cells[1:]}
+
+
+def test_the_page_has_the_kinds_that_are_tested() -> None:
+    assert list(rows()) == list(KINDS)
+    assert len(KINDS) == 16
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_page_says_what_is_tested(name: str) -> None:
+    happens, text = rows()[name]
+    refused = KINDS[name].refused
+    assert happens == ("used" if refused is None else "refused")
+    if refused is not None:
+        assert f"`{refused.removesuffix(': ')}`" in text

@@ -1,0 +1,760 @@
+"""Fetching sets from a real server that breaks off, lies and changes its mind, and unpacking what is not trusted."""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+
+from bbcu.data import downloads
+from bbcu.data.__main__ import main
+from bbcu.data.downloads import DOWNLOADS, Download, Patience, Unpack, download_of, fetch, unpack
+from bbcu.data.layouts import locate
+from bbcu.errors import DataError
+
+FAST = Patience(failures=3, pause_seconds=0, timeout_seconds=10)
+CONTENT = np.random.default_rng(0).bytes(3000)
+ETAG = '"first"'
+
+
+# ---- a server --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server says to one request; a body shorter than its Content-Length is a connection that breaks off."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Site:
+    """A server on this machine: it answers the requests with ``answers`` in turn, the last one for ever."""
+
+    url: str
+    answers: list[Callable[[dict[str, str]], Answer]] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
+
+    def answer(self, headers: dict[str, str]) -> Answer:
+        self.requests.append(headers)
+        return self.answers[min(len(self.requests), len(self.answers)) - 1](headers)
+
+    @property
+    def ranges(self) -> list[str | None]:
+        return [headers.get("Range") for headers in self.requests]
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = here.answer(dict(self.headers))
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    here = Site(f"http://127.0.0.1:{server.server_port}/files/set.zip")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield here
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+Behaviour = Callable[[dict[str, str]], Answer]
+
+
+def serves(content: bytes, etag: str = ETAG, *, cut: int | None = None) -> Behaviour:
+    """Serve a file as it should be, Range and If-Range included; ``cut`` breaks off after so many bytes."""
+
+    def answer(headers: dict[str, str]) -> Answer:
+        start = 0
+        if "Range" in headers and headers.get("If-Range") == etag:
+            start = int(headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        says = {"ETag": etag, "Content-Length": str(len(content) - start)}
+        if start >= len(content) > 0:
+            return Answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
+        if start:
+            says["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return Answer(206 if start else 200, says, content[start:][:cut])
+
+    return answer
+
+
+def says(status: int, body: bytes = b"", **headers: str) -> Behaviour:
+    """Answer every request alike; of the headers a _ stands for a -."""
+    return lambda _: Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+def one_file(site: Site, content: bytes = CONTENT, size: int | None = None) -> Download:
+    """A download of a single file, with the checksum of ``content``."""
+    download = download_of(site.url.replace(".zip", ".png"), hashlib.sha256(content).hexdigest())
+    return dataclasses.replace(download, bytes=size)
+
+
+def get(download: Download, target: Path) -> Path:
+    return fetch(download, target, progress=lambda here, whole: None, patience=FAST)
+
+
+def refusal(download: Download, target: Path) -> str:
+    """Why a set is not fetched: one line, with the URL; nothing may lie at its place."""
+    with pytest.raises(DataError) as error:
+        get(download, target)
+    message = str(error.value)
+    assert message.startswith(f"{download.url}: ")
+    assert message.isprintable()
+    assert visible(target) == []
+    return message.removeprefix(f"{download.url}: ")
+
+
+def visible(folder: Path) -> list[str]:
+    """What lies below a folder, but for what is hidden directly in it."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def kept(target: Path) -> list[int]:
+    """The sizes of the parts that are kept for the next run."""
+    return [part.stat().st_size for part in (target / ".downloads").glob("*.part")]
+
+
+# ---- downloading -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_fetched_to_its_place_and_leaves_no_part_behind(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT)]
+    place = get(one_file(site, size=len(CONTENT)), tmp_path / "data")
+    assert place == tmp_path / "data" / "set.png"
+    assert place.read_bytes() == CONTENT
+    assert [path.suffix for path in (tmp_path / "data" / ".downloads").iterdir()] == [".lock"]
+
+
+def test_a_set_that_is_there_is_not_asked_for_again(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT)]
+    first = get(one_file(site), tmp_path)
+    assert get(one_file(site), tmp_path) == first
+    assert len(site.requests) == 1
+
+
+def test_progress_tells_the_bytes_here_and_of_how_many(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT, cut=1000), serves(CONTENT)]
+    told: list[tuple[int, int | None]] = []
+    fetch(one_file(site), tmp_path, progress=lambda *step: told.append(step), patience=FAST)
+    assert told == [(1000, 3000), (3000, 3000)]
+
+
+def test_a_connection_that_breaks_off_is_resumed_where_it_did(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT, cut=1000), serves(CONTENT, cut=500), serves(CONTENT)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000-", "bytes=1500-"]
+
+
+def test_attempts_that_bring_something_are_not_counted(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT, cut=100)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert len(site.requests) == 30 > FAST.failures
+
+
+def test_a_later_run_goes_on_with_what_an_earlier_one_left(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT, cut=1000), says(503)]
+    message = refusal(one_file(site), tmp_path)
+    assert "given up after 3 attempts" in message
+    assert "the server answered 503 Service Unavailable; the same command goes on from byte 1000" in message
+    site.answers = [serves(CONTENT)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges[-1] == "bytes=1000-"
+
+
+def test_a_run_that_was_interrupted_is_gone_on_with(site: Site, tmp_path: Path) -> None:
+    def interrupt(here: int, whole: int | None) -> None:
+        raise KeyboardInterrupt
+
+    site.answers = [serves(CONTENT, cut=1000), serves(CONTENT)]
+    with pytest.raises(KeyboardInterrupt):
+        fetch(one_file(site), tmp_path, progress=interrupt, patience=FAST)
+    assert visible(tmp_path) == []
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000-"]
+
+
+def test_a_server_that_ignores_ranges_sends_everything_again(site: Site, tmp_path: Path) -> None:
+    whole = says(200, CONTENT, ETag=ETAG, Content_Length="3000")
+    site.answers = [serves(CONTENT, cut=1000), whole]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000-"]
+
+
+def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(200, CONTENT[:1000], ETag=ETAG, Content_Length="3000")]
+    assert "given up after 3 attempts" in refusal(one_file(site), tmp_path)
+    assert len(site.requests) == 3
+
+
+def test_a_server_that_does_not_say_which_version_it_serves_is_asked_for_everything(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(200, CONTENT[:1000], Content_Length="3000"), says(200, CONTENT, Content_Length="3000")]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, None]
+
+
+def test_a_weak_etag_is_no_version_but_a_date_is(site: Site, tmp_path: Path) -> None:
+    date = "Tue, 14 Feb 2017 14:27:11 GMT"
+    weak = {"ETag": 'W/"1"', "Last_Modified": date, "Content_Length": "3000"}
+    site.answers = [says(200, CONTENT[:1000], **weak), serves(CONTENT, date)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.requests[1]["If-Range"] == date
+    assert site.ranges == [None, "bytes=1000-"]
+
+
+def test_a_file_that_changed_between_two_attempts_is_fetched_anew(site: Site, tmp_path: Path) -> None:
+    new = CONTENT[::-1][:2000]
+    site.answers = [serves(CONTENT, cut=1000), serves(new, '"second"')]
+    assert get(one_file(site, new), tmp_path).read_bytes() == new
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Range": "bytes 1000-2999/3000", "ETag": '"second"'},
+        {"Content_Range": "bytes 1000-2999/4000", "ETag": ETAG},
+        {"Content_Range": "bytes 900-2999/3000", "ETag": ETAG},
+        {"ETag": ETAG},
+    ],
+    ids=["version", "size", "place", "place unknown"],
+)
+def test_a_partial_answer_that_does_not_fit_makes_it_start_over(
+    site: Site, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    site.answers = [serves(CONTENT, cut=1000), says(206, bytes(2000), **headers), serves(CONTENT)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000-", None]
+
+
+def test_a_server_that_has_less_than_is_here_makes_it_start_over(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT, cut=1000), says(416), serves(CONTENT)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000-", None]
+
+
+@pytest.mark.parametrize("record", ["", "{}", "[]", "no json"])
+def test_a_part_whose_record_is_damaged_is_not_gone_on_with(site: Site, tmp_path: Path, record: str) -> None:
+    site.answers = [serves(CONTENT, cut=1000), says(503)]
+    refusal(one_file(site), tmp_path)
+    next((tmp_path / ".downloads").glob("*.part.json")).write_text(record)
+    site.answers = [serves(CONTENT)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges[-1] is None
+
+
+# ---- what is refused of a server -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [404, 403, 410, 204])
+def test_a_refusal_is_taken_at_its_word(site: Site, tmp_path: Path, status: int) -> None:
+    site.answers = [says(status)]
+    assert refusal(one_file(site), tmp_path).startswith(f"the server answered {status} ")
+    assert len(site.requests) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_fault_that_may_pass_is_tried_again(site: Site, tmp_path: Path, status: int) -> None:
+    site.answers = [says(status), says(status), serves(CONTENT)]
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_server_that_stays_at_fault_is_given_up(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(500)]
+    message = refusal(one_file(site), tmp_path)
+    assert message.startswith("given up after 3 attempts that brought nothing new: the server answered 500 ")
+    assert len(site.requests) == 3
+
+
+def test_no_server_is_one_line_with_the_url(site: Site, tmp_path: Path) -> None:
+    download = dataclasses.replace(one_file(site), url="http://127.0.0.1:1/set.png")
+    assert "given up after 3 attempts" in refusal(download, tmp_path)
+
+
+def test_a_redirection_without_end_is_one_line_with_the_url(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(302, Location=site.url)]
+    assert "redirects" in refusal(one_file(site), tmp_path)
+
+
+@pytest.mark.parametrize(("length", "size"), [("2000", 3000), ("4000", 3000)], ids=["too short", "too long"])
+def test_a_wrong_length_is_refused_where_the_size_is_known(site: Site, tmp_path: Path, length: str, size: int) -> None:
+    site.answers = [says(200, CONTENT, ETag=ETAG, Content_Length=length)]
+    message = refusal(one_file(site, size=size), tmp_path)
+    assert message == f"the server has {length} bytes; expected are {size}"
+    assert len(site.requests) == 1
+
+
+def test_a_length_that_is_too_short_gives_a_wrong_checksum(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(200, CONTENT, ETag=ETAG, Content_Length="2000")]
+    message = refusal(one_file(site), tmp_path)
+    assert hashlib.sha256(CONTENT).hexdigest() in message
+    assert hashlib.sha256(CONTENT[:2000]).hexdigest() in message
+
+
+def test_a_length_that_is_too_long_is_given_up(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(200, CONTENT, ETag=ETAG, Content_Length="4000")]
+    assert "given up after 3 attempts" in refusal(one_file(site), tmp_path)
+
+
+def test_without_a_length_more_than_the_known_size_is_refused(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(200, CONTENT, ETag=ETAG)]
+    message = refusal(one_file(site, size=2000), tmp_path)
+    assert message == "the server sends more bytes than there should be; expected are 2000"
+    assert kept(tmp_path) == [0]
+
+
+def test_without_a_length_less_than_the_known_size_is_a_connection_that_broke_off(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(200, CONTENT[:1000], ETag=ETAG), serves(CONTENT)]
+    assert get(one_file(site, size=3000), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000-"]
+
+
+def test_a_wrong_file_is_deleted_and_both_checksums_are_named(site: Site, tmp_path: Path) -> None:
+    wrong = CONTENT[::-1]
+    site.answers = [serves(wrong)]
+    message = refusal(one_file(site), tmp_path)
+    assert hashlib.sha256(CONTENT).hexdigest() in message
+    assert hashlib.sha256(wrong).hexdigest() in message
+    assert [path.suffix for path in (tmp_path / ".downloads").iterdir()] == [".lock"]
+
+
+def test_after_a_wrong_file_the_next_run_fetches_anew(site: Site, tmp_path: Path) -> None:
+    site.answers = [serves(CONTENT[::-1]), serves(CONTENT)]
+    refusal(one_file(site), tmp_path)
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, None]
+
+
+def test_a_file_that_the_server_calls_gzip_encoded_is_kept_as_it_is(site: Site, tmp_path: Path) -> None:
+    packed = gzip.compress(CONTENT)
+    site.answers = [says(200, packed, Content_Encoding="x-gzip", Content_Length=str(len(packed)))]
+    assert get(one_file(site, packed), tmp_path).read_bytes() == packed
+    assert site.requests[0]["Accept-Encoding"] == "identity"
+
+
+def test_a_file_without_a_checksum_is_taken_and_its_checksum_told(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.answers = [serves(CONTENT)]
+    get(dataclasses.replace(one_file(site), sha256=None), tmp_path)
+    assert f"its SHA-256 is {hashlib.sha256(CONTENT).hexdigest()}" in caplog.text
+
+
+def test_a_set_that_another_process_is_fetching_is_refused(site: Site, tmp_path: Path) -> None:
+    (tmp_path / ".downloads").mkdir()
+    with filelock.FileLock(tmp_path / ".downloads" / "set.png.lock"), pytest.raises(DataError) as error:
+        get(one_file(site), tmp_path)
+    assert str(error.value) == f"{tmp_path}/set.png: another process is fetching it"
+    assert site.requests == []
+
+
+def test_a_target_that_cannot_be_written_is_named(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/data"):
+        get(one_file(site), tmp_path / "data")
+
+
+# ---- unpacking -------------------------------------------------------------------------------------------------------
+
+
+def zip_of(**members: bytes) -> bytes:
+    """A zip; of the names a __ stands for a / and a ___ for a dot."""
+    return zip_with([(name.replace("___", ".").replace("__", "/"), content) for name, content in members.items()])
+
+
+def zip_with(members: list[tuple[str | zipfile.ZipInfo, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def tar_with(members: list[tuple[tarfile.TarInfo, bytes]], mode: str = "w:gz") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def tar_member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
+
+
+def zip_member(name: str, mode: int) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(name)
+    member.create_system, member.external_attr = 3, mode << 16
+    return member
+
+
+def archive_of(site: Site, content: bytes, kind: Unpack, member: str | None = None) -> Download:
+    """A download of an archive with its right checksum."""
+    download = download_of(site.url, hashlib.sha256(content).hexdigest())
+    return dataclasses.replace(download, unpack=kind, member=member)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_is_unpacked_and_removed(site: Site, tmp_path: Path, kind: Unpack) -> None:
+    content = (
+        zip_with([("a.png", b"one"), ("deep/b.png", b"two")])
+        if kind == "zip"
+        else tar_with([(tar_member("a.png"), b"one"), (tar_member("deep/b.png"), b"two")])
+    )
+    site.answers = [serves(content)]
+    place = get(archive_of(site, content, kind), tmp_path)
+    assert visible(tmp_path) == ["set", "set/a.png", "set/deep", "set/deep/b.png"]
+    assert (place / "a.png").read_bytes() == b"one"
+    assert (place / "deep" / "b.png").read_bytes() == b"two"
+    assert [path.suffix for path in (tmp_path / ".downloads").iterdir()] == [".lock"]
+
+
+def test_an_unpacked_set_is_not_asked_for_again(site: Site, tmp_path: Path) -> None:
+    content = zip_of(a___png=b"one")
+    site.answers = [serves(content)]
+    for _ in range(2):
+        assert get(archive_of(site, content, "zip"), tmp_path) == tmp_path / "set"
+    assert len(site.requests) == 1
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_may_be_compressed_in_any_way(tmp_path: Path, mode: str) -> None:
+    archive = tmp_path / "set.tar"
+    archive.write_bytes(tar_with([(tar_member("a.png"), b"one")], mode))
+    (tmp_path / "set").mkdir()
+    unpack(archive, "tar", None, tmp_path / "set")
+    assert (tmp_path / "set" / "a.png").read_bytes() == b"one"
+
+
+def test_an_empty_folder_at_its_place_is_filled(site: Site, tmp_path: Path) -> None:
+    content = zip_of(a___png=b"one")
+    site.answers = [serves(content)]
+    (tmp_path / "set").mkdir()
+    assert visible(get(archive_of(site, content, "zip"), tmp_path)) == ["a.png"]
+
+
+def test_a_folder_that_wraps_the_whole_archive_is_taken_off(site: Site, tmp_path: Path) -> None:
+    content = zip_of(wrapped__a___png=b"one", wrapped__b___png=b"two")
+    site.answers = [serves(content)]
+    assert visible(get(archive_of(site, content, "zip"), tmp_path)) == ["a.png", "b.png"]
+
+
+def test_of_an_archive_with_more_in_it_only_the_set_is_unpacked(site: Site, tmp_path: Path) -> None:
+    content = zip_of(code__a___m=b"code", data__images__a___png=b"one", data__imagesnot__b___png=b"two")
+    site.answers = [serves(content)]
+    assert visible(get(archive_of(site, content, "zip", "data/images"), tmp_path)) == ["a.png"]
+
+
+def test_an_archive_without_the_set_is_refused(site: Site, tmp_path: Path) -> None:
+    content = zip_of(a___png=b"one")
+    site.answers = [serves(content)]
+    assert refusal(archive_of(site, content, "zip", "data"), tmp_path) == "the archive holds no folder data"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_of_an_empty_set_is_refused(site: Site, tmp_path: Path, kind: Unpack) -> None:
+    content = zip_with([("data/", b"")]) if kind == "zip" else tar_with([(tar_member("data", tarfile.DIRTYPE), b"")])
+    site.answers = [serves(content)]
+    assert refusal(archive_of(site, content, kind, "data"), tmp_path) == "the archive holds no folder data"
+
+
+def test_an_empty_archive_is_refused(site: Site, tmp_path: Path) -> None:
+    content = zip_with([])
+    site.answers = [serves(content)]
+    assert refusal(archive_of(site, content, "zip"), tmp_path) == "the archive holds nothing"
+
+
+LEADS_OUT = ["../evil.png", "a/../../evil.png", "/tmp/evil.png", "C:\\evil.png", "..\\evil.png"]
+
+HOSTILE = [
+    *(
+        pytest.param("zip", zip_with([("a.png", b"one"), (name, b"evil")]), name, id=f"zip {name}")
+        for name in LEADS_OUT
+    ),
+    *(
+        pytest.param(
+            "tar", tar_with([(tar_member("a.png"), b"one"), (tar_member(name), b"evil")]), name, id=f"tar {name}"
+        )
+        for name in LEADS_OUT
+    ),
+    pytest.param(
+        "zip",
+        zip_with([(zip_member("link", stat.S_IFLNK | 0o777), b"/etc"), ("link/evil.png", b"evil")]),
+        "link",
+        id="zip symbolic link out",
+    ),
+    pytest.param("zip", zip_with([(zip_member("pipe", stat.S_IFIFO | 0o666), b"")]), "pipe", id="zip pipe"),
+    *(
+        pytest.param("tar", tar_with([(tar_member("a.png"), b"one"), (member, b"")]), member.name, id=f"tar {what}")
+        for what, member in [
+            ("symbolic link to an absolute path", tar_member("link1", tarfile.SYMTYPE, "/etc/passwd")),
+            ("symbolic link out", tar_member("link2", tarfile.SYMTYPE, "../../evil")),
+            ("symbolic link inside", tar_member("link3", tarfile.SYMTYPE, "a.png")),
+            ("hard link to an absolute path", tar_member("link4", tarfile.LNKTYPE, "/etc/passwd")),
+            ("hard link out", tar_member("link5", tarfile.LNKTYPE, "../../evil")),
+            ("hard link inside", tar_member("link6", tarfile.LNKTYPE, "a.png")),
+            ("device", tar_member("device", tarfile.CHRTYPE)),
+            ("pipe", tar_member("pipe", tarfile.FIFOTYPE)),
+        ]
+    ),
+    pytest.param("zip", zip_with([("a/b.png", b"one"), ("a", b"two")]), "a", id="zip file over folder"),
+    pytest.param("zip", zip_with([("a", b"one"), ("a/b.png", b"two")]), "a/b.png", id="zip folder over file"),
+    pytest.param(
+        "tar", tar_with([(tar_member("a"), b"one"), (tar_member("a"), b"two")]), "a", id="tar the same file twice"
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "content", "name"), HOSTILE)
+def test_what_no_set_of_pictures_needs_is_refused_and_leaves_nothing(
+    site: Site, tmp_path: Path, kind: Unpack, content: bytes, name: str
+) -> None:
+    site.answers = [serves(content)]
+    target = tmp_path / "deep" / "data"
+    message = refusal(archive_of(site, content, kind), target)
+    assert message.startswith(f"the archive holds {name!a}")
+    assert sorted(path.name for path in target.iterdir()) == [".downloads"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["data"]
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
+def test_links_beside_the_set_are_no_reason_to_refuse_it_unless_they_lead_out(site: Site, tmp_path: Path) -> None:
+    image = (tar_member("images/a.png"), b"one")
+    harmless = tar_with([image, (tar_member("code/latest", tarfile.SYMTYPE, "v1"), b"")])
+    site.answers = [serves(harmless)]
+    assert visible(get(archive_of(site, harmless, "tar", "images"), tmp_path / "one")) == ["a.png"]
+    leading_out = tar_with([image, (tar_member("code/latest", tarfile.SYMTYPE, "../../v1"), b"")])
+    site.answers = [serves(leading_out, '"second"')]
+    assert "code/latest" in refusal(archive_of(site, leading_out, "tar", "images"), tmp_path / "two")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(site: Site, tmp_path: Path) -> None:
+    content = zip_of(a___png=bytes(downloads.SMALLEST_LIMIT // 2), b___png=bytes(downloads.SMALLEST_LIMIT // 2 + 1))
+    assert len(content) * downloads.MOST_EXPANSION < downloads.SMALLEST_LIMIT
+    site.answers = [serves(content)]
+    message = refusal(archive_of(site, content, "zip"), tmp_path)
+    assert message == "the archive unpacks to more than it may"
+
+
+def test_files_with_nothing_in_them_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "SMALLEST_LIMIT", 0)
+    archive = tmp_path / "set.tar.gz"
+    archive.write_bytes(tar_with([(tar_member(f"{number}.png"), b"") for number in range(1000)]))
+    most = downloads.MOST_EXPANSION * archive.stat().st_size // downloads.SMALLEST_ENTRY
+    (tmp_path / "set").mkdir()
+    with pytest.raises(DataError, match=r"^the archive unpacks to more than it may$"):
+        unpack(archive, "tar", None, tmp_path / "set")
+    assert len(visible(tmp_path / "set")) == most
+
+
+def test_a_member_that_is_longer_than_it_says_is_refused(tmp_path: Path) -> None:
+    content = bytearray(zip_with([("a.png", CONTENT)]))
+    directory = content.rindex(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (10).to_bytes(4, "little")
+    (tmp_path / "set.zip").write_bytes(content)
+    (tmp_path / "set").mkdir()
+    with pytest.raises(DataError, match=r"^the archive cannot be read: "):
+        unpack(tmp_path / "set.zip", "zip", None, tmp_path / "set")
+
+
+NOISE = np.random.default_rng(1).bytes(20_000)
+DAMAGED = [
+    pytest.param("zip", zip_with([("a.png", NOISE)])[:-100], id="zip cut"),
+    pytest.param("zip", zip_with([("a.png", NOISE)]).replace(NOISE[5000:5010], bytes(10)), id="zip changed"),
+    pytest.param("zip", b"<html>Please sign in.</html>", id="no zip"),
+    pytest.param("zip", b"", id="empty zip"),
+    pytest.param("tar", tar_with([(tar_member("a.png"), NOISE)])[:10_000], id="tar.gz cut"),
+    pytest.param("tar", tar_with([(tar_member("a.png"), NOISE)], "w")[:10_000], id="tar cut"),
+    pytest.param("tar", tar_with([(tar_member("a.png"), NOISE)], "w:xz")[:10_000], id="tar.xz cut"),
+    pytest.param("tar", tar_with([(tar_member("a.png"), NOISE)], "w:bz2")[:10_000], id="tar.bz2 cut"),
+    pytest.param("tar", b"<html>Please sign in.</html>", id="no tar"),
+]
+
+
+@pytest.mark.parametrize(("kind", "content"), DAMAGED)
+def test_a_damaged_archive_is_refused_and_leaves_nothing(
+    site: Site, tmp_path: Path, kind: Unpack, content: bytes
+) -> None:
+    site.answers = [serves(content)]
+    assert refusal(archive_of(site, content, kind), tmp_path).startswith("the archive cannot be read: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".downloads"]
+    assert [path.suffix for path in (tmp_path / ".downloads").iterdir()] == [".lock"]
+
+
+def test_an_unpacking_that_was_interrupted_is_done_again_without_a_request(site: Site, tmp_path: Path) -> None:
+    """What stands in the way of one member is a name that no disk takes: the archive itself is in order."""
+    content = zip_with([("a.png", b"one"), ("x" * 300, b"two")])
+    site.answers = [serves(content)]
+    for _ in range(2):
+        with pytest.raises(DataError, match="File name too long"):
+            get(archive_of(site, content, "zip"), tmp_path)
+        assert visible(tmp_path) == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".downloads"]
+    assert len(site.requests) == 1
+
+
+def test_what_a_killed_process_left_half_unpacked_is_cleared_away(site: Site, tmp_path: Path) -> None:
+    content = zip_of(a___png=b"one")
+    site.answers = [serves(content)]
+    (tmp_path / ".set.unpacking").mkdir()
+    (tmp_path / ".set.unpacking" / "half.png").touch()
+    assert visible(get(archive_of(site, content, "zip"), tmp_path)) == ["a.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".downloads", "set"]
+
+
+# ---- the sets and the URLs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_a_known_set_has_all_that_is_needed_to_trust_it(name: str) -> None:
+    download = DOWNLOADS[name]
+    assert download.name == name
+    assert download.sha256 is not None
+    assert len(bytes.fromhex(download.sha256)) == hashlib.sha256().digest_size
+    assert download.bytes is not None
+    assert download.url.startswith("https://")
+    assert download.licence
+    assert download.source
+    assert "DIR" in download.usage
+
+
+def test_no_two_known_sets_come_to_lie_at_one_place() -> None:
+    assert len({download.folder for download in DOWNLOADS.values()}) == len(DOWNLOADS)
+
+
+def test_the_archives_of_div2k_make_a_folder_that_is_recognised(site: Site, tmp_path: Path) -> None:
+    names = {
+        "DIV2K_train_HR": "DIV2K_train_HR/0001.png",
+        "DIV2K_train_LR_bicubic_X2": "DIV2K_train_LR_bicubic/X2/0001x2.png",
+        "DIV2K_train_LR_bicubic_X3": "DIV2K_train_LR_bicubic/X3/0001x3.png",
+    }
+    for archive, name in names.items():
+        content = zip_with([(name, b"picture")])
+        site.requests.clear()
+        site.answers = [serves(content)]
+        size, sha256 = len(content), hashlib.sha256(content).hexdigest()
+        url = site.url.replace("set", archive)
+        get(dataclasses.replace(DOWNLOADS[archive], url=url, bytes=size, sha256=sha256), tmp_path)
+    for scale in (2, 3):
+        (found,) = locate(tmp_path / "DIV2K", "train", f"X{scale}")
+        assert found.input == tmp_path / "DIV2K" / "DIV2K_train_LR_bicubic" / f"X{scale}" / f"0001x{scale}.png"
+
+
+@pytest.mark.parametrize(
+    ("url", "unpacking", "folder"),
+    [
+        ("https://host/Set5.zip", "zip", "Set5"),
+        ("http://host/a/Set5_HR.tar.gz?download=true", "tar", "Set5_HR"),
+        ("https://host/Set%2014.TGZ", "tar", "Set 14"),
+        ("https://host/kodim01.png", "none", "kodim01.png"),
+        ("https://host/v1.0.tar", "tar", "v1.0"),
+    ],
+)
+def test_the_ending_of_a_url_says_how_to_unpack(url: str, unpacking: Unpack, folder: str) -> None:
+    download = download_of(url, None)
+    assert (download.unpack, download.folder) == (unpacking, folder)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/Set5.zip",
+        "file:///etc/passwd",
+        "https:///Set5.zip",
+        "https://host",
+        "https://host/",
+        "https://host/..",
+        "https://host/.zip",
+        "https://host/%2e%2e%2fevil.zip/%2e%2e",
+        "https://host/a%0ab.zip",
+        "https://[host/a.zip",
+    ],
+)
+def test_a_url_that_names_no_file_is_refused(url: str) -> None:
+    with pytest.raises(DataError) as error:
+        download_of(url, None)
+    assert str(error.value).startswith(f"{url}: ")
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_list_names_every_set_and_where_it_and_its_checksum_are_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "size", "licence", "from", "checksum", "from"]
+    for line, download in zip(lines[1:], DOWNLOADS.values(), strict=True):
+        for told in (download.name, " MB ", download.licence, download.url, download.source):
+            assert told in line
+
+
+def test_fetch_says_where_the_set_is_and_how_to_use_it(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = zip_of(a___png=b"one")
+    site.answers = [serves(content)]
+    sha256 = hashlib.sha256(content).hexdigest().upper()
+    assert main(["fetch", site.url, "--to", str(tmp_path), "--sha256", sha256]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        f"set.zip is in {tmp_path}/set: as the file has it",
+        f"use it: data=folder data.train={tmp_path}/set",
+    ]
+
+
+def test_fetch_shows_one_line_where_it_fails(site: Site, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    site.answers = [says(404)]
+    assert main(["fetch", site.url, "--to", str(tmp_path)]) == 1
+    assert capfd.readouterr().err.splitlines() == [f"data: {site.url}: the server answered 404 Not Found"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["benchmrk"], "data: unknown data set 'benchmrk' (did you mean benchmark?); valid: DIV2K_train_HR, "),
+        (["benchmark", "--sha256", "0" * 64], "data: --sha256 goes with a URL; the checksum of benchmark is known"),
+        (["https://host/a.zip", "--sha256", "12"], "data: --sha256 '12': needs 64 hexadecimal digits"),
+    ],
+    ids=["name", "checksum of a name", "checksum"],
+)
+def test_a_wrong_argument_is_one_line_and_status_two(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
+
+
+def test_fetch_without_a_name_is_the_parser_s_to_refuse() -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fetch"])
+    assert exit_.value.code == 2

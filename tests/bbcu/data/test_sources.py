@@ -1,0 +1,474 @@
+"""Pictures from packages and folders, their fingerprint, and the catalogue that spares their decoding."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bbcu.data import sources
+from bbcu.data.images import Pixels, downscale, read_rgb
+from bbcu.data.pairs import prepare
+from bbcu.data.sources import (
+    EMBEDDED_TEST,
+    EMBEDDED_TRAIN,
+    FACTS_FILE,
+    Catalogue,
+    Facts,
+    ImageFile,
+    InMemory,
+    Photograph,
+    Picture,
+    Pictures,
+    Source,
+    embedded,
+    facts_of,
+    fingerprint,
+    folder,
+)
+from bbcu.data.tasks import SuperResolution
+from bbcu.errors import DataError
+from tests.harness.builders import in_another_process, noise, picture_of, save, some_pictures
+
+# ---- photographs in packages -----------------------------------------------------------------------------------------
+
+
+def test_the_embedded_photographs_are_six_to_train_on_and_three_to_test_on() -> None:
+    pictures = embedded()
+    names = ["china", "flower", "rocket", "grace_hopper", "motorcycle_left", "motorcycle_right"]
+    assert [picture.name for picture in pictures.train] == names
+    assert {name: [picture.name for picture in set_pictures] for name, set_pictures in pictures.test.items()} == {
+        "embedded": ["astronaut", "chelsea", "coffee"]
+    }
+
+
+def test_the_embedded_photographs_are_large_enough_for_any_scale() -> None:
+    for scale in (2, 3, 4):
+        assert len(prepare(embedded(), SuperResolution(scale), patch=48).baseline["embedded"]) == 3
+
+
+def test_a_jpeg_photograph_is_halved_and_a_lossless_one_is_not() -> None:
+    for photograph in (*EMBEDDED_TRAIN, *EMBEDDED_TEST):
+        assert photograph.halve == photograph.file.endswith(".jpg")
+    rocket = next(photograph for photograph in EMBEDDED_TRAIN if photograph.name == "rocket")
+    whole = replace(rocket, halve=False).read()
+    assert whole.shape == (427, 640, 3)
+    np.testing.assert_array_equal(rocket.read(), downscale(whole[:426], 2))
+
+
+def test_every_photograph_names_its_author_or_source() -> None:
+    assert all(photograph.credit for photograph in (*EMBEDDED_TRAIN, *EMBEDDED_TEST))
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("skimage", r"skimage/data/nowhere\.png: does not exist"),
+        ("no_such_package", r"^no_such_package/data/nowhere\.png: the package no_such_package, .* is not installed"),
+    ],
+    ids=["file", "package"],
+)
+def test_a_missing_photograph_is_named(package: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Photograph("nowhere", package, "data/nowhere.png", False, "nobody").read()
+
+
+def test_reading_the_photographs_does_not_import_their_packages() -> None:
+    program = (
+        "import sys; from bbcu.data.sources import embedded, fingerprint; fingerprint(embedded());"
+        "print([name for name in ('skimage', 'sklearn', 'matplotlib') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_its_images_sorted_by_stem_whatever_their_ending(tmp_path: Path) -> None:
+    files = ["b.PNG", "a.b.png", "a.bmp", "c.tif", "d.TIFF", "Z.JPG", "e.jpeg"]
+    for seed, name in enumerate(files):
+        save(noise(4, 5, seed), tmp_path / name)
+    pictures = folder(tmp_path, {"set": tmp_path})
+    assert [picture.name for picture in pictures.train] == ["Z", "a", "a.b", "b", "c", "d", "e"]
+    np.testing.assert_array_equal(pictures.train[1].truth.read(), noise(4, 5, files.index("a.bmp")))
+    assert pictures.train[1].truth.origin == str(tmp_path / "a.bmp")
+
+
+def test_each_test_set_is_read_from_its_own_folder(tmp_path: Path) -> None:
+    for seed, name in enumerate(["train", "one", "two"]):
+        save(noise(4, 5, seed), tmp_path / name / f"{name}.png")
+    pictures = folder(tmp_path / "train", {"Set_1": tmp_path / "one", "Set-2": tmp_path / "two"})
+    assert [picture.name for picture in pictures.train] == ["train"]
+    assert {name: [picture.name for picture in found] for name, found in pictures.test.items()} == {
+        "Set_1": ["one"],
+        "Set-2": ["two"],
+    }
+
+
+def test_other_files_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
+    save(noise(4, 5), tmp_path / "a.png")
+    save(noise(4, 5), tmp_path / "deeper" / "b.png")
+    for name in ("Thumbs.db", "notes.txt", "._a.png", ".hidden.png", "png"):
+        (tmp_path / name).write_bytes(b"\0\1")
+    assert [picture.name for picture in folder(tmp_path, {}).train] == ["a"]
+
+
+def test_without_a_folder_to_train_on_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+    save(noise(4, 5), tmp_path / "a.png")
+    pictures = folder(None, {"set": tmp_path})
+    assert pictures.train == ()
+    assert [picture.name for picture in pictures.test["set"]] == ["a"]
+
+
+def broken_image(path: Path) -> None:
+    path.mkdir()
+    (path / "broken.png").write_bytes(b"\x89PNG")
+
+
+def image_folder(path: Path) -> None:
+    (path / "image.png").mkdir(parents=True)
+
+
+def same_stem(path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b.png"):
+        save(noise(4, 5), path / name)
+
+
+BAD_FOLDERS = [
+    pytest.param(lambda path: None, "{path}: the folder does not exist", id="missing"),
+    pytest.param(lambda path: path.write_text("text"), "{path}: is not a folder", id="file"),
+    pytest.param(lambda path: path.symlink_to(path), "{path}: the folder cannot be listed: ", id="link to itself"),
+    pytest.param(lambda path: path.mkdir(), "{path}: holds no image; ", id="empty"),
+    pytest.param(same_stem, "the same name before the ending: {path}/a.jpg, {path}/a.png", id="same stem"),
+]
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+@pytest.mark.parametrize(("make", "message"), BAD_FOLDERS)
+def test_a_bad_folder_is_refused_with_its_path(
+    tmp_path: Path, make: Callable[[Path], object], message: str, role: str
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    save(noise(4, 5), good / "a.png")
+    make(bad)
+    with pytest.raises(DataError) as error:
+        folder(bad, {"set": good}) if role == "train" else folder(good, {"set": bad})
+    assert message.format(path=bad) in str(error.value)
+
+
+BAD_FILES = [
+    pytest.param(broken_image, "{path}/broken.png: ", id="broken image"),
+    pytest.param(image_folder, "{path}/image.png: is a folder", id="folder named like an image"),
+]
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+@pytest.mark.parametrize(("make", "message"), BAD_FILES)
+def test_a_bad_file_is_refused_with_its_path_when_it_is_read_and_not_before(
+    tmp_path: Path, make: Callable[[Path], object], message: str, role: str
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    save(noise(4, 5), good / "a.png")
+    make(bad)
+    pictures = folder(bad, {"set": good}) if role == "train" else folder(good, {"set": bad})
+    with pytest.raises(DataError) as error:
+        fingerprint(pictures)
+    assert message.format(path=bad) in str(error.value)
+
+
+def test_given_inputs_are_found_beside_their_truths(tmp_path: Path) -> None:
+    save(noise(4, 6), tmp_path / "HR" / "a.png")
+    save(noise(2, 3, seed=1), tmp_path / "LR_bicubic" / "X2" / "ax2.png")
+    (found,) = folder(None, {"set": tmp_path}, "X2").test["set"]
+    assert found.name == "a"
+    assert found.input is not None
+    np.testing.assert_array_equal(found.truth.read(), noise(4, 6))
+    np.testing.assert_array_equal(found.input.read(), noise(2, 3, seed=1))
+
+
+def test_inputs_that_are_not_asked_for_are_left_alone(tmp_path: Path) -> None:
+    save(noise(4, 6), tmp_path / "HR" / "a.png")
+    save(noise(2, 3, seed=1), tmp_path / "LR_bicubic" / "X2" / "ax2.png")
+    assert folder(tmp_path, {"set": tmp_path}).train[0].input is None
+
+
+@pytest.mark.parametrize("name", ["", "Set 5", "Set/5", "..", "Sét5", "Set5\n"])
+def test_a_test_set_is_named_by_letters_digits_hyphens_and_underscores(tmp_path: Path, name: str) -> None:
+    save(noise(4, 5), tmp_path / "a.png")
+    with pytest.raises(DataError) as error:
+        folder(tmp_path, {"Set5": tmp_path, name: tmp_path, "a.b": tmp_path})
+    assert str(error.value).endswith(f"underscores: {name!r}, 'a.b'")
+
+
+# ---- fingerprint -----------------------------------------------------------------------------------------------------
+
+
+def sha256(pixels: Pixels) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_the_fingerprint_is_the_sha256_of_roles_names_sizes_and_the_sha256_of_pixels() -> None:
+    train, test = noise(2, 3, seed=1), noise(1, 2, seed=2)
+    fed = f'["train", "", "a", [2, 3, "{sha256(train)}"]]\n' + f'["test", "Set", "b", [1, 2, "{sha256(test)}"]]\n'
+    pictures = Pictures((picture_of("a", train),), {"Set": (picture_of("b", test),)})
+    assert fingerprint(pictures) == hashlib.sha256(fed.encode()).hexdigest()
+
+
+def with_input(truth: Picture, pixels: Pixels) -> Picture:
+    return replace(truth, input=InMemory(pixels, f"somewhere/{truth.name}x2.png"))
+
+
+def test_a_given_input_is_part_of_the_fingerprint_behind_its_truth() -> None:
+    truth, input = noise(4, 6, seed=1), noise(2, 3, seed=2)
+    fed = f'["train", "", "a", [4, 6, "{sha256(truth)}"], [2, 3, "{sha256(input)}"]]\n'
+    pictures = Pictures((with_input(picture_of("a", truth), input),), {})
+    assert fingerprint(pictures) == hashlib.sha256(fed.encode()).hexdigest()
+
+
+def test_the_fingerprint_does_not_depend_on_folder_or_file_format(tmp_path: Path) -> None:
+    for seed, name in enumerate(["a", "a.b"]):
+        save(noise(4, 5, seed), tmp_path / "here" / f"{name}.png")
+        save(noise(4, 5, seed), tmp_path / "there" / f"{name}.bmp")
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert fingerprint(folder(here, {"set": here})) == fingerprint(folder(there, {"set": there}))
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_test_sets() -> None:
+    pictures = some_pictures()
+    assert list(pictures.test) == ["SetB", "SetA"]
+    assert fingerprint(pictures) == fingerprint(replace(pictures, test=dict(sorted(pictures.test.items()))))
+
+
+def test_the_fingerprint_does_not_depend_on_the_layout_in_memory() -> None:
+    plain = picture_of("a", noise(6, 4))
+    strided = picture_of("a", np.asfortranarray(noise(6, 4)))
+    assert fingerprint(Pictures((plain,), {})) == fingerprint(Pictures((strided,), {}))
+
+
+def one_level_more(picture: Picture) -> Picture:
+    changed = picture.truth.read().copy()
+    changed[-1, -1, -1] ^= 1
+    return picture_of(picture.name, changed)
+
+
+FIRST, SECOND, *_ = some_pictures().train
+THIRD, FOURTH = some_pictures().test["SetB"]
+CHANGES = [
+    pytest.param({"train": (one_level_more(FIRST), SECOND)}, id="one level of one pixel"),
+    pytest.param({"train": (picture_of("first", FIRST.truth.read().reshape(30, 24, 3)), SECOND)}, id="shape"),
+    pytest.param({"train": (replace(FIRST, name="other"), SECOND)}, id="picture name"),
+    pytest.param({"train": (SECOND, FIRST)}, id="order"),
+    pytest.param({"train": (FIRST,)}, id="one less"),
+    pytest.param({"train": (FIRST, SECOND, THIRD), "test": {"SetB": (FOURTH,)}}, id="role"),
+    pytest.param({"train": (with_input(FIRST, noise(12, 15)), SECOND)}, id="given input"),
+    pytest.param({"test": {"SetC": (THIRD, FOURTH)}}, id="set name"),
+    pytest.param({"test": {"SetA": (THIRD,), "SetB": (FOURTH,)}}, id="set of a picture"),
+    pytest.param({"test": {"SetB": (one_level_more(THIRD), FOURTH)}}, id="test pixel"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_fingerprint_tells_data_apart_by(change: dict[str, object]) -> None:
+    pictures = Pictures((FIRST, SECOND), {"SetB": (THIRD, FOURTH)})
+    assert fingerprint(replace(pictures, **change)) != fingerprint(pictures)  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_tells_given_inputs_apart() -> None:
+    one, other = (Pictures((with_input(FIRST, noise(12, 15, seed)),), {}) for seed in (1, 2))
+    assert fingerprint(one) != fingerprint(other)
+
+
+# ---- the catalogue of facts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counted(ImageFile):
+    """An image file that notes every reading."""
+
+    readings: list[Path] = field(default_factory=list, compare=False)
+
+    def read(self) -> Pixels:
+        self.readings.append(self.path)
+        return super().read()
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file counts as settled at once, as no test can wait until one is."""
+    monkeypatch.setattr(sources, "SETTLED_SECONDS", -60.0)
+
+
+@pytest.fixture
+def file(tmp_path: Path, settled: None) -> Counted:
+    """A settled file; bitmaps of one shape have one size, whatever they show."""
+    save(noise(5, 7), tmp_path / "pictures" / "a.bmp")
+    return Counted(tmp_path / "pictures" / "a.bmp")
+
+
+def recorded(cache: Path, *sources: Source) -> list[Facts]:
+    """What a trial does: open the catalogue, ask, and save."""
+    catalogue = Catalogue(cache)
+    facts = [catalogue.facts(source) for source in sources]
+    catalogue.save()
+    return facts
+
+
+def test_the_facts_are_the_size_and_the_sha256_of_the_pixels(file: Counted, tmp_path: Path) -> None:
+    assert recorded(tmp_path / "cache", file) == [Facts(5, 7, sha256(noise(5, 7)))]
+
+
+def test_a_settled_file_is_decoded_once(file: Counted, tmp_path: Path) -> None:
+    first, second = recorded(tmp_path / "cache", file), recorded(tmp_path / "cache", file)
+    assert first == second
+    assert len(file.readings) == 1
+
+
+def test_a_catalogue_knows_what_it_read_before_it_is_saved(file: Counted, tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "cache")
+    assert catalogue.facts(file) == catalogue.facts(file)
+    assert len(file.readings) == 1
+
+
+def facts_and_readings(cache: Path, path: Path) -> tuple[Facts, int]:
+    file = Counted(path)
+    return Catalogue(cache).facts(file), len(file.readings)
+
+
+def test_another_process_takes_the_facts_from_the_catalogue(file: Counted, tmp_path: Path) -> None:
+    (facts,) = recorded(tmp_path / "cache", file)
+    assert in_another_process(facts_and_readings, tmp_path / "cache", file.path) == (facts, 0)
+
+
+def test_without_a_folder_every_file_is_read_every_time(file: Counted) -> None:
+    assert Catalogue(None).facts(file) == Catalogue(None).facts(file)
+    assert len(file.readings) == 2
+
+
+def of_another_size(path: Path) -> None:
+    save(noise(6, 7, seed=1), path)
+
+
+def written_at_another_time(path: Path) -> None:
+    save(noise(5, 7, seed=1), path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def with_its_time_set_back(path: Path) -> None:
+    before = path.stat()
+    save(noise(5, 7, seed=1), path)
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system ticks in milliseconds
+        os.utime(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced_by_another_file(path: Path) -> None:
+    before = path.stat()
+    save(noise(5, 7, seed=1), path.with_name("other.bmp"))
+    os.utime(path.with_name("other.bmp"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(path.with_name("other.bmp"), path)
+
+
+@pytest.mark.parametrize(
+    "change", [of_another_size, written_at_another_time, with_its_time_set_back, replaced_by_another_file]
+)
+def test_a_changed_file_is_read_again(file: Counted, tmp_path: Path, change: Callable[[Path], None]) -> None:
+    recorded(tmp_path / "cache", file)
+    change(file.path)
+    assert recorded(tmp_path / "cache", file) == [facts_of(read_rgb(file.path))]
+    assert len(file.readings) == 2
+
+
+def test_a_file_that_has_just_changed_is_not_trusted(tmp_path: Path) -> None:
+    save(noise(5, 7), tmp_path / "a.bmp")
+    fresh = Counted(tmp_path / "a.bmp")
+    recorded(tmp_path / "cache", fresh)
+    recorded(tmp_path / "cache", fresh)
+    assert len(fresh.readings) == 2
+
+
+def test_a_file_settles_two_seconds_after_its_last_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(noise(5, 7), tmp_path / "a.bmp")
+    status = (tmp_path / "a.bmp").stat()
+    changed = max(status.st_mtime, status.st_ctime)
+    for seconds, settles in ((1.9, False), (2.1, True)):
+        monkeypatch.setattr(time, "time", lambda now=changed + seconds: now)
+        assert (ImageFile(tmp_path / "a.bmp").stamp is not None) == settles
+
+
+def test_a_photograph_is_not_taken_for_its_half(settled: None, tmp_path: Path) -> None:
+    rocket = next(photograph for photograph in EMBEDDED_TRAIN if photograph.name == "rocket")
+    half, whole = recorded(tmp_path, rocket, replace(rocket, halve=False))
+    assert (half.height, whole.height) == (213, 427)
+    assert recorded(tmp_path, rocket) == [half]
+
+
+def entry_replaced(change: Callable[[list[object]], object]) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({place: change(entry) for place, entry in content.items()}), encoding="utf-8")
+
+    return damage
+
+
+CATALOGUE_DAMAGE = [
+    pytest.param(lambda file: file.write_bytes(b""), id="empty"),
+    pytest.param(lambda file: file.write_bytes(b"\xff\0nonsense"), id="nonsense"),
+    pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-9]), id="cut"),
+    pytest.param(lambda file: file.write_text("[1, 2]"), id="a list"),
+    pytest.param(lambda file: file.write_text("[" * 100_000), id="nested without end"),
+    pytest.param(entry_replaced(lambda entry: 5), id="a number for an entry"),
+    pytest.param(entry_replaced(lambda entry: entry[:3]), id="an entry that is too short"),
+    pytest.param(entry_replaced(lambda entry: [entry[0], "tall", *entry[2:]]), id="a word for a height"),
+    pytest.param(entry_replaced(lambda entry: [entry[0], None, *entry[2:]]), id="nothing for a height"),
+    pytest.param(entry_replaced(lambda entry: [*entry[:3], "0" + str(entry[3])[1:]]), id="a digit of the digest"),
+]
+
+
+@pytest.mark.parametrize("damage", CATALOGUE_DAMAGE)
+def test_a_damaged_catalogue_is_done_without_and_mended(
+    file: Counted, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    expected = recorded(tmp_path / "cache", file)
+    assert expected[0].digest[0] != "0"
+    damage(tmp_path / "cache" / FACTS_FILE)
+    assert recorded(tmp_path / "cache", file) == expected
+    assert recorded(tmp_path / "cache", file) == expected
+    assert len(file.readings) == 2
+
+
+def test_a_folder_in_place_of_the_catalogue_is_done_without(file: Counted, tmp_path: Path) -> None:
+    (tmp_path / "cache" / FACTS_FILE).mkdir(parents=True)
+    assert recorded(tmp_path / "cache", file) == recorded(tmp_path / "cache", file)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_catalogue_that_cannot_be_written_is_done_without(file: Counted, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    assert recorded(tmp_path / "cache", file) == [Facts(5, 7, sha256(noise(5, 7)))]
+
+
+def test_two_who_write_at_the_same_time_keep_what_both_have_read(tmp_path: Path, settled: None) -> None:
+    one, other = Counted(tmp_path / "one.bmp"), Counted(tmp_path / "other.bmp")
+    for seed, source in enumerate((one, other)):
+        save(noise(5, 7, seed), source.path)
+    first, second = Catalogue(tmp_path), Catalogue(tmp_path)
+    expected = [first.facts(one), second.facts(other)]
+    first.save()
+    second.save()
+    assert recorded(tmp_path, one, other) == expected
+    assert (len(one.readings), len(other.readings)) == (1, 1)
+
+
+def test_pixels_in_memory_are_measured_every_time(tmp_path: Path) -> None:
+    source = InMemory(noise(5, 7), "somewhere")
+    recorded(tmp_path, source)
+    source.pixels[0, 0, 0] ^= 1
+    assert recorded(tmp_path, source) == [facts_of(source.pixels)]

@@ -1,0 +1,483 @@
+"""The tasks: how the input is made, what the baseline does, what is scored, and what a task is asked for by."""
+
+import contextlib
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from bbcu.data.images import Pixels, crop_to_multiple, downscale, luma, read_rgb, rounded, upscale
+from bbcu.data.metrics import psnr, ssim
+from bbcu.data.tasks import ArtifactReduction, Denoising, Score, SuperResolution, Task, make_task
+from bbcu.errors import ConfigError
+from tests.harness.builders import noise, soft_blobs
+from tests.harness.paths import REPOSITORY
+
+SHARED = REPOSITORY.parent / "shared"
+PROTOCOL = SHARED / "golden" / "protocol.csv"
+SCALES = pytest.mark.parametrize("scale", [2, 3, 4])
+
+
+# ---- super-resolution ------------------------------------------------------------------------------------------------
+
+
+@SCALES
+def test_the_truth_is_cut_to_a_multiple_of_the_scale_and_the_input_is_its_bicubic(scale: int) -> None:
+    picture = noise(13 * scale - 1, 15 * scale + 1)
+    input, truth = SuperResolution(scale).pair(picture)
+    assert truth.shape == (12 * scale, 15 * scale, 3)
+    np.testing.assert_array_equal(truth, crop_to_multiple(picture, scale))
+    np.testing.assert_array_equal(input, downscale(truth, scale))
+
+
+@SCALES
+def test_the_baseline_is_bicubic_with_a_of_minus_three_quarters(scale: int) -> None:
+    input = noise(7, 9)
+    np.testing.assert_array_equal(SuperResolution(scale).baseline(input), upscale(input, scale))
+
+
+@SCALES
+def test_the_score_is_that_of_the_luma_inside_the_border(scale: int) -> None:
+    output, truth = noise(24, 32, seed=1), noise(24, 32, seed=2)
+    score = SuperResolution(scale).score(output, truth)
+    output_luma, truth_luma = (luma(image)[scale : 24 - scale, scale : 32 - scale] for image in (output, truth))
+    assert score.psnr_db == psnr(output_luma, truth_luma)
+    assert score.ssim == ssim(output_luma, truth_luma)
+
+
+def border(image: Pixels, width: int) -> Pixels:
+    changed = image.copy()
+    changed[:width] = changed[-width:] = 0
+    changed[:, :width] = changed[:, -width:] = 0
+    return changed
+
+
+@SCALES
+def test_a_border_as_wide_as_the_scale_does_not_count_and_the_next_pixel_does(scale: int) -> None:
+    task, output, truth = SuperResolution(scale), noise(24, 32, seed=1), noise(24, 32, seed=2)
+    assert task.score(border(output, scale), truth) == task.score(output, truth)
+    assert task.score(border(output, scale + 1), truth) != task.score(output, truth)
+
+
+def turned(image: Pixels) -> Pixels:
+    return image.transpose(1, 0, 2)
+
+
+@pytest.mark.parametrize("change", [turned, lambda image: image[:, ::-1]], ids=["transposed", "mirrored"])
+@SCALES
+def test_a_turned_picture_scores_the_same(scale: int, change: Callable[[Pixels], Pixels]) -> None:
+    task, output, truth = SuperResolution(scale), noise(24, 32, seed=1), noise(24, 32, seed=2)
+    plain, changed = task.score(output, truth), task.score(change(output), change(truth))
+    assert (changed.psnr_db, changed.ssim) == pytest.approx((plain.psnr_db, plain.ssim), abs=1e-12)
+
+
+def test_super_resolution_has_one_level_and_spoils_no_patches() -> None:
+    task = SuperResolution(2)
+    assert (task.levels, task.corruption, task.baseline_name) == (("",), None, "bicubic")
+    assert (task.colours, task.border, task.identity) == (3, 2, "sr_x2")
+
+
+@SCALES
+def test_a_given_input_is_taken_as_it_is_with_the_truth_cut_to_fit(scale: int) -> None:
+    picture, given = noise(13 * scale - 1, 15 * scale + 1), noise(12, 15, seed=1)
+    for input, truth in (
+        SuperResolution(scale).pair(picture, given),
+        SuperResolution(scale).test_pair(picture, "", given),
+    ):
+        np.testing.assert_array_equal(input, given)
+        np.testing.assert_array_equal(truth, crop_to_multiple(picture, scale))
+
+
+def test_a_given_input_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the given input \(12, 14, 3\) is not \(24, 30, 3\) shrunk by 2"):
+        SuperResolution(2).pair(noise(24, 30), noise(12, 14))
+
+
+# ---- denoising -------------------------------------------------------------------------------------------------------
+
+
+def denoising(*sigma: float, train: tuple[float, float] = (0.0, 75.0)) -> Denoising:
+    return Denoising(sigma or (25.0,), train)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 12.5, 25.0, 75.0])
+@pytest.mark.parametrize(("height", "width", "seed"), [(12, 15, 0), (16, 11, 1)])
+def test_the_noise_of_a_test_picture_is_that_of_seed_zero(sigma: float, height: int, width: int, seed: int) -> None:
+    picture = noise(height, width, seed)
+    expected = picture.astype(np.float64) + np.random.RandomState(0).normal(0, sigma, (height, width, 3))
+    for _ in range(2):  # not the next numbers of a generator that all pictures share
+        input, truth = denoising(sigma).test_pair(picture, "")
+        assert input.dtype == np.float32
+        np.testing.assert_array_equal(input, expected.astype(np.float32))
+        np.testing.assert_array_equal(truth, picture)
+
+
+def test_noise_is_neither_clipped_nor_rounded() -> None:
+    picture = np.array([0, 255], dtype=np.uint8).repeat(300).reshape(20, 10, 3)
+    input, _ = denoising(25.0).test_pair(picture, "")
+    assert input.min() < -40
+    assert input.max() > 295
+    assert np.mean(input == np.round(input)) < 0.01
+
+
+def test_the_baseline_of_denoising_is_the_noisy_picture_rounded_and_clipped() -> None:
+    input, _ = denoising(50.0).test_pair(noise(12, 15), "")
+    expected = np.clip(np.floor(input.astype(np.float64) + 0.5), 0, 255)
+    baseline = denoising(50.0).baseline(input)
+    assert baseline.dtype == np.uint8
+    np.testing.assert_array_equal(baseline, expected)
+
+
+def test_denoising_is_scored_on_all_three_channels_without_a_border() -> None:
+    output, truth = noise(12, 15, seed=1), noise(12, 15, seed=2)
+    squared_error = np.mean((output.astype(np.float64) - truth) ** 2)
+    score = denoising().score(output, truth)
+    assert score.psnr_db == pytest.approx(10 * np.log10(255**2 / squared_error), abs=1e-9)
+    channels = [ssim(output[..., channel], truth[..., channel]) for channel in range(3)]
+    assert len(set(channels)) == 3
+    assert score.ssim == pytest.approx(np.mean(channels), abs=1e-12)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_every_channel_counts_up_to_the_corner(channel: int) -> None:
+    truth = noise(12, 15)
+    output = truth.copy()
+    output[0, 0, channel] ^= 128
+    assert denoising().score(output, truth).psnr_db == pytest.approx(10 * np.log10(255**2 * 12 * 15 * 3 / 128**2))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "levels"),
+    [
+        pytest.param((25.0,), ("",), id="one"),
+        pytest.param((15.0, 25.0, 50.0), ("-sigma15", "-sigma25", "-sigma50"), id="three"),
+        pytest.param((12.5, 25.0), ("-sigma12_5", "-sigma25"), id="a fraction"),
+    ],
+)
+def test_several_strengths_of_noise_are_levels(sigma: tuple[float, ...], levels: tuple[str, ...]) -> None:
+    assert denoising(*sigma).levels == levels
+
+
+def test_every_level_has_its_own_strength() -> None:
+    task = denoising(15.0, 50.0)
+    for level, sigma in zip(task.levels, task.sigma, strict=True):
+        (input, _), (alone, _) = task.test_pair(noise(12, 15), level), denoising(sigma).test_pair(noise(12, 15), "")
+        np.testing.assert_array_equal(input, alone)
+
+
+def strengths(task: Denoising, count: int = 2000) -> NDArray[np.float64]:
+    """The strength of the noise of each of many training patches, measured."""
+    patches = np.full((count, 12, 12, 3), 128, dtype=np.uint8)
+    spoilt = task.corruption(patches, np.random.default_rng(0))
+    assert spoilt.dtype == np.float32
+    found: NDArray[np.float64] = (spoilt - 128.0).std(axis=(1, 2, 3), dtype=np.float64)
+    return found
+
+
+def test_the_strengths_of_a_training_are_drawn_evenly_from_their_range() -> None:
+    found = strengths(denoising(train=(0.0, 75.0)))
+    shares, _ = np.histogram(found, bins=np.linspace(0, 75, 6))
+    assert shares.min() > 0.9 * 400
+    assert shares.max() < 1.1 * 400
+
+
+def test_a_range_that_does_not_begin_at_zero_is_kept() -> None:
+    found = strengths(denoising(train=(40.0, 60.0)), count=500)
+    assert found.min() > 36
+    assert found.max() < 66
+    assert found.mean() == pytest.approx(50, abs=1)
+
+
+def test_a_single_strength_is_every_patchs() -> None:
+    np.testing.assert_allclose(strengths(denoising(train=(25.0, 25.0)), count=200), 25, rtol=0.15)
+
+
+def test_a_training_without_noise_has_its_truth_for_input() -> None:
+    patches = noise(8, 8)[None]
+    spoilt = denoising(train=(0.0, 0.0)).corruption(patches, np.random.default_rng(0))
+    np.testing.assert_array_equal(spoilt, patches)
+
+
+def test_the_noise_of_a_patch_is_that_of_no_other() -> None:
+    flat = np.full((3, 8, 8, 3), 128, dtype=np.uint8)
+    first, second, third = denoising(train=(25.0, 25.0)).corruption(flat, np.random.default_rng(0))
+    for one, other in ((first, second), (second, third), (first, third)):
+        assert abs(np.corrcoef((one - 128).ravel(), (other - 128).ravel())[0, 1]) < 0.3
+
+
+# ---- JPEG artifact reduction -----------------------------------------------------------------------------------------
+
+
+def restoring(*quality: int, train: tuple[int, int] = (1, 50)) -> ArtifactReduction:
+    return ArtifactReduction(quality or (10,), train)
+
+
+def as_the_codec_does(gray: Pixels, quality: int) -> Pixels:
+    """Write a JPEG file of (height, width, 1) into memory, and read it."""
+    file = io.BytesIO()
+    Image.fromarray(gray[..., 0]).save(file, format="JPEG", quality=quality)
+    return np.asarray(Image.open(io.BytesIO(file.getvalue())))[..., None]
+
+
+def test_a_gray_picture_is_taken_as_it_is() -> None:
+    levels = soft_blobs(0, 16, 24)[..., :1]
+    for part in restoring().pair(levels.repeat(3, axis=2)):
+        np.testing.assert_array_equal(part, levels)
+
+
+def test_a_colour_picture_is_taken_as_the_luma_of_matlab_rounded() -> None:
+    expected = np.floor(luma(noise(16, 24)) + 0.5)[..., None]
+    for part in restoring().pair(noise(16, 24)):
+        assert part.dtype == np.uint8
+        np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("quality", [1, 10, 40, 100])
+def test_the_quality_is_that_of_the_codec(quality: int) -> None:
+    picture = soft_blobs(0, 20, 27)
+    input, truth = restoring(quality).test_pair(picture, "")
+    assert input.shape == truth.shape == (20, 27, 1)
+    assert input.dtype == truth.dtype == np.uint8
+    np.testing.assert_array_equal(truth, restoring().pair(picture)[1])
+    np.testing.assert_array_equal(input, as_the_codec_does(truth, quality))
+
+
+def test_several_qualities_are_levels() -> None:
+    task = restoring(10, 40)
+    assert task.levels == ("-q10", "-q40")
+    assert restoring(10).levels == ("",)
+    for level, quality in zip(task.levels, task.quality, strict=True):
+        input, truth = task.test_pair(soft_blobs(0, 20, 27), level)
+        np.testing.assert_array_equal(input, as_the_codec_does(truth, quality))
+
+
+def test_the_baseline_of_artifact_reduction_is_the_compressed_picture() -> None:
+    input, _ = restoring().test_pair(soft_blobs(0, 20, 27), "")
+    np.testing.assert_array_equal(restoring().baseline(input), input)
+
+
+def test_artifact_reduction_is_scored_on_the_whole_gray_picture() -> None:
+    output, truth = noise(12, 15, seed=1)[..., :1], noise(12, 15, seed=2)[..., :1]
+    score = restoring().score(output, truth)
+    squared_error = np.mean((output.astype(np.float64) - truth) ** 2)
+    assert score.psnr_db == pytest.approx(10 * np.log10(255**2 / squared_error), abs=1e-9)
+    assert score.ssim == ssim(output[..., 0], truth[..., 0])
+
+
+def qualities(train: tuple[int, int], count: int = 120) -> Counter[int]:
+    """How often each quality was drawn for a patch, told by what the codec makes of it."""
+    patch = soft_blobs(0, 16, 16)[..., :1]
+    by_result = {as_the_codec_does(patch, quality).tobytes(): quality for quality in range(1, 101)}
+    known = {quality: as_the_codec_does(patch, quality).tobytes() for quality in range(train[0], train[1] + 1)}
+    assert len(set(known.values())) == len(known)
+    spoilt = restoring(train=train).corruption(np.stack([patch] * count), np.random.default_rng(0))
+    assert spoilt.shape == (count, 16, 16, 1)
+    assert spoilt.dtype == np.uint8
+    by_result |= {result: quality for quality, result in known.items()}
+    return Counter(by_result[result.tobytes()] for result in spoilt)
+
+
+def test_a_training_draws_every_quality_of_its_range_both_ends_among_them() -> None:
+    found = qualities((30, 33))
+    assert sorted(found) == [30, 31, 32, 33]
+    assert min(found.values()) > 15
+
+
+def test_a_single_quality_is_every_patchs() -> None:
+    assert qualities((10, 10), count=20) == {10: 20}
+
+
+# ---- tasks by name ---------------------------------------------------------------------------------------------------
+
+DENOISE = {"name": "denoise", "sigma": 25, "train_sigma": [0, 75]}
+JPEG = {"name": "jpeg", "quality": 10, "train_quality": [1, 50]}
+BY_NAME = [
+    pytest.param({"name": "sr_x2"}, SuperResolution(2), id="sr_x2"),
+    pytest.param({"name": "sr_x3"}, SuperResolution(3), id="sr_x3"),
+    pytest.param({"name": "sr_x4"}, SuperResolution(4), id="sr_x4"),
+    pytest.param({"name": "sr_x2", "sigma": None, "train_quality": None}, SuperResolution(2), id="nothing is absent"),
+    pytest.param(DENOISE, Denoising((25.0,), (0.0, 75.0)), id="denoise"),
+    pytest.param({**DENOISE, "quality": None}, Denoising((25.0,), (0.0, 75.0)), id="denoise, nothing for jpeg"),
+    pytest.param({**DENOISE, "sigma": [50, 15.5]}, Denoising((50.0, 15.5), (0.0, 75.0)), id="several, as ordered"),
+    pytest.param({**DENOISE, "train_sigma": 15}, Denoising((25.0,), (15.0, 15.0)), id="one number to train at"),
+    pytest.param({**DENOISE, "train_sigma": [15]}, Denoising((25.0,), (15.0, 15.0)), id="a list of one to train at"),
+    pytest.param({**DENOISE, "train_sigma": [0, 255]}, Denoising((25.0,), (0.0, 255.0)), id="the widest range"),
+    pytest.param({**DENOISE, "sigma": (255, 1e-3)}, Denoising((255.0, 1e-3), (0.0, 75.0)), id="a tuple"),
+    pytest.param(JPEG, ArtifactReduction((10,), (1, 50)), id="jpeg"),
+    pytest.param({**JPEG, "quality": [1, 100]}, ArtifactReduction((1, 100), (1, 50)), id="the ends of the codec"),
+    pytest.param({**JPEG, "quality": 10.0}, ArtifactReduction((10,), (1, 50)), id="a whole number with a point"),
+    pytest.param({**JPEG, "train_quality": 7}, ArtifactReduction((10,), (7, 7)), id="one quality to train at"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "task"), BY_NAME)
+def test_a_task_is_made_by_its_name_and_what_belongs_to_that(parameters: dict[str, Any], task: Task) -> None:
+    made = make_task(parameters)
+    assert made == task
+    assert hash(made) == hash(task)
+    assert made.name == parameters["name"]
+
+
+@pytest.mark.parametrize(("parameters", "task"), BY_NAME)
+def test_the_parameters_of_a_task_make_it_again(parameters: dict[str, Any], task: Task) -> None:
+    again = make_task(json.loads(json.dumps(make_task(parameters).parameters())))
+    assert again == task
+    assert again.parameters() == task.parameters()
+
+
+SPELLINGS = [
+    pytest.param([{**DENOISE, "sigma": sigma} for sigma in (25, 25.0, [25], (25.0,))], id="sigma"),
+    pytest.param([{**DENOISE, "train_sigma": train} for train in (25, 25.0, [25], [25, 25.0])], id="train_sigma"),
+    pytest.param([{**JPEG, "quality": quality} for quality in (10, 10.0, [10])], id="quality"),
+    pytest.param([{**JPEG, "train_quality": train} for train in (10, [10.0], [10, 10])], id="train_quality"),
+]
+
+
+@pytest.mark.parametrize("spellings", SPELLINGS)
+def test_spellings_of_one_task_have_one_form(spellings: list[dict[str, Any]]) -> None:
+    tasks = [make_task(parameters) for parameters in spellings]
+    assert len(set(tasks)) == 1
+    # As text, in which 25 and 25.0 differ: it is what a cell's key is made of.
+    assert len({json.dumps(task.parameters()) for task in tasks}) == 1
+
+
+def test_the_order_of_the_strengths_that_are_tested_is_no_other_task() -> None:
+    one, other = (make_task({**DENOISE, "sigma": sigma}).identity for sigma in ([15, 25], [25, 15]))
+    assert one != other  # the sets are named in this order
+
+
+VALID = "; valid: sr_x2, sr_x3, sr_x4, denoise, jpeg"
+REFUSED = [
+    *(
+        pytest.param({"name": name}, f"unknown task '{name}'", id=f"name {name!r}")
+        for name in ("sr_x5", "sr_x02", "SR_X2", "", "Denoise", "None")
+    ),
+    pytest.param({}, "unknown task 'None'", id="no name"),
+    pytest.param({"name": "sr_x2", "sigma": 25}, "task.sigma=25: the task sr_x2 has no such key", id="sigma of sr"),
+    pytest.param({**DENOISE, "quality": 10}, "task.quality=10: the task denoise has no such key", id="of jpeg"),
+    pytest.param({**JPEG, "train_sigma": 5}, "task.train_sigma=5: the task jpeg has no such key", id="of denoise"),
+    pytest.param({**DENOISE, "noise": 1}, "task.noise=1: the task denoise has no such key", id="of nobody"),
+    pytest.param({**DENOISE, "sigma": None}, "no value for task.sigma: the task denoise needs one", id="no sigma"),
+    pytest.param({"name": "jpeg", "quality": 1}, "no value for task.train_quality: the task jpeg", id="no range"),
+    *(
+        pytest.param({**DENOISE, "sigma": value}, f"task.sigma={value}: must be {rule}", id=f"sigma {value}")
+        for value, rule in (
+            (0, "above 0, and at most 255"),
+            (-1, "above 0, and at most 255"),
+            (255.5, "above 0, and at most 255"),
+            ([25, 0], "above 0, and at most 255"),
+            ("25", "a number, or a list of numbers"),
+            (True, "a number, or a list of numbers"),
+            (float("nan"), "a number, or a list of numbers"),
+            (float("inf"), "a number, or a list of numbers"),
+            ([[25]], "a number, or a list of numbers"),
+            ({"a": 1}, "a number, or a list of numbers"),
+        )
+    ),
+    pytest.param({**DENOISE, "sigma": []}, "task.sigma=[]: must name at least one number", id="no sigma in the list"),
+    pytest.param({**DENOISE, "sigma": [25, 25.0]}, "names a number twice", id="sigma twice"),
+    *(
+        pytest.param({**DENOISE, "train_sigma": value}, f"task.train_sigma={value}: must be a range", id=f"{value}")
+        for value in ([75, 0], [-1, 5], [0, 256], [0, 10, 20], 300)
+    ),
+    *(
+        pytest.param(
+            {**JPEG, "quality": value}, f"task.quality={value}: must be whole numbers from 1 to 100", id=f"q{value}"
+        )
+        for value in (0, 101, 10.5, [10, 0])
+    ),
+    pytest.param({**JPEG, "quality": [10, 10]}, "task.quality=[10, 10]: names a number twice", id="quality twice"),
+    *(
+        pytest.param({**JPEG, "train_quality": value}, f"task.train_quality={value}: must be ", id=f"train {value}")
+        for value in ([50, 1], [0, 50], [1, 101], [1, 2.5], [1, 2, 3], "low")
+    ),
+]
+
+
+@pytest.mark.parametrize(("parameters", "message"), REFUSED)
+def test_what_cannot_be_a_task_is_refused_in_one_line(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_task(parameters)
+    assert str(error.value).startswith(message) or message == "names a number twice"
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not message.startswith("unknown task") or str(error.value).endswith(VALID)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        pytest.param((denoising(25.0), denoising(25.00001)), id="the seventh digit"),
+        pytest.param((denoising(15.0), denoising(15.0, 25.0)), id="one more"),
+        pytest.param((denoising(15.0, 25.0), denoising(25.0, 15.0)), id="the order"),
+        pytest.param((restoring(10), restoring(20)), id="quality"),
+        pytest.param((denoising(10.0), restoring(10)), id="the kind"),
+    ],
+)
+def test_tasks_whose_pairs_differ_have_identities_that_differ(pair: tuple[Task, Task]) -> None:
+    one, other = pair
+    assert one.identity != other.identity
+
+
+def test_two_strengths_that_look_alike_are_refused_or_told_apart() -> None:
+    with contextlib.suppress(ConfigError):
+        levels = make_task({**DENOISE, "sigma": [25, 25.000001]}).levels
+        assert len(set(levels)) == 2
+
+
+# ---- the pictures of the papers --------------------------------------------------------------------------------------
+
+
+def as_matlab_enlarges(image: Pixels, scale: int) -> Pixels:
+    """MATLAB's imresize: bicubic with a = -0.5, the border mirrored."""
+    border = 4
+    mirrored = np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric").astype(np.float64)
+    batch = torch.from_numpy(mirrored.transpose(2, 0, 1))[None]
+    size = (mirrored.shape[0] * scale, mirrored.shape[1] * scale)
+    large = interpolate(batch, size=size, mode="bicubic", antialias=True, align_corners=False)
+    cut = border * scale
+    return rounded(large[0, :, cut:-cut, cut:-cut].permute(1, 2, 0).numpy())
+
+
+def protocol() -> list[dict[str, str]]:
+    if not PROTOCOL.exists():
+        return []
+    with open(PROTOCOL, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def task_of(name: str) -> Task:
+    quality = name.removeprefix("jpeg_q")
+    return make_task({"name": name} if quality == name else {**JPEG, "quality": int(quality)})
+
+
+def score_of(row: dict[str, str], picture: Pixels) -> Score:
+    task = task_of(row["task"])
+    input, truth = task.test_pair(picture, "")
+    if row["input"] == "bicubic matlab":
+        return task.score(as_matlab_enlarges(rounded(input), task.scale), truth)
+    return task.score(task.baseline(input), truth)
+
+
+ROWS = [pytest.param(row, id=" ".join([row["task"], row["dataset"], row["input"]])) for row in protocol()] or [
+    pytest.param({}, id="none", marks=pytest.mark.skip("the measured scores are not here"))
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_inputs_of_a_set_score_what_was_measured(row: dict[str, str]) -> None:
+    folder = SHARED / "data" / row["dataset"]
+    if not folder.exists():
+        pytest.skip(f"the pictures of {row['dataset']} are not here")
+    scores = [score_of(row, read_rgb(path)) for path in sorted(folder.iterdir())]
+    assert np.mean([score.psnr_db for score in scores]) == pytest.approx(float(row["psnr_db"]), abs=0.001)
+    assert np.mean([score.ssim for score in scores]) == pytest.approx(float(row["ssim"]), abs=0.0002)

@@ -1,0 +1,448 @@
+"""Released checkpoints: our networks under them compute what the released ones do, and go back to them unchanged."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bbcu.model.checkpoints import CheckpointError, from_released_state, load, to_released_state
+from bbcu.model.networks import NetworkSpec, SRResNet, build
+from bbcu.model.units import UnitSpec
+from tests.harness.builders import dncnn, srresnet
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = ("bbcu_l_x2", "bbcu_m_x4", "bbcu_dncnn_color")
+TOLERANCE = 1e-5
+
+State = dict[str, Tensor]
+
+
+# --- the released networks' own numbers -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=CASES)
+def golden(request: pytest.FixtureRequest) -> State:
+    """What the released module gave: its state, an input, the output, the loss and every gradient."""
+    with np.load(GOLDEN / f"{request.param}.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def with_prefix(arrays: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def released_gradients(network: nn.Module) -> State:
+    """The gradients of a network under the released names."""
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    network.load_state_dict(gradients)
+    return to_released_state(network)
+
+
+def test_output_loss_and_every_gradient_equal_the_released_network(golden: State) -> None:
+    network = from_released_state(with_prefix(golden, "state."))
+    x = golden["input"].clone().requires_grad_()
+    output = network(x)
+    loss = F.l1_loss(output, golden["target"])
+    loss.backward()
+    assert x.grad is not None
+    found = {"output": output.detach(), "loss": loss.detach(), "grad.input": x.grad}
+    found |= {f"grad.{name}": gradient for name, gradient in released_gradients(network).items()}
+    expected = {name: value for name, value in golden.items() if not name.startswith(("state.", "input", "target"))}
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert value.abs().max() > 0, name
+        assert (found[name] - value).abs().max() / value.abs().max() < TOLERANCE, name
+
+
+def test_a_released_state_comes_back_as_it_was(golden: State) -> None:
+    state = with_prefix(golden, "state.")
+    back = to_released_state(from_released_state(state))
+    assert list(back) == list(state)
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_a_released_network_is_ready_to_be_evaluated(golden: State) -> None:
+    assert not from_released_state(with_prefix(golden, "state.")).training
+
+
+def test_alignment_is_told_as_it_is_no_part_of_the_state(golden: State) -> None:
+    state = with_prefix(golden, "state.")
+    plain = from_released_state(state, align=1.0)(golden["input"])
+    assert not torch.allclose(plain, golden["output"], rtol=1e-3)
+
+
+# --- names, shapes and totals of the full-sized networks --------------------------------------------------------------
+
+
+def unit(prefix: str, wide: int, *, bias: bool = False, narrow: int = 64) -> dict[str, tuple[int, ...]]:
+    """The released names and shapes of a unit from ``narrow`` to ``wide`` channels."""
+    return {
+        f"{prefix}.move0.bias": (1, narrow, 1, 1),
+        f"{prefix}.binary_conv.weight": (wide, narrow, 3, 3),
+        **({f"{prefix}.binary_conv.bias": (wide,)} if bias else {}),
+        f"{prefix}.relu.pr_bias0.bias": (1, wide, 1, 1),
+        f"{prefix}.relu.pr_prelu.weight": (wide,),
+        f"{prefix}.relu.pr_bias1.bias": (1, wide, 1, 1),
+    }
+
+
+def convolution(prefix: str, wide: int, narrow: int, *, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}.weight": (wide, narrow, 3, 3), **({f"{prefix}.bias": (wide,)} if bias else {})}
+
+
+def super_resolution(
+    up: Callable[[str, int], dict[str, tuple[int, ...]]], upsampling: dict[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """BBCU-L or BBCU-M: ``up`` makes an upsampling convolution or the one after it, ``upsampling`` has their widths."""
+    body = [unit(f"body.{block}.body.{second}", 64) for block in range(16) for second in range(2)]
+    stages = [up(name, wide) for name, wide in {**upsampling, "conv_hr": 64}.items()]
+    parts = [convolution("conv_first", 64, 3), *body, *stages, convolution("conv_last", 3, 64)]
+    return {name: shape for part in parts for name, shape in part.items()}
+
+
+def denoising(colours: int, *, bias: bool) -> dict[str, tuple[int, ...]]:
+    units = [unit(f"model.{2 + index}", 64, bias=bias) for index in range(18)]
+    head = convolution("model.0", 64, colours, bias=bias)
+    tail = convolution("model.20", colours, 64, bias=bias)
+    return {name: shape for part in [head, *units, tail] for name, shape in part.items()}
+
+
+def large(name: str, wide: int) -> dict[str, tuple[int, ...]]:
+    return convolution(name, wide, 64)
+
+
+UNIT = 64 * 64 * 9 + 4 * 64
+BODY = 32 * UNIT
+ENDS = 64 * 3 * 9 + 64 + 3 * 64 * 9 + 3
+REFINE = 64 * 64 * 9 + 64
+TWICE, THRICE = 64 * 256 * 9, 64 * 576 * 9
+
+FULL_SIZED = [
+    pytest.param(
+        "srresnet",
+        NetworkSpec(2, 64, 16),
+        super_resolution(large, {"upconv1": 256}),
+        (168, ENDS + BODY + TWICE + 256 + REFINE, 1_376_003),
+        id="L x2",
+    ),
+    pytest.param(
+        "srresnet",
+        NetworkSpec(3, 64, 16),
+        super_resolution(large, {"upconv1": 576}),
+        (168, ENDS + BODY + THRICE + 576 + REFINE, 1_560_643),
+        id="L x3",
+    ),
+    pytest.param(
+        "srresnet",
+        NetworkSpec(4, 64, 16),
+        super_resolution(large, {"upconv1": 256, "upconv2": 256}),
+        (170, ENDS + BODY + 2 * (TWICE + 256) + REFINE, 1_523_715),
+        id="L x4",
+    ),
+    pytest.param(
+        "srresnet",
+        NetworkSpec(2, 64, 16, binarize=("body", "up")),
+        super_resolution(unit, {"upconv1": 256}),
+        (174, ENDS + BODY + TWICE + 64 + 3 * 256 + UNIT, 1_376_771),
+        id="M x2",
+    ),
+    pytest.param(
+        "srresnet",
+        NetworkSpec(3, 64, 16, binarize=("body", "up")),
+        super_resolution(unit, {"upconv1": 576}),
+        (174, ENDS + BODY + THRICE + 64 + 3 * 576 + UNIT, 1_562_051),
+        id="M x3",
+    ),
+    pytest.param(
+        "srresnet",
+        NetworkSpec(4, 64, 16, binarize=("body", "up")),
+        super_resolution(unit, {"upconv1": 256, "upconv2": 256}),
+        (179, ENDS + BODY + 2 * (TWICE + 64 + 3 * 256) + UNIT, 1_525_059),
+        id="M x4",
+    ),
+    pytest.param(
+        "dncnn",
+        NetworkSpec(1, 64, 9),
+        denoising(3, bias=False),
+        (92, 64 * 3 * 9 + 18 * UNIT + 3 * 64 * 9, 671_616),
+        id="DnCNN_b",
+    ),
+    pytest.param(
+        "dncnn",
+        NetworkSpec(1, 64, 9, colours=1),
+        denoising(1, bias=True),
+        (112, 64 * 9 + 64 + 18 * (UNIT + 64) + 64 * 9 + 1, 670_529),
+        id="DnCNN3_b",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "spec", "shapes", "sizes"), FULL_SIZED)
+def test_names_shapes_and_totals_are_the_released_ones(
+    name: str, spec: NetworkSpec, shapes: dict[str, tuple[int, ...]], sizes: tuple[int, int, int]
+) -> None:
+    state = to_released_state(build(name, spec, seed=0))
+    assert list(state) == list(shapes)
+    assert {name: tuple(value.shape) for name, value in state.items()} == shapes
+    tensors, as_a_sum, parameters = sizes
+    assert len(state) == tensors
+    assert sum(value.numel() for value in state.values()) == as_a_sum == parameters
+
+
+# --- every released layout, small -------------------------------------------------------------------------------------
+
+SMALL = [
+    pytest.param(lambda: srresnet(2, 8, 2, align=130.0), id="L x2"),
+    pytest.param(lambda: srresnet(3, 6, 1, align=130.0), id="L x3"),
+    pytest.param(lambda: srresnet(4, 4, 3, align=130.0), id="L x4"),
+    pytest.param(lambda: srresnet(2, 4, 1, align=130.0, colours=1), id="L x2 gray"),
+    pytest.param(lambda: srresnet(2, 8, 2, align=130.0, binarize=("body", "up")), id="M x2"),
+    pytest.param(lambda: srresnet(3, 6, 1, align=130.0, binarize=("up", "body")), id="M x3"),
+    pytest.param(lambda: srresnet(4, 4, 3, align=130.0, binarize=("body", "up")), id="M x4"),
+    pytest.param(lambda: dncnn(8, 2, align=130.0), id="DnCNN colour"),
+    pytest.param(lambda: dncnn(6, 3, align=130.0, colours=1), id="DnCNN gray"),
+]
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """The network with every parameter moved, so that none is at the value that it starts with."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+@pytest.mark.parametrize("make", SMALL)
+def test_a_network_goes_there_and_back(make: Callable[[], Any]) -> None:
+    network = shaken(make())
+    again = from_released_state(to_released_state(network))
+    x = torch.rand(1, network.spec.colours, 6, 7, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(again(x), network(x))
+    assert (again.spec.scale, again.spec.channels, again.spec.blocks) == (
+        network.spec.scale,
+        network.spec.channels,
+        network.spec.blocks,
+    )
+    assert set(again.spec.binarize) == set(network.spec.binarize)
+
+
+@pytest.mark.parametrize(("colours", "units"), [(3, 1), (1, 5)])
+def test_a_denoiser_of_an_odd_number_of_units_goes_there_and_back(colours: int, units: int) -> None:
+    blocks = (units + 1) // 2
+    state = to_released_state(shaken(dncnn(4, blocks, colours=colours)))
+    tail = f"model.{2 + 2 * blocks}."
+    shorter = {name: value for name, value in state.items() if not name.startswith((f"model.{1 + 2 * blocks}.", tail))}
+    shorter |= {f"model.{2 + units}.{name.removeprefix(tail)}": state[name] for name in state if name.startswith(tail)}
+    back = to_released_state(from_released_state(shorter))
+    assert list(back) == list(shorter)
+    assert all(torch.equal(back[name], shorter[name]) for name in shorter)
+
+
+def test_how_a_network_was_trained_is_not_told() -> None:
+    network = srresnet(unit=UnitSpec(surrogate="ede", weight="l1mag"))
+    assert to_released_state(network).keys() == to_released_state(srresnet()).keys()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_file_holds_the_state_flat_or_under_params(nested: bool, tmp_path: Path) -> None:
+    network = shaken(srresnet(align=130.0))
+    state = to_released_state(network)
+    torch.save({"params": state} if nested else state, tmp_path / "net.pth")
+    x = torch.rand(1, 3, 6, 7)
+    assert torch.equal(load(tmp_path / "net.pth")(x), network(x))
+
+
+def test_the_alignment_of_a_file_can_be_told(tmp_path: Path) -> None:
+    network = shaken(srresnet(align=57.0))
+    torch.save(to_released_state(network), tmp_path / "net.pth")
+    x = torch.rand(1, 3, 6, 7)
+    assert torch.equal(load(tmp_path / "net.pth", align=57.0)(x), network(x))
+
+
+class Intruder:
+    """An object that leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_a_file_that_holds_more_than_tensors_is_refused_unread(
+    save: Callable[[Any, Path], None], tmp_path: Path
+) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "net.pth"
+    save({**to_released_state(srresnet()), "more": Intruder(mark)}, path)
+    with pytest.raises(CheckpointError, match=r"net\.pth: no checkpoint, or one that holds more than tensors"):
+        load(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda path: None, id="not there"),
+        pytest.param(lambda path: path.mkdir(), id="a folder"),
+        pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+        pytest.param(lambda path: path.write_bytes(b"GIF89a not a checkpoint"), id="something else"),
+        pytest.param(lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), id="broken archive"),
+        pytest.param(lambda path: torch.save([torch.zeros(1)], path), id="a list"),
+        pytest.param(lambda path: torch.save({"a": torch.zeros(1)}, path), id="another network"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_in_one_line(write: Callable[[Path], Any], tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    write(path)
+    with pytest.raises(CheckpointError, match=r"net\.pth: ") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+# --- what fits nothing ------------------------------------------------------------------------------------------------
+
+
+def changed(state: State, **changes: Any) -> dict[str, Any]:
+    """The state with tensors put in place of others, or taken out where the change is None; dots are written __."""
+    replaced = {**state, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return {name: value for name, value in replaced.items() if value is not None}
+
+
+LARGE = to_released_state(srresnet(2, 8, 1))
+MEDIUM = to_released_state(srresnet(2, 8, 1, binarize=("body", "up")))
+COLOUR = to_released_state(dncnn(8, 1))
+GRAY = to_released_state(dncnn(8, 1, colours=1))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        pytest.param({}, "no tensors.*neither conv_first.weight nor model.0.weight is there", id="nothing"),
+        pytest.param({"params": {}}, "no tensors", id="nothing nested"),
+        pytest.param([1, 2], "a state is a mapping of names to tensors, this is a list", id="no mapping"),
+        pytest.param({"params": 3}, "this is a int", id="no mapping nested"),
+        pytest.param(changed(LARGE, epoch=3), "'epoch' holds a int, not a tensor", id="no tensor"),
+        pytest.param(
+            {"layer.weight": torch.zeros(1), "layer.bias": torch.zeros(1)},
+            r"\(2 tensors: layer.weight, layer.bias\): neither conv_first.weight nor model.0.weight",
+            id="another network",
+        ),
+        pytest.param(
+            changed(LARGE, conv_first__weight=torch.zeros(8, 3, 9, 9)),
+            r"conv_first.weight is \(8, 3, 9, 9\), not \(channels, colours, 3, 3\)",
+            id="head of another kernel",
+        ),
+        pytest.param(
+            changed(LARGE, conv_first__weight=torch.zeros(0, 3, 3, 3)),
+            r"conv_first.weight is \(0, 3, 3, 3\)",
+            id="no width",
+        ),
+        pytest.param(
+            changed(LARGE, upconv1__weight=None), "neither upconv1.weight nor upconv1.binary_conv.weight", id="no up"
+        ),
+        pytest.param(
+            changed(LARGE, upconv1__weight=torch.zeros(40, 8, 3, 3)),
+            r"upconv1.weight is \(40, 8, 3, 3\), not 4 or 9 times 8 channels",
+            id="scale",
+        ),
+        pytest.param(changed(LARGE, upconv1__weight=torch.zeros(())), r"upconv1.weight is \(\)", id="up without shape"),
+        pytest.param(
+            changed(LARGE, conv_hr__bias=None),
+            r"17 tensors.*as a BBCU-L x2 of channels=8 blocks=1 it lacks 1 \(conv_hr.bias\)",
+            id="missing",
+        ),
+        pytest.param(
+            changed(MEDIUM, upconv1__move0__bias=None),
+            r"as a BBCU-M x2 .* lacks 1 \(upconv1.move0.bias\)",
+            id="missing in M",
+        ),
+        pytest.param(
+            changed(LARGE, conv_body__weight=torch.zeros(1), conv_body__bias=torch.zeros(1)),
+            r"has 2 too many \(conv_body.weight, conv_body.bias\)$",
+            id="unexpected",
+        ),
+        pytest.param(
+            {name.replace("relu.", "act."): value for name, value in LARGE.items()},
+            r"lacks 6 \(.*, \.\.\.\) and has 6 too many \(.*, \.\.\.\)",
+            id="renamed",
+        ),
+        pytest.param(
+            {name.replace("body.0.body", "body.7.body"): value for name, value in LARGE.items()},
+            r"lacks 10 \(body.0.body.0.move0.bias, .* has 10 too many",
+            id="a gap in the blocks",
+        ),
+        pytest.param(
+            changed(LARGE, conv_hr__bias=torch.zeros(9)), r"its conv_hr.bias is \(9,\), not \(8,\)", id="shape"
+        ),
+        pytest.param(
+            changed(LARGE, upconv2__weight=torch.zeros(8, 8, 3, 3), upconv2__bias=torch.zeros(8)),
+            r"as a BBCU-L x4 .* its upconv2.weight is \(8, 8, 3, 3\), not \(32, 8, 3, 3\)",
+            id="shape of x4",
+        ),
+        pytest.param({"model.0.weight": torch.zeros(8, 3, 3, 3)}, "model.0 stands alone", id="only a head"),
+        pytest.param(
+            changed(COLOUR, model__0__bias=torch.zeros(8)),
+            r"as a colour DnCNN of channels=8 units=2 it has 1 too many \(model.0.bias\)",
+            id="colour with a bias",
+        ),
+        pytest.param(
+            changed(GRAY, model__0__bias=None),
+            r"as a gray DnCNN of channels=8 units=2 it lacks 1 \(model.0.bias\)",
+            id="gray without a bias",
+        ),
+        pytest.param(
+            {"model.0.weight": torch.zeros(1, 1, 1, 1).expand(2**30, 3, 3, 3), "model.1.weight": torch.zeros(3)},
+            r"lacks 1 \(model.2.weight\)",
+            id="wider than memory",
+        ),
+    ],
+)
+def test_a_state_that_fits_nothing_says_what_was_found_and_what_failed(state: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        from_released_state(state)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nn.Linear(2, 2), "it is a Linear, not an SRResNet or a DnCNN"),
+        (lambda: type("Mine", (SRResNet,), {})(NetworkSpec(2, 8, 1)), "it is a Mine"),
+        (lambda: srresnet(binarize=()), r"its binary parts are \[\]"),
+        (lambda: srresnet(binarize=("head", "body")), r"its binary parts are \[head,body\]"),
+        (lambda: srresnet(binarize=("body", "tail")), r"its binary parts are \[body,tail\]"),
+        (lambda: srresnet(binarize=("up",)), r"its binary parts are \[up\]"),
+        (lambda: dncnn(binarize=()), r"its binary parts are \[\]"),
+        (lambda: srresnet(5), "its scale is 5"),
+        (lambda: srresnet(accumulate=True), "accumulate is True, not False"),
+        (lambda: dncnn(standardise=True), "standardise is True, not False"),
+        (
+            lambda: srresnet(unit_class="bbcu.model.units.BinaryUnit"),
+            "unit_class is bbcu.model.units.BinaryUnit, not binary",
+        ),
+        (lambda: srresnet(unit=UnitSpec(residual=False)), "residual is False, not True"),
+        (lambda: srresnet(unit=UnitSpec(residual="block")), "residual is block, not True"),
+        (lambda: srresnet(unit=UnitSpec(bn="post")), "bn is post, not none"),
+        (lambda: srresnet(unit=UnitSpec(act="after")), "act is after, not inside"),
+        (lambda: srresnet(unit=UnitSpec(act_fn="prelu")), "act_fn is prelu, not rprelu"),
+        (lambda: srresnet(unit=UnitSpec(threshold=False)), "threshold is False, not True"),
+        (lambda: dncnn(unit=UnitSpec(weight="irnet")), "weight is irnet, not l1"),
+        (lambda: srresnet(unit=UnitSpec(weight="plain")), "weight is plain, not l1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_network_without_a_released_form_says_why(make: Callable[[], nn.Module], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=f"this network has no released form: {reason}"):
+        to_released_state(make())

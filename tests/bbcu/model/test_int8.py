@@ -1,0 +1,240 @@
+"""Signs convolved in bytes: the very numbers of the convolution in floats, forward, backward and in whole trainings."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bbcu.data.images import downscale
+from bbcu.data.pairs import Pair
+from bbcu.data.patches import PatchSampler
+from bbcu.errors import ConfigError
+from bbcu.model import int8
+from bbcu.model.int8 import convolve_signs
+from bbcu.model.methods import METHODS
+from bbcu.model.networks import SRResNet, binary_units
+from bbcu.model.units import UnitSpec
+from bbcu.training.acceleration import Wanted, convolve_in_bytes, cpp_compiler, plan_for, resolve_int8
+from bbcu.training.evaluation import restore
+from bbcu.training.loop import Training, TrainSettings
+from tests.harness.builders import dncnn, drawn, noise, srresnet
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+HAS_VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni"))
+SETTINGS = TrainSettings(steps=6, batch=2, patch=8, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
+
+needs_bytes = pytest.mark.skipif(not HAS_VNNI, reason="this cpu has no VNNI")
+
+
+def signs(*shape: int, seed: int = 0) -> Tensor:
+    """Ones and minus ones."""
+    return drawn(*shape, seed=seed).sign()
+
+
+@needs_bytes
+def test_a_machine_with_the_instructions_convolves_in_bytes() -> None:
+    assert int8.missing_for_bytes(CPU) is None
+
+
+# --- one convolution --------------------------------------------------------------------------------------------------
+
+
+@needs_bytes
+@pytest.mark.parametrize("lowered", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("batch", "channels", "outputs", "height", "width", "side"),
+    [(2, 64, 64, 9, 7, 3), (1, 3, 12, 6, 6, 3), (3, 20, 33, 1, 5, 3), (2, 130, 8, 4, 4, 5), (1, 1, 1, 1, 1, 1)],
+)
+def test_it_is_the_convolution_in_floats_and_so_are_its_gradients(
+    batch: int, channels: int, outputs: int, height: int, width: int, side: int, lowered: bool
+) -> None:
+    results: list[list[Tensor]] = []
+    for convolve in (convolve_signs, functools.partial(F.conv2d, padding=side // 2)):
+        x = signs(batch, channels, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
+        weight = signs(outputs, channels, side, side, seed=1).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=lowered, cache_enabled=False):
+            y = convolve(x, weight)
+        (y * drawn(*y.shape, seed=2)).sum().backward()
+        assert x.grad is not None
+        assert weight.grad is not None
+        results.append([y.detach(), x.grad, weight.grad])
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+@needs_bytes
+def test_a_zero_among_the_signs_counts_nothing() -> None:
+    """As in a filter whose latent weights are all zero."""
+    x, weight = signs(1, 4, 5, 5), signs(2, 4, 3, 3, seed=1)
+    x[:, 1], weight[0] = 0, 0
+    assert torch.equal(convolve_signs(x, weight), F.conv2d(x, weight, padding=1))
+
+
+def test_sums_in_double_precision_are_left_to_torch() -> None:
+    x, weight = signs(1, 4, 5, 5).double(), signs(2, 4, 3, 3, seed=1).double()
+    assert torch.equal(convolve_signs(x, weight), F.conv2d(x, weight, padding=1))
+
+
+@needs_bytes
+def test_the_operator_keeps_what_it_promises_to_the_compiler() -> None:
+    bytes_of_signs = (signs(2, 16, 6, 5) + int8.ZERO).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    weight = signs(8, 16, 3, 3).to(torch.int8)
+    torch.library.opcheck(int8.convolve_bytes, (bytes_of_signs, weight, torch.bfloat16))
+
+
+# --- whole networks ---------------------------------------------------------------------------------------------------
+
+
+def cells() -> dict[str, nn.Module]:
+    """A network of each method, of each kind, and one that is binary in all its parts."""
+    networks = {
+        "everywhere": srresnet(binarize=("head", "body", "up", "tail")),
+        "double filter": srresnet(channels=12, unit=UnitSpec(residual=False, act="none", threshold=False)),
+        "dncnn": dncnn(blocks=2),
+    }
+    for name, method in METHODS.items():
+        if method.all_levels["binarize"]:
+            unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
+            networks[name] = srresnet(blocks=2, unit=UnitSpec(**unit), **method.network)
+    return networks
+
+
+def blobs(seed: int, scale: int) -> Pair:
+    truth = np.kron(noise(8, 8, seed), np.ones((4, 4, 1), dtype=np.uint8))
+    return Pair(f"blobs{seed}", downscale(truth, scale) if scale > 1 else truth, truth)
+
+
+def trained(network: nn.Module, settings: TrainSettings) -> Training:
+    scale = 2 if isinstance(network, SRResNet) else 1
+    sampler = PatchSampler([blobs(0, scale), blobs(1, scale)], scale, settings.patch, settings.batch, seed=0)
+    training = Training(network, sampler, settings, CPU)
+    training.run(lambda report: None)
+    return training
+
+
+@needs_bytes
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", cells())
+def test_a_training_in_bytes_is_the_training_in_floats_bit_for_bit(name: str, precision: str) -> None:
+    plain, fast = cells()[name], cells()[name]
+    settings = dataclasses.replace(SETTINGS, precision=precision)
+    assert not trained(plain, dataclasses.replace(settings, int8=False)).plan.in_bytes
+    assert trained(fast, dataclasses.replace(settings, int8=True)).plan.in_bytes
+    assert any(unit.in_bytes for unit in binary_units(fast))
+    other = fast.state_dict()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(other[key], value), key
+    picture = noise(10, 9, seed=3)
+    assert np.array_equal(restore(fast, picture, CPU), restore(plain, picture, CPU))
+
+
+@needs_bytes
+@pytest.mark.slow
+@pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
+def test_so_is_a_compiled_one() -> None:
+    settings = dataclasses.replace(SETTINGS, precision="bf16", compile=True)
+    plain, fast = (srresnet(blocks=2) for _ in range(2))
+    trained(plain, dataclasses.replace(settings, int8=False))
+    trained(fast, dataclasses.replace(settings, int8=True))
+    other = fast.state_dict()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(other[key], value), key
+
+
+@needs_bytes
+def test_a_unit_in_bytes_calls_no_convolution_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = srresnet(blocks=2).eval()
+    convolve_in_bytes(network)
+    calls: list[int] = []
+    monkeypatch.setattr("bbcu.model.units.F.conv2d", lambda *args, **kwargs: calls.append(1))
+    unit = binary_units(network)[0]
+    assert unit(drawn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
+    assert not calls
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "precision", "units", "own_parts", "missing", "amx", "decided", "reason"),
+    [
+        ("auto", "fp32", 32, [], None, False, True, "exact"),
+        ("auto", "bf16", 32, [], None, False, True, "exact"),
+        ("auto", "bf16", 32, [], None, True, False, "AMX"),
+        ("auto", "fp32", 32, [], None, True, True, "exact"),
+        (True, "bf16", 32, [], None, True, True, "as asked"),
+        ("auto", "fp32", 32, ["Ternary"], None, False, False, "Ternary may give other bits"),
+        (True, "fp32", 32, ["Ternary"], None, False, True, "as asked"),
+        (True, "fp32", 32, [], "this cpu has no VNNI", False, False, "no VNNI"),
+        (True, "fp32", 0, [], None, False, False, "no binary units"),
+        (False, "fp32", 32, [], None, False, False, "as asked"),
+    ],
+)
+def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
+    wanted: bool | str,
+    precision: str,
+    units: int,
+    own_parts: list[str],
+    missing: str | None,
+    amx: bool,
+    decided: bool,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    found, why = resolve_int8(wanted, precision, units, own_parts, missing)
+    assert found == decided
+    assert reason in why
+
+
+def test_another_device_than_a_cpu_convolves_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert int8.missing_for_bytes(GPU) == "only a CPU does"
+    assert not plan_for(srresnet(), GPU, Wanted("fp32", compile=False, int8=True), steps=1, pixels=1).in_bytes
+    monkeypatch.delattr(int8, "convolve_bytes")
+    network = srresnet().to("meta")
+    convolve_in_bytes(network)
+    assert network(torch.empty(1, 3, 4, 4, device="meta")).shape == (1, 3, 8, 8)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets a test have another machine; what was found out of this one comes back."""
+    int8.missing_for_bytes.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    int8.missing_for_bytes.cache_clear()
+
+
+def test_a_machine_without_the_instructions_is_told_so(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert int8.missing_for_bytes(CPU) == "this cpu has no VNNI"
+    plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False, int8=True), steps=1, pixels=1)
+    assert not plan.in_bytes
+    assert plan.reasons[-1] == "signs convolved in floats: this cpu has no VNNI"
+
+
+def test_a_torch_that_cannot_is_not_used(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
+
+    def refuse(signs: Tensor, weight: Tensor) -> Tensor:
+        raise NotImplementedError("no such engine\nwith a long explanation")
+
+    machine.setattr(int8, "convolve_signs", refuse)
+    assert int8.missing_for_bytes(CPU) == "torch cannot here: no such engine"
+
+
+def test_a_torch_that_gives_other_numbers_is_not_used(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx_vnni": True})
+    machine.setattr(int8, "convolve_signs", lambda x, weight: F.conv2d(x, weight, padding=1) + 1)
+    assert int8.missing_for_bytes(CPU) == "torch's convolution of bytes is wrong here"
+
+
+def test_an_unknown_wish_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.int8=always"):
+        dataclasses.replace(SETTINGS, int8="always")

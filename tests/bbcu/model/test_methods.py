@@ -1,0 +1,242 @@
+"""The published methods: the same in the config as in the code, and every one of them learns."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ablations.space.cells import Cell, canonical_levels
+from ablations.space.factors import REFERENCE, UNIT_FACTORS
+from ablations.space.rules import Frame
+from ablations.trial.identity import BASELINE, Trial
+from bbcu.data.images import downscale
+from bbcu.data.pairs import Pair, prepare
+from bbcu.data.patches import PatchSampler
+from bbcu.data.sources import embedded
+from bbcu.data.tasks import TASKS, SuperResolution, make_task
+from bbcu.model.methods import BBCU, METHODS, Method
+from bbcu.model.networks import NetworkSpec, binary_units, build
+from bbcu.model.surrogates import ErrorDecay, sign
+from bbcu.model.units import UnitSpec
+from bbcu.training.loop import StepReport, TrainSettings, train
+from bbcu.training.preparation import standardise
+from tests.harness.paths import REPOSITORY
+
+CONF = REPOSITORY / "conf" / "method"
+CPU = torch.device("cpu")
+CHANNELS, BLOCKS = 8, 1
+TRAINED = [name for name, method in METHODS.items() if method.network.get("name") != BASELINE]
+BINARY = [name for name in TRAINED if METHODS[name].all_levels["binarize"]]
+SETTINGS = TrainSettings(steps=60, batch=4, patch=12, lr=3e-3, schedule="cosine", precision="fp32")
+
+
+def network_of(name: str, scale: int = 2, layout: str = "srresnet", colours: int = 3) -> nn.Module:
+    """A small network of a method, as wide as the method is wherever it says so itself."""
+    method = METHODS[name]
+    channels = method.channels or CHANNELS
+    factors: dict[str, Any] = canonical_levels(method.all_levels, Frame(layout, channels)).factors
+    spec = NetworkSpec(
+        scale=scale,
+        channels=channels,
+        blocks=BLOCKS,
+        unit=UnitSpec(**{factor: factors[factor] for factor in UNIT_FACTORS}),
+        align=factors["align"],
+        binarize=factors["binarize"],
+        colours=colours,
+        **method.network,
+    )
+    return build(layout, spec, seed=0)
+
+
+# --- config and code --------------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_its_file_and_every_file_its_method() -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_config_of_a_method_says_what_the_code_says(name: str) -> None:
+    method = METHODS[name]
+    expected: dict[str, Any] = {"method": {"name": name}, **method.all_levels}
+    if method.network:
+        expected["network"] = dict(method.network)
+    if method.channels is not None:
+        expected["channels"] = method.channels
+    assert OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")) == expected
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_method_sets_options_that_a_network_has(name: str) -> None:
+    options = {option.name for option in dataclasses.fields(NetworkSpec)} | {"name"}
+    assert set(METHODS[name].network) <= options
+    assert set(METHODS[name].levels) <= set(BBCU)
+
+
+STRENGTHS = {"denoise": {"sigma": 25, "train_sigma": 25}, "jpeg": {"quality": 10, "train_quality": 10}}
+
+
+def test_the_methods_that_train_nothing_are_the_baselines_of_the_tasks() -> None:
+    baselines = {make_task({"name": name, **STRENGTHS.get(name, {})}).baseline_name for name in TASKS}
+    assert set(METHODS) - set(TRAINED) == baselines == {"bicubic", "identity"}
+
+
+def test_no_two_trained_methods_of_one_width_are_the_same() -> None:
+    def identity(method: Method) -> tuple[object, ...]:
+        factors = canonical_levels(method.all_levels, Frame("srresnet", CHANNELS)).factors
+        return (*factors.values(), *sorted(method.network.items()), method.channels)
+
+    assert len({identity(METHODS[name]) for name in TRAINED}) == len(TRAINED)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def picture(seed: int, scale: int) -> Pair:
+    """Soft blobs: a picture with edges that bilinear interpolation blurs."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    truth = np.kron(coarse, np.ones((2 * scale, 2 * scale, 1), dtype=np.uint8))
+    return Pair(f"blobs{seed}", downscale(truth, scale), truth)
+
+
+class NoisyBlobs:
+    """Batches of soft blobs with noise of a sigma of 50 out of 255: (noisy, clean)."""
+
+    def __init__(self, colours: int) -> None:
+        self.colours = colours
+
+    def batch_at(self, step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        coarse = torch.rand(4, self.colours, 6, 6, generator=generator)
+        clean = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return clean + 50 / 255 * torch.randn(clean.shape, generator=generator), clean
+
+
+def losses_of(
+    network: nn.Module,
+    sampler: Any,
+    settings: TrainSettings = SETTINGS,
+    watch: Callable[[StepReport], object] = lambda report: None,
+) -> list[float]:
+    losses: list[float] = []
+
+    def on_step(report: StepReport) -> None:
+        losses.append(report.loss)
+        watch(report)
+
+    train(network, sampler, settings, CPU, on_step)
+    return losses
+
+
+def blobs(network: nn.Module, scale: int = 2) -> PatchSampler:
+    """A sampler of blobs, whose statistics the network is given if it standardises."""
+    pairs = [picture(seed, scale) for seed in range(2)]
+    standardise(network, pairs)
+    return PatchSampler(pairs, scale, SETTINGS.patch, SETTINGS.batch, seed=0)
+
+
+def assert_learns(losses: Sequence[float]) -> None:
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_learns_to_enlarge_twice(name: str) -> None:
+    network = network_of(name)
+    assert_learns(losses_of(network, blobs(network)))
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_bbcu_learns_to_enlarge_more(scale: int) -> None:
+    network = network_of("bbcu", scale)
+    assert_learns(losses_of(network, blobs(network, scale)))
+
+
+@pytest.mark.parametrize("colours", [3, 1], ids=["colour", "gray"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_learns_to_denoise(name: str, colours: int) -> None:
+    network = network_of(name, 1, "dncnn", colours)
+    assert_learns(losses_of(network, NoisyBlobs(colours)))
+
+
+def test_the_latent_weights_of_bnn_flip_and_stay_where_they_can_flip_back() -> None:
+    network = network_of("bnn")
+    with torch.no_grad():
+        for built in binary_units(network):
+            built.weight.mul_(0.95 / built.weight.abs().max())
+    before = [built.weight.detach().clone() for built in binary_units(network)]
+    extremes: list[float] = []
+
+    def watch(report: StepReport) -> None:
+        extremes.append(max(float(built.weight.detach().abs().max()) for built in binary_units(network)))
+
+    losses_of(network, blobs(network), dataclasses.replace(SETTINGS, lr=0.03), watch)
+    for built, start in zip(binary_units(network), before, strict=True):
+        assert (sign(built.weight) != sign(start)).float().mean() > 0.02
+    # The largest would leave it: the cut after each step is what holds them.
+    assert max(extremes) == 1.0
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_the_latent_weights_of_every_method_flip(name: str) -> None:
+    network = network_of(name)
+    before = [sign(built.binariser(built.weight)) for built in binary_units(network)]
+    losses_of(network, blobs(network))
+    for built, start in zip(binary_units(network), before, strict=True):
+        assert (sign(built.binariser(built.weight)) != start).any()
+
+
+def test_irnet_sharpens_as_the_training_goes_on() -> None:
+    network = network_of("irnet")
+    decays = [module for module in network.modules() if isinstance(module, ErrorDecay)]
+    assert len(decays) == 2 * len(binary_units(network))
+    seen: list[set[float]] = []
+    losses_of(network, blobs(network), watch=lambda report: seen.append({decay.sharpness.item() for decay in decays}))
+    expected = [10 ** (-1 + 2 * step / SETTINGS.steps) for step in range(SETTINGS.steps)]
+    assert [len(values) for values in seen] == [1] * SETTINGS.steps
+    np.testing.assert_allclose([values.pop() for values in seen], expected, rtol=1e-5)
+
+
+def test_bam_learns_what_the_bits_before_are_worth() -> None:
+    network = network_of("bam")
+    losses_of(network, blobs(network))
+    share = network.body.memory.share
+    assert share[0] == 1 / 16
+    assert (share[1:] != 1 / 16).all()
+
+
+# --- on photographs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photographs() -> tuple[Pair, ...]:
+    return prepare(embedded(), SuperResolution(2), patch=16).train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_learns_on_the_photographs_that_come_along(name: str, photographs: tuple[Pair, ...]) -> None:
+    network = network_of(name)
+    standardise(network, photographs)
+    settings = TrainSettings(steps=200, batch=4, patch=16, lr=1e-3, schedule="cosine", precision="fp32")
+    losses = losses_of(network, PatchSampler(photographs, 2, settings.patch, settings.batch, seed=0), settings)
+    # A batch of four patches is easy or hard by chance, so a quarter of the training stands for each end.
+    assert np.mean(losses[-50:]) < np.mean(losses[:50])
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param("irnet", "irnet", id="published"),
+        pytest.param("btm", "btm (reimplementation from the abstract)", id="reimplemented"),
+        pytest.param("bbcu", "reference", id="the reference"),
+        pytest.param("custom", "reference", id="no method"),
+    ],
+)
+def test_a_trial_is_named_by_its_method_and_says_where_that_is_a_reimplementation(method: str, name: str) -> None:
+    cell = Cell(dict(REFERENCE), {"channels": 8}, dict(REFERENCE))
+    assert Trial("study", method, cell, 0).name == name

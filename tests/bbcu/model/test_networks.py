@@ -1,0 +1,214 @@
+"""Whole networks: laid out as they should be, different for every level, and started alike."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablations.space.cells import canonical_levels
+from ablations.space.factors import FACTORS, REFERENCE, Level
+from ablations.space.rules import Frame, ImpossibleCell
+from bbcu.model.initialisation import initialise
+from bbcu.model.networks import Body, NetworkSpec, SRResNet, Upsampler
+from bbcu.model.units import UnitSpec
+from tests.harness.builders import srresnet
+
+CHANNELS, BLOCKS = 8, 2
+
+
+def build(levels: dict[str, Level] | None = None, seed: int = 0) -> SRResNet:
+    """A small network with these levels and the reference for the rest."""
+    factors: dict[str, Any] = dict(
+        canonical_levels({**REFERENCE, **(levels or {})}, Frame("srresnet", CHANNELS)).factors
+    )
+    layout = {name: factors.pop(name) for name in ("align", "binarize")}
+    return srresnet(channels=CHANNELS, blocks=BLOCKS, unit=UnitSpec(**factors), seed=seed, **layout)
+
+
+def body_of(**levels: Any) -> Body:
+    """A body of one pair of units, 4 channels wide."""
+    body = Body(NetworkSpec(2, 4, 1, UnitSpec(**levels)))
+    initialise(body, 0)
+    return body
+
+
+def patches(seed: int = 0) -> Tensor:
+    return torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the layout -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_output_is_scale_times_the_input(scale: int) -> None:
+    assert srresnet(scale, 4)(torch.rand(1, 3, 7, 9)).shape == (1, 3, 7 * scale, 9 * scale)
+
+
+def test_the_fourfold_upsampler_shuffles_twice() -> None:
+    assert [stage.out_channels for stage in Upsampler(NetworkSpec(4, 4, 1)).stages] == [4 * 2**2, 4 * 2**2]
+
+
+def test_a_network_whose_tail_is_silent_is_bilinear_interpolation() -> None:
+    network, x = build(), patches()
+    with torch.no_grad():
+        network.tail.weight.zero_()
+    torch.testing.assert_close(network(x), F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+
+
+def test_one_identity_around_every_unit() -> None:
+    body, x = body_of(act="none"), torch.randn(1, 4, 5, 5)
+    first, second = body.units
+    between = x + first(x)
+    torch.testing.assert_close(body(x), between + second(between))
+
+
+def test_one_identity_around_each_pair() -> None:
+    body, x = body_of(residual="block", act="none"), torch.randn(1, 4, 5, 5)
+    first, second = body.units
+    torch.testing.assert_close(body(x), x + second(first(x)))
+
+
+def test_no_identity() -> None:
+    body, x = body_of(residual=False, act="none"), torch.randn(1, 4, 5, 5)
+    first, second = body.units
+    torch.testing.assert_close(body(x), second(first(x)))
+
+
+def test_alignment_is_a_scaling_of_the_branches() -> None:
+    """Alignment k is the network at k = 1 whose biases, thresholds and branches are divided by k, exactly."""
+    k = 130.0
+    aligned = srresnet(channels=4, align=k).double()
+    with torch.no_grad():
+        for name, parameter in aligned.named_parameters():
+            generator = torch.Generator().manual_seed(len(name))
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    plain = srresnet(channels=4).double()
+    state = dict(aligned.state_dict())
+    plain.load_state_dict(
+        {name: value / k if name.endswith(("bias", "threshold")) else value for name, value in state.items()}
+    )
+    for unit in plain.body.units:
+        unit.activation = Divided(unit.activation, k)
+    for aligned_unit, unit in zip(aligned.body.units, plain.body.units, strict=True):
+        unit.activation.inner.load_state_dict(aligned_unit.activation.state_dict())
+    x = patches().double()
+    torch.testing.assert_close(plain(x), aligned(x), rtol=0, atol=1e-12)
+
+
+class Divided(nn.Module):
+    """A unit's activation whose result is divided by k."""
+
+    def __init__(self, inner: nn.Module, k: float) -> None:
+        super().__init__()
+        self.inner, self.k = inner, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.inner(x) / self.k
+        return scaled
+
+
+# --- every level counts -----------------------------------------------------------------------------------------------
+
+
+def other_levels() -> Iterator[Any]:
+    for name, factor in FACTORS.items():
+        for level in (*factor.levels, *((7.0,) if factor.numeric else ())):
+            if level != factor.reference:
+                yield pytest.param({name: level}, id=f"{name}={level}")
+
+
+def outcome(levels: dict[str, Level]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The output of a network after three steps of training, and the gradients of the fourth.
+
+    Adam divides a gradient by its size, which would hide a level that scales it; a large epsilon lets it through.
+    """
+    network, x = build(levels), patches()
+    optimiser = torch.optim.Adam(network.parameters(), 0.01, eps=1e-5)
+    for _ in range(4):
+        optimiser.zero_grad()
+        output = network(x)
+        F.l1_loss(output, torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(5))).backward()
+        optimiser.step()
+    gradients = {name: value.grad.clone() for name, value in network.named_parameters() if value.grad is not None}
+    return output.detach(), gradients
+
+
+@pytest.mark.parametrize("levels", list(other_levels()))
+def test_a_level_changes_the_output_and_a_gradient_against_the_reference(levels: dict[str, Level]) -> None:
+    output, gradients = outcome(levels)
+    reference_output, reference_gradients = outcome({})
+    assert not torch.allclose(output, reference_output, rtol=1e-5, atol=1e-7)
+    shared = gradients.keys() & reference_gradients.keys()
+    changed = [
+        name for name in shared if not torch.allclose(gradients[name], reference_gradients[name], rtol=1e-4, atol=1e-9)
+    ]
+    assert changed
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param({"residual": False, "act": "after"}, {"residual": False, "act": "inside"}, id="no add"),
+        pytest.param({"act": "none", "act_fn": "relu"}, {"act": "none"}, id="no activation"),
+        pytest.param(
+            {"residual": False, "act": "none", "bn": "out"}, {"residual": False, "act": "none", "bn": "post"}, id="bn"
+        ),
+    ],
+)
+def test_cells_that_are_merged_are_the_same_network(one: dict[str, Level], other: dict[str, Level]) -> None:
+    """Built as asked, not in canonical form: the two give the same output in training and in evaluation."""
+    outputs = []
+    for levels in (one, other):
+        asked: dict[str, Any] = {**REFERENCE, **levels}
+        layout = {"binarize": asked.pop("binarize"), "align": float(asked.pop("align").replace("auto", "1"))}
+        network = srresnet(channels=CHANNELS, blocks=BLOCKS, unit=UnitSpec(**asked), **layout)
+        outputs.append((network.train()(patches()).detach(), network.eval()(patches(1)).detach()))
+    for first, second in zip(*outputs, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_impossible_cell_destroys_what_alignment_is_for() -> None:
+    """Hardtanh after the add leaves nothing of a stream that alignment has made large."""
+    with pytest.raises(ImpossibleCell):
+        build({"act": "after", "act_fn": "hardtanh"})
+    body = body_of(act="after", act_fn="hardtanh")
+    assert body(130 * torch.randn(1, 4, 8, 8)).abs().max() <= 1
+
+
+# --- the same start ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", list(other_levels()))
+def test_parameters_that_two_cells_share_start_alike(levels: dict[str, Level]) -> None:
+    reference, other = dict(build().named_parameters()), dict(build(levels).named_parameters())
+    shared = reference.keys() & other.keys()
+    assert len(shared) >= 3
+    for name in shared:
+        assert torch.equal(reference[name], other[name]), name
+
+
+def test_a_deeper_network_starts_with_the_layers_of_the_shallow_one() -> None:
+    shallow, deep = srresnet(blocks=1), srresnet(blocks=3)
+    for name, parameter in shallow.named_parameters():
+        assert torch.equal(parameter, dict(deep.named_parameters())[name]), name
+
+
+def test_another_seed_starts_elsewhere() -> None:
+    assert not torch.equal(build(seed=0).head.weight, build(seed=1).head.weight)
+
+
+def test_two_parameters_of_one_shape_start_differently() -> None:
+    network = build()
+    assert not torch.equal(network.body.units[0].weight, network.body.units[1].weight)
+
+
+def test_weights_start_as_the_released_code_draws_them() -> None:
+    network = srresnet(channels=64)
+    fan_in = 64 * 3 * 3
+    torch.testing.assert_close(network.body.units[0].weight.abs().max().item(), fan_in**-0.5, rtol=1e-3, atol=0)
+    torch.testing.assert_close(network.up.refine.weight.std().item(), 0.1 * (2 / fan_in) ** 0.5, rtol=0.02, atol=0)
+    assert network.up.refine.bias is not None
+    assert not network.up.refine.bias.any()

@@ -1,0 +1,253 @@
+"""Compilation and mixed precision: what is decided, and that what is trained stays the same."""
+
+import copy
+import dataclasses
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bbcu.errors import ConfigError
+from bbcu.model.networks import binary_units
+from bbcu.model.surrogates import Surrogate
+from bbcu.model.units import UnitSpec
+from bbcu.training.acceleration import (
+    Wanted,
+    compile_units,
+    cpp_compiler,
+    missing_for_compilation,
+    parts_of_users,
+    plan_for,
+    resolve_compile,
+    resolve_precision,
+    resolve_replay,
+    use_cache,
+)
+from bbcu.training.loop import TrainSettings
+from tests.harness.builders import dncnn, drawn, srresnet
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
+
+
+class Triangle(Surrogate):
+    """A user's own surrogate."""
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return (1 - u.abs()).clamp_min(0)
+
+
+class Printing(Surrogate):
+    """One that no compiler can take in whole."""
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+    def forward(self, u: Tensor) -> Tensor:
+        if float(u.detach().sum()) == float("inf"):
+            raise AssertionError
+        return super().forward(u)
+
+
+# --- what is decided --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hardware", "resolved"),
+    [("auto", True, "bf16"), ("auto", False, "fp32"), ("fp32", True, "fp32"), ("bf16", False, "bf16")],
+    ids=str,
+)
+def test_auto_is_bf16_only_where_the_hardware_has_it(
+    wanted: str, hardware: bool, resolved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware, "avx2": True})
+    assert resolve_precision(wanted, CPU)[0] == resolved
+
+
+@pytest.mark.parametrize(
+    ("wanted", "units", "values", "missing", "kind", "compiles", "reason"),
+    [
+        ("auto", 32, 10**12, None, "cpu", True, "saves about 5000 s"),
+        ("auto", 32, 10**6, None, "cpu", False, "too short"),
+        ("auto", 32, 10**10, None, "cuda", False, "too short"),
+        ("auto", 32, 10**13, None, "cuda", True, "saves about"),
+        ("auto", 32, 10**13, None, "abacus", False, "not known"),
+        ("auto", 32, 10**12, "no C++ compiler", "cpu", False, r"no C\+\+ compiler"),
+        (True, 32, 1, None, "cpu", True, "as asked"),
+        (True, 32, 10**12, "triton is not installed", "cuda", False, "triton"),
+        (True, 0, 10**12, None, "cpu", False, "no binary units"),
+        (False, 32, 10**12, None, "cpu", False, "as asked"),
+    ],
+)
+def test_compilation_has_to_be_possible_and_to_pay(
+    wanted: bool | str, units: int, values: int, missing: str | None, kind: str, compiles: bool, reason: str
+) -> None:
+    decided, why = resolve_compile(wanted, units, values, missing, kind)
+    assert decided == compiles
+    assert re.search(reason, why)
+
+
+def test_a_plan_gives_a_line_for_each_decision() -> None:
+    plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False, int8=False), steps=10, pixels=100)
+    assert plan.reasons == (
+        "precision fp32: as asked",
+        "units not compiled: as asked",
+        "signs convolved in floats: as asked",
+    )
+
+
+def test_a_compiler_that_is_named_and_missing_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert cpp_compiler() is None
+    assert missing_for_compilation(CPU) == "no C++ compiler found (g++, clang++ or CXX)"
+    assert not plan_for(srresnet(), CPU, Wanted("fp32", compile=True), steps=10, pixels=10**12).compiles
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "own_parts", "steps", "replays", "reason"),
+    [
+        ("auto", "cuda", [], 500, True, "many small launches"),
+        ("auto", "cuda", [], 5, False, "too short"),
+        ("auto", "cuda", ["Triangle"], 500, False, "Triangle may change outside of tensors"),
+        (True, "cuda", ["Triangle"], 5, True, "as asked"),
+        (False, "cuda", [], 500, False, "as asked"),
+        (True, "cpu", [], 500, False, "only a CUDA device"),
+    ],
+)
+def test_steps_are_replayed_where_nothing_can_change_that_a_replay_would_not_see(
+    wanted: bool | str, device: str, own_parts: list[str], steps: int, replays: bool, reason: str
+) -> None:
+    decided, why = resolve_replay(wanted, torch.device(device), own_parts, steps)
+    assert decided == replays
+    assert reason in why
+
+
+def test_parts_of_users_are_those_that_are_neither_ours_nor_torchs() -> None:
+    assert parts_of_users(srresnet(unit=UnitSpec(bn="post", act_fn="relu"))) == []
+    assert parts_of_users(srresnet(unit=UnitSpec(surrogate="test_acceleration.Triangle"))) == ["Triangle"]
+
+
+def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    use_cache(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+
+
+def test_an_unknown_way_to_compile_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.compile=always"):
+        TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", compile="always")
+
+
+def test_an_unknown_way_to_replay_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.cuda_graph=always"):
+        TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", cuda_graph="always")
+
+
+# --- the same training ------------------------------------------------------------------------------------------------
+
+
+def gradients(network: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The output in training and the gradient of every parameter."""
+    network.zero_grad()
+    output = network.train()(x)
+    functional.mse_loss(output, torch.zeros_like(output)).backward()
+    return output.detach(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "bbcu": {"align": 130.0},
+    "bn pre": {"unit": UnitSpec(bn="pre")},
+    "irnet": {"unit": UnitSpec(bn="post", act="after", act_fn="hardtanh", surrogate="ede", weight="irnet")},
+    "own surrogate": {"unit": UnitSpec(surrogate="test_acceleration.Triangle")},
+    "block, prelu": {"unit": UnitSpec(residual="block", act_fn="prelu", surrogate="ho", weight="l1mag")},
+    "bn out, plain": {"unit": UnitSpec(residual=False, bn="out", surrogate="clip", weight="plain", threshold=False)},
+    "bam": {"unit": UnitSpec(residual="block", bn="pre", surrogate="clip"), "accumulate": True},
+    "up too": {"binarize": ("head", "body", "up", "tail")},
+}
+
+
+@needs_compiler
+@pytest.mark.slow  # The first of them makes what all compilations need, whichever it is.
+@pytest.mark.parametrize("spec", CASES.values(), ids=CASES.keys())
+def test_compiled_training_equals_training_as_written(spec: dict[str, Any]) -> None:
+    """In double precision and the layout of training, so that both round alike.
+
+    A sum of signs times a scale is often zero but for its rounding, and there a PReLU has two slopes to choose from.
+    """
+    written = srresnet(**spec).double().to(memory_format=torch.channels_last)
+    compiled = copy.deepcopy(written)
+    compile_units(compiled)
+    for network in (written, compiled):
+        for unit in binary_units(network):
+            unit.set_progress(0.3)
+    x = drawn(2, 3, 8, 8).double().contiguous(memory_format=torch.channels_last)
+    (output, expected), (other, found) = gradients(written, x), gradients(compiled, x)
+    torch.testing.assert_close(other, output, rtol=1e-10, atol=1e-12)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-8, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@needs_compiler
+def test_compiling_leaves_the_state_the_evaluation_and_copies_as_they_are() -> None:
+    written = srresnet(unit=UnitSpec(bn="post"))
+    compiled = copy.deepcopy(written)
+    compile_units(compiled)
+    assert list(compiled.state_dict()) == list(written.state_dict())
+    x = drawn(1, 3, 8, 8)
+    assert torch.equal(compiled.eval()(x), written.eval()(x))
+    copied = copy.deepcopy(compiled)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert torch.equal(compiled.eval()(x), written.eval()(x))
+    assert not torch.equal(copied.eval()(x), written.eval()(x))
+
+
+@needs_compiler
+def test_a_unit_that_does_not_compile_trains_as_it_is_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    written = srresnet(unit=UnitSpec(surrogate="test_acceleration.Printing"))
+    compiled = copy.deepcopy(written)
+    compile_units(compiled)
+    with caplog.at_level(logging.WARNING, logger="bbcu.training.acceleration"):
+        output, _ = gradients(compiled, drawn(1, 3, 8, 8))
+    assert torch.equal(output, gradients(written, drawn(1, 3, 8, 8))[0])
+    assert [record for record in caplog.records if "do not compile" in record.message]
+
+
+def test_the_stream_of_a_network_in_mixed_precision_starts_in_full() -> None:
+    for network in (srresnet(), dncnn()):
+        seen: list[torch.dtype] = []
+        unit = binary_units(network)[0]
+        unit.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            network(drawn(1, 3, 8, 8))
+        assert seen == [torch.float32]
+
+
+def test_mixed_precision_trains() -> None:
+    network, x, target = srresnet(align=16.25), drawn(2, 3, 8, 8), drawn(2, 3, 16, 16, seed=1)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    losses = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = network(x)
+        loss = functional.l1_loss(output.float(), target)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_default_is_to_decide() -> None:
+    assert TrainSettings(1, 1, 8, 1e-3, "constant", "auto").compile == "auto"
+    assert dataclasses.asdict(TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", compile=False))["compile"] is False

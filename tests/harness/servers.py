@@ -1,0 +1,274 @@
+"""PostgreSQL and MLflow servers of the tests' own, on free ports; they and their processes are gone afterwards."""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.storage.folder import TrialFolder, steps_of, trial_folders
+from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
+from ablations.tracking.runs import facts_of, final_metrics
+from tests.harness.builders import NOBODY, open_folder
+from tests.harness.support import STUDY, Workplace, wait_until
+
+SECONDS = 60
+ADDRESS = "127.0.0.1"
+OWNER = "mlflow"
+IN_STEPS = ("train.steps=12", "tracking.snapshot_s=0")
+"""A training with a snapshot after each step, so that it can be halted in its middle."""
+
+BELOW_CONNECTIONS = range(20_000, 32_000)
+"""Linux gives connections ports from 32768 on."""
+
+PACKAGED = Path("/usr/lib/postgresql")
+"""Where Debian keeps each version's programs, away from the path."""
+
+
+def free_port() -> int:
+    """A port that nobody listens at, and none of those that the system gives to connections while a server starts."""
+    while True:
+        port = secrets.choice(BELOW_CONNECTIONS)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind((ADDRESS, port))
+            return port
+
+
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that leads a group of its own, and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def postgresql_programs() -> Path:
+    """The folder of the newest PostgreSQL; without one the tests are skipped, but fail where CI promises it."""
+    found = [path.parent for path in PACKAGED.glob("*/bin/initdb") if path.parts[-3].isdigit()]
+    if not found:
+        reason = f"PostgreSQL is not installed below {PACKAGED}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return max(found, key=lambda path: int(path.parent.name))
+
+
+class PostgreSQL:
+    """A cluster of databases in ``folder`` that trusts whoever is on this machine; stopped and started at will."""
+
+    def __init__(self, folder: Path) -> None:
+        self._programs, self._port = postgresql_programs(), free_port()
+        self._folder, self._data, self._log = folder, folder / "data", folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._data.mkdir()
+        if os.geteuid() == 0:
+            os.chown(self._data, NOBODY, NOBODY)
+        options = (f"--pgdata={self._data}", f"--username={OWNER}", "--auth=trust", "--no-sync")
+        subprocess.run(
+            [self._programs / "initdb", *options], check=True, capture_output=True, cwd=folder, **not_as_root()
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        settings = (f"listen_addresses={ADDRESS}", f"unix_socket_directories={self._data}", "fsync=off")
+        with self._log.open("ab") as stream:
+            process = subprocess.Popen(
+                [
+                    *(self._programs / "postgres", "-D", self._data, "-p", str(self._port)),
+                    *(f"--{setting}" for setting in settings),
+                ],
+                cwd=self._folder,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **not_as_root(),
+            )
+        self._process = process
+        wait_until(lambda: self._accepts() or process.poll() is not None, f"PostgreSQL, see {self._log}", SECONDS)
+        assert process.poll() is None, self._log.read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        """End it at once and drop every connection; SIGKILL would leave its shared memory behind."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(SECONDS)
+            self._process = None
+
+    def create(self) -> str:
+        """Create an empty database; its tracking URI."""
+        name = f"study_{uuid.uuid4().hex}"
+        subprocess.run([self._programs / "createdb", *self._connection(), name], check=True, capture_output=True)
+        return f"postgresql+psycopg2://{OWNER}@{ADDRESS}:{self._port}/{name}"
+
+    def _accepts(self) -> bool:
+        ready = subprocess.run([self._programs / "pg_isready", *self._connection()], capture_output=True, check=False)
+        return ready.returncode == 0
+
+    def _connection(self) -> list[str]:
+        return [f"--host={ADDRESS}", f"--port={self._port}", f"--username={OWNER}"]
+
+
+def not_as_root() -> dict[str, Any]:
+    """How to start a program that refuses to run as root."""
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[PostgreSQL]:
+    """A cluster that takes connections, in a folder that another user may enter."""
+    with open_folder() as folder:
+        server = PostgreSQL(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+# --- MLflow -----------------------------------------------------------------------------------------------------------
+
+
+class MlflowServer:
+    """An MLflow server on a database, with the files of its runs in ``folder``; stopped and started at will."""
+
+    def __init__(self, database: str, folder: Path) -> None:
+        self._database, self._folder, self._port = database, folder, free_port()
+        self._log = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://{ADDRESS}:{self._port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self._log.open("ab") as stream:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+                    *("--backend-store-uri", self._database, "--artifacts-destination", str(self._folder / "files")),
+                    *("--host", ADDRESS, "--port", str(self._port)),
+                ],
+                cwd=self._folder,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            )
+        self._process = process
+        wait_until(lambda: self.answers() or process.poll() is not None, f"MLflow, see {self._log}", SECONDS)
+        assert process.poll() is None, self._log.read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        """End it as a crash does: from now on connections are refused."""
+        if self._process is not None:
+            kill_group(self._process)
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it keep its connections and say nothing more."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the server does not run"
+        os.killpg(self._process.pid, number)
+
+
+@contextlib.contextmanager
+def mlflow_server(database: str, folder: Path) -> Iterator[MlflowServer]:
+    """A server that answers."""
+    server = MlflowServer(database, folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+# --- what MLflow holds of a study -------------------------------------------------------------------------------------
+
+Histories = dict[str, set[tuple[int, float]]]
+"""Every (step, value) of each metric."""
+
+
+def on_disk(folder: TrialFolder) -> Histories:
+    """The curve and the final metrics of a trial, as its folder has them."""
+    histories: Histories = defaultdict(set)
+    for point in folder.curve():
+        for name, value in point.metrics.items():
+            histories[name].add((point.step, value))
+    result = folder.result()
+    assert result is not None
+    for name, value in final_metrics(result).items():
+        histories[name].add((steps_of(result), value))
+    return dict(histories)
+
+
+def recorded(uri: str, run_id: str) -> Histories:
+    """The same, as MLflow has them."""
+    client = client_of(uri)
+    return {
+        name: {(point.step, point.value) for point in client.get_metric_history(run_id, name)}
+        for name in client.get_run(run_id).data.metrics
+    }
+
+
+def recorded_file(uri: str, run_id: str, name: str) -> bytes:
+    """A file of a run, the way that people on other machines get it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client_of(uri).download_artifacts(run_id, name, folder)).read_bytes()
+
+
+def check_recorded(workplace: Workplace, study: str = STUDY, trials: int = 4) -> None:
+    """Every trial has a result, and exactly one FINISHED run with all its metrics and params and its result's bytes."""
+    folders = trial_folders(workplace.outputs, study)
+    assert len(folders) == trials
+    experiment = experiment_id(workplace.uri, study)
+    found = search_runs(workplace.uri, experiment, "attributes.status = 'FINISHED'")
+    runs = [run for run in found if identity_of(run) is not None]
+    by_trial = {identity_of(run): run for run in runs}
+    assert len(runs) == len(by_trial) == trials
+    for folder in folders:
+        run, result = by_trial[folder.cell, folder.seed], folder.result()
+        assert result is not None
+        assert recorded(workplace.uri, run.info.run_id) == on_disk(folder)
+        assert run.data.params == facts_of(result).params
+        assert recorded_file(workplace.uri, run.info.run_id, "result.json") == folder.result_path.read_bytes()
+    assert search_runs(workplace.uri, experiment, "attributes.status = 'RUNNING'") == []
+
+
+def synchronise(workplace: Workplace, study: str = STUDY) -> str:
+    """Log what MLflow missed, as a user does; the last line of what that prints."""
+    command = (sys.executable, "-m", "ablations", "sync", study)
+    where = ("--outputs", str(workplace.outputs), "--tracking-uri", workplace.uri)
+    told = subprocess.run([*command, *where], check=True, capture_output=True, text=True, cwd=workplace.folder).stdout
+    return told.splitlines()[-1]
+
+
+def warnings(folder: TrialFolder) -> int:
+    """How often the trial has said in its log that MLflow does not take its records."""
+    return folder.log_path.read_text(encoding="utf-8").count("they wait on disk")

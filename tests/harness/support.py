@@ -1,0 +1,245 @@
+"""A workplace for tests of the whole command: small photographs, a tracking store, and ways to run it."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from mlflow.entities import Run
+
+from ablations.config import Config, register, typed
+from ablations.storage.folder import TrialFolder, trial_folders
+from ablations.tracking.client import client_of, identity_of, search_runs
+from ablations.trial.data import data_of
+from ablations.trial.identity import Trial, setting_of, trial_of
+from bbcu.data.images import Pixels
+from tests.harness.builders import save
+from tests.harness.paths import REPOSITORY
+from tests.harness.warm import WarmProcess
+
+STUDY = "adhoc"
+SIDE = 48
+
+Process = TypeVar("Process", "subprocess.Popen[str]", WarmProcess)
+
+
+def photograph(seed: int, side: int = SIDE) -> Pixels:
+    """A slope with noise on it: the same for the same seed, and nothing that a network of one block learns fast."""
+    slope = 2 * np.add.outer(np.arange(side), np.arange(side))[..., None]
+    noise = np.random.default_rng(seed).integers(0, 60, (side, side, 3))
+    pixels: Pixels = np.clip(slope + noise, 0, 255).astype(np.uint8)
+    return pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit status, and what it wrote to either stream."""
+
+    status: int
+    out: str
+    message: str
+
+    @property
+    def text(self) -> str:
+        """Both streams together."""
+        return self.out + self.message
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    """A folder with photographs and a tracking store, where every command has the same tiny setting.
+
+    An override that is given takes the place of the setting's own for that key; ``without`` leaves keys away.
+    """
+
+    folder: Path
+    uri: str
+
+    @classmethod
+    def make(cls, folder: Path, uri: str) -> "Workplace":
+        for name, seed in (("train/first", 0), ("train/second", 1), ("test/third", 2), ("test/fourth", 3)):
+            save(photograph(seed), folder / f"{name}.png")
+        return cls(folder, uri)
+
+    @classmethod
+    def apart(cls, folder: Path, migrated_database: Path) -> "Workplace":
+        """A workplace with a tracking store of its own in ``folder``."""
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(migrated_database, folder / "mlflow.db")
+        return cls.make(folder, f"sqlite:///{folder / 'mlflow.db'}")
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs"
+
+    def setting(self) -> dict[str, str]:
+        return {
+            "data": "folder",
+            "data.train": str(self.folder / "train"),
+            "data.test": f"{{Tiny: {self.folder / 'test'}}}",
+            "channels": "4",
+            "blocks": "1",
+            "train.steps": "2",
+            "train.batch": "2",
+            "train.patch": "8",
+            "threads": "1",
+            "device": "cpu",
+            "progress": "false",
+            "outputs": str(self.outputs),
+            "tracking.uri": self.uri,
+        }
+
+    def overrides(self, *given: str, without: Sequence[str] = ()) -> list[str]:
+        own = {key.partition("=")[0] for key in given} | set(without)
+        return [f"{key}={value}" for key, value in self.setting().items() if key not in own] + list(given)
+
+    def run(self, *overrides: str, without: Sequence[str] = ()) -> Outcome:
+        """Run one trial in this process."""
+        return call(self.overrides(*overrides, without=without), self.folder)
+
+    def sweep(self, *overrides: str) -> Outcome:
+        """Run a sweep, one trial after the other in this process unless a launcher is given."""
+        launcher = [] if any(text.startswith("hydra/launcher") for text in overrides) else ["hydra/launcher=basic"]
+        return call(["-m", *launcher, *self.overrides(*overrides)], self.folder)
+
+    def start(self, *arguments: str) -> WarmProcess:
+        """Start the command in a process of its own; a sweep runs its trials there unless a launcher is given.
+
+        It listens to the keyboard even where this process does not, as one that a shell has put in the background.
+        """
+        notes = self.folder / f"command{len(list(self.folder.glob('command*')))}"
+        notes.mkdir()
+        return WarmProcess(with_launcher(arguments), self.folder, inherited(), notes)
+
+    def start_cold(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start the same as a shell does, imports and all."""
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "run.py"), *with_launcher(arguments)],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=inherited(),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def config(self, *overrides: str) -> Config:
+        """The config that the command composes of these overrides."""
+        register()
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+            return typed(compose("config", self.overrides(*overrides)))
+
+    @functools.cache  # noqa: B019 - a workplace lives as long as the tests, and Hydra takes long to compose
+    def trial(self, *overrides: str) -> Trial:
+        """The trial that these overrides ask for."""
+        config = self.config(*overrides)
+        return trial_of(config, setting_of(config, data_of(config).fingerprint))
+
+    def folder_of(self, *overrides: str) -> TrialFolder:
+        """The folder of the trial that these overrides ask for."""
+        return self.trial(*overrides).folder(self.outputs)
+
+    def trials(self) -> list[TrialFolder]:
+        """The folders of all trials."""
+        return trial_folders(self.outputs, STUDY)
+
+    def runs(self, status: str = "") -> list[Run]:
+        """Every run of a trial in MLflow, or those of one status, whatever the experiment."""
+        experiments = client_of(self.uri).search_experiments()
+        condition = f"attributes.status = '{status}'" if status else ""
+        runs = [run for found in experiments for run in search_runs(self.uri, found.experiment_id, condition)]
+        return [run for run in runs if identity_of(run) is not None]
+
+    def finished(self) -> list[tuple[str, int]]:
+        """The cell and seed of every finished run, sorted; a trial that has two is there twice."""
+        identities = [identity_of(run) for run in self.runs("FINISHED")]
+        return sorted(identity for identity in identities if identity is not None)
+
+    def results(self) -> list[tuple[str, int]]:
+        """The cell and seed of every trial that has a result, sorted."""
+        return sorted((folder.cell, folder.seed) for folder in self.trials() if folder.result() is not None)
+
+    def names(self) -> set[str]:
+        """What the trials that have a result are called."""
+        return {result["name"] for folder in self.trials() if (result := folder.result()) is not None}
+
+    def is_untouched(self) -> bool:
+        """Whether nothing was trained or recorded here, wherever the outputs lie."""
+        return (
+            not self.runs()
+            and not [*self.folder.rglob("trial.log"), *self.folder.rglob("result.json")]
+            and not (self.outputs / STUDY).exists()
+        )
+
+
+def with_launcher(arguments: Sequence[str]) -> list[str]:
+    """The arguments, and for a sweep without a launcher the basic one."""
+    chosen = "-m" not in arguments or any(text.startswith("hydra/launcher") for text in arguments)
+    return [*arguments, *([] if chosen else ["hydra/launcher=basic"])]
+
+
+def inherited() -> dict[str, str]:
+    """The environment of a command that a user gives."""
+    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+
+
+def call(arguments: list[str], folder: Path) -> Outcome:
+    """Run the command in this process, in ``folder``, as a shell would; nothing of it is left in the process."""
+    out, message = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(REPOSITORY / "run.py"), *arguments])
+        # The command sets this one; monkeypatch puts back what was there before.
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(message):
+            status = _status_of_main(message)
+    return Outcome(status, out.getvalue(), message.getvalue())
+
+
+def _status_of_main(stream: io.StringIO) -> int:
+    try:
+        runpy.run_path(str(REPOSITORY / "run.py"), run_name="__main__")
+    except SystemExit as leaving:
+        if isinstance(leaving.code, str):
+            stream.write(leaving.code + "\n")
+            return 1
+        return leaving.code or 0
+    return 0
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below ``folder`` but hidden ones, with its bytes and the time it was last written, in ns."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
+    """Return as soon as ``condition`` holds; fail the test when it does not within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:.0f} s in vain: {what}")
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def ended(process: Process) -> Iterator[Process]:
+    """Give the process, and see that it is gone afterwards, whatever the body did."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
