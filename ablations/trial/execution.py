@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from ablations.config import Config
+from ablations.config import Config, as_yaml
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
 from ablations.storage.files import first_line, replacing, write_atomically
@@ -189,7 +187,7 @@ def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
             run.leave(folder, state, reason)
 
         try:
-            write_atomically(folder.config_path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+            write_atomically(folder.config_path, as_yaml(config))
             how = _run if trains(config) else _score_baseline
             found = how(desk, run, origin)
             result = {**found, "provenance": {**origin, **found.get("provenance", {})}}

@@ -37,7 +37,8 @@ from bbcu.errors import ConfigError
 from bbcu.model.binarisers import Plain
 from bbcu.model.methods import METHODS, Method
 from bbcu.model.networks import NetworkSpec, assemble
-from bbcu.model.units import BinaryUnit, UnitSpec
+from bbcu.model.specs import UnitSpec
+from bbcu.model.units import BinaryUnit
 
 OPS_PER_BINARY_OP = 1 / 64
 PARAMS_PER_BINARY_WEIGHT = 1 / 32
