@@ -262,7 +262,7 @@ def check_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
             raise ConfigError(unknown("key", f"{prefix}{name!s}", [f"{prefix}{valid}" for valid in sorted(known)]))
     for entry in dataclasses.fields(schema):
         if entry.name not in node:
-            raise ConfigError(f"{prefix}{entry.name} was removed from the config, and it has no default")
+            raise ConfigError(f"no value for {prefix}{entry.name}: it was removed from the config and has no default")
         if dataclasses.is_dataclass(entry.type) and isinstance(entry.type, type):
             check_keys(node[entry.name], entry.type, f"{prefix}{entry.name}.")
 
@@ -318,7 +318,8 @@ def check_data(data: DataConfig) -> None:
         unused = {"data.train": data.train, "data.test": data.test, "data.inputs": data.inputs == "given"}
         for key, is_set in unused.items():
             if is_set:
-                raise ConfigError(f"{key} has no effect on the bundled photographs; add data=folder")
+                value = getattr(data, key.removeprefix("data."))
+                raise ConfigError(f"{key}={value} has no effect on the bundled photographs; add data=folder")
     elif not test:
         raise ConfigError(REQUIRED["data.test"])
 

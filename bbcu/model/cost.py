@@ -371,7 +371,7 @@ a scale for each filter of a binary convolution, unless its weights are plain si
 
 ## Every method
 
-The methods of `conf/method/` in the networks of the paper's tables. A column is empty where the paper has no such row.
+The methods of `bbcu/model/methods.py` in the networks of the paper's tables. A column is empty where the paper has no such row.
 """
 
 
@@ -397,7 +397,7 @@ def published_network(layout: Layout, method: Method) -> nn.Module:
         scale=layout.scale,
         channels=method.channels or WIDE,
         blocks=layout.blocks,
-        unit=UnitSpec(**{field.name: levels[field.name] for field in dataclasses.fields(UnitSpec)}),
+        unit=UnitSpec.of({name: level for name, level in levels.items() if name not in ("align", "binarize")}),
         align=automatic if levels["align"] == "auto" else levels["align"],
         binarize=binarize,
         colours=layout.colours,
