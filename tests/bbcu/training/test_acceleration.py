@@ -130,7 +130,7 @@ def test_steps_are_replayed_where_nothing_can_change_that_a_replay_would_not_see
 
 def test_parts_of_users_are_those_that_are_neither_ours_nor_torchs() -> None:
     assert parts_of_users(srresnet(unit=UnitSpec(bn="post", act_fn="relu"))) == []
-    assert parts_of_users(srresnet(unit=UnitSpec(surrogate="test_acceleration.Triangle"))) == ["Triangle"]
+    assert parts_of_users(srresnet(unit=UnitSpec(surrogate=f"{__name__}.Triangle"))) == ["Triangle"]
 
 
 def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bbcu": {"align": 130.0},
     "bn pre": {"unit": UnitSpec(bn="pre")},
     "irnet": {"unit": UnitSpec(bn="post", act="after", act_fn="hardtanh", surrogate="ede", weight="irnet")},
-    "own surrogate": {"unit": UnitSpec(surrogate="test_acceleration.Triangle")},
+    "own surrogate": {"unit": UnitSpec(surrogate=f"{__name__}.Triangle")},
     "block, prelu": {"unit": UnitSpec(residual="block", act_fn="prelu", surrogate="ho", weight="l1mag")},
     "bn out, plain": {"unit": UnitSpec(residual=False, bn="out", surrogate="clip", weight="plain", threshold=False)},
     "bam": {"unit": UnitSpec(residual="block", bn="pre", surrogate="clip"), "accumulate": True},
@@ -214,7 +214,7 @@ def test_compiling_leaves_the_state_the_evaluation_and_copies_as_they_are() -> N
 
 @needs_compiler
 def test_a_unit_that_does_not_compile_trains_as_it_is_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    written = srresnet(unit=UnitSpec(surrogate="test_acceleration.Printing"))
+    written = srresnet(unit=UnitSpec(surrogate=f"{__name__}.Printing"))
     compiled = copy.deepcopy(written)
     compile_units(compiled)
     with caplog.at_level(logging.WARNING, logger="bbcu.training.acceleration"):

@@ -107,7 +107,7 @@ def test_a_gpu_is_used_in_bf16_and_by_replay_where_nobody_says_otherwise() -> No
 
 
 def test_a_part_of_the_users_own_is_not_replayed_unless_that_is_asked_for() -> None:
-    network = srresnet(unit=UnitSpec(surrogate="test_cuda.Counting"))
+    network = srresnet(unit=UnitSpec(surrogate=f"{__name__}.Counting"))
     plan = plan_for(network, GPU, Wanted("fp32"), steps=500, pixels=1)
     assert not plan.replays
     assert any("Counting may change outside of tensors" in reason for reason in plan.reasons)
@@ -162,7 +162,7 @@ def test_the_fast_way_learns_as_the_plain_one_does() -> None:
 
 def test_a_step_that_cannot_be_recorded_runs_as_it_is_written_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     def network() -> nn.Module:
-        return srresnet(align=16.25, unit=UnitSpec(surrogate="test_cuda.Asking"))
+        return srresnet(align=16.25, unit=UnitSpec(surrogate=f"{__name__}.Asking"))
 
     with caplog.at_level(logging.WARNING, logger="bbcu.training.acceleration"):
         replayed = trained(network(), REPLAYED)

@@ -207,7 +207,7 @@ CELLS = {
     "method=bnn": of_method("bnn"),
     "method=bam": of_method("bam"),
     "dncnn": Cell(lambda seed: dncnn(blocks=2, seed=seed), noise=Denoising((25.0,), (0.0, 75.0))),
-    "random": Cell(lambda seed: srresnet(seed=seed, unit_class="test_training.Dropping")),
+    "random": Cell(lambda seed: srresnet(seed=seed, unit_class=f"{__name__}.Dropping")),
     "bf16": Cell(of_levels().network, dataclasses.replace(SHORT, precision="bf16")),
 }
 COMPILED = Cell(of_levels(bn="post").network, dataclasses.replace(SHORT, compile=True))
