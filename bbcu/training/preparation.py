@@ -28,7 +28,7 @@ def prepare_training(
         settings.patch,
         settings.batch,
         seed,
-        corruption=data.task.corruption,
+        degradation=data.task.degradation,
         release=data.release,
     )
     return Training(network, sampler, settings, device)

@@ -79,7 +79,7 @@ def test_a_turned_picture_scores_the_same(scale: int, change: Callable[[Pixels],
 
 def test_super_resolution_has_one_level_and_spoils_no_patches() -> None:
     task = SuperResolution(2)
-    assert (task.levels, task.corruption, task.baseline_name) == (("",), None, "bicubic")
+    assert (task.levels, task.degradation, task.baseline_name) == (("",), None, "bicubic")
     assert (task.colours, task.border, task.identity) == (3, 2, "sr_x2")
 
 
@@ -174,7 +174,7 @@ def test_every_level_has_its_own_strength() -> None:
 def strengths(task: Denoising, count: int = 2000) -> NDArray[np.float64]:
     """The strength of the noise of each of many training patches, measured."""
     patches = np.full((count, 12, 12, 3), 128, dtype=np.uint8)
-    spoilt = task.corruption(patches, np.random.default_rng(0))
+    spoilt = task.degradation(patches, np.random.default_rng(0))
     assert spoilt.dtype == np.float32
     found: NDArray[np.float64] = (spoilt - 128.0).std(axis=(1, 2, 3), dtype=np.float64)
     return found
@@ -200,13 +200,13 @@ def test_a_single_strength_is_every_patchs() -> None:
 
 def test_a_training_without_noise_has_its_truth_for_input() -> None:
     patches = noise(8, 8)[None]
-    spoilt = denoising(train=(0.0, 0.0)).corruption(patches, np.random.default_rng(0))
+    spoilt = denoising(train=(0.0, 0.0)).degradation(patches, np.random.default_rng(0))
     np.testing.assert_array_equal(spoilt, patches)
 
 
 def test_the_noise_of_a_patch_is_that_of_no_other() -> None:
     flat = np.full((3, 8, 8, 3), 128, dtype=np.uint8)
-    first, second, third = denoising(train=(25.0, 25.0)).corruption(flat, np.random.default_rng(0))
+    first, second, third = denoising(train=(25.0, 25.0)).degradation(flat, np.random.default_rng(0))
     for one, other in ((first, second), (second, third), (first, third)):
         assert abs(np.corrcoef((one - 128).ravel(), (other - 128).ravel())[0, 1]) < 0.3
 
@@ -276,7 +276,7 @@ def qualities(train: tuple[int, int], count: int = 120) -> Counter[int]:
     by_result = {as_the_codec_does(patch, quality).tobytes(): quality for quality in range(1, 101)}
     known = {quality: as_the_codec_does(patch, quality).tobytes() for quality in range(train[0], train[1] + 1)}
     assert len(set(known.values())) == len(known)
-    spoilt = restoring(train=train).corruption(np.stack([patch] * count), np.random.default_rng(0))
+    spoilt = restoring(train=train).degradation(np.stack([patch] * count), np.random.default_rng(0))
     assert spoilt.shape == (count, 16, 16, 1)
     assert spoilt.dtype == np.uint8
     by_result |= {result: quality for quality, result in known.items()}
