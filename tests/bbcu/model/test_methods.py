@@ -23,8 +23,9 @@ from bbcu.model.methods import BBCU, METHODS, Method
 from bbcu.model.networks import NetworkSpec, binary_units, build
 from bbcu.model.surrogates import ErrorDecay, sign
 from bbcu.model.units import UnitSpec
-from bbcu.training.loop import StepReport, TrainSettings, train
+from bbcu.training.loop import StepReport, Training
 from bbcu.training.preparation import standardise
+from bbcu.training.settings import TrainSettings
 from tests.harness.paths import REPOSITORY
 
 CONF = REPOSITORY / "conf" / "method"
@@ -129,7 +130,7 @@ def losses_of(
         losses.append(report.loss)
         watch(report)
 
-    train(network, sampler, settings, CPU, on_step)
+    Training(network, sampler, settings, CPU).run(on_step)
     return losses
 
 
