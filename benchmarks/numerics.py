@@ -25,7 +25,8 @@ from bbcu.data.sources import embedded, folder
 from bbcu.data.tasks import SuperResolution
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.evaluation import evaluate, mean_score
-from bbcu.training.loop import TrainSettings, resolve_device, train
+from bbcu.training.loop import Training, resolve_device
+from bbcu.training.settings import TrainSettings
 
 SCALE = 2
 MARGIN_DB = 0.05
@@ -96,7 +97,7 @@ def psnr_of(way: Way, seed: int, data: PreparedData, given: argparse.Namespace) 
         for value in network.parameters():
             value.mul_(way.moved)
     sampler = PatchSampler(data.train, SCALE, given.patch, way.settings.batch, seed, release=data.release)
-    train(network, sampler, way.settings, device, lambda report: None)
+    Training(network, sampler, way.settings, device).run(lambda report: None)
     sets = evaluate(network, data.test, data.task, device).values()
     return sum(mean_score(scores).psnr_db for scores in sets) / len(data.test)
 

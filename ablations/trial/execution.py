@@ -224,9 +224,10 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     from ablations.trial.recorder import Recorder, Surroundings, mean_record, score_record
     from ablations.trial.samples import save_samples
     from bbcu.model.cost import count
-    from bbcu.training.loop import TrainSettings, resolve_device
+    from bbcu.training.loop import resolve_device
     from bbcu.training.preparation import prepare_training
     from bbcu.training.probes import dead_body, probe, probed_inputs
+    from bbcu.training.settings import TrainSettings
 
     config, trial, data, folder = execution.config, execution.trial, execution.data, execution.folder
 
