@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ablations.space.cells import census
 from ablations.space.factors import FACTORS
-from ablations.space.rules import Frame
+from ablations.space.rules import Backbone
 from ablations.storage.folder import study_folder
 from ablations.tracking.sync import rebuild
 from ablations.watching.status import add_command
@@ -72,7 +72,7 @@ def check_study(given: argparse.Namespace) -> None:
 
 def count_space(given: argparse.Namespace) -> None:
     """Print what becomes of every combination of levels, and by which rule."""
-    found = census(Frame(given.network, given.channels))
+    found = census(Backbone(given.network, given.channels))
     print(f"{found.combinations} combinations of the levels of {', '.join(FACTORS)} (align: auto and 1)")
     print(f"{found.impossible} are impossible")
     print(f"{found.duplicates} are the same network as another")

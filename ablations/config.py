@@ -1,7 +1,8 @@
-"""The typed config: every key that a user can set, and how a wrong one is told.
+"""The typed config: every key that a user can set, and the message for a wrong one.
 
-Factors stand at the root and are checked against :mod:`ablations.space.factors`; all else is typed here, and Hydra
-refuses a key or a type that does not fit.
+Factors are keys at the root; :mod:`ablations.space.factors` declares them and their levels, and
+:mod:`bbcu.model.methods` the presets of ``method=NAME``. All other keys are typed here, and Hydra refuses a key or a
+type that does not fit.
 """
 
 import dataclasses
@@ -14,7 +15,10 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ablations.space.factors import FACTORS, load_declarations
+from ablations.space.settings import DEFAULTS
 from bbcu.errors import ConfigError, unknown
+from bbcu.model.methods import METHODS
 
 
 @dataclass
@@ -33,18 +37,18 @@ class TaskConfig:
 
 @dataclass
 class NetworkConfig:
-    """The layout around the units.
+    """The network around the units.
 
-    ``name`` and ``unit`` are ours or the dotted path of the user's own; ``initial`` is how the latent weights of a
-    binary body start; ``accumulate`` and ``standardise`` are the parts of BAM and BTM that are no factor.
+    ``name`` and ``unit`` are ours or the dotted path of the user's own; ``initial`` says how the latent weights of a
+    binary body are initialised; ``accumulate`` and ``standardise`` are the parts of BAM and BTM that are not factors.
     See :class:`bbcu.model.networks.NetworkSpec`.
     """
 
     name: str = MISSING
-    unit: str = MISSING
-    initial: str = MISSING
-    accumulate: bool = MISSING
-    standardise: bool = MISSING
+    unit: str = DEFAULTS["network.unit"]
+    initial: str = DEFAULTS["network.initial"]
+    accumulate: bool = DEFAULTS["network.accumulate"]
+    standardise: bool = DEFAULTS["network.standardise"]
 
 
 @dataclass
@@ -56,7 +60,7 @@ class MethodConfig:
 
 @dataclass
 class DataConfig:
-    """Where the pictures are: those that come along ("embedded"), or folders of the user's.
+    """Where the pictures are: the bundled photographs ("embedded"), or folders of the user's.
 
     ``inputs`` says whether low resolution is "made" or "given": taken from the folders that lie beside the truth.
     """
@@ -71,7 +75,7 @@ class DataConfig:
 class EvaluationConfig:
     """How a trained network is run on whole pictures; see :class:`bbcu.training.evaluation.Evaluation`."""
 
-    self_ensemble: bool = MISSING
+    self_ensemble: bool = DEFAULTS["evaluation.self_ensemble"]
     tile: int = MISSING
 
 
@@ -105,9 +109,10 @@ class StudyConfig:
 class TrackingConfig:
     """Where and how densely a trial is recorded.
 
-    ``curve_points`` and ``evaluations`` are how many points the training curve and the test curve have, ``samples`` how
-    many pictures of each test set leave a crop and are looked at inside the network. ``snapshot_s`` is how many seconds
-    of training may be lost to a crash, and ``silence_s`` after how many without a sign a trial is given out again.
+    ``curve_points`` and ``evaluations`` are the numbers of points of the training curve and the test curve, ``samples``
+    is the number of pictures of each test set that are saved as crops and probed. ``snapshot_s`` is the time between
+    two snapshots, and ``silence_s`` the time without a heartbeat after which a trial is given to another process, both
+    in seconds.
     """
 
     uri: str = MISSING
@@ -119,18 +124,8 @@ class TrackingConfig:
 
 
 @dataclass
-class Config:
-    """The root of the config; the factors come first."""
-
-    residual: Any = MISSING
-    bn: Any = MISSING
-    act: Any = MISSING
-    act_fn: Any = MISSING
-    align: Any = MISSING
-    binarize: Any = MISSING
-    threshold: Any = MISSING
-    surrogate: Any = MISSING
-    weight: Any = MISSING
+class Keys:
+    """The root of the config without the factors."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -150,6 +145,41 @@ class Config:
     progress: Any = MISSING
     on_change: str = MISSING
     session: str = MISSING
+
+
+@dataclass
+class Config(Keys):
+    """A composed config; ``levels`` has the level of every factor as the user typed it."""
+
+    levels: dict[str, Any] = field(default_factory=dict)
+
+
+def schema() -> Any:
+    """The dataclass that Hydra checks the root of the config against: a key for each factor, then the other keys."""
+    factors = [(name, Any, _default(factor.reference)) for name, factor in FACTORS.items()]
+    clashes = sorted({entry.name for entry in dataclasses.fields(Keys)} & FACTORS.keys())
+    if clashes:
+        raise ConfigError(f"factor {clashes[0]}: a key of the config has this name already")
+    keys = [(entry.name, entry.type, _same_default(entry)) for entry in dataclasses.fields(Keys)]
+    return dataclasses.make_dataclass("Schema", [*factors, *keys])
+
+
+def _default(level: Any) -> Any:
+    value = list(level) if isinstance(level, tuple) else level
+    return field(default_factory=lambda: value) if isinstance(value, list) else field(default=value)
+
+
+def _same_default(entry: "dataclasses.Field[Any]") -> Any:
+    if entry.default is not dataclasses.MISSING:
+        return field(default=entry.default)
+    assert entry.default_factory is not dataclasses.MISSING
+    return field(default_factory=entry.default_factory)
+
+
+def as_yaml(config: Config) -> str:
+    """The config as ``config.yaml`` holds it, with the factors at the root."""
+    keys = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(Keys)}
+    return OmegaConf.to_yaml(OmegaConf.structured(schema()(**config.levels, **keys)))
 
 
 @dataclass
@@ -192,34 +222,47 @@ class SweeperConfig:
 
 
 def register() -> None:
-    """Tell Hydra of the schema; to be called before Hydra composes anything."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    """Register the schema and the presets of the methods with Hydra; must run before Hydra composes anything.
+
+    Factors that a user's packages declare are loaded first. Raises ConfigError if one cannot be.
+    """
+    load_declarations()
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema())
+    for name, method in METHODS.items():
+        preset = {"method": {"name": name}, **method.all_levels}
+        if method.network:
+            preset["network"] = dict(method.network)
+        if method.channels is not None:
+            preset["channels"] = method.channels
+        store.store(group="method", name=name, node=preset, package="_global_")
 
 
 def typed(config: DictConfig) -> Config:
-    """The composed config as plain dataclasses, every interpolation resolved.
+    """The composed config as plain dataclasses, with every interpolation resolved.
 
     Raises ConfigError for a key that is still missing and for a value outside its range.
     """
-    check_keys(config, Config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ConfigError(f"no value for {', '.join(missing)}: set it on the command line, as in {missing[0]}=...")
+        raise ConfigError(REQUIRED.get(missing[0]) or f"{missing[0]} is required: set it, as in {missing[0]}=...")
+    check_keys(config, schema())
     resolved = OmegaConf.to_object(config)
-    assert isinstance(resolved, Config)
-    check_ranges(resolved)
-    return resolved
+    levels = {name: getattr(resolved, name) for name in FACTORS}
+    found = Config(**{entry.name: getattr(resolved, entry.name) for entry in dataclasses.fields(Keys)}, levels=levels)
+    check_ranges(found)
+    return found
 
 
 def check_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
-    """Raise ConfigError for a key that ``+key=...`` has added and for one that ``~key`` has taken away."""
+    """Raise ConfigError for a key that ``+key=...`` adds and for one that ``~key`` removes."""
     known = {entry.name for entry in dataclasses.fields(schema)}
     for name in node:
         if name not in known:
             raise ConfigError(unknown("key", f"{prefix}{name!s}", [f"{prefix}{valid}" for valid in sorted(known)]))
     for entry in dataclasses.fields(schema):
         if entry.name not in node:
-            raise ConfigError(f"no value for {prefix}{entry.name}: it was taken away and has no default")
+            raise ConfigError(f"no value for {prefix}{entry.name}: it was removed from the config and has no default")
         if dataclasses.is_dataclass(entry.type) and isinstance(entry.type, type):
             check_keys(node[entry.name], entry.type, f"{prefix}{entry.name}.")
 
@@ -271,14 +314,23 @@ def check_data(data: DataConfig) -> None:
     reserved = sorted(set(test) & RESERVED_SETS)
     if reserved:
         raise ConfigError(f"data.test: a test set cannot be called {reserved[0]}, as a group of metrics is")
-    if data.inputs == "given" and data.name != "folder":
-        raise ConfigError(f"data.inputs=given: data={data.name} brings no inputs along; use data=folder")
-    if data.name == "folder" and not test:
-        raise ConfigError("data.test={}: at least one test set is needed, as in data.test='{Set5: DIR}'")
+    if data.name == "embedded":
+        unused = {"data.train": data.train, "data.test": data.test, "data.inputs": data.inputs == "given"}
+        for key, is_set in unused.items():
+            if is_set:
+                value = getattr(data, key.removeprefix("data."))
+                raise ConfigError(f"{key}={value} has no effect on the bundled photographs; add data=folder")
+    elif not test:
+        raise ConfigError(REQUIRED["data.test"])
 
+
+REQUIRED = {
+    "data.test": "data.test is required with data=folder: name at least one test set, as in data.test='{Set5: DIR}'",
+}
+"""The message for a required key, where more is to be said than its name."""
 
 ON_CHANGE = ("stop", "keep", "retrain")
-"""What becomes of a result of the same config that other code, or the same pictures in another state, has made."""
+"""What to do with a result of the same config that was made by other code, or on pictures that have changed since."""
 
 SEEDS = 2**63
 """Seeds are below this, which is what torch's generators take."""

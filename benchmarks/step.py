@@ -28,7 +28,7 @@ from torch import nn
 from bbcu.model.int8 import missing_for_bytes
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, build
-from bbcu.model.units import UnitSpec
+from bbcu.model.specs import UnitSpec
 from bbcu.training.acceleration import (
     Replayed,
     Wanted,

@@ -7,7 +7,7 @@ import pytest
 
 from ablations.__main__ import main
 from ablations.space.cells import census
-from ablations.space.rules import Frame
+from ablations.space.rules import Backbone
 from ablations.tracking.client import experiment_id, identity_of, search_runs
 from tests.ablations.tracking.test_runs import finished
 
@@ -35,7 +35,7 @@ def test_sync_of_a_study_that_is_not_there_is_one_line(tmp_path: Path, tracking_
 def test_space_prints_the_census(network: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["space", "--network", network])
     printed = capsys.readouterr().out
-    found = census(Frame(network, 64))
+    found = census(Backbone(network, 64))
     for number in (found.combinations, found.impossible, found.duplicates, found.cells):
         assert f"{number} " in printed
     assert found.combinations == found.impossible + found.duplicates + found.cells
@@ -44,7 +44,7 @@ def test_space_prints_the_census(network: str, capsys: pytest.CaptureFixture[str
 def test_space_counts_as_many_combinations_as_there_are() -> None:
     residual, bn, act, act_fn, align, binarize, threshold, surrogate, weight = 3, 4, 3, 4, 2, 2**4, 2, 5, 4
     expected = residual * bn * act * act_fn * align * binarize * threshold * surrogate * weight
-    assert census(Frame("srresnet", 64)).combinations == expected
+    assert census(Backbone("srresnet", 64)).combinations == expected
 
 
 def test_a_result_is_json_that_others_can_read(tmp_path: Path) -> None:

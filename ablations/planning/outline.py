@@ -14,7 +14,7 @@ from ablations.space.conditions import Condition, Value, parse, value_of, value_
 from ablations.space.designs import Listing
 from ablations.space.factors import FACTORS, Level, level_text, parse_level
 from ablations.space.rows import Row
-from ablations.space.rules import Frame, ImpossibleCell, automatic_alignment
+from ablations.space.rules import Backbone, ImpossibleCell, automatic_alignment
 from bbcu.errors import ConfigError
 
 
@@ -29,7 +29,7 @@ class Base:
     """
 
     levels: Mapping[str, Any]
-    frame: Frame
+    backbone: Backbone
     known: Mapping[str, Value] = field(default_factory=dict)
     setting: Hashable = None
 
@@ -85,7 +85,7 @@ def outline(
             left_out.append(LostRow(row, f'excluded by "{condition}"'))
             continue
         try:
-            form, reasons = canonical_form(levels, start.frame)
+            form, reasons = canonical_form(levels, start.backbone)
         except ImpossibleCell as error:
             left_out.append(LostRow(row, f"impossible: {error}"))
             continue
@@ -134,7 +134,7 @@ class _Start:
     """A base that is read: what rows with the same other keys share."""
 
     levels: Mapping[str, Level]
-    frame: Frame
+    backbone: Backbone
     setting: Hashable
     known: Mapping[str, Value]
     conditions: tuple[Condition, ...]
@@ -180,7 +180,7 @@ class _Reader:
         texts = dict(split(text) for text in others)
         base = self.base_of(texts)
         values = {key: value_of(text) for key, text in texts.items()}
-        known = {"network": base.frame.network, "channels": base.frame.channels, **base.known, **values}
+        known = {"network": base.backbone.network, "channels": base.backbone.channels, **base.known, **values}
         conditions = tuple(parse(text, (*FACTORS, *known)) for text in self.exclude)
         for condition in conditions:
             self.had_effect.setdefault(str(condition), False)
@@ -188,13 +188,13 @@ class _Reader:
         setting = base.setting
         if setting is None:
             setting = tuple(sorted((key, value_text(value)) for key, value in values.items()))
-        start = self.starts[others] = _Start(levels, base.frame, setting, known, conditions)
+        start = self.starts[others] = _Start(levels, base.backbone, setting, known, conditions)
         return start
 
     def _excluded_by(self, start: _Start, levels: Mapping[str, Level]) -> Condition | None:
         if not start.conditions:
             return None
-        automatic = automatic_alignment(levels, start.frame)
+        automatic = automatic_alignment(levels, start.backbone)
         asked: dict[str, Value] = {**start.known, **levels}
         for condition in start.conditions:
             if condition.holds(asked, automatic):

@@ -27,7 +27,7 @@ from ablations.space.rows import Row, replicated
 from ablations.space.settings import flatten, telling_apart
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.trial.data import data_of
-from ablations.trial.identity import Trial, check_network, check_runnable, frame_of, levels_of, setting_of, trial_of
+from ablations.trial.identity import Trial, backbone_of, check_network, check_runnable, setting_of, trial_of
 from bbcu.errors import ConfigError
 
 WHERE_AND_HOW = {"outputs", "tracking", "device", "threads", "progress", "evaluation.tile", "on_change", "session"}
@@ -51,12 +51,13 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A combination that is not trained, and why not."""
+    """A combination that is not trained, and why; ``same_as`` is the key of the cell whose network it is, if any."""
 
     levels: Mapping[str, Any]
     setting: Mapping[str, Any]
     name: str
     reason: str
+    same_as: str | None = None
 
 
 @dataclass
@@ -215,7 +216,7 @@ class Composer:
         decides = {key: value for key, value in setting.items() if key not in ("train", "data", "evaluation")}
         self.starts[row] = Start(config, setting, json.dumps(decides, sort_keys=True))
         identity = (json.dumps(setting, sort_keys=True), config.seed)
-        return Base(levels_of(config), frame_of(config), known_of(config), identity)
+        return Base(config.levels, backbone_of(config), known_of(config), identity)
 
     def config_of(self, row: Row) -> tuple[Config, Start]:
         """The config of a row whose base was asked for, and what it shares with others; to be changed by nobody."""
@@ -223,7 +224,7 @@ class Composer:
         if self.derives:
             factors = {key: level_in_config(text) for key, text in map(split, row) if key in FACTORS}
         start = self.starts[tuple(text for text in row if split(text)[0] not in factors)]
-        return dataclasses.replace(start.config, **factors), start
+        return dataclasses.replace(start.config, levels={**start.config.levels, **factors}), start
 
 
 def level_in_config(text: str) -> Any:
@@ -247,13 +248,11 @@ def known_of(config: Config) -> dict[str, Value]:
     }
 
 
-NAMES_A_FACTOR = re.compile(rf"\$\{{[^}}]*(?:\b(?:{'|'.join(FACTORS)})\b|\$\{{)")
-"""An interpolation that takes in a factor, or one whose own text is interpolated, so that nobody can tell."""
-
-
 def refers_to_factors(config: DictConfig) -> bool:
-    """Whether a value of the config is made of a factor by an interpolation."""
-    return NAMES_A_FACTOR.search(str(OmegaConf.to_container(config, resolve=False))) is not None
+    """Whether a value of the config interpolates a factor, or may do so because its interpolation is nested."""
+    names = "|".join(FACTORS)
+    interpolation = re.compile(rf"\$\{{[^}}]*(?:\b(?:{names})\b|\$\{{)")
+    return interpolation.search(str(OmegaConf.to_container(config, resolve=False))) is not None
 
 
 @dataclass(frozen=True)
@@ -312,13 +311,13 @@ def trials_of(cells: Mapping[Row, PlannedCell], replicates: int) -> list[Planned
 def left_out_of(lost: LostRow, composer: Composer, cells: Mapping[Row, PlannedCell]) -> LeftOut:
     """A row that is left out as people and ``plan.json`` are told of it."""
     config, start = composer.config_of(lost.row)
-    levels = levels_of(config)
+    levels = config.levels
     name = " ".join(f"{name}={level_text(level)}" for name, level in levels.items())
-    reason = lost.why
-    if lost.same_as is not None:
-        same = cells[lost.same_as]
-        reason = f"the same network as {same.trial.name} ({same.key[:SHOWN]}): {lost.why}"
-    return LeftOut(levels, start.setting, name, reason)
+    if lost.same_as is None:
+        return LeftOut(levels, start.setting, name, lost.why)
+    same = cells[lost.same_as]
+    reason = f"the same network as {same.trial.name} ({same.key[:SHOWN]}): {lost.why}"
+    return LeftOut(levels, start.setting, name, reason, same.key)
 
 
 def design_record(options: SweeperConfig, listing: Listing) -> dict[str, Any]:

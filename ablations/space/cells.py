@@ -8,69 +8,83 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablations.space.factors import AUTO, FACTORS, REFERENCE, Level, Levels, level_text, parse_level
-from ablations.space.rules import RULES, Frame, ImpossibleCell, automatic_alignment
+from ablations.space.rules import Backbone, ImpossibleCell, automatic_alignment, rules
+from ablations.space.settings import identifying
+from bbcu.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class CanonicalLevels:
-    """A cell's factors in canonical form, with the reasons that led from what was asked to it.
+    """A cell's levels in canonical form, and the reasons of the rules that changed what was asked for.
 
-    ``factors`` has numbers for ``align``; ``asked`` is the same with "auto" wherever auto gives that number.
+    ``levels`` has "auto" for an alignment of the number that auto stands for; ``factors`` has the number.
     """
 
+    levels: dict[str, Level]
     factors: dict[str, Level]
-    asked: dict[str, Level]
     reasons: tuple[str, ...] = ()
 
 
-def canonical_levels(levels: Mapping[str, object], frame: Frame) -> CanonicalLevels:
-    """The canonical form of ``levels``, one for every factor as they stand in a config.
+def canonical_levels(levels: Mapping[str, object], backbone: Backbone) -> CanonicalLevels:
+    """The canonical form of ``levels``, which has one for every factor as it stands in a config.
 
-    Raises ConfigError for an unknown level and ImpossibleCell for a combination that cannot mean anything.
+    Raises ConfigError for an unknown level and ImpossibleCell for a combination that is not a meaningful network.
     """
-    cell = {name: parse_level(name, levels[name]) for name in FACTORS}
-    factors, reasons = canonical_form(cell, frame)
-    is_auto = factors["align"] == automatic_alignment(factors, frame)
-    return CanonicalLevels(factors, {**factors, "align": AUTO} if is_auto else dict(factors), reasons)
+    factors, reasons = canonical_form({name: parse_level(name, levels[name]) for name in FACTORS}, backbone)
+    is_auto = factors["align"] == automatic_alignment(factors, backbone)
+    return CanonicalLevels({**factors, "align": AUTO} if is_auto else dict(factors), factors, reasons)
 
 
-def canonical_form(cell: Mapping[str, Level], frame: Frame) -> tuple[dict[str, Level], tuple[str, ...]]:
-    """The canonical form of levels that are parsed already, with ``align`` as a number, and the reasons for changes.
+def canonical_form(levels: Levels, backbone: Backbone) -> tuple[dict[str, Level], tuple[str, ...]]:
+    """The canonical form of parsed levels, with a number for ``align``, and the reasons of the rules that changed them.
 
-    Each rule is asked once, in order, so a rule may rely on those before it. Raises ImpossibleCell.
+    Rules that merge cells are applied until none changes anything, so their order does not matter; then the form is
+    checked by those for impossible cells. Raises ImpossibleCell.
     """
-    form = dict(cell)
-    asked_auto = form["align"] == AUTO
+    cell: dict[str, Level] = {**levels, "network": backbone.network, "channels": float(backbone.channels)}
+    asked_auto = cell["align"] == AUTO
     if asked_auto:
-        form["align"] = automatic_alignment(form, frame)
-    reasons = []
-    for rule in RULES:
-        if not rule.applies(form, frame):
-            continue
-        if rule.becomes is None:
+        cell["align"] = automatic_alignment(cell, backbone)
+    found, reasons = rules(), dict[str, None]()
+    for _ in range(len(found.merging) + 1):
+        is_settled = True
+        for rule in found.merging:
+            if rule.changes(cell):
+                cell.update(rule.becomes or {})
+                if asked_auto:
+                    cell["align"] = automatic_alignment(cell, backbone)
+                reasons[rule.reason], is_settled = None, False
+        if is_settled:
+            break
+    else:
+        raise ConfigError(f"the rules of the factors contradict each other: {'; '.join(reasons)}")
+    for rule in found.impossible:
+        if rule.holds(cell):
             raise ImpossibleCell(rule.reason)
-        form.update(rule.becomes)
-        if asked_auto:
-            form["align"] = automatic_alignment(form, frame)
-        reasons.append(rule.reason)
-    return form, tuple(reasons)
+    return {name: cell[name] for name in levels}, tuple(reasons)
 
 
 @dataclass(frozen=True)
 class Cell:
     """One level for every factor, in canonical form, and the setting that it is trained in.
 
-    The setting is everything else that decides the trained network: task, network, width, training, data fingerprint.
+    ``levels`` and ``factors`` are those of :class:`CanonicalLevels`. The setting is everything else that decides the
+    trained network: task, network, width, training, data fingerprint.
     """
 
-    factors: Mapping[str, Level]
+    levels: Levels
     setting: Mapping[str, Any]
-    asked: Mapping[str, Level] = field(compare=False, default_factory=dict)
+    factors: Levels = field(compare=False, default_factory=dict)
 
     @property
     def key(self) -> str:
-        """The SHA-256 of the canonical form, 64 hexadecimal digits."""
-        form = {"factors": dict(self.factors), "setting": dict(self.setting)}
+        """The SHA-256 of the canonical form, 64 hexadecimal digits.
+
+        Levels at the reference and keys of the setting at their default are left out: a factor or a key that is added
+        later, with what was there before as its reference, changes no earlier key.
+        """
+        changed = {name: level for name, level in self.levels.items() if level != REFERENCE[name]}
+        form = {"factors": changed, "setting": identifying(self.setting)}
         return hashlib.sha256(json.dumps(form, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -91,16 +105,16 @@ class Census:
     by_reason: dict[str, int]
 
 
-def census(frame: Frame, aligns: Sequence[Level] = (AUTO, 1.0)) -> Census:
-    """Count the whole factor space, with these alignments for the factor that has no end of levels."""
+def census(backbone: Backbone, aligns: Sequence[Level] = (AUTO, 1.0)) -> Census:
+    """Count the whole factor space, with these alignments, since a number has infinitely many levels."""
     levels = {name: factor.levels for name, factor in FACTORS.items()} | {"align": tuple(aligns)}
     seen: set[tuple[Level, ...]] = set()
-    by_reason: dict[str, int] = {rule.reason: 0 for rule in RULES}
+    by_reason: dict[str, int] = {rule.reason: 0 for rule in (*rules().merging, *rules().impossible)}
     total = impossible = 0
     for cell in combinations(levels):
         total += 1
         try:
-            form, reasons = canonical_form(cell, frame)
+            form, reasons = canonical_form(cell, backbone)
         except ImpossibleCell as error:
             impossible += 1
             by_reason[str(error)] += 1

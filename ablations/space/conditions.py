@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ablations.space.factors import AUTO, FACTORS, parse_level
+from ablations.space.factors import AUTO, FACTORS, is_number, parse_level
 from bbcu.errors import ConfigError, unknown
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | None"
@@ -65,7 +65,7 @@ class Comparison:
         stands_for = automatic if self.key in FACTORS and FACTORS[self.key].numeric else None
         level, value = _settled(levels[self.key], stands_for), _settled(self.value, stands_for)
         if self.sign in ORDERS:
-            return _is_number(level) and _is_number(value) and ORDERS[self.sign](level, value)  # type: ignore[arg-type]
+            return is_number(level) and is_number(value) and ORDERS[self.sign](level, value)  # type: ignore[arg-type]
         if self.sign == "in":
             return _has(value, level)
         if self.sign == "contains":
@@ -120,15 +120,19 @@ Condition = Comparison | Not | AllOf | AnyOf
 """Frozen, and its text, ``str(condition)``, parses to an equal one."""
 
 
+def keys_of(condition: Condition) -> tuple[str, ...]:
+    """The keys that a condition asks about, each once, in the order of its text."""
+    if isinstance(condition, Comparison):
+        return (condition.key,)
+    parts = (condition.part,) if isinstance(condition, Not) else condition.parts
+    return tuple(dict.fromkeys(key for part in parts for key in keys_of(part)))
+
+
 def _settled(value: Value, automatic: float | None) -> Value:
     """The value, or what ``auto`` in its place stands for: a cell at auto is the cell at that number."""
     if isinstance(value, tuple):
         return tuple(_settled(entry, automatic) for entry in value)
     return automatic if value == AUTO and automatic is not None else value
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _has(values: Value, value: Value) -> bool:
@@ -360,16 +364,16 @@ def _checked(key: str, sign: str, value: Value) -> Value:
             raise ConfigError(f"in needs a list, as in {key} in [{value_text(value)}]")
         return tuple(parse_level(key, entry) for entry in value) if key in FACTORS else value
     if sign in ORDERS:
-        if not _is_number(value) or (key in FACTORS and not FACTORS[key].numeric):
+        if not is_number(value) or (key in FACTORS and not FACTORS[key].numeric):
             raise ConfigError(f"{sign} compares numbers; compare {key} with {value_text(value)} by =, != or in")
         return value
     if key not in FACTORS:
         return value
     if sign == "contains":
-        parts = {part for level in FACTORS[key].levels if isinstance(level, tuple) for part in level}
-        if not parts:
-            raise ConfigError(f"contains asks what a list has in it, and {key} is none")
-        if value not in parts:
-            raise ConfigError(unknown(f"part of {key}", value_text(value), sorted(parts)))
+        members = FACTORS[key].members
+        if not members:
+            raise ConfigError(f"contains asks what a list has in it, and {key} is not a list")
+        if value not in members:
+            raise ConfigError(unknown(f"part of {key}", value_text(value), members))
         return value
     return parse_level(key, value)

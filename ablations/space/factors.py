@@ -1,32 +1,65 @@
-"""The factors: their names, levels, references and meanings, and how a level is read and written."""
+"""The factors: one declaration says a factor's name, levels, reference, meaning, where it applies, and its rules.
 
+Everything else follows from the declaration: the config key, the levels of a method, the list of ``python -m ablations
+space``, the conditions of a study, the table in the documentation, and the rows of a report. What a level does is the
+business of ``bbcu.model``.
+
+A package of the user's own declares a factor in the same way, without a change here: see :func:`load_declarations`.
+"""
+
+import importlib
+import importlib.metadata
 import itertools
+import keyword
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bbcu.errors import ConfigError, unknown
+from bbcu.model.specs import PARTS
 
 Level = bool | str | float | tuple[str, ...]
 Levels = Mapping[str, Level]
 
 AUTO = "auto"
 ALIGN_PER_CHANNEL = 130 / 64
-"""Residual alignment that the authors use, per channel of width (k = 130 at 64 channels)."""
+"""Residual alignment of the authors, per channel of width: k = 130 at 64 channels."""
 
 SHOWN = 12
-"""Characters of a key that are shown to people."""
+"""Characters of a cell's key that are shown to people."""
 
-PARTS = ("head", "body", "up", "tail")
-"""The parts of a network, in the order in which a picture meets them."""
+
+@dataclass(frozen=True)
+class Rule:
+    """A fact about combinations of levels: they are another cell's network, or no network at all.
+
+    ``when`` is a condition as users write it (:mod:`ablations.space.conditions`) on the factors, ``network`` and
+    ``channels``. If it holds, ``becomes`` has the levels to change to get the canonical form of the same network; None
+    means that the combination is impossible. ``reason`` is shown to users.
+
+    Two cells are the same network only if training cannot tell them apart. Being able to compute the same functions is
+    not enough: a threshold beside the shift of a BatchNorm is redundant, and yet the two learn faster than one.
+    """
+
+    when: str
+    reason: str
+    becomes: Mapping[str, Level] | None = None
 
 
 @dataclass(frozen=True)
 class Factor:
     """One component that can vary.
 
-    A ``numeric`` factor takes any positive number beside its named levels, an ``open`` one the dotted path of a class
-    of the user's own.
+    ``reference`` is its level in BBCU. A ``numeric`` factor takes any positive number beside its named levels, an
+    ``open`` one the dotted path of a class of the user's own, and a ``subset`` one any list of its ``members``.
+
+    ``applies`` is a condition: elsewhere the factor has no effect, so that every level is the network of the reference,
+    and ``otherwise`` says why. A factor ``of_unit`` says what a binary unit is made of; it has no effect on a network
+    without one.
+
+    ``unit`` is for a factor that a user declares: the dotted path of the subclass of ``bbcu.BinaryUnit`` that
+    implements its levels. Cells at the reference keep the unit of the network.
     """
 
     name: str
@@ -35,55 +68,198 @@ class Factor:
     meaning: str
     numeric: bool = False
     open: bool = False
+    members: tuple[str, ...] = ()
+    of_unit: bool = True
+    applies: str = ""
+    otherwise: str = ""
+    rules: tuple[Rule, ...] = ()
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or keyword.iskeyword(self.name):
+            raise ConfigError(f"factor {self.name!r}: its name must be an identifier, as it is a key of the config")
+        if self.reference not in self.levels:
+            raise ConfigError(f"factor {self.name}: the reference {level_text(self.reference)} is not among its levels")
+        if self.applies and not self.otherwise:
+            raise ConfigError(f"factor {self.name}: `applies` needs `otherwise`, the reason shown for cells that merge")
 
 
-def subsets(parts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Every subset of ``parts``, each in their order; the empty one first."""
-    return tuple(chosen for size in range(len(parts) + 1) for chosen in itertools.combinations(parts, size))
+def subsets(members: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Every subset of ``members``, each in their order, from the empty one to the whole."""
+    return tuple(chosen for size in range(len(members) + 1) for chosen in itertools.combinations(members, size))
 
 
-FACTORS: dict[str, Factor] = {
-    factor.name: factor
-    for factor in (
-        Factor(
-            "residual",
-            (True, False, "block"),
-            True,
-            "identity around every binary convolution; none; one around each pair",
+_NOTHING_SHIFTS = "threshold=false and bn in [none,post]"
+_ALL_POSITIVE = (
+    "a ReLU right before a sign without a threshold or BatchNorm: every bit is +1 and carries no information"
+)
+_ALL_LIGHT = "an image is never negative: without a threshold or BatchNorm every bit of a binary head is +1"
+
+_DECLARED: tuple[Factor, ...] = (
+    Factor(
+        "residual",
+        (True, False, "block"),
+        True,
+        "identity around every binary convolution; none; one around each pair",
+        rules=(
+            Rule(
+                "residual=block and not binarize contains body",
+                "a unit outside the body stands alone: an identity around its block is one around it",
+                {"residual": True},
+            ),
+            Rule(
+                "network=dncnn and binarize=[tail] and residual!=false",
+                "the tail of a DnCNN has no residual, and nothing else is binary",
+                {"residual": False},
+            ),
+            Rule(
+                "network=srresnet and binarize=[tail] and residual=false and bn!=out and act!=after",
+                "only the tail is binary, and the skip that it adds belongs to the network",
+                {"residual": True},
+            ),
         ),
-        Factor(
-            "bn",
-            ("none", "pre", "post", "out"),
-            "none",
-            "BatchNorm: none; before the sign; after the binary convolution and before the add; after the add",
+    ),
+    Factor(
+        "bn",
+        ("none", "pre", "post", "out"),
+        "none",
+        "BatchNorm: none; before the sign; after the binary convolution and before the add; after the add",
+        rules=(
+            Rule(
+                "residual=false and act=none and bn=out",
+                "no residual and no activation: BatchNorm after the convolution is BatchNorm at the output",
+                {"bn": "post"},
+            ),
         ),
-        Factor("act", ("inside", "after", "none"), "inside", "activation before the residual add; after it; none"),
-        Factor("act_fn", ("rprelu", "prelu", "relu", "hardtanh"), "rprelu", "the activation"),
-        Factor(
-            "align",
-            (AUTO,),
-            AUTO,
-            "residual alignment k, 1 = off; auto = 130 * channels / 64 where bn=none, and 1 where a BatchNorm is",
-            numeric=True,
+    ),
+    Factor(
+        "act",
+        ("inside", "after", "none"),
+        "inside",
+        "activation before the residual add; after it; none",
+        rules=(
+            Rule(
+                "residual=false and act=after",
+                "no residual: there is no add for the activation to stand before or after",
+                {"act": "inside"},
+            ),
         ),
-        Factor("binarize", subsets(PARTS), ("body",), "the parts that are binary"),
-        Factor("threshold", (True, False), True, "learnable threshold per channel before the sign"),
-        Factor(
-            "surrogate",
-            ("quadratic", "clip", "identity", "ede", "ho"),
-            "quadratic",
-            "gradient of the sign",
-            open=True,
+    ),
+    Factor(
+        "act_fn",
+        ("rprelu", "prelu", "relu", "hardtanh"),
+        "rprelu",
+        "the activation",
+        applies="act!=none",
+        otherwise="no activation: which one it would be makes no difference",
+        rules=(
+            Rule(
+                "residual!=false and act=after and act_fn=hardtanh and align>1",
+                "hardtanh after the add cuts the stream to [-1, 1], and an alignment above 1 lives outside",
+            ),
         ),
-        Factor("weight", ("l1", "l1mag", "plain", "irnet"), "l1", "weight binariser", open=True),
-    )
-}
+    ),
+    Factor(
+        "align",
+        (AUTO,),
+        AUTO,
+        "residual alignment k, 1 = off; auto = 130 * channels / 64 if bn=none, and 1 with a BatchNorm",
+        numeric=True,
+        of_unit=False,
+    ),
+    Factor(
+        "binarize",
+        subsets(PARTS),
+        ("body",),
+        "the parts that are binary",
+        members=PARTS,
+        of_unit=False,
+        rules=(Rule("network=dncnn and binarize contains up", "a DnCNN has no upsampling to binarise"),),
+    ),
+    Factor(
+        "threshold",
+        (True, False),
+        True,
+        "learnable threshold per channel before the sign",
+        rules=(
+            Rule(
+                "(binarize contains body or binarize contains up) and act_fn=relu and "
+                f"(act=after or act=inside and residual!=true) and {_NOTHING_SHIFTS}",
+                _ALL_POSITIVE,
+            ),
+            Rule(
+                "network=dncnn and binarize contains body and not binarize contains head and act_fn=relu "
+                f"and act=inside and {_NOTHING_SHIFTS}",
+                _ALL_POSITIVE,
+            ),
+            Rule("network=dncnn and binarize=[tail] and threshold=false and bn!=pre", _ALL_POSITIVE),
+            Rule("binarize contains head and threshold=false and bn!=pre", _ALL_LIGHT),
+        ),
+    ),
+    Factor(
+        "surrogate",
+        ("quadratic", "clip", "identity", "ede", "ho"),
+        "quadratic",
+        "gradient of the sign",
+        open=True,
+    ),
+    Factor("weight", ("l1", "l1mag", "plain", "irnet"), "l1", "weight binariser", open=True),
+)
+
+FACTORS: dict[str, Factor] = {factor.name: factor for factor in _DECLARED}
+"""Every factor by its name, in the order in which they are listed everywhere."""
 
 REFERENCE: dict[str, Level] = {name: factor.reference for name, factor in FACTORS.items()}
+"""The reference cell, BBCU: the level of each factor that effects are measured against."""
 
 
-UNIT_FACTORS = tuple(name for name in FACTORS if name not in ("align", "binarize"))
-"""The factors that say what a binary unit is made of."""
+def unit_factors() -> tuple[str, ...]:
+    """The names of the factors that say what a binary unit is made of."""
+    return tuple(name for name, factor in FACTORS.items() if factor.of_unit)
+
+
+# --- factors of the user's own ----------------------------------------------------------------------------------------
+
+ENTRY_POINTS = "bbcu.factors"
+VARIABLE = "BBCU_FACTORS"
+
+
+def declare(factor: Factor) -> None:
+    """Add a factor; declaring the same one again does nothing.
+
+    Its reference must be what networks did before there was the factor: cells at the reference keep their keys, and so
+    their results. Raises ConfigError for a name that another factor has, and for a factor without a ``unit``.
+    """
+    if FACTORS.get(factor.name) == factor:
+        return
+    if factor.name in FACTORS:
+        raise ConfigError(f"factor {factor.name}: it is declared already")
+    if "." not in factor.unit:
+        raise ConfigError(f"factor {factor.name}: `unit` must be the dotted path of the unit that implements it")
+    FACTORS[factor.name] = factor
+    REFERENCE[factor.name] = factor.reference
+
+
+def load_declarations() -> None:
+    """Declare the factors of installed packages and of the environment.
+
+    A package names a :class:`Factor` in the entry point group ``bbcu.factors``; ``BBCU_FACTORS=my_module.GAIN,...``
+    does the same for a module that is not installed. Raises ConfigError for one that cannot be imported.
+    """
+    paths = [entry.value.replace(":", ".") for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    paths += [path.strip() for path in os.environ.get(VARIABLE, "").split(",") if path.strip()]
+    for path in paths:
+        module, _, name = path.rpartition(".")
+        try:
+            factor = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"factor {path}: cannot be imported: {error}") from error
+        if not isinstance(factor, Factor):
+            raise ConfigError(f"factor {path}: it is a {type(factor).__name__}, not a Factor")
+        declare(factor)
+
+
+# --- levels as text ---------------------------------------------------------------------------------------------------
 
 
 def level_text(level: object) -> str:
@@ -96,35 +272,36 @@ def level_text(level: object) -> str:
 
 
 def parse_level(name: str, value: object) -> Level:
-    """The level of factor ``name`` that ``value``, as it stands in a config, means.
+    """The level of factor ``name`` that a value in a config means.
 
-    Raises ConfigError, with the valid levels, for a value that is none.
+    Raises ConfigError, which lists the valid levels, for any other value.
     """
     factor = FACTORS[name]
-    if isinstance(value, list | tuple):
-        return _parse_parts(factor, value)
+    if factor.members and isinstance(value, list | tuple):
+        # A list of parts means the same in any order.
+        chosen = tuple(member for member in factor.members if member in value)
+        if not set(value) - set(chosen):
+            return chosen
     for level in factor.levels:
         if value is level or (isinstance(value, str) and value.lower() == level_text(level)):
             return level
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if factor.numeric and 0 < number < math.inf:
-        return number
+        if is_number(value) and is_number(level) and value == level:
+            return level
+    if factor.numeric and is_number(value) and 0 < value < math.inf:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
     if factor.open and isinstance(value, str) and "." in value:
         return value
-    raise ConfigError(_no_level(factor, value))
+    raise ConfigError(f"{name}={level_text(value)}: {unknown('level', level_text(value), valid_levels(factor))}")
 
 
-def _parse_parts(factor: Factor, value: Sequence[object]) -> Level:
-    """A list of parts in their canonical order, whatever order it was typed in."""
-    parts = tuple(part for part in PARTS if part in value)
-    if parts not in factor.levels or set(value) - set(parts):
-        raise ConfigError(_no_level(factor, value))
-    return parts
+def is_number(value: object) -> bool:
+    """Whether a value is a number; a truth value is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _no_level(factor: Factor, value: object) -> str:
+def valid_levels(factor: Factor) -> list[str]:
+    """The levels of a factor as a user is told them."""
+    if factor.members:
+        return [f"any of {', '.join(factor.members)}, as in [{','.join(factor.members[1:3])}]"]
     valid = [level_text(level) for level in factor.levels]
-    if factor.name == "binarize":
-        valid = [f"any of {', '.join(PARTS)}, as in [body,up]"]
-    valid += ["a positive number"] * factor.numeric + ["the dotted path of a class of your own"] * factor.open
-    return f"{factor.name}={level_text(value)}: {unknown('level', level_text(value), valid)}"
+    return valid + ["a positive number"] * factor.numeric + ["the dotted path of a class of your own"] * factor.open

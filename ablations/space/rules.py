@@ -1,147 +1,89 @@
-"""The rules of the factor space: which combinations of levels are the same network, or none at all."""
+"""The rules of the factor space, gathered from the factors' declarations, and how one is applied to a cell."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 
-from ablations.space.factors import ALIGN_PER_CHANNEL, REFERENCE, UNIT_FACTORS, Level, Levels
+from ablations.space.conditions import keys_of, parse
+from ablations.space.factors import ALIGN_PER_CHANNEL, FACTORS, Factor, Level, Levels, Rule
 from bbcu.errors import ConfigError
+
+NO_UNIT = "nothing is binary: what a binary unit would be made of makes no difference"
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What the rules must know of a cell's setting: the network's layout and its width."""
+class Backbone:
+    """What the rules must know of the network around the units: its name, as in ``network=dncnn``, and its width."""
 
     network: str
     channels: int
 
 
-def automatic_alignment(cell: Levels, frame: Frame) -> float:
-    """What ``align=auto`` stands for: the authors' rule where nothing else closes the value-range gap, 1 elsewhere."""
-    return ALIGN_PER_CHANNEL * frame.channels if cell["bn"] == "none" and cell["binarize"] else 1.0
+class ImpossibleCell(ConfigError):
+    """The levels describe no meaningful network; the message is the reason."""
+
+
+def automatic_alignment(cell: Levels, backbone: Backbone) -> float:
+    """The number that ``align=auto`` stands for: the authors' rule if nothing else closes the value-range gap, else 1.
+
+    Source: k = 130 at 64 channels in the released configurations of BBCU.
+    """
+    return ALIGN_PER_CHANNEL * backbone.channels if cell["bn"] == "none" and cell["binarize"] else 1.0
+
+
+class CompiledRule:
+    """A rule that can be asked of thousands of cells: it reads few factors of few levels, so it caches its answers.
+
+    A cell, here, has a level for every factor, and ``network`` and ``channels``.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.reason, self.becomes = rule.reason, rule.becomes
+        self._condition = parse(rule.when, (*FACTORS, "network", "channels"))
+        self._keys = keys_of(self._condition)
+        self._levels_of = itemgetter(*self._keys)
+        self._answers: dict[Level, bool] = {}
+
+    def holds(self, cell: Levels) -> bool:
+        levels = self._levels_of(cell)
+        if levels not in self._answers:
+            self._answers[levels] = self._condition.holds({key: cell[key] for key in self._keys})
+        return self._answers[levels]
+
+    def changes(self, cell: Levels) -> bool:
+        """Whether the rule holds and the cell is not in the form that it asks for yet."""
+        if self.becomes is None or not self.holds(cell):
+            return False
+        return any(cell[name] != level for name, level in self.becomes.items())
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A fact about combinations.
+class Rules:
+    """All rules: those that merge a cell with another, and those that say that a cell is impossible."""
 
-    Where ``applies`` holds, ``becomes`` has the levels of the same network in canonical form, and None where there is
-    no network.
-
-    Two cells are the same network only if training cannot tell them apart. Being able to compute the same functions is
-    not enough: a threshold beside the shift of a BatchNorm is redundant, and yet the two learn faster than one.
-    """
-
-    reason: str
-    applies: Callable[[Levels, Frame], bool]
-    becomes: Mapping[str, Level] | None = None
+    merging: tuple[CompiledRule, ...]
+    impossible: tuple[CompiledRule, ...]
 
 
-def _has_body(cell: Levels) -> bool:
-    parts = cell["binarize"]
-    return isinstance(parts, tuple) and "body" in parts
+def rules() -> Rules:
+    """Every rule of the factors that are declared, compiled once."""
+    return _compiled(tuple(FACTORS))
 
 
-def _cuts_an_aligned_stream(cell: Levels, frame: Frame) -> bool:
-    align = cell["align"]
-    after_an_add = cell["residual"] is not False and cell["act"] == "after"
-    return after_an_add and cell["act_fn"] == "hardtanh" and isinstance(align, float) and align > 1
+@functools.cache
+def _compiled(names: tuple[str, ...]) -> Rules:
+    compiled = [CompiledRule(rule) for name in names for rule in (*_scope_rules(FACTORS[name]), *FACTORS[name].rules)]
+    return Rules(
+        merging=tuple(rule for rule in compiled if rule.becomes is not None),
+        impossible=tuple(rule for rule in compiled if rule.becomes is None),
+    )
 
 
-def _nothing_shifts(cell: Levels) -> bool:
-    """Whether what comes out of a unit reaches the sign of the next as it is."""
-    return cell["threshold"] is False and cell["bn"] in ("none", "post")
-
-
-def _gives_only_positive_bits(cell: Levels, frame: Frame) -> bool:
-    """Whether binary units in a row, of the body or the upsampling, have a ReLU and nothing else before their sign."""
-    parts = cell["binarize"]
-    in_a_row = isinstance(parts, tuple) and ("body" in parts or "up" in parts)
-    straight_from_relu = cell["act"] == "after" or (cell["act"] == "inside" and cell["residual"] is not True)
-    return in_a_row and cell["act_fn"] == "relu" and straight_from_relu and _nothing_shifts(cell)
-
-
-def _only_grows(cell: Levels, frame: Frame) -> bool:
-    """Whether the stream of a DnCNN starts behind the head's ReLU and every unit adds what is positive."""
-    parts = cell["binarize"]
-    starts_positive = frame.network == "dncnn" and isinstance(parts, tuple) and "body" in parts and "head" not in parts
-    return starts_positive and cell["act_fn"] == "relu" and cell["act"] == "inside" and _nothing_shifts(cell)
-
-
-def _tail_sees_only_light(cell: Levels, frame: Frame) -> bool:
-    """Whether the binary tail of a DnCNN stands behind the last ReLU of a full-precision body."""
-    only_tail = frame.network == "dncnn" and cell["binarize"] == ("tail",)
-    return only_tail and cell["threshold"] is False and cell["bn"] != "pre"
-
-
-def _head_sees_only_light(cell: Levels, frame: Frame) -> bool:
-    parts = cell["binarize"]
-    binary_head = isinstance(parts, tuple) and "head" in parts
-    return binary_head and cell["threshold"] is False and cell["bn"] != "pre"
-
-
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "a DnCNN has no upsampling to binarise",
-        lambda cell, frame: frame.network == "dncnn" and "up" in cell["binarize"],  # type: ignore[operator]
-    ),
-    Rule(
-        "nothing is binary: what a binary unit would be made of makes no difference",
-        lambda cell, frame: not cell["binarize"] and any(cell[name] != REFERENCE[name] for name in UNIT_FACTORS),
-        {name: REFERENCE[name] for name in UNIT_FACTORS},
-    ),
-    Rule(
-        "no activation: which one it would be makes no difference",
-        lambda cell, frame: cell["act"] == "none" and cell["act_fn"] != "rprelu",
-        {"act_fn": "rprelu"},
-    ),
-    Rule(
-        "a unit outside the body stands alone: an identity around its block is one around it",
-        lambda cell, frame: cell["residual"] == "block" and not _has_body(cell),
-        {"residual": True},
-    ),
-    Rule(
-        "the tail of a DnCNN has no residual, and nothing else is binary",
-        lambda cell, frame: (
-            frame.network == "dncnn" and cell["binarize"] == ("tail",) and cell["residual"] is not False
-        ),
-        {"residual": False},
-    ),
-    Rule(
-        "no residual: there is no add for the activation to stand before or after",
-        lambda cell, frame: cell["residual"] is False and cell["act"] == "after",
-        {"act": "inside"},
-    ),
-    Rule(
-        "no residual and no activation: BatchNorm after the convolution is BatchNorm at the output",
-        lambda cell, frame: cell["residual"] is False and cell["act"] == "none" and cell["bn"] == "out",
-        {"bn": "post"},
-    ),
-    Rule(
-        "only the tail is binary, and the skip that it adds belongs to the network",
-        lambda cell, frame: (
-            frame.network == "srresnet"
-            and cell["binarize"] == ("tail",)
-            and cell["residual"] is False
-            and cell["bn"] != "out"
-        ),
-        {"residual": True},
-    ),
-    Rule(
-        "hardtanh after the add cuts the stream to [-1, 1], and an alignment above 1 lives outside",
-        _cuts_an_aligned_stream,
-    ),
-    Rule(
-        "a ReLU right before a sign without a threshold or BatchNorm: every bit is +1 and tells nothing",
-        lambda cell, frame: any(
-            rule(cell, frame) for rule in (_gives_only_positive_bits, _only_grows, _tail_sees_only_light)
-        ),
-    ),
-    Rule(
-        "an image is nowhere negative: without a threshold or BatchNorm every bit of a binary head is +1",
-        _head_sees_only_light,
-    ),
-)
-
-
-class ImpossibleCell(ConfigError):
-    """The levels describe no network that means anything; the message is the reason."""
+def _scope_rules(factor: Factor) -> Iterable[Rule]:
+    """The rules that take a factor back to its reference wherever it has no effect."""
+    back = {factor.name: factor.reference}
+    if factor.of_unit:
+        yield Rule("binarize=[]", NO_UNIT, back)
+    if factor.applies:
+        yield Rule(f"not ({factor.applies})", factor.otherwise, back)

@@ -1,10 +1,25 @@
 """Settings as flat keys, and which of them tell settings apart."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+DEFAULTS: Mapping[str, Any] = {
+    "network.unit": "binary",
+    "network.initial": "torch",
+    "network.accumulate": False,
+    "network.standardise": False,
+    "evaluation.self_ensemble": False,
+}
+"""The defaults of the setting's keys that have one; a cell's key leaves them out.
+
+A new key of the setting stands here with what networks did before there was the key.
+"""
+
+
+def identifying(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a setting, flat, that are not at their default: what tells one setting from another."""
+    flat = flatten(setting)
+    return {key: value for key, value in flat.items() if key not in DEFAULTS or value != DEFAULTS[key]}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

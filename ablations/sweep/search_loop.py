@@ -27,7 +27,6 @@ from ablations.storage.plans import write_plan
 from ablations.storage.pruning import open_question, searching_path
 from ablations.sweep.rounds import Outcome, Rounds
 from ablations.trial.changes import EarlierPictures, is_to_be_kept, own_parts, own_parts_of_sweep
-from ablations.trial.identity import levels_of
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
 
@@ -85,7 +84,7 @@ class SearchLoop:
         self._by_trial: dict[Identity, Proposal] = {}
         self._on_change = base.on_change
         self._pictures = EarlierPictures(self._outputs, self._study)
-        parts = {*own_parts(levels_of(base), dataclasses.asdict(base.network)), *own_parts_of_sweep(planner.swept)}
+        parts = {*own_parts(base.levels, dataclasses.asdict(base.network)), *own_parts_of_sweep(planner.swept)}
         code = code_fingerprint(tuple(sorted(parts)))
         settings = search_options(options, base, code)
         study_folder(self._outputs, self._study).mkdir(parents=True, exist_ok=True)

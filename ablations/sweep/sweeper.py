@@ -32,9 +32,10 @@ from ablations.sweep.rounds import Outcome, Rounds, Workers, clear_signs
 from ablations.tracking.client import finished_runs, prepare_tracking
 from ablations.tracking.sync import end_abandoned, log_states, synchronise
 from ablations.trial.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_code, made_by_other_code
-from ablations.trial.identity import BASELINE, Trial, baseline_label, network_of, trains
+from ablations.trial.identity import Trial, baseline_label, network_of, trains
 from ablations.watching.live import LiveView, WatchedTrial
 from bbcu.errors import ConfigError
+from bbcu.model.methods import BASELINE
 
 if TYPE_CHECKING:
     from bbcu.model.cost import Cost

@@ -36,14 +36,16 @@ def code_of(trial: "Trial") -> str:
 
 
 def own_parts(levels: Mapping[str, Any], network: Mapping[str, Any]) -> tuple[str, ...]:
-    """The dotted paths of the user's own parts among some levels and in a network's layout, sorted."""
-    return tuple(sorted({text for text in (*levels.values(), *network.values()) if is_own_part(text)}))
+    """The dotted paths of the user's own parts: levels, parts of the network, and units of factors, sorted."""
+    units = {FACTORS[name].unit for name, level in levels.items() if level != FACTORS[name].reference}
+    return tuple(sorted({text for text in (*levels.values(), *network.values(), *units) if is_own_part(text)}))
 
 
 def own_parts_of_sweep(swept: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
-    """The dotted paths of the user's own parts among the texts of a sweep, sorted."""
-    texts = (text for key, values in swept.items() if key in FACTORS or key.startswith("network") for text in values)
-    return tuple(sorted({text for text in texts if is_own_part(text)}))
+    """The dotted paths of the user's own parts that a sweep may use, sorted; ``swept`` has the texts of each key."""
+    texts = {text for key, values in swept.items() if key in FACTORS or key.startswith("network") for text in values}
+    units = {FACTORS[key].unit for key in swept if key in FACTORS}
+    return tuple(sorted(text for text in texts | units if is_own_part(text)))
 
 
 def is_own_part(level: object) -> bool:

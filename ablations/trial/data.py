@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from bbcu.data.pairs import PreparedData
     from bbcu.data.tasks import Task
 
-from ablations.trial.identity import BASELINE, task_of
+from ablations.trial.identity import task_of
+from bbcu.model.methods import BASELINE
 
 
 @functools.lru_cache(maxsize=4)

@@ -5,13 +5,11 @@ import dataclasses
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from ablations.config import Config
+from ablations.config import Config, as_yaml
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
 from ablations.storage.files import first_line, replacing, write_atomically
@@ -30,8 +28,6 @@ from ablations.trial.provenance import provenance
 from bbcu.errors import BbcuError
 
 if TYPE_CHECKING:
-    import torch
-
     from bbcu.data.pairs import PreparedData
     from bbcu.training.loop import StepReport
 
@@ -46,12 +42,8 @@ from ablations.trial.identity import (
     trains,
     trial_of,
 )
-from bbcu.training.preparation import standardise
 
 log = logging.getLogger(__name__)
-
-PROBED = 96
-"""Largest side of what the probes look at, in pixels of the input."""
 
 TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s", "total_s")
 """What ``timing`` holds, in seconds but for the median step.
@@ -189,7 +181,7 @@ def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
             run.leave(folder, state, reason)
 
         try:
-            write_atomically(folder.config_path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+            write_atomically(folder.config_path, as_yaml(config))
             how = _run if trains(config) else _score_baseline
             found = how(desk, run, origin)
             result = {**found, "provenance": {**origin, **found.get("provenance", {})}}
@@ -226,34 +218,23 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
 
     from ablations.trial.recorder import Recorder, Surroundings, mean_record, score_record
     from ablations.trial.samples import save_samples
-    from bbcu.data.patches import PatchSampler
     from bbcu.model.cost import count
-    from bbcu.training.loop import Training, TrainSettings, resolve_device
-    from bbcu.training.probes import dead_body, probe
+    from bbcu.training.loop import TrainSettings, resolve_device
+    from bbcu.training.preparation import prepare_training
+    from bbcu.training.probes import dead_body, probe, probed_inputs
 
     config, trial, data, folder = desk.config, desk.trial, desk.data, desk.folder
 
     # --- what is trained, on what -------------------------------------------------------------------------------------
     began = time.perf_counter()
-    device, task = resolve_device(config.device), data.task
+    device = resolve_device(config.device)
     forget_peaks(device)
-    torch.manual_seed(trial.seed)
-    network = network_of(trial)
-    start = {name: value.clone() for name, value in network.state_dict().items()}
-    standardise(network, data.train)
-    cost = count(network).total
+    cost = count(network_of(trial, drawn=False)).total
     settings = TrainSettings(**dataclasses.asdict(config.train))
-    sampler = PatchSampler(
-        data.train,
-        task.scale,
-        settings.patch,
-        settings.batch,
-        trial.seed,
-        corruption=task.corruption,
-        release=data.release,
-    )
+    training = prepare_training(lambda: network_of(trial), data, settings, trial.seed, device)
+    network = training.network
+    start = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
     log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
-    training = Training(network, sampler, settings, device)
     for reason in training.plan.reasons:
         log.info("%s", reason)
 
@@ -281,8 +262,8 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
     # --- what it is worth: the last step, not the best ----------------------------------------------------------------
     desk.hold.beat(now=True, phase="probing")
     probing = time.perf_counter()
-    probes = probe(network, probed_inputs(data, config.tracking.samples), start, device)
-    dead = dead_body(network, probed_inputs(data, config.tracking.samples), device)
+    probes = probe(network, probed_inputs(data.test, config.tracking.samples), start, device)
+    dead = dead_body(network, probed_inputs(data.test, config.tracking.samples), device)
     if dead is not None:
         log.warning("%s seed %d: %s", trial.name, trial.seed, dead)
     probe_seconds = time.perf_counter() - probing
@@ -299,7 +280,7 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
         "timing": {
             "train_s": round(sum(training.seconds), 3),
             "step_ms": round(1e3 * statistics.median(training.seconds), 3),
-            "start_s": round(starting_seconds(training.seconds), 3),
+            "start_s": round(training.starting_seconds, 3),
             "evaluate_s": round(recorder.evaluate_seconds, 3),
             "probe_s": round(probe_seconds, 3),
             "record_s": round(run.seconds, 3),
@@ -321,24 +302,6 @@ def going_on(origin: Mapping[str, Any]) -> dict[str, Any]:
     """What must be as it was for a training to go on where an earlier one stopped and end where that would have."""
     same = {name: origin[name] for name in ("code", "device", "threads")}
     return {**same, "torch": origin["packages"]["torch"]}
-
-
-def starting_seconds(step_seconds: "Sequence[float]") -> float:
-    """What the first step took over the median: compilation, mostly."""
-    return max(0.0, step_seconds[0] - statistics.median(step_seconds))
-
-
-def probed_inputs(data: "PreparedData", most: int) -> "Iterator[torch.Tensor]":
-    """The middle of the inputs of up to ``most`` pictures of each test set, one a batch, in [0, 1].
-
-    Each is (1, colours, height, width) with sides of at most PROBED, which is plenty for shares and percentiles.
-    """
-    from bbcu.data.images import to_tensor
-
-    for pairs in data.test.values():
-        for pair in pairs[:most]:
-            top, left = (max(0, (size - PROBED) // 2) for size in pair.input.shape[:2])
-            yield to_tensor(pair.input[top : top + PROBED, left : left + PROBED])[None]
 
 
 def _score_baseline(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]:

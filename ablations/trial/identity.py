@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.config import Config
 from ablations.space.cells import Cell, canonical_levels, cell_name
-from ablations.space.factors import FACTORS, REFERENCE, UNIT_FACTORS
-from ablations.space.rules import Frame
+from ablations.space.factors import FACTORS, REFERENCE, Level, level_text, unit_factors
+from ablations.space.rules import Backbone
 from ablations.storage.files import check_writable
 from ablations.storage.folder import TrialFolder
 from bbcu.errors import ConfigError
-from bbcu.model.methods import METHODS, REIMPLEMENTATION
+from bbcu.model.methods import BASELINE, METHODS, REIMPLEMENTATION
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bbcu.data.tasks import Task
-
-
-BASELINE = "baseline"
-"""The network of a method that trains nothing: what the task's baseline makes of the input."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Trial:
         """The published method that the cell is, or what tells it from BBCU, the way a user would type it."""
         method = METHODS.get(self.method)
         if method is None or self.method == "bbcu":
-            return cell_name(self.cell.asked, REFERENCE)
+            return cell_name(self.cell.levels, REFERENCE)
         return f"{self.method} ({REIMPLEMENTATION})" if method.remark else self.method
 
     def folder(self, outputs: str | Path) -> TrialFolder:
@@ -56,8 +52,8 @@ class Trial:
             "cell": self.cell.key,
             "name": self.name,
             "factors": dict(self.cell.factors),
-            "levels": dict(self.cell.asked),
-            "reference": REFERENCE,
+            "levels": dict(self.cell.levels),
+            "reference": dict(REFERENCE),
             "setting": dict(self.cell.setting),
             "method": self.method,
             "task": self.cell.setting["task"]["name"],
@@ -65,14 +61,9 @@ class Trial:
         }
 
 
-def levels_of(config: Config) -> dict[str, Any]:
-    """The factors as they stand in the config."""
-    return {name: getattr(config, name) for name in FACTORS}
-
-
-def frame_of(config: Config) -> Frame:
+def backbone_of(config: Config) -> Backbone:
     """What the rules of the factor space must know of the setting."""
-    return Frame(config.network.name, config.channels)
+    return Backbone(config.network.name, config.channels)
 
 
 def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
@@ -80,16 +71,15 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
     task = task_of(config)
     if config.network.name == BASELINE:
         return {"task": task.parameters(), "network": {"name": BASELINE}, "data": fingerprint}
-    setting = {
+    return {
         "task": task.parameters(),
         "network": dataclasses.asdict(config.network),
         "channels": config.channels,
         "blocks": config.blocks,
         "train": training_of(config),
+        "evaluation": {"self_ensemble": config.evaluation.self_ensemble},
         "data": fingerprint,
     }
-    # A key that came later: a cell that does without it is the cell that it was before.
-    return setting | ({"evaluation": {"self_ensemble": True}} if config.evaluation.self_ensemble else {})
 
 
 def training_of(config: Config) -> dict[str, Any]:
@@ -109,11 +99,11 @@ def method_of(config: Config, cell: Cell) -> str:
     method = METHODS.get(config.method.name)
     if method is None:
         return config.method.name
-    levels = canonical_levels(method.all_levels, frame_of(config)).factors
-    layout = cell.setting["network"]
-    same_layout = all(layout.get(name) == value for name, value in method.network.items())
+    levels = canonical_levels({**REFERENCE, **method.levels}, backbone_of(config)).factors
+    network = cell.setting["network"]
+    same_network = all(network.get(name) == value for name, value in method.network.items())
     same_width = method.channels in (None, config.channels)
-    return config.method.name if levels == cell.factors and same_layout and same_width else "custom"
+    return config.method.name if levels == cell.factors and same_network and same_width else "custom"
 
 
 def trial_of(config: Config, setting: Mapping[str, Any]) -> Trial:
@@ -121,8 +111,8 @@ def trial_of(config: Config, setting: Mapping[str, Any]) -> Trial:
 
     Raises ConfigError for a level that does not exist, and ImpossibleCell for a cell that cannot mean anything.
     """
-    canonical = canonical_levels(levels_of(config), frame_of(config))
-    cell = Cell(canonical.factors, setting, canonical.asked)
+    canonical = canonical_levels(config.levels, backbone_of(config))
+    cell = Cell(canonical.levels, setting, canonical.factors)
     return Trial(config.study.name, method_of(config, cell), cell, config.seed)
 
 
@@ -133,11 +123,25 @@ def task_of(config: Config) -> "Task":
     return make_task(dataclasses.asdict(config.task))
 
 
+def unit_class(levels: Mapping[str, Level], of_network: str) -> str:
+    """The class of a cell's units: the network's, or that of a user's factor that is not at its reference.
+
+    Raises ConfigError if two such units are asked for at once.
+    """
+    declared = {
+        name: factor.unit for name, factor in FACTORS.items() if factor.unit and levels[name] != factor.reference
+    }
+    if len({*declared.values(), *({of_network} - {"binary"} if declared else ())}) > 1:
+        asked = [f"{name}={level_text(levels[name])} needs {unit}" for name, unit in declared.items()]
+        raise ConfigError(f"a network has one kind of unit: {', '.join(asked)}, and network.unit is {of_network}")
+    return next(iter(declared.values()), of_network)
+
+
 def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
     """The network of a trial, with the initial values of its seed unless these need not be ``drawn``."""
     from bbcu.data.tasks import make_task
     from bbcu.model.networks import NetworkSpec, assemble, build
-    from bbcu.model.units import UnitSpec
+    from bbcu.model.specs import UnitSpec
 
     factors: dict[str, Any] = dict(trial.cell.factors)
     setting = trial.cell.setting
@@ -147,10 +151,10 @@ def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
         colours=task.colours,
         channels=setting["channels"],
         blocks=setting["blocks"],
-        unit=UnitSpec(**{name: factors[name] for name in UNIT_FACTORS}),
+        unit=UnitSpec.of({name: factors[name] for name in unit_factors()}),
         align=factors["align"],
         binarize=factors["binarize"],
-        unit_class=layout["unit"],
+        unit_class=unit_class(trial.cell.levels, layout["unit"]),
         initial=layout["initial"],
         accumulate=layout["accumulate"],
         standardise=layout["standardise"],

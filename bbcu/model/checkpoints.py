@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bbcu.errors import BbcuError
 from bbcu.model.networks import Body, DnCNN, NetworkSpec, SRResNet
-from bbcu.model.units import KERNEL, BinaryUnit, UnitSpec
+from bbcu.model.specs import UnitSpec
+from bbcu.model.units import KERNEL, BinaryUnit
 
 RELEASED_ALIGN = 130.0
 """The residual alignment of the released networks, which are 64 channels wide."""

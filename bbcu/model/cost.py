@@ -37,7 +37,8 @@ from bbcu.errors import ConfigError
 from bbcu.model.binarisers import Plain
 from bbcu.model.methods import METHODS, Method
 from bbcu.model.networks import NetworkSpec, assemble
-from bbcu.model.units import BinaryUnit, UnitSpec
+from bbcu.model.specs import UnitSpec
+from bbcu.model.units import BinaryUnit
 
 OPS_PER_BINARY_OP = 1 / 64
 PARAMS_PER_BINARY_WEIGHT = 1 / 32
@@ -397,7 +398,7 @@ def published_network(layout: Layout, method: Method) -> nn.Module:
         scale=layout.scale,
         channels=method.channels or WIDE,
         blocks=layout.blocks,
-        unit=UnitSpec(**{field.name: levels[field.name] for field in dataclasses.fields(UnitSpec)}),
+        unit=UnitSpec.of({name: level for name, level in levels.items() if name not in ("align", "binarize")}),
         align=automatic if levels["align"] == "auto" else levels["align"],
         binarize=binarize,
         colours=layout.colours,

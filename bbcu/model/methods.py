@@ -1,32 +1,25 @@
-"""The published methods as points of the factor space; ``conf/method/`` holds the same for the command line.
+"""The published methods as points of the factor space: what ``method=NAME`` sets.
 
-Pure data, so that a result can be told which method it is without a network being built.
+Pure data, so that the method of a result can be found without building a network.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-BBCU: dict[str, Any] = {
-    "residual": True,
-    "bn": "none",
-    "act": "inside",
-    "act_fn": "rprelu",
-    "align": "auto",
-    "binarize": ["body"],
-    "threshold": True,
-    "surrogate": "quadratic",
-    "weight": "l1",
-}
+from bbcu.model.specs import UnitSpec
+
+BASELINE = "baseline"
+"""The network of a method that trains nothing: its output is what the task's baseline makes of the input."""
 
 REIMPLEMENTATION = "reimplementation from the abstract"
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method's levels where they differ from BBCU's, what it sets of the network, and its source.
+    """A published method: the levels in which it differs from BBCU, what it sets of the network, and its source.
 
-    ``remark`` is shown wherever the method's numbers are.
+    ``remark`` is shown beside the method's numbers.
     """
 
     source: str
@@ -37,16 +30,18 @@ class Method:
 
     @property
     def all_levels(self) -> dict[str, Any]:
-        """A level for every factor."""
-        return {**BBCU, **self.levels}
+        """The level of every factor; BBCU's are the defaults of :class:`UnitSpec`, ``align=auto`` and a binary body."""
+        unit = asdict(UnitSpec())
+        del unit["extra"]
+        return {**unit, "align": "auto", "binarize": ["body"], **self.levels}
 
 
 _PLAIN = {"align": 1, "threshold": False}
 
 METHODS: dict[str, Method] = {
     "full_precision": Method("the networks of the paper, nothing binary", {"binarize": []}),
-    "bicubic": Method("bicubic interpolation with a = -0.75", {"binarize": []}, network={"name": "baseline"}),
-    "identity": Method("the input as it is", {"binarize": []}, network={"name": "baseline"}),
+    "bicubic": Method("bicubic interpolation with a = -0.75", {"binarize": []}, network={"name": BASELINE}),
+    "identity": Method("the input as it is", {"binarize": []}, network={"name": BASELINE}),
     "lite": Method("the full-precision network with 12 channels", {"binarize": []}, channels=12),
     "bnn": Method(
         "Hubara et al., Binarized Neural Networks, NeurIPS 2016",

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from bbcu.errors import ConfigError, unknown
 from bbcu.model.initialisation import Initialiser, initialise, small_normal, uniform, xavier, zeros
 from bbcu.model.registry import look_up
-from bbcu.model.units import KERNEL, UNITS, BinaryUnit, BitMemory, UnitShape, UnitSpec
+from bbcu.model.specs import PARTS, UnitSpec
+from bbcu.model.units import KERNEL, UNITS, BinaryUnit, BitMemory, UnitShape
 
-PARTS = ("head", "body", "up", "tail")
 NEGATIVE_SLOPE = 0.1
 
 INITIALS: dict[str, Initialiser] = {"torch": uniform, "xavier": xavier}

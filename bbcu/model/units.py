@@ -15,29 +15,10 @@ from bbcu.model.binarisers import BINARISERS
 from bbcu.model.initialisation import Initialiser, uniform
 from bbcu.model.int8 import convolve_signs
 from bbcu.model.registry import look_up
+from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import SURROGATES
 
 KERNEL = 3
-
-
-@dataclass(frozen=True)
-class UnitSpec:
-    """The factors of a unit; the defaults are the reference, BBCU.
-
-    ``residual`` is True (an identity around every unit), False, or "block" (one around each pair of units).
-    ``bn`` is "none", "pre" (before the sign), "post" (after the convolution) or "out" (after the add).
-    ``act`` is "inside" (before the add), "after" it, or "none", and ``act_fn`` which activation.
-    ``threshold`` is whether a number per channel is learnt that is added before the sign.
-    ``surrogate`` and ``weight`` name the gradient of the sign and the binariser of the weights.
-    """
-
-    residual: bool | str = True
-    bn: str = "none"
-    act: str = "inside"
-    act_fn: str = "rprelu"
-    threshold: bool = True
-    surrogate: str = "quadratic"
-    weight: str = "l1"
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,11 @@ class Training:
             compile_units(network)
         self.optimiser = adam(network, settings.lr, device)
 
+    @property
+    def starting_seconds(self) -> float:
+        """What the first step took beyond the median step: mostly compilation."""
+        return max(0.0, self.seconds[0] - statistics.median(self.seconds))
+
     def state_dict(self) -> dict[str, Any]:
         """Where the training stands, as tensors, numbers, lists and dictionaries, which ``torch.save`` takes.
 

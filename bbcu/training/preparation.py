@@ -1,20 +1,44 @@
-"""What a network is given before it is trained: the statistics of the training inputs."""
+"""What comes before the first step of a training: the seed, the network, the statistics of its inputs, the patches."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
+from bbcu.data.pairs import Pair, PreparedData
+from bbcu.data.patches import PatchSampler
+from bbcu.training.loop import Training, TrainSettings
 
-    from bbcu.data.pairs import Pair
+
+def prepare_training(
+    build: Callable[[], nn.Module], data: PreparedData, settings: TrainSettings, seed: int, device: torch.device
+) -> Training:
+    """Build a network and set up its training on ``data``; ``seed`` and the arguments decide every bit of it.
+
+    torch is seeded before ``build`` is called, for networks that draw from its global generator. A network that
+    standardises its input gets the statistics of the training inputs.
+    """
+    torch.manual_seed(seed)
+    network = build()
+    standardise(network, data.train)
+    sampler = PatchSampler(
+        data.train,
+        data.task.scale,
+        settings.patch,
+        settings.batch,
+        seed,
+        corruption=data.task.corruption,
+        release=data.release,
+    )
+    return Training(network, sampler, settings, device)
 
 
-def standardise(network: "nn.Module", pairs: "Sequence[Pair]") -> None:
-    """Give a network that standardises its input the statistics of the training inputs; others are left alone."""
-    import torch
+def standardise(network: nn.Module, pairs: Sequence[Pair]) -> None:
+    """Set the input statistics of a network that standardises its input; other networks are left alone.
 
+    The mean and the standard deviation are those of each channel over all pixels of the training inputs, in [0, 1].
+    """
     standardisation = getattr(network, "standardisation", None)
     if standardisation is None:
         return

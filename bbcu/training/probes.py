@@ -39,12 +39,14 @@ of a histogram whose bins are spaced evenly in the logarithm of the magnitude, s
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bbcu.data.images import to_tensor
+from bbcu.data.pairs import Pair
 from bbcu.model.surrogates import sign
 from bbcu.model.units import BinaryUnit
 from bbcu.training.acceleration import exact_convolutions
@@ -61,6 +63,21 @@ ROUNDING = 1e-12
 """A sum of squared deviations below this share of the sum of squares is rounding error of the sums: no spread."""
 
 DIGITS = 6
+
+
+PROBED_SIDE = 96
+"""The largest side, in input pixels, of what the probes look at: plenty for shares and percentiles."""
+
+
+def probed_inputs(tests: Mapping[str, Sequence[Pair]], most: int) -> Iterator[Tensor]:
+    """Yield the middle of the inputs of the first ``most`` pictures of each test set, one picture a batch.
+
+    Each is (1, channels, height, width) in [0, 1], with sides of at most ``PROBED_SIDE``.
+    """
+    for pairs in tests.values():
+        for pair in pairs[:most]:
+            top, left = (max(0, (size - PROBED_SIDE) // 2) for size in pair.input.shape[:2])
+            yield to_tensor(pair.input[top : top + PROBED_SIDE, left : left + PROBED_SIDE])[None]
 
 
 def probe(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bbcu.data.images import Pixels
 from bbcu.data.sources import InMemory, Picture, Pictures
 from bbcu.model.networks import NetworkSpec, SRResNet, build
-from bbcu.model.units import BinaryUnit, UnitShape, UnitSpec
+from bbcu.model.specs import UnitSpec
+from bbcu.model.units import BinaryUnit, UnitShape
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")

@@ -11,12 +11,11 @@ from ablations.space.conditions import value_of
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, REFERENCE, level_text
 from ablations.space.rows import full
-from ablations.space.rules import Frame, ImpossibleCell
+from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.errors import ConfigError
 from bbcu.model.methods import METHODS
-from tests.harness.paths import REPOSITORY
 
-SRRESNET = Frame("srresnet", 64)
+SRRESNET = Backbone("srresnet", 64)
 
 
 def bbcu(texts: Mapping[str, str]) -> Base:
@@ -26,7 +25,7 @@ def bbcu(texts: Mapping[str, str]) -> Base:
 def published(texts: Mapping[str, str]) -> Base:
     """The base of a row that may choose a method and a width, as a config would have it."""
     method = METHODS[texts.get("method", "bbcu")]
-    return Base(method.all_levels, Frame("srresnet", int(texts.get("channels", "64"))), {"task": "sr_x2"})
+    return Base(method.all_levels, Backbone("srresnet", int(texts.get("channels", "64"))), {"task": "sr_x2"})
 
 
 def reasons_of(found: Outline) -> list[tuple[tuple[str, ...], str]]:
@@ -140,7 +139,7 @@ def reasons_of(found: Outline) -> list[tuple[tuple[str, ...], str]]:
             ["network=srresnet and channels=64"],
             [],
             [(("bn=pre",), 'excluded by "network=srresnet and channels=64"')],
-            id="a condition on the frame",
+            id="a condition on the backbone",
         ),
     ],
 )
@@ -197,7 +196,7 @@ def test_other_keys_tell_cells_apart_by_their_texts(rows: list[tuple[str, ...]],
 def test_a_setting_tells_cells_apart_exactly() -> None:
     def base_of(texts: Mapping[str, str]) -> Base:
         base = published(texts)
-        return Base(base.levels, base.frame, setting="one setting")
+        return Base(base.levels, base.backbone, setting="one setting")
 
     rows = [("method=bbcu", "bn=pre"), ("method=full_precision", "binarize=[body]", "bn=pre")]
     found = outline(rows, base_of)
@@ -292,11 +291,3 @@ def test_a_fraction_that_lost_a_row_is_refused() -> None:
 )
 def test_a_design_that_stands_is_let_through(listing: Listing, found: Outline) -> None:
     check_whole(listing, found)
-
-
-@pytest.mark.parametrize("module", ["designs", "conditions", "planning"])
-def test_planning_knows_neither_torch_nor_hydra_nor_mlflow(module: str) -> None:
-    text = (REPOSITORY / "ablations" / f"{module}.py").read_text()
-    for name in ("torch", "hydra", "omegaconf", "mlflow", "optuna", "numpy"):
-        assert f"import {name}" not in text
-        assert f"from {name}" not in text

@@ -32,7 +32,7 @@ from ablations.space.cells import Cell, canonical_levels
 from ablations.space.conditions import value_of
 from ablations.space.factors import REFERENCE
 from ablations.space.rows import Row, Sweep, full
-from ablations.space.rules import Frame, ImpossibleCell
+from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.errors import BbcuError, ConfigError
 from tests.harness.paths import REPOSITORY
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("error")
 
 SPAWN = multiprocessing.get_context("spawn")
-FRAME = Frame("srresnet", 64)
+BACKBONE = Backbone("srresnet", 64)
 LEVELS: Sweep = {
     "residual": ["true", "false"],
     "act": ["inside", "after"],
@@ -58,7 +58,7 @@ COSTS = ("psnr_db", "ops_g")
 def identified(row: Row, setting: str = "laptop") -> Identified:
     """What a row is by the rules of the space."""
     try:
-        levels = canonical_levels({**REFERENCE, **{key: value_of(text) for key, text in map(split, row)}}, FRAME)
+        levels = canonical_levels({**REFERENCE, **{key: value_of(text) for key, text in map(split, row)}}, BACKBONE)
     except ImpossibleCell as error:
         return Identified(None, f"impossible: {error}")
     return Identified(Cell(levels.factors, {"budget": setting}).key)

@@ -14,7 +14,7 @@ from ablations.space.designs import DESIGNS, halvings_of, rows_of
 from ablations.space.factors import FACTORS, REFERENCE, level_text
 from ablations.space.fractions import MOST_FACTORS, MOST_SEARCHED, Fraction, fractional
 from ablations.space.rows import chain, full, leave_one_out, one_at_a_time, random_cells, rebased, replicated
-from ablations.space.rules import Frame
+from ablations.space.rules import Backbone
 from bbcu.errors import ConfigError
 from bbcu.model.methods import METHODS
 
@@ -163,14 +163,14 @@ def test_the_chain_of_the_paper(version: int, levels: dict[str, object]) -> None
     ("version", "method"), [pytest.param(2, "reactnet", id="V2"), pytest.param(4, "bbcu", id="V4")]
 )
 def test_a_version_of_the_paper_is_a_published_method(version: int, method: str) -> None:
-    assert bbcu_version(version) == canonical_levels(METHODS[method].all_levels, Frame("srresnet", 64)).factors
+    assert bbcu_version(version) == canonical_levels(METHODS[method].all_levels, Backbone("srresnet", 64)).factors
 
 
 def bbcu_version(version: int) -> dict[str, object]:
     """The canonical levels at one link of the chain."""
     typed = dict(text.split("=") for text in chain(BBCU_STEPS)[version - 1])
     levels = {**REFERENCE, **{key: value_of(text) for key, text in typed.items()}}
-    return dict(canonical_levels(levels, Frame("srresnet", 64)).factors)
+    return dict(canonical_levels(levels, Backbone("srresnet", 64)).factors)
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from ablations.space.cells import canonical_form, cell_name, census, combinations
 from ablations.space.factors import AUTO, FACTORS, REFERENCE, Level
-from ablations.space.rules import RULES, Frame, ImpossibleCell, automatic_alignment
+from ablations.space.rules import Backbone, ImpossibleCell, automatic_alignment, rules
 from bbcu.errors import ConfigError
 from bbcu.model.initialisation import generator_for
 from bbcu.model.networks import Body, NetworkSpec, binary_units, build
-from bbcu.model.units import UnitSpec
+from bbcu.model.specs import UnitSpec
 from bbcu.training.probes import probe
 from tests.harness.builders import drawn
 
 CHANNELS, BLOCKS, SIDE = 4, 1, 8
-SRRESNET, DNCNN = Frame("srresnet", CHANNELS), Frame("dncnn", CHANNELS)
-FRAMES = {"srresnet": SRRESNET, "dncnn": DNCNN}
+SRRESNET, DNCNN = Backbone("srresnet", CHANNELS), Backbone("dncnn", CHANNELS)
+BACKBONES = {"srresnet": SRRESNET, "dncnn": DNCNN}
 SCALES = {"srresnet": 2, "dncnn": 1}
 STEPS = 3
 ROUNDING = 1e-9
@@ -33,7 +33,7 @@ LEVELS: dict[str, tuple[Level, ...]] = {name: factor.levels for name, factor in 
 LEVELS["align"] = (AUTO, 1.0)
 
 
-def network_of(levels: dict[str, Level], frame: Frame, blocks: int = BLOCKS, colours: int = 3) -> nn.Module:
+def network_of(levels: dict[str, Level], backbone: Backbone, blocks: int = BLOCKS, colours: int = 3) -> nn.Module:
     """The network that these levels ask for as they stand, with every parameter away from where it starts.
 
     A parameter is moved by its name alone. What BatchNorm learns is moved alike in either place behind the convolution,
@@ -41,10 +41,10 @@ def network_of(levels: dict[str, Level], frame: Frame, blocks: int = BLOCKS, col
     """
     factors: dict[str, Any] = dict(levels)
     parts, align = factors.pop("binarize"), factors.pop("align")
-    align = automatic_alignment(levels, frame) if align == AUTO else align
-    scale = SCALES[frame.network]
-    spec = NetworkSpec(scale, frame.channels, blocks, UnitSpec(**factors), align, parts, colours=colours)
-    network = build(frame.network, spec, seed=0).double()
+    align = automatic_alignment(levels, backbone) if align == AUTO else align
+    scale = SCALES[backbone.network]
+    spec = NetworkSpec(scale, backbone.channels, blocks, UnitSpec.of(factors), align, parts, colours=colours)
+    network = build(backbone.network, spec, seed=0).double()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             generator = generator_for(1, name.replace("bn_out", "bn_post"))
@@ -79,8 +79,8 @@ def trained(network: nn.Module) -> list[Tensor]:
     return [*outputs, network.eval()(x).detach(), told]
 
 
-def outcome(levels: dict[str, Level], frame: Frame) -> list[Tensor]:
-    return trained(network_of(levels, frame))
+def outcome(levels: dict[str, Level], backbone: Backbone) -> list[Tensor]:
+    return trained(network_of(levels, backbone))
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -93,9 +93,9 @@ def asked(**levels: Level) -> dict[str, Level]:
     return {**REFERENCE, **levels}
 
 
-def settled(levels: dict[str, Level], frame: Frame) -> dict[str, Level]:
+def settled(levels: dict[str, Level], backbone: Backbone) -> dict[str, Level]:
     """The levels with the number for the alignment that their canonical form has."""
-    return {**levels, "align": canonical_form(levels, frame)[0]["align"]}
+    return {**levels, "align": canonical_form(levels, backbone)[0]["align"]}
 
 
 # --- what is merged ---------------------------------------------------------------------------------------------------
@@ -153,16 +153,16 @@ MERGED = [
 ]
 
 
-@pytest.mark.parametrize(("frame", "one", "other"), MERGED)
-def test_cells_that_are_merged_train_alike(frame: Frame, one: dict[str, Level], other: dict[str, Level]) -> None:
+@pytest.mark.parametrize(("backbone", "one", "other"), MERGED)
+def test_cells_that_are_merged_train_alike(backbone: Backbone, one: dict[str, Level], other: dict[str, Level]) -> None:
     first, second = asked(**one), asked(**other)
-    assert canonical_form(first, frame)[0] == canonical_form(second, frame)[0]
-    assert same(outcome(settled(first, frame), frame), outcome(settled(second, frame), frame))
+    assert canonical_form(first, backbone)[0] == canonical_form(second, backbone)[0]
+    assert same(outcome(settled(first, backbone), backbone), outcome(settled(second, backbone), backbone))
 
 
 def test_every_rule_that_merges_is_among_them() -> None:
     found = {reason for row in MERGED for reason in canonical_form(asked(**row.values[1]), row.values[0])[1]}  # type: ignore[arg-type]
-    assert found == {rule.reason for rule in RULES if rule.becomes is not None}
+    assert found == {rule.reason for rule in rules().merging}
 
 
 @pytest.mark.parametrize(
@@ -199,17 +199,17 @@ def test_what_looks_alike_and_is_not(one: dict[str, Level], other: dict[str, Lev
 # --- what is impossible -----------------------------------------------------------------------------------------------
 
 
-def possible(levels: dict[str, Level], frame: Frame) -> bool:
+def possible(levels: dict[str, Level], backbone: Backbone) -> bool:
     try:
-        canonical_form(levels, frame)
+        canonical_form(levels, backbone)
     except ImpossibleCell:
         return False
     return True
 
 
-def entropies(levels: dict[str, Level], frame: Frame) -> dict[str, float]:
+def entropies(levels: dict[str, Level], backbone: Backbone) -> dict[str, float]:
     """The entropy of the bits of each unit of the network that these levels would be."""
-    found = probe(network_of(levels, frame, blocks=2), [pictures(), pictures(5)], None, torch.device("cpu"))
+    found = probe(network_of(levels, backbone, blocks=2), [pictures(), pictures(5)], None, torch.device("cpu"))
     return {name: values["entropy"] for name, values in found["units"].items()}
 
 
@@ -279,7 +279,7 @@ def test_behind_a_relu_bits_tell_something_where_anything_shifts_them(change: di
 
 @pytest.mark.parametrize("bn", ["none", "post"])
 @pytest.mark.parametrize(
-    ("frame", "levels", "blind"),
+    ("backbone", "levels", "blind"),
     [
         pytest.param(SRRESNET, {"binarize": ("up",), "act": "after"}, {"up.refine"}, id="up, after the add"),
         pytest.param(SRRESNET, {"binarize": ("up",), "residual": False}, {"up.refine"}, id="up, no residual"),
@@ -291,20 +291,20 @@ def test_behind_a_relu_bits_tell_something_where_anything_shifts_them(change: di
     ],
 )
 def test_elsewhere_behind_a_relu_every_bit_is_positive_too(
-    frame: Frame, levels: dict[str, Level], blind: set[str], bn: str
+    backbone: Backbone, levels: dict[str, Level], blind: set[str], bn: str
 ) -> None:
     whole = {**asked(act_fn="relu", bn=bn, threshold=False), **levels}
-    assert not possible(whole, frame)
-    found = entropies(whole, frame)
+    assert not possible(whole, backbone)
+    found = entropies(whole, backbone)
     assert {name for name, entropy in found.items() if entropy == 0} == blind
 
 
 @pytest.mark.parametrize("bn", ["none", "post", "out"])
-@pytest.mark.parametrize("frame", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_a_picture_has_no_negative_side_for_a_binary_head(frame: Frame, bn: str) -> None:
+@pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
+def test_a_picture_has_no_negative_side_for_a_binary_head(backbone: Backbone, bn: str) -> None:
     levels = asked(binarize=("head",), bn=bn, threshold=False)
-    assert not possible(levels, frame)
-    assert entropies(levels, frame) == {"head.unit": 0}
+    assert not possible(levels, backbone)
+    assert entropies(levels, backbone) == {"head.unit": 0}
 
 
 @pytest.mark.parametrize("change", [{"threshold": True}, {"bn": "pre", "threshold": False}], ids=str)
@@ -322,67 +322,69 @@ def test_every_rule_that_forbids_is_among_them() -> None:
         (asked(binarize=("head",), threshold=False), SRRESNET),
     ]
     reasons = set()
-    for levels, frame in refused:
+    for levels, backbone in refused:
         with pytest.raises(ImpossibleCell) as error:
-            canonical_form(levels, frame)
+            canonical_form(levels, backbone)
         reasons.add(str(error.value))
-    assert reasons == {rule.reason for rule in RULES if rule.becomes is None}
+    assert reasons == {rule.reason for rule in rules().impossible}
 
 
 # --- the whole space --------------------------------------------------------------------------------------------------
 
 
-def sampled(frame: Frame, count: int) -> Iterator[tuple[dict[str, Level], dict[str, Level]]]:
+def sampled(backbone: Backbone, count: int) -> Iterator[tuple[dict[str, Level], dict[str, Level]]]:
     """Combinations that are possible, each with its canonical form, the same ones every time."""
-    draw = random.Random(f"{frame.network} 0")
+    draw = random.Random(f"{backbone.network} 0")
     while count:
         levels = {name: draw.choice(values) for name, values in LEVELS.items()}
-        if possible(levels, frame):
+        if possible(levels, backbone):
             count -= 1
-            yield levels, canonical_form(levels, frame)[0]
+            yield levels, canonical_form(levels, backbone)[0]
 
 
-@pytest.mark.parametrize("frame", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_combinations_train_like_their_canonical_form(frame: Frame) -> None:
+@pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
+def test_combinations_train_like_their_canonical_form(backbone: Backbone) -> None:
     changed = 0
-    for levels, form in sampled(frame, 75):
+    for levels, form in sampled(backbone, 75):
         settled_levels = {**levels, "align": form["align"]}
         if settled_levels != form:
             changed += 1
-            assert same(outcome(settled_levels, frame), outcome(form, frame)), cell_name(settled_levels)
+            assert same(outcome(settled_levels, backbone), outcome(form, backbone)), cell_name(settled_levels)
     assert changed > 20
 
 
-@pytest.mark.parametrize("frame", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_combinations_that_differ_by_one_level_and_are_not_merged_do_not_train_alike(frame: Frame) -> None:
+@pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
+def test_combinations_that_differ_by_one_level_and_are_not_merged_do_not_train_alike(backbone: Backbone) -> None:
     draw, compared = random.Random(0), 0
-    for _, form in sampled(frame, 75):
+    for _, form in sampled(backbone, 75):
         name = draw.choice(list(LEVELS))
         neighbour = {**form, name: draw.choice([level for level in LEVELS[name] if level != form[name]])}
-        if possible(neighbour, frame) and (other := canonical_form(neighbour, frame)[0]) != form:
+        if possible(neighbour, backbone) and (other := canonical_form(neighbour, backbone)[0]) != form:
             compared += 1
-            assert not same(outcome(form, frame), outcome(other, frame)), f"{cell_name(form)} | {cell_name(other)}"
+            assert not same(outcome(form, backbone), outcome(other, backbone)), (
+                f"{cell_name(form)} | {cell_name(other)}"
+            )
     assert compared > 40
 
 
-@pytest.mark.parametrize("frame", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_a_canonical_form_is_its_own_over_the_whole_space_and_the_census_counts_it(frame: Frame) -> None:
+@pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
+def test_a_canonical_form_is_its_own_over_the_whole_space_and_the_census_counts_it(backbone: Backbone) -> None:
     forms: set[tuple[Level, ...]] = set()
     total = refused = 0
     for levels in combinations(LEVELS):
         total += 1
         try:
-            form, _ = canonical_form(levels, frame)
+            form, _ = canonical_form(levels, backbone)
         except ImpossibleCell:
             refused += 1
             continue
         if (key := tuple(form.values())) not in forms:
-            assert canonical_form(form, frame) == (form, ())
+            assert canonical_form(form, backbone) == (form, ())
             forms.add(key)
-    counted = census(frame)
+    counted = census(backbone)
     assert (counted.combinations, counted.impossible, counted.cells) == (total, refused, len(forms))
     assert counted.duplicates == total - refused - len(forms)
-    forbidding = {rule.reason for rule in RULES if rule.becomes is None}
+    forbidding = {rule.reason for rule in rules().impossible}
     assert sum(number for reason, number in counted.by_reason.items() if reason in forbidding) == refused
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from ablations.space.cells import Cell, canonical_levels, cell_name, combinations
 from ablations.space.factors import FACTORS, REFERENCE, parse_level
-from ablations.space.rules import Frame, ImpossibleCell
+from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.errors import ConfigError
 
-SRRESNET = Frame("srresnet", 64)
+SRRESNET = Backbone("srresnet", 64)
 SETTING = {"task": {"name": "sr_x2"}, "channels": 64, "train": {"steps": 10, "lr": 1e-3}, "data": "f" * 64}
 
 
@@ -64,9 +64,9 @@ def test_an_unknown_level_is_refused_with_the_valid_ones(factor: str, value: obj
     ],
 )
 def test_automatic_alignment_becomes_a_number(bn: str, channels: int, align: float) -> None:
-    canonical = canonical_levels({**REFERENCE, "bn": bn}, Frame("srresnet", channels))
+    canonical = canonical_levels({**REFERENCE, "bn": bn}, Backbone("srresnet", channels))
     assert canonical.factors["align"] == align
-    assert canonical.asked["align"] == "auto"
+    assert canonical.levels["align"] == "auto"
 
 
 def test_the_number_that_auto_gives_is_the_same_cell_as_auto() -> None:
@@ -74,7 +74,7 @@ def test_the_number_that_auto_gives_is_the_same_cell_as_auto() -> None:
 
 
 def test_another_number_than_auto_stays_as_asked() -> None:
-    assert canonical_levels({**REFERENCE, "align": 1}, SRRESNET).asked["align"] == 1.0
+    assert canonical_levels({**REFERENCE, "align": 1}, SRRESNET).levels["align"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_canonical_levels_are_their_own_canonical_form() -> None:
         except ImpossibleCell:
             continue
         again = canonical_levels(once.factors, SRRESNET)
-        assert (again.factors, again.asked, again.reasons) == (once.factors, once.asked, ())
+        assert (again.factors, again.levels, again.reasons) == (once.factors, once.levels, ())
 
 
 def test_a_combination_that_means_nothing_is_refused_with_its_reason() -> None:
@@ -138,16 +138,19 @@ def test_a_key_changes_with_every_part_of_the_setting(name: str) -> None:
     assert Cell(REFERENCE, {**SETTING, name: "other"}).key != Cell(REFERENCE, SETTING).key
 
 
-def test_a_key_does_not_depend_on_how_the_cell_was_asked_for() -> None:
+def test_a_key_does_not_depend_on_the_number_that_auto_stands_for() -> None:
     cell = Cell(REFERENCE, SETTING)
-    assert dataclasses.replace(cell, asked={"align": 130.0}).key == cell.key
+    assert dataclasses.replace(cell, factors={**REFERENCE, "align": 130.0}).key == cell.key
 
 
 def test_a_key_is_the_hash_of_the_canonical_json() -> None:
     import hashlib
 
     form = json.dumps({"factors": {"bn": "pre"}, "setting": {"channels": 8}}, sort_keys=True, separators=(",", ":"))
-    assert Cell({"bn": "pre"}, {"channels": 8}).key == hashlib.sha256(form.encode()).hexdigest()
+    assert (
+        Cell({**REFERENCE, "bn": "pre"}, {"channels": 8, "network": {"unit": "binary"}}).key
+        == hashlib.sha256(form.encode()).hexdigest()
+    )
 
 
 @pytest.mark.parametrize(

@@ -233,8 +233,8 @@ def test_a_trial_whose_result_was_lost_and_trained_again_has_one_finished_run(wo
 HOLD = """
 import sys
 from pathlib import Path
-from ablations.lease import held
-from ablations.store import TrialFolder
+from ablations.storage.lease import held
+from ablations.storage.folder import TrialFolder
 
 with held(TrialFolder.of(Path(sys.argv[1])), "other"):
     print("held", flush=True)
@@ -291,7 +291,7 @@ def test_a_trial_is_free_again_when_its_holder_is_killed(workplace: Workplace) -
 DIE_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from ablations.store import replacing
+from ablations.storage.files import replacing
 
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_text("half of the ne")

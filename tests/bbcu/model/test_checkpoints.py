@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bbcu.model.checkpoints import CheckpointError, from_released_state, load, to_released_state
 from bbcu.model.networks import NetworkSpec, SRResNet, build
-from bbcu.model.units import UnitSpec
+from bbcu.model.specs import UnitSpec
 from tests.harness.builders import dncnn, srresnet
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bbcu.errors import ConfigError
 from bbcu.model.cost import EXCEPTIONS, Cost, Line, count, lines, main, published
 from bbcu.model.methods import METHODS
-from bbcu.model.units import UnitSpec
+from bbcu.model.specs import UnitSpec
 from tests.harness.builders import dncnn, srresnet
 from tests.harness.paths import REPOSITORY
 

@@ -18,7 +18,7 @@ from bbcu.model import int8
 from bbcu.model.int8 import convolve_signs
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet, binary_units
-from bbcu.model.units import UnitSpec
+from bbcu.model.specs import UnitSpec
 from bbcu.training.acceleration import Wanted, convolve_in_bytes, cpp_compiler, plan_for, resolve_int8
 from bbcu.training.evaluation import restore
 from bbcu.training.loop import Training, TrainSettings

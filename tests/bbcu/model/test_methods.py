@@ -7,27 +7,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
+from ablations.config import register
 from ablations.space.cells import Cell, canonical_levels
-from ablations.space.factors import REFERENCE, UNIT_FACTORS
-from ablations.space.rules import Frame
-from ablations.trial.identity import BASELINE, Trial
+from ablations.space.factors import FACTORS, REFERENCE, parse_level, unit_factors
+from ablations.space.rules import Backbone
+from ablations.trial.identity import Trial
 from bbcu.data.images import downscale
 from bbcu.data.pairs import Pair, prepare
 from bbcu.data.patches import PatchSampler
 from bbcu.data.sources import embedded
 from bbcu.data.tasks import TASKS, SuperResolution, make_task
-from bbcu.model.methods import BBCU, METHODS, Method
+from bbcu.model.methods import BASELINE, METHODS, Method
 from bbcu.model.networks import NetworkSpec, binary_units, build
+from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import ErrorDecay, sign
-from bbcu.model.units import UnitSpec
 from bbcu.training.loop import StepReport, TrainSettings, train
 from bbcu.training.preparation import standardise
 from tests.harness.paths import REPOSITORY
 
-CONF = REPOSITORY / "conf" / "method"
 CPU = torch.device("cpu")
 CHANNELS, BLOCKS = 8, 1
 TRAINED = [name for name, method in METHODS.items() if method.network.get("name") != BASELINE]
@@ -39,12 +39,12 @@ def network_of(name: str, scale: int = 2, layout: str = "srresnet", colours: int
     """A small network of a method, as wide as the method is wherever it says so itself."""
     method = METHODS[name]
     channels = method.channels or CHANNELS
-    factors: dict[str, Any] = canonical_levels(method.all_levels, Frame(layout, channels)).factors
+    factors: dict[str, Any] = canonical_levels(method.all_levels, Backbone(layout, channels)).factors
     spec = NetworkSpec(
         scale=scale,
         channels=channels,
         blocks=BLOCKS,
-        unit=UnitSpec(**{factor: factors[factor] for factor in UNIT_FACTORS}),
+        unit=UnitSpec(**{factor: factors[factor] for factor in unit_factors()}),
         align=factors["align"],
         binarize=factors["binarize"],
         colours=colours,
@@ -56,26 +56,28 @@ def network_of(name: str, scale: int = 2, layout: str = "srresnet", colours: int
 # --- config and code --------------------------------------------------------------------------------------------------
 
 
-def test_every_method_has_its_file_and_every_file_its_method() -> None:
-    assert {path.stem for path in CONF.glob("*.yaml")} == set(METHODS)
-
-
 @pytest.mark.parametrize("name", list(METHODS))
-def test_the_config_of_a_method_says_what_the_code_says(name: str) -> None:
+def test_the_preset_of_a_method_sets_what_the_table_says(name: str) -> None:
     method = METHODS[name]
-    expected: dict[str, Any] = {"method": {"name": name}, **method.all_levels}
-    if method.network:
-        expected["network"] = dict(method.network)
-    if method.channels is not None:
-        expected["channels"] = method.channels
-    assert OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")) == expected
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        composed = compose("config", [f"method={name}"])
+    assert {factor: composed[factor] for factor in FACTORS} == {**REFERENCE, **method.all_levels}
+    assert {key: composed.network[key] for key in method.network} == dict(method.network)
+    assert composed.method.name == name
+    assert method.channels in (None, composed.channels)
+
+
+def test_bbcu_is_the_reference() -> None:
+    levels = {name: parse_level(name, level) for name, level in METHODS["bbcu"].all_levels.items()}
+    assert levels == REFERENCE
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_method_sets_options_that_a_network_has(name: str) -> None:
     options = {option.name for option in dataclasses.fields(NetworkSpec)} | {"name"}
     assert set(METHODS[name].network) <= options
-    assert set(METHODS[name].levels) <= set(BBCU)
+    assert set(METHODS[name].levels) <= set(FACTORS)
 
 
 STRENGTHS = {"denoise": {"sigma": 25, "train_sigma": 25}, "jpeg": {"quality": 10, "train_quality": 10}}
@@ -88,7 +90,7 @@ def test_the_methods_that_train_nothing_are_the_baselines_of_the_tasks() -> None
 
 def test_no_two_trained_methods_of_one_width_are_the_same() -> None:
     def identity(method: Method) -> tuple[object, ...]:
-        factors = canonical_levels(method.all_levels, Frame("srresnet", CHANNELS)).factors
+        factors = canonical_levels(method.all_levels, Backbone("srresnet", CHANNELS)).factors
         return (*factors.values(), *sorted(method.network.items()), method.channels)
 
     assert len({identity(METHODS[name]) for name in TRAINED}) == len(TRAINED)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ablations.space.cells import canonical_levels
 from ablations.space.factors import FACTORS, REFERENCE, Level
-from ablations.space.rules import Frame, ImpossibleCell
+from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.model.initialisation import initialise
 from bbcu.model.networks import Body, NetworkSpec, SRResNet, Upsampler
-from bbcu.model.units import UnitSpec
+from bbcu.model.specs import UnitSpec
 from tests.harness.builders import srresnet
 
 CHANNELS, BLOCKS = 8, 2
@@ -22,7 +22,7 @@ CHANNELS, BLOCKS = 8, 2
 def build(levels: dict[str, Level] | None = None, seed: int = 0) -> SRResNet:
     """A small network with these levels and the reference for the rest."""
     factors: dict[str, Any] = dict(
-        canonical_levels({**REFERENCE, **(levels or {})}, Frame("srresnet", CHANNELS)).factors
+        canonical_levels({**REFERENCE, **(levels or {})}, Backbone("srresnet", CHANNELS)).factors
     )
     layout = {name: factors.pop(name) for name in ("align", "binarize")}
     return srresnet(channels=CHANNELS, blocks=BLOCKS, unit=UnitSpec(**factors), seed=seed, **layout)

@@ -18,8 +18,9 @@ from bbcu.errors import ConfigError
 from bbcu.model.binarisers import BINARISERS, Binariser
 from bbcu.model.initialisation import small_normal
 from bbcu.model.networks import Body, NetworkSpec, Standardisation, binary_units, build
+from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import SURROGATES, ErrorDecay, Surrogate, sign
-from bbcu.model.units import BinaryUnit, BitMemory, UnitShape, UnitSpec
+from bbcu.model.units import BinaryUnit, BitMemory, UnitShape
 from tests.harness.builders import drawn, srresnet, unit
 from tests.harness.paths import DOCS
 from tests.harness.support import Workplace

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from bbcu.errors import ConfigError
 from bbcu.model.networks import binary_units
+from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
-from bbcu.model.units import UnitSpec
 from bbcu.training.acceleration import (
     Wanted,
     compile_units,

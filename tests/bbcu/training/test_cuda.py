@@ -22,8 +22,8 @@ from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
-from bbcu.model.units import UnitSpec
 from bbcu.training.acceleration import Wanted, exact_convolutions, missing_for_compilation, plan_for
 from bbcu.training.evaluation import restore
 from bbcu.training.loop import StepReport, Training, TrainSettings

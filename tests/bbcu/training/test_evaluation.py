@@ -13,7 +13,7 @@ from bbcu.data.pairs import Pair
 from bbcu.data.tasks import Denoising, Score, SuperResolution
 from bbcu.errors import ConfigError
 from bbcu.model.networks import SRResNet, binary_units
-from bbcu.model.units import UnitSpec
+from bbcu.model.specs import UnitSpec
 from bbcu.training.evaluation import Evaluation, _run, evaluate, mean_score, radius_of, restore
 from bbcu.training.loop import TrainingDiverged
 from tests.harness.builders import dncnn, soft_blobs, srresnet

@@ -16,7 +16,8 @@ from bbcu.data.tasks import Denoising
 from bbcu.errors import BbcuError, ConfigError
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet
-from bbcu.model.units import BinaryUnit, UnitSpec
+from bbcu.model.specs import UnitSpec
+from bbcu.model.units import BinaryUnit
 from bbcu.training.loop import (
     DIVERGED_LOSS,
     DIVERGED_RATIO,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bbcu.model.networks import NetworkSpec, build
-from bbcu.model.units import KERNEL, BinaryUnit, UnitSpec
+from bbcu.model.specs import UnitSpec
+from bbcu.model.units import KERNEL, BinaryUnit
 from bbcu.training.probes import BINS_PER_DECADE, Fit, Spread, UnitProbe, dead_body, probe
 from tests.harness.builders import dncnn, drawn, srresnet, unit
 
