@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.space.cells import census
-from ablations.space.factors import FACTORS
+from ablations.space.factors import FACTORS, load_declarations
 from ablations.space.rules import Backbone
 from ablations.storage.folder import study_folder
 from ablations.tracking.sync import rebuild
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     space.set_defaults(run=count_space)
     given = parser.parse_args(arguments)
     try:
+        load_declarations()
         given.run(given)
     except BbcuError as error:
         sys.exit(f"ablations: {error}")

@@ -243,6 +243,7 @@ def typed(config: DictConfig) -> Config:
 
     Raises ConfigError for a key that is still missing and for a value outside its range.
     """
+    load_declarations()
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(REQUIRED.get(missing[0]) or f"{missing[0]} is required: set it, as in {missing[0]}=...")

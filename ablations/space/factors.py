@@ -7,6 +7,7 @@ business of ``bbcu.model``.
 A package of the user's own declares a factor in the same way, without a change here: see :func:`load_declarations`.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import itertools
@@ -244,10 +245,16 @@ def load_declarations() -> None:
     """Declare the factors of installed packages and of the environment.
 
     A package names a :class:`Factor` in the entry point group ``bbcu.factors``; ``BBCU_FACTORS=my_module.GAIN,...``
-    does the same for a module that is not installed. Raises ConfigError for one that cannot be imported.
+    does the same for a module that is not installed. Every process does it once, the workers of a sweep too. Raises
+    ConfigError for one that cannot be imported.
     """
+    _load(os.environ.get(VARIABLE, ""))
+
+
+@functools.cache
+def _load(variable: str) -> None:
     paths = [entry.value.replace(":", ".") for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
-    paths += [path.strip() for path in os.environ.get(VARIABLE, "").split(",") if path.strip()]
+    paths += [path.strip() for path in variable.split(",") if path.strip()]
     for path in paths:
         module, _, name = path.rpartition(".")
         try:

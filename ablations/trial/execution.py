@@ -1,7 +1,8 @@
-"""One trial: one cell with one seed, from its config to its result."""
+"""From a trial to its result: train, evaluate and record one cell under one seed, however that ends."""
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import statistics
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.config import Config, as_yaml
+from ablations.space.factors import SHOWN
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
 from ablations.storage.files import first_line, replacing, write_atomically
@@ -21,17 +23,10 @@ from ablations.tracking.client import experiment_id, is_finished, prepare_tracki
 from ablations.tracking.runs import TrialRun, facts_of, final_metrics
 from ablations.tracking.sync import log_from_disk
 from ablations.trial.changes import code_of, is_to_be_kept
+from ablations.trial.data import data_of
 from ablations.trial.devices import device_for
 from ablations.trial.energy import EnergyMeter, counters
 from ablations.trial.footprint import forget_peaks, peaks
-from ablations.trial.provenance import provenance
-from bbcu.errors import BbcuError
-
-if TYPE_CHECKING:
-    from bbcu.data.pairs import PreparedData
-    from bbcu.training.loop import StepReport
-
-from ablations.trial.data import data_of
 from ablations.trial.identity import (
     Trial,
     baseline_label,
@@ -42,16 +37,22 @@ from ablations.trial.identity import (
     trains,
     trial_of,
 )
+from ablations.trial.provenance import provenance
+from bbcu.errors import BbcuError
+
+if TYPE_CHECKING:
+    from bbcu.data.pairs import PreparedData
+    from bbcu.training.loop import StepReport
 
 log = logging.getLogger(__name__)
 
 TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s", "total_s")
-"""What ``timing`` holds, in seconds but for the median step.
+"""The keys of ``timing``, in seconds except for the median step, which is in milliseconds.
 
-``start_s`` is what the first step took over the median, and part of ``train_s``; ``record_s`` is spent on MLflow before
-the result is written, and ``total_s`` from the building of the network to that. Where the processors count it and the
-training went through in one go there is ``energy_j`` besides, what they took meanwhile, in joules. ``peak_mib`` and
-``gpu_peak_mib`` are the most memory that the trial's process and its part of a GPU took, where that is told.
+``start_s``, a part of ``train_s``, is the time of the first step above the median: compilation, mostly. ``record_s`` is
+spent on MLflow before the result is written; ``total_s`` starts with the building of the network and ends there.
+Optional keys: ``energy_j``, the energy of the processors during an uninterrupted training, in joules, if they count it;
+``peak_mib`` and ``gpu_peak_mib``, the peak memory of the process and of its share of the GPU, if the system reports it.
 """
 
 
@@ -60,36 +61,38 @@ class TrialFailed(BbcuError):
 
 
 class TrialHopeless(TrialFailed):
-    """The trial would end the same way however often it was tried, as one whose loss diverges."""
+    """The trial would fail in the same way at every retry, for instance because its loss diverges."""
 
 
-def device_name(config: Config) -> str:
-    """The kind of device that a trial runs on, with its model where it is no processor: ``cuda (NVIDIA H100)``.
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """A trial that this process runs: its config, data, folder and lease, and the signal to stop."""
 
-    Which of several GPUs it is does not matter: a trial may go on on another one of the same model.
-    """
-    import torch
+    config: Config
+    trial: Trial
+    data: "PreparedData"
+    folder: TrialFolder
+    lease: HeldTrial
+    stop: stopping.StopSign
 
-    from bbcu.training.loop import resolve_device
-
-    device = resolve_device(config.device)
-    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    @property
+    def title(self) -> str:
+        return f"{self.trial.name} seed {self.trial.seed}"
 
 
 def run_trial(config: Config, *, in_sweep: bool = False) -> float:
-    """Train, evaluate and record the trial of ``config`` unless that is done already; its mean PSNR in dB.
+    """Train, evaluate and record the trial of ``config`` unless it has a result; return its mean PSNR in dB.
 
-    A trial that was interrupted goes on from its newest snapshot. In a sweep the parent has prepared the tracking
-    store, and prints the results. Raises TrialFailed with the reason when the training fails, TrialBusy when another
-    process is at it, Interrupted when it was asked to stop, Pruned when its search has ended it, and BbcuError for what
-    a user can mend.
+    A trial that was interrupted resumes from its newest snapshot. In a sweep the parent has prepared the tracking store
+    and reports the results. Raises TrialFailed if the training fails, TrialBusy if another process runs the trial,
+    Interrupted if it was asked to stop, Pruned if its search ended it, and BbcuError for a mistake of the user.
     """
     from bbcu.training.acceleration import use_cache
 
     marker = stopping.marker_of(Path(config.outputs), config.study.name, config.session) if config.session else None
     with stopping.listening_to(marker, for_good=in_sweep) as stop:
         stop.check()
-        # First of all: torch settles on a folder of its own as soon as any part of its compiler is imported.
+        # First of all: torch chooses its cache folder as soon as any part of its compiler is imported.
         use_cache(Path(config.outputs) / ".cache" / "compiled")
         check_runnable(config)
         data = data_of(config)
@@ -98,121 +101,123 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
         folder = trial.folder(config.outputs)
         experiment = experiment_of(config, in_sweep=in_sweep)
         steps = config.train.steps if trains(config) else 0
-        with held(folder, trial.name, session=config.session, steps=steps) as hold:
-            # Whoever held it before may have finished it in between.
+        with held(folder, trial.name, session=config.session, steps=steps) as lease:
+            # Another process may have finished the trial while this one waited for the lease.
             result = folder.result()
             if result is not None and is_to_be_kept(result, config, trial):
-                log.info("%s seed %d is done already, nothing is trained", trial.name, trial.seed)
+                log.info("%s seed %d has a result already; nothing is trained", trial.name, trial.seed)
                 if experiment and not is_finished(config.tracking.uri, experiment, *trial.identity):
                     log_from_disk(folder, config.tracking.uri, experiment)
             else:
-                result = _run_and_record(Desk(config, trial, data, folder, hold, stop), experiment)
+                execution = Execution(config, trial, data, folder, lease, stop)
+                result = _execute(execution, experiment, in_sweep=in_sweep)
     mean_psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
     if in_sweep:
-        log.info(
-            "%s seed %d: %.2f dB, trained in %.0f s", trial.name, trial.seed, mean_psnr, result["timing"]["train_s"]
-        )
+        seconds = result["timing"]["total_s"]
+        log.info("%s seed %d: %.2f dB after %.0f s", trial.name, trial.seed, mean_psnr, seconds)
     else:
         log.info("%s", summary(result, folder))
     return mean_psnr
 
 
 def experiment_of(config: Config, *, in_sweep: bool) -> str | None:
-    """The id of the study's experiment; None, with a warning, for a server that has gone away since a sweep began."""
+    """The id of the study's MLflow experiment, which is created unless a sweep has done so.
+
+    None, with a warning, if the server stopped answering after the sweep began.
+    """
     uri, study = config.tracking.uri, config.study.name
     if not in_sweep:
         return prepare_tracking(uri, study)
     try:
         return experiment_id(uri, study)
     except Exception as error:
-        log.warning("MLflow at %s does not answer (%s); the records wait on disk", uri, first_line(error))
+        log.warning("MLflow at %s does not answer (%s); the records stay on disk", uri, first_line(error))
         return None
 
 
 def summary(result: Mapping[str, Any], folder: TrialFolder) -> str:
-    """A result as lines for people: each test set beside its baseline, the cost, and where it lies."""
-    lines = [f"{result['name']}, seed {result['seed']}"]
+    """A result in a few lines: each test set beside its baseline, cost, time and folder.
+
+    The folder is a pattern that a shell expands, since a key of 64 digits says no more than its beginning.
+    """
+    lines = [f"{result['name']}, seed {result['seed']}, evaluated after the last step:"]
     for name, scores in result["metrics"].items():
         baseline = result["baseline"][name]
         gain = scores["psnr_db"] - baseline["psnr_db"]
         lines.append(
-            f"  {name}: {scores['psnr_db']:.2f} dB / {scores['ssim']:.4f}, "
-            f"{baseline_label(result)} {baseline['psnr_db']:.2f} dB / {baseline['ssim']:.4f}, {gain:+.2f} dB"
+            f"  {name}: PSNR {scores['psnr_db']:.2f} dB, SSIM {scores['ssim']:.4f}; "
+            f"{baseline_label(result)} {baseline['psnr_db']:.2f} dB, {baseline['ssim']:.4f}; gain {gain:+.2f} dB"
         )
     cost, timing = result["cost"], result["timing"]
-    lines.append(f"  {cost['ops_g']:.2f} G operations, {cost['params_k']:.1f} K parameters")
-    memory = f", {timing['peak_mib']:.0f} MiB at most" if "peak_mib" in timing else ""
-    lines.append(f"  trained in {timing['train_s']:.0f} s, {timing['step_ms']:.0f} ms a step{memory}; in {folder.path}")
+    lines.append(f"  cost: {cost['ops_g']:.2f} G operations, {cost['params_k']:.1f} K parameters")
+    memory = f", peak memory {timing['peak_mib']:.0f} MiB" if "peak_mib" in timing else ""
+    training = f"{timing['train_s']:.1f} s of training ({timing['step_ms']:.0f} ms a step)"
+    lines.append(f"  time: {timing['total_s']:.1f} s, {training}{memory}")
+    lines.append(f"  folder: {folder.path.parent.parent}/{folder.cell[:SHOWN]}*/{folder.path.name}")
     return "\n".join(lines)
 
 
-@dataclasses.dataclass(frozen=True)
-class Desk:
-    """Everything that lies before a process that works at a trial."""
-
-    config: Config
-    trial: Trial
-    data: "PreparedData"
-    folder: TrialFolder
-    hold: HeldTrial
-    stop: stopping.StopSign
+# --- one attempt ------------------------------------------------------------------------------------------------------
 
 
-def _run_and_record(desk: Desk, experiment: str | None) -> dict[str, Any]:
-    """Run the trial with its log, its threads and its MLflow run, whatever way it ends."""
-    with device_for(desk.config.device, Path(desk.config.outputs) / ".cache" / "devices") as device:
-        return _on_device(dataclasses.replace(desk, config=dataclasses.replace(desk.config, device=device)), experiment)
+def _execute(execution: Execution, experiment: str | None, *, in_sweep: bool) -> dict[str, Any]:
+    """Claim a device, run the trial once, and record how it ended, on disk and in MLflow."""
+    claims = Path(execution.config.outputs) / ".cache" / "devices"
+    with (
+        device_for(execution.config.device, claims) as device,
+        _threads(execution.config.threads) as threads,
+        _log_file(execution.folder),
+    ):
+        execution = dataclasses.replace(execution, config=dataclasses.replace(execution.config, device=device))
+        return _attempt(execution, experiment, threads, in_sweep=in_sweep)
 
 
-def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
-    """As :func:`_run_and_record`, with a device that is this trial's."""
-    config, trial, folder = desk.config, desk.trial, desk.folder
-    with _threads(config.threads) as threads, _log_file(folder):
-        attempt = begin_attempt(folder)
-        desk.hold.beat(now=True, attempt=attempt.number)
-        origin = provenance(device_name(config), threads, trial.seed, code_of(trial))
-        facts = facts_of({**trial.facts(), "provenance": origin}, folder)
-        run = TrialRun(config.tracking.uri, experiment, facts)
+def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_sweep: bool) -> dict[str, Any]:
+    config, trial, folder = execution.config, execution.trial, execution.folder
+    attempt = begin_attempt(folder)
+    execution.lease.beat(now=True, attempt=attempt.number)
+    origin = provenance(device_name(config), threads, trial.seed, code_of(trial))
+    run = TrialRun(config.tracking.uri, experiment, facts_of({**trial.facts(), "provenance": origin}, folder))
 
-        def leave(state: State, reason: str) -> None:
-            # Where the disk is full even this may not be written; whoever comes next sees that nobody works here.
-            with contextlib.suppress(OSError):
-                end_attempt(folder, state, reason)
-            run.leave(folder, state, reason)
+    def end(state: State, reason: str) -> None:
+        # On a full disk even this may fail; the next process to look sees that nobody holds the lease.
+        with contextlib.suppress(OSError):
+            end_attempt(folder, state, reason)
+        run.leave(folder, state, reason)
 
-        try:
-            write_atomically(folder.config_path, as_yaml(config))
-            how = _run if trains(config) else _score_baseline
-            found = how(desk, run, origin)
-            result = {**found, "provenance": {**origin, **found.get("provenance", {})}}
-            desk.hold.check()
-            folder.write_result(result)
-            end_attempt(folder, State.FINISHED)
-        except KeyboardInterrupt:
-            leave(State.INTERRUPTED, "stopped at once from the keyboard")
-            raise
-        except LeaseLost:
-            # The trial is another process's by now, and so is its folder.
-            raise
-        except stopping.Interrupted as error:
-            leave(State.INTERRUPTED, str(error))
-            raise
-        except Pruned as error:
-            leave(State.PRUNED, str(error))
-            raise
-        except Exception as error:
-            reason = str(error) if isinstance(error, BbcuError) else f"{type(error).__name__}: {error}"
-            log.debug("the trial failed", exc_info=True)
-            leave(State.FAILED, reason)
-            failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed
-            raise failure(f"{trial.name} seed {trial.seed} failed: {reason}; see {folder.log_path}") from error
-        # Before the run is closed: a trial that MLflow holds as finished is never looked at again.
-        Snapshots(folder.snapshots, {}).clear()
-        run.finish(folder, final_metrics(result), steps_of(result))
-        return result
+    try:
+        write_atomically(folder.config_path, as_yaml(config))
+        train = functools.partial(_train, execution, run, origin, in_sweep=in_sweep)
+        found = train() if trains(config) else _score_baseline(execution)
+        result = {**found, "provenance": {**origin, **found.get("provenance", {})}}
+        execution.lease.check()
+        folder.write_result(result)
+        end_attempt(folder, State.FINISHED)
+    except KeyboardInterrupt:
+        end(State.INTERRUPTED, "stopped at once from the keyboard")
+        raise
+    except LeaseLost:
+        # Another process has the trial now, and its folder with it.
+        raise
+    except stopping.Interrupted as error:
+        end(State.INTERRUPTED, str(error))
+        raise
+    except Pruned as error:
+        end(State.PRUNED, str(error))
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, BbcuError) else f"{type(error).__name__}: {error}"
+        log.debug("the trial failed", exc_info=True)
+        end(State.FAILED, reason)
+        failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed
+        raise failure(f"{execution.title} failed: {reason}; see {folder.log_path}") from error
+    # Before the run is closed: nobody looks at a trial again once MLflow has it as finished.
+    Snapshots(folder.snapshots, {}).clear()
+    run.finish(folder, final_metrics(result), steps_of(result))
+    return result
 
 
-def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]:
+def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in_sweep: bool) -> dict[str, Any]:
     """Train and evaluate; the result without its provenance. Everything but ``result.json`` is on disk afterwards."""
     import torch
 
@@ -223,9 +228,9 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
     from bbcu.training.preparation import prepare_training
     from bbcu.training.probes import dead_body, probe, probed_inputs
 
-    config, trial, data, folder = desk.config, desk.trial, desk.data, desk.folder
+    config, trial, data, folder = execution.config, execution.trial, execution.data, execution.folder
 
-    # --- what is trained, on what -------------------------------------------------------------------------------------
+    # --- the network and its training ---------------------------------------------------------------------------------
     began = time.perf_counter()
     device = resolve_device(config.device)
     forget_peaks(device)
@@ -234,21 +239,23 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
     training = prepare_training(lambda: network_of(trial), data, settings, trial.seed, device)
     network = training.network
     start = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
-    log.info("%s seed %d: %d steps on %s", trial.name, trial.seed, settings.steps, device)
+    # In a sweep every trial would print the same lines; they are in its log.
+    level = logging.DEBUG if in_sweep else logging.INFO
+    log.log(level, "%s: %d steps on %s", execution.title, settings.steps, device)
     for reason in training.plan.reasons:
-        log.info("%s", reason)
+        log.log(level, "%s", reason)
 
-    # --- training, from the beginning or from where an earlier attempt stopped ----------------------------------------
-    snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **going_on(origin)})
-    surroundings = Surroundings(desk.hold, run, snapshots, desk.stop, Verdicts(folder, config.session))
-    recorder = Recorder(config, f"{trial.name} seed {trial.seed}", data, training, surroundings)
+    # --- training, from the first step or from a snapshot -------------------------------------------------------------
+    snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **resumable(origin)})
+    surroundings = Surroundings(execution.lease, run, snapshots, execution.stop, Verdicts(folder, config.session))
+    recorder = Recorder(config, execution.title, data, training, surroundings)
     earlier = snapshots.newest(device)
     if earlier is not None:
         training.load_state_dict(earlier["training"])
         recorder.resume(earlier["recorder"])
         update_attempt(folder, from_step=training.step)
-        log.info("going on after step %d", training.step)
-    # A training that was taken up has used energy that nobody counted here; a GPU's is counted nowhere.
+        log.info("%s: resumed after step %d", execution.title, training.step)
+    # The energy of an earlier attempt is unknown, and that of a GPU is not counted.
     meter = EnergyMeter(counters() if device.type == "cpu" and earlier is None else [])
 
     def on_step(report: "StepReport") -> None:
@@ -259,15 +266,15 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
         training.run(on_step)
     joules = meter.joules()
 
-    # --- what it is worth: the last step, not the best ----------------------------------------------------------------
-    desk.hold.beat(now=True, phase="probing")
+    # --- the result is that of the last step, not of the best ---------------------------------------------------------
+    execution.lease.beat(now=True, phase="probing")
     probing = time.perf_counter()
     probes = probe(network, probed_inputs(data.test, config.tracking.samples), start, device)
     dead = dead_body(network, probed_inputs(data.test, config.tracking.samples), device)
     if dead is not None:
-        log.warning("%s seed %d: %s", trial.name, trial.seed, dead)
+        log.warning("%s: %s", execution.title, dead)
     probe_seconds = time.perf_counter() - probing
-    desk.hold.beat(now=True, phase="recording")
+    execution.lease.beat(now=True, phase="recording")
     folder.write_curve(recorder.points)
     with replacing(folder.checkpoint_path) as temporary:
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, temporary)
@@ -298,23 +305,22 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def going_on(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be as it was for a training to go on where an earlier one stopped and end where that would have."""
+def resumable(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not have changed for a training to resume and still end with the result of an undisturbed one."""
     same = {name: origin[name] for name in ("code", "device", "threads")}
     return {**same, "torch": origin["packages"]["torch"]}
 
 
-def _score_baseline(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]:
+def _score_baseline(execution: Execution) -> dict[str, Any]:
     """The result of a method that trains nothing; it costs nothing that the paper counts."""
     from ablations.trial.recorder import mean_record, score_record
     from ablations.trial.samples import save_samples
 
-    data = desk.data
-    sampled = {name: pairs[: desk.config.tracking.samples] for name, pairs in data.test.items()}
-    outputs = {(name, pair.name): data.task.baseline(pair.input) for name, pairs in sampled.items() for pair in pairs}
-    save_samples(desk.folder.samples, data, outputs)
+    data, most = execution.data, execution.config.tracking.samples
+    sampled = {(name, pair.name): pair.input for name, pairs in data.test.items() for pair in pairs[:most]}
+    save_samples(execution.folder.samples, data, {key: data.task.baseline(low) for key, low in sampled.items()})
     return {
-        **desk.trial.facts(),
+        **execution.trial.facts(),
         "metrics": {name: score_record(scores) for name, scores in data.baseline.items()},
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
         "cost": {"ops_g": 0.0, "params_k": 0.0},
@@ -324,12 +330,25 @@ def _score_baseline(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dic
     }
 
 
-# --- surroundings of a trial ------------------------------------------------------------------------------------------
+# --- what surrounds an attempt ----------------------------------------------------------------------------------------
+
+
+def device_name(config: Config) -> str:
+    """The kind of device that a trial runs on, with the model of a GPU: ``cuda (NVIDIA H100)``.
+
+    The number of the GPU is left out: a trial may resume on another one of the same model.
+    """
+    import torch
+
+    from bbcu.training.loop import resolve_device
+
+    device = resolve_device(config.device)
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 @contextlib.contextmanager
 def _threads(threads: int | str) -> Iterator[int]:
-    """Give torch this many threads for the body ("auto": as many as it has), and what it had afterwards."""
+    """Set torch's number of threads ("auto" leaves it) and yield it; restore the earlier number afterwards."""
     import torch
 
     before = torch.get_num_threads()
@@ -343,7 +362,7 @@ def _threads(threads: int | str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _log_file(folder: TrialFolder) -> Iterator[None]:
-    """Send what the body logs to the trial's log as well, behind what earlier attempts left there."""
+    """Append everything that is logged to the trial's log too, with debug messages that the terminal does not show."""
     handler = logging.FileHandler(folder.log_path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     own, root = logging.getLogger("ablations"), logging.getLogger()

@@ -216,7 +216,12 @@ def unit_operations(unit: BinaryUnit, x: Tensor, output: Tensor, has_residual: b
     """
     accumulates = unit.memory is not None
     has_affine = _has_scale(unit) or unit.bias is not None or isinstance(unit.bn_post, nn.BatchNorm2d)
-    return x.numel() * (1 + 2 * accumulates) + output.numel() * (has_affine + has_residual)
+    ours = x.numel() * (1 + 2 * accumulates) + output.numel() * (has_affine + has_residual)
+    kind = type(unit)
+    if kind is not BinaryUnit and kind.own_operations is BinaryUnit.own_operations:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise ConfigError(f"cost: {name} must define own_operations, the operations that it adds to a binary unit")
+    return ours + unit.own_operations(x, output)
 
 
 class _Listener(TorchFunctionMode):

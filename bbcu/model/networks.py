@@ -50,7 +50,7 @@ class NetworkSpec:
             raise ConfigError(f"network.initial={self.initial}: {unknown('start', self.initial, INITIALS)}")
 
     def binary_unit(self, shape: UnitShape) -> BinaryUnit:
-        unit: BinaryUnit = look_up("unit", self.unit_class, UNITS)(shape, self.unit)
+        unit: BinaryUnit = look_up("network.unit", self.unit_class, UNITS, BinaryUnit)(shape, self.unit)
         return unit
 
     def residual(self, x: Tensor) -> Tensor | None:
@@ -345,7 +345,7 @@ def assemble(name: str, spec: NetworkSpec) -> nn.Module:
 
     A network of the user's own takes a NetworkSpec. Raises ConfigError for a name that does not exist.
     """
-    network: nn.Module = look_up("network", name, NETWORKS)(spec)
+    network: nn.Module = look_up("network.name", name, NETWORKS, nn.Module)(spec)
     return network
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bbcu.errors import ConfigError
+from bbcu.model.registry import look_up
+
 
 def sign(u: Tensor) -> Tensor:
     """+1 where ``u`` is at least zero, -1 elsewhere, in the type of ``u``."""
@@ -135,3 +138,19 @@ SURROGATES: dict[str, type[Surrogate]] = {
     "ede": ErrorDecay,
     "ho": HigherOrder,
 }
+
+
+def surrogate_of(name: str) -> Surrogate:
+    """Return the surrogate called ``name``, or that of the class at this dotted path.
+
+    Raises ConfigError for a name that does not exist, and for a class whose forward pass is not a sign: a network of
+    such units would not be binary.
+    """
+    surrogate: Surrogate = look_up("surrogate", name, SURROGATES, Surrogate)()
+    if name not in SURROGATES:
+        u = torch.linspace(-2, 2, 41, device="cpu")
+        with torch.no_grad(), torch.device("cpu"):
+            found = look_up("surrogate", name, SURROGATES, Surrogate)()(u)
+        if not torch.equal(found, sign(u)):
+            raise ConfigError(f"surrogate={name}: its forward pass must be the sign, -1 below zero and +1 from zero on")
+    return surrogate

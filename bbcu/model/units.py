@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbcu.model.activations import ACTIVATIONS, channel_sum
-from bbcu.model.binarisers import BINARISERS
+from bbcu.model.binarisers import BINARISERS, Binariser
 from bbcu.model.initialisation import Initialiser, uniform
 from bbcu.model.int8 import convolve_signs
 from bbcu.model.registry import look_up
 from bbcu.model.specs import UnitSpec
-from bbcu.model.surrogates import SURROGATES
+from bbcu.model.surrogates import surrogate_of
 
 KERNEL = 3
 
@@ -99,12 +99,12 @@ class BinaryUnit(nn.Module):
         self.threshold = nn.Parameter(first) if spec.threshold else None
         self.weight = nn.Parameter(torch.zeros(shape.out_channels, shape.in_channels, KERNEL, KERNEL))
         self.bias = nn.Parameter(torch.zeros(shape.out_channels)) if shape.bias else None
-        self.surrogate = look_up("surrogate", spec.surrogate, SURROGATES)()
-        self.binariser = look_up("weight", spec.weight, BINARISERS)()
+        self.surrogate = surrogate_of(spec.surrogate)
+        self.binariser = look_up("weight", spec.weight, BINARISERS, Binariser)()
         self.bn_pre = nn.BatchNorm2d(shape.in_channels) if spec.bn == "pre" else nn.Identity()
         self.bn_post = nn.BatchNorm2d(shape.out_channels) if spec.bn == "post" else nn.Identity()
         self.bn_out = nn.BatchNorm2d(shape.out_channels) if spec.bn == "out" else nn.Identity()
-        activation = look_up("act_fn", spec.act_fn, ACTIVATIONS)
+        activation = ACTIVATIONS[spec.act_fn]
         self.activation = activation(shape.out_channels) if spec.act != "none" else nn.Identity()
         self.in_bytes = False
         self.share_memory_of(None)
@@ -147,6 +147,13 @@ class BinaryUnit(nn.Module):
             y = self.activation(z) + residual
         out: Tensor = self.bn_out(y)
         return out
+
+    def own_operations(self, x: Tensor, output: Tensor) -> int:
+        """The operations of one forward pass that a subclass adds to those of its spec, for the cost of everything.
+
+        A subclass must define it, and return 0 if it adds none: :func:`bbcu.count` refuses to guess.
+        """
+        return 0
 
     def set_progress(self, progress: float) -> None:
         """Tell the parts the share of the training that is done, 0 to 1."""
