@@ -130,6 +130,14 @@ def test_every_name_of_the_reference_exists(page: Path) -> None:
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "reference").glob("*.md")), ids=named)
+def test_the_examples_of_the_reference_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for found in FENCED.finditer(page.read_text(encoding="utf-8")):
+        exec(found["code"], {})
+        printed = re.findall(r"^print.*# (.*)$", found["code"], re.MULTILINE)
+        assert capsys.readouterr().out.splitlines()[: len(printed)] == printed
+
+
 # --- tables that are made from the code -------------------------------------------------------------------------------
 
 
