@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: study test lint clean constraints
+.PHONY: study test lint docs clean constraints
 
 study: .venv/installed  ## train the first study on the photographs that come along, and write its report
 	$(BIN)/python run.py -m study=residual_bn hydra/launcher=joblib
@@ -16,9 +16,12 @@ lint: .venv/installed  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed  ## build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[dev]
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[dev,docs]
 	touch $@
 
 clean:
@@ -27,6 +30,6 @@ clean:
 constraints:  ## write constraints.txt anew from the newest versions that pyproject.toml admits
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/pip install --quiet --editable .[dev]
+	.venv-constraints/bin/pip install --quiet --editable .[dev,docs]
 	.venv-constraints/bin/pip freeze --exclude-editable | sed "s/+cpu$$//" > constraints.txt
 	rm -rf .venv-constraints
