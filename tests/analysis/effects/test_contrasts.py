@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.effects.contrasts import STEP, anchor, cell_summaries, contrasts, from_the_reference, steps
 from analysis.statistics.estimates import Outcome, verdicts
 from analysis.study.settings import Section, sections
-from tests.analysis.study.test_loading import REFERENCE, Trial, loaded, trial
+from tests.harness.studies import REFERENCE, Trial, loaded, trial
 
 SectionOf = Callable[..., Section]
 

@@ -1,9 +1,8 @@
 """The paper's claims, put to synthetic studies whose truth is known: the report must recover it."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,81 +14,7 @@ from analysis.effects.findings import FINDINGS, PSNR, Assessment, Status, assess
 from analysis.report.page import compose
 from analysis.statistics.estimates import Outcome
 from analysis.study.settings import Section, sections
-from tests.analysis.study.test_loading import Trial, loaded
-
-FULL_REFERENCE = {"residual": True, "bn": "none", "align": "auto", "act": "inside", "binarize": ["body"]}
-
-TRUTH = {"residual": 1.0, "alignment": 0.5, "bn": 0.3, "inside": 0.15}
-"""What each component adds in dB, by itself; without a residual an alignment is worth half."""
-
-NOISE_DB = 0.01
-PICTURES = ("baby", "bird", "butterfly", "head", "woman")
-
-
-def true_psnr(levels: dict[str, Any]) -> float:
-    aligned = levels["bn"] == "none" and levels["align"] != 1
-    psnr = 30.0 + TRUTH["residual"] * bool(levels["residual"]) + TRUTH["inside"] * (levels["act"] == "inside")
-    psnr += TRUTH["bn"] * (levels["bn"] == "post")
-    return psnr + TRUTH["alignment"] * aligned * (1.0 if levels["residual"] else 0.5)
-
-
-def spread(deviation: float) -> dict[str, float]:
-    return {"p1": -2.3 * deviation, "p25": -0.7 * deviation, "p50": 0.0, "p75": 0.7 * deviation, "p99": 2.3 * deviation,
-            "std": deviation}  # fmt: skip
-
-
-def probes_of(levels: dict[str, Any], seed: int, depth: int = 8) -> dict[str, Any]:
-    """Probes as the paper would have them: losses fall with a residual, the gap closes with BN or alignment."""
-    noise = np.random.default_rng([seed, 7])
-    aligned = levels["bn"] == "none" and levels["align"] != 1
-    branch = 3.0 if aligned else 1.0 if levels["bn"] == "post" else 15.0
-    beside = 5.0 if aligned else 1.0
-    units = {}
-    for index in range(depth):
-        jitter = float(noise.normal(1, 0.01))
-        units[f"body.{index // 2}.body.{index % 2}"] = {
-            "sign_loss": 0.62 * jitter,
-            "entropy": 0.9,
-            "window": (0.3 if aligned else 0.7) * jitter * 0.95**index,
-            "zeros": 0.0,
-            "output_loss": (0.3 if levels["residual"] else 0.8) * jitter * (1 + 0.02 * index),
-            "residual": spread(beside * (1 + 0.1 * index)) if levels["residual"] else None,
-            "branch": spread(branch * jitter),
-            "input": spread(beside * (1 + 0.1 * index)),
-            "branch_ratio": branch * jitter / (beside * (1 + 0.1 * index)),
-            "flipped": 0.2,
-        }
-    return {"pictures": 3, "units": units}
-
-
-def full_trial(seed: int, **levels: Any) -> Trial:
-    """A trial of the true model at the reference levels but for those given."""
-    asked = {**FULL_REFERENCE, **levels}
-    draw = np.random.default_rng([seed, sum(map(ord, repr(sorted(asked.items()))))])
-    shared = np.random.default_rng([seed, 1]).normal(0, 0.3)
-    psnr = true_psnr(asked) + shared + draw.normal(0, NOISE_DB)
-    images = {name: psnr + 2.0 * (place - 2) + draw.normal(0, 0.05) for place, name in enumerate(PICTURES)}
-    cost = {"ops_g": 2.0 + 0.3 * (asked["bn"] == "post"), "params_k": 40.0 + (asked["bn"] == "post")}
-    return Trial(
-        asked, seed, {"Set5": psnr}, images={"Set5": images}, probes=probes_of(asked, seed), reference=FULL_REFERENCE,
-        **cost,
-    )  # fmt: skip
-
-
-def components_study(seeds: Iterable[int]) -> tuple[list[Trial], list[dict[str, Any]]]:
-    """Residual, BN, alignment and activation crossed, and what is left out of it as the same network as another."""
-    finished, left_out = [], {}
-    for seed, residual, bn, align, act in itertools.product(
-        seeds, (True, False), ("none", "post"), ("auto", 1), ("inside", "after")
-    ):
-        levels = {**FULL_REFERENCE, "residual": residual, "bn": bn, "align": align, "act": act}
-        if bn == "post" and align == 1:
-            twin = full_trial(seed, **{**levels, "align": "auto"})
-            reason = f"the same network as {twin.name} ({twin.cell[:12]}): BatchNorm needs no alignment"
-            left_out[tuple(map(str, levels.values()))] = {"levels": levels, "setting": twin.setting, "reason": reason}
-        else:
-            finished.append(full_trial(seed, **levels))
-    return finished, list(left_out.values())
+from tests.harness.studies import FULL_REFERENCE, TRUTH, Trial, components_study, full_trial, loaded
 
 
 def study_sections(tracking_uri: str, tmp_path: Path, finished: Sequence[Trial], **others: Any) -> list[Section]:

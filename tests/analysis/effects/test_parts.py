@@ -12,7 +12,7 @@ from analysis.effects.factors import BINARY, FULL, design_factors, part_costs, r
 from analysis.report.page import compose
 from analysis.study.loading import StudyResults
 from analysis.study.settings import Section, sections
-from tests.analysis.study.test_loading import REFERENCE, Trial, loaded
+from tests.harness.studies import REFERENCE, Trial, loaded
 
 PARTED = {**REFERENCE, "binarize": ["body"]}
 

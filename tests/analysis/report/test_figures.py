@@ -26,8 +26,7 @@ from analysis.report.figures import FEW_POINTS
 from analysis.report.page import compose
 from analysis.report.pictures import MOST_CELLS, Strip, Tile, disagreement, shown_cells, strips, zoomed
 from analysis.study.settings import Section, sections
-from tests.analysis.effects.test_findings import FULL_REFERENCE, components_study, full_trial
-from tests.analysis.study.test_loading import Trial, loaded, trial
+from tests.harness.studies import FULL_REFERENCE, Trial, components_study, full_trial, loaded, trial
 
 ALIKE = 0.02
 """Two entries of a legend differ in more than this part of their ink."""

@@ -15,7 +15,7 @@ from analysis.effects.curves import MOST_POINTS, curve_table
 from analysis.report.page import MOST_ROWS, compose, write
 from analysis.study.loading import load, load_folder
 from analysis.study.settings import sections
-from tests.analysis.study.test_loading import REFERENCE, Trial, loaded, plan_of, start, trial, write_study
+from tests.harness.studies import REFERENCE, Trial, loaded, plan_of, start, trial, write_study
 
 
 def two_cells(seeds: int, samples_psnr: float = 30.0) -> list[Trial]:

@@ -11,7 +11,7 @@ import pytest
 
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from analysis.__main__ import main
-from tests.analysis.study.test_loading import REFERENCE, Trial, start, trial, write_study
+from tests.harness.studies import REFERENCE, Trial, start, trial, write_study
 
 NEW, OLD = "a" * 16, "b" * 16
 """Two fingerprints of code."""

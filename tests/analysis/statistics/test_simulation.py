@@ -215,7 +215,7 @@ def test_the_command_writes_into_a_page(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_page_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"analysis\.simulation: .*absent\.md cannot be read: No such file"):
+    with pytest.raises(SystemExit, match=r"analysis\.statistics\.simulation: .*absent\.md cannot be read: No such file"):
         main(["--studies", "2", "--write", str(tmp_path / "absent.md")])
 
 

@@ -19,7 +19,7 @@ from analysis.report.page import compose
 from analysis.study.loading import StudyResults, load_folder
 from analysis.study.methods import names_of, settings_of_methods
 from analysis.study.settings import Section, sections
-from tests.analysis.report.test_comparison import Ours
+from tests.harness.studies import Ours
 
 ResultsOf = Callable[..., StudyResults]
 
