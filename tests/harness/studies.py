@@ -26,7 +26,7 @@ REFERENCE = {"residual": True, "bn": "none", "align": "auto"}
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A trial of a synthetic study: its levels as asked for, and what it reached on each test set, in dB."""
+    """A trial of a synthetic study: its levels as a user gives them, and its score on each test set, in dB."""
 
     levels: Mapping[str, Any]
     seed: int
@@ -71,13 +71,16 @@ class Trial:
 
 
 def trial(seed: int = 0, psnr_db: float = 30.0, steps: int = 20, **levels: Any) -> Trial:
-    """A trial on Set5 alone, at the reference levels but for those given."""
+    """A trial on Set5 alone, at the reference levels except those given."""
     return Trial({**REFERENCE, **levels}, seed, {"Set5": psnr_db}, steps)
 
 
 def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     rows = [
-        {"cell": t.cell, "seed": t.seed, "name": t.name, "factors": t.factors, "levels": t.levels, "setting": t.setting}
+        {
+            **{"cell": t.cell, "seed": t.seed, "name": t.name, "method": t.method},
+            **{"factors": t.factors, "levels": t.levels, "setting": t.setting},
+        }
         for t in trials
     ]
     return {"trials": rows, "left_out": list(left_out)}
@@ -133,7 +136,7 @@ def curve_of(trial: Trial) -> list[CurvePoint]:
 
 
 def write_samples(folder: Path, trial: Trial) -> None:
-    """Crops of one test picture: a ring, the same for all, and an output that is the noisier the lower the PSNR."""
+    """Crops of one test picture: a ring, and an output that is noisier for a lower PSNR."""
     y, x = np.mgrid[-1:1:48j, -1:1:48j]
     truth = np.stack([0.5 + 0.5 * np.sin(40 * (x**2 + y**2) * (1 + shift)) for shift in (0, 0.1, 0.2)], axis=-1)
     noise = np.random.default_rng(trial.seed).normal(0, 1, truth.shape)
@@ -146,15 +149,14 @@ def write_samples(folder: Path, trial: Trial) -> None:
             imsave(place / f"{kind}.png", np.clip(pixels, 0, 1))
 
 
-def write_study(
-    tracking_uri: str,
+def write_folder(
     outputs: Path,
     finished: Sequence[Trial],
     planned: Sequence[Trial] = (),
     left_out: Sequence[Mapping[str, Any]] = (),
     samples: bool = False,
 ) -> None:
-    """Leave a study behind as finished trials leave it; ``planned`` are those that were not run."""
+    """Write the folder of a study as finished trials leave it; ``planned`` are those that were not run."""
     write_plan(outputs, "components", plan_of([*finished, *planned], left_out))
     for each in finished:
         folder = TrialFolder(outputs, "components", each.cell, each.seed)
@@ -163,6 +165,17 @@ def write_study(
         if samples:
             write_samples(folder.samples, each)
         folder.write_result(result_of(each))
+
+
+def read_back(outputs: Path, finished: Sequence[Trial], **others: Any) -> StudyResults:
+    """Write the folder of a study and read it without MLflow."""
+    write_folder(outputs, finished, **others)
+    return load_folder(outputs / "components")
+
+
+def write_study(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others: Any) -> None:
+    """Write the folder of a study and record it in MLflow."""
+    write_folder(outputs, finished, **others)
     synchronise(outputs, "components", tracking_uri)
 
 
@@ -174,7 +187,7 @@ def start(tracking_uri: str, outputs: Path, trial: Trial) -> tuple[TrialRun, Tri
 
 
 def loaded(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others: Any) -> StudyResults:
-    """Write a study and read it back."""
+    """Write a study, record it in MLflow and read it back."""
     write_study(tracking_uri, outputs, finished, **others)
     return load(tracking_uri, "components", outputs)
 
@@ -184,7 +197,7 @@ def loaded(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others
 FULL_REFERENCE = {"residual": True, "bn": "none", "align": "auto", "act": "inside", "binarize": ["body"]}
 
 TRUTH = {"residual": 1.0, "alignment": 0.5, "bn": 0.3, "inside": 0.15}
-"""What each component adds in dB, by itself; without a residual an alignment is worth half."""
+"""The gain of each component alone, in dB; without a residual an alignment is worth half."""
 
 NOISE_DB = 0.01
 
@@ -204,7 +217,7 @@ def spread(deviation: float) -> dict[str, float]:
 
 
 def probes_of(levels: dict[str, Any], seed: int, depth: int = 8) -> dict[str, Any]:
-    """Probes as the paper would have them: losses fall with a residual, the gap closes with BN or alignment."""
+    """Probes as the paper describes them: losses fall with a residual, the gap closes with BN or alignment."""
     noise = np.random.default_rng([seed, 7])
     aligned = levels["bn"] == "none" and levels["align"] != 1
     branch = 3.0 if aligned else 1.0 if levels["bn"] == "post" else 15.0
@@ -228,7 +241,7 @@ def probes_of(levels: dict[str, Any], seed: int, depth: int = 8) -> dict[str, An
 
 
 def full_trial(seed: int, **levels: Any) -> Trial:
-    """A trial of the true model at the reference levels but for those given."""
+    """A trial of the true model at the reference levels except those given."""
     asked = {**FULL_REFERENCE, **levels}
     draw = np.random.default_rng([seed, sum(map(ord, repr(sorted(asked.items()))))])
     shared = np.random.default_rng([seed, 1]).normal(0, 0.3)
@@ -242,7 +255,7 @@ def full_trial(seed: int, **levels: Any) -> Trial:
 
 
 def components_study(seeds: Iterable[int]) -> tuple[list[Trial], list[dict[str, Any]]]:
-    """Residual, BN, alignment and activation crossed, and what is left out of it as the same network as another."""
+    """Residual, BN, alignment and activation crossed, and the cells left out as the same network as another."""
     finished, left_out = [], {}
     for seed, residual, bn, align, act in itertools.product(
         seeds, (True, False), ("none", "post"), ("auto", 1), ("inside", "after")
@@ -250,8 +263,10 @@ def components_study(seeds: Iterable[int]) -> tuple[list[Trial], list[dict[str, 
         levels = {**FULL_REFERENCE, "residual": residual, "bn": bn, "align": align, "act": act}
         if bn == "post" and align == 1:
             twin = full_trial(seed, **{**levels, "align": "auto"})
-            reason = f"the same network as {twin.name} ({twin.cell[:12]}): BatchNorm needs no alignment"
-            left_out[tuple(map(str, levels.values()))] = {"levels": levels, "setting": twin.setting, "reason": reason}
+            left_out[tuple(map(str, levels.values()))] = {
+                **{"levels": levels, "setting": twin.setting, "same_as": twin.cell},
+                "reason": "BatchNorm needs no alignment",
+            }
         else:
             finished.append(full_trial(seed, **levels))
     return finished, list(left_out.values())
@@ -274,7 +289,7 @@ BASELINES = {("sr_x2", "Set5"): 33.9752, ("sr_x2", "Set14"): 30.5549, ("sr_x4", 
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """One trial of ours: a method, what it reaches on every test set in dB, and where it differs from the recipe."""
+    """One trial of ours: a method, its score on every test set in dB, and its differences from the paper's training."""
 
     method: str
     psnr_db: float
