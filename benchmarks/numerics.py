@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.statistics.estimates import paired_difference
+from analysis.statistics.estimates import estimate
 from bbcu.data.pairs import PreparedData, prepare
 from bbcu.data.patches import PatchSampler
 from bbcu.data.sources import embedded, folder
@@ -60,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, way in ways.items():
                 scores[name].append(psnr_of(way, seed, data, given))
                 print(f"seed {seed} {name:9s} {scores[name][-1]:.4f} dB", flush=True)
-    found = {name: paired_difference(scores[name], scores["plain"]) for name in ways if name != "plain"}
+    base = scores["plain"]
+    found = {
+        name: estimate([score - other for score, other in zip(scores[name], base, strict=True)])
+        for name in ways
+        if name != "plain"
+    }
     for name, difference in found.items():
         interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
         print(f"{name} - plain: {difference.mean:+.4f} dB {interval}, n = {difference.n}")
