@@ -16,7 +16,7 @@ from typing import Any
 
 from ablations.storage.files import read_json, write_atomically
 from ablations.storage.folder import TrialFolder
-from ablations.storage.lease import Lease, lease_path, read_lease, this_host
+from ablations.storage.lease import Lease, living_lease, this_host
 
 WITHOUT_A_WORD = "the process ended without a word"
 DAMAGED = "its result.json is damaged or gone"
@@ -58,6 +58,10 @@ class History:
     attempts: tuple[Attempt, ...] = ()
 
     @property
+    def last(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    @property
     def state(self) -> State:
         return self.attempts[-1].state if self.attempts else State.PLANNED
 
@@ -85,20 +89,29 @@ def history_of(folder: TrialFolder) -> History:
 
 
 def present_state(folder: TrialFolder) -> tuple[State, str]:
-    """The state of a trial as it is now, and its reason: a process that is gone does not run, whatever it wrote."""
+    """Return the state of a trial as it is now, and its reason; a process that is gone does not run."""
     if folder.result() is not None:
         return State.FINISHED, ""
-    history = history_of(folder)
-    if history.state not in (State.RUNNING, State.FINISHED):
-        return history.state, history.reason
-    if history.state == State.RUNNING:
-        lease = read_lease(lease_path(folder))
-        if lease is not None and lease.is_alive:
-            return State.RUNNING, ""
-    # It may have finished while this looked.
+    last = history_of(folder).last
+    if last is not None and last.state == State.RUNNING and living_lease(folder) is not None:
+        return State.RUNNING, ""
+    # It may have finished since the result was looked for.
     if folder.result() is not None:
         return State.FINISHED, ""
-    return State.INTERRUPTED, WITHOUT_A_WORD if history.state == State.RUNNING else DAMAGED
+    return state_at_rest(folder, last)
+
+
+def state_at_rest(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
+    """Return the state and the reason of a trial that has no whole result and that no process works at.
+
+    ``last`` is the latest attempt at it.
+    """
+    if last is None or last.state == State.FINISHED:
+        is_lost = last is not None or folder.result_path.exists()
+        return (State.INTERRUPTED, DAMAGED) if is_lost else (State.PLANNED, "")
+    if last.state == State.RUNNING:
+        return State.INTERRUPTED, WITHOUT_A_WORD
+    return last.state, last.reason
 
 
 def begin_attempt(folder: TrialFolder, began: float | None = None) -> Attempt:

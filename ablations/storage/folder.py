@@ -3,13 +3,11 @@
 import csv
 import dataclasses
 import json
+import statistics
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 from ablations.storage.files import read_json, replacing, write_atomically
 
@@ -88,6 +86,19 @@ def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
     """Every trial folder of a study, sorted by cell and seed."""
     found = [TrialFolder.of(path) for path in study_folder(outputs, study).glob("*/seed*") if path.is_dir()]
     return sorted(found, key=lambda folder: (folder.cell, folder.seed))
+
+
+def counts(result: Mapping[str, Any] | None, *, code: str, on_change: str) -> bool:
+    """Return whether a result answers for its trial now, so that nothing is trained again.
+
+    One that other code than that of the fingerprint ``code`` made counts only with ``on_change=keep``.
+    """
+    return result is not None and (on_change == "keep" or result["provenance"].get("code") == code)
+
+
+def mean_psnr(result: Mapping[str, Any]) -> float:
+    """Return a result's PSNR in dB, the mean over its test sets."""
+    return statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
 
 
 def steps_of(result: Mapping[str, Any]) -> int:

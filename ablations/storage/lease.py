@@ -115,6 +115,12 @@ def leases(outputs: Path, study: str) -> list[Lease]:
     return [lease for path in paths if (lease := read_lease(path)) is not None and lease.is_alive]
 
 
+def living_lease(folder: TrialFolder) -> Lease | None:
+    """Return the lease of the process that works at a trial, as far as can be known from this machine."""
+    lease = read_lease(lease_path(folder))
+    return lease if lease is not None and lease.is_alive else None
+
+
 @functools.cache
 def this_host() -> str:
     """The machine's name, and what tells one start of it from another where the system says that."""

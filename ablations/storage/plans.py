@@ -2,19 +2,17 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 
-from bbcu.errors import BbcuError
-
-if TYPE_CHECKING:
-    pass
-
+from ablations.space.factors import level_text
+from ablations.space.settings import flatten, telling_apart
 from ablations.storage.files import read_json, write_atomically
-from ablations.storage.folder import study_folder
+from ablations.storage.folder import Identity, study_folder
+from bbcu.errors import BbcuError
 
 
 def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
@@ -60,3 +58,19 @@ def _texts_of(row: Mapping[str, Any], keys: Sequence[str]) -> str:
 def read_plan(outputs: Path, study: str) -> dict[str, Any]:
     """What the study has planned so far; an empty plan where it has none."""
     return read_json(study_folder(outputs, study) / "plan.json") or {"trials": [], "left_out": []}
+
+
+def trial_names(trials: Iterable[tuple[Identity, str, Mapping[str, Any]]]) -> dict[Identity, str]:
+    """Name each trial of a study, given with its cell's name and its setting.
+
+    A name is the cell's, followed by the keys that distinguish the settings of the study: ``bn=post task.name=sr_x4``.
+    """
+    # A study has many cells and few settings.
+    texts = {identity: (name, json.dumps(setting, sort_keys=True)) for identity, name, setting in trials}
+    settings = {text: flatten(json.loads(text)) for text in {text for _, text in texts.values()}}
+    keys = telling_apart(list(settings.values()))
+    endings = {
+        text: [f"{key}={level_text(setting[key])}" for key in keys if key in setting]
+        for text, setting in settings.items()
+    }
+    return {identity: " ".join([name, *endings[text]]) for identity, (name, text) in texts.items()}

@@ -1,22 +1,20 @@
 """The status of a study: what has become of each trial, read from the study's folder."""
 
 import dataclasses
-import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.space.factors import SHOWN, level_text
-from ablations.space.settings import flatten, telling_apart
-from ablations.storage.attempts import DAMAGED, WITHOUT_A_WORD, Attempt, State, history_of
+from ablations.space.factors import SHOWN
+from ablations.storage.attempts import Attempt, State, history_of, state_at_rest
 from ablations.storage.folder import Identity, TrialFolder, study_folder
-from ablations.storage.lease import Lease, lease_path, leases, read_lease
-from ablations.storage.plans import read_plan
+from ablations.storage.lease import Lease, leases, living_lease
+from ablations.storage.plans import read_plan, trial_names
 from bbcu.errors import ConfigError
 
 SEED = re.compile(r"seed\d+")
@@ -105,8 +103,10 @@ class StatusReader:
         mark = mark_of(study_folder(self._outputs, self._study) / "plan.json")
         if mark != self._plan_mark:
             plan = read_plan(self._outputs, self._study)
-            times = {(row["cell"], row["seed"]): row.get("planned_at") for row in plan["trials"]}
-            self._plan = ReadPlan(names_of(plan["trials"]), times, tuple(plan["left_out"]))
+            rows = {(row["cell"], row["seed"]): row for row in plan["trials"]}
+            names = trial_names((identity, row["name"], row["setting"]) for identity, row in rows.items())
+            times = {identity: row.get("planned_at") for identity, row in rows.items()}
+            self._plan = ReadPlan(names, times, tuple(plan["left_out"]))
             self._plan_mark = mark
         return self._plan
 
@@ -128,7 +128,7 @@ class StatusReader:
         name = name or (lease.name if lease is not None else folder.cell[:SHOWN])
         if lease is not None:
             return TrialStatus(folder, name, State.RUNNING, "", lease.began, history.attempts, lease)
-        return TrialStatus(folder, name, *state_without_result(folder, last), history.since, history.attempts)
+        return TrialStatus(folder, name, *state_at_rest(folder, last), history.since, history.attempts)
 
     def _name_in_result(self, folder: TrialFolder) -> str | None:
         """The name in the trial's result, or None where it has none that is whole."""
@@ -158,16 +158,6 @@ def identities_in(folder: Path) -> set[Identity]:
     return {(cell, int(name.removeprefix("seed"))) for cell, name in names}
 
 
-def state_without_result(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
-    """The state and the reason of a trial that nobody works at and that has no whole result."""
-    if last is None or last.state == State.FINISHED:
-        lost = last is not None or folder.result_path.exists()
-        return (State.INTERRUPTED, DAMAGED) if lost else (State.PLANNED, "")
-    if last.state == State.RUNNING:
-        return State.INTERRUPTED, WITHOUT_A_WORD
-    return last.state, last.reason
-
-
 def studies(outputs: Path) -> list[str]:
     """The names of the studies in ``outputs``: the folders that hold a plan or a trial."""
     folders = sorted(outputs.iterdir()) if outputs.is_dir() else []
@@ -176,18 +166,6 @@ def studies(outputs: Path) -> list[str]:
         for folder in folders
         if (folder / "plan.json").exists() or next(folder.glob("*/seed*"), None) is not None
     ]
-
-
-def names_of(rows: Iterable[Mapping[str, Any]]) -> dict[Identity, str]:
-    """What each trial of a plan is called: its cell's name, and what tells the settings of the study apart."""
-    # Cells of one setting are many, and settings few.
-    texts = {(row["cell"], row["seed"]): (row["name"], json.dumps(row["setting"], sort_keys=True)) for row in rows}
-    flat = {text: flatten(json.loads(text)) for _, text in texts.values()}
-    told = telling_apart(list(flat.values()))
-    endings = {
-        text: [f"{key}={level_text(setting[key])}" for key in told if key in setting] for text, setting in flat.items()
-    }
-    return {identity: " ".join([name, *endings[text]]) for identity, (name, text) in texts.items()}
 
 
 def record_of(status: StudyStatus) -> dict[str, Any]:
@@ -239,9 +217,3 @@ def mark_of(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
-
-
-def living_lease(folder: TrialFolder) -> Lease | None:
-    """The lease of whoever works at a trial, as far as one can tell from here."""
-    lease = read_lease(lease_path(folder))
-    return lease if lease is not None and lease.is_alive else None

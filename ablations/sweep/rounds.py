@@ -25,11 +25,11 @@ from ablations.planning.plan import PlannedTrial
 from ablations.storage import stopping
 from ablations.storage.attempts import State, end_attempt, history_of
 from ablations.storage.files import first_line
-from ablations.storage.folder import Identity, study_folder
+from ablations.storage.folder import Identity, counts, study_folder
 from ablations.storage.lease import LeaseLost, TrialBusy, Watch, leases, take_away
 from ablations.storage.pruning import Pruned
 from ablations.storage.stopping import Interrupted
-from ablations.trial.changes import is_of_other_code
+from ablations.trial.changes import code_of
 from ablations.trial.execution import TrialFailed
 from bbcu.errors import BbcuError
 
@@ -248,11 +248,7 @@ class Rounds:
 
 
 def is_done(entry: PlannedTrial) -> bool:
-    """Whether a trial has a result that counts, which one of other code does not where the trial is trained anew."""
-    result = entry.folder.result()
-    if result is None:
-        return False
-    return entry.config.on_change == "keep" or not is_of_other_code(result, entry.trial)
+    return counts(entry.folder.result(), code=code_of(entry.trial), on_change=entry.config.on_change)
 
 
 def error_of(job: JobReturn) -> BaseException:

@@ -22,7 +22,7 @@ from ablations.space.rows import Row
 from ablations.storage import stopping
 from ablations.storage.attempts import State
 from ablations.storage.files import write_atomically
-from ablations.storage.folder import Identity, TrialFolder, study_folder
+from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
 from ablations.storage.pruning import open_question, searching_path
 from ablations.sweep.rounds import Outcome, Rounds
@@ -203,10 +203,6 @@ def result_that_counts(entry: PlannedTrial) -> dict[str, Any] | None:
     """A trial's result, unless other code made it and it is to be made anew; raises ConfigError without a choice."""
     result = entry.folder.result()
     return result if result is not None and is_to_be_kept(result, entry.config, entry.trial) else None
-
-
-def mean_psnr(result: Mapping[str, Any]) -> float:
-    return statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
 
 
 def outcome_of(trials: Sequence[PlannedTrial], ended: Sequence[Outcome]) -> Finished | Failed | Pruned:

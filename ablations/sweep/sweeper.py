@@ -20,14 +20,14 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from ablations.config import Config, SweeperConfig
-from ablations.planning.plan import Plan, RowPlanner, make_plan, names_of, plan_record
+from ablations.planning.plan import Plan, RowPlanner, make_plan, plan_record
 from ablations.space.factors import SHOWN
 from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
 from ablations.storage.files import first_line
-from ablations.storage.folder import Identity, study_folder, trial_folders
+from ablations.storage.folder import Identity, mean_psnr, study_folder, trial_folders
 from ablations.storage.memory import without_collecting
-from ablations.storage.plans import write_plan
+from ablations.storage.plans import trial_names, write_plan
 from ablations.sweep.rounds import Outcome, Rounds, Workers, clear_signs
 from ablations.tracking.client import finished_runs, prepare_tracking
 from ablations.tracking.sync import end_abandoned, log_states, synchronise
@@ -115,9 +115,14 @@ def search(
     return conclude(loop.plan, outcomes) if loop.plan.trials else None
 
 
+def names_in(plan: Plan) -> dict[Identity, str]:
+    """Name each trial of a plan as ``python -m ablations status`` does."""
+    return trial_names((entry.identity, entry.trial.name, entry.trial.cell.setting) for entry in plan.trials)
+
+
 def watched(plan: Plan) -> dict[Identity, WatchedTrial]:
     """The trials of a plan as a view shows them."""
-    names = names_of(plan)
+    names = names_in(plan)
     return {
         entry.identity: WatchedTrial(
             names[entry.identity], entry.config.train.steps if trains(entry.config) else 0, entry.folder
@@ -227,7 +232,7 @@ def conclude(plan: Plan, outcomes: Mapping[Identity, Outcome]) -> float:
     """Print every trial's outcome and the way to the report; leave with status 1 where one has no result."""
     values, without = [], 0
     rows, baselines = [], set()
-    names = names_of(plan)
+    names = names_in(plan)
     for entry in plan.trials:
         name = names[entry.identity]
         result = entry.folder.result()
@@ -237,7 +242,7 @@ def conclude(plan: Plan, outcomes: Mapping[Identity, Outcome]) -> float:
             without += outcome.state != State.PRUNED
             rows.append([name, str(entry.trial.seed), str(outcome.state), outcome.reason])
             continue
-        psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
+        psnr = mean_psnr(result)
         values.append(psnr)
         baselines.add(baseline_line(result))
         rows.append([name, str(entry.trial.seed), "done", f"{psnr:.2f} dB" + ", dead" * bool(result.get("dead"))])
@@ -284,7 +289,7 @@ def print_design(plan: Plan) -> None:
 def print_plan(plan: Plan, states: Mapping[Identity, str]) -> None:
     """List the trials of a dry run with their cost; nothing is trained or recorded."""
     costs: dict[Hashable, Cost] = {}
-    names = names_of(plan)
+    names = names_in(plan)
     rows = []
     for entry in plan.trials:
         if entry.structure not in costs:

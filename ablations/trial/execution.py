@@ -15,7 +15,7 @@ from ablations.config import Config
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
 from ablations.storage.files import first_line, replacing, write_atomically
-from ablations.storage.folder import TrialFolder, steps_of
+from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
 from ablations.storage.lease import HeldTrial, LeaseLost, held
 from ablations.storage.pruning import Pruned, Verdicts
 from ablations.storage.snapshots import Snapshots
@@ -115,14 +115,12 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
                     log_from_disk(folder, config.tracking.uri, experiment)
             else:
                 result = _run_and_record(Desk(config, trial, data, folder, hold, stop), experiment)
-    mean_psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
+    psnr_db = mean_psnr(result)
     if in_sweep:
-        log.info(
-            "%s seed %d: %.2f dB, trained in %.0f s", trial.name, trial.seed, mean_psnr, result["timing"]["train_s"]
-        )
+        log.info("%s seed %d: %.2f dB, trained in %.0f s", trial.name, trial.seed, psnr_db, result["timing"]["train_s"])
     else:
         log.info("%s", summary(result, folder))
-    return mean_psnr
+    return psnr_db
 
 
 def experiment_of(config: Config, *, in_sweep: bool) -> str | None:

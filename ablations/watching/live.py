@@ -11,7 +11,6 @@ import heapq
 import logging
 import math
 import os
-import statistics
 import sys
 import time
 from collections import Counter, deque
@@ -29,10 +28,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ablations.storage import stopping
-from ablations.storage.attempts import DAMAGED, WITHOUT_A_WORD, Attempt, State, history_of
-from ablations.storage.folder import Identity, TrialFolder, study_folder
-from ablations.storage.lease import Lease, leases
-from ablations.storage.status import living_lease, mark_of
+from ablations.storage.attempts import Attempt, State, history_of, state_at_rest
+from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
+from ablations.storage.lease import Lease, leases, living_lease
+from ablations.storage.status import mark_of
 from ablations.watching.console import ConsoleHandler
 
 LOOK_EVERYWHERE_SECONDS = 30.0
@@ -236,7 +235,7 @@ def finish_of(trial: WatchedTrial, attempt: Attempt | None) -> Ending | None:
     result = trial.folder.result()
     if result is None:
         return None
-    psnr_db = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
+    psnr_db = mean_psnr(result)
     if attempt is None or attempt.ended is None:
         return Ending(trial, State.FINISHED, psnr_db=psnr_db)
     # Where the clock was set back meanwhile, nobody knows how long it took.
@@ -248,11 +247,7 @@ def failure_of(trial: WatchedTrial, attempt: Attempt | None) -> Ending | None:
     """The ending of an attempt that has left no result; None for one that never began."""
     if attempt is None:
         return None
-    if attempt.state == State.RUNNING:
-        return Ending(trial, State.INTERRUPTED, WITHOUT_A_WORD)
-    if attempt.state == State.FINISHED:
-        return Ending(trial, State.INTERRUPTED, DAMAGED)
-    return Ending(trial, attempt.state, attempt.reason)
+    return Ending(trial, *state_at_rest(trial.folder, attempt))
 
 
 # --- how long it takes ------------------------------------------------------------------------------------------------
