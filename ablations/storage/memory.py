@@ -1,4 +1,4 @@
-"""Python's collector of cycles, held off where a study of thousands of trials makes objects by the million."""
+"""Python's garbage collector, paused for studies of thousands of trials."""
 
 import contextlib
 import gc
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_collecting() -> Iterator[None]:
-    """Hold the collector off for the body.
+    """Pause the collection of reference cycles.
 
-    It goes through all that there is whenever much is new, and finds nothing, as what is made of a plan or of MLflow's
-    runs stays: it took two thirds of the time in which MLflow lists thousands of runs. What has no cycle is freed as
-    ever.
+    A plan, or the list of MLflow's runs, is millions of new objects that stay. The collector walks through all of them
+    again and again and frees none: that took two thirds of the time in which MLflow lists thousands of runs. Objects
+    outside cycles are freed as always.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -17,7 +17,7 @@ from ablations.storage.attempts import State, begin_attempt, end_attempt, update
 from ablations.storage.files import first_line, replacing, write_atomically
 from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
 from ablations.storage.lease import HeldTrial, LeaseLost, held
-from ablations.storage.pruning import Pruned, Verdicts
+from ablations.storage.pruning import PruningClient, TrialPruned
 from ablations.storage.snapshots import Snapshots
 from ablations.tracking.client import experiment_id, is_finished, prepare_tracking
 from ablations.tracking.runs import TrialRun, facts_of, final_metrics
@@ -89,8 +89,8 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
 
     A trial that was interrupted goes on from its newest snapshot. In a sweep the parent has prepared the tracking
     store, and prints the results. Raises TrialFailed with the reason when the training fails, TrialBusy when another
-    process is at it, Interrupted when it was asked to stop, Pruned when its search has ended it, and BbcuError for what
-    a user can mend.
+    process is at it, Interrupted when it was asked to stop, TrialPruned when its search has ended it, and BbcuError
+    for what a user can correct.
     """
     from bbcu.training.acceleration import use_cache
 
@@ -175,15 +175,15 @@ def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
     config, trial, folder = desk.config, desk.trial, desk.folder
     with _threads(config.threads) as threads, _log_file(folder):
         attempt = begin_attempt(folder)
-        desk.hold.beat(now=True, attempt=attempt.number)
+        desk.hold.heartbeat(now=True, attempt=attempt.number)
         origin = provenance(device_name(config), threads, trial.seed, code_of(trial))
         facts = facts_of({**trial.facts(), "provenance": origin}, folder)
         run = TrialRun(config.tracking.uri, experiment, facts)
 
-        def leave(state: State, reason: str) -> None:
+        def leave(state: State, reason: str, **found: Any) -> None:
             # Where the disk is full even this may not be written; whoever comes next sees that nobody works here.
             with contextlib.suppress(OSError):
-                end_attempt(folder, state, reason)
+                end_attempt(folder, state, reason, **found)
             run.leave(folder, state, reason)
 
         try:
@@ -203,8 +203,8 @@ def _on_device(desk: Desk, experiment: str | None) -> dict[str, Any]:
         except stopping.Interrupted as error:
             leave(State.INTERRUPTED, str(error))
             raise
-        except Pruned as error:
-            leave(State.PRUNED, str(error))
+        except TrialPruned as error:
+            leave(State.PRUNED, str(error), step=error.step, psnr_db=error.psnr_db)
             raise
         except Exception as error:
             reason = str(error) if isinstance(error, BbcuError) else f"{type(error).__name__}: {error}"
@@ -257,7 +257,7 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
 
     # --- training, from the beginning or from where an earlier attempt stopped ----------------------------------------
     snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **going_on(origin)})
-    surroundings = Surroundings(desk.hold, run, snapshots, desk.stop, Verdicts(folder, config.session))
+    surroundings = Surroundings(desk.hold, run, snapshots, desk.stop, PruningClient(folder, config.session))
     recorder = Recorder(config, f"{trial.name} seed {trial.seed}", data, training, surroundings)
     earlier = snapshots.newest(device)
     if earlier is not None:
@@ -277,14 +277,14 @@ def _run(desk: Desk, run: TrialRun, origin: Mapping[str, Any]) -> dict[str, Any]
     joules = meter.joules()
 
     # --- what it is worth: the last step, not the best ----------------------------------------------------------------
-    desk.hold.beat(now=True, phase="probing")
+    desk.hold.heartbeat(now=True, phase="probing")
     probing = time.perf_counter()
     probes = probe(network, probed_inputs(data, config.tracking.samples), start, device)
     dead = dead_body(network, probed_inputs(data, config.tracking.samples), device)
     if dead is not None:
         log.warning("%s seed %d: %s", trial.name, trial.seed, dead)
     probe_seconds = time.perf_counter() - probing
-    desk.hold.beat(now=True, phase="recording")
+    desk.hold.heartbeat(now=True, phase="recording")
     folder.write_curve(recorder.points)
     with replacing(folder.checkpoint_path) as temporary:
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, temporary)

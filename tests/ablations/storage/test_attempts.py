@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from ablations.storage.attempts import (
-    DAMAGED,
-    WITHOUT_A_WORD,
+    PROCESS_DIED,
+    RESULT_LOST,
     History,
     State,
     begin_attempt,
-    described,
     end_attempt,
     history_of,
     present_state,
+    progress_text,
     update_attempt,
 )
 from ablations.storage.files import write_atomically
@@ -60,7 +60,7 @@ def put_lease(folder: TrialFolder, **changes: Any) -> Lease:
 
 def test_a_trial_that_nobody_has_begun_is_planned(folder: TrialFolder) -> None:
     assert history_of(folder) == History()
-    assert (History().state, History().reason, History().since) == (State.PLANNED, "", None)
+    assert (History().state, History().since) == (State.PLANNED, None)
     assert present_state(folder) == (State.PLANNED, "")
 
 
@@ -86,7 +86,7 @@ def test_an_attempt_ends_in_its_state_with_its_reason(folder: TrialFolder, endin
     end_attempt(folder, ending, "for a reason")
     history = history_of(folder)
     (attempt,) = history.attempts
-    assert (history.state, history.reason) == (ending, "for a reason")
+    assert (history.state, history.attempts[-1].reason) == (ending, "for a reason")
     assert attempt.ended is not None
     assert history.since == attempt.ended > attempt.began
 
@@ -130,7 +130,7 @@ def test_an_attempt_without_an_end_was_interrupted_once_another_begins(folder: T
     begin_attempt(folder)
     begin_attempt(folder)
     first, second = history_of(folder).attempts
-    assert (first.state, first.reason) == (State.INTERRUPTED, WITHOUT_A_WORD)
+    assert (first.state, first.reason) == (State.INTERRUPTED, PROCESS_DIED)
     assert second.state == State.RUNNING
 
 
@@ -171,13 +171,13 @@ def test_a_trial_whose_process_is_gone_is_interrupted_whatever_it_wrote(
     if lease is not None:
         put_lease(folder, **lease)
     assert history_of(folder).state == State.RUNNING
-    assert present_state(folder) == (State.INTERRUPTED, WITHOUT_A_WORD)
+    assert present_state(folder) == (State.INTERRUPTED, PROCESS_DIED)
 
 
 def test_a_trial_that_lost_its_result_is_interrupted(folder: TrialFolder) -> None:
     begin_attempt(folder)
     end_attempt(folder, State.FINISHED)
-    assert present_state(folder) == (State.INTERRUPTED, DAMAGED)
+    assert present_state(folder) == (State.INTERRUPTED, RESULT_LOST)
 
 
 def test_a_trial_that_runs_elsewhere_is_taken_to_run(folder: TrialFolder) -> None:
@@ -238,4 +238,4 @@ def test_a_row_that_is_whole_is_a_history(folder: TrialFolder) -> None:
     ],
 )
 def test_a_running_trial_is_told_in_a_few_words(folder: TrialFolder, news: dict[str, Any], words: str) -> None:
-    assert described(put_lease(folder, **news)) == words
+    assert progress_text(put_lease(folder, **news)) == words

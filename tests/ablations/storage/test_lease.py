@@ -22,14 +22,14 @@ from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import (
     Lease,
     LeaseLost,
+    SilenceMonitor,
     TrialBusy,
-    Watch,
     birth_of,
     held,
     lease_path,
     leases,
     read_lease,
-    take_away,
+    revoke,
     this_host,
 )
 from bbcu.errors import BbcuError
@@ -174,7 +174,7 @@ def take_turns(folder: TrialFolder, turns: int) -> int:
                 inside.touch(exist_ok=False)
             except FileExistsError:
                 met += 1
-            own.beat(now=True)
+            own.heartbeat(now=True)
             inside.unlink()
             turns -= 1
     return met
@@ -187,7 +187,7 @@ def test_of_processes_that_rush_for_a_trial_one_at_a_time_has_it(folder: TrialFo
 
 def test_a_lease_tells_who_works_there_and_how_far_the_work_is(folder: TrialFolder) -> None:
     with held(folder, "bbcu", session="s", attempt=2, steps=100) as own:
-        own.beat(now=True, phase="training", step=7, scored_at=5, psnr_db=31.5)
+        own.heartbeat(now=True, phase="training", step=7, scored_at=5, psnr_db=31.5)
         (lease,) = leases(folder.outputs, STUDY)
     assert (lease.study, lease.cell, lease.seed) == (STUDY, folder.cell, 0)
     assert (lease.name, lease.session, lease.attempt, lease.steps) == ("bbcu", "s", 2, 100)
@@ -252,29 +252,29 @@ def test_a_process_of_this_machine_that_stands_still_is_ended_and_its_trial_is_f
     with holder_of(folder) as holder:
         os.kill(holder.pid, signal.SIGSTOP)
         assert not is_free(folder)
-        take_away(folder.outputs, lease_of(folder))
+        revoke(folder.outputs, lease_of(folder))
         wait_until(lambda: is_gone(holder.pid), "the holder to end")
         assert is_free(folder)
 
 
 def test_a_process_that_got_the_number_of_a_silent_one_is_left_alone(folder: TrialFolder) -> None:
     with holder_of(folder) as holder:
-        take_away(folder.outputs, dataclasses.replace(lease_of(folder), born="0"))
+        revoke(folder.outputs, dataclasses.replace(lease_of(folder), born="0"))
         assert not is_free(folder)
         assert holder.let_go() == 0
 
 
 def test_a_process_does_not_end_itself(folder: TrialFolder) -> None:
     with held(folder, "bbcu") as own:
-        take_away(folder.outputs, own.lease)
-        own.beat(now=True)
+        revoke(folder.outputs, own.lease)
+        own.heartbeat(now=True)
 
 
 def test_a_holder_elsewhere_finds_at_its_next_beat_that_its_trial_was_taken_away(folder: TrialFolder) -> None:
     with held(folder, "bbcu") as own:
-        take_away(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
+        revoke(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
         with pytest.raises(LeaseLost, match="bbcu seed 0 was given to another process"):
-            own.beat(now=True)
+            own.heartbeat(now=True)
 
 
 def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_first_one_leaves(
@@ -282,7 +282,7 @@ def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_
 ) -> None:
     with contextlib.ExitStack() as others:
         with held(folder, "bbcu") as own:
-            take_away(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
+            revoke(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
             others.enter_context(holder_of(folder))
             theirs = lease_of(folder)
             with pytest.raises(LeaseLost):
@@ -293,9 +293,9 @@ def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_
 
 def test_of_two_that_take_a_trial_away_the_later_one_leaves_its_new_holder_alone(folder: TrialFolder) -> None:
     silent = some_lease(folder, host="elsewhere/1")
-    take_away(folder.outputs, silent)
+    revoke(folder.outputs, silent)
     with holder_of(folder):
-        take_away(folder.outputs, silent)
+        revoke(folder.outputs, silent)
         assert not is_free(folder)
 
 
@@ -319,7 +319,7 @@ class Watched:
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self._watch = Watch(60.0, self.clock)
+        self._watch = SilenceMonitor(60.0, self.clock)
 
     def after(self, seconds: int) -> list[Lease]:
         """What is silent so much later, after a look every second."""
@@ -350,7 +350,7 @@ def test_a_beat_ends_the_silence(folder: TrialFolder, watched: Watched) -> None:
     with held(folder, "bbcu") as own:
         watched.after(0)
         assert watched.after(61) == [own.lease]
-        own.beat(now=True)
+        own.heartbeat(now=True)
         assert watched.after(1) == []
         assert watched.after(61) == [own.lease]
 
@@ -369,7 +369,7 @@ def test_dates_that_are_wrong_neither_hasten_nor_hold_up_a_verdict(
 def test_a_clock_that_is_set_back_between_two_beats_does_not_matter(folder: TrialFolder, watched: Watched) -> None:
     with held(folder, "bbcu") as own:
         watched.after(40)
-        own.beat(now=True)
+        own.heartbeat(now=True)
         os.utime(lease_path(folder), (0, 0))
         assert watched.after(60) == []
         assert watched.after(1) == [own.lease]
@@ -447,7 +447,7 @@ def beat_on_a_full_disk(folder: TrialFolder) -> tuple[list[str], Lease, float]:
         os.utime(lease_path(folder), (0, 0))
         fill_the_disk()
         for step in (1, 2, 3):
-            own.beat(now=True, step=step)
+            own.heartbeat(now=True, step=step)
         assert own.lease.step == 3
         return heard.texts, lease_of(folder), lease_path(folder).stat().st_mtime
 
@@ -463,7 +463,7 @@ def test_a_full_disk_at_a_beat_stops_nothing_is_told_once_and_leaves_a_sign_of_l
 def hold_on_a_full_disk(folder: TrialFolder) -> bool:
     fill_the_disk()
     with held(folder, "bbcu") as own:
-        own.beat(now=True)
+        own.heartbeat(now=True)
         return not lease_path(folder).exists()
 
 
@@ -476,7 +476,7 @@ def test_a_disk_that_does_not_answer_takes_no_trial_away() -> None:
         outputs.chmod(0)
         try:
             with without_root_rights():
-                own.beat(now=True, step=1)
+                own.heartbeat(now=True, step=1)
         finally:
             outputs.chmod(0o755)
         assert own.lease.step == 1
