@@ -12,7 +12,7 @@ from ablations.__main__ import main
 from ablations.space.cells import census
 from ablations.space.rules import Frame
 from ablations.tracking.client import experiment_id, identity_of, search_runs
-from tests.ablations.tracking.test_runs import finished
+from tests.ablations.storage.helpers import finished
 from tests.harness.paths import REPOSITORY
 
 

@@ -136,28 +136,13 @@ def this_host() -> str:
 
 
 def birth_of(pid: int) -> str | None:
-    """Return when the process ``pid`` was started, in the system's own units.
-
-    None means that it has ended, "" that it exists and the system does not say when it was started.
-    """
+    """Return when the process ``pid`` was started, in the system's own units; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
-        if Path("/proc/self").exists():
-            return None
-        return "" if _exists(pid) else None
+        return None
     # The third field of all is the state, and the twenty-second the time of the start.
     return None if fields[0] in "ZX" else fields[19]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 class HeldTrial:

@@ -24,13 +24,12 @@ from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
 from ablations.storage.files import first_line
 from ablations.storage.folder import Identity, mean_psnr, study_folder, trial_folders
-from ablations.storage.memory import without_collecting
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
 from ablations.sweep.launchers import Workers
 from ablations.sweep.printing import DONE, TO_LOG, TO_TRAIN, names_in
 from ablations.sweep.rounds import Rounds, TrialOutcome, remove_markers
-from ablations.tracking.client import finished_runs, prepare_tracking
+from ablations.tracking.client import finished_runs, prepare_tracking, without_collecting
 from ablations.tracking.sync import end_abandoned, log_states, synchronise
 from ablations.trial.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_code, made_by_other_code
 from ablations.trial.identity import trains

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import logging
 import os
 import platform
 import resource
@@ -30,9 +28,9 @@ from ablations.storage.lease import (
     leases,
     read_lease,
     revoke,
-    this_host,
 )
 from bbcu.errors import BbcuError
+from tests.ablations.storage.helpers import Warnings, put_lease
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
 from tests.harness.support import wait_until
 
@@ -54,26 +52,6 @@ def lease_of(folder: TrialFolder) -> Lease:
     found = read_lease(lease_path(folder))
     assert found is not None
     return found
-
-
-def forge(folder: TrialFolder, lease: Lease, **changes: object) -> Lease:
-    """Put a lease there that says something else."""
-    forged = dataclasses.replace(lease, **changes)  # type: ignore[arg-type]
-    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(forged)))
-    return forged
-
-
-def some_lease(folder: TrialFolder, **changes: object) -> Lease:
-    """The lease of this very process, but for ``changes``, without its lock."""
-    own = Lease(
-        *(folder.study, folder.cell, folder.seed, "bbcu", "", 1, 100),
-        token="some",
-        host=this_host(),
-        pid=os.getpid(),
-        born=birth_of(os.getpid()) or "",
-        began=time.time(),
-    )
-    return forge(folder, own, **changes)
 
 
 # --- other processes --------------------------------------------------------------------------------------------------
@@ -213,7 +191,7 @@ def test_a_damaged_lease_is_none_and_holds_nobody_up(folder: TrialFolder, text: 
 
 
 def test_a_lease_of_another_machine_is_respected(folder: TrialFolder) -> None:
-    theirs = some_lease(folder, host="elsewhere/1", pid=7)
+    theirs = put_lease(folder, host="elsewhere/1", pid=7)
     with (
         pytest.raises(TrialBusy, match=f"by process 7 on elsewhere; if that is gone, remove {lease_path(folder)}"),
         held(folder, "bbcu"),
@@ -223,13 +201,13 @@ def test_a_lease_of_another_machine_is_respected(folder: TrialFolder) -> None:
 
 
 def test_what_ran_before_this_machine_was_started_anew_is_gone(folder: TrialFolder) -> None:
-    some_lease(folder, host=f"{platform.node()}/an earlier start")
+    put_lease(folder, host=f"{platform.node()}/an earlier start")
     assert leases(folder.outputs, STUDY) == []
     assert is_free(folder)
 
 
 def test_a_process_that_got_the_number_of_one_that_ended_is_not_the_holder(folder: TrialFolder) -> None:
-    some_lease(folder, born="0")
+    put_lease(folder, born="0")
     assert leases(folder.outputs, STUDY) == []
     assert is_free(folder)
 
@@ -272,7 +250,7 @@ def test_a_process_does_not_end_itself(folder: TrialFolder) -> None:
 
 def test_a_holder_elsewhere_finds_at_its_next_beat_that_its_trial_was_taken_away(folder: TrialFolder) -> None:
     with held(folder, "bbcu") as own:
-        revoke(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
+        revoke(folder.outputs, put_lease(folder, **{**vars(own.lease), "host": "elsewhere/1"}))
         with pytest.raises(LeaseLost, match="bbcu seed 0 was given to another process"):
             own.heartbeat(now=True)
 
@@ -282,7 +260,7 @@ def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_
 ) -> None:
     with contextlib.ExitStack() as others:
         with held(folder, "bbcu") as own:
-            revoke(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
+            revoke(folder.outputs, put_lease(folder, **{**vars(own.lease), "host": "elsewhere/1"}))
             others.enter_context(holder_of(folder))
             theirs = lease_of(folder)
             with pytest.raises(LeaseLost):
@@ -292,7 +270,7 @@ def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_
 
 
 def test_of_two_that_take_a_trial_away_the_later_one_leaves_its_new_holder_alone(folder: TrialFolder) -> None:
-    silent = some_lease(folder, host="elsewhere/1")
+    silent = put_lease(folder, host="elsewhere/1")
     revoke(folder.outputs, silent)
     with holder_of(folder):
         revoke(folder.outputs, silent)
@@ -340,7 +318,7 @@ def watched(tmp_path: Path) -> Watched:
 
 
 def test_a_lease_that_stays_the_same_for_too_long_is_silent(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder)
+    lease = put_lease(folder)
     assert watched.after(0) == []
     assert watched.after(60) == []
     assert watched.after(1) == [lease]
@@ -359,7 +337,7 @@ def test_a_beat_ends_the_silence(folder: TrialFolder, watched: Watched) -> None:
 def test_dates_that_are_wrong_neither_hasten_nor_hold_up_a_verdict(
     folder: TrialFolder, watched: Watched, moment: float
 ) -> None:
-    lease = some_lease(folder, began=moment)
+    lease = put_lease(folder, began=moment)
     os.utime(lease_path(folder), (moment, moment))
     assert watched.after(0) == []
     assert watched.after(60) == []
@@ -376,26 +354,26 @@ def test_a_clock_that_is_set_back_between_two_beats_does_not_matter(folder: Tria
 
 
 def test_a_date_that_is_renewed_alone_is_a_sign_of_life(folder: TrialFolder, watched: Watched) -> None:
-    some_lease(folder)
+    put_lease(folder)
     watched.after(40)
     os.utime(lease_path(folder), (0, 0))
     assert watched.after(60) == []
 
 
 def test_a_process_that_is_gone_is_not_silent(folder: TrialFolder, watched: Watched) -> None:
-    some_lease(folder, born="0")
+    put_lease(folder, born="0")
     watched.after(0)
     assert watched.after(61) == []
 
 
 def test_a_lease_that_another_machine_does_not_renew_is_silent(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder, host="elsewhere/1")
+    lease = put_lease(folder, host="elsewhere/1")
     watched.after(0)
     assert watched.after(61) == [lease]
 
 
 def test_a_watch_that_slept_takes_nobody_for_silent_who_slept_with_it(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder)
+    lease = put_lease(folder)
     watched.after(0)
     watched.clock.now += 10_000
     assert watched.look() == []
@@ -404,11 +382,11 @@ def test_a_watch_that_slept_takes_nobody_for_silent_who_slept_with_it(folder: Tr
 
 
 def test_a_lease_that_was_gone_for_a_while_has_the_whole_time_again(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder)
+    lease = put_lease(folder)
     watched.after(30)
     lease_path(folder).unlink()
     watched.after(1)
-    forge(folder, lease)
+    put_lease(folder, **vars(lease))
     assert watched.after(60) == []
     assert watched.after(1) == [lease]
 
@@ -423,18 +401,6 @@ def test_a_lease_that_somebody_has_removed_is_lost(folder: TrialFolder) -> None:
             own.check()
 
 
-class Heard(logging.Handler):
-    """Keeps the warnings of this package."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-        logging.getLogger("ablations").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 def fill_the_disk() -> None:
     """Let this process write nothing to any file from now on."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
@@ -442,7 +408,7 @@ def fill_the_disk() -> None:
 
 def beat_on_a_full_disk(folder: TrialFolder) -> tuple[list[str], Lease, float]:
     """What is said of three beats that cannot be written, and the lease that lies there with its date."""
-    heard = Heard()
+    heard = Warnings()
     with held(folder, "bbcu") as own:
         os.utime(lease_path(folder), (0, 0))
         fill_the_disk()

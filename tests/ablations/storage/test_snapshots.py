@@ -1,7 +1,6 @@
 """Snapshots: the newest one that is whole and of the same origin is what a trial goes on from."""
 
 import hashlib
-import logging
 import pickle
 import resource
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from ablations.storage.snapshots import KEPT, Snapshots
+from tests.ablations.storage.helpers import Warnings
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
 
 ORIGIN = {"code": "abc", "torch": "2.13"}
@@ -244,21 +244,9 @@ def test_one_that_cannot_be_read_is_passed_over(caplog: pytest.LogCaptureFixture
 # --- a disk that takes nothing ----------------------------------------------------------------------------------------
 
 
-class Heard(logging.Handler):
-    """Keeps the warnings of this package."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-        logging.getLogger("ablations").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 def save_on_a_full_disk(folder: Path) -> tuple[list[bool], list[str]]:
     """Save before the disk is full, twice while it is, when there is room again, and when there is none once more."""
-    heard, snapshots = Heard(), Snapshots(folder, ORIGIN)
+    heard, snapshots = Warnings(), Snapshots(folder, ORIGIN)
     done = []
     for step, room in enumerate((resource.RLIM_INFINITY, 64, 64, resource.RLIM_INFINITY, 64), start=1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))

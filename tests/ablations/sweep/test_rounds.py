@@ -2,11 +2,9 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import platform
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -23,9 +21,8 @@ from ablations.planning.plan import PlannedTrial
 from ablations.space.cells import Cell
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import RESULT_KEYS, TrialFolder
-from ablations.storage.lease import Lease, LeaseLost, TrialBusy, birth_of, held, lease_path, this_host
+from ablations.storage.lease import LeaseLost, TrialBusy, birth_of, held, lease_path
 from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
 from ablations.sweep.launchers import Workers
@@ -34,6 +31,7 @@ from ablations.trial.execution import TrialFailed, TrialHopeless
 from ablations.trial.identity import Trial
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
+from tests.ablations.storage.helpers import put_lease
 
 STUDY = "rounds"
 FORK = get_context("fork")
@@ -327,17 +325,9 @@ def stranger() -> Iterator[int]:
     process.join()
 
 
-def put_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
-    """Leave the sign of another sweep's worker, which is the process ``pid`` but for ``changes``."""
-    lease = Lease(
-        *(STUDY, folder.cell, folder.seed, "bbcu", "another", 1, 100),
-        token="theirs",
-        host=this_host(),
-        pid=pid,
-        born=birth_of(pid) or "",
-        began=time.time(),
-    )
-    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(dataclasses.replace(lease, **changes))))
+def put_foreign_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
+    """Write the lease of another sweep's worker, which is the process ``pid`` except for ``changes``."""
+    put_lease(folder, **{"session": "another", "pid": pid, "born": birth_of(pid) or "", **changes})
 
 
 def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stranger: int) -> None:
@@ -347,7 +337,7 @@ def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stra
             lease_path(sweep.folder(0)).unlink()
 
     sweep = Sweep(tmp_path, {}, look=finish_elsewhere)
-    put_lease(sweep.folder(0), stranger)
+    put_foreign_lease(sweep.folder(0), stranger)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches[0] == [1]
 
@@ -357,7 +347,7 @@ def test_a_trial_that_another_sweep_leaves_without_a_result_is_taken_up(tmp_path
         lease_path(sweep.folder(0)).unlink(missing_ok=True)
 
     sweep = Sweep(tmp_path, {}, look=leave_it)
-    put_lease(sweep.folder(0), stranger)
+    put_foreign_lease(sweep.folder(0), stranger)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches == [[1], [0]]
 
@@ -375,7 +365,7 @@ def test_a_trial_that_turns_out_to_be_another_s_is_waited_for_and_charged_nothin
 @pytest.mark.parametrize("lease", [{"born": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"])
 def test_the_lease_of_a_process_that_is_gone_holds_nobody_up(tmp_path: Path, lease: dict[str, Any]) -> None:
     sweep = Sweep(tmp_path, {})
-    put_lease(sweep.folder(0), os.getpid(), **lease)
+    put_foreign_lease(sweep.folder(0), os.getpid(), **lease)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches == [[0, 1]]
 
@@ -405,7 +395,7 @@ def test_a_trial_is_taken_from_a_process_that_stands_still_and_goes_out(tmp_path
 
 def test_a_trial_is_taken_from_a_machine_that_gives_no_sign_and_goes_out(tmp_path: Path, stranger: int) -> None:
     sweep = Sweep(tmp_path, {}, silence=0.2)
-    put_lease(sweep.folder(0), stranger, host="elsewhere/1")
+    put_foreign_lease(sweep.folder(0), stranger, host="elsewhere/1")
     assert sweep.run(0) == {0: FINISHED}
 
 
@@ -418,7 +408,7 @@ def test_a_view_that_stumbles_stops_nothing(tmp_path: Path, stranger: int) -> No
         raise ValueError("no room for a table")
 
     sweep = Sweep(tmp_path, {}, look=stumble)
-    put_lease(sweep.folder(0), stranger)
+    put_foreign_lease(sweep.folder(0), stranger)
     assert sweep.run(0) == {0: FINISHED}
     assert looked
 

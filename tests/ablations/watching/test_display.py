@@ -24,13 +24,7 @@ from ablations.storage.attempts import State, end_attempt
 from ablations.storage.files import write_atomically
 from ablations.storage.lease import lease_path
 from ablations.trial.progress import ConsoleHandler
-from tests.ablations.watching.sweeps import (
-    Screen,
-    Sweep,
-    finish,
-    folder_of,
-    run,
-)
+from tests.ablations.watching.sweeps import Screen, Sweep, finish, folder_of, run
 from tests.harness.paths import REPOSITORY
 
 # --- the display ------------------------------------------------------------------------------------------------------
@@ -276,9 +270,8 @@ def read_terminal(reader: int) -> bytes:
 
 
 def test_messages_stand_whole_and_in_order_above_a_display_on_a_terminal(tmp_path: Path) -> None:
-    text = output_on_terminal(
-        "import sys; from tests.ablations.watching import test_live; test_live.play(sys.argv[1])", str(tmp_path)
-    )
+    code = "import sys; from tests.ablations.watching.test_display import play; play(sys.argv[1])"
+    text = output_on_terminal(code, str(tmp_path))
     assert text.count("0/3 trials done") > 1
     logged = [f"log message {number} of {name}" for name in ("one", "two", "three") for number in range(10)]
     printed = [f"{kind} {number}" for number in range(10) for kind in ("printed message", "complaint")]
