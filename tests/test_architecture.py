@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         *("bbcu.errors", "ablations.space", "ablations.storage", "ablations.tracking", "analysis.published"),
     },
     "analysis.effects": {
-        *("bbcu.errors", "ablations.space", "ablations.storage"),
+        *("bbcu.errors", "bbcu.model.specs", "ablations.space", "ablations.storage"),
         *("analysis.study", "analysis.statistics", "analysis.published"),
     },
     "analysis.report": {

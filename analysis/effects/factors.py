@@ -5,7 +5,6 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from ablations.space.factors import PARTS
 from analysis.effects.contrasts import base_and_others, levels_by_cell
 from analysis.statistics.estimates import MARGIN_DB, IncompleteDataError, Verdict, rounded, verdicts
 from analysis.statistics.factorial import (
@@ -23,6 +22,7 @@ from analysis.statistics.factorial import (
     shapley,
 )
 from analysis.study.settings import SettingResults
+from bbcu.model.specs import PARTS
 
 MOST_CELLS = 4096
 """A larger grid is that of unrelated cells, such as published methods, and not a design."""

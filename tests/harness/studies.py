@@ -17,7 +17,7 @@ from ablations.tracking.client import prepare_tracking
 from ablations.tracking.runs import TrialRun, facts_of
 from ablations.tracking.sync import synchronise
 from analysis.study.loading import StudyResults, load, load_folder
-from bbcu.model.methods import BBCU, METHODS
+from bbcu.model.methods import METHODS
 
 # ---- a small study of two or three factors ---------------------------------------------------------------------------
 
@@ -320,7 +320,7 @@ class Ours:
             "name": f"method={self.method}",
             "factors": levels,
             "levels": levels,
-            "reference": BBCU,
+            "reference": METHODS["bbcu"].all_levels,
             "method": self.method,
             "task": self.task,
             "setting": setting,

@@ -148,7 +148,7 @@ def test_a_sweep_that_is_told_to_end_keeps_a_snapshot_and_goes_on_from_it(
     assert outcome.status == 128 + signal.SIGTERM
     assert "4 of 4 trials are left, and the same command goes on from there" in outcome.text
     (begun,) = [history for folder in workplace.trials() if (history := history_of(folder)).attempts]
-    assert (begun.state, begun.reason) == (State.INTERRUPTED, "told to end (SIGTERM)")
+    assert (begun.state, begun.attempts[-1].reason) == (State.INTERRUPTED, "asked to stop (SIGTERM)")
     go_on(workplace, undisturbed)
     assert [State.INTERRUPTED, State.FINISHED] in attempts(workplace)
 
@@ -230,7 +230,7 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_given_out_again(workplace: W
     with started(workplace, *TRIALS, *JOBLIB, *patient, halt=SNAPSHOT_ENDS) as command:
         outcome = command.end()
     assert outcome.status == 0, outcome.text
-    assert "was silent and was ended" in outcome.text
+    assert "sent no heartbeat and was killed" in outcome.text
     check_nothing_lost(workplace, undisturbed)
 
 
@@ -286,7 +286,7 @@ def test_a_trial_that_kills_its_worker_each_time_ends_as_failed_and_the_others_f
     check_nothing_lost(parts, of_seed(0, undisturbed), failed=1)
     (failed,) = [folder for folder in parts.trials() if folder.result() is None]
     assert history_of(failed).state == State.FAILED
-    assert history_of(failed).reason.startswith("its worker died: ")
+    assert history_of(failed).attempts[-1].reason.startswith("its worker died: ")
     # Once with the others, and then alone, with one retry.
     assert len(history_of(failed).attempts) == 3
 
@@ -300,7 +300,7 @@ def test_a_trial_that_runs_out_of_memory_is_tried_again_and_ends_as_failed_with_
     check_nothing_lost(parts, of_seed(0, undisturbed), failed=1)
     (failed,) = [folder for folder in parts.trials() if folder.result() is None]
     assert [attempt.state for attempt in history_of(failed).attempts] == [State.FAILED, State.FAILED]
-    assert "can't allocate memory" in history_of(failed).reason
+    assert "can't allocate memory" in history_of(failed).attempts[-1].reason
 
 
 # --- processes that share a study -------------------------------------------------------------------------------------
