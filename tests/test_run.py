@@ -787,7 +787,7 @@ def test_a_device_that_is_not_there_is_told_and_nothing_runs(
 
 
 def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(workplace: Workplace) -> None:
-    with ended(workplace.start_cold("-m", *workplace.overrides("residual=true,maybe"))) as process:
+    with ended(workplace.start_interpreter("-m", *workplace.overrides("residual=true,maybe"))) as process:
         out, message = process.communicate(timeout=600)
     assert process.returncode == 1
     assert message == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block\n"
@@ -796,7 +796,7 @@ def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(workplace: Workp
 
 @pytest.mark.slow
 def test_a_shell_sees_status_one_for_a_sweep_with_a_failed_trial(workplace: Workplace) -> None:
-    with ended(workplace.start_cold("-m", *workplace.overrides(*ONE_DIVERGES))) as process:
+    with ended(workplace.start_interpreter("-m", *workplace.overrides(*ONE_DIVERGES))) as process:
         out, message = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "1 of 2 trials have no result" in message

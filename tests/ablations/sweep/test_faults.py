@@ -92,7 +92,7 @@ def test_workers_whose_parent_is_killed_end_what_they_are_at_and_a_new_sweep_lea
 ) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
         (worker,) = command.halted()
-        os.kill(command.parent, signal.SIGKILL)
+        os.kill(command.pid, signal.SIGKILL)
         assert command.end().status == -signal.SIGKILL
         os.kill(worker, signal.SIGCONT)
         again = workplace.sweep(*TRIALS)
@@ -142,8 +142,8 @@ def test_a_sweep_that_is_told_to_end_keeps_a_snapshot_and_goes_on_from_it(
 ) -> None:
     with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command:
         command.halted()
-        os.kill(command.parent, signal.SIGTERM)
-        os.kill(command.parent, signal.SIGCONT)
+        os.kill(command.pid, signal.SIGTERM)
+        os.kill(command.pid, signal.SIGCONT)
         outcome = command.end()
     assert outcome.status == 128 + signal.SIGTERM
     assert "4 of 4 trials are left, and the same command goes on from there" in outcome.text
@@ -157,7 +157,7 @@ def test_a_sweep_that_is_told_to_end_keeps_a_snapshot_and_goes_on_from_it(
 def test_a_sweep_with_workers_that_is_told_to_end_tells_them(workplace: Workplace, undisturbed: Endings) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
         workers = command.halted(2)
-        os.kill(command.parent, signal.SIGTERM)
+        os.kill(command.pid, signal.SIGTERM)
         wait_until(lambda: is_told(workplace), "the workers to be told")
         let_go(workers)
         outcome = command.end()
@@ -240,7 +240,7 @@ import signal
 
 import torch
 
-from bbcu.surrogates import Surrogate
+from bbcu.model.surrogates import Surrogate
 
 
 class Killed(Surrogate):

@@ -23,7 +23,7 @@ MACHINE = ("GPU-a", "GPU-b", "GPU-c")
 HOLD = """
 import sys
 from pathlib import Path
-from ablations.devices import device_for
+from ablations.trial.devices import device_for
 
 claims, *visible = sys.argv[1:]
 with device_for("auto", Path(claims), len(visible), visible.__getitem__) as device:
