@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -185,6 +185,13 @@ class Workplace:
             and not [*self.folder.rglob("trial.log"), *self.folder.rglob("result.json")]
             and not (self.outputs / STUDY).exists()
         )
+
+
+def result_of(workplace: Workplace, *overrides: str) -> dict[str, Any]:
+    """The result of the trial that these overrides ask for."""
+    result = workplace.folder_of(*overrides).result()
+    assert result is not None
+    return result
 
 
 def with_launcher(arguments: Sequence[str]) -> list[str]:
