@@ -26,7 +26,7 @@ from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_fol
 from ablations.storage.plans import write_plan
 from ablations.storage.pruning import open_request, search_marker
 from ablations.sweep.rounds import Rounds, TrialOutcome
-from ablations.trial.changes import EarlierPictures, is_to_be_kept, own_parts, own_parts_of_sweep
+from ablations.trial.changes import EarlierPictures, is_reusable, own_parts, own_parts_of_sweep
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
 
@@ -182,7 +182,7 @@ def values_of(trials: Sequence[PlannedTrial]) -> dict[str, float] | None:
     present = [
         result
         for entry, result in zip(trials, results, strict=True)
-        if result is not None and is_to_be_kept(result, entry.config, entry.trial)
+        if result is not None and is_reusable(result, entry.config, entry.trial)
     ]
     if len(present) < len(trials):
         return None
