@@ -1,13 +1,14 @@
 """Commands on studies and on the space of cells.
 
 python -m ablations status STUDY    what is done, what runs and how far it is, what failed and why
-python -m ablations sync STUDY      bring MLflow up to date: what it missed, and the state of every trial
-python -m ablations rebuild STUDY   write all runs of a study to an MLflow that has none of them, from the outputs alone
+python -m ablations sync STUDY      log to MLflow what it lacks: runs, and the state of every trial
+python -m ablations rebuild STUDY   the same, for an MLflow that has nothing of the study
 python -m ablations space           count the cells of the whole factor space
 """
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablations.space.cells import census
 from ablations.space.factors import FACTORS, load_declarations
 from ablations.space.rules import Backbone
 from ablations.storage.folder import study_folder
-from ablations.tracking.sync import rebuild
+from ablations.tracking.sync import synchronise_all
 from ablations.watching.status import add_command
 from bbcu.errors import BbcuError, ConfigError
 
@@ -29,15 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(required=True)
     add_command(commands)
-    for name, what, command in (
-        ("sync", "bring MLflow up to date: the runs that it missed, and the state of every trial", synchronise_study),
-        ("rebuild", "write every run that MLflow has not, those without a result too", rebuild_study),
-    ):
-        logs = commands.add_parser(name, help=what)
-        logs.add_argument("study", help="the study's name, as in study.name")
-        logs.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
-        logs.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow's store (%(default)s)")
-        logs.set_defaults(run=command)
+    sync = commands.add_parser("sync", aliases=["rebuild"], help="log to MLflow what it lacks of a study")
+    sync.add_argument("study", help="the study's name, as in study.name")
+    sync.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
+    sync.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow's store (%(default)s)")
+    sync.set_defaults(run=synchronise_study)
     space = commands.add_parser("space", help="count the cells of the whole factor space")
     space.add_argument("--network", default="srresnet", choices=["srresnet", "dncnn"], help="(%(default)s)")
     space.add_argument("--channels", type=int, default=64, help="the width that align=auto depends on (%(default)s)")
@@ -46,33 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         load_declarations()
         given.run(given)
+        sys.stdout.flush()
     except BbcuError as error:
         sys.exit(f"ablations: {error}")
+    except BrokenPipeError:
+        # The reader has all it wants, as `head` does; what is still buffered must not raise at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def synchronise_study(given: argparse.Namespace) -> None:
-    """Log what MLflow missed."""
-    check_study(given)
-    finished, others = rebuild(given.outputs, given.study, given.tracking_uri)
-    without = f" and {others} trials without one" * bool(others)
-    print(f"{finished} results{without} were logged to {given.tracking_uri}")
-
-
-def rebuild_study(given: argparse.Namespace) -> None:
-    """Write all that MLflow has not."""
-    check_study(given)
-    finished, others = rebuild(given.outputs, given.study, given.tracking_uri)
-    print(f"{finished} results and {others} trials without one were written to {given.tracking_uri}")
-
-
-def check_study(given: argparse.Namespace) -> None:
-    """Raise ConfigError for a study that is not there."""
+    """Log to MLflow all that it lacks of a study; raise ConfigError if the study does not exist."""
     if not study_folder(given.outputs, given.study).is_dir():
         raise ConfigError(f"no study {given.study!r} in {given.outputs}")
+    finished, others = synchronise_all(given.outputs, given.study, given.tracking_uri)
+    print(f"{finished} results and {others} trials without a result were logged to {given.tracking_uri}")
 
 
 def count_space(given: argparse.Namespace) -> None:
-    """Print what becomes of every combination of levels, and by which rule."""
+    """Print how many combinations of levels are cells, and how many others each rule leaves out."""
     found = census(Backbone(given.network, given.channels))
     print(f"{found.combinations} combinations of the levels of {', '.join(FACTORS)} (align: auto and 1)")
     print(f"{found.impossible} are impossible")

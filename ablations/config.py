@@ -81,7 +81,7 @@ class EvaluationConfig:
 
 @dataclass
 class TrainConfig:
-    """How a trial trains; see :class:`bbcu.training.loop.TrainSettings`.
+    """How a trial trains; see :class:`bbcu.training.settings.TrainSettings`.
 
     All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph`` and
     ``int8``, which do not move them.

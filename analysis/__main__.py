@@ -87,7 +87,7 @@ def margin_of(options: argparse.Namespace) -> float:
 
 def studies_in_words(tracking_uri: str) -> str:
     """Which studies the store holds, or why it cannot be asked."""
-    from analysis.study.loading import study_names
+    from ablations.tracking.client import study_names
 
     try:
         return f"there: {', '.join(study_names(tracking_uri)) or 'none yet'}"

@@ -96,7 +96,7 @@ def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, b
     data = prepare(pictures, task, patch, cache)
     opened = time.perf_counter() - start
     sampler = PatchSampler(
-        data.train, task.scale, patch, batch, seed=0, corruption=task.corruption, release=data.release
+        data.train, task.scale, patch, batch, seed=0, degradation=task.degradation, release=data.release
     )
     rates = []
     for first in range(0, ROUNDS * BATCHES, BATCHES):

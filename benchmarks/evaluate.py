@@ -18,7 +18,7 @@ import torch
 from bbcu.data.tasks import SuperResolution
 from bbcu.model.int8 import missing_for_bytes
 from bbcu.model.networks import NetworkSpec, build
-from bbcu.training.acceleration import convolve_in_bytes
+from bbcu.training.acceleration import enable_int8
 from bbcu.training.evaluation import Evaluation, restore
 from bbcu.training.loop import resolve_device
 from benchmarks.references import WrittenOut, rebuilt
@@ -64,7 +64,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
     spec = NetworkSpec(SCALE, given.channels, given.blocks, align=130 * given.channels / 64)
     network, floats = (build("srresnet", spec, 0).to(device) for _ in range(2))
     if missing_for_bytes(device) is None:
-        convolve_in_bytes(network)
+        enable_int8(network)
     released = rebuilt("srresnet", spec, WrittenOut).to(device)
     output = restore(network, picture, device)
     ways: dict[str, Callable[[], object]] = {

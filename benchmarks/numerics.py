@@ -18,14 +18,15 @@ from pathlib import Path
 
 import torch
 
-from analysis.statistics.estimates import paired_difference
+from analysis.statistics.estimates import estimate
 from bbcu.data.pairs import PreparedData, prepare
 from bbcu.data.patches import PatchSampler
 from bbcu.data.sources import embedded, folder
 from bbcu.data.tasks import SuperResolution
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.evaluation import evaluate, mean_score
-from bbcu.training.loop import TrainSettings, resolve_device, train
+from bbcu.training.loop import Training, resolve_device
+from bbcu.training.settings import TrainSettings
 
 SCALE = 2
 MARGIN_DB = 0.05
@@ -59,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, way in ways.items():
                 scores[name].append(psnr_of(way, seed, data, given))
                 print(f"seed {seed} {name:9s} {scores[name][-1]:.4f} dB", flush=True)
-    found = {name: paired_difference(scores[name], scores["plain"]) for name in ways if name != "plain"}
+    base = scores["plain"]
+    found = {
+        name: estimate([score - other for score, other in zip(scores[name], base, strict=True)])
+        for name in ways
+        if name != "plain"
+    }
     for name, difference in found.items():
         interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
         print(f"{name} - plain: {difference.mean:+.4f} dB {interval}, n = {difference.n}")
@@ -96,7 +102,7 @@ def psnr_of(way: Way, seed: int, data: PreparedData, given: argparse.Namespace) 
         for value in network.parameters():
             value.mul_(way.moved)
     sampler = PatchSampler(data.train, SCALE, given.patch, way.settings.batch, seed, release=data.release)
-    train(network, sampler, way.settings, device, lambda report: None)
+    Training(network, sampler, way.settings, device).run(lambda report: None)
     sets = evaluate(network, data.test, data.task, device).values()
     return sum(mean_score(scores).psnr_db for scores in sets) / len(data.test)
 

@@ -30,17 +30,17 @@ from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.model.specs import UnitSpec
 from bbcu.training.acceleration import (
-    Replayed,
-    Wanted,
+    CudaGraphStep,
     compile_units,
-    convolve_in_bytes,
-    exact_convolutions,
+    deterministic_fp32,
+    enable_int8,
     has_bf16,
-    keep_freed_memory,
-    own_stream,
     plan_for,
+    retain_freed_memory,
+    side_stream,
 )
 from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
+from bbcu.training.settings import TrainSettings
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
 
 BATCH, PATCH, ALIGN = 16, 32, 130.0
@@ -83,10 +83,10 @@ class Contestant:
     def train_as_we_do(self) -> None:
         """Use our optimiser, and our rules for what cuDNN may do; the references have torch's."""
         self.optimiser = adam(self.network, 1e-4, self.device)
-        self.rules = exact_convolutions
+        self.rules = deterministic_fp32
 
     def replay(self) -> None:
-        self.train = Replayed(self._train)
+        self.train = CudaGraphStep(self._train)
 
     def step(self) -> float:
         """Train one step; its milliseconds."""
@@ -119,9 +119,10 @@ def ours(
 ) -> Contestant:
     """Our step, by default in the fastest way there is; only a CPU convolves in bytes, only a GPU replays."""
     built = build(network, spec, 0)
-    plan = plan_for(built, device, Wanted(precision, compiled, replayed, int8), steps=1, pixels=1)
+    settings = TrainSettings(1, BATCH, PATCH, 1e-4, "constant", precision, compiled, replayed, int8)
+    plan = plan_for(built, device, settings)
     if plan.in_bytes:
-        convolve_in_bytes(built)
+        enable_int8(built)
     if plan.compiles:
         compile_units(built)
     contestant = Contestant(built, spec.scale, device, bf16=plan.precision == "bf16")
@@ -261,9 +262,9 @@ def main() -> None:
         parser.error(f"--networks: {wrong[0]} is none of {', '.join(NETWORKS)}")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    keep_freed_memory()
+    retain_freed_memory()
     device = resolve_device(arguments.device)
-    with own_stream(device):
+    with side_stream(device):
         if arguments.methods:
             report = compare_methods(device, arguments.rounds, arguments.steps)
         else:

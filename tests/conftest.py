@@ -1,6 +1,7 @@
-"""Fixtures that more than one test file needs, what is skipped where, and in which order files are given out."""
+"""Fixtures that several test files need, what is skipped, and the order of the files."""
 
 import gc
+import os
 import shutil
 import signal
 from collections import Counter
@@ -13,22 +14,26 @@ from ablations.tracking.client import client_of
 from tests.harness.paths import REPOSITORY
 from tests.harness.support import Workplace
 
-# Side by side, workers that each take every core wait for one another at every operation; tests are small, one does.
+# Test processes that each use every core wait for one another at every operation.
 torch.set_num_threads(1)
 
-# A shell that puts the tests in the background lets them ignore the keyboard, which some of them listen to.
+# A shell that runs the tests in the background lets them ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Among a million objects that stay, looking for garbage as often as Python does takes a fifteenth of the time.
+# With a million objects that stay, Python's own thresholds would cost a fifteenth of the time.
 gc.set_threshold(100_000, 50, 100)
+
+# Torch takes compiled code from its cache whatever the processor, and code of another kind of processor may crash.
+COMPILED = REPOSITORY / ".pytest_cache" / f"compiled-{torch.backends.cpu.get_cpu_capability()}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
 
 SHARED = REPOSITORY.parent / "shared"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none, and give out files with the most slow tests first.
+    """Skip tests that need a CUDA device if there is none, and start with the files that have the most slow tests.
 
-    A file goes to one worker as a whole. With the quick ones last, no worker waits long for another in the end.
+    Each file runs on one xdist worker. With the quick ones last, no worker waits long for another.
     """
     if not torch.cuda.is_available():
         for item in items:
@@ -41,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its schema and nothing in it; making one takes seconds, so tests copy this one."""
+    """An empty MLflow database with its schema. Making one takes seconds, so tests copy it."""
     path = tmp_path_factory.mktemp("mlflow") / "template.db"
     client_of(f"sqlite:///{path}").search_experiments()
     return path
@@ -49,7 +54,7 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking_uri(migrated_database: Path, tmp_path: Path) -> str:
-    """A tracking store of the test's own."""
+    """A new tracking store."""
     path = tmp_path / "mlflow.db"
     shutil.copyfile(migrated_database, path)
     return f"sqlite:///{path}"
@@ -57,5 +62,5 @@ def tracking_uri(migrated_database: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def workplace(tracking_uri: str, tmp_path: Path) -> Workplace:
-    """Small photographs and a tracking store, to run the whole command on."""
+    """Small pictures and a tracking store, to run the whole command with."""
     return Workplace.make(tmp_path, tracking_uri)

@@ -1,6 +1,9 @@
 """``python -m ablations``: bring MLflow up to date, and count the space."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ from ablations.__main__ import main
 from ablations.space.cells import census
 from ablations.space.rules import Backbone
 from ablations.tracking.client import experiment_id, identity_of, search_runs
-from tests.ablations.tracking.test_runs import finished
+from tests.ablations.storage.helpers import finished
+from tests.harness.paths import REPOSITORY
 
 
 def test_sync_logs_what_mlflow_missed_and_says_how_much(
@@ -18,7 +22,7 @@ def test_sync_logs_what_mlflow_missed_and_says_how_much(
     finished(tmp_path)
     arguments = ["sync", "tiny", "--outputs", str(tmp_path), "--tracking-uri", tracking_uri]
     main(arguments)
-    assert capsys.readouterr().out == f"1 results were logged to {tracking_uri}\n"
+    assert capsys.readouterr().out == f"1 results and 0 trials without a result were logged to {tracking_uri}\n"
     main(arguments)
     assert capsys.readouterr().out.startswith("0 results")
     runs = search_runs(tracking_uri, experiment_id(tracking_uri, "tiny"))
@@ -50,3 +54,21 @@ def test_space_counts_as_many_combinations_as_there_are() -> None:
 def test_a_result_is_json_that_others_can_read(tmp_path: Path) -> None:
     text = finished(tmp_path).result_path.read_text()
     assert json.loads(text)["metrics"]["Set5"]["images"]["baby"]["psnr_db"] == 36.0
+
+
+@pytest.mark.parametrize("command", [["space"], ["status", "tiny"]], ids=" ".join)
+def test_a_reader_that_has_enough_ends_a_command_quietly(tmp_path: Path, command: list[str]) -> None:
+    """As ``python -m ablations space | head`` does."""
+    finished(tmp_path / "outputs")
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ablations", *command],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

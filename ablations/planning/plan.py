@@ -24,7 +24,6 @@ from ablations.space.conditions import Value, value_of
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
 from ablations.space.rows import Row, replicated
-from ablations.space.settings import flatten, telling_apart
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.trial.data import data_of
 from ablations.trial.identity import Trial, backbone_of, check_network, check_runnable, setting_of, trial_of
@@ -367,19 +366,4 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "reference": plan.trials[0].trial.facts()["reference"],
         "trials": [entry.trial.facts() for entry in plan.trials],
         "left_out": [vars(entry) for entry in plan.left_out],
-    }
-
-
-def names_of(plan: Plan) -> dict[Identity, str]:
-    """What each trial is called: its cell's name, and what tells the settings of the sweep apart, the task first."""
-    # Cells of one base share their setting, so there are few to look at however many cells there are.
-    shared = {id(entry.trial.cell.setting): entry.trial.cell.setting for entry in plan.trials}
-    flat = {place: flatten(setting) for place, setting in shared.items()}
-    told = telling_apart(list(flat.values()))
-    endings = {
-        place: [f"{key}={level_text(setting[key])}" for key in told if key in setting]
-        for place, setting in flat.items()
-    }
-    return {
-        entry.identity: " ".join([entry.trial.name, *endings[id(entry.trial.cell.setting)]]) for entry in plan.trials
     }

@@ -1,43 +1,43 @@
-"""What a search is asked for: its objectives, sampler, pruner and storage."""
+"""The options of a search: its objectives, sampler, pruner and storage."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from ablations.search.storages import check_storage
 from bbcu.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-from ablations.search.storages import _check_storage
-
 Direction: TypeAlias = Literal["maximize", "minimize"]
 
 QUALITY = "psnr_db"
 OBJECTIVES: dict[str, Direction] = {QUALITY: "maximize", "ops_g": "minimize", "params_k": "minimize"}
-"""What can be searched for, and which way is better."""
+"""What can be searched for, and which direction is better."""
 
-DRAWS = 3
-"""How many rows are drawn for one new cell before the nearest new one is taken; a drawn row costs milliseconds."""
+OPTION_KEYS = ("trials", "objectives", "sampler", "pruner", "storage", "seed")
+"""The keys of ``hydra.sweeper`` that a search takes."""
+
+SAMPLERS = {"tpe": "TPESampler", "nsga2": "NSGAIISampler", "random": "RandomSampler"}
+PRUNERS = {"none": "NopPruner", "median": "MedianPruner", "halving": "SuccessiveHalvingPruner"}
+"""The samplers and pruners, and the classes of Optuna that they are."""
 
 POPULATION = 8
-"""The size of a generation of NSGA-II. Optuna's 50 is more cells than most ablations train at all."""
-
-
-# --- what is searched -------------------------------------------------------------------------------------------------
+"""The size of a generation of NSGA-II. Optuna's default of 50 is more cells than most studies train at all."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search; each is the key of ``hydra.sweeper`` of its name, but ``name``, which is the study's.
+    """How to search; each field is the key of ``hydra.sweeper`` of its name, except the last three.
 
-    ``trials`` is how many cells to train at most, those of earlier sessions included. ``objectives`` are of
+    ``trials`` is how many cells to train at most, those of earlier sessions included. ``objectives`` are keys of
     ``OBJECTIVES``. ``sampler`` is tpe, nsga2 or random, by default tpe for one objective and nsga2 for several.
     ``pruner`` is none, median or halving. ``storage`` is a file that ends in .log, or the URL of a database in SQLite
-    or PostgreSQL. ``code`` is the fingerprint of the code that trains, and ``on_change`` what becomes of scores that
-    other code has made: stop, keep them, or retrain, which begins the search anew. Raises ConfigError for what cannot
-    be searched with.
+    or PostgreSQL. ``name`` is the study's. ``code`` is the fingerprint of the code that trains, and ``on_change`` says
+    what to do with scores of other code: stop, keep them, or retrain, which starts a new search. Raises ConfigError for
+    options that are not valid.
     """
 
     trials: int
@@ -60,7 +60,7 @@ class SearchOptions:
         if self.pruner not in PRUNERS:
             raise ConfigError(f"hydra.sweeper.pruner: {unknown('pruner', self.pruner, PRUNERS)}")
         _check_objectives(self.objectives, self.pruner)
-        _check_storage(self.storage)
+        check_storage(self.storage)
 
     @property
     def chosen_sampler(self) -> str:
@@ -80,41 +80,17 @@ def _check_objectives(objectives: Sequence[str], pruner: str) -> None:
         raise ConfigError(f"hydra.sweeper.pruner={pruner}: needs one objective, and {asked} has {len(objectives)}")
 
 
-def _tpe(seed: int) -> "BaseSampler":
-    from optuna.samplers import TPESampler
+def sampler_of(name: str, seed: int) -> "BaseSampler":
+    """Make a sampler; Optuna is imported only now, as that takes a while and most sweeps do without it."""
+    import optuna.samplers
 
-    return TPESampler(seed=seed)
-
-
-def _nsga2(seed: int) -> "BaseSampler":
-    from optuna.samplers import NSGAIISampler
-
-    return NSGAIISampler(population_size=POPULATION, seed=seed)
+    more = {"population_size": POPULATION} if name == "nsga2" else {}
+    sampler: BaseSampler = getattr(optuna.samplers, SAMPLERS[name])(seed=seed, **more)
+    return sampler
 
 
-def _random(seed: int) -> "BaseSampler":
-    from optuna.samplers import RandomSampler
+def pruner_of(name: str) -> "BasePruner":
+    import optuna.pruners
 
-    return RandomSampler(seed=seed)
-
-
-def _no_pruner() -> "BasePruner":
-    from optuna.pruners import NopPruner
-
-    return NopPruner()
-
-
-def _median() -> "BasePruner":
-    from optuna.pruners import MedianPruner
-
-    return MedianPruner()
-
-
-def _halving() -> "BasePruner":
-    from optuna.pruners import SuccessiveHalvingPruner
-
-    return SuccessiveHalvingPruner()
-
-
-SAMPLERS: dict[str, "Callable[[int], BaseSampler]"] = {"tpe": _tpe, "nsga2": _nsga2, "random": _random}
-PRUNERS: dict[str, "Callable[[], BasePruner]"] = {"none": _no_pruner, "median": _median, "halving": _halving}
+    pruner: BasePruner = getattr(optuna.pruners, PRUNERS[name])()
+    return pruner

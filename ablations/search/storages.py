@@ -1,4 +1,8 @@
-"""Where Optuna keeps a search: a file, a journal or a database, each safe with several processes."""
+"""The storage backends of a search: a journal, SQLite or PostgreSQL, each safe with several processes at once.
+
+A backend opens Optuna's storage, locks it, and tells which processes of a search are alive. Locks of the operating
+system, or of a database session, are released however a process ends, so nothing ever waits for a timeout.
+"""
 
 import abc
 import contextlib
@@ -19,7 +23,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 
-def _check_storage(storage: str) -> None:
+def check_storage(storage: str) -> None:
+    """Raise ConfigError for a storage of a kind that does not exist, or that would be lost with the process."""
     path = storage.removeprefix("sqlite:///")
     is_sqlite = path != storage and path not in ("", ":memory:") and "?" not in path
     is_journal = "://" not in storage and storage.endswith(".log")
@@ -30,64 +35,62 @@ def _check_storage(storage: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(storage: str) -> Iterator[tuple["_Place", "BaseStorage"]]:
-    """Open a storage, and have it for oneself in the body: several that start at once would each make its tables.
+def opened(storage: str) -> Iterator[tuple["StorageBackend", "BaseStorage"]]:
+    """Open a storage and lock it: several processes that start at once would each make its tables.
 
-    Raises BbcuError for one that cannot be used.
+    Raises BbcuError for a storage that cannot be used.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _told_plainly(storage):
-        place = _place_of(storage)
-        with place.locked():
-            yield place, place.open()
+    with _errors_in_one_line(storage):
+        backend = _backend_of(storage)
+        with backend.locked():
+            yield backend, backend.open()
 
 
-class _Claim(abc.ABC):
-    """A sign that a process is there, which goes with it however it ends."""
+class WorkerLock(abc.ABC):
+    """A lock that a process of a search holds as long as it lives, by which others see that it does."""
 
     def __init__(self) -> None:
         self.worker = uuid.uuid4().hex
 
     @abc.abstractmethod
     def renew(self) -> None:
-        """Put the sign up again where it was lost, as a connection may be."""
+        """Acquire the lock again if it was lost with a connection."""
 
     @abc.abstractmethod
     def release(self) -> None: ...
 
 
-class _Place(abc.ABC):
-    """Where a history is kept: how to open it, to have it for oneself, and to see who else is there."""
-
-    address: str
+class StorageBackend(abc.ABC):
+    """Where a search is stored."""
 
     @abc.abstractmethod
     def open(self) -> "BaseStorage": ...
 
     @abc.abstractmethod
     def locked(self) -> AbstractContextManager[None]:
-        """Have the place for oneself, against threads and processes; the others wait."""
+        """Lock the storage against other threads and processes, which wait."""
 
     @abc.abstractmethod
-    def claim(self) -> _Claim: ...
+    def worker_lock(self) -> WorkerLock: ...
 
     @abc.abstractmethod
-    def is_gone(self, worker: str) -> bool:
-        """Whether the process of a claim has ended; to be asked by who has the place for himself."""
+    def has_ended(self, worker: str) -> bool:
+        """Return whether the process of a worker lock has ended; call it while the storage is locked."""
 
 
-def _place_of(storage: str) -> _Place:
+def _backend_of(storage: str) -> StorageBackend:
     if storage.startswith("postgresql"):
-        return _Database(storage)
+        return _PostgreSQL(storage)
     if storage.startswith("sqlite:///"):
-        return _SQLite(storage)
-    return _Journal(storage)
+        return _SQLite(Path(storage.removeprefix("sqlite:///")))
+    return _Journal(Path(storage))
 
 
-class _File(_Place):
-    """A file, with locks of the operating system beside it, which is let go of however a process ends."""
+class _File(StorageBackend):
+    """A file, with locks of the operating system beside it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
@@ -100,33 +103,32 @@ class _File(_Place):
         with self._lock:
             yield
 
-    def claim(self) -> _Claim:
+    def worker_lock(self) -> WorkerLock:
         self._workers.mkdir(exist_ok=True)
-        return _FileClaim(self._workers)
+        return _FileLock(self._workers)
 
-    def is_gone(self, worker: str) -> bool:
+    def has_ended(self, worker: str) -> bool:
         path = self._workers / worker
         if not path.exists():
             return True
-        lock = filelock.FileLock(path, blocking=False)
         try:
-            with lock:
+            with filelock.FileLock(path, blocking=False):
                 path.unlink()
         except filelock.Timeout:
             return False
         return True
 
 
-class _FileClaim(_Claim):
+class _FileLock(WorkerLock):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._path = folder / self.worker
-        # It is held for the whole process, whichever thread asks.
+        # It belongs to the whole process, whichever thread asks.
         self._lock = filelock.FileLock(self._path, thread_local=False)
         self._lock.acquire()
 
     def renew(self) -> None:
-        """A lock on a file is never lost."""
+        """Do nothing: a lock on a file is never lost."""
 
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -135,19 +137,15 @@ class _FileClaim(_Claim):
 
 class _SQLite(_File):
     WAIT_SECONDS = 60
-    """How long to wait for others at the file; SQLite's own 5 s are short beside a view that reads it all."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(Path(url.removeprefix("sqlite:///")))
-        self.address = f"sqlite:///{self._path}"
+    """How long to wait for other users of the file; SQLite's own 5 s are too few while a program reads it all."""
 
     def open(self) -> "BaseStorage":
         from optuna.storages import RDBStorage
 
-        return RDBStorage(self.address, engine_kwargs={"creator": self._connected})
+        return RDBStorage(f"sqlite:///{self._path}", engine_kwargs={"creator": self._connect})
 
-    def _connected(self) -> sqlite3.Connection:
-        """A connection that does not wait for the disk, four times as fast; only a power cut can then lose a moment."""
+    def _connect(self) -> sqlite3.Connection:
+        """Connect without waiting for the disk, which is four times as fast; a power cut can lose the last moment."""
         connection = sqlite3.connect(self._path, timeout=self.WAIT_SECONDS, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -155,32 +153,28 @@ class _SQLite(_File):
 
 
 class _Journal(_File):
-    def __init__(self, path: str) -> None:
-        super().__init__(Path(path))
-        self.address = str(self._path)
-
     def open(self) -> "BaseStorage":
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         path, lock = self._path, self._lock
 
-        class WholeLines(JournalFileOpenLock):
-            """Our lock in the place of Optuna's, which a killed process leaves behind for half a minute."""
+        class WholeLinesLock(JournalFileOpenLock):
+            """Our lock in place of Optuna's, which a killed process leaves behind for half a minute."""
 
             def acquire(self) -> bool:
                 lock.acquire()
-                _cut_torn_line(path)
+                _truncate_partial_line(path)
                 return True
 
             def release(self) -> None:
                 lock.release()
 
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=WholeLines(str(path))))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=WholeLinesLock(str(path))))
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Take away a last line that a process was killed over, before another one is written behind it."""
+def _truncate_partial_line(path: Path) -> None:
+    """Truncate a partial last line, which a killed process may leave, before another line is appended to it."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb+") as file:
@@ -191,26 +185,26 @@ def _cut_torn_line(path: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-class _Database(_Place):
-    """A database in PostgreSQL, with its advisory locks, which are let go of with a session however it ends.
+class _PostgreSQL(StorageBackend):
+    """A database in PostgreSQL, with its advisory locks, which are released with the session however it ends.
 
-    A pooler between that shares sessions, as PgBouncer does by transaction, would break them.
+    A connection pooler that shares sessions, as PgBouncer does by transaction, would break them.
     """
 
-    # A server that hears nothing of a session for a minute gives it up, where a machine has lost its power.
+    # The server gives up a session that has been unreachable for a minute, as after a power cut.
     KEEPALIVES = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 
     def __init__(self, url: str) -> None:
         from sqlalchemy import NullPool, create_engine
 
-        self.address = url
+        self._url = url
         options = {"options": self.KEEPALIVES}
         self._engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options)
 
     def open(self) -> "BaseStorage":
         from optuna.storages import RDBStorage
 
-        return RDBStorage(self.address, engine_kwargs={"pool_pre_ping": True})
+        return RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -218,21 +212,21 @@ class _Database(_Place):
             _advisory(session, "pg_advisory_lock", "bbcu search")
             yield
 
-    def claim(self) -> _Claim:
-        return _DatabaseClaim(self._engine)
+    def worker_lock(self) -> WorkerLock:
+        return _SessionLock(self._engine)
 
-    def is_gone(self, worker: str) -> bool:
+    def has_ended(self, worker: str) -> bool:
         with self._engine.connect() as session:
             return bool(_advisory(session, "pg_try_advisory_lock", worker))
 
 
-class _DatabaseClaim(_Claim):
+class _SessionLock(WorkerLock):
     def __init__(self, engine: "Engine") -> None:
         super().__init__()
         self._engine = engine
-        self._session = self._signed()
+        self._session = self._acquire()
 
-    def _signed(self) -> "Connection":
+    def _acquire(self) -> "Connection":
         session = self._engine.connect()
         _advisory(session, "pg_advisory_lock", self.worker)
         return session
@@ -245,14 +239,14 @@ class _DatabaseClaim(_Claim):
             self._session.execute(text("SELECT 1"))
         except DBAPIError:
             self._session.invalidate()
-            self._session = self._signed()
+            self._session = self._acquire()
 
     def release(self) -> None:
         self._session.close()
 
 
 def _advisory(session: "Connection", function: str, name: str) -> Any:
-    """Call one of PostgreSQL's functions on the lock of that name, which ends with the session."""
+    """Call one of PostgreSQL's functions on the advisory lock of that name."""
     from sqlalchemy import text
 
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
@@ -260,18 +254,18 @@ def _advisory(session: "Connection", function: str, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _told_plainly(storage: str) -> Iterator[None]:
-    """Turn what goes wrong when a storage is opened into one line that names it."""
+def _errors_in_one_line(storage: str) -> Iterator[None]:
+    """Turn what fails when a storage is opened into a BbcuError that names the storage."""
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (OSError, ImportError, KeyError, ValueError, SQLAlchemyError, OptunaError) as error:
-        # Optuna's own text is an advice for programmers; what went wrong is its cause.
+        # Optuna's own text is advice for programmers; the reason is its cause.
         cause = error.__cause__ if isinstance(error, OptunaError) and error.__cause__ is not None else error
-        why = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-        raise BbcuError(f"hydra.sweeper.storage={_without_password(storage)}: cannot be used: {why}") from error
+        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        raise BbcuError(f"hydra.sweeper.storage={_without_password(storage)}: cannot be used: {reason}") from error
 
 
 def _without_password(storage: str) -> str:

@@ -1,8 +1,8 @@
 """The state of a trial on disk: what it is, why, since when, and every attempt at it.
 
-``state.json`` in the trial's folder is written when an attempt begins and when it ends. A valid ``result.json`` is what
-makes a trial finished; the state tells of everything else. What is planned or excluded has no folder and stands in the
-study's ``plan.json``.
+``state.json`` in the trial's folder is written when an attempt begins and when it ends. A whole ``result.json`` makes a
+trial finished; ``state.json`` tells the rest. Planned and excluded trials have no folder: the study's ``plan.json``
+lists them.
 """
 
 import dataclasses
@@ -10,20 +10,19 @@ import enum
 import json
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ablations.storage.files import read_json, write_atomically
 from ablations.storage.folder import TrialFolder
-from ablations.storage.lease import Lease, lease_path, read_lease, this_host
+from ablations.storage.lease import Lease, living_lease, this_host
 
-WITHOUT_A_WORD = "the process ended without a word"
-DAMAGED = "its result.json is damaged or gone"
+PROCESS_DIED = "the process ended without writing a reason"
+RESULT_LOST = "its result.json is damaged or missing"
 
 
 class State(enum.StrEnum):
-    """What can be said of a trial; ``pruned`` is a trial of a search that was ended early for want of promise."""
+    """The states of a trial; ``pruned`` is a trial of a search that was ended early because it scored too low."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -34,11 +33,16 @@ class State(enum.StrEnum):
     EXCLUDED = "excluded"
 
 
+WITHOUT_RESULT = (State.FAILED, State.INTERRUPTED, State.PRUNED)
+"""The states of a trial that has ended and has no result."""
+
+
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a trial; times are in seconds since the epoch, ``ended`` None while it goes on.
+    """One attempt at a trial; times are in seconds since the epoch, ``ended`` is None while it runs.
 
-    ``from_step`` is where it took up what an earlier attempt had trained, 0 for the beginning.
+    ``from_step`` is the step of the snapshot that it resumed from, 0 if it started from scratch. ``step`` and
+    ``psnr_db`` are those at which it was pruned, None for others.
     """
 
     number: int
@@ -49,33 +53,35 @@ class Attempt:
     host: str
     pid: int
     from_step: int = 0
+    step: int | None = None
+    psnr_db: float | None = None
 
 
 @dataclass(frozen=True)
 class History:
-    """All attempts at a trial, the first one first."""
+    """All attempts at a trial, oldest first."""
 
     attempts: tuple[Attempt, ...] = ()
 
     @property
-    def state(self) -> State:
-        return self.attempts[-1].state if self.attempts else State.PLANNED
+    def last(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
 
     @property
-    def reason(self) -> str:
-        return self.attempts[-1].reason if self.attempts else ""
+    def state(self) -> State:
+        """The state that was written last, whether its process still runs or not."""
+        return self.last.state if self.last else State.PLANNED
 
     @property
     def since(self) -> float | None:
-        """When the state came about."""
-        if not self.attempts:
+        """When the state was entered."""
+        if self.last is None:
             return None
-        last = self.attempts[-1]
-        return last.began if last.ended is None else last.ended
+        return self.last.began if self.last.ended is None else self.last.ended
 
 
 def history_of(folder: TrialFolder) -> History:
-    """What ``state.json`` tells; an empty history where there is none or it is damaged."""
+    """Read ``state.json``; the history is empty if the file is missing or damaged."""
     content = read_json(folder.state_path)
     try:
         rows = [] if content is None else content["attempts"]
@@ -85,24 +91,33 @@ def history_of(folder: TrialFolder) -> History:
 
 
 def present_state(folder: TrialFolder) -> tuple[State, str]:
-    """The state of a trial as it is now, and its reason: a process that is gone does not run, whatever it wrote."""
+    """Return the state of a trial as it is now, and its reason; a process that is gone does not run."""
     if folder.result() is not None:
         return State.FINISHED, ""
-    history = history_of(folder)
-    if history.state not in (State.RUNNING, State.FINISHED):
-        return history.state, history.reason
-    if history.state == State.RUNNING:
-        lease = read_lease(lease_path(folder))
-        if lease is not None and lease.is_alive:
-            return State.RUNNING, ""
-    # It may have finished while this looked.
+    last = history_of(folder).last
+    if last is not None and last.state == State.RUNNING and living_lease(folder) is not None:
+        return State.RUNNING, ""
+    # It may have finished since the result was looked for.
     if folder.result() is not None:
         return State.FINISHED, ""
-    return State.INTERRUPTED, WITHOUT_A_WORD if history.state == State.RUNNING else DAMAGED
+    return state_at_rest(folder, last)
+
+
+def state_at_rest(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
+    """Return the state and the reason of a trial that has no whole result and that no process works at.
+
+    ``last`` is the latest attempt at it.
+    """
+    if last is None or last.state == State.FINISHED:
+        is_lost = last is not None or folder.result_path.exists()
+        return (State.INTERRUPTED, RESULT_LOST) if is_lost else (State.PLANNED, "")
+    if last.state == State.RUNNING:
+        return State.INTERRUPTED, PROCESS_DIED
+    return last.state, last.reason
 
 
 def begin_attempt(folder: TrialFolder, began: float | None = None) -> Attempt:
-    """Write down that an attempt begins, and what became of one that could not say so itself."""
+    """Record that an attempt begins, and close earlier ones whose process died."""
     before = [closed_attempt(attempt, folder) for attempt in history_of(folder).attempts]
     moment = time.time() if began is None else began
     attempt = Attempt(len(before) + 1, State.RUNNING, "", moment, None, this_host().partition("/")[0], os.getpid())
@@ -111,41 +126,39 @@ def begin_attempt(folder: TrialFolder, began: float | None = None) -> Attempt:
 
 
 def update_attempt(folder: TrialFolder, **changes: Any) -> None:
-    """Write down what is new of the latest attempt, as ``from_step=120``."""
+    """Change fields of the latest attempt, as in ``from_step=120``."""
     attempts = history_of(folder).attempts
     if attempts:
         _write(folder, (*attempts[:-1], dataclasses.replace(attempts[-1], **changes)))
 
 
-def end_attempt(folder: TrialFolder, state: State, reason: str = "") -> None:
-    """Write down how the latest attempt ended; never before it began, though the clock be set back meanwhile."""
-    attempts = history_of(folder).attempts
-    ended = max([time.time(), *(attempt.began for attempt in attempts[-1:])])
-    update_attempt(folder, state=state, reason=reason, ended=ended)
+def end_attempt(folder: TrialFolder, state: State, reason: str = "", **found: Any) -> None:
+    """Record how the latest attempt ended, with ``found`` as its other fields.
+
+    It never ends before it began, even if the clock was set back in between.
+    """
+    ended = max([time.time(), *(attempt.began for attempt in history_of(folder).attempts[-1:])])
+    update_attempt(folder, state=state, reason=reason, ended=ended, **found)
 
 
 def closed_attempt(attempt: Attempt, folder: TrialFolder) -> Attempt:
-    """The attempt as it is once nobody works at it any more; it ended when it last gave a sign, as far as is known."""
+    """Return the attempt as it stands once no process works at it; one that died ended at its last trace on disk."""
     if attempt.state != State.RUNNING:
         return attempt
     ended = attempt.began
     for path in (folder.log_path, folder.snapshots, folder.result_path):
         if path.exists():
             ended = max(ended, path.stat().st_mtime)
-    return dataclasses.replace(attempt, state=State.INTERRUPTED, reason=WITHOUT_A_WORD, ended=ended)
+    return dataclasses.replace(attempt, state=State.INTERRUPTED, reason=PROCESS_DIED, ended=ended)
 
 
 def _write(folder: TrialFolder, attempts: tuple[Attempt, ...]) -> None:
-    last = attempts[-1]
-    content: Mapping[str, Any] = {
-        "state": last.state,
-        "reason": last.reason,
-        "attempts": [dataclasses.asdict(attempt) for attempt in attempts],
-    }
+    rows = [dataclasses.asdict(attempt) for attempt in attempts]
+    content = {"state": attempts[-1].state, "reason": attempts[-1].reason, "attempts": rows}
     write_atomically(folder.state_path, json.dumps(content, indent=1) + "\n")
 
 
-def described(lease: Lease) -> str:
-    """How far a running trial is, in words: ``step 120/500, 33.91 dB``."""
+def progress_text(lease: Lease) -> str:
+    """Say how far a running trial is: ``training, step 120/500, 33.91 dB``."""
     psnr = "" if lease.psnr_db is None else f", {lease.psnr_db:.2f} dB"
     return f"{lease.phase}, step {lease.step}/{lease.steps}{psnr}"

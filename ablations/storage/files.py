@@ -6,26 +6,23 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bbcu.errors import BbcuError
 
-if TYPE_CHECKING:
-    pass
-
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Put ``text`` at ``path`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    """Replace ``path`` by ``text``; a reader, or a crash, finds the old file or the new one and nothing between."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path to write to, and move it to ``path`` when the body ends without an error.
+    """Yield a temporary path to write to, and move it to ``path`` unless an error is raised.
 
-    ``durable`` waits until the disk has it, so that a machine that loses its power keeps the old file or the new one
-    too; without it that holds for processes that end, however they do.
+    With ``durable`` the content is on the disk first, so that it survives a power cut; without, it survives the end of
+    this process only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -43,7 +40,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``, or None where there is none or it was cut short."""
+    """Return the JSON object in ``path``, or None if there is none or it was cut short."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -51,13 +48,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def first_line(message: BaseException | str) -> str:
+    """Return the first line of a message; the type's name for an error without a message."""
+    lines = str(message).strip().splitlines()
+    return lines[0] if lines else type(message).__name__
 
 
 def check_writable(folder: Path, what: str) -> None:
-    """Make ``folder``, and raise BbcuError, which begins with ``what``, where nothing can be written there."""
+    """Make ``folder`` if needed; raise BbcuError, which begins with ``what``, if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

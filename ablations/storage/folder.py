@@ -1,16 +1,15 @@
-"""The folders of a study and of its trials: what lies where, and the result of a trial."""
+"""The folders of a study and of its trials: which file is where, and the result of a trial."""
 
 import csv
 import dataclasses
 import json
+import statistics
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-
+from ablations.space.factors import SHOWN
 from ablations.storage.files import read_json, replacing, write_atomically
 
 Identity = tuple[str, int]
@@ -20,12 +19,12 @@ RESULT_KEYS = {
     *("study", "cell", "name", "factors", "levels", "reference", "setting", "method", "task", "seed"),
     *("metrics", "baseline", "cost", "timing", "probes", "provenance"),
 }
-"""What every ``result.json`` has."""
+"""The keys of every ``result.json``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """The metrics of one training step: ``{"train/loss": 0.03, "Set5/psnr_db": 34.1}``, and when they were taken."""
+    """The metrics of one training step, as in ``{"train/loss": 0.03, "Set5/psnr_db": 34.1}``, and the time."""
 
     step: int
     metrics: Mapping[str, float]
@@ -37,7 +36,7 @@ def study_folder(outputs: Path, study: str) -> Path:
 
 
 class TrialFolder:
-    """``outputs/<study>/<cell>/seed<N>/``: everything that one trial leaves on disk."""
+    """``outputs/<study>/<cell>/seed<N>/``: everything that one trial writes."""
 
     def __init__(self, outputs: Path, study: str, cell: str, seed: int) -> None:
         self.outputs, self.study, self.cell, self.seed = outputs, study, cell, seed
@@ -53,11 +52,16 @@ class TrialFolder:
 
     @classmethod
     def of(cls, path: Path) -> "TrialFolder":
-        """The folder at ``path``, its identity read from the path."""
+        """Return the trial folder at ``path``, which must be of the form above."""
         return cls(path.parents[2], path.parents[1].name, path.parent.name, int(path.name.removeprefix("seed")))
 
+    def shortened(self, path: Path) -> str:
+        """Return a path in this folder with most of the cell's key as a ``*``, for the screen; a shell completes it."""
+        short = f"{self.cell[:SHOWN]}*" if len(self.cell) > SHOWN else self.cell
+        return str(Path(*(short if part == self.cell else part for part in path.parts)))
+
     def result(self) -> dict[str, Any] | None:
-        """The trial's result, or None where it has none that is whole and its own."""
+        """Return the trial's result, or None if it has none, or one that is damaged or another trial's."""
         result = read_json(self.result_path)
         if result is None or not result.keys() >= RESULT_KEYS:
             return None
@@ -67,7 +71,7 @@ class TrialFolder:
         write_atomically(self.result_path, json.dumps(result, indent=1) + "\n")
 
     def write_curve(self, points: Iterable[CurvePoint]) -> None:
-        """Keep the learning curve as a long table: step, metric, value, time (seconds since the epoch)."""
+        """Write the learning curve as a long table: step, metric, value, time (seconds since the epoch)."""
         with replacing(self.curve_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["step", "metric", "value", "time"])
@@ -76,7 +80,7 @@ class TrialFolder:
                     writer.writerow([point.step, name, repr(value), repr(point.time)])
 
     def curve(self) -> list[CurvePoint]:
-        """The learning curve as it was written, one point a row; empty where there is none."""
+        """Read the learning curve, one point per row of the table; empty if there is none."""
         if not self.curve_path.exists():
             return []
         with self.curve_path.open(newline="", encoding="utf-8") as file:
@@ -85,13 +89,26 @@ class TrialFolder:
 
 
 def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
-    """Every trial folder of a study, sorted by cell and seed."""
+    """Return every trial folder of a study, sorted by cell and seed."""
     found = [TrialFolder.of(path) for path in study_folder(outputs, study).glob("*/seed*") if path.is_dir()]
     return sorted(found, key=lambda folder: (folder.cell, folder.seed))
 
 
+def counts(result: Mapping[str, Any] | None, *, code: str, on_change: str) -> bool:
+    """Return whether a result answers for its trial now, so that nothing is trained again.
+
+    One that other code than that of the fingerprint ``code`` made counts only with ``on_change=keep``.
+    """
+    return result is not None and (on_change == "keep" or result["provenance"].get("code") == code)
+
+
+def mean_psnr(result: Mapping[str, Any]) -> float:
+    """Return a result's PSNR in dB, the mean over its test sets."""
+    return statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
+
+
 def steps_of(result: Mapping[str, Any]) -> int:
-    """How many steps the trial trained; 0 for a method that trains nothing."""
+    """Return how many steps the trial trained; 0 for a method that trains nothing."""
     return int(result["setting"].get("train", {}).get("steps", 0))
 
 

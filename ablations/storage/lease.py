@@ -1,12 +1,13 @@
-"""Who works at which trial: one process at a time, with a sign of life that others can see.
+"""Who works at a trial: one process at a time, with a heartbeat that others can see.
 
-A trial is held by a lock of the operating system, which is let go of however its process ends, and by a lease, a file
-of the study that says who works there and how far the work is. The holder renews it as it goes. A holder that is
-alive and does nothing is found by :class:`Watch`: its lease stays the same for longer than the study allows. Then
-:func:`take_away` ends it where it can be reached, and elsewhere takes its lease, which it notices at its next beat.
+A process that works at a trial holds a lock of the operating system, which is released however the process ends, and a
+lease: a file of the study that says who works there and how far the work is. The holder renews it, which is its
+heartbeat. :class:`SilenceMonitor` finds holders that are alive and hang: their lease has not changed for longer than
+the study allows. :func:`revoke` then kills the holder if it runs on this machine, and otherwise removes its lease,
+which the holder notices at its next heartbeat.
 
-Silence is measured by the watcher's own monotonic clock from the moment at which it saw the lease change, so clocks
-that differ or are set back between machines or meanwhile do not matter.
+Silence is measured by the monitor's own monotonic clock, from the moment at which it saw the lease change. So clocks
+that differ between machines, or are set back, do not matter.
 """
 
 import contextlib
@@ -33,31 +34,30 @@ from bbcu.errors import BbcuError
 log = logging.getLogger(__name__)
 
 RUNNING = ".running"
-"""The folder of a study's leases: few files however many trials there are, so that a view can read it every second."""
+"""The folder of a study's leases: few files however many trials there are, so a view can read it every second."""
 
 MOST_BETWEEN_LOOKS = 5.0
-"""How many seconds between two looks of a watcher count at most."""
+"""How many seconds between two looks of a monitor count at most."""
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 """How often a lease is renewed at most; it is a small file, written without waiting for the disk."""
 
 
 class TrialBusy(BbcuError):
-    """Another process holds the trial at this moment."""
+    """Another process works at the trial."""
 
 
 class LeaseLost(BbcuError):
-    """The trial was taken away from this process, which had been silent too long; somebody else works at it."""
+    """The trial was taken from this process, which had sent no heartbeat; another one works at it."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What a lease says: who works at a trial, since when, and how far it is.
+    """The content of a lease: who works at a trial, since when, and how far it is.
 
-    ``token`` is new whenever a trial is taken up. ``born`` tells a process from a later one of the same ``pid``.
-    ``session`` is the sweep that gave the trial out, empty for a trial alone. ``psnr_db`` is the mean over the test
-    sets after step ``scored_at``, the latest that was scored; None before the first. ``began`` is in seconds since the
-    epoch.
+    ``token`` is new for every holder. ``born`` distinguishes a process from a later one with the same ``pid``.
+    ``session`` is the sweep that started the trial, empty for a single run. ``psnr_db`` is the mean over the test sets
+    at the latest evaluation, after step ``scored_at``; None before the first. ``began`` is in seconds since the epoch.
     """
 
     study: str
@@ -72,7 +72,7 @@ class Lease:
     pid: int
     born: str
     began: float
-    beat: int = 0
+    heartbeats: int = 0
     phase: str = "preparing"
     step: int = 0
     scored_at: int = 0
@@ -80,15 +80,15 @@ class Lease:
 
     @property
     def is_here(self) -> bool:
-        """Whether its process runs, or ran, on this machine since it was started."""
+        """Whether its process was started on this machine since the machine was."""
         return self.host == this_host()
 
     @property
     def is_alive(self) -> bool:
-        """Whether its process exists; one on another machine is taken to be alive, as nobody here can tell."""
+        """Whether its process exists; one on another machine counts as alive, since it cannot be seen from here."""
         if self.is_here:
             return birth_of(self.pid) == self.born
-        # What ran on this machine before it was started anew has ended.
+        # What ran on this machine before it was restarted has ended.
         return self.host.partition("/")[0] != this_host().partition("/")[0]
 
     @property
@@ -100,8 +100,12 @@ def lease_path(folder: TrialFolder) -> Path:
     return study_folder(folder.outputs, folder.study) / RUNNING / f"{folder.cell}-seed{folder.seed}.json"
 
 
+def lease_files(outputs: Path, study: str) -> list[Path]:
+    return sorted((study_folder(outputs, study) / RUNNING).glob("*.json"))
+
+
 def read_lease(path: Path) -> Lease | None:
-    """The lease in ``path``, or None where there is none that is whole."""
+    """Return the lease in ``path``, or None if it is missing or damaged."""
     content = read_json(path)
     try:
         return None if content is None else Lease(**content)
@@ -110,14 +114,20 @@ def read_lease(path: Path) -> Lease | None:
 
 
 def leases(outputs: Path, study: str) -> list[Lease]:
-    """The leases of a study whose process lives, as far as one can tell from here, by cell and seed."""
-    paths = sorted((study_folder(outputs, study) / RUNNING).glob("*.json"))
-    return [lease for path in paths if (lease := read_lease(path)) is not None and lease.is_alive]
+    """Return the leases of a study whose process is alive as far as can be known from here, by cell and seed."""
+    found = [read_lease(path) for path in lease_files(outputs, study)]
+    return [lease for lease in found if lease is not None and lease.is_alive]
+
+
+def living_lease(folder: TrialFolder) -> Lease | None:
+    """Return the lease of the process that works at a trial, as far as can be known from here."""
+    lease = read_lease(lease_path(folder))
+    return lease if lease is not None and lease.is_alive else None
 
 
 @functools.cache
 def this_host() -> str:
-    """The machine's name, and what tells one start of it from another where the system says that."""
+    """Return the machine's name and, if the system has one, the identifier of its latest start."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -126,62 +136,47 @@ def this_host() -> str:
 
 
 def birth_of(pid: int) -> str | None:
-    """When the process ``pid`` was started, as the system counts; None where it has ended, "" where nobody tells."""
+    """Return when the process ``pid`` was started, in the system's own units; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
-        if Path("/proc/self").exists():
-            return None
-        return "" if _exists(pid) else None
+        return None
     # The third field of all is the state, and the twenty-second the time of the start.
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 class HeldTrial:
-    """A trial that this process holds; it beats to show that it goes on."""
+    """A trial that this process holds."""
 
     def __init__(self, folder: TrialFolder, lease: Lease) -> None:
         self._path, self._lease = lease_path(folder), lease
         self._written_at = 0.0
         self._is_written = False
         self._has_warned = False
+        self._write()
 
     @property
     def lease(self) -> Lease:
         return self._lease
 
-    def show(self) -> None:
-        """Put the lease where others see it, for the first time."""
-        self._write()
+    def heartbeat(self, *, now: bool = False, **news: Any) -> None:
+        """Renew the lease with ``news``, as in ``step=120``; at most once a second, unless ``now``.
 
-    def beat(self, *, now: bool = False, **news: Any) -> None:
-        """Show that the work goes on, with ``news`` of it, as ``step=120``; at most once a second, unless ``now``.
-
-        Raises LeaseLost where the trial was taken away meanwhile.
+        Raises LeaseLost if the trial was taken from this process.
         """
-        self._lease = dataclasses.replace(self._lease, beat=self._lease.beat + 1, **news)
-        if now or time.monotonic() - self._written_at >= BEAT_SECONDS:
+        self._lease = dataclasses.replace(self._lease, heartbeats=self._lease.heartbeats + 1, **news)
+        if now or time.monotonic() - self._written_at >= HEARTBEAT_SECONDS:
             self.check()
             self._write()
 
     def check(self) -> None:
-        """Raise LeaseLost where the trial was taken away; to be called before anything of it is written."""
+        """Raise LeaseLost if the trial was taken away; call it before writing anything to the trial's folder."""
         on_disk = read_lease(self._path)
-        # A disk that does not answer takes nothing away.
+        # A disk that does not answer does not mean that the lease is lost.
         is_gone = on_disk is None and self._is_written and _is_gone(self._path)
         if is_gone or (on_disk is not None and on_disk.token != self._lease.token):
             own = self._lease
-            raise LeaseLost(f"{own.name} seed {own.seed} was given to another process, as this one was silent")
+            raise LeaseLost(f"{own.name} seed {own.seed} was given to another process, as this one sent no heartbeat")
 
     def _write(self) -> None:
         self._written_at = time.monotonic()
@@ -192,7 +187,7 @@ class HeldTrial:
             if not self._has_warned:
                 log.warning("%s cannot be written (%s); the work goes on", self._path, error.strerror)
                 self._has_warned = True
-            # A full disk still takes a date, and a watcher looks at that too.
+            # A full disk still takes a new date, and a monitor looks at that too.
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
@@ -209,9 +204,9 @@ def _is_gone(path: Path) -> bool:
 
 @contextlib.contextmanager
 def held(folder: TrialFolder, name: str, *, session: str = "", attempt: int = 1, steps: int = 0) -> Iterator[HeldTrial]:
-    """Hold a trial against other processes for the body; the system lets go of it however this process ends.
+    """Lock a trial against other processes; the system releases the lock however this process ends.
 
-    Raises TrialBusy where another process holds it, and BbcuError where its folder cannot be written to.
+    Raises TrialBusy if another process works at it, and BbcuError if its folder cannot be written to.
     """
     lock = filelock.FileLock(folder.path / ".lock", timeout=0)
     try:
@@ -222,22 +217,20 @@ def held(folder: TrialFolder, name: str, *, session: str = "", attempt: int = 1,
     except OSError as error:
         raise BbcuError(f"{folder.path}: cannot be written to: {error.strerror}") from error
     try:
-        own = _lease_of(folder, name, session, attempt, steps)
-        trial = HeldTrial(folder, own)
-        trial.show()
+        own = _new_lease(folder, name, session, attempt, steps)
         try:
-            yield trial
+            yield HeldTrial(folder, own)
         finally:
-            _drop(folder, own)
+            _remove(folder, own)
     finally:
         lock.release()
 
 
-def _lease_of(folder: TrialFolder, name: str, session: str, attempt: int, steps: int) -> Lease:
-    """A new lease of this process; raises TrialBusy where one of another machine is there."""
+def _new_lease(folder: TrialFolder, name: str, session: str, attempt: int, steps: int) -> Lease:
+    """Return a lease of this process; raise TrialBusy if a process of another machine has one."""
     path = lease_path(folder)
     before = read_lease(path)
-    # A lock may not reach from machine to machine; a lease in a folder that they share does.
+    # A lock may not work across machines; a lease in a folder that they share does.
     if before is not None and not before.is_here and before.is_alive:
         raise TrialBusy(f"{folder.path} is being trained by {before.place}; if that is gone, remove {path}")
     return Lease(
@@ -250,23 +243,23 @@ def _lease_of(folder: TrialFolder, name: str, session: str, attempt: int, steps:
     )
 
 
-def _drop(folder: TrialFolder, own: Lease) -> bool:
-    """Take the lease away, unless it is somebody else's by now; whether it was there."""
+def _remove(folder: TrialFolder, own: Lease) -> bool:
+    """Remove a lease, unless another process has replaced it; return whether it was there."""
     path = lease_path(folder)
     found = read_lease(path)
     if found is None or found.token != own.token:
         return False
-    # On a disk that takes nothing it stays; that its process has gone, or holds no lock, tells the others.
+    # On a disk that cannot be written to it stays; others see that its process has gone, or holds no lock.
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
     return True
 
 
-class Watch:
-    """Tells which leases have not been renewed for ``silence`` seconds while it looked.
+class SilenceMonitor:
+    """Finds the leases that have not been renewed for ``silence`` seconds while it looked.
 
-    A watcher that did not look for a while, as it was stopped with its workers or the machine slept, has seen no
-    silence meanwhile: between two looks no more than a few seconds count.
+    Between two looks only a few seconds count: a monitor that did not look for a while, because it was stopped together
+    with its workers or because the machine slept, has not seen them silent.
     """
 
     def __init__(self, silence: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -275,12 +268,12 @@ class Watch:
         self._seen: dict[Path, tuple[object, float]] = {}
 
     def silent(self, outputs: Path, study: str) -> list[Lease]:
-        """The leases that stayed the same for too long, of processes that are there or may be."""
+        """Return the leases that have stayed the same for too long and whose process is, or may be, alive."""
         now = self._clock()
         passed = min(now - self._looked_at, MOST_BETWEEN_LOOKS)
         self._looked_at = now
         found, seen = [], {}
-        for path in sorted((study_folder(outputs, study) / RUNNING).glob("*.json")):
+        for path in lease_files(outputs, study):
             try:
                 state: object = (path.read_bytes(), path.stat().st_mtime_ns)
             except OSError:
@@ -295,20 +288,20 @@ class Watch:
         return found
 
 
-def take_away(outputs: Path, lease: Lease) -> None:
-    """Take a trial from a process that does not answer, so that it can be given out again.
+def revoke(outputs: Path, lease: Lease) -> None:
+    """Take a trial from a process that sends no heartbeat, so that the trial can be started again.
 
-    A process of this machine is killed, which frees the trial at once; this process itself is left alone. Elsewhere the
-    lease and the lock are taken away: a process that wakes up there finds that its lease is gone and stops.
+    A process of this machine is killed, which releases the trial at once; this process itself is never killed. A
+    process on another machine loses its lease and its lock file: if it wakes up, it sees that and stops.
     """
     folder = TrialFolder(outputs, lease.study, lease.cell, lease.seed)
     if lease.is_here:
         if lease.pid != os.getpid() and birth_of(lease.pid) == lease.born:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(lease.pid, signal.SIGKILL)
-            log.warning("%s seed %d: %s was silent and was ended", lease.name, lease.seed, lease.place)
+            log.warning("%s seed %d: %s sent no heartbeat and was killed", lease.name, lease.seed, lease.place)
         return
-    # Of two that watch, only one takes it: the other's lock would be that of whoever works there by now.
-    if _drop(folder, lease):
+    # Of two monitors only one succeeds: the lock file that the other would remove belongs to the next holder.
+    if _remove(folder, lease):
         (folder.path / ".lock").unlink(missing_ok=True)
-        log.warning("%s seed %d was taken from %s, which was silent", lease.name, lease.seed, lease.place)
+        log.warning("%s seed %d was taken from %s, which sent no heartbeat", lease.name, lease.seed, lease.place)

@@ -1,7 +1,6 @@
-"""How a search ends a trial early: the trial asks after each evaluation, and the process of the search answers.
+"""Ending a trial of a search early: after each evaluation the trial asks, and the process of the search answers.
 
-Questions and answers are small files beside the trial's lease, so that they reach workers of any launcher; the search
-itself lives in one process.
+Requests and answers are small files beside the trial's lease, so they work with every launcher.
 """
 
 import json
@@ -17,30 +16,37 @@ from ablations.storage.lease import lease_path
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
-"""How long a trial waits for an answer; the search looks several times a second, or is gone."""
+"""How long a trial waits for an answer; a search that runs answers within a fraction of a second."""
 
-LOOK_SECONDS = 0.02
-
-
-class Pruned(Exception):
-    """The search has ended the trial; the message says at which step and why."""
+POLL_SECONDS = 0.02
 
 
-class Verdicts:
-    """What a trial asks the search, if it belongs to one."""
+class TrialPruned(Exception):
+    """The search ended the trial after ``step`` steps, when its mean PSNR was ``psnr_db``."""
+
+    def __init__(self, step: int, psnr_db: float) -> None:
+        super().__init__(step, psnr_db)
+        self.step, self.psnr_db = step, psnr_db
+
+    def __str__(self) -> str:
+        return f"pruned at step {self.step} with {self.psnr_db:.2f} dB"
+
+
+class PruningClient:
+    """The trial's side: asks the search whether to go on, if the trial belongs to a search."""
 
     def __init__(self, folder: TrialFolder, session: str) -> None:
-        self._question, self._answer = question_path(folder), answer_path(folder)
-        self._asks = bool(session) and searching_path(folder, session).exists()
+        self._request, self._answer = request_path(folder), answer_path(folder)
+        self._asks = bool(session) and search_marker(folder, session).exists()
 
     def check(self, step: int, psnr_db: float) -> None:
-        """Raise Pruned where the search says that the trial is not worth its time; nobody to ask means to go on."""
+        """Raise TrialPruned if the search wants the trial to end; without an answer the trial goes on."""
         if not self._asks:
             return
         try:
-            # An answer that came too late, to an attempt before this one, is none to this question.
+            # A late answer to an earlier attempt must not count for this one.
             self._answer.unlink(missing_ok=True)
-            write_atomically(self._question, json.dumps({"step": step, "psnr_db": psnr_db}) + "\n", durable=False)
+            write_atomically(self._request, json.dumps({"step": step, "psnr_db": psnr_db}) + "\n", durable=False)
         except OSError as error:
             log.warning("the search cannot be asked at step %d: %s; the training goes on", step, error.strerror)
             return
@@ -50,34 +56,34 @@ class Verdicts:
             if answer is not None and answer["step"] == step:
                 self._answer.unlink(missing_ok=True)
                 if answer["prune"]:
-                    raise Pruned(f"pruned at step {step} with {psnr_db:.2f} dB")
+                    raise TrialPruned(step, psnr_db)
                 return
-            time.sleep(LOOK_SECONDS)
-        self._question.unlink(missing_ok=True)
+            time.sleep(POLL_SECONDS)
+        self._request.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
-class Question:
-    """A running trial has reached ``psnr_db`` after ``step`` steps: is it to go on?"""
+class PruningRequest:
+    """The search's side: a running trial has reached ``psnr_db`` after ``step`` steps and waits for an answer."""
 
     folder: TrialFolder
     step: int
     psnr_db: float
 
     def answer(self, *, prune: bool) -> None:
-        """Tell the trial."""
-        question_path(self.folder).unlink(missing_ok=True)
+        """Tell the trial whether to end."""
+        request_path(self.folder).unlink(missing_ok=True)
         text = json.dumps({"step": self.step, "prune": prune}) + "\n"
         write_atomically(answer_path(self.folder), text, durable=False)
 
 
-def open_question(folder: TrialFolder) -> Question | None:
-    """What the trial in ``folder`` waits to hear, or None."""
-    content = read_json(question_path(folder))
-    return None if content is None else Question(folder, content["step"], content["psnr_db"])
+def open_request(folder: TrialFolder) -> PruningRequest | None:
+    """Return the request that the trial in ``folder`` has made and that has no answer yet, or None."""
+    content = read_json(request_path(folder))
+    return None if content is None else PruningRequest(folder, content["step"], content["psnr_db"])
 
 
-def question_path(folder: TrialFolder) -> Path:
+def request_path(folder: TrialFolder) -> Path:
     return lease_path(folder).with_suffix(".question")
 
 
@@ -85,6 +91,6 @@ def answer_path(folder: TrialFolder) -> Path:
     return lease_path(folder).with_suffix(".answer")
 
 
-def searching_path(folder: TrialFolder, session: str) -> Path:
-    """The file that says that the sweep ``session`` is a search, which answers questions."""
+def search_marker(folder: TrialFolder, session: str) -> Path:
+    """Return the file that says that the sweep ``session`` is a search, which answers requests."""
     return lease_path(folder).parent / f"{session}.search"

@@ -1,7 +1,7 @@
-"""Snapshots of a training, from which a trial that was interrupted goes on.
+"""Snapshots of a training, from which an interrupted trial resumes.
 
-A snapshot is one file, written beside its place and moved there, whose name has the step and the start of the SHA-256
-of its bytes. One that was cut short, or has rotted, does not match its name and is passed over for the one before.
+A snapshot is one file, written atomically, whose name has the step and the start of the SHA-256 of its bytes. One that
+was cut short or damaged does not match its name and is skipped for the one before.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEPT = 2
-"""How many snapshots a trial keeps: the newest, and one for the case that this one is damaged."""
+"""How many snapshots a trial keeps: the newest, and one in case that is damaged."""
 
 NAME = re.compile(r"step(\d+)-([0-9a-f]{16})\.pt")
 
@@ -29,19 +29,19 @@ NAME = re.compile(r"step(\d+)-([0-9a-f]{16})\.pt")
 class Snapshots:
     """The snapshots of one trial in ``folder``.
 
-    ``origin`` has what must be the same for a training to go on where another stopped, such as the code and torch; a
-    snapshot of another origin is not taken up, since the result would be neither's.
+    ``origin`` has what must be the same to resume a training, such as the code and the version of torch. A snapshot of
+    another origin is skipped, since the result would belong to neither.
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
         self._folder, self._origin = folder, dict(origin)
-        self._passed_over: set[Path] = set()
+        self._skipped: set[Path] = set()
         self._has_warned = False
 
     def save(self, step: int, state: Mapping[str, Any]) -> bool:
-        """Keep ``state`` as that of ``step``, and drop what is older than the one before; whether the disk took it.
+        """Save ``state`` as that of ``step`` and delete older ones but one; return whether it could be written.
 
-        A disk that is full or went away costs the trial nothing but its way back, so the training goes on.
+        Without a snapshot a trial can still finish, so the training goes on.
         """
         import torch
 
@@ -58,23 +58,23 @@ class Snapshots:
             self._has_warned = True
             return False
         self._has_warned = False
-        # What was passed over counts for nothing: one of a later step would push out those that count.
-        for path in [path for path in self._newest_first() if path not in self._passed_over][KEPT:]:
+        # One that was skipped does not count: if its step is later, it would push out those that do.
+        for path in [path for path in self._newest_first() if path not in self._skipped][KEPT:]:
             path.unlink(missing_ok=True)
         return True
 
     def newest(self, device: "torch.device | str" = "cpu") -> dict[str, Any] | None:
-        """The newest state that is whole and of this origin, or None; says of each other one why it is passed over."""
+        """Return the newest state that is whole and of this origin, or None; log why each other one is skipped."""
         for path in self._newest_first():
             reason, state = self._read(path, device)
             if state is not None:
                 return state
-            log.warning("%s: %s; it is passed over", path, reason)
-            self._passed_over.add(path)
+            log.warning("%s: %s; it is skipped", path, reason)
+            self._skipped.add(path)
         return None
 
     def clear(self) -> None:
-        """Remove every snapshot, as nothing is left to go on with."""
+        """Remove every snapshot."""
         with contextlib.suppress(OSError):
             for path in self._folder.glob("*"):
                 path.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class Snapshots:
         except Exception as error:
             return f"torch does not load it: {first_line(error)}", None
         if not isinstance(saved, dict) or saved.keys() != {"origin", "state"} or not isinstance(saved["origin"], dict):
-            return "it is no snapshot", None
+            return "it is not a snapshot", None
         differing = sorted(key for key in {*saved["origin"], *self._origin} if self._differs(saved["origin"], key))
         if differing:
             return f"made with another {', '.join(differing)}", None

@@ -1,22 +1,20 @@
-"""The status of a study: what has become of each trial, read from the study's folder."""
+"""The status of a study: the state of each trial, read from the study's folder."""
 
 import dataclasses
-import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.space.factors import SHOWN, level_text
-from ablations.space.settings import flatten, telling_apart
-from ablations.storage.attempts import DAMAGED, WITHOUT_A_WORD, Attempt, State, history_of
+from ablations.space.factors import SHOWN
+from ablations.storage.attempts import Attempt, State, history_of, state_at_rest
 from ablations.storage.folder import Identity, TrialFolder, study_folder
-from ablations.storage.lease import Lease, lease_path, leases, read_lease
-from ablations.storage.plans import read_plan
+from ablations.storage.lease import Lease, leases, living_lease
+from ablations.storage.plans import read_plan, trial_names
 from bbcu.errors import ConfigError
 
 SEED = re.compile(r"seed\d+")
@@ -24,9 +22,9 @@ SEED = re.compile(r"seed\d+")
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """What has become of a trial; ``lease`` is there while it runs, ``attempts`` unless it has finished.
+    """The state of a trial; ``lease`` is set while it runs, ``attempts`` unless it has finished.
 
-    ``since`` is when it came to its state, in seconds since the epoch, None where nobody has written that down.
+    ``since`` is when it entered its state, in seconds since the epoch, None if that was not recorded.
     """
 
     folder: TrialFolder
@@ -44,7 +42,7 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """What has become of a study; ``excluded`` are the combinations that its plan leaves out, each with its reason."""
+    """The states of a study's trials; ``excluded`` are the combinations that its plan leaves out, with the reasons."""
 
     folder: Path
     trials: tuple[TrialStatus, ...]
@@ -52,7 +50,6 @@ class StudyStatus:
 
     @property
     def counts(self) -> dict[State, int]:
-        """How many there are of each state."""
         counts = Counter(trial.state for trial in self.trials)
         counts[State.EXCLUDED] = len(self.excluded)
         return {state: counts[state] for state in State}
@@ -62,7 +59,7 @@ class StudyStatus:
 
 
 @dataclass(frozen=True)
-class ReadPlan:
+class PlanSummary:
     """What a study has planned: each trial's name, when it was planned first, and what is left out."""
 
     names: Mapping[Identity, str]
@@ -71,43 +68,41 @@ class ReadPlan:
 
 
 class StatusReader:
-    """Reads the status of a study, again and again if need be."""
+    """Reads the status of a study; reading again costs only what has changed."""
 
     def __init__(self, outputs: Path, study: str) -> None:
         if study not in (there := studies(outputs)):
             raise ConfigError(f"no study {study!r} in {outputs}; there: {', '.join(there) if there else 'none'}")
         self._outputs, self._study = outputs, study
-        self._plan_mark: object = None
-        self._plan = ReadPlan({}, {}, ())
+        self._plan_stamp: object = None
+        self._plan = PlanSummary({}, {}, ())
         self._folders: dict[Identity, TrialFolder] = {}
-        self._whole: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._result_names: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def read(self) -> StudyStatus:
-        """The status as it is now."""
-        plan = self._planned()
-        working = {(lease.cell, lease.seed): lease for lease in leases(self._outputs, self._study)}
+        plan = self._read_plan()
+        running = {(lease.cell, lease.seed): lease for lease in leases(self._outputs, self._study)}
         begun = identities_in(study_folder(self._outputs, self._study))
         trials = []
-        # A trial that was run alone stands in no plan.
+        # A trial that was run without a sweep is in no plan.
         for identity in [*plan.names, *sorted(begun - plan.names.keys())]:
-            folder = self._folder(identity)
-            name, planned_at = plan.names.get(identity, ""), plan.times.get(identity)
+            name = plan.names.get(identity, "")
+            trial = TrialStatus(self._folder(identity), name, State.PLANNED)
             if identity in begun:
-                found = self._begun(folder, name, working.get(identity))
-            else:
-                found = TrialStatus(folder, name, State.PLANNED)
-            is_planned = found.state == State.PLANNED
-            trials.append(dataclasses.replace(found, since=planned_at) if is_planned else found)
+                trial = self._begun(trial.folder, name, running.get(identity))
+            if trial.state == State.PLANNED:
+                trial = dataclasses.replace(trial, since=plan.times.get(identity))
+            trials.append(trial)
         return StudyStatus(study_folder(self._outputs, self._study), tuple(trials), plan.excluded)
 
-    def _planned(self) -> "ReadPlan":
-        """What the study has planned; read again only where it has changed."""
-        mark = mark_of(study_folder(self._outputs, self._study) / "plan.json")
-        if mark != self._plan_mark:
+    def _read_plan(self) -> PlanSummary:
+        stamp = stamp_of(study_folder(self._outputs, self._study) / "plan.json")
+        if stamp != self._plan_stamp:
             plan = read_plan(self._outputs, self._study)
-            times = {(row["cell"], row["seed"]): row.get("planned_at") for row in plan["trials"]}
-            self._plan = ReadPlan(names_of(plan["trials"]), times, tuple(plan["left_out"]))
-            self._plan_mark = mark
+            rows = {(row["cell"], row["seed"]): row for row in plan["trials"]}
+            names = trial_names((identity, row["name"], row["setting"]) for identity, row in rows.items())
+            times = {identity: row.get("planned_at") for identity, row in rows.items()}
+            self._plan, self._plan_stamp = PlanSummary(names, times, tuple(plan["left_out"])), stamp
         return self._plan
 
     def _folder(self, identity: Identity) -> TrialFolder:
@@ -116,60 +111,44 @@ class StatusReader:
         return self._folders[identity]
 
     def _begun(self, folder: TrialFolder, name: str, lease: Lease | None) -> TrialStatus:
-        """What has become of a trial that has a folder."""
-        finished_as = None if lease is not None else self._name_in_result(folder)
-        if finished_as is not None:
-            return TrialStatus(folder, name or finished_as, State.FINISHED, since=self._written_at(folder))
+        """Return the status of a trial that has a folder."""
+        finished = None if lease is not None else self._result_name(folder)
+        if finished is not None:
+            (written_ns, _), own_name = finished
+            return TrialStatus(folder, name or own_name, State.FINISHED, since=written_ns / 1e9)
         history = history_of(folder)
-        last = history.attempts[-1] if history.attempts else None
-        if lease is None and last is not None and last.state == State.RUNNING:
+        if lease is None and history.state == State.RUNNING:
             # It may have begun since the leases were listed.
             lease = living_lease(folder)
         name = name or (lease.name if lease is not None else folder.cell[:SHOWN])
         if lease is not None:
             return TrialStatus(folder, name, State.RUNNING, "", lease.began, history.attempts, lease)
-        return TrialStatus(folder, name, *state_without_result(folder, last), history.since, history.attempts)
+        return TrialStatus(folder, name, *state_at_rest(folder, history.last), history.since, history.attempts)
 
-    def _name_in_result(self, folder: TrialFolder) -> str | None:
-        """The name in the trial's result, or None where it has none that is whole."""
-        mark = mark_of(folder.result_path)
-        if mark is None:
+    def _result_name(self, folder: TrialFolder) -> tuple[tuple[int, int], str] | None:
+        """Return the stamp of the trial's result and the name in it, or None if it has no whole result."""
+        stamp = stamp_of(folder.result_path)
+        if stamp is None:
             return None
-        known = self._whole.get(folder.result_path)
-        if known is not None and known[0] == mark:
-            return known[1]
-        result = folder.result()
-        if result is None:
-            return None
-        self._whole[folder.result_path] = (mark, str(result["name"]))
-        return str(result["name"])
-
-    def _written_at(self, folder: TrialFolder) -> float:
-        """When the result was written that was read last, which is when its trial finished."""
-        mark, _ = self._whole[folder.result_path]
-        return mark[0] / 1e9
+        known = self._result_names.get(folder.result_path)
+        if known is None or known[0] != stamp:
+            result = folder.result()
+            if result is None:
+                return None
+            known = self._result_names[folder.result_path] = (stamp, str(result["name"]))
+        return known
 
 
 def identities_in(folder: Path) -> set[Identity]:
-    """The trials that have a folder in a study's; of thousands, so without a path object each."""
+    """Return the trials that have a folder in a study's; without path objects, as there may be thousands."""
     with os.scandir(folder) as entries:
         cells = [entry for entry in entries if entry.is_dir()]
     names = ((cell.name, name) for cell in cells for name in os.listdir(cell) if SEED.fullmatch(name))
     return {(cell, int(name.removeprefix("seed"))) for cell, name in names}
 
 
-def state_without_result(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
-    """The state and the reason of a trial that nobody works at and that has no whole result."""
-    if last is None or last.state == State.FINISHED:
-        lost = last is not None or folder.result_path.exists()
-        return (State.INTERRUPTED, DAMAGED) if lost else (State.PLANNED, "")
-    if last.state == State.RUNNING:
-        return State.INTERRUPTED, WITHOUT_A_WORD
-    return last.state, last.reason
-
-
 def studies(outputs: Path) -> list[str]:
-    """The names of the studies in ``outputs``: the folders that hold a plan or a trial."""
+    """Return the names of the studies in ``outputs``: the folders that hold a plan or a trial."""
     folders = sorted(outputs.iterdir()) if outputs.is_dir() else []
     return [
         folder.name
@@ -178,20 +157,8 @@ def studies(outputs: Path) -> list[str]:
     ]
 
 
-def names_of(rows: Iterable[Mapping[str, Any]]) -> dict[Identity, str]:
-    """What each trial of a plan is called: its cell's name, and what tells the settings of the study apart."""
-    # Cells of one setting are many, and settings few.
-    texts = {(row["cell"], row["seed"]): (row["name"], json.dumps(row["setting"], sort_keys=True)) for row in rows}
-    flat = {text: flatten(json.loads(text)) for _, text in texts.values()}
-    told = telling_apart(list(flat.values()))
-    endings = {
-        text: [f"{key}={level_text(setting[key])}" for key in told if key in setting] for text, setting in flat.items()
-    }
-    return {identity: " ".join([name, *endings[text]]) for identity, (name, text) in texts.items()}
-
-
 def record_of(status: StudyStatus) -> dict[str, Any]:
-    """The status as JSON holds it; times are in seconds since the epoch."""
+    """Return the status as JSON can hold it; times are in seconds since the epoch."""
     return {
         "study": status.folder.name,
         "folder": str(status.folder),
@@ -202,7 +169,6 @@ def record_of(status: StudyStatus) -> dict[str, Any]:
 
 
 def trial_record(trial: TrialStatus) -> dict[str, Any]:
-    lease = trial.lease
     return {
         "cell": trial.folder.cell,
         "seed": trial.folder.seed,
@@ -212,36 +178,26 @@ def trial_record(trial: TrialStatus) -> dict[str, Any]:
         "since": trial.since,
         "attempts": [dataclasses.asdict(attempt) for attempt in trial.attempts],
         "log": str(trial.folder.log_path),
-        "running": None if lease is None else lease_record(lease),
+        "running": None if trial.lease is None else lease_record(trial.lease),
     }
 
 
 def lease_record(lease: Lease) -> dict[str, Any]:
-    """What a lease tells of a running trial; a PSNR that is no number is none, as JSON knows no such thing."""
-    is_number = lease.psnr_db is not None and math.isfinite(lease.psnr_db)
+    """Return what a lease says of a running trial; a PSNR that is not finite becomes None, for JSON."""
+    is_finite = lease.psnr_db is not None and math.isfinite(lease.psnr_db)
+    names = ("session", "pid", "phase", "step", "steps", "scored_at")
     return {
-        "session": lease.session,
+        **{name: getattr(lease, name) for name in names},
         "host": lease.host.partition("/")[0],
-        "pid": lease.pid,
         "since": lease.began,
-        "phase": lease.phase,
-        "step": lease.step,
-        "steps": lease.steps,
-        "scored_at": lease.scored_at,
-        "psnr_db": lease.psnr_db if is_number else None,
+        "psnr_db": lease.psnr_db if is_finite else None,
     }
 
 
-def mark_of(path: Path) -> tuple[int, int] | None:
-    """The date in ns and the size of a file, or None where there is none."""
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Return the date of a file in ns and its size, or None if there is none."""
     try:
         found = path.stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
-
-
-def living_lease(folder: TrialFolder) -> Lease | None:
-    """The lease of whoever works at a trial, as far as one can tell from here."""
-    lease = read_lease(lease_path(folder))
-    return lease if lease is not None and lease.is_alive else None

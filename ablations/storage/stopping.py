@@ -1,7 +1,7 @@
-"""How trials are asked to stop: they finish the step in hand, keep a snapshot, and leave a study that can be resumed.
+"""How trials are asked to stop: they finish the current step, save a snapshot, and can be resumed.
 
-The first Ctrl-C, or a SIGTERM as a cluster sends it, asks every trial of the sweep to stop; the second Ctrl-C stops at
-once. Workers of the same terminal get the signal too; those elsewhere see a file that the sweep leaves in the study.
+The first Ctrl-C, or a SIGTERM as a cluster sends it, asks every trial of the sweep to stop; a second Ctrl-C stops at
+once. Workers of the same terminal get the signal too; workers elsewhere see a file that the sweep leaves in the study.
 """
 
 import contextlib
@@ -21,21 +21,23 @@ log = logging.getLogger(__name__)
 
 SIGNALS: dict[int, str] = {
     signal.SIGINT: "stopped from the keyboard",
-    signal.SIGTERM: "told to end (SIGTERM)",
-    signal.SIGUSR2: "told to end (SIGUSR2)",
+    signal.SIGTERM: "asked to stop (SIGTERM)",
+    signal.SIGUSR2: "asked to stop (SIGUSR2)",
 }
-"""What each signal means that asks for a stop; the last is what submitit sends before a job's time is over."""
+"""The signals that ask for a stop, with the reason to record; submitit sends the last before a job's time limit."""
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """How often a worker looks for the file."""
+
+STOPPING = "stopping after the current steps; Ctrl-C again stops at once"
 
 
 class Interrupted(Exception):
-    """The trial was asked to stop and has; the message says by whom. It can be resumed."""
+    """The trial was asked to stop and has stopped; the message says by what. It can be resumed."""
 
 
-class _Request:
-    """The process's own: which signal has come, if any; whether it listens, and whether it does so for good."""
+class _Process:
+    """The state of this process: the signal that has come, whether it listens, and whether it is a worker."""
 
     signal: int | None = None
     listens = False
@@ -43,45 +45,45 @@ class _Request:
 
 
 def asked_by() -> int | None:
-    """The signal that has asked this process to stop, or None."""
-    return _Request.signal
+    """Return the signal that has asked this process to stop, or None."""
+    return _Process.signal
 
 
 def forget() -> None:
-    """Take back a request, as for a next command in the same process."""
-    _Request.signal = None
+    """Withdraw a request, as for the next command in the same process."""
+    _Process.signal = None
 
 
 def request(number: int) -> None:
     """Ask this process's trials to stop, as the signal ``number`` does."""
-    _Request.signal = number
+    _Process.signal = number
 
 
 def marker_of(outputs: Path, study: str, session: str) -> Path:
-    """The file whose presence asks the trials of one sweep to stop, wherever they run."""
+    """Return the file whose presence asks the trials of one sweep to stop, on whatever machine they run."""
     return study_folder(outputs, study) / ".running" / f"{session}.stop"
 
 
 class StopSign:
-    """Tells a trial whether it is to stop, by a signal or by its sweep's file; looking often costs nothing."""
+    """Tells a trial whether to stop, by a signal or by its sweep's file; cheap enough to be asked at every step."""
 
     def __init__(self, marker: Path | None) -> None:
         self._marker = marker
-        self._looked = -LOOK_SECONDS
+        self._looked = -POLL_SECONDS
         self._is_there = False
 
     def reason(self) -> str | None:
-        """Why to stop, or None to go on."""
-        if _Request.signal is not None:
-            return SIGNALS.get(_Request.signal, f"signal {_Request.signal}")
+        """Return why to stop, or None to continue."""
+        if _Process.signal is not None:
+            return SIGNALS.get(_Process.signal, f"signal {_Process.signal}")
         now = time.monotonic()
-        if self._marker is not None and now - self._looked >= LOOK_SECONDS:
+        if self._marker is not None and now - self._looked >= POLL_SECONDS:
             self._looked = now
             self._is_there = self._marker.exists()
         return "the sweep was stopped" if self._is_there else None
 
     def check(self) -> None:
-        """Raise Interrupted where it is time to stop."""
+        """Raise Interrupted if the trial is to stop."""
         reason = self.reason()
         if reason is not None:
             raise Interrupted(reason)
@@ -89,19 +91,19 @@ class StopSign:
 
 @contextlib.contextmanager
 def listening_to(marker: Path | None, *, for_good: bool) -> Iterator[StopSign]:
-    """Take signals as requests for a trial, unless this process listens already; a request of before is forgotten then.
+    """Handle signals as requests to one trial, unless this process does so already; forget an earlier request then.
 
-    ``for_good`` is for a worker: between two trials a signal must not end it, as that would break its pool.
+    ``for_good`` is for a worker: a signal between two trials must not end it, as that would break its pool.
     """
-    if _Request.listens:
-        if _Request.is_worker:
+    if _Process.listens:
+        if _Process.is_worker:
             forget()
         yield StopSign(marker)
         return
     forget()
     if for_good:
-        _Request.is_worker = True
-        _take_signals(None, tell=False)
+        _Process.is_worker = True
+        _handle_signals(None, tell=False)
         yield StopSign(marker)
         return
     with listening():
@@ -110,48 +112,47 @@ def listening_to(marker: Path | None, *, for_good: bool) -> Iterator[StopSign]:
 
 @contextlib.contextmanager
 def listening(marker: Path | None = None, *, tell: bool = True) -> Iterator[None]:
-    """Take signals as requests for the body; with ``marker``, a request is passed on to others by that file.
+    """Handle signals as requests to stop; with ``marker``, pass a request on to others by that file.
 
-    ``tell`` says so on the terminal. A second Ctrl-C raises KeyboardInterrupt, as the first does elsewhere. Only a main
-    thread can listen; in others the body runs as it is.
+    ``tell`` prints a line on the terminal. A second Ctrl-C raises KeyboardInterrupt. Only a main thread can handle
+    signals; in another thread this does nothing.
     """
-    before = _take_signals(marker, tell=tell)
+    before = _handle_signals(marker, tell=tell)
     try:
         yield
     finally:
         if before:
-            _Request.listens = False
+            _Process.listens = False
         for number, handler in before.items():
             signal.signal(number, handler)
         if marker is not None:
-            # A disk that takes nothing keeps it; no other sweep looks for it.
+            # On a disk that cannot be written to it stays, which does no harm: no other sweep looks for it.
             with contextlib.suppress(OSError):
                 marker.unlink(missing_ok=True)
 
 
-def _take_signals(marker: Path | None, *, tell: bool) -> dict[int, Any]:
-    """Take signals as requests from now on; the handlers that they had, none in a thread that cannot listen."""
+def _handle_signals(marker: Path | None, *, tell: bool) -> dict[int, Any]:
+    """Install the handlers; return those that they replace, none in a thread that cannot have any."""
     if threading.current_thread() is not threading.main_thread():
         return {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if _Request.signal is not None and number == signal.SIGINT:
+        if _Process.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        _Request.signal = number
+        _Process.signal = number
         if marker is not None:
             with contextlib.suppress(OSError):
                 marker.parent.mkdir(parents=True, exist_ok=True)
                 marker.touch()
         if tell:
-            # A handler may come in the middle of another write, so the text takes the shortest way; a terminal that is
-            # gone is no reason to break off.
+            # The handler may interrupt another write, so it bypasses Python's buffers; a lost terminal does not matter.
             with contextlib.suppress(OSError):
-                os.write(2, b"\nstopping after the steps in hand, to go on later; Ctrl-C again stops at once\n")
+                os.write(2, f"\n{STOPPING}\n".encode())
 
-    _Request.listens = True
+    _Process.listens = True
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
-        # Where somebody has set a signal to be ignored, as nohup does, it stays so.
+        # A signal that is ignored, as nohup sets it, stays ignored.
         if before[number] != signal.SIG_IGN:
             signal.signal(number, handle)
     return before

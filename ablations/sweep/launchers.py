@@ -1,26 +1,41 @@
-"""Which launcher runs the trials of a sweep where the user has not said: side by side where that is faster."""
+"""The launchers of Hydra: which one runs a sweep if the user has not chosen, and how each of them runs trials."""
 
 import importlib.util
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ablations.config import Config
 from ablations.trial.devices import visible_gpus
 
 JOBLIB = "joblib"
 
+BATCH = 32
+"""The fewest trials that a launcher of this machine gets at once; a sweep that is stopped waits for its batch."""
+
+BATCHES_PER_WORKER = 8
+"""How many trials a batch has for each worker, so that few workers wait for the last trial of a batch."""
+
+BATCH_ELSEWHERE = 1000
+"""How many trials a launcher gets that passes them on to other machines."""
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
 
 def with_launcher(config: DictConfig, config_loader: ConfigLoader) -> DictConfig:
-    """The config of a sweep, with joblib for its launcher where nobody has chosen one and that is faster.
+    """Return the config of a sweep, with joblib as its launcher if nobody has chosen one and joblib is faster.
 
     Several trials of one thread each share cores better than one trial of several threads, since much of a trial is not
     its steps. So joblib is chosen on several cores without a GPU, and with several GPUs for a trial on each; with one
-    GPU trials run one after the other. It must be installed, and any launcher that is typed, or that a study chooses,
-    stays.
+    GPU trials run one after the other. A launcher that the user or a study names stays.
     """
-    jobs = jobs_side_by_side()
+    jobs = gpus() or cores()
     if jobs == 1 or is_chosen(config) or JOBLIB not in config_loader.get_group_options("hydra/launcher"):
         return config
     changed = config.copy()
@@ -31,18 +46,94 @@ def with_launcher(config: DictConfig, config_loader: ConfigLoader) -> DictConfig
 
 
 def is_chosen(config: DictConfig) -> bool:
-    """Whether a user, or a study, has chosen a launcher or said something of one."""
+    """Return whether the user or a study names a launcher, or sets an option of one."""
     typed = [text.lstrip("+~") for text in OmegaConf.select(config, "hydra.overrides.hydra") or []]
     names_one = any(text.startswith(("hydra/launcher", "hydra.launcher")) for text in typed)
     return names_one or OmegaConf.select(config, "hydra.runtime.choices")["hydra/launcher"] != "basic"
 
 
-def jobs_side_by_side() -> int:
-    """How many trials to run side by side: one for each GPU, or for each core where there is none."""
-    return gpus() or len(os.sched_getaffinity(0))
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def gpus() -> int:
-    """How many GPUs there are; torch, which takes a second to import, is asked only where there may be one."""
+    """Count the GPUs; torch, which takes a second to import, is asked only if there may be one."""
     may_have_one = os.path.exists("/proc/driver/nvidia") or os.path.exists("/dev/kfd")
     return visible_gpus() if may_have_one and importlib.util.find_spec("torch") else 0
+
+
+# --- how each launcher runs trials ------------------------------------------------------------------------------------
+
+
+def _jobs(launcher: DictConfig) -> int | None:
+    """Return how many jobs joblib's key ``n_jobs`` allows at once; a launcher without that key does not say."""
+    jobs = OmegaConf.select(launcher, "n_jobs")
+    if jobs is None:
+        return None
+    return cores() if jobs < 1 else int(jobs)
+
+
+def _ray_jobs(launcher: DictConfig) -> int | None:
+    if OmegaConf.select(launcher, "ray.init.address") is not None:
+        return None
+    return int(OmegaConf.select(launcher, "ray.init.num_cpus") or cores())
+
+
+@dataclass(frozen=True)
+class LauncherKind:
+    """How a launcher runs jobs.
+
+    ``at_once`` returns how many it runs side by side, None if it does not say. ``starts_all`` is set if it starts a
+    process for every job of a batch at the same moment.
+    """
+
+    at_once: Callable[[DictConfig], int | None] = _jobs
+    starts_all: bool = False
+
+
+KINDS = {
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher": LauncherKind(lambda launcher: 1),
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher": LauncherKind(
+        lambda launcher: cores(), True
+    ),
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher": LauncherKind(_ray_jobs),
+}
+"""The kind of each launcher, by the ``_target_`` of its config; others are described by ``n_jobs``, if they have it."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where trials run: Hydra's launcher, how many at once (None: not known), and the overrides that each job gets."""
+
+    launcher: Launcher
+    at_once: int | None
+    overrides: tuple[str, ...]
+    session: str = ""
+    starts_all: bool = False
+
+    @classmethod
+    def of(
+        cls, launcher: Launcher, master: DictConfig, base: Config, session: str, *, silent: bool = False
+    ) -> "Workers":
+        """Return the workers of a sweep.
+
+        Trials side by side share the cores: together they must not use more threads than there are, because waiting
+        threads spin and slow the others down. No trial draws a progress bar or repeats what the sweep prints.
+        ``silent`` keeps other processes from writing to a terminal that the sweep draws on; their logs have all of it.
+        """
+        config = OmegaConf.select(master, "hydra.launcher")
+        kind = KINDS.get(str(OmegaConf.select(config, "_target_")), LauncherKind())
+        at_once = kind.at_once(config)
+        overrides = [f"session={session}", "progress=false"]
+        if at_once not in (None, 1) and base.threads == "auto":
+            overrides.append(f"threads={max(1, cores() // at_once)}")
+        level = "CRITICAL" if silent and at_once != 1 else "WARNING"
+        overrides.append(f"++hydra.job_logging.handlers.console.level={level}")
+        return cls(launcher, at_once, tuple(overrides), session, kind.starts_all)
+
+    @property
+    def batch(self) -> int:
+        """How many trials to hand to the launcher at once."""
+        if self.starts_all:
+            return self.at_once or 1
+        return BATCH_ELSEWHERE if self.at_once is None else max(BATCH, BATCHES_PER_WORKER * self.at_once)

@@ -1,17 +1,22 @@
 """The MLflow store: opening it, creating it once, and finding experiments and runs."""
 
 import contextlib
+import dataclasses
+import gc
 import logging
 import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import filelock
 
-from ablations.storage.memory import without_collecting
+from ablations.storage.folder import Identity
 from bbcu.errors import BbcuError, ConfigError
 
 if TYPE_CHECKING:
@@ -35,13 +40,13 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # What a server that is away does to a call is said once, by whoever called.
+    # That a server does not answer is reported once, by the caller.
     for name in ("urllib3", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def client_of(uri: str) -> "MlflowClient":
-    """A client of the tracking store at ``uri``; raises TrackingError with the reason where there is none."""
+    """Return a client of the tracking store at ``uri``; raise TrackingError if there is none."""
     quiet_mlflow()
     from mlflow import MlflowClient
 
@@ -53,10 +58,10 @@ def client_of(uri: str) -> "MlflowClient":
 
 
 def prepare_tracking(uri: str, study: str) -> str:
-    """Create the store's schema and the study's experiment, and give the experiment's id.
+    """Create the store's schema and the study's experiment; return the experiment's id.
 
-    To be called once, by the parent, before any worker starts: several processes that meet a fresh SQLite file, or
-    that create one experiment, fail each other. SQLite is put into write-ahead mode, which multiplies its rate.
+    The parent calls this once, before any worker starts: several processes that find an empty SQLite file, or that
+    create the same experiment, make each other fail. SQLite is set to write-ahead mode, which is several times faster.
     """
     sqlite = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
     if sqlite:
@@ -77,13 +82,13 @@ def prepare_tracking(uri: str, study: str) -> str:
 
 
 def _make_database(path: Path) -> None:
-    """See that there is an SQLite store at ``path``, in write-ahead mode.
+    """Make an SQLite store at ``path``, unless there is one, in write-ahead mode.
 
-    MLflow takes seconds to make one, statement by statement. So it is made elsewhere and put in place as a whole: one
-    that was cut short could never be used, and neither could one that two processes have made at once.
+    MLflow makes one in seconds, statement by statement. So it is made elsewhere and moved into place: one that was cut
+    short, or made by two processes at once, could never be used.
     """
     if not path.exists() or not path.stat().st_size:
-        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        with filelock.FileLock(path.with_name(f"{path.name}.lock")):
             if not path.exists() or not path.stat().st_size:
                 with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
                     made = Path(folder) / path.name
@@ -103,7 +108,7 @@ def _make_experiment(client: "MlflowClient", study: str, location: str | None) -
     try:
         identifier = client.create_experiment(study, artifact_location=location)
     except Exception:
-        # Another sweep may have made it since.
+        # Another sweep may have created it since.
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
             raise
@@ -112,7 +117,7 @@ def _make_experiment(client: "MlflowClient", study: str, location: str | None) -
 
 
 def experiment_id(uri: str, study: str) -> str:
-    """The id of the study's experiment; raises ConfigError, naming those that exist, where there is none."""
+    """Return the id of the study's experiment; raise ConfigError, which names those that exist, if there is none."""
     client = client_of(uri)
     experiment = client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
@@ -122,9 +127,9 @@ def experiment_id(uri: str, study: str) -> str:
 
 
 def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
-    """Every run of an experiment that meets MLflow's filter ``condition``, oldest first.
+    """Return every run of an experiment that meets MLflow's filter ``condition``, oldest first.
 
-    MLflow's own errors come through, as its retries and its transport make them.
+    Raises MLflow's own errors.
     """
     client = client_of(uri)
     runs: list[Run] = []
@@ -140,19 +145,121 @@ def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
             return runs
 
 
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """Pause Python's collection of reference cycles, while millions of objects are made that stay.
+
+    The collector walks through all of them again and again and frees none: that took two thirds of the time in which
+    MLflow lists thousands of runs. Objects outside cycles are freed as always.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def identity_of(run: "Run") -> tuple[str, int] | None:
-    """The (cell, seed) that a run belongs to, or None for a run that is no trial's."""
+    """Return the (cell, seed) that a run belongs to, or None for a run that is not a trial's."""
     tags = run.data.tags
     return (tags["cell"], int(tags["seed"])) if "cell" in tags and "seed" in tags else None
 
 
 def finished_runs(uri: str, experiment: str) -> set[tuple[str, int]]:
-    """The (cell, seed) of every trial that MLflow holds as finished."""
+    """Return the (cell, seed) of every trial that MLflow holds as finished."""
     runs = search_runs(uri, experiment, "attributes.status = 'FINISHED'")
     return {identity for run in runs if (identity := identity_of(run)) is not None}
 
 
 def is_finished(uri: str, experiment: str, cell: str, seed: int) -> bool:
-    """Whether MLflow holds this trial as finished."""
+    """Return whether MLflow holds this trial as finished."""
     condition = f"attributes.status = 'FINISHED' and tags.cell = '{cell}' and tags.seed = '{seed}'"
     return bool(search_runs(uri, experiment, condition))
+
+
+@contextlib.contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turn every error of the store into one line; a missing SQLite file is an error and is not created.
+
+    Raises ConfigError if the file is missing, and TrackingError if the store cannot be read.
+    """
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not Path(path).is_file():
+        raise ConfigError(f"no tracking database at {path}: run a study first, or name another with --tracking-uri")
+    try:
+        yield
+    except BbcuError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"{uri} cannot be read: {first_line(error)}") from error
+
+
+def study_names(uri: str) -> list[str]:
+    """List the studies in the store, sorted; raises as :func:`reading` does."""
+    with reading(uri):
+        experiments = client_of(uri).search_experiments()
+    return sorted(experiment.name for experiment in experiments if experiment.name != "Default")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedRun:
+    """What MLflow holds of a trial; ``artifacts`` is the address of its files."""
+
+    run_id: str
+    name: str
+    state: str
+    reason: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    artifacts: str
+
+
+def recorded_runs(uri: str, study: str) -> dict[Identity, RecordedRun]:
+    """Return the run that counts for each trial of a study: its first finished one, otherwise its last.
+
+    Raises ConfigError if the database or the study does not exist, and TrackingError if the store cannot be read.
+    """
+    found: dict[Identity, RecordedRun] = {}
+    with reading(uri):
+        for run in search_runs(uri, experiment_id(uri, study)):
+            identity = identity_of(run)
+            if identity is not None and (identity not in found or found[identity].state != "finished"):
+                found[identity] = _recorded(run)
+    return found
+
+
+def _recorded(run: "Run") -> RecordedRun:
+    """A run as plain data; MLflow has one status for interrupted and pruned, which a tag distinguishes."""
+    tags, info = run.data.tags, run.info
+    state = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}.get(info.status, "running")
+    if tags.get("state") in ("failed", "interrupted", "pruned"):
+        state = tags["state"]
+    return RecordedRun(
+        info.run_id,
+        info.run_name,
+        state,
+        tags.get("reason", ""),
+        run.data.params,
+        tags,
+        run.data.metrics,
+        info.artifact_uri,
+    )
+
+
+def run_file(uri: str, run: RecordedRun, name: str) -> Path | None:
+    """Return the local path of a file or folder among a run's artifacts, or None if it has none of that name.
+
+    Artifacts on this machine are opened in place, because asking MLflow takes 20 ms each.
+    """
+    address = urlparse(run.artifacts)
+    if address.scheme in ("", "file"):
+        path = Path(url2pathname(address.path)) / name
+        return path if path.exists() else None
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException, OSError):
+        return Path(client_of(uri).download_artifacts(run.run_id, name))
+    return None

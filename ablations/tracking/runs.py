@@ -1,4 +1,4 @@
-"""One MLflow run for each trial: what it is given when the trial starts, while it trains and at its end."""
+"""One MLflow run for each trial: what is logged when the trial starts, while it trains and at its end."""
 
 import dataclasses
 import functools
@@ -13,32 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.space.factors import level_text
+from ablations.space.settings import flatten
+from ablations.storage.attempts import PROCESS_DIED
+from ablations.storage.files import first_line
+from ablations.storage.folder import METRICS, CurvePoint, TrialFolder
+from ablations.tracking.client import client_of, search_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-from ablations.space.settings import flatten
-from ablations.storage.files import first_line
-from ablations.storage.folder import METRICS, CurvePoint, TrialFolder
-from ablations.tracking.client import client_of, search_runs
-
 log = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 1000
-"""How many metrics MLflow takes in one ``log_batch``."""
+"""How many metrics MLflow accepts in one ``log_batch``."""
 
 PATIENCE_SECONDS = 60.0
 PATIENCE_SHARE = 0.05
-"""How long a trial waits for MLflow in all, in seconds or as a share of its own time, whichever is more."""
+"""How long a trial waits for MLflow in total, in seconds or as a share of its own time, whichever is more."""
 
 TAG_LENGTH = 5000
-"""How many characters MLflow keeps of a tag."""
+"""How many characters a tag of MLflow may have."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What MLflow is told of a trial when it starts: its identity, its name and its params and tags."""
+    """What is logged of a trial when it starts: its identity, its name, its params and tags."""
 
     study: str
     cell: str
@@ -49,7 +49,7 @@ class RunFacts:
 
 
 def end_run(client: "MlflowClient", run_id: str, state: str, reason: str = "", ended: float | None = None) -> None:
-    """Close a run with the state of its trial, and the reason where there is one; ``ended`` is in seconds, or now."""
+    """Close a run with the state of its trial and the reason; ``ended`` is in seconds since the epoch, or now."""
     status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
     if reason:
         client.set_tag(run_id, "reason", reason[:TAG_LENGTH])
@@ -57,17 +57,17 @@ def end_run(client: "MlflowClient", run_id: str, state: str, reason: str = "", e
     client.set_terminated(run_id, status, None if ended is None else int(1000 * ended))
 
 
-def place_of(folder: TrialFolder) -> str:
-    """Where the folder of a trial is, as MLflow is told it: the machine and the path."""
+def location_of(folder: TrialFolder) -> str:
+    """Return the machine and the path of a trial's folder, as its run has them."""
     return f"{platform.node()}:{folder.path.resolve()}"
 
 
 class TrialRun:
     """One trial's run in MLflow, from RUNNING to FINISHED or FAILED; ``seconds`` is how long MLflow has taken so far.
 
-    A store that goes away never stops a training: the first call that fails says so once in the log, the rest is
-    skipped, and the facts wait on disk for :func:`ablations.tracking.sync.synchronise`. ``experiment`` is None where it
-    was away from the beginning. ``began`` is when the trial did, in seconds since the epoch, where that is not now.
+    A store that stops answering never stops a training: the first call that fails is logged as a warning, later calls
+    are skipped, and the records wait on disk for :func:`ablations.tracking.sync.synchronise`. ``experiment`` is None if
+    the store did not answer at the start. ``began`` is when the trial began, in seconds since the epoch, or now.
     """
 
     def __init__(self, uri: str, experiment: str | None, facts: RunFacts, began: float | None = None) -> None:
@@ -81,11 +81,11 @@ class TrialRun:
 
     @property
     def recorded(self) -> bool:
-        """Whether everything up to now is in MLflow."""
+        """Whether everything so far is in MLflow."""
         return not self._away
 
     def log_curve(self, points: Sequence[CurvePoint]) -> None:
-        """Log every metric of ``points``, in as few calls as MLflow takes."""
+        """Log every metric of ``points``, in as few calls as MLflow allows."""
         from mlflow.entities import Metric
 
         metrics = [
@@ -100,7 +100,7 @@ class TrialRun:
     def finish(self, folder: TrialFolder, metrics: Mapping[str, float], step: int, ended: float | None = None) -> None:
         """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED.
 
-        ``ended`` is when the trial did, in seconds since the epoch, where that is not now.
+        ``ended`` is when the trial ended, in seconds since the epoch, or now.
         """
         self.log_curve([CurvePoint(step, metrics)])
         self._call(lambda: self._log_files(folder))
@@ -124,19 +124,20 @@ class TrialRun:
         self._client.log_batch(self._run_id, params=params, tags=[RunTag("state", "running")])
 
     def _end_abandoned(self) -> None:
-        """Close what a killed process left open; the caller holds the trial, so nobody works on those runs."""
+        """Close the runs that a killed process left open; the caller holds the trial, so no process writes to them."""
         for run in search_runs(self._uri, self._experiment, f"{self._own_runs()} and attributes.status = 'RUNNING'"):
-            end_run(self._client, run.info.run_id, "interrupted", "interrupted: the process ended without a word")
+            end_run(self._client, run.info.run_id, "interrupted", PROCESS_DIED)
 
     def _retire_others(self) -> None:
-        """Take back other runs of this trial that are finished, or open, as one may count.
+        """Mark other runs of this trial as interrupted, since only one may count.
 
-        The result of a finished one was no longer on disk; an open one is what a slow server made of a repeated call.
+        The result of a finished one was no longer on disk; an open one comes from a call that was repeated because the
+        server was slow.
         """
         for run in search_runs(self._uri, self._experiment, self._own_runs()):
             if run.info.run_id == self._run_id or run.info.status not in ("FINISHED", "RUNNING"):
                 continue
-            end_run(self._client, run.info.run_id, "interrupted", f"run {self._run_id} takes its place")
+            end_run(self._client, run.info.run_id, "interrupted", f"replaced by run {self._run_id}")
 
     def _own_runs(self) -> str:
         return f"tags.cell = '{self._facts.cell}' and tags.seed = '{self._facts.seed}'"
@@ -145,7 +146,7 @@ class TrialRun:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def _log_files(self, folder: TrialFolder) -> None:
-        # MLflow looks the run up at each call, so everything goes in one.
+        # MLflow looks up the run at each call, so all files go in one.
         with tempfile.TemporaryDirectory() as name:
             for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
                 if path.exists():
@@ -166,13 +167,13 @@ class TrialRun:
             action()
         except Exception as error:
             self._away = True
-            log.warning("MLflow at %s does not take records (%s); they wait on disk", self._uri, first_line(error))
+            log.warning("MLflow at %s does not accept records (%s); they wait on disk", self._uri, first_line(error))
         finally:
             self.seconds += time.perf_counter() - start
 
 
 def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a result as MLflow names them: ``Set5/psnr_db``, ``cost/ops_g``, ``timing/train_s``, ..."""
+    """Return the metrics of a result as MLflow names them: ``Set5/psnr_db``, ``cost/ops_g``, ``timing/train_s``, ..."""
     metrics = {f"{name}/{metric}": scores[metric] for name, scores in result["metrics"].items() for metric in METRICS}
     for name, scores in result["baseline"].items():
         metrics |= {f"baseline/{name}/{metric}": scores[metric] for metric in METRICS}
@@ -182,7 +183,7 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def facts_of(result: Mapping[str, Any], folder: TrialFolder | None = None) -> RunFacts:
-    """What MLflow is told of a trial, from its result or from what is known of it before it starts."""
+    """Return what MLflow gets of a trial, from its result or from what is known of it before it starts."""
     setting = {name: str(value) for name, value in flatten(result["setting"]).items()}
     factors = {name: level_text(level) for name, level in result["factors"].items()}
     provenance = result["provenance"]
@@ -195,7 +196,7 @@ def facts_of(result: Mapping[str, Any], folder: TrialFolder | None = None) -> Ru
         "git": provenance["git"],
         "git_dirty": level_text(provenance["dirty"]),
         "provenance": json.dumps(provenance),
-        **({} if folder is None else {"folder": place_of(folder)}),
+        **({} if folder is None else {"folder": location_of(folder)}),
     }
     params = {**factors, **setting, "seed": str(result["seed"])}
     return RunFacts(result["study"], result["cell"], result["seed"], result["name"], params, tags)

@@ -46,7 +46,7 @@ def data_of(config: Config) -> "PreparedData":
     trains = config.network.name != BASELINE
     if trains and not config.data.train:
         raise ConfigError("no value for data.train: set it on the command line, as in data.train=DIR")
-    if config.data.inputs == "given" and task.corruption is not None:
+    if config.data.inputs == "given" and task.degradation is not None:
         raise ConfigError(f"data.inputs=given: {task.name} makes its inputs from the pictures; use data.inputs=made")
     inputs = f"X{task.scale}" if config.data.inputs == "given" else None
     # A method that trains nothing scores the same whatever others train on.

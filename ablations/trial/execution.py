@@ -15,9 +15,9 @@ from ablations.space.factors import SHOWN
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
 from ablations.storage.files import first_line, replacing, write_atomically
-from ablations.storage.folder import TrialFolder, steps_of
+from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
 from ablations.storage.lease import HeldTrial, LeaseLost, held
-from ablations.storage.pruning import Pruned, Verdicts
+from ablations.storage.pruning import PruningClient, TrialPruned
 from ablations.storage.snapshots import Snapshots
 from ablations.tracking.client import experiment_id, is_finished, prepare_tracking
 from ablations.tracking.runs import TrialRun, facts_of, final_metrics
@@ -85,7 +85,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
 
     A trial that was interrupted resumes from its newest snapshot. In a sweep the parent has prepared the tracking store
     and reports the results. Raises TrialFailed if the training fails, TrialBusy if another process runs the trial,
-    Interrupted if it was asked to stop, Pruned if its search ended it, and BbcuError for a mistake of the user.
+    Interrupted if it was asked to stop, TrialPruned if its search ended it, and BbcuError for a mistake of the user.
     """
     from bbcu.training.acceleration import use_cache
 
@@ -111,13 +111,13 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
             else:
                 execution = Execution(config, trial, data, folder, lease, stop)
                 result = _execute(execution, experiment, in_sweep=in_sweep)
-    mean_psnr = statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
+    psnr_db = mean_psnr(result)
     if in_sweep:
         seconds = result["timing"]["total_s"]
-        log.info("%s seed %d: %.2f dB after %.0f s", trial.name, trial.seed, mean_psnr, seconds)
+        log.info("%s seed %d: %.2f dB after %.0f s", trial.name, trial.seed, psnr_db, seconds)
     else:
         log.info("%s", summary(result, folder))
-    return mean_psnr
+    return psnr_db
 
 
 def experiment_of(config: Config, *, in_sweep: bool) -> str | None:
@@ -175,14 +175,14 @@ def _execute(execution: Execution, experiment: str | None, *, in_sweep: bool) ->
 def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_sweep: bool) -> dict[str, Any]:
     config, trial, folder = execution.config, execution.trial, execution.folder
     attempt = begin_attempt(folder)
-    execution.lease.beat(now=True, attempt=attempt.number)
+    execution.lease.heartbeat(now=True, attempt=attempt.number)
     origin = provenance(device_name(config), threads, trial.seed, code_of(trial))
     run = TrialRun(config.tracking.uri, experiment, facts_of({**trial.facts(), "provenance": origin}, folder))
 
-    def end(state: State, reason: str) -> None:
+    def end(state: State, reason: str, **reached: Any) -> None:
         # On a full disk even this may fail; the next process to look sees that nobody holds the lease.
         with contextlib.suppress(OSError):
-            end_attempt(folder, state, reason)
+            end_attempt(folder, state, reason, **reached)
         run.leave(folder, state, reason)
 
     try:
@@ -202,8 +202,8 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
     except stopping.Interrupted as error:
         end(State.INTERRUPTED, str(error))
         raise
-    except Pruned as error:
-        end(State.PRUNED, str(error))
+    except TrialPruned as error:
+        end(State.PRUNED, str(error), step=error.step, psnr_db=error.psnr_db)
         raise
     except Exception as error:
         reason = str(error) if isinstance(error, BbcuError) else f"{type(error).__name__}: {error}"
@@ -224,9 +224,10 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     from ablations.trial.recorder import Recorder, Surroundings, mean_record, score_record
     from ablations.trial.samples import save_samples
     from bbcu.model.cost import count
-    from bbcu.training.loop import TrainSettings, resolve_device
+    from bbcu.training.loop import resolve_device
     from bbcu.training.preparation import prepare_training
     from bbcu.training.probes import dead_body, probe, probed_inputs
+    from bbcu.training.settings import TrainSettings
 
     config, trial, data, folder = execution.config, execution.trial, execution.data, execution.folder
 
@@ -247,7 +248,7 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
 
     # --- training, from the first step or from a snapshot -------------------------------------------------------------
     snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **resumable(origin)})
-    surroundings = Surroundings(execution.lease, run, snapshots, execution.stop, Verdicts(folder, config.session))
+    surroundings = Surroundings(execution.lease, run, snapshots, execution.stop, PruningClient(folder, config.session))
     recorder = Recorder(config, execution.title, data, training, surroundings)
     earlier = snapshots.newest(device)
     if earlier is not None:
@@ -267,14 +268,14 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     joules = meter.joules()
 
     # --- the result is that of the last step, not of the best ---------------------------------------------------------
-    execution.lease.beat(now=True, phase="probing")
+    execution.lease.heartbeat(now=True, phase="probing")
     probing = time.perf_counter()
     probes = probe(network, probed_inputs(data.test, config.tracking.samples), start, device)
     dead = dead_body(network, probed_inputs(data.test, config.tracking.samples), device)
     if dead is not None:
         log.warning("%s: %s", execution.title, dead)
     probe_seconds = time.perf_counter() - probing
-    execution.lease.beat(now=True, phase="recording")
+    execution.lease.heartbeat(now=True, phase="recording")
     folder.write_curve(recorder.points)
     with replacing(folder.checkpoint_path) as temporary:
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, temporary)

@@ -164,7 +164,8 @@ def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
 
 def check_runnable(config: Config) -> None:
     """Raise BbcuError for outputs that cannot be written, a device that is not there, an unknown way to train."""
-    from bbcu.training.loop import TrainSettings, resolve_device
+    from bbcu.training.loop import resolve_device
+    from bbcu.training.settings import TrainSettings
 
     check_writable(Path(config.outputs), f"outputs={config.outputs}")
     resolve_device(config.device)

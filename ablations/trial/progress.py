@@ -1,5 +1,6 @@
-"""What a user sees while trials run: a bar on a terminal, plain lines elsewhere."""
+"""What a trial writes to the terminal: its log messages, and a bar on a terminal or plain lines elsewhere."""
 
+import logging
 import time
 from types import TracebackType
 
@@ -7,10 +8,24 @@ import rich
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_LINES = 5
-"""How many lines a trial prints where there is no terminal."""
+"""How many lines a training prints without a terminal."""
+
+EVALUATION_SECONDS = 20.0
+"""How often an evaluation prints a line without a terminal."""
 
 SMOOTHING = 0.95
-"""Weight of the past in the loss and PSNR that are shown; one batch alone jumps too much to read."""
+"""Weight of the past in the loss and PSNR that are shown; those of a single batch vary too much to be read."""
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes log messages through rich's console, so that they do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            rich.get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        except (Exception, SystemExit):
+            # Losing the terminal, or a full disk behind a redirection, must not end a training.
+            self.handleError(record)
 
 
 class TrialProgress:
@@ -24,7 +39,7 @@ class TrialProgress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  PSNR {task.fields[psnr]:.2f} dB"),
+            TextColumn("loss {task.fields[loss]:.4f}  training patches {task.fields[psnr]:.2f} dB"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
@@ -34,7 +49,8 @@ class TrialProgress:
         self._task = self._bar.add_task(name, total=steps, loss=float("nan"), psnr=float("nan"))
         self._loss: float | None = None
         self._psnr = 0.0
-        self._start = time.monotonic()
+        self._start = self._told_at = time.monotonic()
+        self._set, self._pictures = "", 0
 
     def __enter__(self) -> "TrialProgress":
         self._bar.start()
@@ -46,14 +62,27 @@ class TrialProgress:
         self._bar.stop()
 
     def update(self, step: int, loss: float, psnr_db: float) -> None:
-        """Show that ``step`` is done, with its loss and its PSNR."""
+        """Show that ``step`` is done, with the loss and the PSNR of its batch of training patches."""
         keep = 0.0 if self._loss is None else SMOOTHING
         self._loss = keep * (self._loss or 0.0) + (1 - keep) * loss
         self._psnr = keep * self._psnr + (1 - keep) * psnr_db
-        self._bar.update(self._task, completed=step, loss=self._loss, psnr=self._psnr)
+        self._bar.update(self._task, description=self.name, completed=step, loss=self._loss, psnr=self._psnr)
         if self._lines and (step * PLAIN_LINES) // self.steps > ((step - 1) * PLAIN_LINES) // self.steps:
             left = (time.monotonic() - self._start) / step * (self.steps - step)
-            print(
-                f"  step {step}/{self.steps}  loss {self._loss:.4f}  PSNR {self._psnr:.2f} dB  {left:.0f} s left",
-                flush=True,
+            self._print(
+                f"step {step}/{self.steps}  loss {self._loss:.4f}  "
+                f"training patches {self._psnr:.2f} dB  {left:.0f} s left"
             )
+
+    def evaluated(self, test_set: str, pictures: int) -> None:
+        """Show that one more of the ``pictures`` of a test set is evaluated."""
+        self._pictures = self._pictures % pictures + 1 if test_set == self._set else 1
+        self._set = test_set
+        text = f"evaluating {test_set} {self._pictures}/{pictures}"
+        self._bar.update(self._task, description=f"{self.name}, {text}")
+        if self._lines and time.monotonic() - self._told_at >= EVALUATION_SECONDS:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._told_at = time.monotonic()
+        print(f"  {text}", flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ablations.config import Config
 from ablations.storage.folder import CurvePoint
 from ablations.storage.lease import HeldTrial
-from ablations.storage.pruning import Verdicts
+from ablations.storage.pruning import PruningClient
 from ablations.storage.snapshots import Snapshots
 from ablations.storage.stopping import Interrupted, StopSign
 from ablations.tracking.runs import TrialRun
@@ -45,7 +45,7 @@ class Surroundings:
     run: TrialRun
     snapshots: Snapshots
     stop: StopSign
-    verdicts: Verdicts
+    pruning: PruningClient
 
 
 class Recorder:
@@ -80,7 +80,7 @@ class Recorder:
     def __call__(self, report: StepReport) -> None:
         """Take in one step; raises Interrupted, with a snapshot on disk, where the trial is to stop."""
         self.progress.update(report.step, report.loss, report.psnr_db)
-        self._around.hold.beat(phase="training", step=report.step)
+        self._around.hold.heartbeat(phase="training", step=report.step)
         self._window.append(report)
         if self._is_due(report.step, self._tracking.curve_points):
             self._add(report.step, self._window_means())
@@ -123,7 +123,8 @@ class Recorder:
 
     def _evaluate(self, step: int) -> None:
         def keep(set_name: str, pair: Pair, output: Pixels) -> None:
-            self._around.hold.beat(phase="evaluating")
+            self._around.hold.heartbeat(phase="evaluating")
+            self.progress.evaluated(set_name, len(self._data.test[set_name]))
             if step == self._steps and len(self._sampled(set_name)) < self._tracking.samples:
                 self.samples[set_name, pair.name] = output
 
@@ -134,9 +135,9 @@ class Recorder:
         means = {name: mean_score(scores) for name, scores in self.scores.items()}
         self._add(step, {f"{name}/psnr_db": mean.psnr_db for name, mean in means.items()})
         psnr_db = statistics.fmean(mean.psnr_db for mean in means.values())
-        self._around.hold.beat(now=True, phase="training", scored_at=step, psnr_db=psnr_db)
+        self._around.hold.heartbeat(now=True, phase="training", scored_at=step, psnr_db=psnr_db)
         if step < self._steps:
-            self._around.verdicts.check(step, psnr_db)
+            self._around.pruning.check(step, psnr_db)
 
     def _sampled(self, set_name: str) -> list[str]:
         return [picture for name, picture in self.samples if name == set_name]

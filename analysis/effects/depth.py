@@ -1,8 +1,8 @@
-"""What the probes saw unit by unit, from the input of the network to its output.
+"""Tabulate what the probes measured unit by unit, from the input of the network to its output.
 
-Cells that differ from the anchor in one factor alone are set beside each other, or each cell by its name where there
-are few or where they are methods; a mean over cells that differ in several would show the mixture.
-``bbcu.training.probes`` says what each measure is.
+Cells that differ from the anchor in one factor are set beside each other, or each cell by its name if there are few or
+if they are methods; a mean over cells that differ in several factors would show the mixture.
+``bbcu.training.probes`` defines each measure.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.effects.contrasts import anchor, base_and_others
-from analysis.study.settings import Section
+from analysis.study.settings import SettingResults
 
 SHOWN_FACTORS = ("residual", "bn", "align", "act", "surrogate", "threshold", "weight", "act_fn")
 """The factors whose levels are set beside each other."""
@@ -20,103 +20,95 @@ SHOWN_MEASURES = ("output_loss", "sign_loss", "window")
 """The measures that are drawn by depth."""
 
 MOST_FACTORS = 3
-"""More columns of panels cannot be read at half the size."""
+"""More columns of panels are too small to read."""
 
 MOST_ALL = 7
-"""So few cells are drawn all, where no two of them differ in some factor alone."""
+"""So few cells are all drawn if no two of them differ in some factor alone."""
 
 EVERY = "cell"
-"""What stands for the factor where every cell has a line, under its name."""
+"""Stands for the factor if every cell has a line, under its name."""
 
 MOST_RANGES = 6
 """How many cells' value ranges are drawn."""
 
-DEPTH_COLUMNS = ("factor", "level", "cell", "depth", "measure", "mean", "low", "high", "n")
+DEPTH_COLUMNS = ["factor", "level", "cell", "depth", "measure", "mean", "low", "high", "n"]
+ENDS = ["beside_p1", "beside_p99", "branch_p1", "branch_p99"]
+RANGE_COLUMNS = ["cell", "label", "depth", "has_residual", *ENDS, "n"]
 
-Star = Mapping[str, Mapping[str, str]]
-"""By factor and then by level, the cell that has this level and is the anchor otherwise."""
+CellsByLevel = Mapping[str, Mapping[str, str]]
+"""By factor and then by level, a cell that has this level."""
 
 
-def star(section: Section, factors: tuple[str, ...] = SHOWN_FACTORS) -> dict[str, dict[str, str]]:
+def star(results: SettingResults) -> dict[str, dict[str, str]]:
     """By factor of several levels, the anchor and the cells that differ from it in that factor alone."""
-    if section.cells.empty:
+    if results.cells.empty:
         return {}
-    centre = section.cells.loc[anchor(section)]
+    centre = results.cells.loc[anchor(results)]
     found: dict[str, dict[str, str]] = {}
-    for factor in factors:
-        if factor not in section.factors:
+    for factor in SHOWN_FACTORS:
+        if factor not in results.factors:
             continue
-        others = [f"level/{other}" for other in section.factors if other != factor]
-        alike = section.cells[(section.cells[others] == centre[others]).all(axis=1)]
+        others = [f"level/{other}" for other in results.factors if other != factor]
+        alike = results.cells[(results.cells[others] == centre[others]).all(axis=1)]
         levels = {str(row[f"level/{factor}"]): str(cell) for cell, row in alike.iterrows()}
         if len(levels) > 1:
             found[factor] = levels
     return found
 
 
-def shown(section: Section) -> dict[str, dict[str, str]]:
+def shown(results: SettingResults) -> CellsByLevel:
     """The cells of each column of panels, by factor and level: those of the star, or each by its name.
 
-    Methods are shown by their names, and so are a few cells such as those of a chain, where a factor varies that no two
-    cells differ in alone.
+    Methods are shown by name, and so are a few cells, such as those of a chain, if some factor varies in which no two
+    cells alone differ.
     """
-    cells = [str(cell) for cell in section.cells.index]
-    found = star(section)
-    varied = {factor for factor in SHOWN_FACTORS if factor in section.factors and base_and_others(section, factor)[1]}
-    if section.methods or (len(cells) <= MOST_ALL and not varied <= found.keys()):
-        return {EVERY: {section.labels[cell]: cell for cell in cells}}
+    cells = [str(cell) for cell in results.cells.index]
+    found = star(results)
+    varied = {factor for factor in SHOWN_FACTORS if factor in results.factors and base_and_others(results, factor)[1]}
+    if results.methods or (len(cells) <= MOST_ALL and not varied <= found.keys()):
+        return {EVERY: {results.labels[cell]: cell for cell in cells}}
     return dict(list(found.items())[:MOST_FACTORS])
 
 
-def depth_table(section: Section) -> pd.DataFrame:
-    """A row per factor, level, unit and measure: the mean over the ``n`` seeds, and the lowest and highest of them."""
-    units = section.units
+def depth_table(results: SettingResults) -> pd.DataFrame:
+    """A row per factor, level, unit and measure: mean, lowest and highest of the ``n`` seeds."""
+    units = results.units
     rows = [
-        {
-            "factor": factor,
-            "level": level,
-            "cell": cell,
-            "depth": depth,
-            "measure": measure,
-            "mean": values.mean(),
-            "low": values.min(),
-            "high": values.max(),
-            "n": values.count(),
-        }
-        for factor, levels in shown(section).items()
+        (factor, level, cell, depth, measure, values.mean(), values.min(), values.max(), values.count())
+        for factor, levels in shown(results).items()
         for level, cell in levels.items()
         for measure in SHOWN_MEASURES
         for depth, values in units[units["cell"] == cell].groupby("depth")[measure]
         if values.count()
     ]
-    return pd.DataFrame(rows, columns=list(DEPTH_COLUMNS))
+    return pd.DataFrame(rows, columns=DEPTH_COLUMNS)
 
 
-def range_cells(section: Section) -> list[str]:
-    """The cells whose value ranges are drawn: the anchor, and those that are drawn by depth too, if they have any."""
-    measured = set(section.units["cell"]) if not section.units.empty else set()
-    every = {**star(section), **shown(section)} if not section.methods else shown(section)
-    found = [cell for levels in every.values() for cell in levels.values() if cell in measured]
-    centre = [cell for cell in [anchor(section)] if cell in measured] if not section.cells.empty else []
-    return list(dict.fromkeys([*centre, *found]))[:MOST_RANGES]
+def range_cells(results: SettingResults) -> list[str]:
+    """The cells whose value ranges are drawn: the anchor, and those that are drawn by depth, if they were measured."""
+    if results.cells.empty:
+        return []
+    measured = set(results.units["cell"])
+    every = shown(results) if results.methods else {**star(results), **shown(results)}
+    cells = [anchor(results), *(cell for levels in every.values() for cell in levels.values())]
+    return [cell for cell in dict.fromkeys(cells) if cell in measured][:MOST_RANGES]
 
 
-def range_table(section: Section) -> pd.DataFrame:
+def range_table(results: SettingResults) -> pd.DataFrame:
     """A row per cell and unit: the percentiles of the branch and of what it is added to, as means over seeds.
 
-    ``beside`` is the residual, or the unit's input where it has none.
+    ``beside`` is the residual, or the unit's input if it has no residual.
     """
-    columns = ["cell", "label", "depth", "has_residual", "beside_p1", "beside_p99", "branch_p1", "branch_p99", "n"]
-    units = section.units
-    if "branch_p99" not in units:
-        return pd.DataFrame(columns=columns)
+    units = results.units
+    if units["branch_p99"].isna().all():
+        return pd.DataFrame(columns=RANGE_COLUMNS)
     frames = []
-    for cell in range_cells(section):
+    for cell in range_cells(results):
         own = units[units["cell"] == cell].copy()
-        has = own["residual_p99"].notna() if "residual_p99" in own else pd.Series(False, index=own.index)
+        has = own["residual_p99"].notna()
         for end in ("p1", "p99"):
-            own[f"beside_{end}"] = np.where(has, own.get(f"residual_{end}", np.nan), own[f"input_{end}"])
+            own[f"beside_{end}"] = np.where(has, own[f"residual_{end}"], own[f"input_{end}"])
         grouped = own.assign(has_residual=has).groupby("depth")
-        frame = grouped[columns[4:8]].mean().assign(has_residual=grouped["has_residual"].any(), n=grouped.size())
-        frames.append(frame.reset_index().assign(cell=cell, label=section.labels[cell]))
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+        frame = grouped[ENDS].mean().assign(has_residual=grouped["has_residual"].any(), n=grouped.size())
+        frames.append(frame.reset_index().assign(cell=cell, label=results.labels[cell]))
+    return pd.concat(frames, ignore_index=True)[RANGE_COLUMNS] if frames else pd.DataFrame(columns=RANGE_COLUMNS)

@@ -1,13 +1,12 @@
-"""A section's cells read as a factorial design: what can be estimated of it, and what is refused with its reason."""
+"""Analyse cells as a factorial design: what can be estimated of it, and what cannot, with the reason."""
 
 import dataclasses
 import itertools
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 from analysis.effects.contrasts import base_and_others, levels_by_cell
-from analysis.statistics.estimates import MARGIN_DB, IncompleteDataError, Verdict, verdicts
+from analysis.statistics.estimates import MARGIN_DB, IncompleteDataError, Verdict, rounded, verdicts
 from analysis.statistics.factorial import (
     FEWEST_FOR_HALF_NORMAL,
     Cell,
@@ -22,36 +21,32 @@ from analysis.statistics.factorial import (
     restricted,
     shapley,
 )
-from analysis.study.settings import KEY_LENGTH, Section
+from analysis.study.settings import SettingResults
+from bbcu.model.specs import PARTS
 
 MOST_CELLS = 4096
-"""A grid of more cells is that of unrelated cells, as of published methods, and no design."""
+"""A larger grid is that of unrelated cells, such as published methods, and not a design."""
 
 MOST_COMPONENTS = 10
-"""Shapley shares take all 2^k cells; more components than this were never all trained."""
+"""Shapley shares need all 2^k cells; nobody trains them all for more components than this."""
 
 FEW_SEEDS = 2
-"""Up to so many seeds hardly measure noise, and the half-normal plot takes it from the effects themselves."""
+"""So few seeds hardly measure noise, so a half-normal plot takes it from the effects themselves."""
 
 PARTED = "binarize"
 """The factor whose levels list the parts of the network that are binary."""
 
-PARTS = ("head", "body", "up", "tail")
-
 FULL, BINARY = "full", "binary"
 """The levels of a part: in full precision, the reference, or binary."""
 
-SAME = re.compile(rf"^the same network as .*\(([0-9a-f]{{{KEY_LENGTH}}})\): ")
-"""How a plan says that a cell was left out because it is another cell."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """The factorial reading of one test set; each part is None where it cannot be had.
+class FactorialAnalysis:
+    """The factorial analysis of one test set; each part is None if it cannot be estimated.
 
-    ``whole`` says whether all cells of the design are there. ``problems`` says, in sentences, what was refused and
-    why. ``verdicts`` belong to the effects, in their order, and are those of one family. ``held`` are the levels to
-    which factors of more than two levels were restricted for the Shapley shares and the half-normal plot.
+    ``whole`` says whether all cells of the design are there, ``problems``, in sentences, what was refused and why.
+    ``verdicts`` belong to the effects, in their order, and are one family. ``held`` are the two levels to which factors
+    of more levels were restricted for the Shapley shares and the half-normal plot.
     """
 
     responses: Responses
@@ -69,30 +64,30 @@ class Reading:
         return tuple(each for each in self.effects.effects if len(each.term.moved) > 1) if self.effects else ()
 
 
-def readings(section: Section, margin: float = MARGIN_DB) -> dict[str, Reading]:
-    """The factorial reading of every test set; empty where fewer than two factors vary."""
-    factors = {} if section.methods else design_factors(section)
+def factorial_analyses(results: SettingResults, margin: float = MARGIN_DB) -> dict[str, FactorialAnalysis]:
+    """Analyse every test set; empty if fewer than two factors vary."""
+    factors = {} if results.methods else design_factors(results)
     if len(factors) < 2 or math.prod(len(levels) for levels in factors.values()) > MOST_CELLS:
         return {}
-    return {name: reading(responses_of(section, factors, name), margin) for name in section.sets}
+    return {name: analyse(responses_of(results, factors, name), margin) for name in results.sets}
 
 
-def design_factors(section: Section) -> dict[str, tuple[str, ...]]:
+def design_factors(results: SettingResults) -> dict[str, tuple[str, ...]]:
     """The factors that vary among the finished cells with their levels, the reference first.
 
-    Where the cells binarise every subset of some parts, these parts are the factors, in place of the one that lists
-    them: the effect of a part is then what binarising it does.
+    If the cells binarise every subset of some parts, these parts are factors in place of the one that lists them: the
+    effect of a part is then the effect of binarising it.
     """
-    found = {factor: base_and_others(section, factor) for factor in section.factors}
+    found = {factor: base_and_others(results, factor) for factor in results.factors}
     varied = {factor: (base, *others) for factor, (base, others) in found.items() if others}
-    parts = separate_parts(varied.pop(PARTED)) if len(varied.get(PARTED, ())) > 2 else ()
-    if not parts:
-        return {factor: (base, *others) for factor, (base, others) in found.items() if others}
+    parts = separate_parts(varied.get(PARTED, ()))
+    if parts:
+        varied = {factor: levels for factor, levels in varied.items() if factor != PARTED}
     return {**varied, **dict.fromkeys(parts, (FULL, BINARY))}
 
 
 def separate_parts(levels: Sequence[str]) -> tuple[str, ...]:
-    """The parts of which ``levels`` binarise every subset, in their order in the network; none where some is absent."""
+    """The parts of which ``levels`` binarise every subset, in their order in the network; empty if a subset lacks."""
     subsets = {frozenset(parts_in(level)) for level in levels}
     parts = [part for part in PARTS if 0 < sum(part in subset for subset in subsets) < len(subsets)]
     return tuple(parts) if len(parts) > 1 and len(subsets) == 2 ** len(parts) else ()
@@ -103,90 +98,77 @@ def parts_in(level: str) -> list[str]:
     return [part for part in level.strip("[]").replace(" ", "").split(",") if part]
 
 
-def level_in(levels: Mapping[str, str], factor: str, factors: Collection[str]) -> str:
-    """The level of a factor of the design in a cell, which may be a part of those that the cell lists."""
-    if factor in PARTS and PARTED not in factors:
-        return BINARY if factor in parts_in(levels.get(PARTED, "")) else FULL
-    return levels.get(factor, "")
-
-
 def place_of(levels: Mapping[str, str], factors: Collection[str]) -> Cell:
-    """Where a cell stands in the design."""
-    return tuple(level_in(levels, factor, factors) for factor in factors)
+    """The level of each factor of the design in a cell; a part's level follows from the parts that the cell lists."""
+
+    def level(factor: str) -> str:
+        if factor in PARTS and PARTED not in factors:
+            return BINARY if factor in parts_in(levels.get(PARTED, "")) else FULL
+        return levels.get(factor, "")
+
+    return tuple(level(factor) for factor in factors)
 
 
-def responses_of(section: Section, factors: Mapping[str, tuple[str, ...]], test_set: str) -> Responses:
-    """PSNR by cell of the design and seed, with the cells that are another cell under their own name too."""
-    scores = section.scores(f"{test_set}/psnr_db")
-    values: dict[Cell, dict[int, float]] = {}
-    for cell, place in places_of(section, factors).items():
-        values[place] = {seed: scores[cell, seed] for seed in section.seeds_of(cell)}
-    for place, twin in merged_cells(section, factors).items():
-        values.setdefault(place, {seed: scores[twin, seed] for seed in section.seeds_of(twin)})
+def responses_of(results: SettingResults, factors: Mapping[str, tuple[str, ...]], test_set: str) -> Responses:
+    """PSNR by cell of the design and seed; a cell left out as the same network as another has that one's scores."""
+    scores = results.scores(f"{test_set}/psnr_db")
+    places = places_of(results, factors)
+    values = {place: {seed: scores[cell, seed] for seed in results.seeds_of(cell)} for cell, place in places.items()}
+    for place, same in merged_cells(results, factors).items():
+        values.setdefault(place, {seed: scores[same, seed] for seed in results.seeds_of(same)})
     return Responses(factors, values)
 
 
-def places_of(section: Section, factors: Collection[str]) -> dict[str, Cell]:
-    """Where every finished cell stands in the design."""
-    return {cell: place_of(levels, factors) for cell, levels in levels_by_cell(section, "level").items()}
+def places_of(results: SettingResults, factors: Collection[str]) -> dict[str, Cell]:
+    """The place of every finished cell in the design."""
+    return {cell: place_of(levels, factors) for cell, levels in levels_by_cell(results, "level").items()}
 
 
-def part_costs(section: Section, factors: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[float, float]]:
-    """What binarising each part changes in operations (10^9) and in parameters (thousands), over all other choices.
+def part_costs(results: SettingResults, factors: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[float, float]]:
+    """The change in operations (10^9) and parameters (thousands) from binarising each part, over all other choices.
 
-    Empty where the design has no parts, or lacks one of its cells.
+    Empty if the design has no parts, or lacks one of its cells.
     """
-    places = {place: cell for cell, place in places_of(section, factors).items()}
+    places = {place: cell for cell, place in places_of(results, factors).items()}
     parts = [factor for factor, levels in factors.items() if levels == (FULL, BINARY)]
     if len(places) < math.prod(len(levels) for levels in factors.values()):
         return {}
 
     def change(part: str, cost: str) -> float:
-        costs = section.cells[f"metric/cost/{cost}"]
-        sides = [
-            [costs[cell] for place, cell in places.items() if place[list(factors).index(part)] == level]
-            for level in (BINARY, FULL)
-        ]
-        return float(math.fsum(sides[0]) / len(sides[0]) - math.fsum(sides[1]) / len(sides[1]))
+        costs, index = results.cells[f"metric/cost/{cost}"], list(factors).index(part)
+        binary, full = (
+            [costs[cell] for place, cell in places.items() if place[index] == level] for level in (BINARY, FULL)
+        )
+        return float(math.fsum(binary) / len(binary) - math.fsum(full) / len(full))
 
     return {part: (change(part, "ops_g"), change(part, "params_k")) for part in parts}
 
 
-def merged_cells(section: Section, factors: Mapping[str, tuple[str, ...]]) -> dict[Cell, str]:
+def merged_cells(results: SettingResults, factors: Mapping[str, tuple[str, ...]]) -> dict[Cell, str]:
     """The cells of the design that were left out as the same network as a finished cell, each with that cell."""
-    finished = {str(cell)[:KEY_LENGTH]: str(cell) for cell in section.cells.index}
     found: dict[Cell, str] = {}
-    for row in section.left_out:
-        same = SAME.match(row.reason)
+    for row in results.left_out:
         place = place_of(row.levels, factors)
         known = all(level in levels for level, levels in zip(place, factors.values(), strict=True))
-        if same and same[1] in finished and known:
-            found.setdefault(place, finished[same[1]])
+        if row.same_as is not None and row.same_as in results.cells.index and known:
+            found.setdefault(place, row.same_as)
     return found
 
 
-def reading(responses: Responses, margin: float) -> Reading:
-    """Everything that the cells of a design allow."""
+def analyse(responses: Responses, margin: float) -> FactorialAnalysis:
+    """Estimate everything that the cells of a design allow."""
     problems: list[str] = []
     found, whole = estimated(responses, problems)
     judged = verdicts([each.by_seed for each in found.effects], margin) if found else []
     pair_levels = {factor: levels[:2] for factor, levels in responses.factors.items()}
     held = {factor: levels for factor, levels in pair_levels.items() if len(responses.factors[factor]) > 2}
     pairs = restricted(responses, pair_levels)
-    return Reading(
-        responses,
-        whole,
-        found,
-        tuple(judged),
-        plotted(pairs),
-        shared(pairs, problems),
-        held,
-        tuple(problems),
-    )
+    plot, shares = plotted(pairs), shared(pairs, problems)
+    return FactorialAnalysis(responses, whole, found, tuple(judged), plot, shares, held, tuple(problems))
 
 
 def estimated(responses: Responses, problems: list[str]) -> tuple[Effects | None, bool]:
-    """Main effects and interactions, from all cells or else fitted to those that are there, and which of the two."""
+    """Main effects and interactions, and whether they are from all cells, not fitted to those that there are."""
     try:
         return effects(responses), True
     except IncompleteDataError as error:
@@ -199,7 +181,7 @@ def estimated(responses: Responses, problems: list[str]) -> tuple[Effects | None
 
 
 def plotted(pairs: Responses) -> HalfNormal | None:
-    """The half-normal plot, where seeds are few and factors are enough."""
+    """The half-normal plot, if there are few seeds and enough factors."""
     if len(pairs.factors) < FEWEST_FOR_HALF_NORMAL or len(pairs.seeds) > FEW_SEEDS:
         return None
     try:
@@ -209,7 +191,7 @@ def plotted(pairs: Responses) -> HalfNormal | None:
 
 
 def shared(pairs: Responses, problems: list[str]) -> Shares | None:
-    """The Shapley shares, where all cells between reference and ablated are there."""
+    """The Shapley shares, if all cells between reference and ablated are there."""
     if len(pairs.factors) > MOST_COMPONENTS:
         return None
     try:
@@ -219,15 +201,10 @@ def shared(pairs: Responses, problems: list[str]) -> Shares | None:
         return None
 
 
-def cell_means(responses: Responses, seeds: tuple[int, ...]) -> dict[Cell, float]:
-    """The mean over ``seeds`` of every cell of the grid."""
-    return {cell: math.fsum(responses.values[cell][seed] for seed in seeds) / len(seeds) for cell in responses.grid}
-
-
-def marginal_means(found: Reading, first: str, second: str) -> dict[str, list[float]]:
+def marginal_means(found: FactorialAnalysis, first: str, second: str) -> dict[str, list[float]]:
     """The mean score at each level of ``first``, by level of ``second``, over all cells and the complete seeds."""
     responses, seeds = found.responses, found.effects.seeds if found.effects else ()
-    means = cell_means(responses, seeds)
+    means = {cell: math.fsum(responses.values[cell][seed] for seed in seeds) / len(seeds) for cell in responses.grid}
     names = list(responses.factors)
     places = names.index(first), names.index(second)
 
@@ -240,17 +217,14 @@ def marginal_means(found: Reading, first: str, second: str) -> dict[str, list[fl
     }
 
 
-def factor_pairs(found: Reading) -> list[tuple[str, str]]:
-    """The pairs of factors of a whole design, the largest interaction first."""
+def factor_pairs(found: FactorialAnalysis) -> list[tuple[str, str]]:
+    """The pairs of factors of a whole design, the largest interaction first, then by name."""
     if not found.whole:
         return []
-
-    def size(pair: tuple[str, str]) -> float:
-        sizes = [
-            abs(each.estimate.mean)
-            for each in found.interactions
-            if tuple(factor for factor, _ in each.term.moved) == pair
-        ]
-        return max((value for value in sizes if math.isfinite(value)), default=0.0)
-
-    return sorted(itertools.combinations(found.responses.factors, 2), key=lambda pair: (-size(pair), pair))
+    sizes = dict.fromkeys(itertools.combinations(found.responses.factors, 2), 0.0)
+    for each in found.interactions:
+        (first, _), (second, _) = each.term.moved
+        size = rounded(abs(each.estimate.mean))
+        if math.isfinite(size):
+            sizes[first, second] = max(sizes[first, second], size)
+    return sorted(sizes, key=lambda pair: (-sizes[pair], pair))

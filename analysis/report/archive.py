@@ -23,7 +23,7 @@ from ablations.storage.files import replacing
 from ablations.storage.folder import Identity
 from analysis.report.pictures import SHOWN_PER_SET
 from analysis.statistics.estimates import MARGIN_DB
-from analysis.study.loading import Fetch, LeftOut, StudyResults, kept_file
+from analysis.study.loading import Fetch, LeftOut, StudyResults, existing_file
 from analysis.study.settings import natural
 from bbcu.errors import ConfigError
 
@@ -83,7 +83,13 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
         "factors": list(results.factors),
         "reference": dict(results.reference),
         "left_out": [
-            {"levels": dict(row.levels), "setting": dict(row.setting), "reason": row.reason} for row in results.left_out
+            {
+                "levels": dict(row.levels),
+                "setting": dict(row.setting),
+                "reason": row.reason,
+                "same_as": row.same_as,
+            }
+            for row in results.left_out
         ],
     }
     yield "study.json", as_json(known)
@@ -191,7 +197,7 @@ def restored(root: Path) -> Kept:
         factors=tuple(known["factors"]),
         reference=known["reference"],
         files={
-            identity: functools.partial(kept_file, root / str(number))
+            identity: functools.partial(existing_file, root / str(number))
             for number, identity in numbered(trials)
             if number in finished
         },
@@ -208,4 +214,4 @@ def typed(trials: pd.DataFrame) -> pd.DataFrame:
 
 def left_out(rows: Iterable[Mapping[str, Any]]) -> Iterator[LeftOut]:
     for row in rows:
-        yield LeftOut(row["levels"], row["setting"], row["reason"])
+        yield LeftOut(row["levels"], row["setting"], row["reason"], row.get("same_as"))

@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalL
 
 from analysis.effects.contrasts import Contrast
 from analysis.effects.depth import EVERY
-from analysis.effects.factors import Reading, marginal_means
+from analysis.effects.factors import FactorialAnalysis, marginal_means
 from analysis.report.pictures import Pixels, Strip, Tile
 from analysis.statistics.estimates import Outcome, Verdict
 from analysis.statistics.factorial import HalfNormal
@@ -156,7 +156,7 @@ def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence
 
 
 @drawing()
-def interactions_figure(figure: Figure, readings: Mapping[str, Reading], margin: float) -> None:
+def interactions_figure(figure: Figure, readings: Mapping[str, FactorialAnalysis], margin: float) -> None:
     """A forest plot of the interactions of two factors on every test set, those that are largest anywhere."""
     by_set = {
         name: {
@@ -233,7 +233,7 @@ def draw_effect(panel: Axes, row: int, verdict: Verdict) -> None:
 
 
 @drawing()
-def means_figure(figure: Figure, reading: Reading, pairs: Sequence[tuple[str, str]]) -> None:
+def means_figure(figure: Figure, reading: FactorialAnalysis, pairs: Sequence[tuple[str, str]]) -> None:
     """A panel for each pair of factors: the mean PSNR at the levels of one, a line for each level of the other."""
     axes = grid(figure, len(pairs), 3.9)
     for panel, (first, second) in zip(axes, pairs, strict=False):
@@ -288,7 +288,7 @@ def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
 
 
 @drawing()
-def shares_figure(figure: Figure, readings: Mapping[str, Reading]) -> None:
+def shares_figure(figure: Figure, readings: Mapping[str, FactorialAnalysis]) -> None:
     """A panel per test set: each component's share of the total gain in dB, with its 95 % interval."""
     found = {name: reading.shares for name, reading in readings.items() if reading.shares}
     most = max(len(shares.shares) for shares in found.values())

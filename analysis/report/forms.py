@@ -17,9 +17,8 @@ from urllib.parse import unquote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from ablations.tracking.client import client_of, experiment_id, search_runs
+from ablations.tracking.client import client_of, experiment_id, reading, search_runs
 from analysis.report.latex import PLACE, ShownTable, as_latex, plain
-from analysis.study.loading import reading
 
 PAGE, HTML, TABLES = "report.md", "report.html", "tables"
 

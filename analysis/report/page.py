@@ -21,11 +21,17 @@ from analysis.effects.contrasts import (
     from_the_reference,
     steps,
 )
-from analysis.effects.curves import curve_table
+from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table
 from analysis.effects.depth import EVERY, SHOWN_MEASURES, depth_table, range_cells, range_table
-from analysis.effects.factors import BINARY, Reading, factor_pairs, merged_cells, part_costs, readings
+from analysis.effects.factors import (
+    BINARY,
+    FactorialAnalysis,
+    factor_pairs,
+    factorial_analyses,
+    merged_cells,
+    part_costs,
+)
 from analysis.effects.findings import PROBES, PSNR, Assessment, Status, assessed, comparable
-from analysis.effects.tradeoffs import alignment_table, cost_table, costs_differ
 from analysis.report import tables
 from analysis.report.comparison import Table, comparisons
 from analysis.report.figures import (
@@ -49,7 +55,7 @@ from analysis.statistics.estimates import MARGIN_DB, Estimate, Outcome, Verdict,
 from analysis.statistics.factorial import Effect, HalfNormal
 from analysis.study.loading import NOT_RECORDED, StudyResults
 from analysis.study.origins import code_by_trial, codes, counted, counted_in_words, data_of, energy_in_words
-from analysis.study.settings import Section, levels_of, sections, varying
+from analysis.study.settings import SettingResults, levels_of, split_by_setting, varying
 
 PAGE = "report.md"
 
@@ -117,12 +123,12 @@ class Chapter:
     matter.
     """
 
-    section: Section
+    section: SettingResults
     cells: Sequence[CellSummary]
     contrasts: Sequence[Contrast]
     alone: Sequence[Contrast]
     steps: Sequence[Contrast]
-    readings: Mapping[str, Reading]
+    readings: Mapping[str, FactorialAnalysis]
     prefix: str
     heading: str
     margin: float
@@ -150,7 +156,7 @@ def compose(results: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes
 
     ``margin`` is the difference in dB that does not matter. Raises ValueError where it is not above 0.
     """
-    found = sections(results)
+    found = split_by_setting(results)
     alone = len(found) == 1
     chapters = [
         Chapter(
@@ -159,7 +165,7 @@ def compose(results: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes
             contrasts(section, margin),
             from_the_reference(section, margin),
             steps(section, margin),
-            readings(section, margin),
+            factorial_analyses(section, margin),
             "" if alone else f"setting{number}-",
             "##" if alone else "###",
             margin,
@@ -218,7 +224,7 @@ def chapter_parts(chapter: Chapter) -> list[Part]:
     return [*parts, absent(chapter), provenance(chapter)]
 
 
-def several_settings(results: StudyResults, found: Sequence[Section]) -> str:
+def several_settings(results: StudyResults, found: Sequence[SettingResults]) -> str:
     """What a reader of a study with several settings must know first."""
     return (
         f"{count(len(results.trials), 'trial')} under {len(found)} settings, which differ in something else than "
@@ -226,12 +232,12 @@ def several_settings(results: StudyResults, found: Sequence[Section]) -> str:
     )
 
 
-def warnings(found: Sequence[Section]) -> list[str]:
+def warnings(found: Sequence[SettingResults]) -> list[str]:
     """What a reader must know before any number: other data, other code, trials that are not there."""
     return [text for text in (data_in_words(found), code_in_words(found), lacking_in_words(found)) if text]
 
 
-def data_in_words(found: Sequence[Section]) -> str:
+def data_in_words(found: Sequence[SettingResults]) -> str:
     """That the trials did not all see the same data; nothing where they did."""
     counts = counted(data_of(section) for section in found for _ in range(len(section.trials)))
     if len(counts) < 2:
@@ -240,7 +246,7 @@ def data_in_words(found: Sequence[Section]) -> str:
     return f"**The trials saw {len(counts)} different data: {named}.** No number below mixes them."
 
 
-def code_in_words(found: Sequence[Section]) -> str:
+def code_in_words(found: Sequence[SettingResults]) -> str:
     """That the results were not all made by the same code; nothing where they were, or where none is known."""
     counts = counted(code for section in found for code in codes(section.finished))
     if len(counts) < 2:
@@ -252,7 +258,7 @@ def code_in_words(found: Sequence[Section]) -> str:
     )
 
 
-def lacking_in_words(found: Sequence[Section]) -> str:
+def lacking_in_words(found: Sequence[SettingResults]) -> str:
     """That some trials have no result; nothing where all have."""
     trials = pd.concat([section.trials for section in found])
     lacking = int((trials["state"] != "finished").sum())
@@ -314,7 +320,7 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-def baseline_name(section: Section) -> str:
+def baseline_name(section: SettingResults) -> str:
     """What a task's baseline is called."""
     return "bicubic interpolation" if section.setting.get("task.name", "").startswith("sr") else "the unrestored input"
 
@@ -325,7 +331,7 @@ def count(number: int, noun: str) -> str:
 
 
 def in_short(
-    chapters: Sequence[Chapter], groups: Sequence[Sequence[Section]], claims: Sequence[Sequence[Assessment]]
+    chapters: Sequence[Chapter], groups: Sequence[Sequence[SettingResults]], claims: Sequence[Sequence[Assessment]]
 ) -> Part:
     """What was found, how sure that is, what it cost and how it compares with the paper, in a few lines."""
     blocks = []
@@ -477,7 +483,7 @@ def verdict_in_words(found: Estimate, verdict: Verdict) -> str:
     return "" if math.isnan(found.low) else f", {verdict.outcome}"
 
 
-def effects_and_verdicts(reading: Reading) -> list[tuple[Effect, Verdict]]:
+def effects_and_verdicts(reading: FactorialAnalysis) -> list[tuple[Effect, Verdict]]:
     """The effects of a reading, each with its verdict."""
     return list(zip(reading.effects.effects, reading.verdicts, strict=True)) if reading.effects else []
 
@@ -489,7 +495,7 @@ def costs_of_parts(chapter: Chapter) -> dict[str, tuple[float, float]]:
     return part_costs(chapter.section, next(iter(chapter.readings.values())).responses.factors)
 
 
-def titles_of(group: Sequence[Section]) -> str:
+def titles_of(group: Sequence[SettingResults]) -> str:
     """The settings of a group in words."""
     return listed([f"`{section.title}`" for section in group])
 
@@ -634,7 +640,7 @@ def second_reading(chapter: Chapter) -> str:
     return f"{said}\n\n{tables.images_table(chapter.contrasts, chapter.section.sets)}"
 
 
-def sentence(contrast: Contrast, section: Section) -> str:
+def sentence(contrast: Contrast, section: SettingResults) -> str:
     """One contrast in words, with its verdict and the reason for it on each test set."""
     said = "; ".join(phrase(name, verdict) for name, verdict in contrast.verdicts.items())
     basis = f"{count(len(contrast.pairs.cells), 'pair')} of cells, {count(len(contrast.seeds), 'seed')}"
@@ -658,7 +664,7 @@ def change_in_words(contrast: Contrast) -> str:
     return f"`{contrast.factor}={contrast.level}` instead of `{contrast.base}`"
 
 
-def differs_in_code(contrast: Contrast, section: Section) -> bool:
+def differs_in_code(contrast: Contrast, section: SettingResults) -> bool:
     """Whether some pair of cells was made by different code under a seed."""
     code = code_by_trial(section)
     return any(code[base, seed] != code[other, seed] for base, other in contrast.pairs.cells for seed in contrast.seeds)
@@ -695,7 +701,7 @@ def design(chapter: Chapter) -> Part:
     return Part("\n\n".join(line for line in lines if line), files)
 
 
-def no_design(reading: Reading) -> str:
+def no_design(reading: FactorialAnalysis) -> str:
     """Why no effect of a factor and no interaction can be had from the cells."""
     grid, there = reading.responses.grid, reading.responses.values
     lacking = [
@@ -712,7 +718,7 @@ def no_design(reading: Reading) -> str:
     )
 
 
-def design_lines(name: str, reading: Reading, section: Section) -> list[str]:
+def design_lines(name: str, reading: FactorialAnalysis, section: SettingResults) -> list[str]:
     """The effects on one test set in words and tables."""
     lines = [f"**{name}.**", *reading.problems]
     if reading.effects is None:
@@ -1040,7 +1046,7 @@ def runs_behind(chapters: Sequence[Chapter], claims: Sequence[Sequence[Assessmen
     return Part("\n\n".join(lines))
 
 
-def code_in_the_appendix(section: Section) -> str:
+def code_in_the_appendix(section: SettingResults) -> str:
     """Which code made the results; nothing where there are none."""
     counts = counted(codes(section.finished))
     if not counts:
@@ -1049,7 +1055,7 @@ def code_in_the_appendix(section: Section) -> str:
     return f"The code that made the results: {listed(counted_in_words(counts))}.{mixed}"
 
 
-def fixed_levels(section: Section) -> dict[str, str]:
+def fixed_levels(section: SettingResults) -> dict[str, str]:
     """The level of every factor that does not vary, with the levels that it was recorded as where those differ."""
     levels = [levels_of(row, section.factors) for _, row in section.trials.iterrows()]
     free = varying(levels, section.factors)
@@ -1060,7 +1066,7 @@ def fixed_levels(section: Section) -> dict[str, str]:
     }
 
 
-def dirty_sentence(section: Section) -> str:
+def dirty_sentence(section: SettingResults) -> str:
     """A warning where the code that ran is not the commit that is named."""
     dirty = int((section.trials["git_dirty"] == "true").sum())
     if not dirty:
@@ -1073,7 +1079,7 @@ def key_table(key: str, value: str, content: Mapping[str, str]) -> str:
     return tables.markdown([key, value], [[tables.code(name), content[name]] for name in sorted(content)])
 
 
-def recorded_provenance(section: Section) -> dict[str, str]:
+def recorded_provenance(section: SettingResults) -> dict[str, str]:
     """Each key of the trials' provenance with its value, or with every value and how many trials have it.
 
     The code has a sentence of its own, and the seed is the trial's.

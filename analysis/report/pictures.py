@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.effects.contrasts import CellSummary
 from analysis.study.methods import UNTRAINED
-from analysis.study.settings import Section, natural
+from analysis.study.settings import SettingResults, natural
 
 SHOWN_PER_SET = 2
 """How many pictures of a test set are shown; what is left out is said in the report."""
@@ -56,7 +56,7 @@ class Strip:
     place: tuple[int, int, int, int]
 
 
-def strips(section: Section, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int]:
+def strips(section: SettingResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int]:
     """The strips to show, and how many test pictures have samples in all.
 
     A cell is shown under the first of its seeds that left samples; ``baseline`` names what the cells are compared to.
@@ -73,7 +73,7 @@ def strips(section: Section, cells: Sequence[CellSummary], baseline: str) -> tup
     return [strip(section, folders, name, baseline) for name in chosen], len(names)
 
 
-def drawable(section: Section, cells: Sequence[CellSummary]) -> list[CellSummary]:
+def drawable(section: SettingResults, cells: Sequence[CellSummary]) -> list[CellSummary]:
     """The cells with an output of their own: one that trains nothing has the baseline's, which every strip shows."""
     trained = [cell for cell in cells if section.cells.loc[cell.cell, "method"] not in UNTRAINED]
     return trained or list(cells)
@@ -89,19 +89,19 @@ def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
     return [cells[place] for place in sorted(places)]
 
 
-def sample_folders(section: Section, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
+def sample_folders(section: SettingResults, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
     """The folder and seed to show of every cell that has samples."""
     found: dict[str, tuple[Path, int]] = {}
     for cell in cells:
         for seed in cell.seeds:
-            folder = section.results.samples[cell.cell, seed]()
+            folder = section.study.samples[cell.cell, seed]()
             if folder is not None:
                 found[cell.cell] = (folder, seed)
                 break
     return found
 
 
-def strip(section: Section, folders: dict[str, tuple[Path, int]], name: str, baseline: str) -> Strip:
+def strip(section: SettingResults, folders: dict[str, tuple[Path, int]], name: str, baseline: str) -> Strip:
     """The tiles of one test picture; what no trial left is not there."""
     test_set, picture = name.split("/")
     scores = section.scores(f"{test_set}/psnr_db")

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import pandas as pd
 
 from analysis.effects.contrasts import CellSummary, Contrast
-from analysis.effects.factors import Reading
+from analysis.effects.factors import FactorialAnalysis
 from analysis.effects.findings import PSNR, Assessment
 from analysis.report.figures import INTERACTION_WORDS
 from analysis.report.pictures import Strip
@@ -14,7 +14,7 @@ from analysis.statistics.estimates import Estimate, Summary, Verdict
 from analysis.statistics.factorial import Effect, Share
 from analysis.study.loading import NOT_RECORDED
 from analysis.study.origins import codes, energies
-from analysis.study.settings import KEY_LENGTH, Section, label, varying
+from analysis.study.settings import KEY_LENGTH, SettingResults, label, varying
 
 MOST_LETTERS = 200
 """How much of a reason the Markdown table shows; the CSV has all of it."""
@@ -97,7 +97,7 @@ def runs_row(
     return place, what, ", ".join(named) + rest, ", ".join(map(str, seeds))
 
 
-def runs_of_cells(section: Section, cells: Sequence[CellSummary]) -> list[tuple[str, ...]]:
+def runs_of_cells(section: SettingResults, cells: Sequence[CellSummary]) -> list[tuple[str, ...]]:
     """The MLflow run of each seed of these cells."""
     runs: dict[str, list[str]] = {}
     columns = (section.finished[name].tolist() for name in ("cell", "seed", "run_id"))
@@ -205,7 +205,7 @@ def contrast_table(contrasts: Sequence[Contrast], sets: Sequence[str], name: str
     return markdown(header, rows, range(1, len(header)))
 
 
-def cell_frame(cells: Sequence[CellSummary], section: Section) -> pd.DataFrame:
+def cell_frame(cells: Sequence[CellSummary], section: SettingResults) -> pd.DataFrame:
     """One row per cell and test set."""
     rows = [
         {
@@ -270,7 +270,7 @@ def to_anchor_text(cell: CellSummary, name: str) -> str:
     return estimate_text(estimate) + (f" n = {estimate.n}" if 1 < estimate.n < len(cell.seeds) else "")
 
 
-def unfinished_table(section: Section, trials: pd.DataFrame) -> str:
+def unfinished_table(section: SettingResults, trials: pd.DataFrame) -> str:
     """Trials that are in no other table, with their reasons."""
     rows = [
         [code(section.labels[row["cell"]]), str(row["seed"]), row["state"], shortened(row["reason"])]
@@ -279,7 +279,7 @@ def unfinished_table(section: Section, trials: pd.DataFrame) -> str:
     return markdown(["Cell", "Seed", "State", "Reason"], rows, [1])
 
 
-def left_out_names(section: Section) -> list[str]:
+def left_out_names(section: SettingResults) -> list[str]:
     """A name for each left-out cell, by the levels that vary among those and the cells that were planned."""
     levels = [dict(row.levels) for row in section.left_out]
     planned = [
@@ -289,7 +289,7 @@ def left_out_names(section: Section) -> list[str]:
     return [label(row, names) for row in levels]
 
 
-def left_out_frame(section: Section) -> pd.DataFrame:
+def left_out_frame(section: SettingResults) -> pd.DataFrame:
     """One row per left-out cell."""
     rows = [
         {"cell": name, "reason": row.reason}
@@ -309,7 +309,7 @@ def outcome_words(effect: Effect, verdict: Verdict) -> str:
     return str(verdict.outcome) if len(effect.term.moved) == 1 else INTERACTION_WORDS[verdict.outcome]
 
 
-def effect_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
+def effect_frame(readings: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
     """One row per effect and test set."""
     rows = [
         {
@@ -331,7 +331,7 @@ def effect_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def effect_table(reading: Reading, order: int) -> str:
+def effect_table(reading: FactorialAnalysis, order: int) -> str:
     """The effects of so many factors together on one test set; nothing where there is none."""
     found = zip(reading.effects.effects, reading.verdicts, strict=True) if reading.effects else ()
     rows = [
@@ -342,7 +342,7 @@ def effect_table(reading: Reading, order: int) -> str:
     return markdown(["Effect", "dB", "Verdict"], rows, [1]) if rows else ""
 
 
-def share_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
+def share_frame(readings: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
     """One row per component and test set."""
     rows = [
         {
@@ -364,7 +364,7 @@ def share_frame(readings: Mapping[str, Reading]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def share_table(reading: Reading) -> str:
+def share_table(reading: FactorialAnalysis) -> str:
     """Each component's share of the total gain on one test set."""
     shares = reading.shares.shares if reading.shares else ()
     rows = [[code(share.factor), estimate_text(share.gain), fraction_text(share.fraction)] for share in shares]
@@ -433,7 +433,7 @@ def finding_table(rows: Sequence[Assessment], name: str) -> str:
     return markdown(header, body, [3, 6, 7, 8, 9, 10])
 
 
-def part_frame(readings: Mapping[str, Reading], costs: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+def part_frame(readings: Mapping[str, FactorialAnalysis], costs: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     """What binarising each part does, a row per part and test set."""
     rows = [
         {
@@ -456,7 +456,7 @@ def part_frame(readings: Mapping[str, Reading], costs: Mapping[str, tuple[float,
     return pd.DataFrame(rows)
 
 
-def part_effects(reading: Reading, part: str) -> list[tuple[Effect, Verdict, Share | None]]:
+def part_effects(reading: FactorialAnalysis, part: str) -> list[tuple[Effect, Verdict, Share | None]]:
     """The main effect of a part with its verdict, and its share where there is one."""
     effects = reading.effects.effects if reading.effects else ()
     shares = {share.factor: share for share in reading.shares.shares} if reading.shares else {}
@@ -467,7 +467,7 @@ def part_effects(reading: Reading, part: str) -> list[tuple[Effect, Verdict, Sha
     ]
 
 
-def part_table(readings: Mapping[str, Reading], costs: Mapping[str, tuple[float, float]]) -> str:
+def part_table(readings: Mapping[str, FactorialAnalysis], costs: Mapping[str, tuple[float, float]]) -> str:
     """The same to read, a row per part."""
     header = ["Part"]
     for name in readings:
@@ -487,20 +487,20 @@ def part_table(readings: Mapping[str, Reading], costs: Mapping[str, tuple[float,
     return markdown(header, rows, range(1, len(header)))
 
 
-def dead_table(section: Section) -> str:
+def dead_table(section: SettingResults) -> str:
     """The finished trials whose binary body contributes nothing, each with what tells so."""
     rows = [[code(section.labels[cell]), str(seed), reason] for (cell, seed), reason in section.dead.items()]
     return markdown(["Cell", "Seed", "What tells so"], rows, [1])
 
 
-def trial_frame(section: Section) -> pd.DataFrame:
+def trial_frame(section: SettingResults) -> pd.DataFrame:
     """Every trial with everything that is recorded of it, but its provenance."""
     frame = section.trials.assign(code=codes(section.trials)).drop(columns="provenance").dropna(axis=1, how="all")
     frame.columns = [column.removeprefix("metric/") for column in frame.columns]
     return frame
 
 
-def trial_table(section: Section, trials: pd.DataFrame) -> str:
+def trial_table(section: SettingResults, trials: pd.DataFrame) -> str:
     """Trials with their runs and what made them, for whoever looks one up; with energy where all are known."""
     header = ["Cell", "Seed", "State", "MLflow run", "Git", "Uncommitted changes", "Code"]
     rows = [

@@ -1,12 +1,12 @@
-"""What numbers under several seeds say, and what they cannot say.
+"""Estimate and test differences from a few seeds, and say what the seeds cannot show.
 
 Cells are compared within a seed, because trials of one seed share patches, noise and initial values: the difference
 of two cells under one seed is one observation, and the interval is taken over seeds. Intervals and the p of an
-:class:`Estimate` are for one comparison. Among twenty effects that are all nothing, one 95 % interval is expected to
-exclude 0, so what is said of a family of comparisons goes through :func:`verdicts`, which corrects for their number.
+:class:`Estimate` are for one comparison. Among twenty effects that are all 0, one 95 % interval is expected to exclude
+0, so conclusions about a family of comparisons go through :func:`verdicts`, which corrects for their number.
 
-``docs/statistics.md`` says which method is used when, with formulas and sources; ``analysis/simulation.py`` measures
-how often the intervals cover and the verdicts err.
+``docs/statistics.md`` says which method is used when, with formulas and sources; ``analysis/statistics/simulation.py``
+measures how often the intervals cover and the verdicts err.
 """
 
 import bisect
@@ -20,15 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from bbcu.errors import BbcuError
-
 Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 """The share of intervals that cover the truth, if differences between seeds are normal."""
 
 ALPHA = 0.05
-"""How often a family of verdicts may hold a wrong one of a kind: a difference that is none, or an equivalence."""
+"""How often a family of verdicts may hold a wrong one of a kind: a false difference, or a false equivalence."""
 
 MARGIN_DB = 0.05
 """Differences in PSNR that are smaller than this do not matter; papers print two decimals and argue over 0.1 dB."""
@@ -37,22 +35,25 @@ POWER = 0.8
 """How probable the decision is to be, with the number of seeds that is said to be needed."""
 
 MOST_SEEDS = 1000
-"""More seeds than this are nobody's plan."""
+"""Plans for more seeds than this are not computed."""
 
 CAUTION = 0.8
-"""The one-sided confidence of the upper limit of the spread that a cautious plan reckons with (Browne, 1995)."""
+"""The one-sided confidence of the upper limit of the spread that a cautious plan assumes (Browne, 1995)."""
 
 NO_SPREAD_DB = 1e-9
 """Differences whose spread is smaller than this are the same number but for rounding."""
 
 MOST_FLIPPED = 20
-"""The exact test lists 2^n sign patterns; beyond this many seeds the t test needs no such company."""
+"""The exact test lists 2^n sign patterns; with more seeds than this the t test is safe without it."""
+
+DECIMALS, SIGNIFICANT_DIGITS = 12, 9
+"""Beyond these digits a score in dB or a p differs between processors and means nothing."""
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(96)
-"""Gauss and Legendre's quadrature, fine enough for five digits of the power of a test."""
+"""Gauss-Legendre quadrature, fine enough for five digits of the power of a test."""
 
 
-class IncompleteDataError(BbcuError):
+class IncompleteDataError(ValueError):
     """Numbers that are missing for what was asked; the message names them."""
 
 
@@ -90,7 +91,7 @@ class Intervals:
 
 
 class Outcome(enum.StrEnum):
-    """What may be said of a difference to the reference, in a quality in which more is better."""
+    """The conclusion about a difference to the reference, in a quality in which more is better."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -100,10 +101,10 @@ class Outcome(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class SeedsNeeded:
-    """How many seeds would decide a comparison with 80 % power, should the observed difference be the true one.
+    """How many seeds would decide a comparison with 80 % power, if the observed difference is the true one.
 
-    ``likely`` takes the observed spread for the true one, ``cautious`` the 80 % upper limit of it. Either is None
-    where it is unknown or beyond 1,000; ``reason`` says which, in words.
+    ``likely`` takes the observed spread for the true one, ``cautious`` the 80 % upper limit of it. Either is None if
+    it is unknown or beyond 1,000; ``reason`` says which, in words.
     """
 
     likely: int | None
@@ -113,10 +114,10 @@ class SeedsNeeded:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a family of ``comparisons`` allows to be said of one of them, and why.
+    """The conclusion about one comparison in a family of ``comparisons``, and why.
 
-    ``p_difference`` and ``p_equivalence`` are corrected by Holm over the family; both are NaN where there was nothing
-    to test. ``seeds_needed`` is None unless the outcome is undecided.
+    ``p_difference`` and ``p_equivalence`` are corrected by Holm over the family; both are NaN if nothing could be
+    tested. ``seeds_needed`` is None unless the outcome is undecided.
     """
 
     outcome: Outcome
@@ -129,11 +130,11 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageReading:
+class ImageEstimate:
     """A difference estimated over pictures for networks that are trained, so ``estimate.n`` counts pictures.
 
-    It says what other pictures like these would show with these very networks, and nothing of other ``seeds``: no
-    verdict on a component rests on it. ``scope`` is that as a sentence, to be shown with the numbers.
+    It predicts other pictures with these very networks and not other ``seeds``, so no verdict on a component rests on
+    it. ``scope`` is that as a sentence, to be shown with the numbers.
     """
 
     estimate: Estimate
@@ -142,8 +143,19 @@ class ImageReading:
     scope: str
 
 
+def rounded(number: float) -> float:
+    """Round to nine significant digits, so that the order of equal numbers does not depend on the processor."""
+    return float(f"{round(number, DECIMALS):.{SIGNIFICANT_DIGITS}g}")
+
+
+def settled(values: npt.ArrayLike) -> Array:
+    """Set numbers smaller than 10^-12 to 0: they are rounding errors, and 0 has a verdict of its own."""
+    array = np.asarray(values, dtype=float)
+    return np.where(np.abs(array) < 10.0**-DECIMALS, 0.0, array)
+
+
 def summary(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation and count; NaN for what ``values`` are too few to give."""
+    """Mean, standard deviation and count; NaN for what needs more ``values``."""
     array = np.asarray(values, dtype=float)
     mean = float(array.mean()) if array.size else math.nan
     sd = float(array.std(ddof=1)) if array.size > 1 else math.nan
@@ -153,7 +165,7 @@ def summary(values: Sequence[float]) -> Summary:
 def student(values: npt.ArrayLike) -> Intervals:
     """Student's 95 % interval and two-sided test of the mean over the last axis, which is at least 2 long.
 
-    Values that are all equal leave no width: the interval is the point, and p is 0, or 1 where they are all 0.
+    If values are all equal, the interval is the point, and p is 0, or 1 if they are all 0; scipy's test warns then.
     """
     array = np.asarray(values, dtype=float)
     count = array.shape[-1]
@@ -184,41 +196,12 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(found.mean, float(got.low), float(got.high), found.n, float(got.p))
 
 
-def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Estimate:
-    """How far ``values`` lie above ``reference``, paired by position: Student's t interval and test over the pairs.
-
-    Differences that are all equal leave no width: the interval is the point, and p is 0, or 1 where they are all 0.
-    Raises ValueError where the two do not pair up.
-    """
-    if len(values) != len(reference):
-        raise ValueError(f"{len(values)} values cannot be paired with {len(reference)}")
-    return estimate(np.subtract(values, reference).tolist())
-
-
-def verdict(estimate: Estimate) -> str:
-    """What an estimate of a quality in which more is better allows to be said on its own, in words.
-
-    No margin and no correction for other comparisons: :func:`verdicts` has both.
-    """
-    if estimate.n == 0:
-        return "no complete seed: no verdict"
-    if not math.isfinite(estimate.mean):
-        return "not a finite number: no verdict"
-    if estimate.n == 1:
-        return "one seed: no verdict"
-    if estimate.low > 0:
-        return "better"
-    if estimate.high < 0:
-        return "worse"
-    return f"not distinguishable from noise at n = {estimate.n}"
-
-
 def sign_flip_p(differences: Sequence[float]) -> float:
     """The exact two-sided p that the differences are as likely to be negative as positive.
 
     The share of the 2^n ways to sign them whose mean is at least as far from 0 as the observed one. It assumes
-    symmetry and no normality, and pays with a floor, :func:`smallest_sign_flip_p`. NaN where a difference is not
-    finite or there is none; raises ValueError for more than 20 (Fisher, 1935; Pitman, 1937).
+    symmetry and no normality, and cannot be below :func:`smallest_sign_flip_p`. NaN if there is no difference or one
+    is not finite; raises ValueError for more than 20 (Fisher, 1935; Pitman, 1937).
     """
     array = np.asarray(differences, dtype=float)
     if array.size > MOST_FLIPPED:
@@ -243,18 +226,17 @@ def what_seeds_allow(seeds: int, comparisons: int = 1) -> str:
     """What a number of seeds can show at best, as a sentence for a report."""
     if seeds < 2:
         return "One seed has no spread: no interval, no test and no verdict."
-    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) / math.sqrt(seeds)
     smallest = smallest_sign_flip_p(seeds)
     reach = "can" if smallest * comparisons < ALPHA else "cannot"
     return (
-        f"With {seeds} seeds the 95 % interval reaches {half_width:.2f} standard deviations to either side, if "
-        f"differences are normal; without that assumption the smallest two-sided p is {smallest:.3g}, which {reach} "
-        f"fall below {ALPHA:g}{among(comparisons)}."
+        f"With {seeds} seeds the 95 % interval reaches {quantile(seeds) / math.sqrt(seeds):.2f} standard deviations to "
+        "either side, if differences are normal; without that assumption the smallest two-sided p is "
+        f"{smallest:.3g}, which {reach} fall below {ALPHA:g}{among(comparisons)}."
     )
 
 
 def among(comparisons: int) -> str:
-    """The size of a family in words; nothing for a family of one."""
+    """The size of a family in words; empty for a family of one."""
     return f" among {comparisons} comparisons" if comparisons > 1 else ""
 
 
@@ -262,7 +244,7 @@ def holm(p_values: npt.ArrayLike) -> Array:
     """Each p corrected for the number of comparisons in the last axis, in the order given.
 
     The chance that a family holds any false rejection at ``ALPHA`` is then at most ``ALPHA``, however the
-    comparisons depend on each other. A NaN stays NaN and counts as no comparison (Holm, 1979).
+    comparisons depend on each other. A NaN stays NaN and does not count as a comparison (Holm, 1979).
     """
     given = np.asarray(p_values, dtype=float)
     order = np.argsort(given, axis=-1)
@@ -275,9 +257,9 @@ def holm(p_values: npt.ArrayLike) -> Array:
 
 
 def equivalence_p(values: npt.ArrayLike, margin: float = MARGIN_DB) -> Array:
-    """The p of two one-sided t tests over the last axis: small where the mean is closer to 0 than ``margin``.
+    """The p of two one-sided t tests over the last axis: small if the mean is closer to 0 than ``margin``.
 
-    It is below 0.05 exactly where the 90 % interval lies within the margin on both sides (Schuirmann, 1987).
+    It is below 0.05 exactly if the 90 % interval lies within the margin on both sides (Schuirmann, 1987).
     """
     array = np.asarray(values, dtype=float)
     room, error = margin - np.abs(array.mean(axis=-1)), standard_error(array)
@@ -287,7 +269,7 @@ def equivalence_p(values: npt.ArrayLike, margin: float = MARGIN_DB) -> Array:
 
 
 def outcomes(mean: npt.ArrayLike, p_difference: npt.ArrayLike, p_equivalence: npt.ArrayLike) -> npt.NDArray[np.str_]:
-    """The :class:`Outcome` of every comparison from p that are corrected already.
+    """The :class:`Outcome` of every comparison from corrected p.
 
     A difference that is not 0 but surely smaller than the margin is equivalent: that is what a margin is for.
     """
@@ -302,8 +284,8 @@ def verdicts(differences: Sequence[Sequence[float]], margin: float = MARGIN_DB) 
 
     ``differences`` holds, per comparison, the differences to the reference in dB, one per seed; more is better. The
     chance of any false better or worse among comparisons without a difference is at most 5 %, and so is that of any
-    false equivalent among those whose difference reaches the margin. A comparison of one seed, or whose seeds all give
-    one and the same difference other than 0, tests nothing: it is undecided and does not count.
+    false equivalent among those whose difference reaches the margin. A comparison with one seed, or whose seeds all
+    show the same difference other than 0, tests nothing: it is undecided and does not count.
     Raises ValueError for a margin that is not above 0.
     """
     if not margin > 0:
@@ -324,31 +306,26 @@ def verdicts(differences: Sequence[Sequence[float]], margin: float = MARGIN_DB) 
 
 
 def tested(differences: Sequence[float], margin: float) -> tuple[float, float]:
-    """The uncorrected p of a difference and of equivalence; NaN where nothing can be tested."""
+    """The uncorrected p of a difference and of equivalence; NaN if nothing can be tested."""
     found = summary(differences)
-    if found.n < 2 or not np.all(np.isfinite(differences)) or no_replicates(found):
+    same = found.sd < NO_SPREAD_DB <= abs(found.mean)
+    if found.n < 2 or not np.all(np.isfinite(differences)) or same:
         return math.nan, math.nan
     return float(student(differences).p), float(equivalence_p(differences, margin))
 
 
-def no_replicates(found: Summary) -> bool:
-    """Whether seeds all give the same difference and it is not 0, as where the seed reaches nothing."""
-    return found.sd < NO_SPREAD_DB <= abs(found.mean)
-
-
 def explained(bare: Verdict, differences: Sequence[float], margin: float) -> Verdict:
-    """The verdict with its reason and, where it is undecided, the seeds that would decide it."""
+    """The verdict with its reason and, if it is undecided, the seeds that would decide it."""
     if bare.outcome is not Outcome.UNDECIDED:
         return dataclasses.replace(bare, reason=decided_reason(bare, margin))
+    needed = seeds_to_decide(differences, margin, max(bare.comparisons, 1))
     if math.isnan(bare.p_difference):
-        needed = seeds_to_decide(differences, margin, max(bare.comparisons, 1))
         return dataclasses.replace(bare, reason=needed.reason, seeds_needed=needed)
-    needed = seeds_to_decide(differences, margin, bare.comparisons)
     if bare.estimate.p < ALPHA:
-        said = f"the interval excludes 0, but not after correction{among(bare.comparisons)}"
+        why = f"the interval excludes 0, but not after correction{among(bare.comparisons)}"
     else:
-        said = f"{bare.estimate.n} seeds rule out neither no difference nor one of {margin:g} dB"
-    reason = f"{interval_text(bare.estimate)}: {said}; {needed.reason}"
+        why = f"{bare.estimate.n} seeds rule out neither no difference nor one of {margin:g} dB"
+    reason = f"{interval_text(bare.estimate)}: {why}; {needed.reason}"
     return dataclasses.replace(bare, reason=reason, seeds_needed=needed)
 
 
@@ -371,10 +348,10 @@ def interval_text(found: Estimate) -> str:
 
 
 def power_of_difference(seeds: int, sd: float, effect: float, alpha: float = ALPHA) -> float:
-    """How probable the paired t test is to see a true difference ``effect`` where differences spread by ``sd``.
+    """How probable the paired t test is to detect a true difference ``effect`` if differences spread by ``sd``.
 
     The tail of the noncentral t distribution, integrated over the distribution of the observed spread, which stays
-    exact at noncentralities where library routines give up.
+    exact at noncentralities at which scipy's fails.
     """
     critical = float(stats.t.isf(alpha / 2, seeds - 1))
     shift = abs(effect) / sd * math.sqrt(seeds)
@@ -388,7 +365,7 @@ def power_of_difference(seeds: int, sd: float, effect: float, alpha: float = ALP
 def power_of_equivalence(seeds: int, sd: float, effect: float, margin: float, alpha: float = ALPHA) -> float:
     """How probable the two one-sided tests are to find a true difference ``effect`` within ``margin``.
 
-    Exact, where the sum of two noncentral t probabilities is not: both tests share one observed spread (Owen, 1965).
+    Exact, unlike the sum of two noncentral t probabilities: both tests share one observed spread (Owen, 1965).
     """
     critical = float(stats.t.isf(alpha, seeds - 1))
     scale = math.sqrt(seeds) / sd
@@ -402,40 +379,33 @@ def power_of_equivalence(seeds: int, sd: float, effect: float, margin: float, al
 
 
 def over_spread(given_spread: Callable[[Array], Array], freedom: int, share: float) -> float:
-    """The mean over the observed spread, in units of the true one, of what holds given it; 0 beyond its ``share``."""
+    """The mean of ``given_spread`` over the observed spread, in units of the true one; 0 beyond its ``share``."""
     ratio = np.sqrt(2 * special.gammaincinv(freedom / 2, share * (NODES + 1) / 2) / freedom)
     return float(np.sum(NODE_WEIGHTS / 2 * share * given_spread(ratio)))
 
 
 def seeds_for_difference(sd: float, effect: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """The fewest seeds under which a true difference ``effect`` is seen with ``power``; None beyond 1,000.
+    """The fewest seeds that detect a true difference ``effect`` with ``power``; None beyond 1,000.
 
     Raises ValueError for a spread that is not above 0.
     """
-    check_spread(sd)
-    return fewest(lambda seeds: power_of_difference(seeds, sd, effect, alpha), power)
+    return fewest(lambda seeds: power_of_difference(seeds, sd, effect, alpha), sd, power)
 
 
 def seeds_for_equivalence(
     sd: float, margin: float = MARGIN_DB, effect: float = 0.0, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """The fewest seeds under which a true difference ``effect`` is found to be within ``margin`` with ``power``.
+    """The fewest seeds that find a true difference ``effect`` within ``margin`` with ``power``; None beyond 1,000.
 
-    None where that takes more than 1,000, as it does where the effect is not within the margin. Raises ValueError for
-    a spread that is not above 0.
+    Raises ValueError for a spread that is not above 0.
     """
-    check_spread(sd)
-    return fewest(lambda seeds: power_of_equivalence(seeds, sd, effect, margin, alpha), power)
+    return fewest(lambda seeds: power_of_equivalence(seeds, sd, effect, margin, alpha), sd, power)
 
 
-def check_spread(sd: float) -> None:
-    """Refuse a spread with which nothing can be planned."""
+def fewest(power_of: Callable[[int], float], sd: float, power: float) -> int | None:
+    """The fewest seeds, 2 to 1,000, that reach a power that grows with them."""
     if not (math.isfinite(sd) and sd > 0):
-        raise ValueError(f"the spread between seeds is {sd:g} dB and must be above 0: one seed does not tell it")
-
-
-def fewest(power_of: Callable[[int], float], power: float) -> int | None:
-    """The fewest seeds, 2 to 1,000, with which a power that grows with them is reached."""
+        raise ValueError(f"the spread between seeds is {sd:g} dB and must be above 0: one seed does not show it")
     counts = range(2, MOST_SEEDS + 1)
     index = bisect.bisect_left(counts, power, key=power_of)
     return counts[index] if index < len(counts) else None
@@ -445,16 +415,16 @@ def seeds_to_decide(differences: Sequence[float], margin: float = MARGIN_DB, com
     """How many seeds would decide a comparison, by a difference or by equivalence, whichever takes fewer.
 
     Planned for the observed difference, with ``ALPHA`` shared among ``comparisons``, the first and hardest step of
-    Holm. The observed difference is itself noise, so this is a plan for the next study and no promise.
+    Holm. The observed difference is itself noise, so this is a plan for the next study and not a promise.
     """
     found = summary(differences)
     if found.n < 2:
         seeds = "no complete seed" if found.n == 0 else "one seed"
         return SeedsNeeded(None, None, f"{seeds}: the spread is unknown, and so is how many seeds would decide")
     if not np.all(np.isfinite(differences)):
-        return SeedsNeeded(None, None, "not a finite number: more seeds cannot mend that")
+        return SeedsNeeded(None, None, "not a finite number: more seeds cannot help")
     if found.sd < NO_SPREAD_DB:
-        return SeedsNeeded(None, None, f"all {found.n} seeds give {found.mean:+.3f} dB: they are no replicates")
+        return SeedsNeeded(None, None, f"all {found.n} seeds give {found.mean:+.3f} dB: they are not replicates")
     upper = upper_limit_of_sd(found)
     likely = fewest_to_decide(found.sd, found.mean, margin, comparisons)
     cautious = fewest_to_decide(upper, found.mean, margin, comparisons)
@@ -485,11 +455,11 @@ def count_text(seeds: int | None) -> str:
 
 def over_images(
     values: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]]
-) -> ImageReading:
-    """A second reading of a difference: within every picture averaged over seeds, then estimated over pictures.
+) -> ImageEstimate:
+    """Estimate a difference over pictures: averaged over seeds within every picture, then over pictures.
 
-    Both arguments give a score by seed and picture. Seeds that only one of them has are dropped and named. A test set
-    is one set of pictures: raises IncompleteDataError where a seed lacks some that another has, or none is shared.
+    Both arguments hold a score by seed and picture. Seeds that only one of them has are dropped and listed. Raises
+    IncompleteDataError if a seed lacks pictures that another has, or no seed is shared.
     """
     seeds = tuple(sorted(values.keys() & reference.keys()))
     dropped = tuple(sorted(values.keys() ^ reference.keys()))
@@ -509,7 +479,7 @@ def over_images(
         f"over {len(pictures)} pictures, for the networks trained under {listed(seeds)}: it speaks of other pictures, "
         "not of other seeds"
     )
-    return ImageReading(estimate(found), seeds, dropped, scope)
+    return ImageEstimate(estimate(found), seeds, dropped, scope)
 
 
 def listed(seeds: Iterable[int]) -> str:

@@ -1,8 +1,8 @@
-"""What the factors of a factorial design do, alone and together: pure arithmetic over numbers by cell and seed.
+"""Estimate the effects of the factors of a design, alone and together, from numbers by cell and seed.
 
 Every effect is a contrast between cells, taken within each seed, so what a seed does to all cells alike cancels; its
-interval is Student's over seeds. A seed that lacks a cell is dropped and named, and a design that lacks a cell is
-refused, unless :func:`fitted_effects` is asked, which estimates what the cells that are there determine.
+interval is Student's over seeds. A seed that lacks a cell is dropped and listed, and a design that lacks a cell is
+refused, except by :func:`fitted_effects`, which estimates what the remaining cells determine.
 """
 
 import dataclasses
@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from analysis.statistics.estimates import ALPHA, Array, Estimate, IncompleteDataError, estimate
-from bbcu.errors import ConfigError, unknown
+from analysis.statistics.estimates import ALPHA, Array, Estimate, IncompleteDataError, estimate, rounded, settled
 
 Cell = tuple[str, ...]
 """One level for every factor, in the order of the factors."""
@@ -24,20 +23,20 @@ MOST_NAMED = 6
 """How many cells an error names before it counts the rest."""
 
 FEWEST_FOR_HALF_NORMAL = 3
-"""With two factors there are three effects, and no majority of them to take the noise from."""
+"""Two factors have three effects, with no majority to take the noise from."""
 
 TOLERANCE = 1e-9
-"""How far rounding may put a contrast off what the cells determine."""
+"""How far rounding may move a contrast off what the cells determine."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
     """Scores of a factorial design.
 
-    ``factors`` gives the levels of each, the reference first. ``values`` gives, by cell and then by seed, a score such
-    as PSNR in dB; a cell or a seed without a score is absent. A score that is not a finite number is there, and makes
-    every estimate that needs it NaN: to drop it would be to keep the seeds that went well. Raises ConfigError for
-    fewer than two levels, and for a cell or level that is not of the design.
+    ``factors`` lists the levels of each, the reference first. ``values`` holds, by cell and then by seed, a score such
+    as PSNR in dB; a cell or a seed without a score is absent. A score that is not a finite number makes every estimate
+    that needs it NaN: dropping it would select the seeds that went well. Raises ValueError for fewer than two levels,
+    and for a cell or level that is not of the design.
     """
 
     factors: Mapping[str, tuple[str, ...]]
@@ -45,20 +44,15 @@ class Responses:
 
     def __post_init__(self) -> None:
         if not self.factors:
-            raise ConfigError("a factorial design needs a factor")
+            raise ValueError("a factorial design needs a factor")
         for name, levels in self.factors.items():
             if len(set(levels)) != len(levels) or len(levels) < 2:
-                raise ConfigError(f"factor {name!r} needs two levels or more, all different, not {list(levels)}")
+                raise ValueError(f"factor {name!r} needs two levels or more, all different, not {list(levels)}")
         for cell in self.values:
-            self.check(cell)
-
-    def check(self, cell: Cell) -> None:
-        """Refuse a cell that is not of the design."""
-        if len(cell) != len(self.factors):
-            raise ConfigError(f"cell {cell!r} does not have a level for each of {', '.join(self.factors)}")
-        for level, (name, levels) in zip(cell, self.factors.items(), strict=True):
-            if level not in levels:
-                raise ConfigError(unknown(f"level of {name}", level, levels))
+            if len(cell) != len(self.factors):
+                raise ValueError(f"cell {cell!r} does not have a level for each of {', '.join(self.factors)}")
+            for level, (name, levels) in zip(cell, self.factors.items(), strict=True):
+                check_level(name, level, levels)
 
     @property
     def grid(self) -> tuple[Cell, ...]:
@@ -80,6 +74,12 @@ class Responses:
         return " ".join(f"{factor}={level}" for factor, level in zip(self.factors, cell, strict=True))
 
 
+def check_level(factor: str, level: str, levels: Sequence[str]) -> None:
+    """Raise ValueError for a level that a factor does not have."""
+    if level not in levels:
+        raise ValueError(f"unknown level of {factor} {level!r}; valid: {', '.join(levels)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """The responses of ``cells`` as an array (cells, seeds) without a gap, and the cells that dropped seeds lack."""
@@ -92,7 +92,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """Which factors move from their reference to which level: one for a main effect, two for an interaction."""
+    """The factors that leave their reference, and for which level: one for a main effect, two for an interaction."""
 
     moved: tuple[tuple[str, str], ...]
 
@@ -102,11 +102,11 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a term does, in the unit of the responses.
+    """The effect of a term, in the unit of the responses.
 
-    A main effect is the level less the reference, averaged over all levels of the other factors. An interaction is how
-    much that of one factor changes when the other moves from its reference too; textbooks of two-level designs print
-    half of it. ``by_seed`` is what ``estimate`` is taken over, for :func:`analysis.statistics.estimates.verdicts`.
+    A main effect is the level minus the reference, averaged over all levels of the other factors. An interaction is
+    how much that of one factor changes when the other changes from its reference too; textbooks of two-level designs
+    print half of it. ``estimate`` is over ``by_seed``, which :func:`analysis.statistics.estimates.verdicts` takes.
     """
 
     term: Term
@@ -118,9 +118,9 @@ class Effect:
 class Effects:
     """The effects of a design, with what had to be left out.
 
-    ``dropped`` gives, for every seed that is not used, the cells that it lacks; ``refused`` the terms that the cells
+    ``dropped`` lists, for every seed that is not used, the cells that it lacks; ``refused`` the terms that the cells
     do not determine; ``method`` says how the effects were estimated and what that assumes. ``misfit`` is the root mean
-    square of what a fitted model leaves, over its spare cells; NaN where none is spare or nothing was fitted.
+    square residual of a fitted model over its spare cells; NaN if none is spare or nothing was fitted.
     """
 
     effects: tuple[Effect, ...]
@@ -133,7 +133,7 @@ class Effects:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One effect of a half-normal plot: its signed size on the textbook's scale, and where its size belongs."""
+    """One effect of a half-normal plot: its signed size on the textbook's scale, and its half-normal quantile."""
 
     factors: tuple[str, ...]
     effect: float
@@ -145,7 +145,7 @@ class Point:
 class HalfNormal:
     """A half-normal plot of all effects of a two-level design, the smallest first.
 
-    ``pse`` is Lenth's pseudo standard error. An effect beyond ``margin`` stands out on its own account; one beyond
+    ``pse`` is Lenth's pseudo standard error. An effect beyond ``margin`` stands out on its own; one beyond
     ``simultaneous_margin`` stands out among all of them, and only that is marked.
     """
 
@@ -161,8 +161,8 @@ class HalfNormal:
 class Share:
     """A component's part of the gain: ``gain`` in the unit of the responses, ``fraction`` of the total.
 
-    The interval of the fraction is Fieller's; it is NaN where the total gain cannot be told from 0, because then any
-    fraction is possible. The p of both is that of no gain.
+    The interval of the fraction is Fieller's; it is NaN if the total gain may be 0, because then any fraction is
+    possible. The p of both is that of no gain.
     """
 
     factor: str
@@ -185,14 +185,13 @@ def restricted(responses: Responses, levels: Mapping[str, tuple[str, ...]]) -> R
     """The part of a design in which the named factors have only these levels, the reference of the part first.
 
     A factor that is left with one level is held there and dropped. This turns factors of many levels into pairs, and a
-    design with gaps into a smaller one without. Raises ConfigError for what is not of the design.
+    design with gaps into a smaller one without. Raises ValueError for what is not of the design.
     """
     for factor, chosen in levels.items():
         if factor not in responses.factors:
-            raise ConfigError(unknown("factor", factor, responses.factors))
+            raise ValueError(f"unknown factor {factor!r}; valid: {', '.join(responses.factors)}")
         for level in chosen:
-            if level not in responses.factors[factor]:
-                raise ConfigError(unknown(f"level of {factor}", level, responses.factors[factor]))
+            check_level(factor, level, responses.factors[factor])
     kept = {factor: levels.get(factor, all_levels) for factor, all_levels in responses.factors.items()}
     free = [len(chosen) > 1 for chosen in kept.values()]
     return Responses(
@@ -206,10 +205,7 @@ def restricted(responses: Responses, levels: Mapping[str, tuple[str, ...]]) -> R
 
 
 def complete(responses: Responses) -> Scores:
-    """The scores of all cells under the seeds that have them all.
-
-    Raises IncompleteDataError where no seed does, and names the cells that are missing.
-    """
+    """The scores of all cells under the seeds that have them all; raises IncompleteDataError if no seed does."""
     found = gathered(responses, responses.grid)
     if not found.seeds:
         raise IncompleteDataError(
@@ -219,7 +215,7 @@ def complete(responses: Responses) -> Scores:
 
 
 def gathered(responses: Responses, cells: tuple[Cell, ...]) -> Scores:
-    """The scores of ``cells`` under the seeds that have them all; the other seeds with what they lack."""
+    """The scores of ``cells`` under the seeds that have them all, and what the other seeds lack."""
     lacking = {
         seed: tuple(cell for cell in cells if seed not in responses.values.get(cell, {})) for seed in responses.seeds
     }
@@ -256,7 +252,7 @@ def terms(factors: Mapping[str, tuple[str, ...]], order: int = 2) -> tuple[Term,
 
 
 def weights(factors: Mapping[str, tuple[str, ...]], term: Term) -> Array:
-    """What every cell of the grid counts in the contrast of a term."""
+    """The weight of every cell of the grid in the contrast of a term."""
     moved = dict(term.moved)
     parts = []
     for factor, levels in factors.items():
@@ -272,7 +268,7 @@ def weights(factors: Mapping[str, tuple[str, ...]], term: Term) -> Array:
 def effects(responses: Responses, order: int = 2) -> Effects:
     """Main effects and interactions of up to ``order`` factors, from a design that has all its cells.
 
-    They assume nothing of the interactions of more factors. Raises IncompleteDataError where no seed has all cells.
+    They assume nothing about interactions of more factors. Raises IncompleteDataError if no seed has all cells.
     """
     scores = complete(responses)
     found = tuple(
@@ -283,7 +279,7 @@ def effects(responses: Responses, order: int = 2) -> Effects:
 
 def effect(term: Term, by_seed: Array) -> Effect:
     """An effect from its value under each seed."""
-    values = tuple(by_seed.tolist())
+    values = tuple(settled(by_seed).tolist())
     return Effect(term, values, estimate(values))
 
 
@@ -291,9 +287,9 @@ def fitted_effects(responses: Responses, order: int = 2) -> Effects:
     """The effects of :func:`effects` by least squares, from the cells that there are.
 
     The model has a mean, main effects and interactions of up to ``order`` factors, fitted within each seed to the
-    cells that have a score; higher interactions are taken to be 0, and where they are not they end up in these
-    effects. A term that the cells do not determine is refused, not guessed. On a design with all its cells this gives
-    what :func:`effects` gives. Raises IncompleteDataError where no seed has all the cells that some seed has.
+    cells that have a score; higher interactions are taken to be 0, and if they are not, they bias these effects. A
+    term that the cells do not determine is refused. On a design with all its cells the result is that of
+    :func:`effects`. Raises IncompleteDataError if no seed has all the cells that some seed has.
     """
     scores = gathered(responses, responses.scored)
     if not scores.seeds:
@@ -319,18 +315,13 @@ def fitted_effects(responses: Responses, order: int = 2) -> Effects:
 
 
 def model(factors: Mapping[str, tuple[str, ...]], order: int) -> Array:
-    """The columns of the linear model on the whole grid: 1, and for each term whether all its factors are moved."""
-    grid = list(itertools.product(*factors.values()))
-    place = {factor: index for index, factor in enumerate(factors)}
-
-    def holds(term: Term, cell: Cell) -> float:
-        return float(all(cell[place[factor]] == level for factor, level in term.moved))
-
-    return np.array([[1.0, *(holds(term, cell) for term in terms(factors, order))] for cell in grid])
+    """The columns of the linear model on the whole grid: 1, and for each term whether the cell has all its levels."""
+    grid = [set(zip(factors, cell, strict=True)) for cell in itertools.product(*factors.values())]
+    return np.array([[1.0, *(float(cell.issuperset(term.moved)) for term in terms(factors, order))] for cell in grid])
 
 
 def leftover(rows: Array, table: Array) -> float:
-    """The root mean square residual of the model per spare cell and seed; NaN where no cell is spare."""
+    """The root mean square residual of the model per spare cell and seed; NaN if no cell is spare."""
     spare = len(rows) - int(np.linalg.matrix_rank(rows))
     if spare == 0:
         return math.nan
@@ -341,40 +332,37 @@ def leftover(rows: Array, table: Array) -> float:
 def half_normal(responses: Responses) -> HalfNormal:
     """All effects of a two-level design against half-normal quantiles, for designs with one or two seeds.
 
-    Without replicates the spread comes from the effects themselves: most of them are taken to be noise, which a design
-    of many active components breaks. The effects are on the textbook's scale, on which all have one variance: half the
-    interaction of :func:`effects`, a quarter for three factors. Raises IncompleteDataError as :func:`effects` does,
-    and ConfigError for other than two levels and for fewer than three factors (Daniel, 1959; Lenth, 1989).
+    Without replicates the spread comes from the effects themselves: most of them are assumed to be noise, which is
+    wrong for many active components. The effects are on the textbook's scale, on which all have one variance: half the
+    interaction of :func:`effects`, a quarter for three factors. Effects of equal size are sorted by name. Raises
+    IncompleteDataError as :func:`effects` does, and ValueError for more than two levels or fewer than three factors
+    (Daniel, 1959; Lenth, 1989).
     """
     check_two_levels(responses)
     if len(responses.factors) < FEWEST_FOR_HALF_NORMAL:
-        raise ConfigError(f"a half-normal plot needs {FEWEST_FOR_HALF_NORMAL} factors, not {len(responses.factors)}")
+        raise ValueError(f"a half-normal plot needs {FEWEST_FOR_HALF_NORMAL} factors, not {len(responses.factors)}")
     scores = complete(responses)
-    found = terms(responses.factors, len(responses.factors))
+    names = [tuple(factor for factor, _ in term.moved) for term in terms(responses.factors, len(responses.factors))]
     sizes = half_normal_weights(responses.factors) @ scores.table.mean(axis=1)
-    pse, margin, simultaneous = lenth(sizes)
-    quantiles = stats.norm.ppf(0.5 + 0.5 * (np.arange(len(sizes)) + 0.5) / len(sizes))
+    pse, margin, simultaneous = (float(value) for value in lenth(sizes))
+    quantiles = stats.halfnorm.ppf((np.arange(len(sizes)) + 0.5) / len(sizes)).tolist()
+    order = sorted(zip(names, sizes.tolist(), strict=True), key=lambda one: (rounded(abs(one[1])), one[0]))
     points = tuple(
-        Point(
-            tuple(factor for factor, _ in found[index].moved),
-            float(sizes[index]),
-            float(quantile),
-            bool(abs(sizes[index]) > simultaneous),
-        )
-        for index, quantile in zip(np.argsort(np.abs(sizes), kind="stable"), quantiles, strict=True)
+        Point(factors, size, quantile, abs(size) > simultaneous)
+        for (factors, size), quantile in zip(order, quantiles, strict=True)
     )
-    return HalfNormal(points, float(pse), float(margin), float(simultaneous), scores.seeds, scores.dropped)
+    return HalfNormal(points, pse, margin, simultaneous, scores.seeds, scores.dropped)
 
 
 def check_two_levels(responses: Responses) -> None:
-    """Refuse a factor of more than two levels."""
+    """Raise ValueError for a factor of more than two levels."""
     for factor, levels in responses.factors.items():
         if len(levels) > 2:
-            raise ConfigError(f"factor {factor!r} has {len(levels)} levels; choose two of them with restricted()")
+            raise ValueError(f"factor {factor!r} has {len(levels)} levels; choose two of them with restricted()")
 
 
 def half_normal_weights(factors: Mapping[str, tuple[str, ...]]) -> Array:
-    """What every cell counts in each of the effects of a two-level design, all of one variance."""
+    """The weight of every cell in each of the effects of a two-level design, all of one variance."""
     return np.array([weights(factors, term) / 2 ** (len(term.moved) - 1) for term in terms(factors, len(factors))])
 
 
@@ -398,12 +386,12 @@ def shapley(responses: Responses) -> Shares:
 
     A share is what the component adds, averaged over all orders in which components can be added, so no order is
     preferred and nothing is counted twice: the shares sum to the gain. Each factor has its reference level and one
-    ablated level; :func:`restricted` chooses. Raises ConfigError for more levels, and IncompleteDataError where no
-    seed has all 2^k cells (Shapley, 1953).
+    ablated level; :func:`restricted` chooses. Raises ValueError for more levels, and IncompleteDataError if no seed
+    has all 2^k cells (Shapley, 1953).
     """
     check_two_levels(responses)
     scores = complete(responses)
-    by_factor = shapley_weights(len(responses.factors)) @ scores.table
+    by_factor = settled(shapley_weights(len(responses.factors)) @ scores.table)
     total = scores.table[0] - scores.table[-1]
     shares = tuple(
         Share(factor, tuple(gains.tolist()), estimate(gains.tolist()), fraction(gains, total))
@@ -413,7 +401,7 @@ def shapley(responses: Responses) -> Shares:
 
 
 def shapley_weights(components: int) -> Array:
-    """What every cell of a two-level grid, reference first, counts in the share of each component."""
+    """The weight of every cell of a two-level grid, reference first, in the share of each component."""
     table = np.zeros((components, 2**components))
     for column, cell in enumerate(itertools.product((0, 1), repeat=components)):
         present = [index for index, level in enumerate(cell) if level == 0]
@@ -436,10 +424,9 @@ def fraction(gains: Array, total: Array) -> Estimate:
 
 
 def fieller(numerator: Array, denominator: Array) -> tuple[Array, Array]:
-    """The 95 % interval of a ratio of two means over the last axis, paired; NaN where the denominator may be 0.
+    """The 95 % interval of a ratio of two means over the last axis, paired; NaN if the denominator may be 0.
 
-    All ratios r are in it for which numerator - r * denominator has a mean that Student's test cannot tell from 0
-    (Fieller, 1954).
+    It holds all ratios r for which the mean of numerator - r * denominator may be 0 by Student's test (Fieller, 1954).
     """
     count = numerator.shape[-1]
     squared = float(stats.t.isf(ALPHA / 2, count - 1)) ** 2 / (count * (count - 1))

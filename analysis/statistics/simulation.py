@@ -1,8 +1,7 @@
-"""How often the intervals cover and the verdicts err: ``python -m analysis.statistics.simulation`` counts.
+"""Measure how often the intervals cover and the verdicts err: ``python -m analysis.statistics.simulation``.
 
-What is simulated is the shipped arithmetic of ``analysis.statistics.estimates`` and ``analysis.statistics.factorial``
-on scores whose truth is known. ``--write docs/statistics.md`` puts the tables between the page's
-two markers; a test compares them.
+It runs ``analysis.statistics.estimates`` and ``analysis.statistics.factorial`` on scores whose truth is known.
+``--write docs/statistics.md`` puts the tables between the page's two markers; a test compares them.
 """
 
 import argparse
@@ -27,37 +26,36 @@ from analysis.statistics.estimates import (
     student,
 )
 from analysis.statistics.factorial import fieller, half_normal_weights, lenth, shapley_weights, terms, weights
-from bbcu.errors import BbcuError, DataError
 
 SEED_COUNTS = (2, 3, 5, 10)
-"""How many seeds the simulated studies have."""
+"""The numbers of seeds of the simulated studies."""
 
 STUDIES = 2000
-"""With so many, a coverage of 95 % is known to 1 point."""
+"""With so many studies, a coverage of 95 % is known to 1 point."""
 
 ERRORS_PER_COVERAGE = 5
-"""Error rates are taken over so many times as many studies, which tells a rate of 5 % to half a point."""
+"""Error rates take so many times as many studies, so that a rate of 5 % is known to half a point."""
 
 SINGLE_PER_ERRORS = 20
-"""Those of a single comparison, which are 5 % exactly under normal noise, over so many times more: to a tenth."""
+"""Those of a single comparison, exactly 5 % under normal noise, take so many times more: to a tenth of a point."""
 
 EXACT_PER_ERRORS = 4
-"""Those of the exact test, which takes longer, over so many times more."""
+"""Those of the exact test, which is slower, take so many times more."""
 
 SEED = 20240607
-"""Of the generator; every table starts from it, so each can be had alone."""
+"""The seed of the generator; every table starts from it, so each can be computed alone."""
 
 NOISE_DB = 0.1
 """The spread of a cell between seeds; that of the trials under ``reports/`` goes from 0.03 to 0.15 dB."""
 
 SHARED_DB = 0.3
-"""What a seed does to all cells alike, which pairing must remove."""
+"""The noise of a seed that all cells share, which pairing must remove."""
 
 UNEVEN = (0.5, 1.5)
-"""Cells need not spread alike: the first by half of ``NOISE_DB``, the last by one and a half."""
+"""Cells may spread differently: the first by half of ``NOISE_DB``, the last by one and a half."""
 
 QUIET_DB = 0.02
-"""A spread at which ten seeds show equivalence easily, so that a wrong one at the margin would show too."""
+"""A spread at which ten seeds show equivalence easily, so that a false one at the margin would show too."""
 
 START = "<!-- simulation: start -->"
 END = "<!-- simulation: end -->"
@@ -90,24 +88,21 @@ def skewed(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def extreme(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """A mirrored lognormal at variance 1, skewness -6: now and then a training all but fails."""
+    """A mirrored lognormal at variance 1, skewness -6: now and then a training almost fails."""
     draws = np.exp(generator.standard_normal(shape))
     return np.asarray((np.exp(0.5) - draws) / np.sqrt((np.e - 1) * np.e))
 
 
 NOISES: Mapping[str, Noise] = {"normal": normal, "heavy tails": heavy, "skewed": skewed}
-"""What the intervals are held to."""
+"""The noise for which the intervals must cover."""
 
 BEYOND: Mapping[str, Noise] = {"extreme": extreme}
-"""What shows where they end."""
+"""The noise for which they no longer do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A rate for each number of seeds, each between 0 and 1 or NaN, and the noise that it was found under.
-
-    ``studies`` is how many simulated studies are behind each rate.
-    """
+    """A rate for each number of seeds, between 0 and 1 or NaN, under one noise, each from so many ``studies``."""
 
     what: str
     noise: str
@@ -119,8 +114,8 @@ class Row:
 class Family:
     """Comparisons with one reference, all with one true ``difference`` in dB.
 
-    A cell spreads by ``spread`` dB between seeds; where it is ``uneven``, the reference by half and the others by one
-    and a half of that, so that the noise of a difference is no longer symmetric where the noise is not.
+    A cell spreads by ``spread`` dB between seeds; if ``uneven``, the reference by half and the others by one and a
+    half of that, so that skewed noise leaves differences skewed.
     """
 
     comparisons: int
@@ -130,7 +125,7 @@ class Family:
     uneven: bool = False
 
     def drawn(self, seeds: int, studies: int) -> Array:
-        """Simulated differences, an array (studies, comparisons, seeds); the reference ties the comparisons."""
+        """Simulated differences (studies, comparisons, seeds); the comparisons share the noise of the reference."""
         reference, others = UNEVEN if self.uneven else (1.0, 1.0)
         noise = {**NOISES, **BEYOND}[self.noise]
         cells = self.spread * noise(np.random.default_rng(SEED), (studies, self.comparisons + 1, seeds))
@@ -154,31 +149,31 @@ def simulated(studies: int = STUDIES) -> tuple[Table, ...]:
     return (
         Table(
             "Coverage of the 95 % intervals",
-            "The share of intervals that hold the truth, to lie between 93 and 97 %.",
+            "The share of intervals that hold the truth, to be between 93 and 97 %.",
             by_seeds,
             coverage_rows(NOISES, studies),
         ),
         Table(
-            "Coverage beyond what the intervals are made for",
-            "The same where now and then a training all but fails. More seeds hardly mend it; averages over cells do.",
+            "Coverage under extreme noise",
+            "The same if now and then a training almost fails. More seeds hardly help; averages over cells do.",
             by_seeds,
             coverage_rows(BEYOND, studies),
         ),
         Table(
-            "False verdicts where there is no effect",
+            "False verdicts without an effect",
             "The share of studies with any `better` or `worse`, to be at most 5 %; under normal noise that of a single "
-            "comparison is 5 % exactly.",
+            "comparison is exactly 5 %.",
             by_seeds,
             false_difference_rows(many),
         ),
         Table(
-            "False verdicts beyond what the tests are made for",
-            "The same where ablated cells spread three times as much as the reference, and more to one side.",
+            "False verdicts under uneven and skewed noise",
+            "The same if ablated cells spread three times as much as the reference, and more to one side.",
             by_seeds,
             false_difference_rows_beyond(many),
         ),
         Table(
-            "False `equivalent` where every true difference is the margin",
+            "False `equivalent` if every true difference is the margin",
             "The share of studies with any `equivalent`, to be at most 5 %.",
             by_seeds,
             false_equivalence_rows(many),
@@ -206,7 +201,7 @@ def covered(found: Intervals, truth: Array) -> float:
 
 
 def coverage_rows(noises: Mapping[str, Noise], studies: int) -> tuple[Row, ...]:
-    """Coverage of everything that gets an interval over seeds."""
+    """Coverage of every kind of interval over seeds."""
     quantities = {
         "difference of two cells": difference_coverage,
         "main effect": main_effect_coverage,
@@ -256,9 +251,9 @@ def cell_truth(cells: int) -> Array:
 
 
 def share_coverage(noise: Noise, seeds: int, studies: int) -> float:
-    """Fieller's interval of each component's share, among the studies whose total gain can be told from 0.
+    """Fieller's interval of each component's share, among the studies whose total gain is surely not 0.
 
-    In the others none is given: 3 in 10 of those with two seeds, and hardly any with more.
+    The others have none: 3 in 10 of those with two seeds, and hardly any with more.
     """
     contrast, truth = shapley_weights(COMPONENTS), cell_truth(2**COMPONENTS)
     drawn = scores(noise, truth, seeds, studies)
@@ -282,13 +277,13 @@ def false_difference_rows(studies: int) -> tuple[Row, ...]:
 
 
 def false_difference_rows_beyond(studies: int) -> tuple[Row, ...]:
-    """The same where the ablated cells spread more than the reference, and to one side."""
+    """The same if the ablated cells spread more than the reference, and to one side."""
     families = [Family(comparisons, name, uneven=True) for comparisons in FAMILIES for name in ("skewed", "extreme")]
     return tuple(rates(family, any_difference, studies) for family in families)
 
 
 def false_equivalence_rows(studies: int) -> tuple[Row, ...]:
-    """Families at the margin, with noise that is small against it."""
+    """Families at the margin, with noise that is small compared with it."""
     families = [
         Family(comparisons, name, difference=MARGIN_DB, spread=QUIET_DB) for comparisons in FAMILIES for name in NOISES
     ]
@@ -305,7 +300,7 @@ def rates(family: Family, rate: Callable[[Array], float], studies: int, remark: 
 
 
 def family_outcomes(differences: Array) -> npt.NDArray[np.str_]:
-    """What the verdicts say of every comparison of every study."""
+    """The outcome of every comparison of every study."""
     found = student(differences)
     return outcomes(found.mean, holm(found.p), holm(equivalence_p(differences, MARGIN_DB)))
 
@@ -322,7 +317,7 @@ def any_uncorrected(differences: Array) -> float:
 
 
 def exact_rejections(differences: Array) -> float:
-    """The share of studies whose first comparison the exact test finds to differ."""
+    """The share of studies whose first comparison is significant by the exact test."""
     return float(np.mean([sign_flip_p(values) < ALPHA for values in differences[:, 0].tolist()]))
 
 
@@ -358,8 +353,8 @@ def page(tables: Sequence[Table], studies: int) -> str:
     many = ERRORS_PER_COVERAGE * studies
     lines = [
         f"Written by `python -m analysis.statistics.simulation`: {studies:,} simulated studies for every coverage and "
-        f"{many:,} for every error rate, {SINGLE_PER_ERRORS * many:,} where it is that of a single comparison by its "
-        f"verdict and {EXACT_PER_ERRORS * many:,} where it is that of the exact test, all in per cent."
+        f"{many:,} for every error rate, {SINGLE_PER_ERRORS * many:,} for that of a single comparison by its verdict "
+        f"and {EXACT_PER_ERRORS * many:,} for that of the exact test, all in per cent."
     ]
     for table in tables:
         lines += [f"### {table.title}", table.explanation, table_text(table)]
@@ -375,20 +370,11 @@ def table_text(table: Table) -> str:
 
 
 def replaced(text: str, new: str) -> str:
-    """A page with ``new`` between its two markers; raises DataError where it does not have each of them once."""
+    """A page with ``new`` between its two markers; raises ValueError if it does not have each of them once."""
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise DataError(f"the page needs one line {START} and after it one line {END}")
+        raise ValueError(f"the page needs one line {START} and after it one line {END}")
     before, rest = text.split(START)
     return f"{before}{START}\n\n{new}\n\n{END}{rest.split(END)[1]}"
-
-
-def write(path: Path, new: str) -> None:
-    """Put the tables into a page; raises DataError where it cannot be read or has no place for them."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    path.write_text(replaced(text, new), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -396,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.statistics.simulation", description="Count how often intervals cover and verdicts err."
     )
-    parser.add_argument("--studies", type=int, default=STUDIES, help="studies for every number (%(default)s)")
+    parser.add_argument("--studies", type=int, default=STUDIES, help="simulated studies per number (%(default)s)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the markers of this page")
     options = parser.parse_args(arguments)
     if options.studies < 1:
@@ -406,9 +392,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(text)
         return
     try:
-        write(options.write, text)
-    except BbcuError as error:
-        sys.exit(f"analysis.statistics.simulation: {error}")
+        options.write.write_text(replaced(options.write.read_text(encoding="utf-8"), text), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        sys.exit(f"analysis.statistics.simulation: {options.write}: {error}")
 
 
 if __name__ == "__main__":

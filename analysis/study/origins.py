@@ -10,10 +10,10 @@ import pandas as pd
 from ablations.storage.folder import Identity
 from analysis.study.loading import NOT_RECORDED
 from analysis.study.methods import UNTRAINED
-from analysis.study.settings import KEY_LENGTH, Section
+from analysis.study.settings import KEY_LENGTH, SettingResults
 
 ENERGY = "metric/timing/energy_j"
-"""The column of the energy that a training took, in joules, where the machine tells it."""
+"""The column of the energy that a training took, in joules, on machines that measure it."""
 
 
 def codes(trials: pd.DataFrame) -> list[str]:
@@ -23,55 +23,55 @@ def codes(trials: pd.DataFrame) -> list[str]:
 
 @functools.cache
 def code_in(provenance: str) -> str:
-    """The fingerprint in a trial's provenance; one that is not there is a kind of its own."""
+    """The fingerprint in a trial's provenance, or ``NOT_RECORDED``."""
     recorded = json.loads(provenance) if provenance else {}
     return str(recorded.get("code") or NOT_RECORDED)[:KEY_LENGTH]
 
 
-def code_by_trial(section: Section) -> dict[Identity, str]:
+def code_by_trial(results: SettingResults) -> dict[Identity, str]:
     """The code that made each finished trial."""
-    return dict(zip(section.identities, codes(section.finished), strict=True))
+    return dict(zip(results.identities, codes(results.finished), strict=True))
 
 
-def data_of(section: Section) -> str:
+def data_of(results: SettingResults) -> str:
     """The fingerprint of the data of a setting, cut short."""
-    return section.setting.get("data", NOT_RECORDED)[:KEY_LENGTH]
+    return results.setting.get("data", NOT_RECORDED)[:KEY_LENGTH]
 
 
 def counted(kinds: Iterable[str]) -> dict[str, int]:
-    """How many there are of each kind, sorted by name, what is not recorded last."""
+    """Count each kind; sorted by name, what is not recorded last."""
     counts = collections.Counter(kinds)
     return {kind: counts[kind] for kind in sorted(counts, key=lambda kind: (kind == NOT_RECORDED, kind))}
 
 
 def counted_in_words(counts: Mapping[str, int]) -> list[str]:
-    """Each kind with how many trials are of it."""
+    """Each kind with its number of trials, in Markdown."""
     return [
         f"{kind if kind == NOT_RECORDED else f'`{kind}`'} ({number} trial{'' if number == 1 else 's'})"
         for kind, number in counts.items()
     ]
 
 
-def energies(section: Section) -> pd.Series:
-    """The energy in joules that each finished training took, NaN where the machine did not tell it."""
-    trained = section.finished[~section.finished["method"].isin(UNTRAINED)]
+def energies(results: SettingResults) -> pd.Series:
+    """The energy in joules of each finished training, NaN if the machine did not measure it."""
+    trained = results.finished[~results.finished["method"].isin(UNTRAINED)]
     return trained[ENERGY] if ENERGY in trained else pd.Series(float("nan"), index=trained.index)
 
 
-def energy_in_words(section: Section) -> str:
-    """What the trainings took, in all and each, or that it is not known; nothing where nothing was trained."""
-    found = energies(section)
+def energy_in_words(results: SettingResults) -> str:
+    """The energy that the trainings took in total and each, or that it is not known; empty if nothing was trained."""
+    found = energies(results)
     if found.empty:
         return ""
-    told = found.dropna()
-    if told.empty:
-        return "How much energy the trainings took is not known: the machine does not tell."
-    if len(told) < len(found):
+    known = found.dropna()
+    if known.empty:
+        return "How much energy the trainings took is not known: the machine does not measure it."
+    if len(known) < len(found):
         return (
-            f"How much energy the trainings took is known of {len(told)} of {len(found)} alone, where the machine "
-            "tells, so no sum is given."
+            f"How much energy the trainings took is known for {len(known)} of {len(found)} only, on machines that "
+            "measure it, so no sum is given."
         )
     return (
-        f"The trainings took {told.sum():,.0f} J in all, {told.mean():,.0f} J each ({told.min():,.0f} to "
-        f"{told.max():,.0f} J), as the machine tells it."
+        f"The trainings took {known.sum():,.0f} J in total, {known.mean():,.0f} J each ({known.min():,.0f} to "
+        f"{known.max():,.0f} J), as measured by the machine."
     )

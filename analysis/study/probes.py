@@ -1,4 +1,4 @@
-"""What each trial's ``result.json`` holds beyond the typed tables: scores by picture, and probes by binary unit."""
+"""Read what each trial's ``result.json`` holds beyond the table of trials: scores by picture, probes by binary unit."""
 
 import array
 import dataclasses
@@ -11,20 +11,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ablations.storage.folder import Identity
-
-RANGES = ("residual", "branch", "input")
-"""The streams of a unit whose value range is measured."""
+from analysis.study.methods import UNTRAINED
 
 MEASURES = ("sign_loss", "output_loss", "window", "zeros", "entropy", "flipped", "branch_ratio")
-"""The numbers that a unit has one of; ``bbcu.training.probes`` says what each is."""
+"""The numbers of which a unit has one each; ``bbcu.training.probes`` defines them."""
+
+RANGES = tuple((stream, end) for stream in ("residual", "branch", "input") for end in ("p1", "p99"))
+"""The percentiles that give the value range of each stream of a unit."""
+
+NUMBERS = (*MEASURES, *(f"{stream}_{end}" for stream, end in RANGES))
 
 NO_SIGNAL = 1e-6
 """A branch whose deviation is a smaller share of what it is added to changes no pixel."""
 
 SAME_SCORE_DB = 1e-3
-"""A score this close to the baseline's is the baseline's: the body adds nothing to the picture."""
-
-UNIT_COLUMNS = ("cell", "seed", "unit", "depth", *MEASURES, "range_gap")
+"""A score this close to the baseline's equals it: the body adds nothing to the picture."""
 
 PictureScores = tuple[tuple[str, ...], NDArray[np.float64]]
 """The names of the pictures of a test set, and the PSNR of each in dB."""
@@ -32,14 +33,13 @@ PictureScores = tuple[tuple[str, ...], NDArray[np.float64]]
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """What the ``result.json`` of many trials hold, in so little room that those of ten thousand fit in memory.
+    """What the ``result.json`` of many trials hold, compact enough for ten thousand trials.
 
-    ``units`` has one row per trial and binary unit, ``depth`` counting from 1 at the input; its columns are
-    :data:`MEASURES`, ``range_gap``, and percentiles and deviation of each stream, such as ``branch_p99``. ``range_gap``
-    is by how many powers of ten the branch's deviation exceeds that of what it is added to, and 0 where it does not:
-    only a branch of the greater range drowns the other. ``pictures`` gives
-    the scores by picture of a trial on a test set; ``dead`` what its own record tells of a body that contributes
-    nothing.
+    ``units`` has one row per trial and binary unit, with columns cell, seed, unit, ``depth`` (from 1 at the input),
+    :data:`NUMBERS` (NaN if not measured) and ``range_gap``: by how many powers of ten the branch's deviation exceeds
+    that of what it is added to, at least 0, because only a branch of the greater range drowns the other. ``pictures``
+    holds the scores by picture of a trial on a test set, ``dead`` the trials whose own record says that their body
+    contributes nothing, with the evidence.
     """
 
     units: pd.DataFrame
@@ -52,95 +52,64 @@ def read_records(identities: Iterable[Identity], record: Callable[[Identity], Ma
     names: dict[tuple[str, ...], tuple[str, ...]] = {}
     pictures: dict[tuple[Identity, str], PictureScores] = {}
     dead: dict[Identity, str] = {}
-    table = UnitRows()
+    labels: list[tuple[str, int, str, int]] = []
+    numbers = array.array("d")
     for identity in identities:
         document = record(identity)
         for test_set, scores in document.get("metrics", {}).items():
             found = {name: float(score["psnr_db"]) for name, score in (scores.get("images") or {}).items()}
-            # Trials share their test sets, so the names of the pictures are kept once.
+            # Trials share their test sets, so the names of the pictures are stored once.
             shared = names.setdefault(tuple(found), tuple(found))
             pictures[identity, test_set] = shared, np.array(list(found.values()), dtype=np.float64)
-        units = units_of(document)
-        columns = unit_columns(list(units.values()))
-        table.add(identity, list(units), columns)
-        if reason := recorded_death(document, columns):
+        units = (document.get("probes") or {}).get("units") or {}
+        labels += [(*identity, name, depth) for depth, name in enumerate(units, start=1)]
+        for unit in units.values():
+            numbers.extend(measurements(unit))
+        if reason := evidence_of_death(document, list(units.values())):
             dead[identity] = reason
-    return Records(table.frame(), pictures, dead)
+    return Records(unit_frame(labels, numbers), pictures, dead)
 
 
-class UnitRows:
-    """The rows of ``Records.units`` while they are gathered, a column at a time: a row of its own takes 1 KB each."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, array.array[float]] = {}
-        self._labels: list[tuple[str, int, str, int]] = []
-
-    def add(self, identity: Identity, names: Sequence[str], columns: Mapping[str, Sequence[float]]) -> None:
-        """Add the units of a trial, by their names and measurements."""
-        for column in columns.keys() - self._numbers.keys():
-            self._numbers[column] = array.array("d", [math.nan]) * len(self._labels)
-        for column, values in self._numbers.items():
-            values.extend(columns.get(column) or [math.nan] * len(names))
-        self._labels += [(*identity, name, depth) for depth, name in enumerate(names, start=1)]
-
-    def frame(self) -> pd.DataFrame:
-        """All rows."""
-        if not self._labels:
-            return pd.DataFrame(columns=list(UNIT_COLUMNS))
-        cells, seeds, names, depths = zip(*self._labels, strict=True)
-        first = {"cell": cells, "seed": seeds, "unit": names, "depth": depths}
-        columns = {name: np.asarray(values) for name, values in self._numbers.items()}
-        ratio = columns["branch_ratio"]
-        gap = np.log10(np.fmax(ratio, 1), out=np.full_like(ratio, np.nan), where=~np.isnan(ratio))
-        streams = {name: columns[name] for name in sorted(columns.keys() - set(MEASURES))}
-        return pd.DataFrame({**first, **{name: columns[name] for name in MEASURES}, "range_gap": gap, **streams})
+def measurements(unit: Mapping[str, Any]) -> list[float]:
+    """The :data:`NUMBERS` of a unit."""
+    values = [unit.get(name) for name in MEASURES] + [(unit.get(stream) or {}).get(end) for stream, end in RANGES]
+    return [math.nan if value is None else value for value in values]
 
 
-def units_of(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """The measurements of each unit by its name; empty where the trial was not probed."""
-    units: Mapping[str, Mapping[str, Any]] = (document.get("probes") or {}).get("units") or {}
-    return units
+def unit_frame(labels: Sequence[tuple[str, int, str, int]], numbers: Sequence[float]) -> pd.DataFrame:
+    """The units of all trials, from their labels and their numbers one after another."""
+    frame = pd.DataFrame(labels, columns=["cell", "seed", "unit", "depth"])
+    measured = np.asarray(numbers, dtype=np.float64).reshape(-1, len(NUMBERS))
+    frame[list(NUMBERS)] = measured
+    ratio = measured[:, NUMBERS.index("branch_ratio")]
+    frame["range_gap"] = np.log10(np.maximum(ratio, 1))
+    return frame
 
 
-def unit_columns(units: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """The measurements of a trial's units, flat, a column each; NaN for what a unit does not allow."""
-    columns = {name: numbers(name, units) for name in MEASURES}
-    for stream in RANGES:
-        found = [unit.get(stream) or {} for unit in units]
-        for name in dict.fromkeys(name for values in found for name in values):
-            columns[f"{stream}_{name}"] = numbers(name, found)
-    return columns
+def evidence_of_death(document: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> str:
+    """Why a trial's record says that its binary body contributes nothing; empty if it does not say so.
 
-
-def numbers(name: str, rows: Iterable[Mapping[str, Any]]) -> list[float]:
-    """One measurement of every row, NaN for None."""
-    return [math.nan if (value := row.get(name)) is None else value for row in rows]
-
-
-def recorded_death(document: Mapping[str, Any], units: Mapping[str, Sequence[float]]) -> str:
-    """What a trial's record tells of a binary body that contributes nothing; empty where it tells nothing.
-
-    ``dead`` is true or the reason in words where the trial itself found so; its probes may tell it without that.
+    ``dead`` in the record is true, or the reason, if the trial itself found so; the probes may show it without that.
     """
     flag = document.get("dead")
     if flag:
         return flag if isinstance(flag, str) else "recorded as dead by the trial itself"
-    if none_above(units["entropy"]):
+    if none_above([unit.get("entropy") for unit in units]):
         return "the bits of every channel of every binary unit are all equal"
-    if none_above(units["branch_ratio"]):
+    if none_above([unit.get("branch_ratio") for unit in units]):
         return "no branch of a binary unit adds anything to its residual"
     return ""
 
 
-def none_above(signals: Sequence[float]) -> bool:
-    """Whether there are units and none has a signal; one that was not measured may have."""
-    return len(signals) > 0 and all(signal <= NO_SIGNAL for signal in signals)
+def none_above(signals: Sequence[float | None]) -> bool:
+    """Whether there are units and none has a signal; a unit that was not measured may have one."""
+    return len(signals) > 0 and all(signal is not None and signal <= NO_SIGNAL for signal in signals)
 
 
 def baseline_again(trials: pd.DataFrame, sets: Iterable[str]) -> pd.Series:
-    """Which trials have the baseline's PSNR on every test set, though they are no baseline themselves."""
+    """Which trials have the baseline's PSNR on every test set, although they are not a baseline themselves."""
     gaps = [(trials[f"metric/{name}/psnr_db"] - trials[f"metric/baseline/{name}/psnr_db"]).abs() for name in sets]
     if not gaps:
         return pd.Series(False, index=trials.index)
     same = pd.concat(gaps, axis=1).le(SAME_SCORE_DB).all(axis=1)
-    return same & ~trials["method"].isin(["bicubic", "identity"])
+    return same & ~trials["method"].isin(UNTRAINED)

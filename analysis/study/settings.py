@@ -1,4 +1,4 @@
-"""A study cut into settings: trials that differ in anything but factors and seed are never compared."""
+"""Split a study by its settings: trials that differ in more than factors and seed are never compared."""
 
 import dataclasses
 import functools
@@ -7,24 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from ablations.space.factors import SHOWN
 from ablations.space.settings import telling_apart
 from ablations.storage.folder import Identity
 from analysis.study.loading import LeftOut, StudyResults
-from analysis.study.methods import compared_methods, settings_of_methods, with_planned_methods
+from analysis.study.methods import compared_methods, settings_of_methods
 from analysis.study.probes import SAME_SCORE_DB, Records, baseline_again, read_records
 
-KEY_LENGTH = 12
+KEY_LENGTH = SHOWN
 """How many characters of a SHA-256 are shown."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
+class SettingResults:
     """The trials of one setting of a study.
 
-    ``title`` says what sets it apart from the study's other settings and is empty where it is the only one;
-    ``labels`` names every cell by the levels that vary among the section's cells, or by its method where the section
-    is a comparison of methods. ``methods`` then holds the paper's name of each cell's method, and ``setting`` is that
-    of most trials: the others differ from it in what their method brings along.
+    ``title`` says how it differs from the study's other settings and is empty if it is the only one. ``labels`` names
+    every cell by the levels that vary, or by its method if methods are compared; ``methods`` then holds the paper's
+    name of each cell's method, and ``setting`` is that of most trials: the others differ in what their method sets.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Section:
     left_out: tuple[LeftOut, ...]
     factors: tuple[str, ...]
     labels: Mapping[str, str]
-    results: StudyResults
+    study: StudyResults
     methods: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -49,10 +49,10 @@ class Section:
     @functools.cached_property
     def sets(self) -> tuple[str, ...]:
         """The test sets, Set5 before Set14."""
-        names = [
-            re.fullmatch(r"metric/([^/]+)/psnr_db", str(column)) for column in self.finished.dropna(axis=1, how="all")
-        ]
-        return tuple(sorted((name[1] for name in names if name and name[1] != "train"), key=natural))
+        scored = (
+            re.fullmatch(r"metric/([^/]+)/psnr_db", name) for name in map(str, self.finished.dropna(axis=1, how="all"))
+        )
+        return tuple(sorted((match[1] for match in scored if match and match[1] != "train"), key=natural))
 
     @functools.cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -82,8 +82,8 @@ class Section:
 
     @functools.cached_property
     def records(self) -> Records:
-        """What the ``result.json`` of the finished trials hold beside the frame."""
-        return read_records(self.identities, self.results.record)
+        """Scores by picture and probes, from the ``result.json`` of the finished trials."""
+        return read_records(self.identities, self.study.record)
 
     @property
     def units(self) -> pd.DataFrame:
@@ -92,9 +92,9 @@ class Section:
 
     @functools.cached_property
     def dead(self) -> dict[Identity, str]:
-        """The finished trials whose binary body contributes nothing, each with what tells so.
+        """The finished trials whose binary body contributes nothing, each with the evidence.
 
-        What the trial found itself comes first, then its probes, then its scores.
+        The trial's own record comes first, then its probes, then its scores.
         """
         alike = dict(zip(self.identities, baseline_again(self.finished, self.sets), strict=True))
         by_score = f"its PSNR is the baseline's within {SAME_SCORE_DB:g} dB on every test set"
@@ -105,13 +105,13 @@ class Section:
         return {identity: reason for identity, reason in found.items() if reason}
 
     def pictures(self, test_set: str, identity: Identity) -> dict[str, float]:
-        """The PSNR of each picture of a test set in one finished trial; empty where they were not kept."""
+        """The PSNR of each picture of a test set in one finished trial; empty if it was not recorded."""
         found = self.records.pictures.get((identity, test_set))
         return dict(zip(found[0], found[1].tolist(), strict=True)) if found is not None else {}
 
     def curves(self) -> pd.DataFrame:
-        """The learning curves of the section's finished trials."""
-        return self.results.curves.merge(self.finished[["cell", "seed"]], on=["cell", "seed"])
+        """The learning curves of the finished trials."""
+        return self.study.curves.merge(self.finished[["cell", "seed"]], on=["cell", "seed"])
 
 
 def natural(text: str) -> list[tuple[int, str]]:
@@ -119,26 +119,26 @@ def natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
 
 
-def sections(results: StudyResults) -> list[Section]:
+def split_by_setting(study: StudyResults) -> list[SettingResults]:
     """The study's settings, in the order in which trials name them; those of one comparison of methods are one."""
-    rows = rows_by_setting(results.trials)
-    groups = grouped(results, rows)
-    settings = [max((rows[place] for place in group), key=lambda row: len(row[1]))[0] for group in groups]
-    own = [[rows[place][0] for place in group] for group in groups]
-    for row in results.left_out:
-        if dict(row.setting) not in [setting for found in own for setting in found]:
+    rows = rows_by_setting(study.trials)
+    groups = grouped(study, rows)
+    main = [max((rows[place] for place in group), key=lambda row: len(row[1]))[0] for group in groups]
+    settings = [[rows[place][0] for place in group] for group in groups]
+    for row in study.left_out:
+        if dict(row.setting) not in [setting for found in settings for setting in found]:
             groups.append([])
-            settings.append(dict(row.setting))
-            own.append([dict(row.setting)])
-    apart = telling_apart(settings)
+            main.append(dict(row.setting))
+            settings.append([dict(row.setting)])
+    apart = telling_apart(main)
     found = []
-    for group, setting, alike in zip(groups, settings, own, strict=True):
-        trials = results.trials.iloc[sorted(place for number in group for place in rows[number][1])]
-        left_out = tuple(row for row in results.left_out if dict(row.setting) in alike)
-        title = " ".join(f"{name}={shown(name, setting.get(name, ''))}" for name in apart)
-        methods = methods_in(results, trials, setting)
-        labels = methods or cell_labels(trials, results.factors)
-        found.append(Section(title, setting, trials, left_out, results.factors, labels, results, methods))
+    for group, setting, own in zip(groups, main, settings, strict=True):
+        trials = study.trials.iloc[sorted(place for number in group for place in rows[number][1])]
+        left_out = tuple(row for row in study.left_out if dict(row.setting) in own)
+        title = " ".join(f"{name}={setting_value(name, setting.get(name, ''))}" for name in apart)
+        methods = methods_in(study, trials, setting)
+        labels = methods or cell_labels(trials, study.factors)
+        found.append(SettingResults(title, setting, trials, left_out, study.factors, labels, study, methods))
     return found
 
 
@@ -146,22 +146,21 @@ Rows = Sequence[tuple[dict[str, str], list[int]]]
 """Settings with the positions of their trials."""
 
 
-def grouped(results: StudyResults, rows: Rows) -> list[list[int]]:
-    """The settings to be read as one, by their numbers: those of a comparison of methods, and each other one alone."""
-    named = with_planned_methods(results.trials)["method"]
-    methods = [frozenset(named.iloc[places]) for _, places in rows]
+def grouped(study: StudyResults, rows: Rows) -> list[list[int]]:
+    """Group settings that are read as one, by position: those of a comparison of methods; each other one alone."""
+    methods = [frozenset(study.trials["method"].iloc[places]) for _, places in rows]
+    tested = [tested_on(study.trials.iloc[places]) for _, places in rows]
     found: list[list[int]] = []
-    tested = [tested_on(results.trials.iloc[places]) for _, places in rows]
     for group in settings_of_methods([setting for setting, _ in rows], methods, tested):
         places = [place for number in group for place in rows[number][1]]
-        together = len(group) > 1 and methods_in(results, results.trials.iloc[places], rows[group[0]][0])
+        together = len(group) > 1 and methods_in(study, study.trials.iloc[places], rows[group[0]][0])
         found += [group] if together else [[number] for number in group]
     return sorted(found)
 
 
 def tested_on(trials: pd.DataFrame) -> str:
-    """What the baseline scores on the test sets of a setting, as no other pictures give; empty where none is known."""
-    # Only PSNR: it follows from whole numbers, so that every machine has the same to the last digits.
+    """Identify the test pictures of a setting by what the baseline scores on them; empty if no score is known."""
+    # Only PSNR: it follows from whole numbers, so every machine computes the same to the last digits.
     columns = sorted(str(name) for name in trials if re.fullmatch(r"metric/baseline/.*/psnr_db", str(name)))
     known = trials[columns].dropna(how="all").round(6)
     if known.empty:
@@ -169,12 +168,12 @@ def tested_on(trials: pd.DataFrame) -> str:
     return " ".join(f"{name}={value}" for name, value in known.iloc[0].dropna().items())
 
 
-def methods_in(results: StudyResults, trials: pd.DataFrame, setting: Mapping[str, str]) -> dict[str, str]:
-    """The paper's name of each cell's method where these trials compare methods, empty where they do not."""
+def methods_in(study: StudyResults, trials: pd.DataFrame, setting: Mapping[str, str]) -> dict[str, str]:
+    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict."""
     if trials.empty:
         return {}
-    cells = with_planned_methods(trials).drop_duplicates("cell")
-    return compared_methods(cells, results.reference, results.factors, setting.get("task.name", ""))
+    cells = trials.drop_duplicates("cell")
+    return compared_methods(cells, study.reference, study.factors, setting.get("task.name", ""))
 
 
 def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:
@@ -193,7 +192,7 @@ def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int
 
 
 def setting_of(row: "pd.Series") -> dict[str, str]:
-    """The setting of a trial; keys that it does not have are left out."""
+    """The setting of a trial, without the keys that it does not have."""
     return {
         name.removeprefix("setting/"): value
         for name, value in row.items()
@@ -201,31 +200,31 @@ def setting_of(row: "pd.Series") -> dict[str, str]:
     }
 
 
-def shown(key: str, value: str) -> str:
-    """A value of the setting as a heading shows it: a fingerprint is cut short, an absent value is said to be."""
+def setting_value(key: str, value: str) -> str:
+    """A value of the setting as a heading shows it: a fingerprint is cut short, a missing value is "none"."""
     if value == "":
         return "none"
     return value[:KEY_LENGTH] if key == "data" else value
 
 
 def varying(levels: Iterable[Mapping[str, str]], factors: Iterable[str]) -> list[str]:
-    """The factors that have more than one level, an absent factor counting as a level."""
+    """The factors that have more than one level; a missing factor counts as a level."""
     rows = list(levels)
     return [factor for factor in factors if len({row.get(factor, "") for row in rows}) > 1]
 
 
 def label(levels: Mapping[str, str], factors: Iterable[str]) -> str:
-    """The levels of ``factors`` as a user types them; factors that a cell does not have are left out."""
+    """The levels of ``factors`` as a user types them, without the factors that a cell does not have."""
     return " ".join(f"{factor}={levels[factor]}" for factor in factors if levels.get(factor))
 
 
 def levels_of(row: "pd.Series", factors: Iterable[str]) -> dict[str, str]:
-    """The levels of a trial as they were asked for."""
+    """The levels of a trial as the user gave them."""
     return {factor: str(row[f"level/{factor}"]) for factor in factors}
 
 
 def cell_labels(trials: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
-    """A name for each cell: the levels that vary, and the start of its key where they do not tell it apart."""
+    """Name each cell by the levels that vary, and by the start of its key if they do not make it unique."""
     levels = {str(row["cell"]): levels_of(row, factors) for _, row in trials.drop_duplicates("cell").iterrows()}
     names = varying(levels.values(), factors)
     labels = {cell: label(row, names) for cell, row in levels.items()}

@@ -1,7 +1,8 @@
-"""Public data sets by name: fetched, checked against a published SHA-256, and unpacked safely.
+"""Public data sets by name: downloaded, checked against a published SHA-256, and unpacked.
 
-A download that breaks off goes on where it stopped, also in the next run of the program. What appears under the name
-of a set is always the whole set.
+A broken download resumes where it stopped, also in the next run of the program. A set appears under its name only when
+it is complete. pooch names the file, compares the checksum and deletes a wrong file; it cannot resume, so it is given a
+downloader that can.
 """
 
 import hashlib
@@ -10,17 +11,13 @@ import logging
 import os
 import re
 import shutil
-import stat
-import tarfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
-from pathlib import Path, PureWindowsPath
-from typing import IO, Literal
+from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import filelock
@@ -28,44 +25,23 @@ import pooch  # type: ignore[import-untyped]
 import requests
 from urllib3.exceptions import HTTPError
 
+from bbcu.data.archives import CHUNK, LARGEST, Kind, one_line, unpack
 from bbcu.data.layouts import printable
 from bbcu.errors import DataError
 
 Progress = Callable[[int, int | None], None]
-"""Is told how many bytes are here, and of how many where the server said so."""
+"""Called with the number of bytes that are here, and the total if the server states it."""
 
-Unpack = Literal["zip", "tar", "none"]
-
-ARCHIVES: dict[str, Unpack] = {
+ARCHIVES: dict[str, Kind] = {
     ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".tar.bz2": "tar",
-    ".tar.xz": "tar",
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar"),
 }
 
-GIBIBYTE = 2**30
-MEBIBYTE = 2**20
-CHUNK = MEBIBYTE // 4
-
-LARGEST = 64 * GIBIBYTE
-"""No download and no unpacked set may be larger."""
-
-MOST_EXPANSION = 20
-"""How many times its own size an archive may unpack to: pictures are compressed already, and come to about once."""
-
-SMALLEST_LIMIT = 64 * MEBIBYTE
-"""What any archive may unpack to: a small one may be mostly text, which shrinks a lot."""
-
-SMALLEST_ENTRY = 1024
-"""What a file or folder of an archive counts for at least: millions of empty ones fill a disk, too."""
-
 DOWNLOADS_FOLDER = ".downloads"
-"""Beside the sets: archives that are not whole or not unpacked yet."""
+"""A folder beside the sets for archives that are not complete or not unpacked yet."""
 
-PASSING_FAULTS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-"""Answers that ask to come again later; those from 500 on are taken as such too."""
+TEMPORARY_FAULTS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+"""Status codes below 500 after which it is worth trying again."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,24 +51,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Download:
-    """A set that can be fetched.
+    """A file that can be fetched, with one or more data sets in it.
 
-    ``folder`` is where it comes to lie under the target. ``member`` is the folder of the archive that it is; None takes
-    the whole archive. ``sha256`` is None only for a URL of the user's that came without one. ``usage`` says how to run
-    a study on it, with DIR for the target.
+    ``folder`` is its place below the target folder. Of an archive only the folder ``member`` is unpacked, or everything
+    if that is None. ``sets`` names the data sets that are subfolders of ``folder``, if it is not a set itself.
+    ``sha256`` is None only for a user's URL without a checksum. ``usage`` are the overrides of a study on a download
+    that is a set itself, with DIR for the target folder.
     """
 
     name: str
     url: str
     sha256: str | None
     bytes: int | None
-    unpack: Unpack
+    unpack: Kind | Literal["none"]
     folder: str
     member: str | None
     layout: str
     licence: str
     source: str
-    usage: str
+    usage: str = ""
+    sets: tuple[str, ...] = ()
+
+    def usage_of(self, name: str) -> str:
+        """The overrides of a study on ``name``: one of ``sets``, or the download as a whole."""
+        if not self.sets:
+            return self.usage
+        sets = (name,) if name in self.sets else self.sets
+        tests = ", ".join(f"{each}: DIR/{self.folder}/{each}" for each in sets)
+        return f"data=folder data.train=FOLDER data.test='{{{tests}}}'"
 
 
 DIV2K_ARCHIVES = (
@@ -105,12 +91,12 @@ DIV2K_ARCHIVES = (
     ("DIV2K_valid_LR_bicubic_X3", 54513392, "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3"),
     ("DIV2K_valid_LR_bicubic_X4", 31505881, "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"),
 )
-"""Name, bytes and SHA-256 of each archive of DIV2K, as TensorFlow Datasets records them for its own downloads:
+"""Name, bytes and SHA-256 of each archive of DIV2K, as TensorFlow Datasets records them for its own downloads;
 github.com/tensorflow/datasets, tensorflow_datasets/url_checksums/div2k.txt."""
 
 
 def _div2k(archive: str, size: int, sha256: str) -> Download:
-    """One archive of DIV2K; all are unpacked side by side, those of the inputs into a folder for each scale."""
+    """Describe one archive of DIV2K; all are unpacked side by side, those of inputs into a folder for each scale."""
     folder = re.sub(r"_(X\d)$", r"/\1", archive)
     is_truth = folder.endswith("_HR")
     usage = "data=folder data.train=DIR/DIV2K data.test='{DIV2K: DIR/DIV2K}'"
@@ -143,11 +129,10 @@ DOWNLOADS: Mapping[str, Download] = {
             unpack="tar",
             folder="benchmark",
             member="benchmark",
-            layout="Set5, Set14, B100 and Urban100, each HR and LR_bicubic",
+            layout="a folder for each set, with HR and LR_bicubic",
             licence="none stated; research benchmarks",
             source="YeapJieShen/single-image-super-resolution: tests/utils/test_imresize.py",
-            usage="data=folder data.train=FOLDER data.test='{Set5: DIR/benchmark/Set5, Set14: DIR/benchmark/Set14, "
-            "B100: DIR/benchmark/B100, Urban100: DIR/benchmark/Urban100}'",
+            sets=("Set5", "Set14", "B100", "Urban100"),
         ),
         # Checksum and size: github.com/SharoonSharif/conv3x3-engine-zynq, eval/README.md; an unrelated
         # project, github.com/hasslelee/flipguard, records the same two.
@@ -168,20 +153,26 @@ DOWNLOADS: Mapping[str, Download] = {
 }
 
 
-def download_of(url: str, sha256: str | None) -> Download:
-    """Describe a file of the user's choice; whether it is an archive shows in the ending of its name.
+DOWNLOAD_OF_SET: dict[str, Download] = {
+    name: download for download in DOWNLOADS.values() for name in (download.name, *download.sets)
+}
+"""The download that has a set, by the name of the set; a download counts as a set of its own name."""
 
-    Raises DataError for what is no http or https URL and for a URL that ends in no usable file name.
+
+def download_of(url: str, sha256: str | None) -> Download:
+    """Describe the file at a user's URL; the ending of its name says whether it is an archive.
+
+    Raises DataError for anything but an http or https URL, and for a URL without a usable file name at its end.
     """
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise DataError(f"{printable(url)}: {_one_line(error)}") from None
+        raise DataError(f"{printable(url)}: {one_line(error)}") from None
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise DataError(f"{printable(url)}: is no http or https URL")
+        raise DataError(f"{printable(url)}: not an http or https URL")
     file_name = unquote(parts.path).rpartition("/")[2]
     if not re.fullmatch(r"[^\W_][\w .()+-]*", file_name, flags=re.ASCII):
-        raise DataError(f"{printable(url)}: does not end in the name of a file")
+        raise DataError(f"{printable(url)}: does not end in a file name")
     ending = max((ending for ending in ARCHIVES if file_name.lower().endswith(ending)), key=len, default="")
     folder = file_name[: len(file_name) - len(ending)]
     return Download(
@@ -203,11 +194,11 @@ def download_of(url: str, sha256: str | None) -> Download:
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How often to try again: after ``failures`` attempts in a row that brought nothing new a download is given up.
+class RetryPolicy:
+    """When a download is given up: after ``failures`` attempts in a row without a new byte.
 
-    The pause before an attempt is ``pause_seconds`` times the failures so far. A server may keep silent for
-    ``timeout_seconds``.
+    The pause before an attempt is ``pause_seconds`` times the failures so far. A server that sends nothing for
+    ``timeout_seconds`` has failed.
     """
 
     failures: int = 5
@@ -215,60 +206,57 @@ class Patience:
     timeout_seconds: float = 30.0
 
 
-PATIENCE = Patience()
+def fetch(download: Download, target: Path, *, progress: Progress, retry: RetryPolicy = RetryPolicy()) -> Path:
+    """Download and unpack below ``target`` unless it is there already, and return its path.
 
-
-def fetch(download: Download, target: Path, *, progress: Progress, patience: Patience = PATIENCE) -> Path:
-    """Put a set under ``target`` and say where it lies; nothing is asked of the server for a set that is there.
-
-    A file without a checksum is fetched too, and its SHA-256 is logged.
-    Raises DataError, which names the URL or the file: for a server that refuses, a connection that breaks off too
-    often, a wrong size or checksum, an archive that is damaged, too large, or holds what no set of pictures needs, a
-    disk that cannot be written, and a set that another process is fetching.
+    Without a checksum to compare, the SHA-256 of the file is logged.
+    Raises DataError, which names the URL or the file, if the server refuses, the connection breaks too often, the size
+    or the checksum is wrong, the archive is damaged, too large or unsafe, the disk cannot be written, or another
+    process is fetching the same.
     """
     place = Path(target) / download.folder
     downloads = Path(target) / DOWNLOADS_FOLDER
     try:
-        if not _is_there(place):
+        if not _exists(place):
             downloads.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(downloads / f"{download.folder.replace('/', '-')}.lock", timeout=0):
-                if not _is_there(place):
-                    _install(_retrieve(download, downloads, progress, patience), download, place)
+                if not _exists(place):
+                    _install(_retrieve(download, downloads, progress, retry), download, place)
     except filelock.Timeout:
         raise DataError(f"{printable(place)}: another process is fetching it") from None
     except OSError as error:
-        raise DataError(f"{printable(error.filename or place)}: {error.strerror or _one_line(error)}") from error
+        raise DataError(f"{printable(error.filename or place)}: {error.strerror or one_line(error)}") from error
     return place
 
 
-def _is_there(place: Path) -> bool:
-    """Tell whether a set lies at its place; an empty folder is none, as people make those beforehand."""
+def _exists(place: Path) -> bool:
+    """Whether a set is at ``place``; an empty folder does not count, as people create those in advance."""
     return place.is_file() or (place.is_dir() and any(place.iterdir()))
 
 
-def _retrieve(download: Download, downloads: Path, progress: Progress, patience: Patience) -> Path:
-    """Fetch the file of a set, or find it where an earlier run that could not unpack it left it."""
+def _retrieve(download: Download, downloads: Path, progress: Progress, retry: RetryPolicy) -> Path:
+    """Download a file, or return the one that an earlier run downloaded and could not unpack."""
     known_hash = None if download.sha256 is None else f"sha256:{download.sha256.lower()}"
-    downloader = ResumingDownloader(download.bytes, progress, patience)
-    # Its note of every step is not for the user, who is shown the progress.
+    downloader = ResumingDownloader(download.bytes, progress, retry)
+    # The user sees the progress bar; pooch would log every step besides.
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         file = Path(pooch.retrieve(download.url, known_hash=known_hash, path=downloads, downloader=downloader))
     except ValueError as error:
-        # pooch has compared the checksums and deleted the file; its message names both.
-        raise DataError(f"{printable(download.url)}: {_one_line(error)}") from None
+        # The checksum is wrong; pooch has deleted the file, and its message names both checksums.
+        raise DataError(f"{printable(download.url)}: {one_line(error)}") from None
     if known_hash is None:
-        logger.warning("%s: there is no checksum to compare; its SHA-256 is %s", download.url, pooch.file_hash(file))
+        logger.warning("%s: no checksum was given to compare; the SHA-256 is %s", download.url, pooch.file_hash(file))
     return file
 
 
 def _install(file: Path, download: Download, place: Path) -> None:
-    """Unpack a file and move the set to its place in one step; the file goes, unless the disk was the trouble."""
+    """Unpack a file, move the result to its place in one step, and delete the file unless the disk failed."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if download.unpack == "none":
         os.replace(file, place)
         return
-    # It lies beside the place, as only what is on the same disk can be moved in one step.
+    # On the same disk as the place, so that it can be renamed.
     unpacking = place.with_name(f".{place.name}.unpacking")
     shutil.rmtree(unpacking, ignore_errors=True)
     try:
@@ -285,28 +273,24 @@ def _install(file: Path, download: Download, place: Path) -> None:
 
 
 def _content_of(folder: Path) -> Path:
-    """Look through a folder that holds nothing but another folder: many archives wrap their pictures in one."""
+    """Step into a folder that holds only another folder: many archives wrap their pictures in one."""
     inside = list(folder.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
-
-
-def _one_line(error: Exception) -> str:
-    return printable(" ".join(str(error).split()) or type(error).__name__)
 
 
 # ---- downloading -----------------------------------------------------------------------------------------------------
 
 
-class _BrokeOff(Exception):
-    """An attempt that failed in a way that may pass."""
+class _TemporaryFault(Exception):
+    """An attempt failed in a way that may not happen again."""
 
 
 @dataclass
 class _Part:
-    """A file that is not whole yet, and beside it what is known of the whole: kept from one run to the next.
+    """The beginning of a file, and a record of the whole file beside it; both survive the program.
 
-    ``validator`` is what the server calls this version of the file; with none it is not known what the bytes here are
-    the beginning of. ``total`` is the size of the whole.
+    ``validator`` is the server's name for this version of the file; without one the part cannot be resumed. ``total``
+    is the size of the whole file in bytes.
     """
 
     file: Path
@@ -315,9 +299,9 @@ class _Part:
 
     @classmethod
     def resume(cls, file: Path) -> "_Part":
-        """Take up what an earlier run left, if anything."""
+        """Read the record of an earlier run, if there is one."""
         part = cls(file)
-        # A record that cannot be read means starting over, which is always right.
+        # Without a readable record the download starts over, which is always right.
         with suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(part.record.read_text())
             part.validator, part.total = record["validator"], record["total"]
@@ -332,11 +316,11 @@ class _Part:
         return self.file.stat().st_size if self.file.exists() else 0
 
     @property
-    def can_go_on(self) -> bool:
+    def resumable(self) -> bool:
         return self.validator is not None and self.size > 0
 
     @property
-    def is_whole(self) -> bool:
+    def complete(self) -> bool:
         return self.total is not None and self.size == self.total
 
     def start_over(self, validator: str | None, total: int | None) -> None:
@@ -350,104 +334,100 @@ class _Part:
 
 
 class ResumingDownloader:
-    """Downloads a file for pooch, going on after a connection that broke off, in this run or an earlier one.
+    """Downloads a file for pooch, and resumes where an attempt stopped, in this run or an earlier one.
 
-    The rest is asked for with a Range, on the condition that the file is still the same; a server that does not know
-    Ranges, does not say which version it serves, or has another version by now makes the download start over.
+    The rest is requested with Range and If-Range. A server that does not support ranges, does not say which version of
+    the file it has, or has another version by now makes the download start over.
     """
 
-    def __init__(self, size: int | None, progress: Progress, patience: Patience) -> None:
-        """Expect ``size`` bytes; None leaves it to the server to say how many there are."""
-        self._size = size
-        self._progress = progress
-        self._patience = patience
+    def __init__(self, size: int | None, progress: Progress, retry: RetryPolicy) -> None:
+        """Expect ``size`` bytes, or what the server states if that is None."""
+        self._size, self._progress, self._retry = size, progress, retry
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
         """Write the file at ``url`` to ``output_file``; raises DataError, which names the URL.
 
-        The part that is here is kept beside ``output_file``, which pooch deletes after a failure.
+        The part is kept beside ``output_file``, which pooch deletes after a failure.
         """
-        name = hashlib.sha256(url.encode()).hexdigest()
-        part = _Part.resume(Path(output_file).with_name(f"{name}.part"))
+        part = _Part.resume(Path(output_file).with_name(f"{hashlib.sha256(url.encode()).hexdigest()}.part"))
         most, failures = part.size, 0
-        while not part.is_whole:
+        while not part.complete:
             try:
                 self._attempt(url, part)
                 break
-            except _BrokeOff as error:
+            except _TemporaryFault as error:
                 failures = 1 if part.size > most else failures + 1
                 most = max(most, part.size)
-                if failures >= self._patience.failures:
-                    outlook = f"; the same command goes on from byte {part.size}" if part.can_go_on else ""
+                if failures >= self._retry.failures:
+                    outlook = f"; the same command resumes at byte {part.size}" if part.resumable else ""
                     raise DataError(
-                        f"{printable(url)}: given up after {failures} attempts that brought nothing new: "
-                        f"{error}{outlook}"
+                        f"{printable(url)}: given up after {failures} attempts without progress: {error}{outlook}"
                     ) from None
-                time.sleep(failures * self._patience.pause_seconds)
+                time.sleep(failures * self._retry.pause_seconds)
         part.move(Path(output_file))
 
     def _attempt(self, url: str, part: _Part) -> None:
-        """Ask for what is missing and write it; raises _BrokeOff where another attempt may do better."""
-        here = part.size if part.can_go_on else 0
+        """Request what is missing and append it; raises _TemporaryFault if another attempt may succeed."""
+        start = part.size if part.resumable else 0
+        # Without an encoding: decoding would change a .tgz that the server calls a gzip encoding of a .tar.
         headers = {"Accept-Encoding": "identity"}
-        if part.can_go_on:
-            headers |= {"Range": f"bytes={here}-", "If-Range": str(part.validator)}
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": str(part.validator)}
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=self._patience.timeout_seconds) as response:
-                self._prepare(url, part, here, response)
-                self._write(url, part, response)
+            with requests.get(url, headers=headers, stream=True, timeout=self._retry.timeout_seconds) as response:
+                self._check_answer(url, part, start, response)
+                self._append(url, part, response)
         except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
-            raise _BrokeOff(_one_line(error)) from error
+            raise _TemporaryFault(one_line(error)) from error
         except requests.RequestException as error:
-            raise DataError(f"{printable(url)}: {_one_line(error)}") from error
+            raise DataError(f"{printable(url)}: {one_line(error)}") from error
 
-    def _prepare(self, url: str, part: _Part, here: int, response: requests.Response) -> None:
-        """Bring the part into the state that the answer goes on from; raises where the answer cannot be used."""
+    def _check_answer(self, url: str, part: _Part, start: int, response: requests.Response) -> None:
+        """Let the part start over unless the answer continues it; raises if the answer cannot be used."""
         status = response.status_code
-        if status == HTTPStatus.PARTIAL_CONTENT and here:
-            if not _goes_on(response, here, part):
+        if status == HTTPStatus.PARTIAL_CONTENT and start:
+            if not _continues(response, start, part):
                 part.start_over(None, None)
-                raise _BrokeOff("the server answered with another part of the file, or of another file")
+                raise _TemporaryFault("the server answered with another part of the file, or of another file")
         elif status == HTTPStatus.OK:
             length = response.headers.get("Content-Length", "")
             part.start_over(_validator_of(response), int(length) if length.isdecimal() else None)
-        elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and here:
+        elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             part.start_over(None, None)
-            raise _BrokeOff("the server has less of the file than is here")
+            raise _TemporaryFault("the server has less of the file than is here")
         else:
             answer = f"the server answered {status} {printable(response.reason or '')}".rstrip()
-            if status in PASSING_FAULTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise _BrokeOff(answer)
+            if status in TEMPORARY_FAULTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise _TemporaryFault(answer)
             raise DataError(f"{printable(url)}: {answer}")
-        total = part.total
-        if self._size is not None and total is not None and total != self._size:
+        if self._size is not None and part.total is not None and part.total != self._size:
+            total = part.total
             part.start_over(None, None)
-            raise DataError(f"{printable(url)}: the server has {total} bytes; expected are {self._size}")
+            raise DataError(f"{printable(url)}: the server has {total} bytes, not the expected {self._size}")
 
-    def _write(self, url: str, part: _Part, response: requests.Response) -> None:
-        """Append what arrives; raises _BrokeOff where it ends too early and DataError where there is too much."""
+    def _append(self, url: str, part: _Part, response: requests.Response) -> None:
+        """Append what arrives; raises _TemporaryFault if it ends too early, and DataError if there is too much."""
         expected = self._size if self._size is not None else part.total
+        most = LARGEST if expected is None else expected
         size = part.size
         with open(part.file, "ab") as stream:
-            # Decoding would make other bytes of a .tgz that the server calls a gzip encoding of a .tar.
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 size += len(chunk)
-                if size > (LARGEST if expected is None else expected):
+                if size > most:
                     break
                 stream.write(chunk)
                 self._progress(size, expected)
-        if size > (LARGEST if expected is None else expected):
+        if size > most:
             part.start_over(None, None)
-            limit = f"expected are {expected}" if expected is not None else f"at most {LARGEST} are taken"
-            raise DataError(f"{printable(url)}: the server sends more bytes than there should be; {limit}")
+            raise DataError(f"{printable(url)}: the server sends more than the {most} bytes that are expected")
         if expected is not None and size < expected:
-            raise _BrokeOff(f"it ended after {size} of {expected} bytes")
+            raise _TemporaryFault(f"it ended after {size} of {expected} bytes")
 
 
-def _goes_on(response: requests.Response, here: int, part: _Part) -> bool:
-    """Tell whether a partial answer begins where the part ends, and is of the same file."""
+def _continues(response: requests.Response, start: int, part: _Part) -> bool:
+    """Whether a partial answer begins where the part ends, and belongs to the same file."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-    if match is None or int(match[1]) != here:
+    if match is None or int(match[1]) != start:
         return False
     if part.total is not None and match[2] not in ("*", str(part.total)):
         return False
@@ -455,145 +435,8 @@ def _goes_on(response: requests.Response, here: int, part: _Part) -> bool:
 
 
 def _validator_of(response: requests.Response) -> str | None:
-    """What the server calls the version that it serves; a weak ETag promises no equal bytes."""
+    """The server's name for the version of the file; a weak ETag does not promise equal bytes."""
     tag = response.headers.get("ETag")
     if tag is not None and not tag.startswith("W/"):
         return tag
     return response.headers.get("Last-Modified")
-
-
-# ---- unpacking -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What an archive holds under one name; ``kind`` is file, folder, or what else it is, in words."""
-
-    name: str
-    kind: str
-    size: int
-    open: Callable[[], IO[bytes]]
-
-
-def unpack(archive: Path, kind: Unpack, member: str | None, folder: Path) -> None:
-    """Unpack an archive, or the one folder ``member`` of it, into an empty folder.
-
-    Links and devices are refused, as pictures need none, and so is every name that is absolute or holds ``..``. Of what
-    is outside ``member`` only such names are refused, and links that lead out of the archive. The contents may come to
-    20 times the archive's size or 64 MiB, whichever is more, and never to more than 64 GiB.
-    Raises DataError for what is refused and for an archive that is damaged or holds nothing of ``member``; what was
-    unpacked until then is left to the caller to remove. Raises OSError where the disk cannot be written.
-    """
-    entries = _zip_entries(archive) if kind == "zip" else _tar_entries(archive, folder)
-    inside = () if member is None else tuple(member.split("/"))
-    left = min(LARGEST, max(SMALLEST_LIMIT, MOST_EXPANSION * archive.stat().st_size))
-    found = False
-    for entry in _readable(entries):
-        parts = _parts_of(entry.name)
-        if parts[: len(inside)] != inside or (len(parts) == len(inside) and entry.kind == "folder"):
-            continue
-        left -= max(entry.size, SMALLEST_ENTRY)
-        if left < 0:
-            raise DataError("the archive unpacks to more than it may")
-        _unpack_entry(entry, folder.joinpath(*parts[len(inside) :]))
-        found = True
-    if not found:
-        raise DataError("the archive holds nothing" if member is None else f"the archive holds no folder {member}")
-
-
-def _parts_of(name: str) -> tuple[str, ...]:
-    r"""Take a name in an archive apart, with / and \ between the parts; raises DataError for one that leads outside."""
-    path = PureWindowsPath(name)
-    if path.anchor or ".." in path.parts or "\0" in name:
-        raise DataError(f"the archive holds {name!a}, which leads out of its folder")
-    return path.parts
-
-
-def _unpack_entry(entry: _Entry, place: Path) -> None:
-    try:
-        if entry.kind == "folder":
-            place.mkdir(parents=True, exist_ok=True)
-            return
-        if entry.kind != "file":
-            raise DataError(f"the archive holds {entry.name!a}, which is {entry.kind}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with open(place, "xb") as stream:
-            for chunk in _chunks(entry):
-                stream.write(chunk)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise DataError(f"the archive holds {entry.name!a} twice") from None
-
-
-def _chunks(entry: _Entry) -> Iterator[bytes]:
-    """Read an entry, which must be as long as the archive says: the limit was checked with that size."""
-    read = 0
-    with _damage_as_data_error(), entry.open() as source:
-        while chunk := source.read(CHUNK):
-            read += len(chunk)
-            if read > entry.size:
-                break
-            yield chunk
-    if read != entry.size:
-        raise DataError(f"the archive cannot be read: {entry.name!a} is not of the size that it says")
-
-
-def _readable(entries: Iterator[_Entry]) -> Iterator[_Entry]:
-    with _damage_as_data_error():
-        yield from entries
-
-
-@contextmanager
-def _damage_as_data_error() -> Iterator[None]:
-    """Turn what the readers of archives raise for a damaged one into DataError, and leave errors of the disk alone."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        # An error of the disk has a number; a damaged gzip file is an OSError without one. Otherwise damage makes them
-        # raise nearly anything: BadZipFile, TarError, EOFError, zlib.error, RuntimeError, ...
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise DataError(f"the archive cannot be read: {_one_line(error)}") from error
-
-
-def _zip_entries(archive: Path) -> Iterator[_Entry]:
-    with zipfile.ZipFile(archive) as file:
-        for member in file.infolist():
-            kind = _kind_of_mode(member.external_attr >> 16)
-            if kind == "file" and member.is_dir():
-                kind = "folder"
-            yield _Entry(member.filename, kind, member.file_size, partial(file.open, member))
-
-
-def _kind_of_mode(mode: int) -> str:
-    """Name what a UNIX mode says; archives made elsewhere hold none, and their entries are files."""
-    kinds = {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "a link"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def _tar_entries(archive: Path, folder: Path) -> Iterator[_Entry]:
-    with tarfile.open(archive) as file:
-        for member in file:
-            # Links are refused altogether later on, where they would be unpacked; the filter of Python looks at those
-            # that would not be, too, and is a second pair of eyes.
-            try:
-                tarfile.data_filter(member, str(folder))
-            except tarfile.FilterError as error:
-                raise DataError(f"the archive holds {member.name!a}, which is refused: {_one_line(error)}") from None
-            yield _Entry(member.name, _kind_of_member(member), member.size, partial(_open_member, file, member))
-
-
-def _open_member(file: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    stream = file.extractfile(member)
-    if stream is None:
-        raise DataError(f"the archive holds {member.name!a}, which is no file")
-    return stream
-
-
-def _kind_of_member(member: tarfile.TarInfo) -> str:
-    if member.isreg():
-        return "file"
-    if member.isdir():
-        return "folder"
-    return "a link" if member.issym() or member.islnk() else "a device"

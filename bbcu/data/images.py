@@ -24,22 +24,21 @@ READABLE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 READABLE_MODES = ("1", "L", "P", "RGB")
 BITS_PER_SAMPLE_TAG = 258
 
-# MATLAB's rgb2ycbcr, for RGB in 0..255.
 LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255
 LUMA_OFFSET = 16.0
+"""MATLAB's rgb2ycbcr, for RGB in 0..255."""
 
-# With weights that are multiples of 1/256 some results lie exactly between two grey levels. Rounding error would send
-# them up on one machine and down on another; this margin, far above that error, sends them up everywhere, like MATLAB.
 TIE_MARGIN = 1e-9
+"""Makes results halfway between two grey levels round up on every machine, as in MATLAB; rounding error is far less."""
 
 
 def read_rgb(path: str | Path) -> Pixels:
     """Read an 8-bit picture as RGB.
 
-    Gray is repeated in the three channels and a palette is looked up. A file with several frames gives its first, and
-    an orientation noted in the file is not applied.
+    Gray is repeated in three channels, a palette is looked up, the first of several frames is taken, and an orientation
+    tag is ignored.
     Returns (height, width, 3). Raises DataError, which names the path and the cause, for a file that cannot be read and
-    for one whose pixels would have to be changed to fit: transparency, 16 bits, CMYK and the like.
+    for pixels that would have to be changed: transparency, 16 bits, CMYK and the like.
     """
     path = Path(path)
     _check_file(path)
@@ -49,7 +48,7 @@ def read_rgb(path: str | Path) -> Pixels:
             if refusal is None:
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
-        raise DataError(f"{path}: is no picture in one of the formats {', '.join(READABLE_FORMATS)}") from None
+        raise DataError(f"{path}: is not a picture in one of the formats {', '.join(READABLE_FORMATS)}") from None
     except PermissionError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:
@@ -60,7 +59,7 @@ def read_rgb(path: str | Path) -> Pixels:
 
 
 def _check_file(path: Path) -> None:
-    """Raise DataError unless ``path`` is a file with something in it: opening a pipe, for one, would wait for ever."""
+    """Raise DataError unless ``path`` is a regular file that is not empty: opening a pipe would wait for ever."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -77,7 +76,7 @@ def _check_file(path: Path) -> None:
 
 
 def _refusal(image: Image.Image) -> str | None:
-    """Say why a picture cannot be used as 8-bit RGB; None if it can."""
+    """Why a picture cannot be used as 8-bit RGB; None if it can."""
     if _is_deep(image):
         return f"holds 16 or more bits a channel (mode {image.mode})"
     if image.has_transparency_data:
@@ -88,14 +87,14 @@ def _refusal(image: Image.Image) -> str | None:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Tell whether the file holds more than 8 bits a channel, which Pillow cuts to 8 without a word for colour."""
+    """Whether the file has more than 8 bits a channel, which Pillow silently cuts to 8 for colour."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return bool(max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (1,))) > 8)
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def crop_to_multiple(image: Pixels, multiple: int) -> Pixels:
-    """Cut rows from the bottom and columns from the right until both sizes are multiples of ``multiple``."""
+    """Crop rows at the bottom and columns at the right until both sizes are multiples of ``multiple``."""
     height, width = image.shape[:2]
     return image[: height - height % multiple, : width - width % multiple]
 
@@ -103,14 +102,16 @@ def crop_to_multiple(image: Pixels, multiple: int) -> Pixels:
 def downscale(image: Pixels, scale: int) -> Pixels:
     """Shrink a picture as MATLAB's imresize does: bicubic with a = -0.5, antialiased, the border mirrored.
 
-    torch's antialiased bicubic has the same kernel but cuts it off at the border; on a mirrored border of the kernel's
-    radius, cut away afterwards, the two agree to 1e-11 of a grey level.
+    torch's antialiased bicubic has the same kernel, but truncates it at the border. On a picture that is mirrored by
+    the kernel's radius and cropped afterwards, the two agree to 1e-11 of a grey level.
     Takes (height, width, channels), returns (height / scale, width / scale, channels).
     Raises ValueError unless both sizes are multiples of ``scale``.
     """
     height, width = image.shape[:2]
     if height % scale or width % scale or 0 in image.shape:
-        raise ValueError(f"a picture of {width} x {height} pixels cannot be shrunk by {scale}: crop it to a multiple")
+        raise ValueError(
+            f"a picture of {width} x {height} pixels cannot be shrunk by {scale}: crop it to a multiple of that"
+        )
     border = 2 * scale
     mirrored = np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric")
     cut = border // scale
@@ -122,7 +123,7 @@ def downscale(image: Pixels, scale: int) -> Pixels:
 def upscale(image: Pixels, scale: int) -> Pixels:
     """Enlarge a picture by bicubic interpolation with a = -0.75 and a repeated border, as OpenCV and torch do.
 
-    This, not MATLAB's a = -0.5, is the Bicubic row in the tables of the field's binary networks.
+    This, not MATLAB's a = -0.5, is the Bicubic row in the papers on binary networks.
     Takes (height, width, channels), returns (height * scale, width * scale, channels).
     """
     height, width = image.shape[:2]
@@ -139,10 +140,10 @@ def luma(image: NDArray[Any]) -> Plane:
 
 
 def gray(image: Pixels) -> Pixels:
-    """Reduce a colour picture to its luma, rounded; one that is gray already keeps its levels.
+    """Convert a colour picture to its luma, rounded; a gray picture, with three equal channels, keeps its levels.
 
-    Takes (height, width, 3), returns (height, width, 1). Three equal channels are a gray picture: its levels go from 0
-    to 255, where those of a luma go from 16 to 235.
+    Takes (height, width, 3), returns (height, width, 1). The levels of a gray picture go from 0 to 255, those of a luma
+    from 16 to 235.
     """
     if bool((image == image[..., :1]).all()):
         return np.ascontiguousarray(image[..., :1])
@@ -161,7 +162,7 @@ def compress(image: Pixels, quality: int) -> Pixels:
 
 
 def rounded(values: NDArray[Any]) -> Pixels:
-    """Round and clip values in 0..255, of any shape, to uint8; bytes are given back as they are."""
+    """Round and clip values on the scale of 0 to 255, of any shape, to uint8; uint8 is returned as it is."""
     if values.dtype == np.uint8:
         return values
     return np.floor(values + (0.5 + TIE_MARGIN)).clip(0, 255).astype(np.uint8)
@@ -175,11 +176,11 @@ def to_tensor(image: NDArray[Any]) -> torch.Tensor:
 def to_image(tensor: torch.Tensor) -> Pixels:
     """Turn a network's output (channels, height, width), nominally in [0, 1], into a picture, rounded and clipped.
 
-    Raises ValueError for a NaN, which would otherwise become some grey level and be scored as if it were a picture.
+    Raises ValueError for NaN, which would otherwise become a grey level and be scored.
     """
     values = tensor.detach().to("cpu", torch.float64).mul(255)
     if bool(values.isnan().any()):
-        raise ValueError("the output of the network holds NaN: it is no picture")
+        raise ValueError("the output of the network contains NaN")
     return _from_batch(values[None])
 
 
@@ -189,5 +190,5 @@ def _to_batch(image: Pixels) -> torch.Tensor:
 
 
 def _from_batch(batch: torch.Tensor) -> Pixels:
-    """Round and clip the only picture of a batch in 0..255 to uint8 (height, width, channels)."""
+    """Round and clip a batch of one, (1, channels, height, width) in 0..255, to uint8 (height, width, channels)."""
     return np.ascontiguousarray(rounded(batch[0].permute(1, 2, 0).numpy()))

@@ -1,4 +1,7 @@
-"""Picture quality as the field measures it: PSNR, and SSIM with a Gaussian window over the valid region."""
+"""Picture quality as the field measures it: PSNR, and SSIM with a Gaussian window over the valid region.
+
+scikit-image's metrics agree to rounding, but not to the last bit of a score, and take longer.
+"""
 
 import math
 from typing import Any
@@ -15,7 +18,7 @@ SSIM_LUMINANCE_CONSTANT = (0.01 * SSIM_RANGE) ** 2
 SSIM_CONTRAST_CONSTANT = (0.03 * SSIM_RANGE) ** 2
 
 STRIP = 32
-"""Rows of windows that are computed at once: what they need then fits into a processor's cache."""
+"""Rows of windows that are computed at once, so that they fit into a processor's cache."""
 
 
 def _gaussian() -> Plane:
@@ -41,8 +44,8 @@ def psnr(output: NDArray[Any], truth: NDArray[Any], peak: float = 255.0) -> floa
 def ssim(output: NDArray[Any], truth: NDArray[Any]) -> float:
     """Measure the structural similarity of two single-channel pictures with values in 0..255; 1 if identical.
 
-    Windows of 11 x 11, Gaussian weights of sigma 1.5, population variances; only windows that lie wholly inside the
-    picture count. This is MATLAB's ssim_index of Wang et al., "Image quality assessment: from error visibility to
+    Windows of 11 x 11, Gaussian weights of sigma 1.5, population variances; only windows that lie completely inside
+    the picture count. This is MATLAB's ssim_index of Wang et al., "Image quality assessment: from error visibility to
     structural similarity", 2004; scikit-image's default, with flat 7 x 7 windows, gives other numbers.
     Takes (height, width). Raises ValueError for another rank, for shapes that differ, or below 11 pixels.
     """
@@ -59,7 +62,7 @@ def ssim(output: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def _similarity(first: Plane, second: Plane) -> Plane:
-    """The structural similarity of every window; both sizes lose 10."""
+    """The structural similarity of every window; height and width shrink by 10."""
     maps = np.stack([first, second, first * second, first**2 + second**2])
     mean_first, mean_second, mean_product, mean_squares = _blur(_blur(maps, axis=1), axis=2)
     product, squares = mean_first * mean_second, mean_first**2 + mean_second**2
@@ -71,18 +74,18 @@ def _similarity(first: Plane, second: Plane) -> Plane:
 
 
 def _blur(maps: Plane, axis: int) -> Plane:
-    """Weigh with the Gaussian along one axis; the valid region only, so the axis loses 10."""
+    """Filter with the Gaussian along one axis, over the valid region only: the axis shrinks by 10."""
     length = maps.shape[axis] - SSIM_WINDOW + 1
     before = (slice(None),) * axis
     blurred: Plane = WEIGHTS[0] * maps[(*before, slice(0, length))]
-    weighed = np.empty_like(blurred)
+    weighted = np.empty_like(blurred)
     for start in range(1, SSIM_WINDOW):
-        np.multiply(maps[(*before, slice(start, start + length))], WEIGHTS[start], out=weighed)
-        blurred += weighed
+        np.multiply(maps[(*before, slice(start, start + length))], WEIGHTS[start], out=weighted)
+        blurred += weighted
     return blurred
 
 
 def _check_same_shape(output: NDArray[Any], truth: NDArray[Any]) -> None:
-    """Raise ValueError when the shapes differ: numpy would broadcast them and measure something else."""
+    """Raise ValueError if the shapes differ, which numpy would broadcast."""
     if output.shape != truth.shape:
         raise ValueError(f"the pictures differ in shape: {output.shape} and {truth.shape}")

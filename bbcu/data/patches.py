@@ -1,4 +1,4 @@
-"""The patches that a training sees: which, where, how turned and how spoilt, from the seed and the step alone."""
+"""The patches of a training: which, where, in which symmetry and how degraded, decided by the seed and the step."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from bbcu.data.pairs import Pair
-from bbcu.data.tasks import Corruption, Input
+from bbcu.data.tasks import Degradation, Input
 
-CORRUPTION_STREAM = 1
-"""Tells the random numbers that spoil patches from those that choose them: the same patches, however spoilt."""
+DEGRADATION_STREAM = 1
+"""Separates the random numbers that degrade patches from those that choose them: the same patches, however degraded."""
 
 HELD_BYTES = 1 << 28
-"""How much of mapped pictures may be held in memory, by estimate, before it is let go of."""
+"""The estimated memory of mapped pictures after which it is released."""
 
 PAGE = 4096
 
@@ -21,8 +21,8 @@ PAGE = 4096
 class PatchSampler:
     """Draws the batches of a training: patches of random pictures, at random places, in one of the 8 symmetries.
 
-    Every picture is as likely as any other, whatever its size, as is usual in the field. A batch depends on the seed
-    and the step alone: a resumed training goes on with the batches it would have had, and all cells see the same ones.
+    Every picture is equally likely, whatever its size, as is usual in the field. A batch depends on the seed and the
+    step alone, so a resumed training continues with the batches it would have had, and all cells see the same ones.
     """
 
     def __init__(
@@ -33,27 +33,23 @@ class PatchSampler:
         batch: int,
         seed: int,
         *,
-        corruption: Corruption | None = None,
+        degradation: Degradation | None = None,
         release: Callable[[], None] | None = None,
     ) -> None:
         """Draw ``batch`` patches a step, ``patch`` pixels square in the input and ``patch * scale`` in the truth.
 
-        With a ``corruption`` the input is what that makes of the patch, after it was turned. ``release`` is called now
-        and then, to let go of mapped pictures.
-        Raises ValueError when there are no pairs, when a picture is smaller than a patch, or when a truth is not
-        ``scale`` times its input.
+        With a ``degradation``, the input is the truth's patch, degraded after it was turned. ``release`` is called now
+        and then to free the memory of mapped pictures.
+        Raises ValueError if there are no pairs, if a picture is smaller than a patch, or if a truth is not ``scale``
+        times its input.
         """
         if not pairs:
             raise ValueError("there are no pairs to draw patches from")
         for pair in pairs:
             _check_pair(pair, scale, patch)
         self._pairs = tuple(pairs)
-        self._scale = scale
-        self._patch = patch
-        self._batch = batch
-        self._seed = seed
-        self._corruption = corruption
-        self._release = release
+        self._scale, self._patch, self._batch, self._seed = scale, patch, batch, seed
+        self._degradation, self._release = degradation, release
         self._batches_held = max(1, HELD_BYTES // (batch * patch * (1 + scale) * 2 * PAGE))
         self._places = np.array([pair.input.shape[:2] for pair in pairs]) - patch + 1
 
@@ -63,29 +59,30 @@ class PatchSampler:
         Returns float32 in [0, 1]: inputs (batch, channels, patch, patch) and truths (batch, channels, patch * scale,
         patch * scale). An input patch and its truth show the same place in the same symmetry.
         """
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, step])))
+        generator = self._generator(step)
         chosen = generator.integers(len(self._pairs), size=self._batch)
         places = generator.integers(self._places[chosen])
         symmetries = generator.integers(8, size=self._batch)
-        truths = np.empty(self._batch_shape(self._pairs[0].truth, self._scale), dtype=np.uint8)
-        inputs = truths if self._corruption else np.empty(self._batch_shape(self._pairs[0].input, 1), dtype=np.uint8)
+        truths = self._empty_batch(self._pairs[0].truth, self._scale)
+        inputs = None if self._degradation else self._empty_batch(self._pairs[0].input, 1)
         for slot in range(self._batch):
             pair, place, symmetry = self._pairs[chosen[slot]], places[slot], int(symmetries[slot])
-            truths[slot] = _view(_patch_at(pair.truth, place, self._patch, self._scale), symmetry)
-            if self._corruption is None:
-                inputs[slot] = _view(_patch_at(pair.input, place, self._patch, 1), symmetry)
+            truths[slot] = _in_symmetry(_patch_at(pair.truth, place, self._patch, self._scale), symmetry)
+            if inputs is not None:
+                inputs[slot] = _in_symmetry(_patch_at(pair.input, place, self._patch, 1), symmetry)
         if self._release is not None and step % self._batches_held == 0:
             self._release()
-        return _to_batch(self._spoilt(truths, step) if self._corruption else inputs), _to_batch(truths)
+        if self._degradation is not None:
+            return _to_batch(self._degradation(truths, self._generator(step, DEGRADATION_STREAM))), _to_batch(truths)
+        assert inputs is not None
+        return _to_batch(inputs), _to_batch(truths)
 
-    def _spoilt(self, patches: NDArray[np.uint8], step: int) -> Input:
-        assert self._corruption is not None
-        sequence = np.random.SeedSequence([self._seed, step, CORRUPTION_STREAM])
-        return self._corruption(patches, np.random.Generator(np.random.PCG64(sequence)))
+    def _generator(self, *stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, *stream])))
 
-    def _batch_shape(self, image: Input, scale: int) -> tuple[int, int, int, int]:
+    def _empty_batch(self, image: Input, scale: int) -> NDArray[np.uint8]:
         side = self._patch * scale
-        return self._batch, side, side, image.shape[2]
+        return np.empty((self._batch, side, side, image.shape[2]), dtype=np.uint8)
 
 
 def _check_pair(pair: Pair, scale: int, patch: int) -> None:
@@ -97,13 +94,13 @@ def _check_pair(pair: Pair, scale: int, patch: int) -> None:
 
 
 def _patch_at(image: Input, place: NDArray[np.int64], patch: int, scale: int) -> Input:
-    """Cut a patch, given in pixels of the input, out of a picture ``scale`` times as large; (side, side, channels)."""
+    """Cut out (side, side, channels) of a picture ``scale`` times the input; place and patch are in input pixels."""
     top, left = place * scale
     side = patch * scale
     return image[top : top + side, left : left + side]
 
 
-def _view(patch: Input, symmetry: int) -> Input:
+def _in_symmetry(patch: Input, symmetry: int) -> Input:
     """Show (side, side, channels) in one of the 8 symmetries of a square; a transpose and a flip are a quarter turn."""
     if symmetry & 1:
         patch = patch[::-1]

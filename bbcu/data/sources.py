@@ -1,4 +1,4 @@
-"""Where pictures come from: packages that are installed anyway, or folders of the user's; and what identifies them."""
+"""Where pictures come from, installed packages or the user's folders, and the fingerprint of a set of pictures."""
 
 import contextlib
 import hashlib
@@ -24,26 +24,26 @@ from bbcu.errors import DataError
 SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 EMBEDDED_SET = "embedded"
 
-FACTS_FILE = "pictures.json"
+INFO_FILE = "pictures.json"
 
 SETTLED_SECONDS = 2.0
-"""A file that changed less than this before it was read may change again without its time telling so."""
+"""A file that changed less than this before it was read may change again without a new modification time."""
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
 class Source(Protocol):
-    """Somewhere that pixels can be read from, again and again."""
+    """Something that pixels can be read from repeatedly."""
 
     @property
     def origin(self) -> str:
-        """What error messages call it: a path, mostly."""
+        """The name in error messages, usually a path."""
         ...
 
     @property
     def stamp(self) -> tuple[str, ...] | None:
-        """What changes when the pixels may have; None where nothing tells."""
+        """Where the pixels lie and what changes when they do, in this order; None if that cannot be told."""
         ...
 
     def read(self) -> Pixels:
@@ -53,7 +53,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file; it is read when it is needed, since a large data set does not fit into memory."""
+    """An image file, read only when it is needed, since a large data set does not fit into memory."""
 
     path: Path
 
@@ -63,7 +63,7 @@ class ImageFile:
 
     @property
     def stamp(self) -> tuple[str, ...] | None:
-        """Where the file lies, its size, its times and its inode; None where it can change without these telling."""
+        """The file's path, size, times and inode; None if it can still change without these changing."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -79,7 +79,7 @@ class ImageFile:
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Pixels that are there already."""
+    """Pixels in memory."""
 
     pixels: Pixels
     origin: str
@@ -91,9 +91,9 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph that an installed package brings along: ``file`` is relative to the folder of ``package``.
+    """A photograph in an installed package; ``file`` is relative to the folder of ``package``.
 
-    ``halve`` is for JPEG files: shrunk by 2 they lose the artifacts that would otherwise serve as truth.
+    ``halve`` is for JPEG files: shrinking them by 2 removes the artifacts, which would otherwise be part of the truth.
     """
 
     name: str
@@ -112,20 +112,20 @@ class Photograph:
         return None if stamp is None else (*stamp, f"halve={self.halve}")
 
     def read(self) -> Pixels:
-        """Read the photograph out of its package without importing that."""
+        """Read the photograph without importing its package."""
         pixels = self._image().read()
         return downscale(crop_to_multiple(pixels, 2), 2) if self.halve else pixels
 
     def _image(self) -> ImageFile:
         package = importlib.util.find_spec(self.package)
         if package is None or not package.submodule_search_locations:
-            raise DataError(f"{self.origin}: the package {self.package}, which brings it, is not installed")
+            raise DataError(f"{self.origin}: the package {self.package}, which contains it, is not installed")
         return ImageFile(Path(package.submodule_search_locations[0]) / self.file)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One photograph: where its pixels are, and the input that belongs to it where somebody else has made one."""
+    """One picture: its truth, and its input if the user has one instead of letting it be made."""
 
     name: str
     truth: Source
@@ -134,7 +134,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """What to train on, and the named sets to test on."""
+    """The pictures to train on, and the named sets to test on."""
 
     train: tuple[Picture, ...]
     test: dict[str, tuple[Picture, ...]]
@@ -162,25 +162,22 @@ EMBEDDED_TEST = (
 
 
 def embedded() -> Pictures:
-    """The photographs that scikit-image, scikit-learn and matplotlib bring along: 6 to train on, 3 to test on.
+    """The photographs bundled with scikit-image, scikit-learn and matplotlib: 6 to train on, 3 to test on.
 
-    They make the program run anywhere without a download; a network trained on six pictures is no published result.
+    They let the program run anywhere without a download; six training pictures are too few for a published result.
     """
-    train, test = (
-        tuple(Picture(photograph.name, photograph) for photograph in photographs)
-        for photographs in (EMBEDDED_TRAIN, EMBEDDED_TEST)
-    )
+    train, test = (tuple(Picture(found.name, found) for found in some) for some in (EMBEDDED_TRAIN, EMBEDDED_TEST))
     return Pictures(train, {EMBEDDED_SET: test})
 
 
 def folder(train: Path | None, test: Mapping[str, Path], inputs: str | None = None) -> Pictures:
-    """Find the images in a folder to train on, and in one folder for each test set, in any of the known layouts.
+    """Find the images in a training folder and in one folder for each test set, in any of the known layouts.
 
-    Images are named by their stem and sorted by it, so that the same pictures in another file format are the same data.
-    Without ``train`` there is nothing to train on. ``inputs`` names the folder of the inputs that the user has, as in
-    "X2"; without it they are made. Nothing is read yet. See :func:`bbcu.data.layouts.locate`.
-    Raises DataError, which names the path, for a folder that is missing or without images and for images that share a
-    stem; and for the names of test sets that are not letters, digits, hyphens and underscores.
+    Images are named and sorted by their stem, so the same pictures in another file format are the same data. ``inputs``
+    names the folder of the user's inputs, such as "X2"; None lets them be made. Nothing is read yet; see
+    :func:`bbcu.data.layouts.locate`.
+    Raises DataError, which names the path, for a folder that is missing or without images, for images with the same
+    stem, and for the name of a test set that has other characters than letters, digits, hyphens and underscores.
     """
     refused = [name for name in test if not SET_NAME.fullmatch(name)]
     if refused:
@@ -201,51 +198,60 @@ def find_pictures(path: Path, role: Role, inputs: str | None = None) -> tuple[Pi
     )
 
 
-# ---- what identifies pictures ----------------------------------------------------------------------------------------
+def by_role(pictures: Pictures) -> Iterator[tuple[str, str, Picture]]:
+    """Yield (role, set name, picture): training pictures first, then the test sets sorted by name."""
+    for picture in pictures.train:
+        yield "train", "", picture
+    for set_name in sorted(pictures.test):
+        for picture in pictures.test[set_name]:
+            yield "test", set_name, picture
+
+
+# ---- the fingerprint of pictures -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Facts:
-    """The size of a picture in pixels, and the SHA-256 of these."""
+class ImageInfo:
+    """The size of a picture in pixels, and the SHA-256 of its pixels."""
 
     height: int
     width: int
     digest: str
 
 
-def facts_of(pixels: Pixels) -> Facts:
+def measure(pixels: Pixels) -> ImageInfo:
     """Measure (height, width, 3)."""
     height, width = pixels.shape[:2]
-    return Facts(height, width, hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest())
+    return ImageInfo(height, width, hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest())
 
 
-class Catalogue:
-    """The facts of sources, kept in a file by their stamps: a large data set is decoded once, and not once a trial.
+class ImageInfoCache:
+    """The infos of sources, cached in a file by their stamps, so that a large data set is not decoded for every trial.
 
-    Any number of processes may use one file; one that is damaged or cannot be written is done without.
+    Any number of processes may share the file; a damaged one is ignored, and so is one that cannot be written.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        """Open the catalogue in ``folder``; without one, every source is read every time."""
-        self._file = None if folder is None else folder / FACTS_FILE
+        """Open the cache in ``folder``; None keeps it in memory."""
+        self._file = None if folder is None else folder / INFO_FILE
         self._known = self._read()
         self._new: dict[str, list[Any]] = {}
 
-    def facts(self, source: Source) -> Facts:
-        """The facts of a source; raises DataError where it cannot be read."""
+    def info(self, source: Source) -> ImageInfo:
+        """The info of a source; raises DataError if it cannot be read."""
         stamp = source.stamp
         if stamp is None:
-            return facts_of(source.read())
+            return measure(source.read())
         place, *state = stamp
         known = self._known.get(place)
         if isinstance(known, list) and len(known) == 5 and known == _entry(place, state, known[1:4]):
-            return Facts(*known[1:4])
-        facts = facts_of(source.read())
-        self._new[place] = self._known[place] = _entry(place, state, [facts.height, facts.width, facts.digest])
-        return facts
+            return ImageInfo(*known[1:4])
+        info = measure(source.read())
+        self._new[place] = self._known[place] = _entry(place, state, [info.height, info.width, info.digest])
+        return info
 
     def save(self) -> None:
-        """Add what is new to the file, beside what others have added meanwhile."""
+        """Merge the new infos into the file, which other processes may have changed."""
         if self._file is None or not self._new:
             return
         temporary = self._file.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -269,32 +275,21 @@ class Catalogue:
         return content if isinstance(content, dict) else {}
 
 
-def _entry(place: str, state: list[str], facts: list[Any]) -> list[Any]:
-    """What the catalogue keeps of a source, with a checksum of it all."""
-    return [state, *facts, zlib.crc32(json.dumps([place, state, *facts]).encode())]
+def _entry(place: str, state: list[str], info: list[Any]) -> list[Any]:
+    """The cached values of a source, with their checksum."""
+    return [state, *info, zlib.crc32(json.dumps([place, state, *info]).encode())]
 
 
-def fingerprint(pictures: Pictures, catalogue: Catalogue | None = None) -> str:
-    """Identify data by the SHA-256 of what a training sees: roles, names of sets and pictures, shapes and pixels.
+def fingerprint(pictures: Pictures, cache: ImageInfoCache | None = None) -> str:
+    """Hash what a training sees: the roles, names of sets and pictures, sizes and pixels, with the inputs if given.
 
-    Where the files lie, their format and the order in which the test sets are named change nothing; the order of the
-    pictures does, as patches are drawn by it. Inputs that somebody else has made count like the pictures.
-    Raises DataError for a picture that cannot be read.
+    Paths, file formats and the order of the test sets do not count; the order of the pictures does, since patches are
+    drawn by it. Returns the SHA-256 in hexadecimal. Raises DataError for a picture that cannot be read.
     """
-    catalogue = catalogue or Catalogue(None)
+    cache = cache or ImageInfoCache(None)
     digest = hashlib.sha256()
     for role, set_name, picture in by_role(pictures):
         sources = [picture.truth] if picture.input is None else [picture.truth, picture.input]
-        facts = [catalogue.facts(source) for source in sources]
-        content = [[fact.height, fact.width, fact.digest] for fact in facts]
+        content = [[info.height, info.width, info.digest] for info in map(cache.info, sources)]
         digest.update(f"{json.dumps([role, set_name, picture.name, *content])}\n".encode())
     return digest.hexdigest()
-
-
-def by_role(pictures: Pictures) -> Iterator[tuple[str, str, Picture]]:
-    """Yield (role, set name, picture): training first, then the test sets by name."""
-    for picture in pictures.train:
-        yield "train", "", picture
-    for set_name in sorted(pictures.test):
-        for picture in pictures.test[set_name]:
-            yield "test", set_name, picture

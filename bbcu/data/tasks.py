@@ -1,8 +1,8 @@
-"""What a network is asked to restore: how its input is made from a picture, and how its output is scored.
+"""Restoration tasks: how the input is made from a picture, and how the output is scored.
 
-Super-resolution makes the input from the whole picture, for training and test alike. Denoising and JPEG artifact
-reduction train on patches that are spoilt as they are drawn, each by a strength of its own from a range, and are tested
-at one strength or at several.
+Super-resolution makes the input from the whole picture, in training and in tests. Denoising and JPEG artifact reduction
+degrade training patches as they are drawn, each with a strength of its own from a range, and are tested at one strength
+or at several.
 """
 
 import math
@@ -22,15 +22,15 @@ QUALITIES = (1, 100)
 NOISE_SEED = 0
 
 Input = NDArray[np.uint8] | NDArray[np.float32]
-"""What a network is given, (height, width, colours) on the scale of 0 to 255; not rounded or clipped where float32."""
+"""The input of a network, (height, width, channels) on the scale of 0 to 255; float32 is not rounded or clipped."""
 
-Corruption = Callable[[Pixels, np.random.Generator], Input]
-"""Spoils patches (batch, height, width, colours), each on its own."""
+Degradation = Callable[[Pixels, np.random.Generator], Input]
+"""Degrades patches (batch, height, width, channels), each on its own."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The quality of one restored picture: PSNR in dB and SSIM."""
+    """The quality of one restored picture: PSNR in dB, and SSIM."""
 
     psnr_db: float
     ssim: float
@@ -46,12 +46,12 @@ class Task(Hashable, Protocol):
 
     @property
     def identity(self) -> str:
-        """What tells its pairs from those of any other task; fit to name a file."""
+        """A name for the task's pairs that no task with other pairs has; valid in a file name."""
         ...
 
     @property
     def scale(self) -> int:
-        """The size of the truth over that of the input; 1 where the two are equal."""
+        """The size of the truth over that of the input."""
         ...
 
     @property
@@ -61,12 +61,12 @@ class Task(Hashable, Protocol):
 
     @property
     def border(self) -> int:
-        """The pixels at each side of the truth that the score leaves out."""
+        """The width of the border of the truth that is not scored, in pixels."""
         ...
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The strengths that it is tested at, as they are appended to a test set's name; ("",) where there is one."""
+        """The strengths that it is tested at, as suffixes to the name of a test set; ("",) if there is only one."""
         ...
 
     @property
@@ -75,18 +75,18 @@ class Task(Hashable, Protocol):
         ...
 
     @property
-    def corruption(self) -> Corruption | None:
-        """What spoils the training patches as they are drawn; None where whole inputs are made of whole pictures."""
+    def degradation(self) -> Degradation | None:
+        """How training patches are degraded as they are drawn; None if inputs are made from whole pictures."""
         ...
 
     def parameters(self) -> dict[str, Any]:
-        """What ``make_task`` makes this task from, in one form whatever was typed."""
+        """The canonical argument of ``make_task`` for this task."""
         ...
 
     def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
-        """What training patches are cut from: (input, truth); the truth twice where there is a ``corruption``.
+        """The (input, truth) that training patches are cut from; the truth twice if there is a ``degradation``.
 
-        ``given`` is an input that somebody else has made, which is taken as it is.
+        ``given`` is the user's own input, which is taken as it is.
         """
         ...
 
@@ -95,7 +95,7 @@ class Task(Hashable, Protocol):
         ...
 
     def baseline(self, input: Input) -> Pixels:
-        """Restore an input without a network: what every network has to beat."""
+        """Restore an input without a network: the result that every network has to beat."""
         ...
 
     def score(self, output: Pixels, truth: Pixels) -> Score:
@@ -105,18 +105,17 @@ class Task(Hashable, Protocol):
 
 @dataclass(frozen=True)
 class SuperResolution:
-    """Enlarging a picture ``scale`` times that MATLAB's bicubic has shrunk; scored on the luma."""
+    """Enlarge a picture that MATLAB's bicubic has shrunk by ``scale``; scored on the luma."""
 
     scale: int
 
     colours = 3
     levels = ("",)
     baseline_name = "bicubic"
-    corruption = None
+    degradation = None
 
     @property
     def name(self) -> str:
-        """The name that ``make_task`` takes: sr_x2, sr_x3 or sr_x4."""
         return f"sr_x{self.scale}"
 
     @property
@@ -131,10 +130,9 @@ class SuperResolution:
         return {"name": self.name}
 
     def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
-        """Cut the picture to a multiple of the scale, and shrink that: (input, truth).
+        """Crop a picture (height, width, 3) to a multiple of the scale, and shrink it: (input, truth).
 
-        Takes (height, width, 3). Raises ValueError for a picture smaller than the scale, and for a ``given`` input that
-        is not the size of the shrunken picture.
+        Raises ValueError for a picture smaller than the scale, and for a ``given`` input of the wrong size.
         """
         cropped = crop_to_multiple(picture, self.scale)
         if given is None:
@@ -147,13 +145,13 @@ class SuperResolution:
         return self.pair(picture, given)
 
     def baseline(self, input: Input) -> Pixels:
-        """Enlarge by a = -0.75 bicubic interpolation: (height, width, 3) to ``scale`` times that."""
+        """Enlarge (height, width, 3) ``scale`` times by bicubic interpolation with a = -0.75."""
         return upscale(rounded(input), self.scale)
 
     def score(self, output: Pixels, truth: Pixels) -> Score:
-        """Measure PSNR and SSIM on the luma, without ``scale`` pixels at each border.
+        """Measure PSNR and SSIM on the luma of (height, width, 3), without ``scale`` pixels at each border.
 
-        Takes (height, width, 3). Raises ValueError for shapes that differ, or less than 11 pixels inside the border.
+        Raises ValueError if the shapes differ, or for less than 11 pixels inside the border.
         """
         output_luma, truth_luma = self._scored_region(output), self._scored_region(truth)
         return Score(psnr(output_luma, truth_luma), ssim(output_luma, truth_luma))
@@ -164,10 +162,10 @@ class SuperResolution:
 
 @dataclass(frozen=True)
 class Denoising:
-    """Taking Gaussian noise out of colour pictures; scored on RGB.
+    """Remove Gaussian noise from colour pictures; scored on RGB.
 
-    ``sigma`` are the standard deviations tested at and ``train_sigma`` the range that each training patch draws its own
-    from, evenly; all on the scale of 0 to 255. Noise is neither rounded nor clipped.
+    ``sigma`` are the standard deviations of the tests, and ``train_sigma`` the range that each training patch draws its
+    own from, uniformly; all on the scale of 0 to 255. Noisy values are neither rounded nor clipped.
     """
 
     sigma: tuple[float, ...]
@@ -190,8 +188,8 @@ class Denoising:
     def parameters(self) -> dict[str, Any]:
         return {"name": self.name, "sigma": list(self.sigma), "train_sigma": list(self.train_sigma)}
 
-    def corruption(self, patches: Pixels, generator: np.random.Generator) -> Input:
-        """Add noise to each patch of a batch, of a strength drawn evenly from ``train_sigma``."""
+    def degradation(self, patches: Pixels, generator: np.random.Generator) -> Input:
+        """Add noise to each patch of a batch, with a standard deviation of its own from ``train_sigma``."""
         strengths = generator.uniform(*self.train_sigma, size=(len(patches), 1, 1, 1)).astype(np.float32)
         return patches + strengths * generator.standard_normal(patches.shape, dtype=np.float32)
 
@@ -200,9 +198,9 @@ class Denoising:
         return picture, picture
 
     def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
-        """Add the noise of seed 0, the same for every picture of a size, in float32: (input, truth).
+        """Add the noise of seed 0, equal for all pictures of one size, in float32: (input, truth).
 
-        numpy's RandomState is used because its stream is promised to stay the same in every version.
+        numpy guarantees that the stream of RandomState stays the same in every version.
         """
         _refuse_given(self.name, given)
         sigma = self.sigma[self.levels.index(level)]
@@ -210,11 +208,11 @@ class Denoising:
         return (picture + noise).astype(np.float32), picture
 
     def baseline(self, input: Input) -> Pixels:
-        """The noisy picture itself, rounded and clipped as every output is."""
+        """The noisy picture itself, rounded and clipped like every output."""
         return rounded(input)
 
     def score(self, output: Pixels, truth: Pixels) -> Score:
-        """Measure PSNR over all three channels, and SSIM as the mean of the channels'."""
+        """Measure PSNR over all three channels, and SSIM as the mean over the channels."""
         channels = zip(np.moveaxis(output, 2, 0), np.moveaxis(truth, 2, 0), strict=True)
         similarity = float(np.mean([ssim(one, other) for one, other in channels]))
         return Score(psnr(output, truth), similarity)
@@ -222,10 +220,10 @@ class Denoising:
 
 @dataclass(frozen=True)
 class ArtifactReduction:
-    """Undoing JPEG compression of gray pictures, MATLAB's Y rounded; scored on the gray picture.
+    """Remove the artifacts of JPEG compression from gray pictures, MATLAB's Y rounded; scored on the gray picture.
 
-    ``quality`` are the codec's qualities tested at, and ``train_quality`` the range that each training patch draws its
-    own from, both ends among them.
+    ``quality`` are the codec's qualities of the tests, and ``train_quality`` the range, ends included, that each
+    training patch draws its own from.
     """
 
     quality: tuple[int, ...]
@@ -248,8 +246,8 @@ class ArtifactReduction:
     def parameters(self) -> dict[str, Any]:
         return {"name": self.name, "quality": list(self.quality), "train_quality": list(self.train_quality)}
 
-    def corruption(self, patches: Pixels, generator: np.random.Generator) -> Input:
-        """Compress each patch of a batch on its own, so the codec's grid of blocks starts at its corner."""
+    def degradation(self, patches: Pixels, generator: np.random.Generator) -> Input:
+        """Compress each patch of a batch on its own, so that the codec's blocks begin at its corner."""
         low, high = self.train_quality
         qualities = generator.integers(low, high + 1, size=len(patches))
         return np.stack([compress(patch, int(quality)) for patch, quality in zip(patches, qualities, strict=True)])
@@ -260,7 +258,7 @@ class ArtifactReduction:
         return truth, truth
 
     def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
-        """Make the picture gray, and compress it: (input, truth), both (height, width, 1)."""
+        """Convert the picture to gray and compress it: (input, truth), both (height, width, 1)."""
         truth, _ = self.pair(picture, given)
         return compress(truth, self.quality[self.levels.index(level)]), truth
 
@@ -274,14 +272,14 @@ class ArtifactReduction:
 
 
 def _levels(prefix: str, strengths: Sequence[float]) -> tuple[str, ...]:
-    """What is appended to a test set's name, which has no place for a dot: 12.5 is 12_5."""
+    """The suffixes to the name of a test set, which may not contain a dot: 12.5 is 12_5."""
     if len(strengths) == 1:
         return ("",)
     return tuple(f"-{prefix}{_text(strength)}".replace(".", "_") for strength in strengths)
 
 
 def _text(strength: float) -> str:
-    """All digits of a strength: two that are printed alike may be two."""
+    """A strength with all its digits, so that two that differ never look the same."""
     return repr(float(strength)).removesuffix(".0")
 
 
@@ -298,15 +296,15 @@ TASKS: tuple[str, ...] = (
     ArtifactReduction.name,
 )
 STRENGTHS = {Denoising.name: ("sigma", "train_sigma"), ArtifactReduction.name: ("quality", "train_quality")}
-"""The keys that belong to one task alone: what it is tested at, and the range that it is trained on."""
+"""The keys that only one task has: its strengths in tests, and their range in training."""
 
 
 def make_task(parameters: Mapping[str, Any]) -> Task:
-    """Make the task that ``parameters`` describe: its ``name``, and what the name asks for.
+    """Make the task with these ``parameters``: its ``name``, and the keys that this task has.
 
-    ``{"name": "denoise", "sigma": [15, 25], "train_sigma": [0, 75]}``: a strength is a number or a list of them, a
-    range a pair or, for one strength alone, a number. Keys that are None are as good as absent.
-    Raises ConfigError for an unknown name, for a key that the task does not have, and for values out of range.
+    ``{"name": "denoise", "sigma": [15, 25], "train_sigma": [0, 75]}``: strengths are a number or a list, and a range is
+    a pair, or a number for a single strength. Keys that are None count as absent.
+    Raises ConfigError for an unknown name, a key that the task does not have, and values out of range.
     """
     given = {key: value for key, value in parameters.items() if value is not None}
     name = given.pop("name", None)

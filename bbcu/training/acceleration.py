@@ -1,7 +1,7 @@
-"""What makes a training step fast: bf16 convolutions, compiled binary units, signs convolved in bytes, replayed steps.
+"""What makes a training step fast: bf16, compiled binary units, int8 binary convolutions, CUDA graphs.
 
-The policy is pure: :func:`plan_for` says what is done and why. Only training is touched. Evaluation runs the same
-parameters in full precision through the code as it is written; only bytes, which give the same numbers, stay.
+:func:`plan_for` decides which of them are used and says why; the other functions apply them. Only training is affected:
+evaluation runs the same parameters in fp32 and uncompiled, except for int8, which gives the same numbers.
 """
 
 import contextlib
@@ -23,41 +23,42 @@ from torch import Tensor, nn
 from bbcu.model.int8 import missing_for_bytes
 from bbcu.model.networks import Body, binary_units
 from bbcu.model.units import BinaryUnit
+from bbcu.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
 Forward = Callable[..., Tensor]
-
-PRECISIONS = ("auto", "fp32", "bf16")
-COMPILE = ("auto", True, False)
-CUDA_GRAPH = ("auto", True, False)
-INT8 = ("auto", True, False)
+Decision = tuple[bool, str]
+"""Whether something is done, and the reason."""
 
 COMPILE_SECONDS = 15.0
-"""What a first compilation costs on two cores; one from the cache costs a tenth."""
+"""The cost of a first compilation on two cores; one from the cache costs a tenth."""
 
 SAVED_SECONDS_PER_VALUE = {"cpu": 5e-9, "cuda": 1.3e-10}
-"""What a compiled unit saves per value of its output and step, by the kind of device.
+"""The time that compilation saves per value of a unit's output and step, by device type.
 
-Over 32 units of 2**20 values, (662 - 480) ms on a CPU and (7.7 - 3.2) ms on an H100 that replays its steps.
+Over 32 units of 2**20 values: (662 - 480) ms on an AMD EPYC, and (7.7 - 3.2) ms on an H100 with CUDA graphs.
 """
 
 GRAPH_STEPS = 20
-"""A training of fewer steps than this is over before the recording of one has paid."""
+"""A training of fewer steps is over before recording a CUDA graph has paid."""
 
-WRITTEN_STEPS = 3
-"""How many steps run as they are written before one is recorded: libraries make their choices in the first ones."""
+EAGER_STEPS = 3
+"""Steps before one is recorded, in which libraries choose their algorithms."""
 
-GRAPHS = 256
-"""How many different units a process may compile, so that a sweep over many cells does not run into torch's eight."""
+COMPILED_KINDS = 256
+"""How many different units a process may compile; torch's default of eight is too few for a sweep."""
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""Names of glibc's options, from its malloc.h."""
+"""Options of mallopt, from glibc's malloc.h."""
+
+
+# --- what is decided --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a network is trained on a device, each decision with its reason."""
+class AccelerationPlan:
+    """How a network is trained on a device: its precision, what is used, and a line of text for each decision."""
 
     precision: str
     compiles: bool
@@ -66,34 +67,55 @@ class Plan:
     reasons: tuple[str, ...]
 
 
+def plan_for(network: nn.Module, device: torch.device, settings: TrainSettings) -> AccelerationPlan:
+    """Decide how ``network`` is trained on ``device`` with these settings."""
+    precision, precision_reason = resolve_precision(settings.precision, device)
+    units, own = binary_units(network), user_classes(network)
+    pixels = settings.steps * settings.batch * settings.patch**2
+    values = pixels * sum(unit.out_channels for unit in units)
+    missing = missing_for_compilation(device)
+    compiles, compile_reason = resolve_compile(settings.compile, len(units), values, missing, device.type)
+    in_bytes, int8_reason = resolve_int8(settings.int8, precision, len(units), own, missing_for_bytes(device))
+    replays, replay_reason = resolve_cuda_graph(settings.cuda_graph, device, own, settings.steps)
+    reasons = [
+        f"precision {precision}: {precision_reason}",
+        f"units {'compiled' if compiles else 'not compiled'}: {compile_reason}",
+    ]
+    if device.type == "cpu":
+        reasons.append(f"binary convolutions in {'int8' if in_bytes else 'floating point'}: {int8_reason}")
+    if device.type == "cuda":
+        reasons.append(f"steps {'replayed as a CUDA graph' if replays else 'not replayed'}: {replay_reason}")
+    return AccelerationPlan(precision, compiles, replays, in_bytes, tuple(reasons))
+
+
 def has_bf16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bf16 in hardware; elsewhere bf16 is emulated, slower than fp32."""
+    """Whether ``device`` multiplies bf16 in hardware; emulation is slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def cpp_compiler() -> str | None:
-    """The C++ compiler that torch would call: ``CXX`` where it is set, else the first usual one; None without one."""
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    return next((found for name in candidates if (found := shutil.which(name))), None)
-
-
 def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """The precision that ``wanted`` stands for on ``device``, "fp32" or "bf16", and why; it is part of a cell.
+    """The precision on ``device``, "fp32" or "bf16", and the reason; it is part of a cell.
 
-    There is no "tf32": a GPU that has it has bf16 too.
+    There is no "tf32", since every GPU that has it has bf16 too.
     """
     if wanted != "auto":
-        return wanted, "as asked"
+        return wanted, "as requested"
     if has_bf16(device):
         return "bf16", f"this {device.type} multiplies bf16 in hardware"
     return "fp32", f"this {device.type} has no bf16 hardware"
 
 
+def cpp_compiler() -> str | None:
+    """The path of the C++ compiler that torch would call: ``CXX`` if it is set, else the first usual one."""
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    return next((found for name in candidates if (found := shutil.which(name))), None)
+
+
 def missing_for_compilation(device: torch.device) -> str | None:
-    """What torch lacks here to compile for ``device``, in words; None where it has everything."""
+    """What torch needs to compile for ``device`` and does not find, in words; None if nothing is missing."""
     if cpp_compiler() is None:
         return "no C++ compiler found (g++, clang++ or CXX)"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
@@ -101,125 +123,112 @@ def missing_for_compilation(device: torch.device) -> str | None:
     return None
 
 
-def _settled(wanted: bool | str, units: int, missing: str | None) -> tuple[bool, str] | None:
-    """What is decided about ``units`` binary units, and why, before it is asked what pays; None where that decides."""
+def _forced(wanted: bool | str, units: int, missing: str | None) -> Decision | None:
+    """The decision about ``units`` binary units that leaves nothing to weigh; None if it has to be weighed."""
     if wanted is False:
-        return False, "as asked"
+        return False, "as requested"
     if units == 0:
         return False, "no binary units"
     if missing is not None:
         return False, missing
-    return (True, "as asked") if wanted is True else None
+    return (True, "as requested") if wanted is True else None
 
 
-def resolve_compile(
-    wanted: bool | str, units: int, values: int, missing: str | None, kind: str = "cpu"
-) -> tuple[bool, str]:
-    """Whether ``units`` binary units compile on a device of a ``kind``, and why.
+def resolve_compile(wanted: bool | str, units: int, values: int, missing: str | None, kind: str = "cpu") -> Decision:
+    """Decide whether ``units`` binary units are compiled on a device of the type ``kind``.
 
-    ``values`` is the number of values that all units put out in all steps, which is what compilation has to earn, and
-    ``missing`` what :func:`missing_for_compilation` says.
+    ``values`` is the number of output values of all units in all steps, in proportion to which compilation saves time;
+    ``missing`` is the result of :func:`missing_for_compilation`.
     """
-    settled = _settled(wanted, units, missing)
-    if settled is not None:
-        return settled
+    forced = _forced(wanted, units, missing)
+    if forced is not None:
+        return forced
     if kind not in SAVED_SECONDS_PER_VALUE:
-        return False, f"what it saves on {kind} is not known"
+        return False, f"the time it saves on {kind} is not known"
     saved = values * SAVED_SECONDS_PER_VALUE[kind]
     if saved < COMPILE_SECONDS:
-        return False, f"too short a training: it would save about {saved:.1f} s, and cost {COMPILE_SECONDS:.0f} s once"
+        return False, f"the training is too short: it would save about {saved:.1f} s, and cost {COMPILE_SECONDS:.0f} s"
     return True, f"it saves about {saved:.0f} s"
 
 
-def resolve_int8(
-    wanted: bool | str, precision: str, units: int, own_parts: list[str], missing: str | None
-) -> tuple[bool, str]:
-    """Whether the forward convolutions of ``units`` binary units are done in bytes, and why.
+def resolve_int8(wanted: bool | str, precision: str, units: int, own: list[str], missing: str | None) -> Decision:
+    """Decide whether the forward convolutions of ``units`` binary units run in int8.
 
-    ``own_parts`` names the classes of a network that are not this package's, whose bits might be more than ones, and
-    ``missing`` what :func:`bbcu.model.int8.missing_for_bytes` says.
+    ``own`` names the user's classes in the network, whose signs may be other numbers than 1 and -1; ``missing`` is the
+    result of :func:`bbcu.model.int8.missing_for_bytes`.
     """
-    settled = _settled(wanted, units, missing)
-    if settled is not None:
-        return settled
-    if own_parts:
-        return False, f"{', '.join(own_parts)} may give other bits than ones; train.int8=true if not"
+    forced = _forced(wanted, units, missing)
+    if forced is not None:
+        return forced
+    if own:
+        return False, f"{', '.join(own)} may return other signs than 1 and -1; train.int8=true if not"
     if precision == "bf16" and torch.cpu.get_capabilities().get("amx_bf16"):
-        return False, "this cpu multiplies bf16 with AMX, and nobody has measured whether bytes are faster"
-    return True, "exact, and this cpu multiplies bytes at several times the rate of floats"
+        return False, "this cpu multiplies bf16 with AMX, and it has not been measured whether int8 is faster"
+    return True, "exact, and this cpu multiplies int8 several times as fast as floats"
 
 
-def resolve_replay(wanted: bool | str, device: torch.device, own_parts: list[str], steps: int) -> tuple[bool, str]:
-    """Whether a step is recorded as a CUDA graph and only replayed, and why.
+def resolve_cuda_graph(wanted: bool | str, device: torch.device, own: list[str], steps: int) -> Decision:
+    """Decide whether a step is recorded as a CUDA graph and replayed.
 
-    A replay does what the GPU did when the step was recorded and runs no Python, so a part that changes from step to
-    step anywhere but in its tensors would stand still without a word. ``own_parts`` names the classes of a network that
-    are not this package's, which might.
+    A replay repeats what the GPU did in the recorded step and runs no Python, so a change between steps that is not in
+    a tensor would silently have no effect. ``own`` names the user's classes in the network, which may change like that.
     """
     if device.type != "cuda":
         return False, "only a CUDA device can"
     if wanted != "auto":
-        return bool(wanted), "as asked"
-    if own_parts:
-        return False, f"{', '.join(own_parts)} may change outside of tensors; train.cuda_graph=true if not"
+        return bool(wanted), "as requested"
+    if own:
+        return False, f"{', '.join(own)} may change outside of tensors; train.cuda_graph=true if not"
     if steps < GRAPH_STEPS:
-        return False, f"too short a training: fewer than {GRAPH_STEPS} steps"
-    return True, "a step is many small launches, which cost more than what they launch"
+        return False, f"the training is too short: fewer than {GRAPH_STEPS} steps"
+    return True, "a step is many small launches, which cost more than the work they launch"
 
 
-def parts_of_users(network: nn.Module) -> list[str]:
-    """The classes in ``network`` that neither this package nor torch has written, by name."""
-    ours = {"bbcu", "torch"}
+def user_classes(network: nn.Module) -> list[str]:
+    """The names of the classes in ``network`` that are neither from this package nor from torch."""
     kinds = {type(module) for module in network.modules()}
-    return sorted(kind.__qualname__ for kind in kinds if kind.__module__.partition(".")[0] not in ours)
+    return sorted(kind.__qualname__ for kind in kinds if kind.__module__.partition(".")[0] not in ("bbcu", "torch"))
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a user asks for of the ways to be fast; each is "auto" or an answer."""
-
-    precision: str
-    compile: bool | str = "auto"
-    cuda_graph: bool | str = "auto"
-    int8: bool | str = "auto"
-
-
-def plan_for(network: nn.Module, device: torch.device, wanted: Wanted, *, steps: int, pixels: int) -> Plan:
-    """Decide how ``network`` is trained on ``device`` when ``steps`` steps together show it ``pixels`` input pixels."""
-    precision, precision_reason = resolve_precision(wanted.precision, device)
-    units = binary_units(network)
-    values = pixels * sum(unit.out_channels for unit in units)
-    missing = missing_for_compilation(device)
-    compiles, compile_reason = resolve_compile(wanted.compile, len(units), values, missing, device.type)
-    own_parts = parts_of_users(network)
-    in_bytes, bytes_reason = resolve_int8(wanted.int8, precision, len(units), own_parts, missing_for_bytes(device))
-    replays, replay_reason = resolve_replay(wanted.cuda_graph, device, own_parts, steps)
-    reasons = [
-        f"precision {precision}: {precision_reason}",
-        f"{'units compiled' if compiles else 'units not compiled'}: {compile_reason}",
-    ]
-    if device.type == "cpu":
-        reasons.append(f"{'signs convolved in bytes' if in_bytes else 'signs convolved in floats'}: {bytes_reason}")
-    if device.type == "cuda":
-        reasons.append(f"{'steps replayed as a CUDA graph' if replays else 'steps not replayed'}: {replay_reason}")
-    return Plan(precision, compiles, replays, in_bytes, tuple(reasons))
+# --- numerics and memory ----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Let cuDNN's convolutions of float32 be in float32, and the same numbers every time; nothing changes on a CPU.
+def deterministic_fp32() -> Iterator[None]:
+    """Make cuDNN's convolutions of float32 full precision and deterministic; nothing changes on a CPU.
 
-    Left alone it rounds their factors to the ten bits of TF32, and sums up some gradients in whatever order its threads
-    come. Source: the reproducibility notes of PyTorch.
+    By default cuDNN rounds their factors to the ten bits of TF32, and adds up some gradients in the order in which its
+    threads finish. Source: the reproducibility notes of PyTorch.
     """
     cudnn = torch.backends.cudnn
     with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False):
         yield
 
 
+@functools.cache
+def retain_freed_memory() -> None:
+    """Make glibc keep freed memory in the process for the next step; other C libraries are left alone.
+
+    A step frees hundreds of megabytes. Returned to the system, they come back zeroed and page by page in every step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, 2**30)
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def enable_int8(network: nn.Module) -> None:
+    """Let the binary units of ``network`` convolve in int8 whenever they run on a CPU, in evaluation too."""
+    for unit in binary_units(network):
+        unit.in_bytes = True
+
+
+# --- CUDA graphs ------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """Run the body's work for a CUDA ``device`` on a stream of its own, the only kind that can be recorded."""
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Run work on a CUDA stream other than the default, as recording a graph requires; nothing changes on a CPU."""
     if device.type != "cuda":
         yield
         return
@@ -233,11 +242,11 @@ def own_stream(device: torch.device) -> Iterator[None]:
         current.wait_stream(stream)
 
 
-class Replayed:
-    """Calls a step as it is written for the first times, then records what it launches on the GPU and only replays it.
+class CudaGraphStep:
+    """Calls a step eagerly a few times, then records it as a CUDA graph and replays that.
 
-    The step takes tensors, whose shapes stay, and returns one, which each call writes anew. To be called on a stream of
-    its own. Where a step cannot be recorded, a warning says so and it is called as it is written.
+    The step takes tensors of constant shapes and returns one, which the next call overwrites. It has to be called on a
+    :func:`side_stream`. If it cannot be recorded, a warning says so and it stays eager.
     """
 
     def __init__(self, step: Callable[..., Tensor]) -> None:
@@ -246,13 +255,13 @@ class Replayed:
         self.inputs: list[Tensor] = []
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        if self.calls == WRITTEN_STEPS and self.works and self.graph is None:
+        if self.calls == EAGER_STEPS and self.works and self.graph is None:
             self._record(inputs)
         if self.graph is None:
             self.calls += 1
             return self.step(*inputs)
-        for kept, given in zip(self.inputs, inputs, strict=True):
-            kept.copy_(given, non_blocking=True)
+        for recorded, given in zip(self.inputs, inputs, strict=True):
+            recorded.copy_(given, non_blocking=True)
         self.graph.replay()
         return self.output
 
@@ -261,78 +270,62 @@ class Replayed:
         self.inputs = [tensor.clone() for tensor in inputs]
         stream = torch.cuda.current_stream()
         try:
-            # Other threads, as the one that draws the next batch, may go on with what they are at.
+            # Other threads, such as the one that draws the next batch, may go on.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self.output = self.step(*self.inputs)
         except Exception as error:
             self.works = False
-            log.warning("the steps are not replayed but run as written: %s", str(error).strip().splitlines()[0])
+            log.warning("the step cannot be recorded and stays eager: %s", str(error).strip().splitlines()[0])
         else:
             self.graph = graph
 
 
-def convolve_in_bytes(network: nn.Module) -> None:
-    """Let the binary units of ``network`` convolve their bits in bytes wherever they run on a CPU, evaluation too."""
-    for unit in binary_units(network):
-        unit.in_bytes = True
+# --- compilation ------------------------------------------------------------------------------------------------------
 
 
 def use_cache(folder: Path) -> None:
-    """Keep what is compiled in ``folder``, for other processes and later runs; a cache that is set already stays.
+    """Keep compiled code in ``folder`` for other processes and later runs, unless a cache is configured already.
 
-    Each entry is found by the hash of its graph and written under torch's own locks, so processes may share it. To be
-    called before the first compilation.
+    Call it before torch's compiler is imported. torch locks the entries, so processes may share the folder.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve()))
 
 
 @functools.cache
-def keep_freed_memory() -> None:
-    """Let the process keep the memory of a step for the next one, where the C library is glibc.
-
-    A step frees a few hundred megabytes. Given back to the system, they come back page by page, zeroed, at every step.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, 2**30)
-        mallopt(TRIM_THRESHOLD, 2**31 - 1)
-
-
-@functools.cache
 def _compiled(forward: Forward, kind: object) -> Forward:
-    """``forward`` compiled for the modules of one kind: parameters are its inputs, so equal modules share a graph."""
+    """Compile ``forward`` for modules of one kind: parameters are its inputs, so equal modules share the code."""
     compiled: Forward = torch.compile(  # type: ignore[call-overload]
-        forward, fullgraph=True, dynamic=False, recompile_limit=GRAPHS, isolate_recompiles=True
+        forward, fullgraph=True, dynamic=False, recompile_limit=COMPILED_KINDS, isolate_recompiles=True
     )
     return compiled
 
 
 class CompiledForward:
-    """Calls a module's compiled forward pass in training and the one as it is written everywhere else.
+    """Calls a module's compiled forward pass in training, and the eager one otherwise.
 
-    Where the compiler refuses, a warning says so and the training goes on without it.
+    If compilation fails, a warning says so and the training goes on without it.
     """
 
-    def __init__(self, written: Forward, kind: object) -> None:
-        self.written, self.compiled, self.works = written, _compiled(written, kind), True
+    def __init__(self, eager: Forward, kind: object) -> None:
+        self.eager, self.compiled, self.works = eager, _compiled(eager, kind), True
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         if not (self.works and module.training and torch.is_grad_enabled()):
-            return self.written(module, *args, **kwargs)
+            return self.eager(module, *args, **kwargs)
         try:
             return self.compiled(module, *args, **kwargs)
         except Exception as error:
-            # A fault of the module itself shows again here, without the compiler's wrapping.
-            output = self.written(module, *args, **kwargs)
+            # A fault of the module itself is raised again here, without the compiler's wrapping.
+            output = self.eager(module, *args, **kwargs)
             self.works = False
-            log.warning("the units do not compile and train as they are: %s", str(error).strip().splitlines()[0])
+            log.warning("the units do not compile and stay eager: %s", str(error).strip().splitlines()[0])
             return output
 
 
 def compile_units(network: nn.Module) -> None:
-    """Let the binary units of ``network`` train compiled; its state, its evaluation and its copies stay as they are.
+    """Let the binary units of ``network`` train compiled; its state, its evaluation and its copies are not changed.
 
-    Units that hand bits to one another through a memory compile together, as the body that they make up.
+    The units of a body with a bit memory compile together, since they pass bits to one another.
     """
     forwards: dict[object, CompiledForward] = {}
     bodies = [module for module in network.modules() if isinstance(module, Body) and module.memory is not None]

@@ -8,7 +8,8 @@ from torch import nn
 
 from bbcu.data.pairs import Pair, PreparedData
 from bbcu.data.patches import PatchSampler
-from bbcu.training.loop import Training, TrainSettings
+from bbcu.training.loop import Training
+from bbcu.training.settings import TrainSettings
 
 
 def prepare_training(
@@ -28,7 +29,7 @@ def prepare_training(
         settings.patch,
         settings.batch,
         seed,
-        corruption=data.task.corruption,
+        degradation=data.task.degradation,
         release=data.release,
     )
     return Training(network, sampler, settings, device)

@@ -1,40 +1,38 @@
-r"""What binarisation does inside a network: measured unit by unit on given pictures, the network left as it was.
+r"""Measure what binarisation does inside a network, for each binary unit, on given pictures.
 
-Of every binary unit, where :math:`u` is what its sign sees and :math:`s = \operatorname{sgn}(u)`:
+For each unit, with the input :math:`u` of its sign and :math:`s = \operatorname{sgn}(u)`:
 
 ``sign_loss``
-    What the sign loses of its input: the error of the best one-bit reconstruction :math:`a_c s + b_c` of :math:`u`, by
-    least squares in each channel c, over the spread of :math:`u`:
+    The information that the sign loses: the error of the best reconstruction :math:`a_c s + b_c` of :math:`u`, by least
+    squares in each channel c, over the spread of :math:`u`:
 
     .. math:: \sqrt{\sum_c \sum (u - a_c s - b_c)^2 \,/\, \sum_c \sum (u - \bar u_c)^2}
 
-    0 where two values a channel are all there is, 1 where all bits of a channel are equal, 0.603 for a normal
-    distribution around zero. Scale and offset are free because the scale of the weights and the shifts behind the
-    convolution can learn them; the denominator is the spread, so that a large mean does not pass for information.
+    0 if a channel has only two values, 1 if all signs of a channel are equal, 0.603 for a normal distribution around
+    zero. Scale and offset are free because the weights' scale and the shifts after the convolution can learn them; the
+    denominator is the spread, so that a large mean does not count as information.
 ``entropy``
-    Bits of information in a bit: the mean over the channels of the binary entropy of the share of +1.
+    The information in a sign in bits: the mean over the channels of the binary entropy of the share of +1.
 ``window``
-    The share of :math:`|u| \le 1`, where the quadratic, ``clip`` and ``ho`` let a gradient through.
+    The share of :math:`|u| \le 1`, where the surrogates ``quadratic``, ``clip`` and ``ho`` let a gradient through.
 ``zeros``
-    The share of :math:`u = 0`, which the sign sends to +1 by convention.
+    The share of :math:`u = 0`, whose sign is +1 by convention.
 ``output_loss``
-    What the unit loses of its output: the same error of :math:`a_c y + b_c`, of the unit's output y, against the output
-    of the same unit with binarisation switched off: :math:`u` for its bits and the latent weights for the binary ones,
-    the same threshold, BatchNorm, activation and residual. The real convolution is brought to the mean and the
-    deviation of the binary one in each picture and channel first: how large it would come out depends on alignment and
-    scale of the weights, which are no information, and BatchNorm and activation must see the range they have learnt.
+    The information that the unit's output y loses: the same error for :math:`a_c y + b_c`, against the output of the
+    unit without binarisation: :math:`u` in place of its signs, and the latent weights in place of the binary ones, with
+    the same threshold, BatchNorm, activation and residual. The real convolution is scaled to the mean and the standard
+    deviation of the binary one in each picture and channel: its scale is not information, and BatchNorm and activation
+    need the range that they were trained on.
 ``flipped``
-    The share of binary weights whose sign is not that of the start; None without a start.
+    The share of binary weights whose sign differs from the start; None without a start.
 ``residual``, ``branch``, ``input``
-    The value range of what the unit adds, and of its input stream, each as percentiles p1 to p99 and standard deviation
-    ``std``. The residual is None for a unit without one.
+    The range of values of the residual, of the branch that is added to it, and of the unit's input: percentiles p1 to
+    p99 and the standard deviation ``std``. The residual is None for a unit without one.
 ``branch_ratio``
-    The deviation of the branch over that of the residual, or over that of the input where there is no residual.
+    The standard deviation of the branch over that of the residual, or of the input if there is no residual.
 
-A measurement that a unit does not allow is None: a class of the user's own may do without some of these places.
-
-Everything is collected in one pass in memory that does not grow with the pictures: sums in float64, and percentiles out
-of a histogram whose bins are spaced evenly in the logarithm of the magnitude, see :class:`Spread`.
+A measurement is None if a user's unit does not have the module that it needs. Everything is measured in one pass, in
+memory that does not depend on the pictures: sums in float64, and percentiles from a histogram, see :class:`Spread`.
 """
 
 import contextlib
@@ -49,24 +47,24 @@ from bbcu.data.images import to_tensor
 from bbcu.data.pairs import Pair
 from bbcu.model.surrogates import sign
 from bbcu.model.units import BinaryUnit
-from bbcu.training.acceleration import exact_convolutions
+from bbcu.training.acceleration import deterministic_fp32
 
 PER_CHANNEL = (0, 2, 3)
 PER_PICTURE_AND_CHANNEL = (2, 3)
 
 PERCENTS = (1, 25, 50, 75, 99)
-LEAST_EXPONENT, MOST_EXPONENT = -6, 6
+MIN_EXPONENT, MAX_EXPONENT = -6, 6
 BINS_PER_DECADE = 200
-BINS_PER_SIDE = (MOST_EXPONENT - LEAST_EXPONENT) * BINS_PER_DECADE
+BINS_PER_SIDE = (MAX_EXPONENT - MIN_EXPONENT) * BINS_PER_DECADE
 
 ROUNDING = 1e-12
-"""A sum of squared deviations below this share of the sum of squares is rounding error of the sums: no spread."""
+"""A sum of squared deviations below this share of the sum of squares is rounding error, and counts as zero."""
 
 DIGITS = 6
 
 
 PROBED_SIDE = 96
-"""The largest side, in input pixels, of what the probes look at: plenty for shares and percentiles."""
+"""The largest side, in input pixels, of what the probes measure: enough for shares and percentiles."""
 
 
 def probed_inputs(tests: Mapping[str, Sequence[Pair]], most: int) -> Iterator[Tensor]:
@@ -83,17 +81,17 @@ def probed_inputs(tests: Mapping[str, Sequence[Pair]], most: int) -> Iterator[Te
 def probe(
     network: nn.Module, batches: Iterable[Tensor], start: Mapping[str, Tensor] | None, device: torch.device
 ) -> dict[str, Any]:
-    """Measure every binary unit of ``network``, which lies on ``device``, while it restores ``batches``.
+    """Measure every binary unit of ``network`` on ``device`` while it restores ``batches``, and leave it unchanged.
 
-    Batches are (pictures, colours, height, width) in [0, 1] and may differ in size. The network runs in evaluation mode
-    and ends in the modes it had. ``start`` is its ``state_dict()`` before training.
-    Returns what JSON can hold: the number of ``pictures``, and under ``units`` the measurements of each unit by its
-    module's name, in the order of ``binary_units``.
+    Batches are (pictures, channels, height, width) in [0, 1], of any sizes. ``start`` is the network's
+    ``state_dict()`` before training.
+    Returns values that JSON can represent: the number of ``pictures``, and under ``units`` the measurements of each
+    unit by the name of its module, in the order of ``binary_units``.
     """
     units = {name: module for name, module in network.named_modules() if isinstance(module, BinaryUnit)}
     probes = {name: UnitProbe(unit) for name, unit in units.items()}
     pictures = 0
-    with torch.inference_mode(), exact_convolutions(), evaluating(network), contextlib.ExitStack() as attached:
+    with torch.inference_mode(), deterministic_fp32(), evaluating(network), contextlib.ExitStack() as attached:
         for unit_probe in probes.values():
             attached.enter_context(unit_probe.attached())
         for batch in batches:
@@ -105,22 +103,22 @@ def probe(
 
 
 VISIBLE = 0.1 / 255
-"""A deviation of a tenth of a grey level, of values in [0, 1]: less than that hardly ever changes a rounded output."""
+"""A tenth of a grey level on the scale of 0 to 1: a smaller deviation hardly ever changes a rounded output."""
 
 
 def dead_body(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> str | None:
-    """Why the output of ``network`` is its skip connection and nothing else; None where its layers add something.
+    """Say why the output of ``network`` is only its skip connection; None if its layers contribute.
 
-    What they add is the output less ``network.skip(x)``. Where that is one number a colour all over a picture, but for
-    the borders, where padding shows, no picture has come through: signs that are the same for every pixel do that, as
-    they come about without residuals. A network without a ``skip``, as one of the user's own, is never called dead.
-    Batches are (pictures, colours, height, width) in [0, 1].
+    The contribution is the output minus ``network.skip(x)``. If it is constant in each channel of every picture, except
+    at the borders, where padding shows, then nothing of the picture reached the output. That happens without residuals,
+    if signs become equal for all pixels. A user's network without ``skip`` is never called dead.
+    Batches are (pictures, channels, height, width) in [0, 1].
     """
     skip = getattr(network, "skip", None)
     if skip is None:
         return None
     largest = 0.0
-    with torch.inference_mode(), exact_convolutions(), evaluating(network):
+    with torch.inference_mode(), deterministic_fp32(), evaluating(network):
         for batch in batches:
             pictures = batch.to(device)
             added = _middle(network(pictures) - skip(pictures))
@@ -131,14 +129,14 @@ def dead_body(network: nn.Module, batches: Iterable[Tensor], device: torch.devic
 
 
 def _middle(x: Tensor) -> Tensor:
-    """The middle half of pictures in either direction."""
+    """The middle half of (pictures, channels, height, width) in both directions."""
     top, left = (size // 4 for size in x.shape[-2:])
     return x[..., top : x.shape[-2] - top, left : x.shape[-1] - left]
 
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Run the body in evaluation mode, and give each module back the mode that it had."""
+    """Put a network into evaluation mode, and restore the mode of each module afterwards."""
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -149,7 +147,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def _flipped(unit: BinaryUnit, start: Mapping[str, Tensor] | None, key: str) -> float | None:
-    """The share of the unit's binary weights whose sign differs from that of ``start[key]``, binarised alike."""
+    """The share of the unit's binary weights whose sign differs from the same weight in ``start``."""
     if start is None:
         return None
     before, now = (sign(unit.binariser(weight.to(unit.weight))) for weight in (start[key], unit.weight))
@@ -157,7 +155,7 @@ def _flipped(unit: BinaryUnit, start: Mapping[str, Tensor] | None, key: str) -> 
 
 
 def rounded(value: Tensor | float) -> float | None:
-    """A number to six significant digits; None where it is not finite, which JSON cannot hold."""
+    """Round to six significant digits; None if the number is not finite, which JSON cannot represent."""
     number = float(value)
     return float(f"{number:.{DIGITS}g}") if math.isfinite(number) else None
 
@@ -166,20 +164,20 @@ def rounded(value: Tensor | float) -> float | None:
 
 
 class Fit:
-    """The least-squares fit of one stream by another, channel by channel, from running sums."""
+    """The least-squares fit of one stream y by another x, for each channel, from running sums."""
 
     def __init__(self) -> None:
         self.sums: Tensor | float = 0.0
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in values of both streams, (pictures, channels, height, width)."""
+        """Add values of both streams, (pictures, channels, height, width)."""
         x, y = x.double(), y.double()
         ones = torch.full((x.shape[1],), float(x.numel() // x.shape[1]), dtype=x.dtype, device=x.device)
         products = (x, y, x * x, x * y, y * y)
         self.sums = self.sums + torch.stack([ones, *(product.sum(PER_CHANNEL) for product in products)])
 
     def loss(self) -> float | None:
-        """The root of what a x + b misses of the spread of y; 0 where y has none, None before any value."""
+        """The root of the share of the spread of y that a x + b misses; 0 if y is constant, None before any value."""
         if not isinstance(self.sums, Tensor):
             return None
         count, x, y, xx, xy, yy = self.sums
@@ -199,7 +197,7 @@ def _cut(spread: Tensor, squares: Tensor) -> Tensor:
 
 
 class Share:
-    """How many of many hold."""
+    """The share of the values for which something holds."""
 
     def __init__(self) -> None:
         self.holding, self.all = 0, 0
@@ -215,9 +213,9 @@ class Share:
 class Spread:
     """Percentiles and standard deviation of a stream.
 
-    The percentiles come out of a histogram with 200 bins a decade of the magnitude on either side of zero, from 1e-6 to
-    1e6. So one is off by at most 0.6 % of itself; below 1e-6 it is 0, above 1e6 it is 1e6. A percentile p is the
-    smallest value that at least p % of all do not exceed.
+    The percentiles come from a histogram with 200 bins for each decade of the magnitude, from 1e-6 to 1e6, on both
+    sides of zero: they are off by at most 0.6 %, and 0 below 1e-6 and 1e6 above that. The percentile p is the smallest
+    value that at least p % of all values do not exceed.
     """
 
     def __init__(self) -> None:
@@ -231,14 +229,14 @@ class Spread:
         self.counts = counts if self.counts is None else self.counts + counts
 
     def deviation(self) -> float | None:
-        """The standard deviation, not rounded."""
+        """The standard deviation, not rounded; None before any value."""
         if self.counts is None or not isinstance(self.sums, Tensor):
             return None
         total, squares = self.sums
         return math.sqrt(_cut(squares - total**2 / self.counts.sum(), squares) / self.counts.sum())
 
     def measurements(self) -> dict[str, float | None] | None:
-        """None before any value."""
+        """The percentiles and the standard deviation; None before any value."""
         deviation = self.deviation()
         if self.counts is None or deviation is None:
             return None
@@ -251,20 +249,20 @@ class Spread:
 
 
 def _bins(values: Tensor) -> Tensor:
-    """The bin of each value, 0 to 2 * BINS_PER_SIDE; the one in the middle holds what is nearly zero."""
+    """The bin of each value, 0 to 2 * BINS_PER_SIDE; the middle one is for values near zero."""
     size = values.flatten().float().nan_to_num().abs()
-    place = (size.clamp_min(10.0**LEAST_EXPONENT).log10() - LEAST_EXPONENT) * BINS_PER_DECADE
+    place = (size.clamp_min(10.0**MIN_EXPONENT).log10() - MIN_EXPONENT) * BINS_PER_DECADE
     place = 1 + place.floor().clamp(0, BINS_PER_SIDE - 1)
-    place = torch.where(size < 10.0**LEAST_EXPONENT, 0, place)
+    place = torch.where(size < 10.0**MIN_EXPONENT, 0, place)
     return (BINS_PER_SIDE + place.copysign(values.flatten().float())).long()
 
 
 def _centre(place: int) -> float:
-    """The middle of a bin, in the logarithm."""
+    """The logarithmic middle of a bin."""
     offset = place - BINS_PER_SIDE
     if offset == 0:
         return 0.0
-    size: float = 10 ** (LEAST_EXPONENT + (abs(offset) - 0.5) / BINS_PER_DECADE)
+    size: float = 10 ** (MIN_EXPONENT + (abs(offset) - 0.5) / BINS_PER_DECADE)
     return math.copysign(size, offset)
 
 
@@ -272,9 +270,9 @@ def _centre(place: int) -> float:
 
 
 class UnitProbe:
-    """Watches one unit by hooks on its parts, and repeats each of its forward passes without binarisation.
+    """Measures one unit by hooks on its modules, and repeats each of its forward passes without binarisation.
 
-    In the repetition the same hooks put what is real in the place of what is binary.
+    During the repetition the same hooks replace binary values by real ones.
     """
 
     def __init__(self, unit: BinaryUnit) -> None:
@@ -287,7 +285,7 @@ class UnitProbe:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        """Watch the unit for the body."""
+        """Attach the hooks to the unit, and remove them afterwards."""
         unit = self.unit
         handles = [
             unit.register_forward_pre_hook(self._begin),
@@ -306,7 +304,7 @@ class UnitProbe:
             self._seen = {}
 
     def measurements(self) -> dict[str, Any]:
-        """All but the flips."""
+        """All measurements of the unit but ``flipped``."""
         positive = self.sign_fit.mean_of_x()
         beside = self.residual if self.residual.counts is not None else self.input
         return {
@@ -370,14 +368,14 @@ class UnitProbe:
                 self.output_fit.add(y, reference)
 
     def _without_binarisation(self, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Tensor, set[str]]:
-        """The unit's output for the same arguments, and what could be replaced by what is real on the way to it."""
-        # The memory of BAM has recalled and kept the bits of this pass already, and what it recalled is in u.
+        """The unit's output for the same arguments without binarisation, and the names of what was replaced."""
+        # The bit memory of BAM has already recalled and stored the signs of this pass; u includes what it recalled.
         memory = self.unit.memory
         self.unit.share_memory_of(None)
         replaced: set[str] = set()
         self._replaced = replaced
         try:
-            # Not a call of the module, which would run the hooks of the unit itself again.
+            # Calling the module would run the unit's own hooks again.
             return self.unit.forward(*args, **kwargs), replaced
         finally:
             self._replaced = None
@@ -385,12 +383,12 @@ class UnitProbe:
 
 
 def _arguments(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The arguments of a unit, however they were passed."""
+    """The arguments of a unit, whether positional or by keyword."""
     return x, residual
 
 
 def _matched(values: Tensor, model: Tensor) -> Tensor:
-    """``values`` shifted and scaled to the mean and the deviation of ``model`` in each picture and channel."""
+    """Shift and scale ``values`` to the mean and standard deviation of ``model`` in each picture and channel."""
     deviation, mean = torch.std_mean(values, PER_PICTURE_AND_CHANNEL, correction=0, keepdim=True)
     wanted_deviation, wanted_mean = torch.std_mean(model, PER_PICTURE_AND_CHANNEL, correction=0, keepdim=True)
     scale = torch.where(deviation > 0, wanted_deviation / deviation, 0.0)
@@ -398,7 +396,7 @@ def _matched(values: Tensor, model: Tensor) -> Tensor:
 
 
 def _entropy(share: Tensor) -> Tensor:
-    """The entropy in bits of something that is so with probability ``share``."""
+    """The binary entropy in bits of a probability."""
     return -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)) / math.log(2)
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL and MLflow servers of the tests' own, on free ports; they and their processes are gone afterwards."""
+"""PostgreSQL and MLflow servers on free ports, which end with their test, and what MLflow must hold of a study."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ablations.storage.folder import TrialFolder, steps_of, trial_folders
+from ablations.storage.folder import CurvePoint, TrialFolder, steps_of, trial_folders
 from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
 from ablations.tracking.runs import facts_of, final_metrics
 from tests.harness.builders import NOBODY, open_folder
@@ -28,26 +28,26 @@ SECONDS = 60
 ADDRESS = "127.0.0.1"
 OWNER = "mlflow"
 IN_STEPS = ("train.steps=12", "tracking.snapshot_s=0")
-"""A training with a snapshot after each step, so that it can be halted in its middle."""
+"""A training with a snapshot after each step, so that it can be stopped in the middle."""
 
-BELOW_CONNECTIONS = range(20_000, 32_000)
-"""Linux gives connections ports from 32768 on."""
+PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections."""
 
-PACKAGED = Path("/usr/lib/postgresql")
-"""Where Debian keeps each version's programs, away from the path."""
+POSTGRESQL = Path("/usr/lib/postgresql")
+"""Debian's folder of PostgreSQL programs, one subfolder per version; they are not on the PATH."""
 
 
 def free_port() -> int:
-    """A port that nobody listens at, and none of those that the system gives to connections while a server starts."""
+    """A port that no process listens on, and that no connection can take while a server starts."""
     while True:
-        port = secrets.choice(BELOW_CONNECTIONS)
+        port = secrets.choice(PORTS)
         with socket.socket() as found, contextlib.suppress(OSError):
             found.bind((ADDRESS, port))
             return port
 
 
 def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a group of its own, and all that it has started."""
+    """Kill a process that leads its group, and all that it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -57,10 +57,10 @@ def kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 
 def postgresql_programs() -> Path:
-    """The folder of the newest PostgreSQL; without one the tests are skipped, but fail where CI promises it."""
-    found = [path.parent for path in PACKAGED.glob("*/bin/initdb") if path.parts[-3].isdigit()]
+    """The programs of the newest PostgreSQL; without one the test is skipped, or fails if ``CI`` is set."""
+    found = [path.parent for path in POSTGRESQL.glob("*/bin/initdb") if path.parts[-3].isdigit()]
     if not found:
-        reason = f"PostgreSQL is not installed below {PACKAGED}"
+        reason = f"PostgreSQL is not installed below {POSTGRESQL}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -68,7 +68,7 @@ def postgresql_programs() -> Path:
 
 
 class PostgreSQL:
-    """A cluster of databases in ``folder`` that trusts whoever is on this machine; stopped and started at will."""
+    """A PostgreSQL server with its data in ``folder``, without passwords."""
 
     def __init__(self, folder: Path) -> None:
         self._programs, self._port = postgresql_programs(), free_port()
@@ -83,7 +83,7 @@ class PostgreSQL:
         )
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         settings = (f"listen_addresses={ADDRESS}", f"unix_socket_directories={self._data}", "fsync=off")
         with self._log.open("ab") as stream:
             process = subprocess.Popen(
@@ -102,14 +102,14 @@ class PostgreSQL:
         assert process.poll() is None, self._log.read_text(encoding="utf-8")
 
     def stop(self) -> None:
-        """End it at once and drop every connection; SIGKILL would leave its shared memory behind."""
+        """Stop the server at once and drop every connection; SIGKILL would leave its shared memory behind."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(SECONDS)
             self._process = None
 
     def create(self) -> str:
-        """Create an empty database; its tracking URI."""
+        """Create an empty database and return its tracking URI."""
         name = f"study_{uuid.uuid4().hex}"
         subprocess.run([self._programs / "createdb", *self._connection(), name], check=True, capture_output=True)
         return f"postgresql+psycopg2://{OWNER}@{ADDRESS}:{self._port}/{name}"
@@ -123,13 +123,13 @@ class PostgreSQL:
 
 
 def not_as_root() -> dict[str, Any]:
-    """How to start a program that refuses to run as root."""
+    """Arguments of ``subprocess`` for a program that refuses to run as root."""
     return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 @contextlib.contextmanager
 def postgresql() -> Iterator[PostgreSQL]:
-    """A cluster that takes connections, in a folder that another user may enter."""
+    """A server that accepts connections, in a folder that another user may enter."""
     with open_folder() as folder:
         server = PostgreSQL(folder)
         try:
@@ -143,7 +143,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 class MlflowServer:
-    """An MLflow server on a database, with the files of its runs in ``folder``; stopped and started at will."""
+    """An MLflow server on a database, with the files of its runs in ``folder``."""
 
     def __init__(self, database: str, folder: Path) -> None:
         self._database, self._folder, self._port = database, folder, free_port()
@@ -155,7 +155,7 @@ class MlflowServer:
         return f"http://{ADDRESS}:{self._port}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         with self._log.open("ab") as stream:
             process = subprocess.Popen(
                 [
@@ -174,13 +174,13 @@ class MlflowServer:
         assert process.poll() is None, self._log.read_text(encoding="utf-8")
 
     def stop(self) -> None:
-        """End it as a crash does: from now on connections are refused."""
+        """Kill the server, so that connections are refused."""
         if self._process is not None:
             kill_group(self._process)
             self._process = None
 
     def pause(self) -> None:
-        """Let it keep its connections and say nothing more."""
+        """Stop the server's processes, so that connections stay open without an answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -211,64 +211,60 @@ def mlflow_server(database: str, folder: Path) -> Iterator[MlflowServer]:
 
 # --- what MLflow holds of a study -------------------------------------------------------------------------------------
 
-Histories = dict[str, set[tuple[int, float]]]
-"""Every (step, value) of each metric."""
+Points = dict[str, list[tuple[int, float]]]
+"""Every (step, value) of each metric, sorted; a point that is there twice is listed twice."""
 
 
-def on_disk(folder: TrialFolder) -> Histories:
-    """The curve and the final metrics of a trial, as its folder has them."""
-    histories: Histories = defaultdict(set)
-    for point in folder.curve():
-        for name, value in point.metrics.items():
-            histories[name].add((point.step, value))
+def points_on_disk(folder: TrialFolder) -> Points:
+    """The curve of a trial, and its final metrics at its last step."""
     result = folder.result()
     assert result is not None
-    for name, value in final_metrics(result).items():
-        histories[name].add((steps_of(result), value))
-    return dict(histories)
+    points = defaultdict(list)
+    for point in (*folder.curve(), CurvePoint(steps_of(result), final_metrics(result))):
+        for name, value in point.metrics.items():
+            points[name].append((point.step, value))
+    return {name: sorted(found) for name, found in points.items()}
 
 
-def recorded(uri: str, run_id: str) -> Histories:
-    """The same, as MLflow has them."""
+def recorded_points(uri: str, run_id: str) -> Points:
     client = client_of(uri)
     return {
-        name: {(point.step, point.value) for point in client.get_metric_history(run_id, name)}
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run_id, name))
         for name in client.get_run(run_id).data.metrics
     }
 
 
 def recorded_file(uri: str, run_id: str, name: str) -> bytes:
-    """A file of a run, the way that people on other machines get it."""
+    """A file of a run, by the way in which other machines get it."""
     with tempfile.TemporaryDirectory() as folder:
         return Path(client_of(uri).download_artifacts(run_id, name, folder)).read_bytes()
 
 
-def check_recorded(workplace: Workplace, study: str = STUDY, trials: int = 4) -> None:
-    """Every trial has a result, and exactly one FINISHED run with all its metrics and params and its result's bytes."""
-    folders = trial_folders(workplace.outputs, study)
-    assert len(folders) == trials
+def check_recorded(workplace: Workplace, study: str = STUDY, trials: int = 4, failed: int = 0) -> None:
+    """Every trial but the failed has a result, and exactly one FINISHED run with all its metrics, params and bytes."""
+    folders = {(folder.cell, folder.seed): folder for folder in trial_folders(workplace.outputs, study)}
+    results = {identity: found for identity, folder in folders.items() if (found := folder.result()) is not None}
+    assert (len(folders), len(results)) == (trials + failed, trials)
     experiment = experiment_id(workplace.uri, study)
     found = search_runs(workplace.uri, experiment, "attributes.status = 'FINISHED'")
-    runs = [run for run in found if identity_of(run) is not None]
-    by_trial = {identity_of(run): run for run in runs}
-    assert len(runs) == len(by_trial) == trials
-    for folder in folders:
-        run, result = by_trial[folder.cell, folder.seed], folder.result()
-        assert result is not None
-        assert recorded(workplace.uri, run.info.run_id) == on_disk(folder)
-        assert run.data.params == facts_of(result).params
+    runs = [(identity, run) for run in found if (identity := identity_of(run)) is not None]
+    assert sorted(identity for identity, _ in runs) == sorted(results)
+    for identity, run in runs:
+        folder = folders[identity]
+        assert recorded_points(workplace.uri, run.info.run_id) == points_on_disk(folder)
+        assert run.data.params == facts_of(results[identity]).params
         assert recorded_file(workplace.uri, run.info.run_id, "result.json") == folder.result_path.read_bytes()
     assert search_runs(workplace.uri, experiment, "attributes.status = 'RUNNING'") == []
 
 
 def synchronise(workplace: Workplace, study: str = STUDY) -> str:
-    """Log what MLflow missed, as a user does; the last line of what that prints."""
+    """Log what MLflow missed by the command for it, and return the last line that it prints."""
     command = (sys.executable, "-m", "ablations", "sync", study)
     where = ("--outputs", str(workplace.outputs), "--tracking-uri", workplace.uri)
-    told = subprocess.run([*command, *where], check=True, capture_output=True, text=True, cwd=workplace.folder).stdout
-    return told.splitlines()[-1]
+    done = subprocess.run([*command, *where], check=True, capture_output=True, text=True, cwd=workplace.folder)
+    return done.stdout.splitlines()[-1]
 
 
 def warnings(folder: TrialFolder) -> int:
-    """How often the trial has said in its log that MLflow does not take its records."""
+    """How many times the log of the trial says that MLflow does not accept its records."""
     return folder.log_path.read_text(encoding="utf-8").count("they wait on disk")

@@ -1,4 +1,4 @@
-"""A workplace for tests of the whole command: small photographs, a tracking store, and ways to run it."""
+"""A workplace for tests of the whole command: small pictures, a tracking store, and ways to run the command."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -28,16 +28,16 @@ from ablations.trial.identity import Trial, setting_of, trial_of
 from bbcu.data.images import Pixels
 from tests.harness.builders import save
 from tests.harness.paths import REPOSITORY
-from tests.harness.warm import WarmProcess
+from tests.harness.processes import CommandProcess
 
 STUDY = "adhoc"
 SIDE = 48
 
-Process = TypeVar("Process", "subprocess.Popen[str]", WarmProcess)
+Process = TypeVar("Process", "subprocess.Popen[str]", CommandProcess)
 
 
 def photograph(seed: int, side: int = SIDE) -> Pixels:
-    """A slope with noise on it: the same for the same seed, and nothing that a network of one block learns fast."""
+    """A slope with noise on it, the same for the same seed, which a network of one block does not learn fast."""
     slope = 2 * np.add.outer(np.arange(side), np.arange(side))[..., None]
     noise = np.random.default_rng(seed).integers(0, 60, (side, side, 3))
     pixels: Pixels = np.clip(slope + noise, 0, 255).astype(np.uint8)
@@ -46,7 +46,7 @@ def photograph(seed: int, side: int = SIDE) -> Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a command ended: its exit status, and what it wrote to either stream."""
+    """The exit status of a command, and what it wrote to stdout and stderr."""
 
     status: int
     out: str
@@ -60,9 +60,9 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Workplace:
-    """A folder with photographs and a tracking store, where every command has the same tiny setting.
+    """A folder with pictures and a tracking store, where every command has the same tiny setting.
 
-    An override that is given takes the place of the setting's own for that key; ``without`` leaves keys away.
+    Overrides replace the setting's value for their key; ``without`` omits keys.
     """
 
     folder: Path
@@ -112,20 +112,17 @@ class Workplace:
 
     def sweep(self, *overrides: str) -> Outcome:
         """Run a sweep, one trial after the other in this process unless a launcher is given."""
-        launcher = [] if any(text.startswith("hydra/launcher") for text in overrides) else ["hydra/launcher=basic"]
-        return call(["-m", *launcher, *self.overrides(*overrides)], self.folder)
+        return call(with_launcher(["-m", *self.overrides(*overrides)]), self.folder)
 
-    def start(self, *arguments: str) -> WarmProcess:
-        """Start the command in a process of its own; a sweep runs its trials there unless a launcher is given.
+    def start(self, *arguments: str) -> CommandProcess:
+        """Start the command in a process of its own; a sweep runs its trials in it unless a launcher is given."""
+        return CommandProcess(with_launcher(arguments), self.folder, inherited(), self.notes())
 
-        It listens to the keyboard even where this process does not, as one that a shell has put in the background.
+    def start_interpreter(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start the command in a new interpreter, as a shell does; it takes seconds to import.
+
+        It listens to Ctrl-C even if this process ignores it, as one does that a shell has put in the background.
         """
-        notes = self.folder / f"command{len(list(self.folder.glob('command*')))}"
-        notes.mkdir()
-        return WarmProcess(with_launcher(arguments), self.folder, inherited(), notes)
-
-    def start_cold(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start the same as a shell does, imports and all."""
         return subprocess.Popen(
             [sys.executable, str(REPOSITORY / "run.py"), *with_launcher(arguments)],
             cwd=self.folder,
@@ -136,8 +133,14 @@ class Workplace:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
+    def notes(self) -> Path:
+        """A new folder for what a command writes."""
+        folder = self.folder / f"command{len(list(self.folder.glob('command*')))}"
+        folder.mkdir()
+        return folder
+
     def config(self, *overrides: str) -> Config:
-        """The config that the command composes of these overrides."""
+        """The config that the command composes from these overrides."""
         register()
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
             return typed(compose("config", self.overrides(*overrides)))
@@ -153,18 +156,17 @@ class Workplace:
         return self.trial(*overrides).folder(self.outputs)
 
     def trials(self) -> list[TrialFolder]:
-        """The folders of all trials."""
         return trial_folders(self.outputs, STUDY)
 
     def runs(self, status: str = "") -> list[Run]:
-        """Every run of a trial in MLflow, or those of one status, whatever the experiment."""
+        """The runs of trials in MLflow, of every experiment, or those with this status."""
         experiments = client_of(self.uri).search_experiments()
         condition = f"attributes.status = '{status}'" if status else ""
         runs = [run for found in experiments for run in search_runs(self.uri, found.experiment_id, condition)]
         return [run for run in runs if identity_of(run) is not None]
 
     def finished(self) -> list[tuple[str, int]]:
-        """The cell and seed of every finished run, sorted; a trial that has two is there twice."""
+        """The cell and seed of every finished run, sorted; a trial with two runs is listed twice."""
         identities = [identity_of(run) for run in self.runs("FINISHED")]
         return sorted(identity for identity in identities if identity is not None)
 
@@ -173,11 +175,11 @@ class Workplace:
         return sorted((folder.cell, folder.seed) for folder in self.trials() if folder.result() is not None)
 
     def names(self) -> set[str]:
-        """What the trials that have a result are called."""
+        """The names of the trials that have a result."""
         return {result["name"] for folder in self.trials() if (result := folder.result()) is not None}
 
     def is_untouched(self) -> bool:
-        """Whether nothing was trained or recorded here, wherever the outputs lie."""
+        """Whether nothing was trained or recorded here."""
         return (
             not self.runs()
             and not [*self.folder.rglob("trial.log"), *self.folder.rglob("result.json")]
@@ -185,24 +187,31 @@ class Workplace:
         )
 
 
+def result_of(workplace: Workplace, *overrides: str) -> dict[str, Any]:
+    """The result of the trial that these overrides ask for."""
+    result = workplace.folder_of(*overrides).result()
+    assert result is not None
+    return result
+
+
 def with_launcher(arguments: Sequence[str]) -> list[str]:
-    """The arguments, and for a sweep without a launcher the basic one."""
+    """The arguments, with the basic launcher for a sweep that names none."""
     chosen = "-m" not in arguments or any(text.startswith("hydra/launcher") for text in arguments)
     return [*arguments, *([] if chosen else ["hydra/launcher=basic"])]
 
 
 def inherited() -> dict[str, str]:
-    """The environment of a command that a user gives."""
+    """The environment that a shell would pass to the command."""
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
 def call(arguments: list[str], folder: Path) -> Outcome:
-    """Run the command in this process, in ``folder``, as a shell would; nothing of it is left in the process."""
+    """Run the command in this process, in ``folder``, and restore the process afterwards."""
     out, message = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", [str(REPOSITORY / "run.py"), *arguments])
-        # The command sets this one; monkeypatch puts back what was there before.
+        # The command sets this one; monkeypatch restores the value before.
         patch.setenv("HYDRA_FULL_ERROR", "0")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(message):
             status = _status_of_main(message)
@@ -221,13 +230,13 @@ def _status_of_main(stream: io.StringIO) -> int:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file below ``folder`` but hidden ones, with its bytes and the time it was last written, in ns."""
+    """The bytes and the modification time in ns of every file below ``folder``, except hidden ones."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
-    """Return as soon as ``condition`` holds; fail the test when it does not within ``seconds``."""
+    """Wait until ``condition`` holds; fail the test if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -237,7 +246,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 600) -
 
 @contextlib.contextmanager
 def ended(process: Process) -> Iterator[Process]:
-    """Give the process, and see that it is gone afterwards, whatever the body did."""
+    """Kill the process at the end of the ``with`` block."""
     try:
         yield process
     finally:

@@ -17,17 +17,8 @@ import pytest
 
 from ablations.planning.outline import split
 from ablations.search.options import SearchOptions
-from ablations.search.search import (
-    CurveReporter,
-    Failed,
-    Finished,
-    Identified,
-    Proposal,
-    Pruned,
-    Record,
-    Search,
-    Standing,
-)
+from ablations.search.records import Failed, Finished, IdentifiedRow, Proposal, Pruned, Record, RowState
+from ablations.search.search import Search
 from ablations.space.cells import Cell, canonical_levels
 from ablations.space.conditions import value_of
 from ablations.space.factors import REFERENCE
@@ -55,22 +46,22 @@ BATCHED: Sweep = {"bn": ["none", "pre", "post", "out"], "threshold": ["true", "f
 COSTS = ("psnr_db", "ops_g")
 
 
-def identified(row: Row, setting: str = "laptop") -> Identified:
+def identified(row: Row, setting: str = "laptop") -> IdentifiedRow:
     """What a row is by the rules of the space."""
     try:
         levels = canonical_levels({**REFERENCE, **{key: value_of(text) for key, text in map(split, row)}}, BACKBONE)
     except ImpossibleCell as error:
-        return Identified(None, f"impossible: {error}")
-    return Identified(Cell(levels.factors, {"budget": setting}).key)
+        return IdentifiedRow(None, f"impossible: {error}")
+    return IdentifiedRow(Cell(levels.factors, {"budget": setting}).key)
 
 
-def worth(identity: str) -> dict[str, float]:
+def worth(cell: str) -> dict[str, float]:
     """Values that nothing but the cell decides, without any order in them."""
-    return {"psnr_db": 30 + int(identity[:4], 16) / 2**16, "ops_g": float(int(identity[4:8], 16))}
+    return {"psnr_db": 30 + int(cell[:4], 16) / 2**16, "ops_g": float(int(cell[4:8], 16))}
 
 
 def cells_of(levels: Sweep) -> set[str]:
-    return {found.identity for row in full(levels) if (found := identified(row)).identity is not None}
+    return {found.cell for row in full(levels) if (found := identified(row)).cell is not None}
 
 
 def options_of(storage: str, **changes: Any) -> SearchOptions:
@@ -84,8 +75,8 @@ def searched(storage: str, levels: Sweep = LEVELS, **changes: Any) -> Search:
 def finish(search: Search, proposals: Sequence[Proposal]) -> list[str]:
     """Tell what these are worth; their cells."""
     for proposal in proposals:
-        search.tell(proposal, Finished(worth(proposal.identity)))
-    return [proposal.identity for proposal in proposals]
+        search.tell(proposal, Finished(worth(proposal.cell)))
+    return [proposal.cell for proposal in proposals]
 
 
 def train_all(search: Search) -> list[str]:
@@ -96,8 +87,8 @@ def train_all(search: Search) -> list[str]:
     return trained
 
 
-def standings(search: Search, standing: Standing) -> list[Record]:
-    return [record for record in search.history() if record.standing == standing]
+def records_in(search: Search, state: RowState) -> list[Record]:
+    return [record for record in search.history() if record.state == state]
 
 
 @pytest.fixture
@@ -159,24 +150,22 @@ def test_no_sampler_trains_a_cell_twice_or_leaves_one_out(journal: str, sampler:
     assert sorted(train_all(searched(journal, BATCHED, sampler=sampler))) == sorted(cells_of(BATCHED))
 
 
-def test_a_batch_has_no_cell_twice(journal: str) -> None:
-    batch = searched(journal).ask(100)
-    assert sorted(proposal.identity for proposal in batch) == sorted(cells_of(LEVELS))
-
-
-def test_a_proposal_is_a_row_that_is_its_cell(journal: str) -> None:
-    for proposal in searched(journal).ask(5):
+@pytest.mark.parametrize("objectives", [("psnr_db",), COSTS])
+def test_a_batch_has_each_cell_once_and_no_row_that_is_not_one(journal: str, objectives: tuple[str, ...]) -> None:
+    batch = searched(journal, objectives=objectives).ask(100)
+    assert sorted(proposal.cell for proposal in batch) == sorted(cells_of(LEVELS))
+    for proposal in batch:
         assert proposal.row in full(LEVELS)
-        assert identified(proposal.row).identity == proposal.identity
+        assert identified(proposal.row).cell == proposal.cell
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_draws_from_a_wide_space_are_new(journal: str, sampler: str) -> None:
     levels = {f"key{number}": ["a", "b", "c"] for number in range(9)}
-    search = Search(options_of(journal, sampler=sampler), levels, lambda row: Identified(" ".join(row)))
+    search = Search(options_of(journal, sampler=sampler), levels, lambda row: IdentifiedRow(" ".join(row)))
     for _ in range(25):
         finish_alike(search, search.ask(1))
-    assert len(standings(search, Standing.REPEATED)) < 10
+    assert len(records_in(search, RowState.REPEATED)) < 10
     values = [{row[place] for row in (record.row for record in search.history())} for place in range(9)]
     assert all(len(texts) > 1 for texts in values)
 
@@ -190,27 +179,29 @@ def finish_alike(search: Search, proposals: Sequence[Proposal]) -> None:
 def test_the_sampler_learns_where_there_are_no_cells(journal: str) -> None:
     levels = {"bn": ["none", "pre"], **{f"key{number}": ["a", "b", "c"] for number in range(5)}}
 
-    def half_a_space(row: Row) -> Identified:
-        return Identified(None, "no such network") if "bn=pre" in row else Identified(" ".join(row))
+    def half_a_space(row: Row) -> IdentifiedRow:
+        return IdentifiedRow(None, "no such network") if "bn=pre" in row else IdentifiedRow(" ".join(row))
 
     search = Search(options_of(journal), levels, half_a_space)
     for _ in range(40):
         finish_alike(search, search.ask(1))
-    draws = [record.standing for record in search.history()][20:]
-    assert draws.count(Standing.LEFT_OUT) < len(draws) / 10
+    draws = [record.state for record in search.history()][20:]
+    assert draws.count(RowState.LEFT_OUT) < len(draws) / 10
 
 
-def test_a_key_with_one_value_is_in_every_row(journal: str) -> None:
-    search = searched(journal, {"channels": ["64"], "bn": ["none", "pre"]})
-    assert {proposal.row for proposal in search.ask(5)} == {("channels=64", "bn=none"), ("channels=64", "bn=pre")}
-
-
-def test_a_space_of_one_row_is_searched_too(journal: str) -> None:
-    assert [proposal.row for proposal in searched(journal, {"bn": ["none"]}).ask(5)] == [("bn=none",)]
-
-
-def test_a_value_that_is_listed_twice_is_one_choice(journal: str) -> None:
-    assert len(searched(journal, {"bn": ["none", "pre", "none"]}).ask(5)) == 2
+@pytest.mark.parametrize(
+    ("levels", "rows"),
+    [
+        ({"bn": ["none"]}, {("bn=none",)}),
+        ({"channels": ["64"], "bn": ["none", "pre"]}, {("channels=64", "bn=none"), ("channels=64", "bn=pre")}),
+        ({"bn": ["none", "pre", "none"]}, {("bn=none",), ("bn=pre",)}),
+    ],
+    ids=["one row", "a key with one value", "a value twice"],
+)
+def test_a_small_space_is_searched_whole(journal: str, levels: Sweep, rows: set[Row]) -> None:
+    proposals = searched(journal, levels).ask(5)
+    assert {proposal.row for proposal in proposals} == rows
+    assert len(proposals) == len(rows)
 
 
 def train_in_step(storage: str, wire: "Connection[list[str], bool]") -> None:
@@ -221,7 +212,7 @@ def train_in_step(storage: str, wire: "Connection[list[str], bool]") -> None:
     while wire.recv():
         finish(search, proposals)
         proposals = search.ask(1)
-        wire.send([proposal.identity for proposal in proposals])
+        wire.send([proposal.cell for proposal in proposals])
 
 
 @pytest.mark.slow
@@ -233,7 +224,7 @@ def test_four_processes_that_ask_at_once_share_the_cells(storage: str, started: 
             wire.send(True)
         for wire, share in zip(wires, shares, strict=True):
             share.append(wire.recv())
-    trained = [identity for share in shares for cells in share for identity in cells]
+    trained = [cell for share in shares for cells in share for cell in cells]
     assert sorted(trained) == sorted(cells_of(BATCHED))
     assert all(share[0] == share[-1] == [] and all(share[1:-1]) for share in shares)
 
@@ -251,9 +242,9 @@ def test_four_threads_share_one_search(storage: str) -> None:
 
 def test_what_another_process_trains_is_not_proposed(storage: str) -> None:
     first, second = searched(storage), searched(storage)
-    theirs = {proposal.identity for proposal in first.ask(4)}
+    theirs = {proposal.cell for proposal in first.ask(4)}
     assert len(theirs) == 4
-    assert {proposal.identity for proposal in second.ask(100)} == cells_of(LEVELS) - theirs
+    assert {proposal.cell for proposal in second.ask(100)} == cells_of(LEVELS) - theirs
 
 
 # --- rows that cost nothing -------------------------------------------------------------------------------------------
@@ -262,9 +253,9 @@ def test_what_another_process_trains_is_not_proposed(storage: str) -> None:
 def test_another_row_of_a_finished_cell_is_told_its_values(journal: str) -> None:
     search = searched(journal)
     train_all(search)
-    known = standings(search, Standing.KNOWN)
+    known = records_in(search, RowState.KNOWN)
     assert known
-    rows = {record.cell: record.row for record in standings(search, Standing.FINISHED)}
+    rows = {record.cell: record.row for record in records_in(search, RowState.FINISHED)}
     for record in known:
         assert record.values == {"psnr_db": worth(str(record.cell))["psnr_db"]}
         assert record.row != rows[record.cell]
@@ -273,47 +264,39 @@ def test_another_row_of_a_finished_cell_is_told_its_values(journal: str) -> None
 def test_a_cell_that_was_trained_elsewhere_is_not_trained_again(journal: str) -> None:
     search = searched(journal)
     results = sorted(cells_of(LEVELS))[:6]
-    for identity in results:
-        search.known(identity, worth(identity))
+    for cell in results:
+        search.known(cell, worth(cell))
     assert set(train_all(search)) == cells_of(LEVELS) - set(results)
-    assert {record.cell for record in standings(search, Standing.KNOWN)} >= set(results)
+    assert {record.cell for record in records_in(search, RowState.KNOWN)} >= set(results)
 
 
 def test_a_cell_that_was_trained_elsewhere_can_be_the_best(journal: str) -> None:
     search = searched(journal)
-    best = max(cells_of(LEVELS), key=lambda identity: worth(identity)["psnr_db"])
+    best = max(cells_of(LEVELS), key=lambda cell: worth(cell)["psnr_db"])
     search.known(best, worth(best))
     train_all(search)
     found = search.best()
     assert found is not None
-    assert (found.cell, found.standing) == (best, Standing.KNOWN)
+    assert (found.cell, found.state) == (best, RowState.KNOWN)
 
 
 def test_what_is_known_costs_nothing_of_the_trials(journal: str) -> None:
     search = searched(journal, BATCHED, trials=5)
-    for identity in sorted(cells_of(BATCHED))[:8]:
-        search.known(identity, worth(identity))
+    for cell in sorted(cells_of(BATCHED))[:8]:
+        search.known(cell, worth(cell))
     assert len(train_all(search)) == 5
 
 
 def test_a_row_that_is_no_cell_is_left_out_with_its_reason(journal: str) -> None:
     search = searched(journal, trials=3, sampler="random", seed=1)
-    while not standings(search, Standing.LEFT_OUT):
+    while not records_in(search, RowState.LEFT_OUT):
         search = searched(journal, trials=search.options.trials + 1, sampler="random", seed=1)
         finish(search, search.ask(1))
-    impossible = {row for row in full(LEVELS) if identified(row).identity is None}
-    for record in standings(search, Standing.LEFT_OUT):
+    impossible = {row for row in full(LEVELS) if identified(row).cell is None}
+    for record in records_in(search, RowState.LEFT_OUT):
         assert record.row in impossible
         assert record.reason.startswith("impossible: hardtanh after the add")
         assert record.cell is None
-
-
-@pytest.mark.parametrize("objectives", [("psnr_db",), COSTS])
-def test_a_row_that_is_no_cell_is_never_proposed(journal: str, objectives: tuple[str, ...]) -> None:
-    search = searched(journal, objectives=objectives)
-    train_all(search)
-    proposed = {record.row for record in standings(search, Standing.FINISHED)}
-    assert all(identified(row).identity is not None for row in proposed)
 
 
 def test_a_space_without_a_cell_is_refused_with_the_reason(journal: str) -> None:
@@ -327,12 +310,10 @@ def test_a_space_without_a_cell_is_refused_with_the_reason(journal: str) -> None
 
 def test_a_search_ends_with_its_trials(journal: str) -> None:
     search = searched(journal, trials=5)
-    assert len(train_all(search)) == 5
+    assert len(search.ask(3)) == 3
+    # Cells that run count too.
+    assert len(search.ask(8)) == 2
     assert search.ask(1) == []
-
-
-def test_a_batch_stays_within_the_trials(journal: str) -> None:
-    assert len(searched(journal, trials=5).ask(8)) == 5
 
 
 def test_trials_of_earlier_sessions_count(storage: str) -> None:
@@ -343,12 +324,6 @@ def test_trials_of_earlier_sessions_count(storage: str) -> None:
     assert not set(first) & set(more)
 
 
-def test_running_cells_count(journal: str) -> None:
-    search = searched(journal, trials=4)
-    search.ask(3)
-    assert len(search.ask(3)) == 1
-
-
 def order_of(search: Search) -> list[Row]:
     rows = []
     while proposals := search.ask(1):
@@ -357,23 +332,16 @@ def order_of(search: Search) -> list[Row]:
     return rows
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_one_seed_gives_the_same_proposals(tmp_path: Path, sampler: str) -> None:
-    orders = [order_of(searched(str(tmp_path / f"{name}.log"), BATCHED, sampler=sampler, seed=3)) for name in "ab"]
-    assert orders[0] == orders[1]
-
-
-def test_another_seed_gives_other_proposals(tmp_path: Path) -> None:
-    orders = [order_of(searched(str(tmp_path / f"{seed}.log"), BATCHED, seed=seed)) for seed in (0, 1)]
-    assert orders[0] != orders[1]
-
-
-def test_each_sampler_proposes_in_its_own_way(tmp_path: Path) -> None:
-    orders = [
-        tuple(order_of(searched(str(tmp_path / f"{sampler}.log"), BATCHED, sampler=sampler)))
+def test_proposals_depend_on_the_sampler_and_the_seed_alone(tmp_path: Path) -> None:
+    orders = {
+        (sampler, seed, copy): tuple(
+            order_of(searched(str(tmp_path / f"{sampler}{seed}{copy}.log"), BATCHED, sampler=sampler, seed=seed))
+        )
         for sampler in ("tpe", "nsga2", "random")
-    ]
-    assert len(set(orders)) == 3
+        for seed, copy in ((3, "a"), (3, "b"), (4, "a"))
+    }
+    assert all(orders[sampler, 3, "a"] == orders[sampler, 3, "b"] for sampler in ("tpe", "nsga2", "random"))
+    assert len(set(orders.values())) == 6
 
 
 def test_a_search_in_many_sessions_proposes_what_one_session_does(tmp_path: Path) -> None:
@@ -407,7 +375,7 @@ def test_cells_that_are_given_out_again_change_no_draw_after_them(tmp_path: Path
             break
         search = searched(storage, trials=10, sampler=sampler)
         (proposal,) = search.ask(1)
-        assert proposal.identity == proposals[0].identity
+        assert proposal.cell == proposals[0].cell
         search.tell(proposal, Failed("out of memory"))
         assert search.retry_failed() == 1
         trained += finish(search, search.ask(1))
@@ -416,26 +384,21 @@ def test_cells_that_are_given_out_again_change_no_draw_after_them(tmp_path: Path
     assert len(set(trained)) == 10
 
 
-def test_a_level_more_is_another_search(journal: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [({"objectives": COSTS}, "laptop"), ({"name": "other"}, "laptop"), ({}, "gpu")],
+    ids=["objectives", "name", "setting"],
+)
+def test_another_question_is_another_search(journal: str, changes: dict[str, Any], setting: str) -> None:
+    train_all(searched(journal))
+    search = Search(options_of(journal, **changes), LEVELS, functools.partial(identified, setting=setting))
+    assert search.history() == []
+    assert len(search.ask(3)) == 3
+
+
+def test_another_level_is_another_search(journal: str) -> None:
     train_all(searched(journal, {"bn": ["none", "pre"]}))
     assert len(searched(journal, {"bn": ["none", "pre", "post"]}).ask(9)) == 3
-
-
-def test_other_objectives_are_another_search(journal: str) -> None:
-    train_all(searched(journal))
-    assert len(searched(journal, objectives=COSTS).ask(3)) == 3
-
-
-def test_another_name_is_another_search(journal: str) -> None:
-    train_all(searched(journal))
-    assert len(searched(journal, name="other").ask(3)) == 3
-
-
-def test_another_setting_is_another_search(journal: str) -> None:
-    train_all(searched(journal))
-    search = Search(options_of(journal), LEVELS, functools.partial(identified, setting="gpu"))
-    assert len(search.ask(3)) == 3
-    assert search.best() is None
 
 
 @pytest.mark.parametrize("changes", [{"sampler": "random"}, {"seed": 7}, {"pruner": "median"}, {"trials": 50}])
@@ -449,20 +412,14 @@ def test_another_way_to_search_goes_on_with_the_same_search(journal: str, change
 # --- failures, and processes that end ---------------------------------------------------------------------------------
 
 
-def test_a_failed_cell_keeps_its_reason(journal: str) -> None:
-    search = searched(journal)
-    [proposal] = search.ask(1)
-    search.tell(proposal, Failed("out of memory"))
-    [record] = standings(search, Standing.FAILED)
-    assert (record.cell, record.reason) == (proposal.identity, "out of memory")
-
-
 @pytest.mark.parametrize("seed", range(5))
-def test_a_failed_cell_is_not_proposed_again(journal: str, seed: int) -> None:
+def test_a_failed_cell_keeps_its_reason_and_is_not_proposed_again(journal: str, seed: int) -> None:
     search = searched(journal, {"bn": ["none", "pre"]}, seed=seed)
     [proposal] = search.ask(1)
     search.tell(proposal, Failed("out of memory"))
-    assert set(train_all(search)) == cells_of({"bn": ["none", "pre"]}) - {proposal.identity}
+    assert set(train_all(search)) == cells_of({"bn": ["none", "pre"]}) - {proposal.cell}
+    [record] = records_in(search, RowState.FAILED)
+    assert (record.cell, record.reason) == (proposal.cell, "out of memory")
 
 
 def test_a_failed_cell_is_tried_again_once_where_that_is_asked_for(storage: str) -> None:
@@ -489,12 +446,12 @@ def test_a_failed_cell_that_has_a_result_by_now_is_told_it(journal: str) -> None
     search = searched(journal, trials=1)
     [proposal] = search.ask(1)
     search.tell(proposal, Failed("the server was away"))
-    search.known(proposal.identity, worth(proposal.identity))
+    search.known(proposal.cell, worth(proposal.cell))
     search.retry_failed()
     assert search.ask(1) == []
     best = search.best()
     assert best is not None
-    assert (best.cell, best.standing) == (proposal.identity, Standing.KNOWN)
+    assert (best.cell, best.state) == (proposal.cell, RowState.KNOWN)
 
 
 # --- scores of other code ---------------------------------------------------------------------------------------------
@@ -518,7 +475,7 @@ def test_scores_of_other_code_that_are_kept_are_learned_from(storage: str) -> No
     scored_by(storage, "old", 2)
     search = searched(storage, code="new", on_change="keep", trials=3)
     assert len(train_all(search)) == 1
-    assert len(standings(search, Standing.FINISHED)) == 3
+    assert len(records_in(search, RowState.FINISHED)) == 3
     search.close()
     with pytest.raises(ConfigError, match="code old"):
         searched(storage, code="new")
@@ -531,7 +488,7 @@ def test_a_search_that_is_begun_anew_for_other_code_has_none_of_the_scores_and_g
     assert train_all(search) == old
     search.close()
     again = searched(storage, code="new", trials=2)
-    assert len(standings(again, Standing.FINISHED)) == 2
+    assert len(records_in(again, RowState.FINISHED)) == 2
     assert train_all(again) == []
     again.close()
     assert searched(storage, code="newest", on_change="retrain").history() == []
@@ -553,7 +510,7 @@ def test_a_value_that_is_no_number_is_a_failure(journal: str) -> None:
     search = searched(journal)
     [proposal] = search.ask(1)
     search.tell(proposal, Finished({"psnr_db": float("nan")}))
-    assert [record.reason for record in standings(search, Standing.FAILED)] == ["psnr_db is nan"]
+    assert [record.reason for record in records_in(search, RowState.FAILED)] == ["psnr_db is nan"]
     assert search.best() is None
 
 
@@ -582,12 +539,12 @@ def test_cells_of_a_killed_process_are_proposed_again_first_and_once(storage: st
     theirs = wire.recv()
     search, other = searched(storage), searched(storage)
     [before] = search.ask(1)
-    assert before.identity not in {proposal.identity for proposal in theirs}
+    assert before.cell not in {proposal.cell for proposal in theirs}
     process.kill()
     process.join()
     assert [proposal.row for proposal in search.ask(3)] == [proposal.row for proposal in theirs]
-    rest = {proposal.identity for proposal in other.ask(100)}
-    assert rest == cells_of(LEVELS) - {before.identity} - {proposal.identity for proposal in theirs}
+    rest = {proposal.cell for proposal in other.ask(100)}
+    assert rest == cells_of(LEVELS) - {before.cell} - {proposal.cell for proposal in theirs}
 
 
 def test_a_search_that_is_killed_in_the_middle_goes_on(storage: str, started: Start) -> None:
@@ -605,7 +562,7 @@ def test_a_search_that_is_killed_in_the_middle_goes_on(storage: str, started: St
     assert not told & set(resumed)
     # A cell may have been told and not said any more.
     assert cells_of(LEVELS) - set(resumed) - told <= {
-        record.cell for record in standings(searched(storage), Standing.FINISHED)
+        record.cell for record in records_in(searched(storage), RowState.FINISHED)
     }
 
 
@@ -621,9 +578,9 @@ def test_an_abandoned_cell_with_a_result_is_told_it(journal: str) -> None:
     [proposal] = first.ask(1)
     first.close()
     second = searched(journal, trials=1)
-    second.known(proposal.identity, worth(proposal.identity))
+    second.known(proposal.cell, worth(proposal.cell))
     assert second.ask(9) == []
-    assert [record.cell for record in standings(second, Standing.FINISHED)] == [proposal.identity]
+    assert [record.cell for record in records_in(second, RowState.FINISHED)] == [proposal.cell]
 
 
 @pytest.mark.postgres
@@ -635,13 +592,13 @@ def test_a_search_goes_on_when_its_server_was_restarted(server: "PostgreSQL") ->
     server.start()
     after = first.ask(1)
     assert len(second.ask(9)) == 1
-    assert finish(first, [*before, *after]) == [proposal.identity for proposal in (*before, *after)]
+    assert finish(first, [*before, *after]) == [proposal.cell for proposal in (*before, *after)]
 
 
 def test_a_search_that_failed_to_look_at_a_row_can_be_asked_again(journal: str) -> None:
     broken = True
 
-    def fragile(row: Row) -> Identified:
+    def fragile(row: Row) -> IdentifiedRow:
         if broken and "bn=pre" in row:
             raise OSError("the folder was away")
         return identified(row)
@@ -650,7 +607,7 @@ def test_a_search_that_failed_to_look_at_a_row_can_be_asked_again(journal: str) 
     with pytest.raises(OSError, match="the folder was away"):
         search.ask(9)
     broken = False
-    trained = train_all(search) + [record.cell for record in standings(search, Standing.RUNNING)]
+    trained = train_all(search) + [record.cell for record in records_in(search, RowState.RUNNING)]
     assert sorted(map(str, trained)) == sorted(cells_of({"bn": ["none", "pre"]}))
 
 
@@ -662,31 +619,27 @@ def test_values_of_a_cell_that_was_given_to_another_are_kept(tmp_path: Path) -> 
         sign.unlink()
     other = searched(storage, trials=1)
     [again] = other.ask(1)
-    assert again.identity == proposal.identity
-    late.tell(proposal, Finished(worth(proposal.identity)))
+    assert again.cell == proposal.cell
+    late.tell(proposal, Finished(worth(proposal.cell)))
     other.tell(again, Failed("out of memory"))
     late.retry_failed()
     assert late.ask(1) == []
-    assert [record.cell for record in standings(late, Standing.KNOWN)] == [proposal.identity]
+    assert [record.cell for record in records_in(late, RowState.KNOWN)] == [proposal.cell]
 
 
-def test_what_was_given_back_is_not_told(journal: str) -> None:
+@pytest.mark.parametrize("closes", [True, False], ids=["closed", "told"])
+def test_a_proposal_is_told_once_and_not_after_it_was_given_up(journal: str, closes: bool) -> None:
     search = searched(journal)
     proposals = search.ask(1)
-    search.close()
+    if closes:
+        search.close()
+    else:
+        finish(search, proposals)
     with pytest.raises(ValueError, match="proposal 0 is not this search's, or is told already"):
         finish(search, proposals)
 
 
-def test_a_proposal_is_told_once(journal: str) -> None:
-    search = searched(journal)
-    proposals = search.ask(1)
-    finish(search, proposals)
-    with pytest.raises(ValueError, match="proposal 0 is not this search's, or is told already"):
-        finish(search, proposals)
-
-
-def test_a_line_that_a_process_was_killed_over_is_cut(journal: str) -> None:
+def test_a_partial_last_line_of_a_journal_is_truncated(journal: str) -> None:
     first = searched(journal)
     told = finish(first, first.ask(2))
     with Path(journal).open("ab") as file:
@@ -704,7 +657,7 @@ def test_the_best_is_the_cell_with_the_highest_psnr(journal: str) -> None:
     trained = train_all(search)
     best = search.best()
     assert best is not None
-    assert best.cell == max(trained, key=lambda identity: worth(identity)["psnr_db"])
+    assert best.cell == max(trained, key=lambda cell: worth(cell)["psnr_db"])
     assert best.values == {"psnr_db": worth(best.cell)["psnr_db"]}
     assert search.front() == [best]
 
@@ -741,8 +694,8 @@ def test_the_history_is_json_and_the_same_in_the_next_session(journal: str) -> N
     finish(search, proposals[2:])
     rows = json.loads(json.dumps([dataclasses.asdict(record) for record in search.history()]))
     assert rows == json.loads(json.dumps([dataclasses.asdict(record) for record in searched(journal).history()]))
-    pruned = next(row for row in rows if row["standing"] == "pruned")
-    assert (pruned["step"], pruned["cell"], pruned["row"]) == (120, proposals[0].identity, list(proposals[0].row))
+    pruned = next(row for row in rows if row["state"] == "pruned")
+    assert (pruned["step"], pruned["cell"], pruned["row"]) == (120, proposals[0].cell, list(proposals[0].row))
 
 
 # --- pruning ----------------------------------------------------------------------------------------------------------
@@ -779,20 +732,10 @@ def test_a_pruned_cell_is_never_proposed_again_and_never_the_best(journal: str) 
     search.tell(proposal, Pruned(100))
     assert search.retry_failed() == 0
     trained = train_all(search)
-    assert proposal.identity not in trained
+    assert proposal.cell not in trained
     best = search.best()
     assert best is not None
-    assert best.cell != proposal.identity
-
-
-def test_a_curve_can_be_reported_from_another_process(storage: str) -> None:
-    search = searched(storage, BATCHED, pruner="median")
-    with_curves(search, 6)
-    [proposal] = search.ask(1)
-    sent = json.dumps(dataclasses.asdict(search.reporter(proposal)))
-    probe = f"from ablations.search.search import CurveReporter; print(CurveReporter(**{sent}).report(100, 20.0))"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert best.cell != proposal.cell
 
 
 def test_a_curve_of_a_cell_that_is_told_already_prunes_nothing(journal: str) -> None:
@@ -803,14 +746,16 @@ def test_a_curve_of_a_cell_that_is_told_already_prunes_nothing(journal: str) -> 
     assert search.report(proposal, 100, 20.0) is False
 
 
+def test_an_evaluation_that_a_resumed_trial_repeats_is_reported_once(journal: str) -> None:
+    search = searched(journal, BATCHED, pruner="median")
+    with_curves(search, 6)
+    [proposal] = search.ask(1)
+    assert [search.report(proposal, 100, value) for value in (20.0, 40.0)] == [True, True]
+
+
 def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
     search = searched(journal, objectives=COSTS)
     assert search.report(search.ask(1)[0], 100, 20.0) is False
-
-
-def test_a_reporter_without_its_search_is_an_error(journal: str) -> None:
-    with pytest.raises(BbcuError, match="cannot be used"):
-        CurveReporter(journal, "nothing", 0, "median").report(100, 20.0)
 
 
 # --- what a user types wrong ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ablations.space.conditions import DEEPEST, AllOf, AnyOf, Comparison, Not, Value, parse, value_of, value_text
+from ablations.space.conditions import MAX_DEPTH, AllOf, AnyOf, Comparison, Not, Value, parse, value_of, value_text
 from ablations.space.factors import FACTORS, REFERENCE
 from bbcu.errors import ConfigError
 
@@ -248,10 +248,14 @@ def test_a_text_of_the_command_line_is_a_value(text: str, value: Value) -> None:
         pytest.param("align>auto", 7, "> compares numbers", id="a name in an order"),
         pytest.param("channels<big", 10, "< compares numbers", id="a text in an order"),
         pytest.param("", 1, "expected a key, but the text ends", id="nothing"),
-        pytest.param("bn", 3, "expected = == != < <= > >= in contains, but the text ends", id="a key alone"),
+        pytest.param(
+            "bn", 3, "expected =, ==, !=, <, <=, >, >=, not in, in or contains, but the text ends", id="a key alone"
+        ),
         pytest.param("bn=", 4, "expected a value, but the text ends", id="no value"),
         pytest.param("bn=and", 4, "expected a value, not 'and'", id="a word of the grammar"),
-        pytest.param("bn post", 4, "expected = == != < <= > >= in contains, not 'post'", id="no sign"),
+        pytest.param(
+            "bn post", 4, "expected =, ==, !=, <, <=, >, >=, not in, in or contains, not 'post'", id="no sign"
+        ),
         pytest.param("bn not post", 8, "expected in, not 'post'", id="not without in"),
         pytest.param("bn '=' post", 4, "contains, not \"'='\"", id="a quoted sign"),
         pytest.param("bn=pre act=none", 8, "expected and, or or the end, not 'act'", id="nothing between"),
@@ -264,8 +268,8 @@ def test_a_text_of_the_command_line_is_a_value(text: str, value: Value) -> None:
         pytest.param("bn in [pre", 11, "expected , or ], but the text ends", id="an open list"),
         pytest.param("bn='pre", 4, "cannot read a quote that is not closed", id="an open quote"),
         pytest.param("bn!pre", 3, "cannot read '!'", id="an exclamation mark alone"),
-        pytest.param("(" * (DEEPEST + 1) + "bn=pre", DEEPEST + 2, "nested deeper than 50", id="too deep"),
-        pytest.param("bn in " + "[" * 5000, 7 + DEEPEST + 1, "nested deeper than 50", id="lists too deep"),
+        pytest.param("(" * (MAX_DEPTH + 1) + "bn=pre", MAX_DEPTH + 2, "nested deeper than 50", id="too deep"),
+        pytest.param("bn in " + "[" * 5000, 7 + MAX_DEPTH + 1, "nested deeper than 50", id="lists too deep"),
     ],
 )
 def test_a_wrong_condition_is_told_with_its_place(text: str, column: int, message: str) -> None:
@@ -295,11 +299,11 @@ def test_a_condition_is_no_python(text: str) -> None:
 
 
 def test_deep_conditions_within_the_bound_are_read() -> None:
-    assert parse("(" * DEEPEST + "bn=pre" + ")" * DEEPEST) == Comparison("bn", "=", "pre")
+    assert parse("(" * MAX_DEPTH + "bn=pre" + ")" * MAX_DEPTH) == Comparison("bn", "=", "pre")
 
 
 def test_a_condition_may_be_as_wide_as_it_likes() -> None:
-    parts = ["(bn=pre)"] * (DEEPEST + 1) + ["binarize in [" + ",".join(["[body]"] * (DEEPEST + 1)) + "]"]
+    parts = ["(bn=pre)"] * (MAX_DEPTH + 1) + ["binarize in [" + ",".join(["[body]"] * (MAX_DEPTH + 1)) + "]"]
     condition = parse(" or ".join(parts))
     assert isinstance(condition, AnyOf)
-    assert len(condition.parts) == DEEPEST + 2
+    assert len(condition.parts) == MAX_DEPTH + 2

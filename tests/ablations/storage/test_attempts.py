@@ -1,6 +1,5 @@
 """The state of a trial: every attempt at it, how each ended, and what is true of it now."""
 
-import dataclasses
 import json
 import os
 import time
@@ -10,20 +9,21 @@ from typing import Any
 import pytest
 
 from ablations.storage.attempts import (
-    DAMAGED,
-    WITHOUT_A_WORD,
+    PROCESS_DIED,
+    RESULT_LOST,
     History,
     State,
     begin_attempt,
-    described,
     end_attempt,
     history_of,
     present_state,
+    progress_text,
     update_attempt,
 )
 from ablations.storage.files import write_atomically
 from ablations.storage.folder import RESULT_KEYS, TrialFolder
-from ablations.storage.lease import Lease, birth_of, held, lease_path, this_host
+from ablations.storage.lease import held
+from tests.ablations.storage.helpers import put_lease
 
 ENDINGS = (State.FINISHED, State.FAILED, State.INTERRUPTED, State.PRUNED)
 
@@ -40,27 +40,12 @@ def finish(folder: TrialFolder) -> None:
     folder.write_result({**dict.fromkeys(RESULT_KEYS), "cell": folder.cell, "seed": folder.seed})
 
 
-def put_lease(folder: TrialFolder, **changes: Any) -> Lease:
-    """Leave a lease, of this very process but for ``changes``."""
-    lease = Lease(
-        *("states", folder.cell, 0, "bbcu", "", 1, 500),
-        token="some",
-        host=this_host(),
-        pid=os.getpid(),
-        born=birth_of(os.getpid()) or "",
-        began=0.0,
-    )
-    lease = dataclasses.replace(lease, **changes)
-    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(lease)))
-    return lease
-
-
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_trial_that_nobody_has_begun_is_planned(folder: TrialFolder) -> None:
     assert history_of(folder) == History()
-    assert (History().state, History().reason, History().since) == (State.PLANNED, "", None)
+    assert (History().state, History().since) == (State.PLANNED, None)
     assert present_state(folder) == (State.PLANNED, "")
 
 
@@ -81,21 +66,16 @@ def test_an_attempt_that_begins_runs_in_this_process(folder: TrialFolder) -> Non
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_an_attempt_ends_in_its_state_with_its_reason(folder: TrialFolder, ending: State) -> None:
+def test_an_attempt_ends_in_its_state_and_stays_when_another_begins(folder: TrialFolder, ending: State) -> None:
     begin_attempt(folder, began=100.0)
-    end_attempt(folder, ending, "for a reason")
+    end_attempt(folder, ending, "for a reason", step=7)
     history = history_of(folder)
-    (attempt,) = history.attempts
-    assert (history.state, history.reason) == (ending, "for a reason")
-    assert attempt.ended is not None
-    assert history.since == attempt.ended > attempt.began
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_trial_is_begun_again_after_any_ending_and_keeps_what_was_before(folder: TrialFolder, ending: State) -> None:
-    begin_attempt(folder)
-    end_attempt(folder, ending, "for a reason")
-    (first,) = history_of(folder).attempts
+    (first,) = history.attempts
+    assert (history.state, first.reason, first.step) == (ending, "for a reason", 7)
+    assert first.ended is not None
+    assert history.since == first.ended > first.began
+    content = json.loads(folder.state_path.read_text(encoding="utf-8"))
+    assert (content["state"], content["reason"]) == (ending, "for a reason")
     second = begin_attempt(folder)
     assert second.number == 2
     assert history_of(folder).attempts == (first, second)
@@ -116,13 +96,6 @@ def test_nothing_is_told_of_a_trial_without_an_attempt(folder: TrialFolder) -> N
     assert not folder.state_path.exists()
 
 
-def test_the_file_says_the_present_state_at_its_top(folder: TrialFolder) -> None:
-    begin_attempt(folder)
-    end_attempt(folder, State.FAILED, "for a reason")
-    content = json.loads(folder.state_path.read_text(encoding="utf-8"))
-    assert (content["state"], content["reason"], len(content["attempts"])) == ("failed", "for a reason", 1)
-
-
 # --- an attempt that could not say how it ended -----------------------------------------------------------------------
 
 
@@ -130,7 +103,7 @@ def test_an_attempt_without_an_end_was_interrupted_once_another_begins(folder: T
     begin_attempt(folder)
     begin_attempt(folder)
     first, second = history_of(folder).attempts
-    assert (first.state, first.reason) == (State.INTERRUPTED, WITHOUT_A_WORD)
+    assert (first.state, first.reason) == (State.INTERRUPTED, PROCESS_DIED)
     assert second.state == State.RUNNING
 
 
@@ -171,13 +144,15 @@ def test_a_trial_whose_process_is_gone_is_interrupted_whatever_it_wrote(
     if lease is not None:
         put_lease(folder, **lease)
     assert history_of(folder).state == State.RUNNING
-    assert present_state(folder) == (State.INTERRUPTED, WITHOUT_A_WORD)
+    assert present_state(folder) == (State.INTERRUPTED, PROCESS_DIED)
 
 
 def test_a_trial_that_lost_its_result_is_interrupted(folder: TrialFolder) -> None:
+    folder.result_path.write_text("{")
+    assert present_state(folder) == (State.INTERRUPTED, RESULT_LOST)
     begin_attempt(folder)
     end_attempt(folder, State.FINISHED)
-    assert present_state(folder) == (State.INTERRUPTED, DAMAGED)
+    assert present_state(folder) == (State.INTERRUPTED, RESULT_LOST)
 
 
 def test_a_trial_that_runs_elsewhere_is_taken_to_run(folder: TrialFolder) -> None:
@@ -230,12 +205,7 @@ def test_a_row_that_is_whole_is_a_history(folder: TrialFolder) -> None:
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("news", "words"),
-    [
-        ({"phase": "preparing"}, "preparing, step 0/500"),
-        ({"phase": "training", "step": 120, "psnr_db": 33.914}, "training, step 120/500, 33.91 dB"),
-    ],
-)
-def test_a_running_trial_is_told_in_a_few_words(folder: TrialFolder, news: dict[str, Any], words: str) -> None:
-    assert described(put_lease(folder, **news)) == words
+def test_progress_is_a_phase_a_step_and_a_score(folder: TrialFolder) -> None:
+    assert progress_text(put_lease(folder)) == "preparing, step 0/500"
+    lease = put_lease(folder, phase="training", step=120, psnr_db=33.914)
+    assert progress_text(lease) == "training, step 120/500, 33.91 dB"

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import logging
 import os
 import platform
 import resource
@@ -22,17 +20,17 @@ from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import (
     Lease,
     LeaseLost,
+    SilenceMonitor,
     TrialBusy,
-    Watch,
     birth_of,
     held,
     lease_path,
     leases,
     read_lease,
-    take_away,
-    this_host,
+    revoke,
 )
 from bbcu.errors import BbcuError
+from tests.ablations.storage.helpers import Warnings, put_lease
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
 from tests.harness.support import wait_until
 
@@ -54,26 +52,6 @@ def lease_of(folder: TrialFolder) -> Lease:
     found = read_lease(lease_path(folder))
     assert found is not None
     return found
-
-
-def forge(folder: TrialFolder, lease: Lease, **changes: object) -> Lease:
-    """Put a lease there that says something else."""
-    forged = dataclasses.replace(lease, **changes)  # type: ignore[arg-type]
-    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(forged)))
-    return forged
-
-
-def some_lease(folder: TrialFolder, **changes: object) -> Lease:
-    """The lease of this very process, but for ``changes``, without its lock."""
-    own = Lease(
-        *(folder.study, folder.cell, folder.seed, "bbcu", "", 1, 100),
-        token="some",
-        host=this_host(),
-        pid=os.getpid(),
-        born=birth_of(os.getpid()) or "",
-        began=time.time(),
-    )
-    return forge(folder, own, **changes)
 
 
 # --- other processes --------------------------------------------------------------------------------------------------
@@ -174,7 +152,7 @@ def take_turns(folder: TrialFolder, turns: int) -> int:
                 inside.touch(exist_ok=False)
             except FileExistsError:
                 met += 1
-            own.beat(now=True)
+            own.heartbeat(now=True)
             inside.unlink()
             turns -= 1
     return met
@@ -187,7 +165,7 @@ def test_of_processes_that_rush_for_a_trial_one_at_a_time_has_it(folder: TrialFo
 
 def test_a_lease_tells_who_works_there_and_how_far_the_work_is(folder: TrialFolder) -> None:
     with held(folder, "bbcu", session="s", attempt=2, steps=100) as own:
-        own.beat(now=True, phase="training", step=7, scored_at=5, psnr_db=31.5)
+        own.heartbeat(now=True, phase="training", step=7, scored_at=5, psnr_db=31.5)
         (lease,) = leases(folder.outputs, STUDY)
     assert (lease.study, lease.cell, lease.seed) == (STUDY, folder.cell, 0)
     assert (lease.name, lease.session, lease.attempt, lease.steps) == ("bbcu", "s", 2, 100)
@@ -213,7 +191,7 @@ def test_a_damaged_lease_is_none_and_holds_nobody_up(folder: TrialFolder, text: 
 
 
 def test_a_lease_of_another_machine_is_respected(folder: TrialFolder) -> None:
-    theirs = some_lease(folder, host="elsewhere/1", pid=7)
+    theirs = put_lease(folder, host="elsewhere/1", pid=7)
     with (
         pytest.raises(TrialBusy, match=f"by process 7 on elsewhere; if that is gone, remove {lease_path(folder)}"),
         held(folder, "bbcu"),
@@ -223,13 +201,13 @@ def test_a_lease_of_another_machine_is_respected(folder: TrialFolder) -> None:
 
 
 def test_what_ran_before_this_machine_was_started_anew_is_gone(folder: TrialFolder) -> None:
-    some_lease(folder, host=f"{platform.node()}/an earlier start")
+    put_lease(folder, host=f"{platform.node()}/an earlier start")
     assert leases(folder.outputs, STUDY) == []
     assert is_free(folder)
 
 
 def test_a_process_that_got_the_number_of_one_that_ended_is_not_the_holder(folder: TrialFolder) -> None:
-    some_lease(folder, born="0")
+    put_lease(folder, born="0")
     assert leases(folder.outputs, STUDY) == []
     assert is_free(folder)
 
@@ -252,29 +230,29 @@ def test_a_process_of_this_machine_that_stands_still_is_ended_and_its_trial_is_f
     with holder_of(folder) as holder:
         os.kill(holder.pid, signal.SIGSTOP)
         assert not is_free(folder)
-        take_away(folder.outputs, lease_of(folder))
+        revoke(folder.outputs, lease_of(folder))
         wait_until(lambda: is_gone(holder.pid), "the holder to end")
         assert is_free(folder)
 
 
 def test_a_process_that_got_the_number_of_a_silent_one_is_left_alone(folder: TrialFolder) -> None:
     with holder_of(folder) as holder:
-        take_away(folder.outputs, dataclasses.replace(lease_of(folder), born="0"))
+        revoke(folder.outputs, dataclasses.replace(lease_of(folder), born="0"))
         assert not is_free(folder)
         assert holder.let_go() == 0
 
 
 def test_a_process_does_not_end_itself(folder: TrialFolder) -> None:
     with held(folder, "bbcu") as own:
-        take_away(folder.outputs, own.lease)
-        own.beat(now=True)
+        revoke(folder.outputs, own.lease)
+        own.heartbeat(now=True)
 
 
 def test_a_holder_elsewhere_finds_at_its_next_beat_that_its_trial_was_taken_away(folder: TrialFolder) -> None:
     with held(folder, "bbcu") as own:
-        take_away(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
+        revoke(folder.outputs, put_lease(folder, **{**vars(own.lease), "host": "elsewhere/1"}))
         with pytest.raises(LeaseLost, match="bbcu seed 0 was given to another process"):
-            own.beat(now=True)
+            own.heartbeat(now=True)
 
 
 def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_first_one_leaves(
@@ -282,7 +260,7 @@ def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_
 ) -> None:
     with contextlib.ExitStack() as others:
         with held(folder, "bbcu") as own:
-            take_away(folder.outputs, forge(folder, own.lease, host="elsewhere/1"))
+            revoke(folder.outputs, put_lease(folder, **{**vars(own.lease), "host": "elsewhere/1"}))
             others.enter_context(holder_of(folder))
             theirs = lease_of(folder)
             with pytest.raises(LeaseLost):
@@ -292,10 +270,10 @@ def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_
 
 
 def test_of_two_that_take_a_trial_away_the_later_one_leaves_its_new_holder_alone(folder: TrialFolder) -> None:
-    silent = some_lease(folder, host="elsewhere/1")
-    take_away(folder.outputs, silent)
+    silent = put_lease(folder, host="elsewhere/1")
+    revoke(folder.outputs, silent)
     with holder_of(folder):
-        take_away(folder.outputs, silent)
+        revoke(folder.outputs, silent)
         assert not is_free(folder)
 
 
@@ -319,7 +297,7 @@ class Watched:
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self._watch = Watch(60.0, self.clock)
+        self._watch = SilenceMonitor(60.0, self.clock)
 
     def after(self, seconds: int) -> list[Lease]:
         """What is silent so much later, after a look every second."""
@@ -340,7 +318,7 @@ def watched(tmp_path: Path) -> Watched:
 
 
 def test_a_lease_that_stays_the_same_for_too_long_is_silent(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder)
+    lease = put_lease(folder)
     assert watched.after(0) == []
     assert watched.after(60) == []
     assert watched.after(1) == [lease]
@@ -350,7 +328,7 @@ def test_a_beat_ends_the_silence(folder: TrialFolder, watched: Watched) -> None:
     with held(folder, "bbcu") as own:
         watched.after(0)
         assert watched.after(61) == [own.lease]
-        own.beat(now=True)
+        own.heartbeat(now=True)
         assert watched.after(1) == []
         assert watched.after(61) == [own.lease]
 
@@ -359,7 +337,7 @@ def test_a_beat_ends_the_silence(folder: TrialFolder, watched: Watched) -> None:
 def test_dates_that_are_wrong_neither_hasten_nor_hold_up_a_verdict(
     folder: TrialFolder, watched: Watched, moment: float
 ) -> None:
-    lease = some_lease(folder, began=moment)
+    lease = put_lease(folder, began=moment)
     os.utime(lease_path(folder), (moment, moment))
     assert watched.after(0) == []
     assert watched.after(60) == []
@@ -369,33 +347,33 @@ def test_dates_that_are_wrong_neither_hasten_nor_hold_up_a_verdict(
 def test_a_clock_that_is_set_back_between_two_beats_does_not_matter(folder: TrialFolder, watched: Watched) -> None:
     with held(folder, "bbcu") as own:
         watched.after(40)
-        own.beat(now=True)
+        own.heartbeat(now=True)
         os.utime(lease_path(folder), (0, 0))
         assert watched.after(60) == []
         assert watched.after(1) == [own.lease]
 
 
 def test_a_date_that_is_renewed_alone_is_a_sign_of_life(folder: TrialFolder, watched: Watched) -> None:
-    some_lease(folder)
+    put_lease(folder)
     watched.after(40)
     os.utime(lease_path(folder), (0, 0))
     assert watched.after(60) == []
 
 
 def test_a_process_that_is_gone_is_not_silent(folder: TrialFolder, watched: Watched) -> None:
-    some_lease(folder, born="0")
+    put_lease(folder, born="0")
     watched.after(0)
     assert watched.after(61) == []
 
 
 def test_a_lease_that_another_machine_does_not_renew_is_silent(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder, host="elsewhere/1")
+    lease = put_lease(folder, host="elsewhere/1")
     watched.after(0)
     assert watched.after(61) == [lease]
 
 
 def test_a_watch_that_slept_takes_nobody_for_silent_who_slept_with_it(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder)
+    lease = put_lease(folder)
     watched.after(0)
     watched.clock.now += 10_000
     assert watched.look() == []
@@ -404,11 +382,11 @@ def test_a_watch_that_slept_takes_nobody_for_silent_who_slept_with_it(folder: Tr
 
 
 def test_a_lease_that_was_gone_for_a_while_has_the_whole_time_again(folder: TrialFolder, watched: Watched) -> None:
-    lease = some_lease(folder)
+    lease = put_lease(folder)
     watched.after(30)
     lease_path(folder).unlink()
     watched.after(1)
-    forge(folder, lease)
+    put_lease(folder, **vars(lease))
     assert watched.after(60) == []
     assert watched.after(1) == [lease]
 
@@ -423,18 +401,6 @@ def test_a_lease_that_somebody_has_removed_is_lost(folder: TrialFolder) -> None:
             own.check()
 
 
-class Heard(logging.Handler):
-    """Keeps the warnings of this package."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-        logging.getLogger("ablations").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 def fill_the_disk() -> None:
     """Let this process write nothing to any file from now on."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
@@ -442,12 +408,12 @@ def fill_the_disk() -> None:
 
 def beat_on_a_full_disk(folder: TrialFolder) -> tuple[list[str], Lease, float]:
     """What is said of three beats that cannot be written, and the lease that lies there with its date."""
-    heard = Heard()
+    heard = Warnings()
     with held(folder, "bbcu") as own:
         os.utime(lease_path(folder), (0, 0))
         fill_the_disk()
         for step in (1, 2, 3):
-            own.beat(now=True, step=step)
+            own.heartbeat(now=True, step=step)
         assert own.lease.step == 3
         return heard.texts, lease_of(folder), lease_path(folder).stat().st_mtime
 
@@ -463,7 +429,7 @@ def test_a_full_disk_at_a_beat_stops_nothing_is_told_once_and_leaves_a_sign_of_l
 def hold_on_a_full_disk(folder: TrialFolder) -> bool:
     fill_the_disk()
     with held(folder, "bbcu") as own:
-        own.beat(now=True)
+        own.heartbeat(now=True)
         return not lease_path(folder).exists()
 
 
@@ -476,7 +442,7 @@ def test_a_disk_that_does_not_answer_takes_no_trial_away() -> None:
         outputs.chmod(0)
         try:
             with without_root_rights():
-                own.beat(now=True, step=1)
+                own.heartbeat(now=True, step=1)
         finally:
             outputs.chmod(0o755)
         assert own.lease.step == 1

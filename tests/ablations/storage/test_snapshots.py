@@ -1,7 +1,6 @@
 """Snapshots: the newest one that is whole and of the same origin is what a trial goes on from."""
 
 import hashlib
-import logging
 import pickle
 import resource
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from ablations.storage.snapshots import KEPT, Snapshots
+from tests.ablations.storage.helpers import Warnings
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
 
 ORIGIN = {"code": "abc", "torch": "2.13"}
@@ -125,7 +125,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before_and_this_is_told(
     spoil(path_of(folder, 2))
     assert newest_step(folder) == 1
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path_of(folder, 2)}: the file is damaged; it is passed over"
+        f"{path_of(folder, 2)}: the file is damaged; it is skipped"
     ]
 
 
@@ -151,7 +151,7 @@ def test_one_of_another_origin_is_passed_over_and_what_differs_is_named(
 ) -> None:
     save(folder, 1)
     assert newest_step(folder, origin) is None
-    assert f"made with another {named}; it is passed over" in caplog.text
+    assert f"made with another {named}; it is skipped" in caplog.text
 
 
 def test_later_ones_of_another_origin_do_not_push_out_those_that_count(folder: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_file_that_holds_something_else_is_passed_over(
     digest = hashlib.sha256((folder / "written.pt").read_bytes()).hexdigest()[:16]
     (folder / "written.pt").rename(folder / f"step000000001-{digest}.pt")
     assert newest_step(folder) is None
-    assert "it is no snapshot; it is passed over" in caplog.text
+    assert "it is not a snapshot; it is skipped" in caplog.text
 
 
 def test_files_of_other_names_are_none_of_them(folder: Path) -> None:
@@ -238,27 +238,15 @@ def test_one_that_cannot_be_read_is_passed_over(caplog: pytest.LogCaptureFixture
         path_of(folder, 2).chmod(0)
         with without_root_rights():
             assert newest_step(folder) == 1
-    assert "cannot be read: Permission denied; it is passed over" in caplog.text
+    assert "cannot be read: Permission denied; it is skipped" in caplog.text
 
 
 # --- a disk that takes nothing ----------------------------------------------------------------------------------------
 
 
-class Heard(logging.Handler):
-    """Keeps the warnings of this package."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-        logging.getLogger("ablations").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 def save_on_a_full_disk(folder: Path) -> tuple[list[bool], list[str]]:
     """Save before the disk is full, twice while it is, when there is room again, and when there is none once more."""
-    heard, snapshots = Heard(), Snapshots(folder, ORIGIN)
+    heard, snapshots = Warnings(), Snapshots(folder, ORIGIN)
     done = []
     for step, room in enumerate((resource.RLIM_INFINITY, 64, 64, resource.RLIM_INFINITY, 64), start=1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))

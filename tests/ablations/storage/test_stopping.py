@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ablations.storage import stopping
-from ablations.storage.attempts import WITHOUT_A_WORD, State, history_of, present_state
+from ablations.storage.attempts import PROCESS_DIED, State, history_of, present_state
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import leases
 from ablations.storage.stopping import Interrupted, StopSign, listening, listening_to, marker_of
@@ -27,8 +27,8 @@ from tests.harness.support import STUDY, Workplace, ended, wait_until
 FORK = get_context("fork")
 WORDS = {
     signal.SIGINT: "stopped from the keyboard",
-    signal.SIGTERM: "told to end (SIGTERM)",
-    signal.SIGUSR2: "told to end (SIGUSR2)",
+    signal.SIGTERM: "asked to stop (SIGTERM)",
+    signal.SIGUSR2: "asked to stop (SIGUSR2)",
 }
 EACH = pytest.mark.parametrize("number", list(WORDS), ids=lambda number: number.name)
 
@@ -73,7 +73,7 @@ def test_a_signal_asks_the_trial_to_stop(number: signal.Signals) -> None:
 def test_the_first_signal_is_answered_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     with listening():
         signal.raise_signal(signal.SIGINT)
-    assert "stopping after the steps in hand, to go on later; Ctrl-C again stops at once" in capfd.readouterr().err
+    assert "stopping after the current steps; Ctrl-C again stops at once" in capfd.readouterr().err
 
 
 @EACH
@@ -333,7 +333,7 @@ def test_a_trial_that_was_killed_goes_on_from_its_newest_whole_snapshot(
 ) -> None:
     folder = workplace.folder_of(*LONG)
     assert stopped(workplace, signal.SIGKILL, step=20) == -signal.SIGKILL
-    assert present_state(folder) == (State.INTERRUPTED, WITHOUT_A_WORD)
+    assert present_state(folder) == (State.INTERRUPTED, PROCESS_DIED)
     step = spoil(folder)
     assert workplace.run(*LONG).status == 0
     first, second = history_of(folder).attempts

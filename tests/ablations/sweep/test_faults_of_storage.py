@@ -188,7 +188,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(
         damage(path)
     go_on(workplace, undisturbed)
     assert history_of(folder).attempts[-1].from_step == goes_on_from
-    assert folder.log_path.read_text(encoding="utf-8").count("it is passed over") == len(which(snapshots))
+    assert folder.log_path.read_text(encoding="utf-8").count("it is skipped") == len(which(snapshots))
 
 
 def of_another_trial(path: Path) -> None:

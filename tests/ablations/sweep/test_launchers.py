@@ -87,7 +87,7 @@ def swept(launcher: Sequence[str], workplace: Workplace) -> Iterator[Sweep]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex())
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            with ended(workplace.start_cold("-m", *workplace.overrides(*STUDY), *launcher)) as process:
+            with ended(workplace.start_interpreter("-m", *workplace.overrides(*STUDY), *launcher)) as process:
                 wait_until(lambda: process.pid in processes_with(mark), "the sweep to be among the processes")
                 out, message = process.communicate(timeout=600)
             yield Sweep(workplace, Outcome(process.returncode, out, message), mark)

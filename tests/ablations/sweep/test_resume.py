@@ -13,11 +13,9 @@ from typing import Any
 
 import pytest
 
-from ablations.storage.files import replacing, write_atomically
+from ablations.storage.files import write_atomically
 from ablations.storage.folder import TrialFolder
-from ablations.tracking.client import client_of, identity_of
-from tests.harness.faults import BASIC, LATER_SNAPSHOT, started
-from tests.harness.servers import IN_STEPS
+from ablations.tracking.client import client_of
 from tests.harness.support import STUDY, Outcome, Workplace, contents, ended, wait_until
 
 ENDLESS = "train.steps=1000000"
@@ -44,31 +42,6 @@ def python(program: str, *arguments: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_where_it_stopped(workplace: Workplace) -> None:
-    sweep = ("bn=pre,post,out", *IN_STEPS)
-    first = workplace.folder_of("bn=pre", *IN_STEPS)
-    second = workplace.folder_of("bn=post", *IN_STEPS)
-    with started(workplace, *sweep, *BASIC, halt=LATER_SNAPSHOT) as command:
-        command.halted()
-        command.send(signal.SIGKILL)
-        assert command.end().status == -signal.SIGKILL
-    assert workplace.results() == [(first.cell, 0)]
-    before = contents(first.path)
-
-    again = workplace.sweep(*sweep)
-
-    assert again.status == 0
-    assert "3 trials, 1 done already, 2 to train" in again.out
-    assert contents(first.path) == before
-    assert len(workplace.results()) == 3
-    assert workplace.finished() == workplace.results()
-    assert workplace.runs("RUNNING") == []
-    (killed,) = workplace.runs("KILLED")
-    assert identity_of(killed) == (second.cell, 0)
-    assert killed.data.tags["reason"].startswith("interrupted")
-
-
-@pytest.mark.slow
 def test_a_sweep_that_is_stopped_from_the_keyboard_closes_its_run_and_leaves_no_traceback(workplace: Workplace) -> None:
     folder = workplace.folder_of(ENDLESS)
     with ended(workplace.start("-m", *workplace.overrides(ENDLESS))) as process:
@@ -81,17 +54,6 @@ def test_a_sweep_that_is_stopped_from_the_keyboard_closes_its_run_and_leaves_no_
     assert stopped.data.tags["reason"] == "stopped from the keyboard"
     assert folder.result() is None
     assert "Traceback" not in message
-
-
-@pytest.mark.slow
-def test_two_sweeps_side_by_side_train_every_cell_once(workplace: Workplace) -> None:
-    command = ["-m", *workplace.overrides("bn=pre,post,out", "train.steps=50")]
-    with ended(workplace.start(*command)) as one, ended(workplace.start(*command)) as other:
-        messages = [process.communicate(timeout=600)[1] for process in (one, other)]
-    assert not any("Traceback" in message for message in messages)
-    assert len(workplace.results()) == 3
-    assert workplace.finished() == workplace.results()
-    assert len(workplace.runs()) == 3
 
 
 # --- a result that MLflow does not hold -------------------------------------------------------------------------------
@@ -233,8 +195,8 @@ def test_a_trial_whose_result_was_lost_and_trained_again_has_one_finished_run(wo
 HOLD = """
 import sys
 from pathlib import Path
-from ablations.storage.lease import held
 from ablations.storage.folder import TrialFolder
+from ablations.storage.lease import held
 
 with held(TrialFolder.of(Path(sys.argv[1])), "other"):
     print("held", flush=True)
@@ -277,15 +239,6 @@ def test_a_single_trial_that_another_process_holds_is_told_in_one_line(workplace
     assert workplace.runs() == []
 
 
-def test_a_trial_is_free_again_when_its_holder_is_killed(workplace: Workplace) -> None:
-    folder = workplace.folder_of()
-    with ended(python(HOLD, str(folder.path))) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-    assert workplace.run().status == 0
-    assert folder.result() is not None
-
-
 # --- writing atomically -----------------------------------------------------------------------------------------------
 
 DIE_WHILE_WRITING = """
@@ -306,18 +259,3 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
         writer.communicate(timeout=600)
     assert writer.returncode == -signal.SIGKILL
     assert path.read_text(encoding="utf-8") == "the old text"
-
-
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    write_atomically(path, "the old text")
-
-    def fill_the_disk() -> None:
-        with replacing(path) as temporary:
-            temporary.write_text("half of the ne", encoding="utf-8")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        fill_the_disk()
-    assert path.read_text(encoding="utf-8") == "the old text"
-    assert list(tmp_path.iterdir()) == [path]

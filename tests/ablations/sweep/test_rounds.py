@@ -2,11 +2,9 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import platform
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -23,20 +21,20 @@ from ablations.planning.plan import PlannedTrial
 from ablations.space.cells import Cell
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import RESULT_KEYS, TrialFolder
-from ablations.storage.lease import Lease, LeaseLost, TrialBusy, birth_of, held, lease_path, this_host
-from ablations.storage.pruning import Pruned
+from ablations.storage.lease import LeaseLost, TrialBusy, birth_of, held, lease_path
+from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
-from ablations.sweep.rounds import Outcome, Rounds, Workers, clear_signs
+from ablations.sweep.launchers import Workers
+from ablations.sweep.rounds import FINISHED, Rounds, TrialOutcome, remove_markers
 from ablations.trial.execution import TrialFailed, TrialHopeless
 from ablations.trial.identity import Trial
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
+from tests.ablations.storage.helpers import put_lease
 
 STUDY = "rounds"
 FORK = get_context("fork")
-FINISHED = Outcome(State.FINISHED)
 
 MOST_LOOKS = 60
 """After how many looks, each half a second after the one before, a sweep is taken to go on without end."""
@@ -154,7 +152,7 @@ class Sweep:
     def folder(self, seed: int) -> TrialFolder:
         return planned(self.outputs, seed).folder
 
-    def run(self, *seeds: int) -> dict[int, Outcome]:
+    def run(self, *seeds: int) -> dict[int, TrialOutcome]:
         """Run the trials of these seeds; what became of each. It is stopped where it goes on without end."""
         looks = itertools.count()
 
@@ -197,7 +195,7 @@ def test_a_trial_that_fails_is_tried_again_so_often_and_then_given_up_with_its_r
     tmp_path: Path, retries: int
 ) -> None:
     sweep = Sweep(tmp_path, {0: [end_with(TrialFailed(f"for the {time}. time")) for time in range(1, 5)]}, retries)
-    assert sweep.run(0, 1) == {0: Outcome(State.FAILED, f"for the {retries + 1}. time"), 1: FINISHED}
+    assert sweep.run(0, 1) == {0: TrialOutcome(State.FAILED, f"for the {retries + 1}. time"), 1: FINISHED}
     assert sweep.batches == [[0, 1]] + [[0]] * retries
 
 
@@ -211,15 +209,15 @@ def test_a_trial_that_fails_once_can_still_finish(tmp_path: Path) -> None:
 )
 def test_a_trial_that_would_end_the_same_way_again_is_not_tried_again(tmp_path: Path, error: Exception) -> None:
     sweep = Sweep(tmp_path, {0: [end_with(error)]}, retries=5)
-    assert sweep.run(0) == {0: Outcome(State.FAILED, str(error))}
+    assert sweep.run(0) == {0: TrialOutcome(State.FAILED, str(error))}
 
 
 def test_a_pruned_trial_has_ended(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, {0: [end_with(Pruned("pruned at step 20 with 31.50 dB"))]})
-    assert sweep.run(0) == {0: Outcome(State.PRUNED, "pruned at step 20 with 31.50 dB")}
+    sweep = Sweep(tmp_path, {0: [end_with(TrialPruned(20, 31.5))]})
+    assert sweep.run(0) == {0: TrialOutcome(State.PRUNED, "pruned at step 20 with 31.50 dB", step=20)}
 
 
-@pytest.mark.parametrize("error", [Interrupted("told to end (SIGTERM)"), LeaseLost("given to another")], ids=repr)
+@pytest.mark.parametrize("error", [Interrupted("asked to stop (SIGTERM)"), LeaseLost("given to another")], ids=repr)
 def test_a_trial_whose_worker_was_stopped_goes_out_again_and_is_charged_nothing(
     tmp_path: Path, error: Exception
 ) -> None:
@@ -236,7 +234,7 @@ def test_a_sweep_that_is_asked_to_stop_sends_nothing_more_out(tmp_path: Path) ->
     sweep = Sweep(tmp_path, {33: [stop]})
     outcomes = sweep.run(*range(80))
     assert [len(batch) for batch in sweep.batches] == [32, 32]
-    assert outcomes[33] == Outcome(State.INTERRUPTED, "stopped from the keyboard")
+    assert outcomes[33] == TrialOutcome(State.INTERRUPTED, "stopped from the keyboard")
     assert sorted(outcomes) == list(range(64))
 
 
@@ -251,7 +249,7 @@ def test_when_a_batch_breaks_those_at_work_go_out_alone_and_the_others_together(
 
 def test_one_that_kills_its_worker_every_time_is_given_up_and_costs_the_others_nothing(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {0: [get_to_work, finish], 1: [die, die, die]}, retries=1)
-    died = Outcome(State.FAILED, "its worker died: out of memory")
+    died = TrialOutcome(State.FAILED, "its worker died: out of memory")
     assert sweep.run(0, 1, 2) == {0: FINISHED, 1: died, 2: FINISHED}
     assert sweep.batches == [[0, 1, 2], [0], [1], [1], [2]]
     assert present_state(sweep.folder(1)) == (State.FAILED, died.reason)
@@ -266,7 +264,7 @@ def test_a_break_alone_counts_and_one_among_others_does_not(tmp_path: Path) -> N
 
 def test_where_the_launcher_breaks_before_anything_begins_all_are_charged(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {0: [die_before_it_begins] * 3}, retries=1)
-    died = Outcome(State.FAILED, "its worker died: out of memory")
+    died = TrialOutcome(State.FAILED, "its worker died: out of memory")
     assert sweep.run(0, 1) == {0: died, 1: died}
     assert sweep.batches == [[0, 1], [0, 1]]
 
@@ -327,17 +325,9 @@ def stranger() -> Iterator[int]:
     process.join()
 
 
-def put_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
-    """Leave the sign of another sweep's worker, which is the process ``pid`` but for ``changes``."""
-    lease = Lease(
-        *(STUDY, folder.cell, folder.seed, "bbcu", "another", 1, 100),
-        token="theirs",
-        host=this_host(),
-        pid=pid,
-        born=birth_of(pid) or "",
-        began=time.time(),
-    )
-    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(dataclasses.replace(lease, **changes))))
+def put_foreign_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
+    """Write the lease of another sweep's worker, which is the process ``pid`` except for ``changes``."""
+    put_lease(folder, **{"session": "another", "pid": pid, "born": birth_of(pid) or "", **changes})
 
 
 def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stranger: int) -> None:
@@ -347,7 +337,7 @@ def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stra
             lease_path(sweep.folder(0)).unlink()
 
     sweep = Sweep(tmp_path, {}, look=finish_elsewhere)
-    put_lease(sweep.folder(0), stranger)
+    put_foreign_lease(sweep.folder(0), stranger)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches[0] == [1]
 
@@ -357,7 +347,7 @@ def test_a_trial_that_another_sweep_leaves_without_a_result_is_taken_up(tmp_path
         lease_path(sweep.folder(0)).unlink(missing_ok=True)
 
     sweep = Sweep(tmp_path, {}, look=leave_it)
-    put_lease(sweep.folder(0), stranger)
+    put_foreign_lease(sweep.folder(0), stranger)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches == [[1], [0]]
 
@@ -375,7 +365,7 @@ def test_a_trial_that_turns_out_to_be_another_s_is_waited_for_and_charged_nothin
 @pytest.mark.parametrize("lease", [{"born": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"])
 def test_the_lease_of_a_process_that_is_gone_holds_nobody_up(tmp_path: Path, lease: dict[str, Any]) -> None:
     sweep = Sweep(tmp_path, {})
-    put_lease(sweep.folder(0), os.getpid(), **lease)
+    put_foreign_lease(sweep.folder(0), os.getpid(), **lease)
     assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
     assert sweep.batches == [[0, 1]]
 
@@ -405,7 +395,7 @@ def test_a_trial_is_taken_from_a_process_that_stands_still_and_goes_out(tmp_path
 
 def test_a_trial_is_taken_from_a_machine_that_gives_no_sign_and_goes_out(tmp_path: Path, stranger: int) -> None:
     sweep = Sweep(tmp_path, {}, silence=0.2)
-    put_lease(sweep.folder(0), stranger, host="elsewhere/1")
+    put_foreign_lease(sweep.folder(0), stranger, host="elsewhere/1")
     assert sweep.run(0) == {0: FINISHED}
 
 
@@ -418,7 +408,7 @@ def test_a_view_that_stumbles_stops_nothing(tmp_path: Path, stranger: int) -> No
         raise ValueError("no room for a table")
 
     sweep = Sweep(tmp_path, {}, look=stumble)
-    put_lease(sweep.folder(0), stranger)
+    put_foreign_lease(sweep.folder(0), stranger)
     assert sweep.run(0) == {0: FINISHED}
     assert looked
 
@@ -428,8 +418,11 @@ def test_a_view_that_stumbles_stops_nothing(tmp_path: Path, stranger: int) -> No
 CORES = len(os.sched_getaffinity(0))
 
 
-class LocalLauncher(Scripted):
-    """By its name one of submitit's, which starts a process for every job that it is given."""
+JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
+RAY = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+OWN = ("session=s", "progress=false")
+QUIET = "++hydra.job_logging.handlers.console.level=WARNING"
 
 
 def workers(launcher: Launcher, **config: Any) -> Workers:
@@ -441,13 +434,18 @@ def workers(launcher: Launcher, **config: Any) -> Workers:
 @pytest.mark.parametrize(
     ("config", "at_once", "batch"),
     [
-        pytest.param({"_target_": "hydra.BasicLauncher"}, 1, 32, id="one-by-one"),
-        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": 2}, 2, 32, id="two"),
-        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": 8}, 8, 64, id="eight"),
-        pytest.param({"_target_": "joblib.JoblibLauncher", "n_jobs": -1}, CORES, max(32, 8 * CORES), id="all-cores"),
-        pytest.param({"_target_": "submitit.SlurmLauncher"}, None, 1000, id="elsewhere"),
-        pytest.param({"_target_": "ray.RayLauncher", "ray": {"init": {"num_cpus": 6}}}, 6, 48, id="ray-here"),
-        pytest.param({"_target_": "ray.RayLauncher", "ray": {"init": {"address": "auto"}}}, None, 1000, id="ray-there"),
+        pytest.param({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1, 32, id="one-by-one"),
+        pytest.param({"_target_": JOBLIB, "n_jobs": 2}, 2, 32, id="two"),
+        pytest.param({"_target_": JOBLIB, "n_jobs": 8}, 8, 64, id="eight"),
+        pytest.param({"_target_": JOBLIB, "n_jobs": -1}, CORES, max(32, 8 * CORES), id="all-cores"),
+        pytest.param(
+            {"_target_": f"{SUBMITIT}.SlurmLauncher"},
+            None,
+            1000,
+            id="elsewhere",
+        ),
+        pytest.param({"_target_": RAY, "ray": {"init": {"num_cpus": 6}}}, 6, 48, id="ray-here"),
+        pytest.param({"_target_": RAY, "ray": {"init": {"address": "auto"}}}, None, 1000, id="ray-there"),
     ],
 )
 def test_how_many_trials_are_handed_over_depends_on_how_many_run_at_once(
@@ -458,20 +456,20 @@ def test_how_many_trials_are_handed_over_depends_on_how_many_run_at_once(
 
 
 def test_a_launcher_that_starts_all_it_is_given_at_once_gets_no_more_than_there_are_cores(tmp_path: Path) -> None:
-    found = workers(LocalLauncher(tmp_path, {}), _target_="submitit.LocalLauncher")
+    found = workers(Scripted(tmp_path, {}), _target_=f"{SUBMITIT}.LocalLauncher")
     assert found.batch == found.at_once == CORES
 
 
 def test_trials_side_by_side_are_told_to_share_the_cores(tmp_path: Path) -> None:
-    alone, together = (workers(Scripted(tmp_path, {}), _target_="joblib", n_jobs=jobs) for jobs in (1, CORES))
-    assert alone.overrides == ("session=s", "progress=false")
-    assert together.overrides == ("session=s", "progress=false", *["threads=1"] * (CORES > 1))
+    alone, together = (workers(Scripted(tmp_path, {}), _target_=JOBLIB, n_jobs=jobs) for jobs in (1, CORES))
+    assert alone.overrides == (*OWN, QUIET)
+    assert together.overrides == (*OWN, *["threads=1"] * (CORES > 1), QUIET)
 
 
 def test_what_the_user_has_set_of_threads_stays(tmp_path: Path) -> None:
-    master = OmegaConf.create({"hydra": {"launcher": {"_target_": "joblib", "n_jobs": 8}}})
+    master = OmegaConf.create({"hydra": {"launcher": {"_target_": JOBLIB, "n_jobs": 8}}})
     found = Workers.of(Scripted(tmp_path, {}), master, Config(threads=3), "s")
-    assert found.overrides == ("session=s", "progress=false")
+    assert found.overrides == (*OWN, QUIET)
 
 
 def test_a_sweep_takes_its_own_signs_away_and_no_others(tmp_path: Path) -> None:
@@ -479,5 +477,5 @@ def test_a_sweep_takes_its_own_signs_away_and_no_others(tmp_path: Path) -> None:
     running.mkdir(parents=True)
     for name in ("s.stop", "s.search", "another.stop", "c-seed0.json"):
         (running / name).touch()
-    clear_signs(tmp_path, STUDY, "s")
+    remove_markers(tmp_path, STUDY, "s")
     assert sorted(path.name for path in running.iterdir()) == ["another.stop", "c-seed0.json"]

@@ -54,7 +54,7 @@ def test_a_search_trains_as_many_cells_as_it_may_and_tells_the_best(workplace: W
     assert told["best"]["values"]["psnr_db"] == pytest.approx(psnr_of(best))
     assert told["best"]["cell"] == f"{best.cell}/0"
     assert "best cell" in outcome.out
-    assert "train it again under new seeds" in outcome.out
+    assert "train these cells again under new seeds" in outcome.out
     assert "search.json" in states_run(workplace)
 
 
@@ -99,7 +99,7 @@ def test_a_row_that_is_left_out_is_never_trained_and_says_why(workplace: Workpla
     levels = {TrialFolder.result(folder)["factors"]["bn"] for folder in workplace.trials()}  # type: ignore[index]
     assert levels == {"none"}
     why = 'excluded by "bn!=none"'
-    assert {record["reason"] for record in found(workplace)["history"] if record["standing"] == "left out"} == {why}
+    assert {record["reason"] for record in found(workplace)["history"] if record["state"] == "left out"} == {why}
     planned = read_plan(workplace.outputs, STUDY)
     assert [entry["reason"] for entry in planned["left_out"]] == [why] * 8
     assert sum(line.startswith("left out: ") and line.endswith(why) for line in outcome.out.splitlines()) == 8
@@ -120,7 +120,7 @@ def test_a_cell_that_fails_is_told_so_and_the_others_are_found(
     assert outcome.status == 1
     assert "1 of 3 trials have no result; the others are kept" in outcome.message
     assert len(workplace.results()) == 2
-    (failed,) = [record for record in found(workplace)["history"] if record["standing"] == "failed"]
+    (failed,) = [record for record in found(workplace)["history"] if record["state"] == "failed"]
     assert "no derivative today" in failed["reason"]
     assert "broken" not in " ".join(found(workplace)["best"]["row"])
 

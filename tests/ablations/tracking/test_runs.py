@@ -1,17 +1,12 @@
-"""The store: what a trial leaves on disk and in MLflow, and how the two are brought together."""
+"""A trial's run in MLflow, and the store that it is in."""
 
-import csv
-import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ablations.storage import plans
-from ablations.storage.files import replacing, write_atomically
-from ablations.storage.folder import CurvePoint, TrialFolder, trial_folders
-from ablations.storage.plans import read_plan, write_plan
+from ablations.storage.folder import CurvePoint, TrialFolder
 from ablations.tracking.client import (
     TrackingError,
     client_of,
@@ -23,146 +18,7 @@ from ablations.tracking.client import (
 from ablations.tracking.runs import TrialRun, facts_of
 from ablations.tracking.sync import synchronise
 from bbcu.errors import BbcuError, ConfigError
-
-CELL = "a" * 64
-
-
-def result(seed: int = 0, cell: str = CELL) -> dict[str, Any]:
-    """A whole result with round numbers."""
-    return {
-        "study": "tiny",
-        "cell": cell,
-        "name": "bn=post",
-        "factors": {"residual": True, "bn": "post", "align": 1.0},
-        "levels": {"residual": True, "bn": "post", "align": "auto"},
-        "reference": {"residual": True, "bn": "none", "align": "auto"},
-        "setting": {"task": {"name": "sr_x2"}, "channels": 8, "train": {"steps": 20}, "data": "f" * 64},
-        "method": "custom",
-        "task": "sr_x2",
-        "seed": seed,
-        "metrics": {"Set5": {"psnr_db": 36.0, "ssim": 0.95, "images": {"baby": {"psnr_db": 36.0, "ssim": 0.95}}}},
-        "baseline": {"Set5": {"psnr_db": 34.0, "ssim": 0.93}},
-        "cost": {"ops_g": 18.55, "params_k": 224.6},
-        "timing": {"train_s": 2.0, "step_ms": 100.0, "evaluate_s": 1.0},
-        "probes": {},
-        "provenance": {"git": "0" * 40, "dirty": False},
-    }
-
-
-def finished(outputs: Path, seed: int = 0) -> TrialFolder:
-    """A folder with a whole result, a curve of two points, a log and a picture."""
-    folder = TrialFolder(outputs, "tiny", CELL, seed)
-    folder.write_result(result(seed))
-    folder.write_curve([CurvePoint(10, {"train/loss": 0.5}, 1.0), CurvePoint(20, {"train/loss": 0.25}, 2.0)])
-    folder.config_path.write_text("seed: 0\n")
-    (folder.samples / "Set5" / "baby").mkdir(parents=True)
-    (folder.samples / "Set5" / "baby" / "output.png").write_bytes(b"picture")
-    return folder
-
-
-# --- disk -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_result_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    assert finished(tmp_path).result() == result()
-
-
-def test_a_folder_is_named_by_study_cell_and_seed(tmp_path: Path) -> None:
-    assert finished(tmp_path, 3).path == tmp_path / "tiny" / CELL / "seed3"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param("", id="empty"),
-        pytest.param(json.dumps(result())[:100], id="cut short"),
-        pytest.param("[1, 2]", id="no object"),
-        pytest.param(json.dumps(result(seed=1)), id="of another seed"),
-        pytest.param(json.dumps(result(cell="b" * 64)), id="of another cell"),
-    ],
-)
-def test_a_result_that_is_not_whole_or_not_its_own_counts_as_none(tmp_path: Path, text: str) -> None:
-    folder = finished(tmp_path)
-    folder.result_path.write_text(text)
-    assert folder.result() is None
-
-
-def test_a_curve_is_read_back_point_for_point(tmp_path: Path) -> None:
-    points = [CurvePoint(1, {"train/loss": 1 / 3}, 12.25), CurvePoint(2, {"train/loss": 1e-9}, 13.5)]
-    folder = TrialFolder(tmp_path, "tiny", CELL, 0)
-    folder.write_curve(points)
-    assert folder.curve() == points
-
-
-def test_a_curve_is_a_long_table(tmp_path: Path) -> None:
-    with finished(tmp_path).curve_path.open(newline="") as file:
-        assert list(csv.reader(file))[:2] == [["step", "metric", "value", "time"], ["10", "train/loss", "0.5", "1.0"]]
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    write_atomically(path, "old")
-
-    def interrupted() -> None:
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_trial_folders_are_found_in_order(tmp_path: Path) -> None:
-    for seed in (2, 0, 1):
-        finished(tmp_path, seed)
-    assert [folder.seed for folder in trial_folders(tmp_path, "tiny")] == [0, 1, 2]
-    assert trial_folders(tmp_path, "other") == []
-
-
-# --- the plan ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_plan_grows_and_names_each_trial_once(tmp_path: Path) -> None:
-    one, two = ({"cell": CELL, "seed": seed, "name": "x"} for seed in (0, 1))
-    write_plan(tmp_path, "tiny", {"trials": [one], "left_out": []})
-    write_plan(tmp_path, "tiny", {"trials": [one, two], "left_out": []})
-    assert [row["seed"] for row in read_plan(tmp_path, "tiny")["trials"]] == [0, 1]
-
-
-def test_a_plan_keeps_what_was_left_out_once(tmp_path: Path) -> None:
-    row = {"levels": {"bn": "out"}, "setting": {"channels": 8}, "reason": "impossible"}
-    for _ in range(2):
-        write_plan(tmp_path, "tiny", {"trials": [], "left_out": [row]})
-    (kept,) = read_plan(tmp_path, "tiny")["left_out"]
-    assert row.items() <= kept.items()
-
-
-def test_what_is_planned_now_is_not_left_out_any_more(tmp_path: Path) -> None:
-    asked = {"levels": {"bn": "out"}, "setting": {"channels": 8}}
-    write_plan(tmp_path, "tiny", {"trials": [], "left_out": [{**asked, "reason": 'excluded by "bn=out"'}]})
-    trial = {**asked, "cell": CELL, "seed": 0, "name": "x"}
-    twice = {**asked, "reason": "the same network as x: asked for twice"}
-    write_plan(tmp_path, "tiny", {"trials": [trial], "left_out": []})
-    assert read_plan(tmp_path, "tiny")["left_out"] == []
-    write_plan(tmp_path, "tiny", {"trials": [trial], "left_out": [twice]})
-    assert [row["reason"] for row in read_plan(tmp_path, "tiny")["left_out"]] == [twice["reason"]]
-
-
-def test_what_is_planned_again_was_planned_when_it_was_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = ({"cell": CELL, "seed": seed, "name": "x"} for seed in (0, 1))
-    row = {"levels": {"bn": "out"}, "setting": {"channels": 8}, "reason": "impossible"}
-    for now, trials in ((1000.0, [one]), (2000.0, [one, two])):
-        monkeypatch.setattr(plans.time, "time", lambda now=now: now)
-        write_plan(tmp_path, "tiny", {"trials": trials, "left_out": [row]})
-    plan = read_plan(tmp_path, "tiny")
-    assert [entry["planned_at"] for entry in (*plan["trials"], *plan["left_out"])] == [1000.0, 2000.0, 1000.0]
-
-
-def test_a_study_without_a_plan_has_an_empty_one(tmp_path: Path) -> None:
-    assert read_plan(tmp_path, "tiny") == {"trials": [], "left_out": []}
-
+from tests.ablations.storage.helpers import CELL, finished, result
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ import pytest
 from mlflow.entities import Run
 
 from ablations.__main__ import main
-from ablations.storage.attempts import WITHOUT_A_WORD, Attempt, State, begin_attempt, end_attempt, history_of
+from ablations.storage.attempts import PROCESS_DIED, Attempt, State, begin_attempt, end_attempt, history_of
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import held
 from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
-from ablations.tracking.sync import rebuild, synchronise
+from ablations.tracking.sync import synchronise, synchronise_all
 from tests.harness.servers import recorded_file
 from tests.harness.support import STUDY, Workplace, contents
 
@@ -66,7 +66,7 @@ def run_of(place: Workplace, name: str) -> Run:
 
 
 def rebuilt(place: Workplace) -> tuple[int, int]:
-    return rebuild(place.outputs, STUDY, place.uri)
+    return synchronise_all(place.outputs, STUDY, place.uri)
 
 
 def test_every_trial_that_ended_gets_one_run_with_its_state_and_reason(empty: Workplace) -> None:
@@ -81,7 +81,7 @@ def test_every_trial_that_ended_gets_one_run_with_its_state_and_reason(empty: Wo
     ]
     assert told[DIVERGED].data.tags["reason"] == attempt_at(empty, DIVERGED).reason != ""
     assert told[STOPPED].data.tags["reason"] == "stopped from the keyboard"
-    assert told[KILLED].data.tags["reason"] == WITHOUT_A_WORD
+    assert told[KILLED].data.tags["reason"] == PROCESS_DIED
 
 
 def test_a_second_time_adds_nothing(empty: Workplace) -> None:

@@ -55,7 +55,7 @@ def test_a_server_that_falls_silent_holds_a_training_up_once_and_gets_everything
         server.pause()
         try:
             let_go(halted)
-            wait_until(lambda: warnings(folder) > 0 or command.is_over, "the warning")
+            wait_until(lambda: warnings(folder) > 0 or command.returncode is not None, "the warning")
         finally:
             server.resume()
         outcome = command.end()

@@ -245,7 +245,7 @@ def test_a_search_does_not_mix_results_on_two_kinds_of_pictures(changed: Workpla
 # --- parts of the user's own ------------------------------------------------------------------------------------------
 
 STEEP = """
-from bbcu.surrogates import Surrogate
+from bbcu.model.surrogates import Surrogate
 
 
 class Steep(Surrogate):

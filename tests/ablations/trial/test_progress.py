@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import rich
 
-from ablations.watching.console import ConsoleHandler
+from ablations.trial.progress import ConsoleHandler
 
 
 class Full(io.StringIO):

@@ -1,6 +1,10 @@
 """Where a result comes from: the fingerprint of the code that made it."""
 
+import ast
+import io
+import keyword
 import shutil
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -82,20 +86,49 @@ def test_the_name_of_a_module_counts(folder: Path) -> None:
     assert fingerprint_of(folder) != before
 
 
-@pytest.mark.parametrize("name", sorted(DECIDES_NOTHING))
-def test_a_module_that_decides_nothing_does_not_count(folder: Path, name: str) -> None:
-    before = fingerprint_of(folder)
-    (folder / name).write_text("FACTOR = 3")
-    assert fingerprint_of(folder) == before
+MODULES = sorted(path.relative_to(REPOSITORY / "bbcu").as_posix() for path in (REPOSITORY / "bbcu").rglob("*.py"))
 
 
-@pytest.mark.parametrize("name", ["training", "units", "networks", "surrogates", "binarisers", "patches", "pairs"])
-def test_each_module_that_decides_a_network_is_in_the_fingerprint_of_this_code(tmp_path: Path, name: str) -> None:
-    copy = shutil.copytree(REPOSITORY / "bbcu", tmp_path / "bbcu")
-    assert fingerprint_of(copy) == code_fingerprint()
-    with (copy / f"{name}.py").open("a") as module:
-        module.write("\nANOTHER = 1\n")
-    assert fingerprint_of(copy) != code_fingerprint()
+def with_another_token(code: str) -> str:
+    """Rename the last name in a module, or give a name to one that has none."""
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    names = [token for token in tokens if token.type == tokenize.NAME and not keyword.iskeyword(token.string)]
+    if not names:
+        return f"{code}\nANOTHER = 1\n"
+    (row, start), (_, end) = names[-1].start, names[-1].end
+    lines = code.splitlines(keepends=True)
+    lines[row - 1] = f"{lines[row - 1][:start]}another{lines[row - 1][end:]}"
+    return "".join(lines)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of bbcu to change."""
+    copied = shutil.copytree(REPOSITORY / "bbcu", tmp_path_factory.mktemp("code") / "bbcu")
+    assert fingerprint_of(copied) == code_fingerprint()
+    return copied
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_token_of_a_module_counts_where_the_module_decides_a_result(package: Path, module: str) -> None:
+    file = package / module
+    code = file.read_text(encoding="utf-8")
+    file.write_text(with_another_token(code), encoding="utf-8")
+    try:
+        counts = fingerprint_of(package) != code_fingerprint()
+    finally:
+        file.write_text(code, encoding="utf-8")
+    assert counts == (module not in DECIDES_NOTHING and file.name != "__init__.py")
+
+
+def test_what_does_not_count_is_there_and_used_by_nothing_that_counts() -> None:
+    assert set(MODULES) >= DECIDES_NOTHING
+    left_out = {f"bbcu.{module.removesuffix('.py').replace('/', '.')}" for module in DECIDES_NOTHING}
+    for module in MODULES:
+        if module not in DECIDES_NOTHING:
+            tree = ast.parse((REPOSITORY / "bbcu" / module).read_text(encoding="utf-8"))
+            imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            assert not imported & left_out, module
 
 
 def test_a_fingerprint_has_sixteen_digits() -> None:

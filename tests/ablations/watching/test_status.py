@@ -20,7 +20,7 @@ from ablations.storage.plans import read_plan, write_plan
 from ablations.storage.status import StatusReader, StudyStatus, record_of
 from ablations.watching.status import add_command, lines_of, moment, watch
 from bbcu.errors import ConfigError
-from tests.ablations.watching.test_live import BEGAN, STUDY, Screen, at_work, finish, folder_of, run, worker
+from tests.ablations.watching.sweeps import BEGAN, STUDY, Screen, at_work, finish, folder_of, run, worker
 
 NOW = BEGAN + 3600
 
@@ -103,7 +103,7 @@ def test_a_trial_whose_process_was_killed_is_interrupted(study: Study) -> None:
         process.kill()
         process.join()
         assert study.counted() == {"planned": 2, "interrupted": 1, "excluded": 1}
-    assert study.section("interrupted")[0] == "  one seed 0: the process ended without a word"
+    assert study.section("interrupted")[0] == "  one seed 0: the process ended without writing a reason"
 
 
 def test_a_trial_that_is_trained_anew_is_running_whatever_result_it_had(study: Study) -> None:
@@ -128,7 +128,7 @@ def test_a_damaged_result_does_not_count_as_finished(study: Study, damage: Calla
     folder.result_path.write_text(damage(text))
     assert folder.result_path.read_text() != text
     assert study.counted() == {"planned": 2, "interrupted": 1, "excluded": 1}
-    assert study.section("interrupted")[0] == "  one seed 0: its result.json is damaged or gone"
+    assert study.section("interrupted")[0] == "  one seed 0: its result.json is damaged or missing"
 
 
 def test_a_result_that_is_lost_or_has_no_history_does_not_count_either(study: Study) -> None:
@@ -194,7 +194,7 @@ def test_every_state_is_counted_even_where_nothing_is_in_it(study: Study) -> Non
 
 def test_a_running_trial_is_told_with_its_step_score_and_place(study: Study) -> None:
     with study.at_work("one") as hold:
-        hold.beat(now=True, step=40, scored_at=25, psnr_db=31.5, began=NOW - 750)
+        hold.heartbeat(now=True, step=40, scored_at=25, psnr_db=31.5, began=NOW - 750)
         (line,) = study.section("running")
     where = f"process {os.getpid()} on {os.uname().nodename}"
     assert line == f"  one seed 0: training, step 40/100, 31.50 dB, {where}, since {moment(NOW - 750)} (12 min)"
@@ -210,8 +210,8 @@ def test_a_trial_without_a_result_is_told_with_its_attempts_and_its_log(study: S
     assert study.section("failed") == [
         "  one seed 0: out of memory",
         f"    attempt 1 of 2: {began} to {moment(BEGAN + 60)}, {where}: interrupted: stopped from the keyboard",
-        f"    attempt 2 of 2: {began} to {moment(BEGAN + 90)} after step 40, {where}: failed: out of memory",
-        f"    log: {study.folder('one').log_path}",
+        f"    attempt 2 of 2: {began} to {moment(BEGAN + 90)}, resumed after step 40, {where}: failed: out of memory",
+        f"    log: {study.outputs / STUDY}/{study.folder('one').cell[:12]}*/seed0/trial.log",
     ]
 
 
@@ -255,7 +255,7 @@ def test_json_has_every_trial_with_all_that_is_known(study: Study) -> None:
     run(study.folder("one"), "one")
     study.end("two", State.FAILED, "out of memory\nin a long story")
     with study.at_work("three") as hold:
-        hold.beat(now=True, step=40, scored_at=25, psnr_db=31.5)
+        hold.heartbeat(now=True, step=40, scored_at=25, psnr_db=31.5)
         record = json.loads(json.dumps(record_of(study.status())))
     one, two, three = record["trials"]
     assert record["counts"]["finished"] == record["counts"]["failed"] == record["counts"]["running"] == 1
@@ -282,13 +282,13 @@ def test_json_says_of_every_state_since_when_it_is(study: Study) -> None:
     ]
     assert record["excluded"][0]["planned_at"] == excluded > 0
     with study.at_work("three") as hold:
-        hold.beat(now=True, began=NOW)
+        hold.heartbeat(now=True, began=NOW)
         assert record_of(study.status())["trials"][2]["since"] == NOW
 
 
 def test_json_has_no_number_that_json_does_not_know(study: Study) -> None:
     with study.at_work("one") as hold:
-        hold.beat(now=True, psnr_db=float("nan"))
+        hold.heartbeat(now=True, psnr_db=float("nan"))
         record = record_of(study.status())
     assert json.loads(json.dumps(record, allow_nan=False))["trials"][0]["running"]["psnr_db"] is None
 
@@ -369,7 +369,7 @@ def test_watching_draws_the_status_anew_until_nothing_runs(study: Study) -> None
     hold = work.__enter__()
     waits = Waits(
         lambda: frames.append(shown_on(console)),
-        lambda: hold.beat(now=True, step=40),
+        lambda: hold.heartbeat(now=True, step=40),
         lambda: frames.append(shown_on(console)),
         lambda: finish(study.folder("one")),
         lambda: work.__exit__(None, None, None),

@@ -11,19 +11,19 @@ from scipy import stats
 
 from analysis.effects.contrasts import STEP, anchor, cell_summaries, contrasts, from_the_reference, steps
 from analysis.statistics.estimates import Outcome, verdicts
-from analysis.study.settings import Section, sections
-from tests.analysis.study.test_loading import REFERENCE, Trial, loaded, trial
+from analysis.study.settings import SettingResults, split_by_setting
+from tests.harness.studies import REFERENCE, Trial, read_back, trial
 
-SectionOf = Callable[..., Section]
+ResultsOf = Callable[..., SettingResults]
 
 
 @pytest.fixture
-def section_of(tracking_uri: str, tmp_path: Path) -> SectionOf:
+def results_of(tmp_path: Path) -> ResultsOf:
     """Write finished trials of one setting and read them back."""
 
-    def build(finished: Sequence[Trial], **others: Any) -> Section:
-        (section,) = sections(loaded(tracking_uri, tmp_path, finished, **others))
-        return section
+    def build(finished: Sequence[Trial], **others: Any) -> SettingResults:
+        (results,) = split_by_setting(read_back(tmp_path, finished, **others))
+        return results
 
     return build
 
@@ -34,9 +34,9 @@ def four_cells(seed: int, *psnr_db: float) -> list[Trial]:
     return [trial(seed, psnr, residual=r, bn=b) for (r, b), psnr in zip(levels, psnr_db, strict=True)]
 
 
-def test_pairs_are_averaged_within_a_seed_and_then_estimated_over_seeds(section_of: SectionOf) -> None:
-    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
-    residual = contrasts(section)[0]
+def test_pairs_are_averaged_within_a_seed_and_then_estimated_over_seeds(results_of: ResultsOf) -> None:
+    results = results_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    residual = contrasts(results)[0]
     with_residual, without = [(30.0 + 31.0) / 2, (30.2 + 31.2) / 2], [(29.0 + 29.5) / 2, (28.8 + 29.2) / 2]
     interval = stats.ttest_rel(without, with_residual).confidence_interval(0.95)
     assert (residual.factor, residual.base, residual.level) == ("residual", "true", "false")
@@ -47,89 +47,89 @@ def test_pairs_are_averaged_within_a_seed_and_then_estimated_over_seeds(section_
     )
 
 
-def test_a_seed_that_lacks_a_cell_of_a_pair_is_dropped_and_counted(section_of: SectionOf) -> None:
+def test_a_seed_that_lacks_a_cell_of_a_pair_is_dropped_and_counted(results_of: ResultsOf) -> None:
     incomplete = four_cells(1, 40.0, 40.0, 20.0, 20.0)
-    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *incomplete[:3]], planned=incomplete[3:])
-    residual = contrasts(section)[0]
+    results = results_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *incomplete[:3]], planned=incomplete[3:])
+    residual = contrasts(results)[0]
     assert (residual.seeds, residual.dropped) == ((0,), (1,))
     assert residual.psnr["Set5"].mean == pytest.approx(-1.25)
 
 
-def test_the_reference_is_the_base_even_where_it_is_listed_last(section_of: SectionOf) -> None:
-    section = section_of([trial(residual=False), trial(residual="block"), trial(residual=True)])
-    assert [(found.base, found.level) for found in contrasts(section)] == [("true", "false"), ("true", "block")]
+def test_the_reference_is_the_base_even_where_it_is_listed_last(results_of: ResultsOf) -> None:
+    results = results_of([trial(residual=False), trial(residual="block"), trial(residual=True)])
+    assert [(found.base, found.level) for found in contrasts(results)] == [("true", "false"), ("true", "block")]
 
 
-def test_the_first_level_is_the_base_where_the_reference_is_absent(section_of: SectionOf) -> None:
-    section = section_of([trial(residual="block"), trial(residual=False)])
-    assert [(found.base, found.level) for found in contrasts(section)] == [("block", "false")]
+def test_the_first_level_is_the_base_where_the_reference_is_absent(results_of: ResultsOf) -> None:
+    results = results_of([trial(residual="block"), trial(residual=False)])
+    assert [(found.base, found.level) for found in contrasts(results)] == [("block", "false")]
 
 
-def test_an_alignment_that_follows_bn_does_not_keep_cells_apart(section_of: SectionOf) -> None:
-    section = section_of(four_cells(0, 30.0, 31.0, 29.0, 29.5))
-    bn = contrasts(section)[1]
+def test_an_alignment_that_follows_bn_does_not_keep_cells_apart(results_of: ResultsOf) -> None:
+    results = results_of(four_cells(0, 30.0, 31.0, 29.0, 29.5))
+    bn = contrasts(results)[1]
     assert (bn.factor, bn.pairs.moved_along, len(bn.pairs.cells)) == ("bn", ("align",), 2)
     assert bn.psnr["Set5"].mean == pytest.approx((1.0 + 0.5) / 2)
 
 
-def test_cells_with_equal_recorded_levels_are_preferred(section_of: SectionOf) -> None:
+def test_cells_with_equal_recorded_levels_are_preferred(results_of: ResultsOf) -> None:
     aligned, unaligned, normalised = trial(0, 30.0), trial(0, 29.0, align=1), trial(0, 30.5, bn="post")
-    section = section_of([aligned, unaligned, normalised])
-    bn, align = contrasts(section)
+    results = results_of([aligned, unaligned, normalised])
+    bn, align = contrasts(results)
     assert (bn.pairs.cells, bn.pairs.moved_along) == (((unaligned.cell, normalised.cell),), ())
     assert (align.base, align.level, align.pairs.cells) == ("auto", "1", ((aligned.cell, unaligned.cell),))
 
 
-def test_cells_that_differ_in_two_factors_are_not_compared(section_of: SectionOf) -> None:
-    assert contrasts(section_of([trial(), trial(residual=False, bn="post")])) == []
+def test_cells_that_differ_in_two_factors_are_not_compared(results_of: ResultsOf) -> None:
+    assert contrasts(results_of([trial(), trial(residual=False, bn="post")])) == []
 
 
-def test_the_change_in_cost_is_that_of_the_pairs(section_of: SectionOf) -> None:
+def test_the_change_in_cost_is_that_of_the_pairs(results_of: ResultsOf) -> None:
     cheap, dear = trial(), dataclasses.replace(trial(residual=False), ops_g=2.5, params_k=39.0)
-    (residual,) = contrasts(section_of([cheap, dear]))
+    (residual,) = contrasts(results_of([cheap, dear]))
     assert (residual.ops_g, residual.params_k) == (2.5 - 2.0, 39.0 - 40.0)
 
 
-def test_test_sets_are_kept_apart(section_of: SectionOf) -> None:
+def test_test_sets_are_kept_apart(results_of: ResultsOf) -> None:
     def on_two_sets(five: float, fourteen: float, residual: bool) -> Trial:
         return Trial({**REFERENCE, "residual": residual}, 0, {"Set14": fourteen, "Set5": five})
 
-    section = section_of([on_two_sets(33.0, 30.0, True), on_two_sets(32.5, 29.75, False)])
-    assert section.sets == ("Set5", "Set14")
-    assert {name: found.mean for name, found in contrasts(section)[0].psnr.items()} == {"Set5": -0.5, "Set14": -0.25}
+    results = results_of([on_two_sets(33.0, 30.0, True), on_two_sets(32.5, 29.75, False)])
+    assert results.sets == ("Set5", "Set14")
+    assert {name: found.mean for name, found in contrasts(results)[0].psnr.items()} == {"Set5": -0.5, "Set14": -0.25}
 
 
-def test_the_anchor_is_the_cell_at_all_base_levels(section_of: SectionOf) -> None:
-    section = section_of(four_cells(0, 30.0, 31.0, 29.0, 29.5)[::-1])
-    assert anchor(section) == trial().cell
+def test_the_anchor_is_the_cell_at_all_base_levels(results_of: ResultsOf) -> None:
+    results = results_of(four_cells(0, 30.0, 31.0, 29.0, 29.5)[::-1])
+    assert anchor(results) == trial().cell
 
 
-def test_the_anchor_is_the_nearest_cell_where_that_one_is_absent(section_of: SectionOf) -> None:
+def test_the_anchor_is_the_nearest_cell_where_that_one_is_absent(results_of: ResultsOf) -> None:
     cells = four_cells(0, 30.0, 31.0, 29.0, 29.5)
-    assert anchor(section_of([cells[3], cells[2], cells[1]])) == cells[2].cell
+    assert anchor(results_of([cells[3], cells[2], cells[1]])) == cells[2].cell
 
 
-def test_cells_are_sorted_by_psnr_and_compared_with_the_anchor_on_shared_seeds(section_of: SectionOf) -> None:
+def test_cells_are_sorted_by_psnr_and_compared_with_the_anchor_on_shared_seeds(results_of: ResultsOf) -> None:
     better = [trial(seed, 31.0 + seed, residual=False) for seed in (0, 1, 2)]
-    section = section_of([trial(0, 30.0), trial(1, 30.5), *better])
-    first, second = cell_summaries(section)
+    results = results_of([trial(0, 30.0), trial(1, 30.5), *better])
+    first, second = cell_summaries(results)
     assert (first.label, second.label, second.is_anchor) == ("residual=false", "residual=true", True)
     assert (first.psnr["Set5"].mean, first.over_baseline["Set5"]) == (32.0, 32.0 - 28.5)
     assert (first.to_anchor["Set5"].mean, first.to_anchor["Set5"].n) == (((31.0 - 30.0) + (32.0 - 30.5)) / 2, 2)
     assert first.train_s == 12.5 + (0 + 1 + 2) / 3
 
 
-def test_settings_are_never_mixed(tracking_uri: str, tmp_path: Path) -> None:
-    results = loaded(tracking_uri, tmp_path, [trial(steps=20), trial(steps=40, residual=False)])
-    short, long = sections(results)
+def test_settings_are_never_mixed(tmp_path: Path) -> None:
+    results = read_back(tmp_path, [trial(steps=20), trial(steps=40, residual=False)])
+    short, long = split_by_setting(results)
     assert (short.title, long.title) == ("train.steps=20", "train.steps=40")
     assert (len(short.trials), len(long.trials)) == (1, 1)
-    assert [contrasts(section) for section in (short, long)] == [[], []]
+    assert [contrasts(results) for results in (short, long)] == [[], []]
 
 
-def test_verdicts_are_those_of_the_whole_family_on_a_test_set(section_of: SectionOf) -> None:
-    section = section_of([each for seed in range(3) for each in four_cells(seed, 30.0, 30.5 + 0.01 * seed, 29.0, 29.4)])
-    found = contrasts(section)
+def test_verdicts_are_those_of_the_whole_family_on_a_test_set(results_of: ResultsOf) -> None:
+    results = results_of([each for seed in range(3) for each in four_cells(seed, 30.0, 30.5 + 0.01 * seed, 29.0, 29.4)])
+    found = contrasts(results)
     expected = verdicts([each.by_seed["Set5"] for each in found])
     assert [each.verdicts["Set5"] for each in found] == expected
     assert {each.verdicts["Set5"].comparisons for each in found} == {
@@ -137,19 +137,19 @@ def test_verdicts_are_those_of_the_whole_family_on_a_test_set(section_of: Sectio
     }
 
 
-def test_the_margin_reaches_the_verdicts(section_of: SectionOf) -> None:
-    section = section_of([trial(seed, 30.0 - residual * (0.2 + 0.001 * seed), residual=residual) for seed in (0, 1, 2)
+def test_the_margin_reaches_the_verdicts(results_of: ResultsOf) -> None:
+    results = results_of([trial(seed, 30.0 - residual * (0.2 + 0.001 * seed), residual=residual) for seed in (0, 1, 2)
                           for residual in (True, False)])  # fmt: skip
-    assert contrasts(section)[0].verdicts["Set5"].outcome is Outcome.BETTER
-    assert contrasts(section, margin=0.5)[0].verdicts["Set5"].outcome is Outcome.EQUIVALENT
+    assert contrasts(results)[0].verdicts["Set5"].outcome is Outcome.BETTER
+    assert contrasts(results, margin=0.5)[0].verdicts["Set5"].outcome is Outcome.EQUIVALENT
 
 
-def test_a_second_reading_averages_pictures_over_pairs_and_seeds(section_of: SectionOf) -> None:
+def test_a_second_reading_averages_pictures_over_pairs_and_seeds(results_of: ResultsOf) -> None:
     def with_pictures(seed: int, residual: bool, bn: str, baby: float, bird: float) -> Trial:
         one = trial(seed, (baby + bird) / 2, residual=residual, bn=bn)
         return dataclasses.replace(one, images={"Set5": {"baby": baby, "bird": bird}})
 
-    section = section_of(
+    results = results_of(
         [
             with_pictures(0, True, "none", 30.0, 32.0),
             with_pictures(0, False, "none", 29.0, 31.5),
@@ -157,7 +157,7 @@ def test_a_second_reading_averages_pictures_over_pairs_and_seeds(section_of: Sec
             with_pictures(0, False, "post", 29.4, 31.7),
         ]
     )
-    reading = contrasts(section)[0].images["Set5"]
+    reading = contrasts(results)[0].images["Set5"]
     interval = stats.ttest_1samp([(-1.0 - 0.6) / 2, (-0.5 - 0.3) / 2], 0).confidence_interval(0.95)
     assert (reading.estimate.low, reading.estimate.high) == pytest.approx((interval.low, interval.high))
     assert reading.scope.startswith("over 2 pictures, for the networks trained under seed 0")
@@ -179,17 +179,17 @@ def units(**measured: Any) -> dict[str, Any]:
     ],
 )
 def test_a_body_that_contributes_nothing_is_dead(
-    section_of: SectionOf, psnr: float, probes: dict[str, Any], reason: str
+    results_of: ResultsOf, psnr: float, probes: dict[str, Any], reason: str
 ) -> None:
     one = dataclasses.replace(trial(0, psnr), probes=probes)
-    found = section_of([one]).dead
+    found = results_of([one]).dead
     assert list(found) == ([(one.cell, 0)] if reason else [])
     assert reason in "".join(found.values())
 
 
-def test_contrasts_name_the_dead_cells_that_they_rest_on(section_of: SectionOf) -> None:
+def test_contrasts_name_the_dead_cells_that_they_rest_on(results_of: ResultsOf) -> None:
     dead = trial(0, 28.5, residual=False)
-    (residual,) = contrasts(section_of([trial(0, 30.0), dead]))
+    (residual,) = contrasts(results_of([trial(0, 30.0), dead]))
     assert residual.dead == (dead.cell,)
 
 
@@ -204,9 +204,9 @@ def chain_of(psnr: Sequence[float], seed: int = 0) -> list[Trial]:
     return [trial(seed, value + 0.1 * seed, **moved) for value, moved in zip(psnr, levels, strict=True)]
 
 
-def test_each_step_of_a_chain_is_compared_with_the_one_before_it(section_of: SectionOf) -> None:
-    section = section_of([*chain_of([28.0, 28.5, 29.5, 29.6]), *chain_of([28.0, 28.6, 29.4, 29.7], seed=1)])
-    found = steps(section)
+def test_each_step_of_a_chain_is_compared_with_the_one_before_it(results_of: ResultsOf) -> None:
+    results = results_of([*chain_of([28.0, 28.5, 29.5, 29.6]), *chain_of([28.0, 28.6, 29.4, 29.7], seed=1)])
+    found = steps(results)
     assert [each.change for each in found] == [
         "step 1 → step 2 (bn=post)",
         "step 2 → step 3 (bn=none align=auto)",
@@ -218,48 +218,48 @@ def test_each_step_of_a_chain_is_compared_with_the_one_before_it(section_of: Sec
     assert {each.verdicts["Set5"].comparisons for each in found} == {4}
 
 
-def test_a_whole_design_is_no_chain(section_of: SectionOf) -> None:
+def test_a_whole_design_is_no_chain(results_of: ResultsOf) -> None:
     cells = [trial(residual=residual, align=align) for residual in (True, False) for align in ("auto", 1)]
-    assert steps(section_of(cells)) == []
+    assert steps(results_of(cells)) == []
 
 
-def test_cells_that_each_move_one_factor_of_the_reference_are_no_chain(section_of: SectionOf) -> None:
-    assert steps(section_of([trial(), trial(residual=False), trial(align=1), trial(align=10)])) == []
+def test_cells_that_each_move_one_factor_of_the_reference_are_no_chain(results_of: ResultsOf) -> None:
+    assert steps(results_of([trial(), trial(residual=False), trial(align=1), trial(align=10)])) == []
 
 
-def test_a_chain_has_no_second_reading_from_the_reference(section_of: SectionOf) -> None:
-    assert from_the_reference(section_of(chain_of([28.0, 28.5, 29.5, 29.6]))) == []
+def test_a_chain_has_no_second_reading_from_the_reference(results_of: ResultsOf) -> None:
+    assert from_the_reference(results_of(chain_of([28.0, 28.5, 29.5, 29.6]))) == []
 
 
-def test_what_a_level_does_alone_is_its_pair_with_the_reference(section_of: SectionOf) -> None:
-    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
-    alone, averaged = from_the_reference(section), contrasts(section)
+def test_what_a_level_does_alone_is_its_pair_with_the_reference(results_of: ResultsOf) -> None:
+    results = results_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    alone, averaged = from_the_reference(results), contrasts(results)
     assert [(each.factor, each.level, len(each.pairs.cells)) for each in alone] == [
         ("residual", "false", 1),
         ("bn", "post", 1),
     ]
     assert alone[0].psnr["Set5"].mean == pytest.approx((-1.0 - 1.4) / 2)
     assert averaged[0].psnr["Set5"].mean == pytest.approx((-1.25 - 1.7) / 2)
-    assert all(pair[0] == anchor(section) for each in alone for pair in each.pairs.cells)
+    assert all(pair[0] == anchor(results) for each in alone for pair in each.pairs.cells)
 
 
-def test_an_alignment_that_follows_bn_moves_along_with_it_alone(section_of: SectionOf) -> None:
+def test_an_alignment_that_follows_bn_moves_along_with_it_alone(results_of: ResultsOf) -> None:
     """BN is compared at equal recorded alignment on average, and from the reference with the alignment that goes."""
     cells = [
         trial(0, 30.0 + shift, align=align, bn=bn)
         for bn in ("none", "post")
         for align, shift in (("auto", 0.0), (1, -0.5))
     ]
-    section = section_of([each for each in cells if each.levels != {**REFERENCE, "bn": "post", "align": 1}])
-    bn = next(each for each in from_the_reference(section) if each.factor == "bn")
-    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), anchor(section))
+    results = results_of([each for each in cells if each.levels != {**REFERENCE, "bn": "post", "align": 1}])
+    bn = next(each for each in from_the_reference(results) if each.factor == "bn")
+    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), anchor(results))
 
 
-def test_single_changes_of_the_reference_have_no_second_reading(section_of: SectionOf) -> None:
-    assert from_the_reference(section_of([trial(), trial(residual=False), trial(align=1)])) == []
+def test_single_changes_of_the_reference_have_no_second_reading(results_of: ResultsOf) -> None:
+    assert from_the_reference(results_of([trial(), trial(residual=False), trial(align=1)])) == []
 
 
-def test_a_contrast_counts_each_run_behind_it_once(section_of: SectionOf) -> None:
-    section = section_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
-    assert [each.runs for each in contrasts(section)] == [8, 8]
-    assert [each.runs for each in from_the_reference(section)] == [4, 4]
+def test_a_contrast_counts_each_run_behind_it_once(results_of: ResultsOf) -> None:
+    results = results_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
+    assert [each.runs for each in contrasts(results)] == [8, 8]
+    assert [each.runs for each in from_the_reference(results)] == [4, 4]

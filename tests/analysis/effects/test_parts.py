@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from analysis.effects.contrasts import contrasts
-from analysis.effects.factors import BINARY, FULL, design_factors, part_costs, readings, separate_parts
+from analysis.effects.factors import BINARY, FULL, design_factors, factorial_analyses, part_costs, separate_parts
 from analysis.report.page import compose
 from analysis.study.loading import StudyResults
-from analysis.study.settings import Section, sections
-from tests.analysis.study.test_loading import REFERENCE, Trial, loaded
+from analysis.study.settings import SettingResults, split_by_setting
+from tests.harness.studies import REFERENCE, Trial, read_back
 
 PARTED = {**REFERENCE, "binarize": ["body"]}
 
@@ -39,28 +39,28 @@ ResultsOf = Callable[..., StudyResults]
 
 
 @pytest.fixture
-def results_of(tracking_uri: str, tmp_path: Path) -> ResultsOf:
+def results_of(tmp_path: Path) -> ResultsOf:
     def build(subsets: Sequence[Sequence[str]] = SUBSETS, **others: Any) -> StudyResults:
         trials = [parted(parts, seed) for seed in range(3) for parts in subsets]
-        return loaded(tracking_uri, tmp_path, trials, **others)
+        return read_back(tmp_path, trials, **others)
 
     return build
 
 
-def effects_of(section: Section) -> Mapping[str, float]:
-    found = readings(section)["Set5"].effects
+def effects_of(found: SettingResults) -> Mapping[str, float]:
+    found = factorial_analyses(found)["Set5"].effects
     assert found is not None
     return {str(effect.term): effect.estimate.mean for effect in found.effects}
 
 
 def test_the_parts_are_the_factors_where_all_their_subsets_are_there(results_of: ResultsOf) -> None:
-    (section,) = sections(results_of())
-    assert design_factors(section) == {"body": (FULL, BINARY), "up": (FULL, BINARY)}
+    (found,) = split_by_setting(results_of())
+    assert design_factors(found) == {"body": (FULL, BINARY), "up": (FULL, BINARY)}
 
 
 def test_the_effect_of_a_part_is_what_binarising_it_costs_over_the_choices_of_the_other(results_of: ResultsOf) -> None:
-    (section,) = sections(results_of())
-    assert effects_of(section) == pytest.approx(
+    (found,) = split_by_setting(results_of())
+    assert effects_of(found) == pytest.approx(
         {
             "body=binary": -1.01 - TOGETHER_DB / 2,
             "up=binary": -0.2525 - TOGETHER_DB / 2,
@@ -70,23 +70,23 @@ def test_the_effect_of_a_part_is_what_binarising_it_costs_over_the_choices_of_th
 
 
 def test_the_shares_add_up_to_what_making_all_parts_binary_costs(results_of: ResultsOf) -> None:
-    (section,) = sections(results_of())
-    shares = readings(section)["Set5"].shares
+    (found,) = split_by_setting(results_of())
+    shares = factorial_analyses(found)["Set5"].shares
     assert shares is not None
     assert {share.factor: share.gain.mean for share in shares.shares} == pytest.approx({"body": 1.26, "up": 0.5025})
     assert shares.total.mean == pytest.approx(1.26 + 0.5025)
 
 
 def test_a_part_saves_what_the_cells_with_it_cost_less(results_of: ResultsOf) -> None:
-    (section,) = sections(results_of())
-    assert part_costs(section, design_factors(section)) == {"body": (-4.0, -1.0), "up": (-2.0, -1.0)}
+    (found,) = split_by_setting(results_of())
+    assert part_costs(found, design_factors(found)) == {"body": (-4.0, -1.0), "up": (-2.0, -1.0)}
 
 
 def test_without_one_of_the_subsets_no_part_has_an_effect(results_of: ResultsOf) -> None:
-    (section,) = sections(results_of(SUBSETS[:3]))
-    assert design_factors(section) == {"binarize": ("[body]", "[]", "[up]")}
-    assert readings(section) == {}
-    assert part_costs(section, design_factors(section)) == {}
+    (found,) = split_by_setting(results_of(SUBSETS[:3]))
+    assert design_factors(found) == {"binarize": ("[body]", "[]", "[up]")}
+    assert factorial_analyses(found) == {}
+    assert part_costs(found, design_factors(found)) == {}
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_the_page_says_what_each_part_costs_and_saves(results_of: ResultsOf) -> 
 
 
 def test_single_changes_from_the_reference_stay_beside_the_parts(results_of: ResultsOf) -> None:
-    (section,) = sections(results_of())
-    assert [(each.base, each.level) for each in contrasts(section)] == [
+    (found,) = split_by_setting(results_of())
+    assert [(each.base, each.level) for each in contrasts(found)] == [
         ("[body]", "[]"),
         ("[body]", "[up]"),
         ("[body]", "[body,up]"),

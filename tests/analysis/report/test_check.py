@@ -18,7 +18,7 @@ from analysis.report.page import compose
 from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.loading import StudyResults, load
 from bbcu.errors import ConfigError
-from tests.analysis.study.test_loading import Trial, trial, write_study
+from tests.harness.studies import Trial, trial, write_study
 
 
 def two_cells() -> list[Trial]:

@@ -14,7 +14,7 @@ from analysis.report.compare import compare, study_at
 from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.loading import StudyResults, load_folder
 from bbcu.errors import ConfigError
-from tests.analysis.study.test_loading import Trial, result_of, trial, write_study
+from tests.harness.studies import Trial, result_of, trial, write_study
 
 
 def study(folder: Path, trials: Sequence[Trial], **provenance: Any) -> StudyResults:

@@ -2,89 +2,19 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ablations.storage.folder import TrialFolder
 from analysis.report.comparison import ABSENT, Table, comparisons
-from analysis.study.loading import StudyResults, load_folder
-from bbcu.model.methods import BBCU, METHODS
-from tests.analysis.study.test_loading import loaded, trial
-
-TASKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "sr_x2": ({"name": "sr_x2"}, ("Set5", "Set14")),
-    "sr_x4": ({"name": "sr_x4"}, ("Set5",)),
-    "denoise": (
-        {"name": "denoise", "sigma": [15, 25], "train_sigma": [0, 75]},
-        ("CBSD68-sigma15", "CBSD68-sigma25"),
-    ),
-    "jpeg": ({"name": "jpeg", "quality": [10], "train_quality": [10, 10]}, ("Classic5",)),
-}
-BASELINES = {("sr_x2", "Set5"): 33.9752, ("sr_x2", "Set14"): 30.5549, ("sr_x4", "Set5"): 28.6331}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ours:
-    """One trial of ours: a method, what it reaches on every test set in dB, and where it differs from the recipe."""
-
-    method: str
-    psnr_db: float
-    seed: int = 0
-    task: str = "sr_x2"
-    steps: int = 500
-    levels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def result(self) -> dict[str, Any]:
-        known = METHODS.get(self.method, METHODS["bbcu"])
-        levels = {**known.all_levels, **self.levels}
-        task, sets = TASKS[self.task]
-        setting = {
-            "task": task,
-            "network": {"name": "srresnet", "initial": "torch", "standardise": False, **known.network},
-            "channels": known.channels or 64,
-            "blocks": 16 if self.task.startswith("sr") else 9,
-            "train": {"steps": self.steps, "batch": 16, "patch": 24, "lr": 0.001, "precision": "fp32"},
-            "data": "d" * 64,
-        }
-        if self.method in ("bicubic", "identity"):
-            setting = {"task": task, "network": {"name": "baseline"}, "data": "d" * 64}
-        form = json.dumps([levels, setting], sort_keys=True)
-        return {
-            "study": "methods",
-            "cell": hashlib.sha256(form.encode()).hexdigest(),
-            "seed": self.seed,
-            "name": f"method={self.method}",
-            "factors": levels,
-            "levels": levels,
-            "reference": BBCU,
-            "method": self.method,
-            "task": self.task,
-            "setting": setting,
-            "metrics": {name: {"psnr_db": self.psnr_db, "ssim": self.psnr_db / 40, "images": {}} for name in sets},
-            "baseline": {name: {"psnr_db": BASELINES.get((self.task, name), 25.0), "ssim": 0.8} for name in sets},
-            "cost": {"ops_g": 18.55, "params_k": 224.6},
-            "timing": {"train_s": 1.0},
-            "probes": {},
-            "provenance": {"git": "0" * 40, "dirty": False, "packages": {"torch": "2.13.0"}},
-        }
-
-
-def study(folder: Path, trials: Sequence[Ours]) -> StudyResults:
-    for each in trials:
-        result = each.result()
-        place = TrialFolder(folder, "methods", result["cell"], result["seed"])
-        place.path.mkdir(parents=True)
-        place.write_result(result)
-    return load_folder(folder / "methods")
+from analysis.study.loading import load_folder
+from bbcu.model.methods import METHODS
+from tests.harness.studies import Ours, loaded, methods_study, trial
 
 
 def tables_of(folder: Path, *trials: Ours) -> list[Table]:
-    return comparisons(study(folder, trials))
+    return comparisons(methods_study(folder, trials))
 
 
 def table_of(folder: Path, *trials: Ours) -> Table:
@@ -229,7 +159,7 @@ def test_a_study_of_other_tasks_has_no_table(tmp_path: Path) -> None:
 
 
 def test_the_same_results_give_the_same_table(tmp_path: Path) -> None:
-    make = functools.partial(comparisons, study(tmp_path, SEVERAL))
+    make = functools.partial(comparisons, methods_study(tmp_path, SEVERAL))
     assert [table.markdown for table in make()] == [table.markdown for table in make()]
 
 

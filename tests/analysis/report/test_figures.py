@@ -17,17 +17,15 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from analysis.effects.contrasts import cell_summaries, contrasts
-from analysis.effects.curves import curve_table
+from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table
 from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_cells, range_table, star
-from analysis.effects.factors import factor_pairs, readings
-from analysis.effects.tradeoffs import alignment_table, cost_table, costs_differ
+from analysis.effects.factors import factor_pairs, factorial_analyses
 from analysis.report import figures
 from analysis.report.figures import FEW_POINTS
 from analysis.report.page import compose
 from analysis.report.pictures import MOST_CELLS, Strip, Tile, disagreement, shown_cells, strips, zoomed
-from analysis.study.settings import Section, sections
-from tests.analysis.effects.test_findings import FULL_REFERENCE, components_study, full_trial
-from tests.analysis.study.test_loading import Trial, loaded, trial
+from analysis.study.settings import SettingResults, split_by_setting
+from tests.harness.studies import FULL_REFERENCE, Trial, components_study, full_trial, loaded, trial
 
 ALIKE = 0.02
 """Two entries of a legend differ in more than this part of their ink."""
@@ -39,14 +37,14 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning:matplotlib.*", "erro
 
 
 @pytest.fixture(scope="module")
-def whole(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Section:
+def whole(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
     """A whole study of the components under two seeds, with samples."""
     finished, left_out = components_study(range(2))
     return section_in(migrated_database, tmp_path_factory, finished, left_out=left_out, samples=True)
 
 
 @pytest.fixture(scope="module")
-def crowded(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Section:
+def crowded(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
     """Many cells with long names on four test sets."""
     finished = [
         crowded_trial(residual, bn, act, surrogate)
@@ -73,10 +71,12 @@ def crowded_trial(residual: bool | str, bn: str, act: str, surrogate: str) -> Tr
     )
 
 
-def section_in(database: Path, factory: pytest.TempPathFactory, finished: Sequence[Trial], **others: Any) -> Section:
+def section_in(
+    database: Path, factory: pytest.TempPathFactory, finished: Sequence[Trial], **others: Any
+) -> SettingResults:
     folder = factory.mktemp("study")
     (folder / "mlflow.db").write_bytes(database.read_bytes())
-    (section,) = sections(loaded(f"sqlite:///{folder}/mlflow.db", folder, finished, **others))
+    (section,) = split_by_setting(loaded(f"sqlite:///{folder}/mlflow.db", folder, finished, **others))
     return section
 
 
@@ -156,9 +156,9 @@ def pattern(luminance: Any, legend: Legend, text: Text) -> Any:
     return ink / ink.max()
 
 
-def drawings(section: Section) -> dict[str, tuple[Any, ...]]:
+def drawings(section: SettingResults) -> dict[str, tuple[Any, ...]]:
     """Every figure that the section's data allow, with its arguments."""
-    summaries, read = cell_summaries(section), readings(section)
+    summaries, read = cell_summaries(section), factorial_analyses(section)
     first = next(iter(read.values()))
     ranges = range_table(section)
     labels = [section.labels[cell] for cell in range_cells(section) if (ranges["cell"] == cell).any()]
@@ -179,12 +179,12 @@ def drawings(section: Section) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def of_whole(whole: Section) -> dict[str, tuple[Any, ...]]:
+def of_whole(whole: SettingResults) -> dict[str, tuple[Any, ...]]:
     return drawings(whole)
 
 
 @pytest.fixture(scope="module")
-def of_crowded(crowded: Section) -> dict[str, tuple[Any, ...]]:
+def of_crowded(crowded: SettingResults) -> dict[str, tuple[Any, ...]]:
     return drawings(crowded)
 
 
@@ -266,7 +266,7 @@ class TestWhatIsShown:
         pictures = {name.removesuffix(".png") for name in files if name.endswith(".png")}
         assert pictures == {"effects", "curves"}
 
-    def test_the_star_holds_cells_that_differ_in_one_factor(self, whole: Section) -> None:
+    def test_the_star_holds_cells_that_differ_in_one_factor(self, whole: SettingResults) -> None:
         found = star(whole)
         assert {factor: list(levels) for factor, levels in found.items()} == {
             "residual": ["true", "false"],
@@ -276,25 +276,25 @@ class TestWhatIsShown:
         }
         assert whole.labels[found["align"]["1"]] == "residual=true bn=none align=1 act=inside"
 
-    def test_depth_lines_are_means_over_seeds_within_their_range(self, whole: Section) -> None:
+    def test_depth_lines_are_means_over_seeds_within_their_range(self, whole: SettingResults) -> None:
         row = depth_table(whole).query("factor == 'residual' and level == 'false' and depth == 3").iloc[0]
         raw = whole.units[(whole.units["cell"] == row["cell"]) & (whole.units["depth"] == 3)][row["measure"]]
         assert (row["mean"], row["low"], row["high"], row["n"]) == (raw.mean(), raw.min(), raw.max(), 2)
 
-    def test_ranges_take_the_input_where_there_is_no_residual(self, whole: Section) -> None:
+    def test_ranges_take_the_input_where_there_is_no_residual(self, whole: SettingResults) -> None:
         table = range_table(whole).set_index(["label", "depth"])
         without = table.loc[("residual=false bn=none align=auto act=inside", 1)]
         assert not without["has_residual"]
         assert without["beside_p99"] == pytest.approx(2.3 * 5.0)
 
-    def test_alignment_joins_cells_that_are_alike_otherwise(self, whole: Section) -> None:
+    def test_alignment_joins_cells_that_are_alike_otherwise(self, whole: SettingResults) -> None:
         table = alignment_table(whole)
         assert {tuple(group["align"]) for _, group in table.groupby("group")} == {(1.0, 130.0)}
         assert set(table["group"]) == {
             f"residual={residual} bn=none act={act}" for residual in ("true", "false") for act in ("inside", "after")
         }
 
-    def test_the_papers_points_stand_beside_ours_on_its_task_and_sets(self, whole: Section) -> None:
+    def test_the_papers_points_stand_beside_ours_on_its_task_and_sets(self, whole: SettingResults) -> None:
         table = cost_table(whole, cell_summaries(whole))
         paper = table[table["source"] == "paper"].set_index("label")
         assert paper.loc["SRResNet", ["mean", "ops_g"]].tolist() == [38.0, 85.43]
@@ -336,21 +336,23 @@ class TestPictures:
         assert got.zoom is not None
         assert (got.zoom.shape, got.error) == ((5, 5), None)
 
-    def test_of_many_cells_the_best_the_worst_and_some_between_are_shown(self, crowded: Section) -> None:
+    def test_of_many_cells_the_best_the_worst_and_some_between_are_shown(self, crowded: SettingResults) -> None:
         ranked = cell_summaries(crowded)
         shown = shown_cells(ranked)
         assert len(shown) == MOST_CELLS
         assert (shown[0], shown[-1]) == (ranked[0], ranked[-1])
 
     @pytest.mark.parametrize("place", range(12))
-    def test_the_cell_that_others_are_measured_against_is_always_shown(self, crowded: Section, place: int) -> None:
+    def test_the_cell_that_others_are_measured_against_is_always_shown(
+        self, crowded: SettingResults, place: int
+    ) -> None:
         ranked = [dataclasses.replace(cell, is_anchor=False) for cell in cell_summaries(crowded)][:12]
         ranked[place] = dataclasses.replace(ranked[place], is_anchor=True)
         shown = shown_cells(ranked)
         assert ranked[place] in shown
         assert (len(shown), shown[0], shown[-1]) == (MOST_CELLS, ranked[0], ranked[-1])
 
-    def test_a_strip_holds_input_baseline_cells_and_truth(self, whole: Section) -> None:
+    def test_a_strip_holds_input_baseline_cells_and_truth(self, whole: SettingResults) -> None:
         (strip,), available = strips(whole, cell_summaries(whole), "bicubic")
         assert isinstance(strip, Strip)
         assert [tile.title for tile in strip.tiles][:2] == ["input", "bicubic"]

@@ -14,7 +14,7 @@ from analysis.report.archive import recording
 from analysis.report.forms import LARGEST_DATA, forms, log_report, page, write_forms
 from analysis.study.loading import load
 from tests.analysis.report.test_browser import FLAGS, program
-from tests.analysis.study.test_loading import trial, write_study
+from tests.harness.studies import trial, write_study
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

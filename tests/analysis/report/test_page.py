@@ -14,8 +14,8 @@ from analysis.__main__ import main
 from analysis.effects.curves import MOST_POINTS, curve_table
 from analysis.report.page import MOST_ROWS, compose, write
 from analysis.study.loading import load, load_folder
-from analysis.study.settings import sections
-from tests.analysis.study.test_loading import REFERENCE, Trial, loaded, plan_of, start, trial, write_study
+from analysis.study.settings import split_by_setting
+from tests.harness.studies import REFERENCE, Trial, loaded, plan_of, start, trial, write_study
 
 
 def two_cells(seeds: int, samples_psnr: float = 30.0) -> list[Trial]:
@@ -287,7 +287,7 @@ def test_a_new_page_takes_the_files_of_the_old_one_away_and_no_others(tracking_u
 
 
 def test_long_curves_are_averaged_over_windows(tracking_uri: str, tmp_path: Path) -> None:
-    (section,) = sections(loaded(tracking_uri, tmp_path, [trial(0, steps=600), trial(1, steps=600)]))
+    (section,) = split_by_setting(loaded(tracking_uri, tmp_path, [trial(0, steps=600), trial(1, steps=600)]))
     table = curve_table(section)
     loss = table[table["metric"] == "train/loss"]
     raw = section.curves().query("metric == 'train/loss' and step < 11")["value"]

@@ -11,7 +11,7 @@ import pytest
 
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from analysis.__main__ import main
-from tests.analysis.study.test_loading import REFERENCE, Trial, start, trial, write_study
+from tests.harness.studies import REFERENCE, Trial, start, trial, write_study
 
 NEW, OLD = "a" * 16, "b" * 16
 """Two fingerprints of code."""
@@ -150,9 +150,12 @@ def test_what_was_left_out_is_listed(page: str) -> None:
 def test_energy_is_shown_where_every_trial_has_it_and_said_to_be_unknown_elsewhere(report: Path, page: str) -> None:
     first, _, second = page.partition("## Setting 2")
     total = 1000 * 10 + sum((0, 1, 2, 0, 1, 0, 2, 0, 1, 2))
-    assert f"The trainings took {total:,} J in all, 1,001 J each (1,000 to 1,002 J), as the machine tells it." in first
+    assert (
+        f"The trainings took {total:,} J in total, 1,001 J each (1,000 to 1,002 J), as measured by the machine."
+        in first
+    )
     assert "Energy (J) |\n" in first
-    assert "is not known: the machine does not tell" in second
+    assert "is not known: the machine does not measure it" in second
     assert "Energy (J)" not in second
     assert pd.read_csv(report / "setting1-trials.csv")["timing/energy_j"].count() == 10
 
@@ -168,5 +171,5 @@ def test_energy_of_some_trials_is_not_added_up(tracking_uri: str, tmp_path: Path
     places = ["--tracking-uri", tracking_uri, "--outputs", f"{tmp_path}/outputs", "--reports", f"{tmp_path}/reports"]
     main(["components", *places])
     page = (tmp_path / "reports" / "components" / "report.md").read_text(encoding="utf-8")
-    assert "is known of 1 of 2 alone, where the machine tells, so no sum is given" in page
-    assert " J in all" not in page
+    assert "is known for 1 of 2 only, on machines that measure it, so no sum is given" in page
+    assert " J in total" not in page

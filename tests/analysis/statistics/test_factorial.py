@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from analysis.effects.factors import reading
+from analysis.effects.factors import analyse
 from analysis.report.tables import effect_table
-from analysis.statistics.estimates import IncompleteDataError, paired_difference
+from analysis.statistics.estimates import IncompleteDataError, estimate
 from analysis.statistics.factorial import (
     Cell,
     Effects,
@@ -27,7 +27,6 @@ from analysis.statistics.factorial import (
     terms,
     weights,
 )
-from bbcu.errors import ConfigError
 
 TWO = {"residual": ("true", "false"), "bn": ("none", "post")}
 MIXED = {"residual": ("true", "false"), "bn": ("none", "pre", "post"), "threshold": ("true", "false")}
@@ -85,7 +84,7 @@ class TestResponses:
             pytest.param(
                 TWO,
                 {("true", "past"): {0: 1.0}},
-                r"unknown level of bn 'past' \(did you mean post\?\); valid: none, post",
+                "unknown level of bn 'past'; valid: none, post",
                 id="unknown level",
             ),
         ],
@@ -93,7 +92,7 @@ class TestResponses:
     def test_what_is_no_design_is_an_error(
         self, factors: Mapping[str, tuple[str, ...]], values: Mapping[Cell, Mapping[int, float]], message: str
     ) -> None:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ValueError, match=message):
             Responses(factors, values)
 
     def test_a_cell_is_named_as_a_user_types_it(self) -> None:
@@ -168,7 +167,7 @@ class TestEffects:
     def test_a_main_effect_of_two_cells_is_their_paired_difference(self) -> None:
         full = drawn({"bn": ("none", "post")})
         base, level = (list(full.values[cell].values()) for cell in (("none",), ("post",)))
-        assert effects(full).effects[0].estimate == paired_difference(level, base)
+        assert effects(full).effects[0].estimate == estimate(np.subtract(level, base).tolist())
 
     def test_intervals_are_students_over_seeds(self) -> None:
         for found in effects(drawn(MIXED)).effects:
@@ -307,7 +306,7 @@ class TestRestricted:
         ],
     )
     def test_what_is_not_of_the_design_is_an_error(self, levels: Mapping[str, tuple[str, ...]], message: str) -> None:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ValueError, match=message):
             restricted(drawn(TWO), levels)
 
 
@@ -352,11 +351,11 @@ class TestHalfNormal:
             assert np.sum(halved**2) == pytest.approx(4 / 8)
 
     def test_more_than_two_levels_are_refused(self) -> None:
-        with pytest.raises(ConfigError, match=r"factor 'bn' has 3 levels; choose two of them with restricted\(\)"):
+        with pytest.raises(ValueError, match=r"factor 'bn' has 3 levels; choose two of them with restricted\(\)"):
             half_normal(drawn(MIXED))
 
     def test_two_factors_are_too_few(self) -> None:
-        with pytest.raises(ConfigError, match="needs 3 factors, not 2"):
+        with pytest.raises(ValueError, match="needs 3 factors, not 2"):
             half_normal(drawn(TWO))
 
 
@@ -390,7 +389,7 @@ class TestShapley:
         summed = np.sum([share.by_seed for share in shapley(full).shares], axis=0)
         corner, baseline = (list(full.values[(level,) * 4].values()) for level in ("on", "off"))
         assert summed.tolist() == pytest.approx(np.subtract(corner, baseline).tolist())
-        assert shapley(full).total == paired_difference(corner, baseline)
+        assert shapley(full).total == estimate(np.subtract(corner, baseline).tolist())
 
     def test_a_component_that_changes_nothing_has_no_share(self) -> None:
         values = {cell: {0: float(cell[0] == "on")} for cell in drawn(FOUR).grid}
@@ -405,7 +404,7 @@ class TestShapley:
             shapley(without(drawn(FOUR), ("on", "off", "on", "on")))
 
     def test_more_than_two_levels_are_refused(self) -> None:
-        with pytest.raises(ConfigError, match="factor 'bn' has 3 levels"):
+        with pytest.raises(ValueError, match="factor 'bn' has 3 levels"):
             shapley(drawn(MIXED))
 
     def test_a_dropped_seed_is_named(self) -> None:
@@ -450,7 +449,7 @@ def test_where_no_effect_of_a_factor_alone_is_determined_there_is_no_table_of_th
     three = {**TWO, "threshold": ("true", "false")}
     full = drawn(three)
     gappy = without(full, *(cell for cell in full.grid if cell[2] == "false" and cell[:2] != ("true", "none")))
-    found = reading(gappy, 0.05)
+    found = analyse(gappy, 0.05)
     assert found.effects is not None
     assert [str(effect.term) for effect in found.effects.effects] == ["residual=false x bn=post"]
     assert effect_table(found, 1) == ""

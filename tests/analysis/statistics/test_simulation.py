@@ -30,15 +30,13 @@ from analysis.statistics.simulation import (
     page,
     replaced,
     simulated,
-    write,
 )
-from bbcu.errors import DataError
 from tests.harness.paths import DOCS
 
 PAGE = DOCS / "statistics.md"
 
-NO_EFFECT = "False verdicts where there is no effect"
-AT_THE_MARGIN = "False `equivalent` where every true difference is the margin"
+NO_EFFECT = "False verdicts without an effect"
+AT_THE_MARGIN = "False `equivalent` if every true difference is the margin"
 
 SINGLE_STUDIES = SINGLE_PER_ERRORS * ERRORS_PER_COVERAGE * STUDIES
 
@@ -103,10 +101,7 @@ def test_verdicts_err_in_at_most_5_percent(tables: tuple[Table, ...], title: str
 
 def test_a_single_comparison_errs_in_5_percent_to_a_tenth_of_a_point(tables: tuple[Table, ...]) -> None:
     """It is exact under normal noise, so its rate is the one that chance could show above 5 %."""
-    for title in (
-        "False verdicts where there is no effect",
-        "False `equivalent` where every true difference is the margin",
-    ):
+    for title in (NO_EFFECT, AT_THE_MARGIN):
         rows = [row for row in named(tables, title).rows if row.studies == SINGLE_STUDIES]
         assert len(rows) >= 3
         assert all(round(100 * rate, 1) <= 5.1 for row in rows for rate in row.rates), title
@@ -116,14 +111,14 @@ def test_the_simulation_can_see_a_wrong_method(tables: tuple[Table, ...]) -> Non
     """Twenty comparisons without a correction err often, and extreme noise breaks the interval: both must show."""
     (uncorrected,) = (row for row in named(tables, NO_EFFECT).rows if row.what == UNCORRECTED)
     assert all(surely_above_five_percent(rate, uncorrected.studies) and rate > 0.4 for rate in uncorrected.rates)
-    extreme = named(tables, "Coverage beyond what the intervals are made for").rows[0]
+    extreme = named(tables, "Coverage under extreme noise").rows[0]
     assert (extreme.what, extreme.noise) == ("difference of two cells", "extreme")
     assert min(extreme.rates) < 0.93
 
 
 def test_an_error_is_an_error_only_where_the_page_says_so(tables: tuple[Table, ...]) -> None:
     """The page warns of up to 10 % for skewed and uneven noise, and of a third of the studies for extreme noise."""
-    rows = named(tables, "False verdicts beyond what the tests are made for").rows
+    rows = named(tables, "False verdicts under uneven and skewed noise").rows
     worst = {noise: max(max(row.rates) for row in rows if row.noise == noise) for noise in ("skewed", "extreme")}
     assert 0.05 < worst["skewed"] < 0.105
     assert 0.3 < worst["extreme"] < 0.4
@@ -197,12 +192,9 @@ def test_only_what_is_between_the_markers_is_replaced() -> None:
         pytest.param(f"{START}\n{END}\n{START}\n{END}\n", id="twice"),
     ],
 )
-def test_a_page_without_a_place_for_the_tables_is_left_alone(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "page.md"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match="the page needs one line"):
-        write(path, "new")
-    assert path.read_text(encoding="utf-8") == text
+def test_a_page_without_a_place_for_the_tables_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="the page needs one line"):
+        replaced(text, "new")
 
 
 def test_the_command_writes_into_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,8 +206,8 @@ def test_the_command_writes_into_a_page(tmp_path: Path, capsys: pytest.CaptureFi
     assert path.read_text(encoding="utf-8") == f"# Title\n\n{START}\n\n{capsys.readouterr().out.strip()}\n\n{END}\n"
 
 
-def test_a_page_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"analysis\.simulation: .*absent\.md cannot be read: No such file"):
+def test_a_missing_page_is_a_single_line_of_error(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"analysis\.statistics\.simulation: .*absent\.md: .*No such file"):
         main(["--studies", "2", "--write", str(tmp_path / "absent.md")])
 
 

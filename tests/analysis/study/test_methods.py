@@ -12,14 +12,14 @@ from ablations.storage.folder import TrialFolder
 from ablations.storage.plans import write_plan
 from analysis.effects.contrasts import METHOD, anchor, contrasts
 from analysis.effects.depth import EVERY, shown
-from analysis.effects.factors import readings
+from analysis.effects.factors import factorial_analyses
 from analysis.effects.findings import Assessment, Status, assessed, comparable
 from analysis.report.comparison import comparisons
 from analysis.report.page import compose
 from analysis.study.loading import StudyResults, load_folder
 from analysis.study.methods import names_of, settings_of_methods
-from analysis.study.settings import Section, sections
-from tests.analysis.report.test_comparison import Ours
+from analysis.study.settings import SettingResults, split_by_setting
+from tests.harness.studies import Ours
 
 ResultsOf = Callable[..., StudyResults]
 
@@ -42,7 +42,7 @@ def results_of(tmp_path: Path) -> ResultsOf:
             folder.path.mkdir(parents=True)
             folder.write_result(document)
         rows = [
-            {name: document[name] for name in ("cell", "seed", "name", "factors", "levels", "setting")}
+            {name: document[name] for name in ("cell", "seed", "name", "method", "factors", "levels", "setting")}
             for document in documents
         ]
         write_plan(tmp_path, "methods", {"trials": rows, "left_out": []})
@@ -65,29 +65,29 @@ def table_one(**changed: Any) -> list[Ours]:
     ]
 
 
-def section_of(results: StudyResults) -> Section:
-    (section,) = sections(results)
-    return section
+def setting_of(results: StudyResults) -> SettingResults:
+    (found,) = split_by_setting(results)
+    return found
 
 
 def test_methods_that_bring_settings_along_are_one_section_under_the_papers_names(results_of: ResultsOf) -> None:
-    section = section_of(results_of(table_one()))
-    names = [section.labels[str(cell)] for cell in section.cells.index]
+    found = setting_of(results_of(table_one()))
+    names = [found.labels[str(cell)] for cell in found.cells.index]
     assert names == ["Bicubic", "SRResNet", "SRResNet-Lite", "BNN", "BTM", "BAM", "BBCU-L"]
-    assert section.title == ""
-    assert section.setting["channels"] == "64"
+    assert found.title == ""
+    assert found.setting["channels"] == "64"
 
 
 def test_bbcu_with_a_binary_upsampling_goes_by_its_name(results_of: ResultsOf) -> None:
     medium = [Ours("custom", 29.9, seed, levels={"binarize": ["body", "up"]}) for seed in (0, 1)]
-    section = section_of(results_of([*table_one(), *medium]))
-    assert "BBCU-M" in section.labels.values()
+    found = setting_of(results_of([*table_one(), *medium]))
+    assert "BBCU-M" in found.labels.values()
 
 
 def test_every_trained_method_is_compared_with_bbcu_and_interpolation_is_not(results_of: ResultsOf) -> None:
-    section = section_of(results_of(table_one()))
-    found = contrasts(section)
-    assert section.labels[anchor(section)] == "BBCU-L"
+    results = setting_of(results_of(table_one()))
+    found = contrasts(results)
+    assert results.labels[anchor(results)] == "BBCU-L"
     assert [(each.factor, each.base, each.level) for each in found] == [
         (METHOD, "BBCU-L", name) for name in ("SRResNet", "SRResNet-Lite", "BNN", "BTM", "BAM")
     ]
@@ -96,9 +96,9 @@ def test_every_trained_method_is_compared_with_bbcu_and_interpolation_is_not(res
 
 
 def test_methods_are_no_factorial_design_and_are_drawn_by_name(results_of: ResultsOf) -> None:
-    section = section_of(results_of(table_one()))
-    assert readings(section) == {}
-    assert set(shown(section)) == {EVERY}
+    found = setting_of(results_of(table_one()))
+    assert factorial_analyses(found) == {}
+    assert set(shown(found)) == {EVERY}
 
 
 def test_a_method_without_any_run_keeps_its_name_among_the_missing(results_of: ResultsOf) -> None:
@@ -109,14 +109,14 @@ def test_a_method_without_any_run_keeps_its_name_among_the_missing(results_of: R
 
 
 def test_another_task_is_another_section(results_of: ResultsOf) -> None:
-    found = sections(results_of([*table_one(), *table_one(task="sr_x4")]))
-    assert [section.title for section in found] == ["task.name=sr_x2", "task.name=sr_x4"]
-    assert all(len(section.methods) == len(METHODS) for section in found)
+    found = split_by_setting(results_of([*table_one(), *table_one(task="sr_x4")]))
+    assert [found.title for found in found] == ["task.name=sr_x2", "task.name=sr_x4"]
+    assert all(len(found.methods) == len(METHODS) for found in found)
 
 
 def test_methods_of_another_budget_are_not_mixed_in(results_of: ResultsOf) -> None:
-    found = sections(results_of([*table_one()[2:], *table_one(steps=1000)[2:]]))
-    assert [section.setting["train.steps"] for section in found] == ["500", "1000"]
+    found = split_by_setting(results_of([*table_one()[2:], *table_one(steps=1000)[2:]]))
+    assert [found.setting["train.steps"] for found in found] == ["500", "1000"]
 
 
 def test_a_study_of_bbcus_own_parts_is_none_of_methods(results_of: ResultsOf) -> None:
@@ -125,14 +125,14 @@ def test_a_study_of_bbcus_own_parts_is_none_of_methods(results_of: ResultsOf) ->
         Ours("bbcu", 30.0),
         Ours("custom", 29.9, levels={"binarize": ["body", "up"]}),
     ]
-    section = section_of(results_of(parts))
-    assert section.methods == {}
-    assert "binarize=[body]" in section.labels.values()
+    found = setting_of(results_of(parts))
+    assert found.methods == {}
+    assert "binarize=[body]" in found.labels.values()
 
 
 def test_a_method_under_other_levels_makes_it_a_study_of_factors(results_of: ResultsOf) -> None:
     mixed = [Ours("bnn", 28.0), Ours("bbcu", 30.0), Ours("custom", 29.0, levels={"bn": "post", "act": "after"})]
-    assert section_of(results_of(mixed)).methods == {}
+    assert setting_of(results_of(mixed)).methods == {}
 
 
 def test_a_setting_that_goes_with_two_widths_stays_alone() -> None:
@@ -141,8 +141,8 @@ def test_a_setting_that_goes_with_two_widths_stays_alone() -> None:
 
     narrow, wide, lite = setting(32), setting(64), setting(12)
     methods = [frozenset({"bbcu", "bnn"}), frozenset({"bbcu", "bnn"}), frozenset({"lite"})]
-    assert settings_of_methods([narrow, wide, lite], methods) == [[0], [1], [2]]
-    assert settings_of_methods([narrow, lite], [methods[0], methods[2]]) == [[0, 1]]
+    assert settings_of_methods([narrow, wide, lite], methods, [""] * 3) == [[0], [1], [2]]
+    assert settings_of_methods([narrow, lite], [methods[0], methods[2]], [""] * 2) == [[0, 1]]
 
 
 def test_interpolation_goes_with_what_is_tested_on_the_same_pictures_whatever_that_was_trained_on() -> None:
@@ -151,7 +151,7 @@ def test_interpolation_goes_with_what_is_tested_on_the_same_pictures_whatever_th
     settings, methods = [trained, interpolated], [frozenset({"bbcu", "bnn"}), frozenset({"bicubic"})]
     assert settings_of_methods(settings, methods, ["33.98", "33.98"]) == [[0, 1]]
     assert settings_of_methods(settings, methods, ["33.98", "32.72"]) == [[0], [1]]
-    assert settings_of_methods(settings, methods) == [[0], [1]]
+    assert settings_of_methods(settings, methods, ["", ""]) == [[0], [1]]
     elsewhere = {**trained, "data": "of other training"}
     three = settings_of_methods([*settings, elsewhere], [*methods, methods[0]], ["33.98"] * 3)
     assert three == [[0], [1], [2]]
@@ -183,7 +183,7 @@ def test_names_are_those_of_the_tasks_table(task: str, names: tuple[str, str]) -
 
 
 def claim(results: StudyResults, text: str) -> Assessment:
-    (group,) = comparable(sections(results))
+    (group,) = comparable(split_by_setting(results))
     (row,) = [row for row in assessed(group) if row.finding.claim == text and row.where in ("", "Set5")]
     return row
 

@@ -127,7 +127,7 @@ KINDS = {
     "a file of zero bytes": Kind(lambda path: (path / "x.png").touch(), "DIR/x.png: is an empty file"),
     "text with the name of a PNG": Kind(
         lambda path: (path / "x.png").write_text("no picture"),
-        "DIR/x.png: is no picture in one of the formats PNG, JPEG, BMP, TIFF",
+        "DIR/x.png: is not a picture in one of the formats PNG, JPEG, BMP, TIFF",
     ),
     "16 bits a channel": Kind(
         deep,

@@ -52,7 +52,7 @@ def test_sizes_are_counted_and_repeated_pictures_named(tmp_path: Path) -> None:
     save(tmp_path / "c.png", 40, 50, seed=1)
     found = inspect(tmp_path, "train", X2, patch=16)
     assert found.sizes == {(50, 40): 3}
-    assert found.repeated == [["a", "b"]]
+    assert found.duplicates == [["a", "b"]]
 
 
 def test_given_inputs_of_another_size_are_refused_with_both_files(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_given_inputs_of_another_size_are_refused_with_both_files(tmp_path: Path
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="has no images"):
         inspect(tmp_path, "train", X2, patch=16)
 
 

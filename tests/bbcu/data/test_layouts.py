@@ -153,7 +153,7 @@ def test_of_several_cropped_folders_the_one_that_suits_the_scale_is_taken(
 def test_cropped_folders_of_which_none_is_meant_are_all_named(tmp_path: Path, inputs: str | None, purpose: str) -> None:
     make(tmp_path, "GTmod2/baby.png", "GTmod3/baby.png")
     message = refusal(tmp_path, inputs)
-    assert message == f"{tmp_path}: it is not clear which of its folders to take {purpose}: GTmod2, GTmod3"
+    assert message == f"{tmp_path}: it is not clear which of its folders to use {purpose}: GTmod2, GTmod3"
 
 
 # ---- truths and inputs -----------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ BAD_FOLDERS = [
     pytest.param(lambda path: None, "{path}: the folder does not exist", id="missing"),
     pytest.param(lambda path: path.write_text("text"), "{path}: is not a folder", id="file"),
     pytest.param(lambda path: path.symlink_to(path), "{path}: the folder cannot be listed: ", id="link to itself"),
-    pytest.param(lambda path: path.mkdir(), "{path}: holds no image; an image ends in .png, ", id="empty"),
+    pytest.param(lambda path: path.mkdir(), "{path}: has no images; an image ends in .png, ", id="empty"),
     pytest.param(
         lambda path: make(path, "a.png", "a.jpg", "b.png"),
         "images with the same name before the ending: {path}/a.jpg, {path}/a.png",

@@ -422,12 +422,12 @@ def test_a_damaged_cache_is_rebuilt(tmp_path: Path, damage: Callable[[Path], obj
     assert sorted(path.name for path in place.iterdir()) == ["index.json", "pixels.bin"]
 
 
-def test_a_rebuilt_cache_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rebuilt_cache_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = place_of(prepare(some_pictures(), X2, patch=8, cache=tmp_path), tmp_path)
     assert caplog.text == ""
     flip(place / "pixels.bin", 0)
     prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-    assert f"the prepared pictures in {place} are made anew" in caplog.text
+    assert f"the prepared pictures in {place} are rebuilt" in caplog.text
 
 
 def test_a_reader_of_the_old_pixels_is_not_disturbed_when_the_cache_is_rebuilt(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_a_cache_that_cannot_be_written_is_done_without_and_logged(
 ) -> None:
     obstruct(tmp_path / "cache")
     assert_same(prepare(some_pictures(), X2, 8, tmp_path / "cache"), prepare(some_pictures(), X2, 8))
-    assert "cannot be kept in" in caplog.text
+    assert "cannot be cached in" in caplog.text
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -507,7 +507,7 @@ def test_a_disk_that_is_full_is_done_without(tmp_path: Path, most: int) -> None:
     expected = summary(prepare(some_pictures(), X2, 8))
     found, (warning,) = in_another_process(summary_where_files_are_short, tmp_path, most)
     assert found == expected
-    assert "cannot be kept in" in warning
+    assert "cannot be cached in" in warning
     assert kept(tmp_path) == []
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -163,11 +163,11 @@ def square(side: int = 40) -> list[Pair]:
 
 
 def test_what_is_spoilt_is_the_patch_as_it_was_turned() -> None:
-    inputs, truths = PatchSampler(maps(1), 1, PATCH, batch=64, seed=0, corruption=negative).batch_at(0)
+    inputs, truths = PatchSampler(maps(1), 1, PATCH, batch=64, seed=0, degradation=negative).batch_at(0)
     torch.testing.assert_close(inputs, 1 - truths)
     spoilt, clean = (
-        PatchSampler(maps(1), 1, PATCH, batch=64, seed=0, corruption=corruption).batch_at(0)[1]
-        for corruption in (negative, None)
+        PatchSampler(maps(1), 1, PATCH, batch=64, seed=0, degradation=degradation).batch_at(0)[1]
+        for degradation in (negative, None)
     )
     assert torch.equal(spoilt, clean)
 
@@ -176,7 +176,7 @@ def test_what_is_spoilt_may_lie_between_and_beyond_the_levels() -> None:
     def beyond(patches: Pixels, generator: np.random.Generator) -> Input:
         return patches.astype(np.float32) * 2 - 127.75
 
-    inputs, truths = PatchSampler(square(), 1, 8, batch=4, seed=0, corruption=beyond).batch_at(0)
+    inputs, truths = PatchSampler(square(), 1, 8, batch=4, seed=0, degradation=beyond).batch_at(0)
     assert inputs.dtype == torch.float32
     assert inputs.is_contiguous()
     assert float(inputs.min()) < 0
@@ -186,7 +186,7 @@ def test_what_is_spoilt_may_lie_between_and_beyond_the_levels() -> None:
 
 def spoilt(task: Denoising | ArtifactReduction, seed: int = 3, side: int = 8) -> PatchSampler:
     pairs = prepare(some_pictures(), task, patch=side).train
-    return PatchSampler(pairs, 1, side, batch=4, seed=seed, corruption=task.corruption)
+    return PatchSampler(pairs, 1, side, batch=4, seed=seed, degradation=task.degradation)
 
 
 BOTH = pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
@@ -229,7 +229,7 @@ def test_a_step_is_spoilt_the_same_in_another_process() -> None:
 def test_another_step_or_seed_is_spoilt_otherwise(seed: int, step: int) -> None:
     flat = np.full((8, 8, 3), 128, dtype=np.uint8)
     one, other = (
-        PatchSampler([Pair("flat", flat, flat)], 1, 8, batch=4, seed=seeded, corruption=DENOISE.corruption)
+        PatchSampler([Pair("flat", flat, flat)], 1, 8, batch=4, seed=seeded, degradation=DENOISE.degradation)
         for seeded in (3, seed)
     )
     first, second = one.batch_at(5)[0], other.batch_at(step)[0]
@@ -239,14 +239,14 @@ def test_another_step_or_seed_is_spoilt_otherwise(seed: int, step: int) -> None:
 def test_the_patches_of_a_batch_have_noise_of_their_own() -> None:
     flat = np.full((8, 8, 3), 128, dtype=np.uint8)
     task = Denoising((25.0,), (25.0, 25.0))
-    sampler = PatchSampler([Pair("flat", flat, flat)], 1, 8, batch=6, seed=0, corruption=task.corruption)
+    sampler = PatchSampler([Pair("flat", flat, flat)], 1, 8, batch=6, seed=0, degradation=task.degradation)
     inputs, _ = sampler.batch_at(0)
     assert not any(torch.equal(one, other) for one, other in combinations(inputs, 2))
 
 
 def test_noise_does_not_choose_the_patches() -> None:
     weak, strong = (
-        PatchSampler(square(), 1, 8, batch=4, seed=0, corruption=Denoising((25.0,), (sigma, sigma)).corruption)
+        PatchSampler(square(), 1, 8, batch=4, seed=0, degradation=Denoising((25.0,), (sigma, sigma)).degradation)
         for sigma in (1.0, 75.0)
     )
     assert torch.equal(weak.batch_at(3)[1], strong.batch_at(3)[1])
@@ -257,7 +257,7 @@ def test_a_compressed_patch_has_its_blocks_at_its_own_corner() -> None:
     task = ArtifactReduction((10,), (10, 10))
     blobs = picture_of("blobs", noise(5, 5).repeat(8, axis=0).repeat(8, axis=1))
     pairs = prepare(Pictures((blobs,), {}), task, patch=16).train
-    inputs, truths = PatchSampler(pairs, 1, 16, batch=8, seed=0, corruption=task.corruption).batch_at(0)
+    inputs, truths = PatchSampler(pairs, 1, 16, batch=8, seed=0, degradation=task.degradation).batch_at(0)
     assert inputs.shape == (8, 1, 16, 16)
     for input, truth in zip(inputs, truths, strict=True):
         pixels = (truth[0, ..., None] * 255).round().numpy().astype(np.uint8)
@@ -273,7 +273,7 @@ def test_patches_of_mapped_pictures_are_those_of_pictures_in_memory(
 ) -> None:
     in_memory, mapped = prepare(some_pictures(), task, 6), prepare(some_pictures(), task, 6, tmp_path)
     one, other = (
-        PatchSampler(data.train, task.scale, 6, 4, 3, corruption=task.corruption, release=data.release)
+        PatchSampler(data.train, task.scale, 6, 4, 3, degradation=task.degradation, release=data.release)
         for data in (in_memory, mapped)
     )
     for step in range(4):

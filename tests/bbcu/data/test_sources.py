@@ -19,19 +19,19 @@ from bbcu.data.pairs import prepare
 from bbcu.data.sources import (
     EMBEDDED_TEST,
     EMBEDDED_TRAIN,
-    FACTS_FILE,
-    Catalogue,
-    Facts,
+    INFO_FILE,
     ImageFile,
+    ImageInfo,
+    ImageInfoCache,
     InMemory,
     Photograph,
     Picture,
     Pictures,
     Source,
     embedded,
-    facts_of,
     fingerprint,
     folder,
+    measure,
 )
 from bbcu.data.tasks import SuperResolution
 from bbcu.errors import DataError
@@ -146,7 +146,7 @@ BAD_FOLDERS = [
     pytest.param(lambda path: None, "{path}: the folder does not exist", id="missing"),
     pytest.param(lambda path: path.write_text("text"), "{path}: is not a folder", id="file"),
     pytest.param(lambda path: path.symlink_to(path), "{path}: the folder cannot be listed: ", id="link to itself"),
-    pytest.param(lambda path: path.mkdir(), "{path}: holds no image; ", id="empty"),
+    pytest.param(lambda path: path.mkdir(), "{path}: has no images; ", id="empty"),
     pytest.param(same_stem, "the same name before the ending: {path}/a.jpg, {path}/a.png", id="same stem"),
 ]
 
@@ -313,16 +313,16 @@ def file(tmp_path: Path, settled: None) -> Counted:
     return Counted(tmp_path / "pictures" / "a.bmp")
 
 
-def recorded(cache: Path, *sources: Source) -> list[Facts]:
+def recorded(cache: Path, *sources: Source) -> list[ImageInfo]:
     """What a trial does: open the catalogue, ask, and save."""
-    catalogue = Catalogue(cache)
-    facts = [catalogue.facts(source) for source in sources]
+    catalogue = ImageInfoCache(cache)
+    facts = [catalogue.info(source) for source in sources]
     catalogue.save()
     return facts
 
 
 def test_the_facts_are_the_size_and_the_sha256_of_the_pixels(file: Counted, tmp_path: Path) -> None:
-    assert recorded(tmp_path / "cache", file) == [Facts(5, 7, sha256(noise(5, 7)))]
+    assert recorded(tmp_path / "cache", file) == [ImageInfo(5, 7, sha256(noise(5, 7)))]
 
 
 def test_a_settled_file_is_decoded_once(file: Counted, tmp_path: Path) -> None:
@@ -332,14 +332,14 @@ def test_a_settled_file_is_decoded_once(file: Counted, tmp_path: Path) -> None:
 
 
 def test_a_catalogue_knows_what_it_read_before_it_is_saved(file: Counted, tmp_path: Path) -> None:
-    catalogue = Catalogue(tmp_path / "cache")
-    assert catalogue.facts(file) == catalogue.facts(file)
+    catalogue = ImageInfoCache(tmp_path / "cache")
+    assert catalogue.info(file) == catalogue.info(file)
     assert len(file.readings) == 1
 
 
-def facts_and_readings(cache: Path, path: Path) -> tuple[Facts, int]:
+def facts_and_readings(cache: Path, path: Path) -> tuple[ImageInfo, int]:
     file = Counted(path)
-    return Catalogue(cache).facts(file), len(file.readings)
+    return ImageInfoCache(cache).info(file), len(file.readings)
 
 
 def test_another_process_takes_the_facts_from_the_catalogue(file: Counted, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_another_process_takes_the_facts_from_the_catalogue(file: Counted, tmp_p
 
 
 def test_without_a_folder_every_file_is_read_every_time(file: Counted) -> None:
-    assert Catalogue(None).facts(file) == Catalogue(None).facts(file)
+    assert ImageInfoCache(None).info(file) == ImageInfoCache(None).info(file)
     assert len(file.readings) == 2
 
 
@@ -382,7 +382,7 @@ def replaced_by_another_file(path: Path) -> None:
 def test_a_changed_file_is_read_again(file: Counted, tmp_path: Path, change: Callable[[Path], None]) -> None:
     recorded(tmp_path / "cache", file)
     change(file.path)
-    assert recorded(tmp_path / "cache", file) == [facts_of(read_rgb(file.path))]
+    assert recorded(tmp_path / "cache", file) == [measure(read_rgb(file.path))]
     assert len(file.readings) == 2
 
 
@@ -438,29 +438,29 @@ def test_a_damaged_catalogue_is_done_without_and_mended(
 ) -> None:
     expected = recorded(tmp_path / "cache", file)
     assert expected[0].digest[0] != "0"
-    damage(tmp_path / "cache" / FACTS_FILE)
+    damage(tmp_path / "cache" / INFO_FILE)
     assert recorded(tmp_path / "cache", file) == expected
     assert recorded(tmp_path / "cache", file) == expected
     assert len(file.readings) == 2
 
 
 def test_a_folder_in_place_of_the_catalogue_is_done_without(file: Counted, tmp_path: Path) -> None:
-    (tmp_path / "cache" / FACTS_FILE).mkdir(parents=True)
+    (tmp_path / "cache" / INFO_FILE).mkdir(parents=True)
     assert recorded(tmp_path / "cache", file) == recorded(tmp_path / "cache", file)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_catalogue_that_cannot_be_written_is_done_without(file: Counted, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
-    assert recorded(tmp_path / "cache", file) == [Facts(5, 7, sha256(noise(5, 7)))]
+    assert recorded(tmp_path / "cache", file) == [ImageInfo(5, 7, sha256(noise(5, 7)))]
 
 
 def test_two_who_write_at_the_same_time_keep_what_both_have_read(tmp_path: Path, settled: None) -> None:
     one, other = Counted(tmp_path / "one.bmp"), Counted(tmp_path / "other.bmp")
     for seed, source in enumerate((one, other)):
         save(noise(5, 7, seed), source.path)
-    first, second = Catalogue(tmp_path), Catalogue(tmp_path)
-    expected = [first.facts(one), second.facts(other)]
+    first, second = ImageInfoCache(tmp_path), ImageInfoCache(tmp_path)
+    expected = [first.info(one), second.info(other)]
     first.save()
     second.save()
     assert recorded(tmp_path, one, other) == expected
@@ -471,4 +471,4 @@ def test_pixels_in_memory_are_measured_every_time(tmp_path: Path) -> None:
     source = InMemory(noise(5, 7), "somewhere")
     recorded(tmp_path, source)
     source.pixels[0, 0, 0] ^= 1
-    assert recorded(tmp_path, source) == [facts_of(source.pixels)]
+    assert recorded(tmp_path, source) == [measure(source.pixels)]

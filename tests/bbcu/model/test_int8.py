@@ -19,9 +19,10 @@ from bbcu.model.int8 import convolve_signs
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet, binary_units
 from bbcu.model.specs import UnitSpec
-from bbcu.training.acceleration import Wanted, convolve_in_bytes, cpp_compiler, plan_for, resolve_int8
+from bbcu.training.acceleration import cpp_compiler, enable_int8, plan_for, resolve_int8
 from bbcu.training.evaluation import restore
-from bbcu.training.loop import Training, TrainSettings
+from bbcu.training.loop import Training
+from bbcu.training.settings import TrainSettings
 from tests.harness.builders import dncnn, drawn, noise, srresnet
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -150,7 +151,7 @@ def test_so_is_a_compiled_one() -> None:
 @needs_bytes
 def test_a_unit_in_bytes_calls_no_convolution_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     network = srresnet(blocks=2).eval()
-    convolve_in_bytes(network)
+    enable_int8(network)
     calls: list[int] = []
     monkeypatch.setattr("bbcu.model.units.F.conv2d", lambda *args, **kwargs: calls.append(1))
     unit = binary_units(network)[0]
@@ -168,12 +169,12 @@ def test_a_unit_in_bytes_calls_no_convolution_of_floats(monkeypatch: pytest.Monk
         ("auto", "bf16", 32, [], None, False, True, "exact"),
         ("auto", "bf16", 32, [], None, True, False, "AMX"),
         ("auto", "fp32", 32, [], None, True, True, "exact"),
-        (True, "bf16", 32, [], None, True, True, "as asked"),
-        ("auto", "fp32", 32, ["Ternary"], None, False, False, "Ternary may give other bits"),
-        (True, "fp32", 32, ["Ternary"], None, False, True, "as asked"),
+        (True, "bf16", 32, [], None, True, True, "as requested"),
+        ("auto", "fp32", 32, ["Ternary"], None, False, False, "Ternary may return other signs"),
+        (True, "fp32", 32, ["Ternary"], None, False, True, "as requested"),
         (True, "fp32", 32, [], "this cpu has no VNNI", False, False, "no VNNI"),
         (True, "fp32", 0, [], None, False, False, "no binary units"),
-        (False, "fp32", 32, [], None, False, False, "as asked"),
+        (False, "fp32", 32, [], None, False, False, "as requested"),
     ],
 )
 def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
@@ -195,10 +196,10 @@ def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
 
 def test_another_device_than_a_cpu_convolves_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int8.missing_for_bytes(GPU) == "only a CPU does"
-    assert not plan_for(srresnet(), GPU, Wanted("fp32", compile=False, int8=True), steps=1, pixels=1).in_bytes
+    assert not plan_for(srresnet(), GPU, dataclasses.replace(SETTINGS, int8=True)).in_bytes
     monkeypatch.delattr(int8, "convolve_bytes")
     network = srresnet().to("meta")
-    convolve_in_bytes(network)
+    enable_int8(network)
     assert network(torch.empty(1, 3, 4, 4, device="meta")).shape == (1, 3, 8, 8)
 
 
@@ -214,9 +215,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_machine_without_the_instructions_is_told_so(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert int8.missing_for_bytes(CPU) == "this cpu has no VNNI"
-    plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False, int8=True), steps=1, pixels=1)
+    plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, int8=True))
     assert not plan.in_bytes
-    assert plan.reasons[-1] == "signs convolved in floats: this cpu has no VNNI"
+    assert plan.reasons[-1] == "binary convolutions in floating point: this cpu has no VNNI"
 
 
 def test_a_torch_that_cannot_is_not_used(machine: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,9 @@ from bbcu.model.methods import BASELINE, METHODS, Method
 from bbcu.model.networks import NetworkSpec, binary_units, build
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import ErrorDecay, sign
-from bbcu.training.loop import StepReport, TrainSettings, train
+from bbcu.training.loop import StepReport, Training
 from bbcu.training.preparation import standardise
+from bbcu.training.settings import TrainSettings
 from tests.harness.paths import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -131,7 +132,7 @@ def losses_of(
         losses.append(report.loss)
         watch(report)
 
-    train(network, sampler, settings, CPU, on_step)
+    Training(network, sampler, settings, CPU).run(on_step)
     return losses
 
 

@@ -18,21 +18,21 @@ from bbcu.model.networks import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
 from bbcu.training.acceleration import (
-    Wanted,
     compile_units,
     cpp_compiler,
     missing_for_compilation,
-    parts_of_users,
     plan_for,
     resolve_compile,
+    resolve_cuda_graph,
     resolve_precision,
-    resolve_replay,
     use_cache,
+    user_classes,
 )
-from bbcu.training.loop import TrainSettings
+from bbcu.training.settings import TrainSettings
 from tests.harness.builders import dncnn, drawn, srresnet
 
 CPU = torch.device("cpu")
+SETTINGS = TrainSettings(steps=10, batch=1, patch=8, lr=1e-3, schedule="constant", precision="fp32")
 needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
 
 
@@ -74,15 +74,15 @@ def test_auto_is_bf16_only_where_the_hardware_has_it(
     ("wanted", "units", "values", "missing", "kind", "compiles", "reason"),
     [
         ("auto", 32, 10**12, None, "cpu", True, "saves about 5000 s"),
-        ("auto", 32, 10**6, None, "cpu", False, "too short"),
-        ("auto", 32, 10**10, None, "cuda", False, "too short"),
+        ("auto", 32, 10**6, None, "cpu", False, "training is too short"),
+        ("auto", 32, 10**10, None, "cuda", False, "training is too short"),
         ("auto", 32, 10**13, None, "cuda", True, "saves about"),
         ("auto", 32, 10**13, None, "abacus", False, "not known"),
         ("auto", 32, 10**12, "no C++ compiler", "cpu", False, r"no C\+\+ compiler"),
-        (True, 32, 1, None, "cpu", True, "as asked"),
+        (True, 32, 1, None, "cpu", True, "as requested"),
         (True, 32, 10**12, "triton is not installed", "cuda", False, "triton"),
         (True, 0, 10**12, None, "cpu", False, "no binary units"),
-        (False, 32, 10**12, None, "cpu", False, "as asked"),
+        (False, 32, 10**12, None, "cpu", False, "as requested"),
     ],
 )
 def test_compilation_has_to_be_possible_and_to_pay(
@@ -94,11 +94,11 @@ def test_compilation_has_to_be_possible_and_to_pay(
 
 
 def test_a_plan_gives_a_line_for_each_decision() -> None:
-    plan = plan_for(srresnet(), CPU, Wanted("fp32", compile=False, int8=False), steps=10, pixels=100)
+    plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, compile=False, int8=False))
     assert plan.reasons == (
-        "precision fp32: as asked",
-        "units not compiled: as asked",
-        "signs convolved in floats: as asked",
+        "precision fp32: as requested",
+        "units not compiled: as requested",
+        "binary convolutions in floating point: as requested",
     )
 
 
@@ -106,31 +106,31 @@ def test_a_compiler_that_is_named_and_missing_is_no_compiler(monkeypatch: pytest
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert cpp_compiler() is None
     assert missing_for_compilation(CPU) == "no C++ compiler found (g++, clang++ or CXX)"
-    assert not plan_for(srresnet(), CPU, Wanted("fp32", compile=True), steps=10, pixels=10**12).compiles
+    assert not plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, compile=True)).compiles
 
 
 @pytest.mark.parametrize(
     ("wanted", "device", "own_parts", "steps", "replays", "reason"),
     [
         ("auto", "cuda", [], 500, True, "many small launches"),
-        ("auto", "cuda", [], 5, False, "too short"),
+        ("auto", "cuda", [], 5, False, "training is too short"),
         ("auto", "cuda", ["Triangle"], 500, False, "Triangle may change outside of tensors"),
-        (True, "cuda", ["Triangle"], 5, True, "as asked"),
-        (False, "cuda", [], 500, False, "as asked"),
+        (True, "cuda", ["Triangle"], 5, True, "as requested"),
+        (False, "cuda", [], 500, False, "as requested"),
         (True, "cpu", [], 500, False, "only a CUDA device"),
     ],
 )
 def test_steps_are_replayed_where_nothing_can_change_that_a_replay_would_not_see(
     wanted: bool | str, device: str, own_parts: list[str], steps: int, replays: bool, reason: str
 ) -> None:
-    decided, why = resolve_replay(wanted, torch.device(device), own_parts, steps)
+    decided, why = resolve_cuda_graph(wanted, torch.device(device), own_parts, steps)
     assert decided == replays
     assert reason in why
 
 
-def test_parts_of_users_are_those_that_are_neither_ours_nor_torchs() -> None:
-    assert parts_of_users(srresnet(unit=UnitSpec(bn="post", act_fn="relu"))) == []
-    assert parts_of_users(srresnet(unit=UnitSpec(surrogate="test_acceleration.Triangle"))) == ["Triangle"]
+def test_user_classes_are_those_that_are_neither_ours_nor_torchs() -> None:
+    assert user_classes(srresnet(unit=UnitSpec(bn="post", act_fn="relu"))) == []
+    assert user_classes(srresnet(unit=UnitSpec(surrogate=f"{__name__}.Triangle"))) == ["Triangle"]
 
 
 def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bbcu": {"align": 130.0},
     "bn pre": {"unit": UnitSpec(bn="pre")},
     "irnet": {"unit": UnitSpec(bn="post", act="after", act_fn="hardtanh", surrogate="ede", weight="irnet")},
-    "own surrogate": {"unit": UnitSpec(surrogate="test_acceleration.Triangle")},
+    "own surrogate": {"unit": UnitSpec(surrogate=f"{__name__}.Triangle")},
     "block, prelu": {"unit": UnitSpec(residual="block", act_fn="prelu", surrogate="ho", weight="l1mag")},
     "bn out, plain": {"unit": UnitSpec(residual=False, bn="out", surrogate="clip", weight="plain", threshold=False)},
     "bam": {"unit": UnitSpec(residual="block", bn="pre", surrogate="clip"), "accumulate": True},
@@ -214,7 +214,7 @@ def test_compiling_leaves_the_state_the_evaluation_and_copies_as_they_are() -> N
 
 @needs_compiler
 def test_a_unit_that_does_not_compile_trains_as_it_is_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    written = srresnet(unit=UnitSpec(surrogate="test_acceleration.Printing"))
+    written = srresnet(unit=UnitSpec(surrogate=f"{__name__}.Printing"))
     compiled = copy.deepcopy(written)
     compile_units(compiled)
     with caplog.at_level(logging.WARNING, logger="bbcu.training.acceleration"):

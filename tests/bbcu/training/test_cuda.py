@@ -24,10 +24,11 @@ from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
-from bbcu.training.acceleration import Wanted, exact_convolutions, missing_for_compilation, plan_for
+from bbcu.training.acceleration import deterministic_fp32, missing_for_compilation, plan_for
 from bbcu.training.evaluation import restore
-from bbcu.training.loop import StepReport, Training, TrainSettings
+from bbcu.training.loop import StepReport, Training
 from bbcu.training.probes import probe
+from bbcu.training.settings import TrainSettings
 from tests.harness.builders import dncnn, soft_blobs, srresnet
 from tests.harness.paths import REPOSITORY
 
@@ -37,6 +38,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 WRITTEN = TrainSettings(
     steps=12, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32", compile=False, cuda_graph=False
 )
+AUTO = TrainSettings(steps=500, batch=16, patch=32, lr=1e-3, schedule="cosine", precision="auto")
 REPLAYED = dataclasses.replace(WRITTEN, cuda_graph=True)
 FAST = dataclasses.replace(WRITTEN, precision="bf16", compile=True, cuda_graph=True)
 
@@ -100,18 +102,18 @@ def assert_same(one: Outcome, other: Outcome) -> None:
 
 
 def test_a_gpu_is_used_in_bf16_and_by_replay_where_nobody_says_otherwise() -> None:
-    plan = plan_for(srresnet(), GPU, Wanted("auto"), steps=500, pixels=10**9)
+    plan = plan_for(srresnet(), GPU, AUTO)
     assert plan.precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
     assert plan.replays
     assert len(plan.reasons) == 3
 
 
 def test_a_part_of_the_users_own_is_not_replayed_unless_that_is_asked_for() -> None:
-    network = srresnet(unit=UnitSpec(surrogate="test_cuda.Counting"))
-    plan = plan_for(network, GPU, Wanted("fp32"), steps=500, pixels=1)
+    network = srresnet(unit=UnitSpec(surrogate=f"{__name__}.Counting"))
+    plan = plan_for(network, GPU, AUTO)
     assert not plan.replays
     assert any("Counting may change outside of tensors" in reason for reason in plan.reasons)
-    assert plan_for(network, GPU, Wanted("fp32", cuda_graph=True), steps=500, pixels=1).replays
+    assert plan_for(network, GPU, dataclasses.replace(AUTO, cuda_graph=True)).replays
 
 
 # --- the same training ------------------------------------------------------------------------------------------------
@@ -162,11 +164,11 @@ def test_the_fast_way_learns_as_the_plain_one_does() -> None:
 
 def test_a_step_that_cannot_be_recorded_runs_as_it_is_written_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     def network() -> nn.Module:
-        return srresnet(align=16.25, unit=UnitSpec(surrogate="test_cuda.Asking"))
+        return srresnet(align=16.25, unit=UnitSpec(surrogate=f"{__name__}.Asking"))
 
     with caplog.at_level(logging.WARNING, logger="bbcu.training.acceleration"):
         replayed = trained(network(), REPLAYED)
-    assert [record for record in caplog.records if "not replayed but run as written" in record.message]
+    assert [record for record in caplog.records if "cannot be recorded and stays eager" in record.message]
     assert_same(trained(network(), WRITTEN), replayed)
 
 
@@ -203,7 +205,7 @@ def test_full_precision_is_no_tf32() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2, 64, 24, 24, generator=generator), torch.randn(64, 64, 3, 3, generator=generator)
     exact = functional.conv2d(x.double(), weight.double(), padding=1)
-    with exact_convolutions():
+    with deterministic_fp32():
         found = functional.conv2d(x.to(GPU), weight.to(GPU), padding=1).cpu().double()
     assert float((found - exact).norm() / exact.norm()) < 1e-6
 

@@ -25,12 +25,10 @@ from bbcu.training.loop import (
     StepReport,
     Training,
     TrainingDiverged,
-    TrainSettings,
     batches,
-    learning_rate_at,
     resolve_device,
-    train,
 )
+from bbcu.training.settings import TrainSettings, learning_rate_at
 from tests.harness.builders import dncnn, srresnet
 
 CPU = torch.device("cpu")
@@ -49,7 +47,7 @@ def trained(settings: TrainSettings = SETTINGS, seed: int = 0) -> tuple[SRResNet
     network = srresnet(align=16.25, seed=seed)
     reports: list[StepReport] = []
     sampler = PatchSampler([photograph(0), photograph(1)], 2, settings.patch, settings.batch, seed)
-    train(network, sampler, settings, CPU, reports.append)
+    Training(network, sampler, settings, CPU).run(reports.append)
     return network, reports
 
 
@@ -135,7 +133,9 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 
 def test_batches_that_are_drawn_ahead_are_the_same() -> None:
     sampler = PatchSampler((photograph(0),), 2, patch=8, batch=2, seed=3)
-    plain, ahead = ([(step, batch()) for step, batch in batches(sampler, 1, 4, ahead=ahead)] for ahead in (False, True))
+    plain, ahead = (
+        [(step, batch()) for step, batch in batches(sampler, 1, 4, prefetch=ahead)] for ahead in (False, True)
+    )
     assert [step for step, _ in ahead] == [step for step, _ in plain] == [1, 2, 3, 4]
     for (_, one), (_, other) in zip(plain, ahead, strict=True):
         assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
@@ -174,7 +174,7 @@ class Cell:
             self.settings.patch,
             self.settings.batch,
             seed=0,
-            corruption=None if self.noise is None else self.noise.corruption,
+            degradation=None if self.noise is None else self.noise.degradation,
         )
         return Training(self.network(seed), sampler, self.settings, CPU)
 
@@ -208,7 +208,7 @@ CELLS = {
     "method=bnn": of_method("bnn"),
     "method=bam": of_method("bam"),
     "dncnn": Cell(lambda seed: dncnn(blocks=2, seed=seed), noise=Denoising((25.0,), (0.0, 75.0))),
-    "random": Cell(lambda seed: srresnet(seed=seed, unit_class="test_training.Dropping")),
+    "random": Cell(lambda seed: srresnet(seed=seed, unit_class=f"{__name__}.Dropping")),
     "bf16": Cell(of_levels().network, dataclasses.replace(SHORT, precision="bf16")),
 }
 COMPILED = Cell(of_levels(bn="post").network, dataclasses.replace(SHORT, compile=True))

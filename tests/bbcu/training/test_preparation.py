@@ -6,8 +6,9 @@ from torch import nn
 
 from bbcu.data.pairs import PreparedData, prepare
 from bbcu.data.tasks import make_task
-from bbcu.training.loop import Training, TrainSettings
+from bbcu.training.loop import Training
 from bbcu.training.preparation import prepare_training
+from bbcu.training.settings import TrainSettings
 from tests.harness.builders import some_pictures, srresnet
 
 SETTINGS = TrainSettings(steps=3, batch=2, patch=6, lr=1e-3, schedule="cosine", precision="fp32", compile=False)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ablations.storage.memory import without_collecting
+from ablations.tracking.client import without_collecting
 
 
 @pytest.fixture(autouse=True)

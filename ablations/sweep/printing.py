@@ -1,0 +1,99 @@
+"""What a sweep prints before and after its trials."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ablations.planning.plan import Plan
+from ablations.space.factors import SHOWN
+from ablations.storage.folder import Identity
+from ablations.storage.plans import trial_names
+from ablations.trial.identity import Trial, baseline_label, network_of
+from bbcu.model.methods import BASELINE
+
+if TYPE_CHECKING:
+    from bbcu.model.cost import Cost
+
+DONE, TO_LOG, TO_TRAIN = "done", "to be logged", "to train"
+"""What is left to do for a planned trial."""
+
+
+def names_in(plan: Plan) -> dict[Identity, str]:
+    """Name each trial of a plan as ``python -m ablations status`` does."""
+    return trial_names((entry.identity, entry.trial.name, entry.trial.cell.setting) for entry in plan.trials)
+
+
+def print_counts(plan: Plan, states: Mapping[Identity, str]) -> None:
+    """Print how many cells and trials there are, and how many are left to train."""
+    to_train = sum(state == TO_TRAIN for state in states.values())
+    done = len(states) - to_train
+    cells = len({entry.identity[0] for entry in plan.trials})
+    what = f"{to_train} to train" if to_train else "nothing to train"
+    print(f"study {plan.study}: {cells} cells, {len(plan.trials)} trials, {done} done already, {what}", flush=True)
+
+
+def print_left_out(plan: Plan) -> None:
+    for entry in plan.left_out:
+        print(f"left out: {entry.name}: {entry.reason}")
+
+
+def print_design(plan: Plan) -> None:
+    """Print what the design cannot tell, and conditions that may be mistyped; nothing for a full factorial."""
+    for note in plan.design["notes"]:
+        print(f"design {plan.design['name']}: {note}")
+    for condition in plan.idle:
+        print(f'hydra.sweeper.exclude: "{condition}" left nothing out')
+
+
+def print_dry_run(plan: Plan, states: Mapping[Identity, str]) -> None:
+    """Print the trials of a plan with their cost."""
+    costs: dict[Hashable, Cost] = {}
+    names = names_in(plan)
+    rows = []
+    for entry in plan.trials:
+        if entry.structure not in costs:
+            costs[entry.structure] = cost_of(entry.trial)
+        cost = costs[entry.structure]
+        key, seed = entry.identity
+        price = (cost.printed_ops_g, f"{cost.params_k:.1f}")
+        rows.append([key[:SHOWN], names[entry.identity], str(seed), states[entry.identity], *price])
+    print_table(["cell", "levels", "seed", "state", "OPs (G)", "params (K)"], rows)
+    print_left_out(plan)
+    print_design(plan)
+    print_counts(plan, states)
+    print("dry run: nothing was trained or recorded", flush=True)
+
+
+def cost_of(trial: Trial) -> "Cost":
+    from bbcu.model.cost import Cost, count
+
+    if trial.cell.setting["network"]["name"] == BASELINE:
+        return Cost(0, 0)
+    return count(network_of(trial, drawn=False)).total
+
+
+def baseline_line(result: Mapping[str, Any]) -> str:
+    """Return what each test set of a result scores without a network."""
+    scores = result["baseline"].items()
+    sets = (f"{name} {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" for name, score in scores)
+    return f"{result['task']}, {baseline_label(result)}: {', '.join(sets)}"
+
+
+def print_search(report: Mapping[str, Any]) -> None:
+    """Print the best cell of a search, or its front."""
+    records = report["front"] if "front" in report else [report["best"]] if report["best"] else []
+    rows = [
+        [
+            " ".join(text for text in record["row"] if text.partition("=")[0] in report["keys"]),
+            *(f"{record['values'][name]:.4g}" for name in report["objectives"]),
+        ]
+        for record in records
+    ]
+    print_table(["front" if "front" in report else "best cell", *report["objectives"]], rows)
+    print("the best of many noisy scores is too high: train these cells again under new seeds before reporting them")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns, without the seconds that rich takes for a dry run of ten thousand rows."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,196 @@
+"""Which trials of a sweep wait, run and have ended, learned from the study's folder."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablations.storage.attempts import Attempt, State, history_of, state_at_rest
+from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
+from ablations.storage.lease import Lease, leases, living_lease
+from ablations.storage.status import stamp_of
+
+PREPARING = "preparing"
+"""The phase of a lease whose holder does not train yet, and may find that it need not."""
+
+
+@dataclass(frozen=True)
+class WatchedTrial:
+    """A trial as a view shows it: its name, how many steps it trains, and its folder."""
+
+    name: str
+    steps: int
+    folder: TrialFolder
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} seed {self.folder.seed}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt at a trial ended.
+
+    ``psnr_db`` is the mean over the test sets, for a finished trial. ``seconds`` is how long the attempt took and
+    ``steps`` how many steps it trained; both are None if its beginning or end was not recorded.
+    """
+
+    trial: WatchedTrial
+    state: State
+    reason: str = ""
+    psnr_db: float | None = None
+    seconds: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """The date in ns and the size of a trial's files, None for a missing one; they change when a file is rewritten."""
+
+    result: tuple[int, int] | None = None
+    state: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, folder: TrialFolder) -> "Stamps":
+        return cls(stamp_of(folder.result_path), stamp_of(folder.state_path))
+
+
+class TrialTracker:
+    """Tracks the trials of a sweep; a trial in neither ``running`` nor ``ended`` waits.
+
+    ``trials`` may grow meanwhile, in another thread too, as those of a search do. A look reads the leases, which are
+    few, and a trial's folder only after its lease has gone.
+    """
+
+    def __init__(
+        self, outputs: Path, study: str, trials: Mapping[Identity, WatchedTrial], done: Container[Identity]
+    ) -> None:
+        self._outputs, self._study = outputs, study
+        self._given, self._done = trials, done
+        self.trials: dict[Identity, WatchedTrial] = {}
+        self.running: dict[Identity, Lease] = {}
+        self.ended: dict[Identity, State] = {}
+        self._stamps: dict[Identity, Stamps] = {}
+        self._add_new()
+
+    def _add_new(self) -> None:
+        """Add the trials that did not exist at the last look."""
+        known, self.trials = self.trials, dict(self._given)
+        new = [identity for identity in self.trials if identity not in known]
+        self.ended |= {identity: State.FINISHED for identity in new if identity in self._done}
+        # What is in their folders was written by earlier sweeps; only later changes are news.
+        self._stamps |= {identity: Stamps.of(self.trials[identity].folder) for identity in self._begun(new)}
+
+    @property
+    def waiting(self) -> Iterator[WatchedTrial]:
+        """The trials that have not begun."""
+        return (
+            trial
+            for identity, trial in self.trials.items()
+            if identity not in self.ended and identity not in self.running
+        )
+
+    @property
+    def counts(self) -> Counter[State]:
+        """How many trials are in each state; those that wait are PLANNED."""
+        counts = Counter(self.ended.values())
+        counts[State.RUNNING] = len(self.running)
+        counts[State.PLANNED] = len(self.trials) - len(self.ended) - len(self.running)
+        return counts
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """How many cells have finished under every seed, and how many there are."""
+        unfinished = {identity[0] for identity in self.trials if self.ended.get(identity) != State.FINISHED}
+        cells = {identity[0] for identity in self.trials}
+        return len(cells) - len(unfinished), len(cells)
+
+    def look(self) -> list[Ending]:
+        """Read the leases; return how the trials ended that do not run any more."""
+        if len(self._given) != len(self.trials):
+            self._add_new()
+        # Oldest first, so that rows of a view only ever move up.
+        by_age = sorted(leases(self._outputs, self._study), key=lambda lease: lease.began)
+        found = {(lease.cell, lease.seed): lease for lease in by_age}
+        before = self.running
+        # A process that gets a finished trial holds it for a moment, to see that there is nothing to do.
+        self.running = {
+            identity: lease
+            for identity, lease in found.items()
+            if identity in self.trials and (self.ended.get(identity) != State.FINISHED or lease.phase != PREPARING)
+        }
+        endings = [
+            self._after(identity, lease)
+            for identity, lease in before.items()
+            if identity not in self.running or self.running[identity].token != lease.token
+        ]
+        for identity in self.running:
+            if self.ended.pop(identity, None) == State.FINISHED:
+                # It is retrained, and its old result is not what it ends with.
+                self._stamps[identity] = Stamps.of(self.trials[identity].folder)
+        return [ending for ending in endings if ending is not None]
+
+    def look_everywhere(self) -> list[Ending]:
+        """Return how trials ended whose lease was never seen; those that never began cost nothing."""
+        endings = [self._unseen(identity) for identity in self._begun(self.trials) if identity not in self.running]
+        return [ending for ending in endings if ending is not None]
+
+    def _begun(self, identities: Collection[Identity]) -> list[Identity]:
+        """Return those of some trials that have a folder and have not finished."""
+        left = [identity for identity in identities if self.ended.get(identity) != State.FINISHED]
+        try:
+            begun = set(os.listdir(study_folder(self._outputs, self._study))) if left else set()
+        except OSError:
+            return []
+        return [identity for identity in left if identity[0] in begun]
+
+    def _after(self, identity: Identity, lease: Lease) -> Ending | None:
+        """Return how the attempt ended whose lease has gone."""
+        now = living_lease(self.trials[identity].folder)
+        if now is not None and now.token == lease.token:
+            # A directory listing may miss a file that is being replaced.
+            self.running[identity] = now
+            return None
+        return self._ending(identity, now)
+
+    def _unseen(self, identity: Identity) -> Ending | None:
+        folder = self.trials[identity].folder
+        if Stamps.of(folder) == self._stamps.get(identity, Stamps()) or living_lease(folder) is not None:
+            return None
+        return self._ending(identity, None)
+
+    def _ending(self, identity: Identity, next_lease: Lease | None) -> Ending | None:
+        """Return the latest ending recorded in the folder, or None; ``next_lease`` is that of the next attempt."""
+        trial = self.trials[identity]
+        before, now = self._stamps.get(identity, Stamps()), Stamps.of(trial.folder)
+        self._stamps[identity] = now
+        attempts = () if now.state == before.state else history_of(trial.folder).attempts
+        if attempts and next_lease is not None and _is_of(attempts[-1], next_lease):
+            attempts = attempts[:-1]
+        attempt = attempts[-1] if attempts else None
+        ending = None
+        if now.result != before.result or attempt is None:
+            ending = _finish_of(trial, attempt)
+        if ending is None and attempt is not None:
+            ending = Ending(trial, *state_at_rest(trial.folder, attempt))
+        if ending is not None:
+            self.ended[identity] = ending.state
+        return ending
+
+
+def _is_of(attempt: Attempt, lease: Lease) -> bool:
+    """Return whether an attempt that has not ended is the lease's."""
+    return attempt.state == State.RUNNING and (attempt.host, attempt.pid) == (lease.host.partition("/")[0], lease.pid)
+
+
+def _finish_of(trial: WatchedTrial, attempt: Attempt | None) -> Ending | None:
+    """Return the ending of a trial that has a result, or None."""
+    result = trial.folder.result()
+    if result is None:
+        return None
+    if attempt is None or attempt.ended is None:
+        return Ending(trial, State.FINISHED, psnr_db=mean_psnr(result))
+    # If the clock was set back meanwhile, the time that it took is unknown.
+    seconds = attempt.ended - attempt.began or None
+    return Ending(trial, State.FINISHED, "", mean_psnr(result), seconds, trial.steps - attempt.from_step)

@@ -1,0 +1,75 @@
+"""Leases, results and warnings that the tests of several rooms share."""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ablations.storage.files import write_atomically
+from ablations.storage.folder import CurvePoint, TrialFolder
+from ablations.storage.lease import Lease, birth_of, lease_path, this_host
+
+CELL = "a" * 64
+
+
+def result(seed: int = 0, cell: str = CELL) -> dict[str, Any]:
+    """A whole result with round numbers."""
+    return {
+        "study": "tiny",
+        "cell": cell,
+        "name": "bn=post",
+        "factors": {"residual": True, "bn": "post", "align": 1.0},
+        "levels": {"residual": True, "bn": "post", "align": "auto"},
+        "reference": {"residual": True, "bn": "none", "align": "auto"},
+        "setting": {"task": {"name": "sr_x2"}, "channels": 8, "train": {"steps": 20}, "data": "f" * 64},
+        "method": "custom",
+        "task": "sr_x2",
+        "seed": seed,
+        "metrics": {"Set5": {"psnr_db": 36.0, "ssim": 0.95, "images": {"baby": {"psnr_db": 36.0, "ssim": 0.95}}}},
+        "baseline": {"Set5": {"psnr_db": 34.0, "ssim": 0.93}},
+        "cost": {"ops_g": 18.55, "params_k": 224.6},
+        "timing": {"train_s": 2.0, "step_ms": 100.0, "evaluate_s": 1.0},
+        "probes": {},
+        "provenance": {"git": "0" * 40, "dirty": False},
+    }
+
+
+def finished(outputs: Path, seed: int = 0) -> TrialFolder:
+    """A folder with a whole result, a curve of two points, a log and a picture."""
+    folder = TrialFolder(outputs, "tiny", CELL, seed)
+    folder.write_result(result(seed))
+    folder.write_curve([CurvePoint(10, {"train/loss": 0.5}, 1.0), CurvePoint(20, {"train/loss": 0.25}, 2.0)])
+    folder.config_path.write_text("seed: 0\n")
+    (folder.samples / "Set5" / "baby").mkdir(parents=True)
+    (folder.samples / "Set5" / "baby" / "output.png").write_bytes(b"picture")
+    return folder
+
+
+def put_lease(folder: TrialFolder, **changes: Any) -> Lease:
+    """Write the lease of this very process, except for ``changes``, without its lock."""
+    lease = Lease(
+        *(folder.study, folder.cell, folder.seed, "bbcu", "", 1, 500),
+        token="some",
+        host=this_host(),
+        pid=os.getpid(),
+        born=birth_of(os.getpid()) or "",
+        began=time.time(),
+    )
+    lease = dataclasses.replace(lease, **changes)
+    write_atomically(lease_path(folder), json.dumps(dataclasses.asdict(lease)))
+    return lease
+
+
+class Warnings(logging.Handler):
+    """Collects the warnings of this package, in a process that has no fixtures."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+        logging.getLogger("ablations").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())

@@ -1,0 +1,348 @@
+"""What a trial leaves in its folder and in MLflow, and what it leaves when it fails."""
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Run
+from PIL import Image
+
+from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
+from ablations.trial.data import data_of
+from ablations.trial.identity import network_of
+from bbcu.data.tasks import ArtifactReduction, Denoising, SuperResolution, Task
+from bbcu.model.cost import count
+from bbcu.training.evaluation import Evaluation, evaluate
+from tests.harness.support import STUDY, Outcome, Workplace, contents, photograph, result_of
+
+TINY = SuperResolution(2)
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class DoneTrial:
+    """A trial that was run once, for tests that only look at it."""
+
+    workplace: Workplace
+    outcome: Outcome
+
+    @property
+    def path(self) -> Path:
+        return self.workplace.folder_of().path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return result_of(self.workplace)
+
+    @property
+    def run(self) -> Run:
+        (run,) = self.workplace.runs()
+        return run
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> DoneTrial:
+    workplace = Workplace.apart(tmp_path_factory.mktemp("done"), migrated_database)
+    return DoneTrial(workplace, workplace.run())
+
+
+def test_a_trial_ends_with_status_zero_and_prints_its_score(done: DoneTrial) -> None:
+    score = done.result["metrics"]["Tiny"]
+    assert done.outcome.status == 0
+    assert f"Tiny: {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" in done.outcome.out
+    assert done.outcome.message == ""
+
+
+# --- its folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_leaves_its_files_in_the_folder_of_its_cell_and_seed(done: DoneTrial) -> None:
+    kinds = ("input", "baseline", "output", "truth")
+    pictures = {f"samples/Tiny/{image}/{kind}.png" for image in ("third", "fourth") for kind in kinds}
+    files = {"result.json", "state.json", "checkpoint.pt", "config.yaml", "trial.log", "curve.csv"}
+    folder = done.workplace.outputs / STUDY / done.workplace.trial().cell.key / "seed0"
+    assert set(contents(folder)) == pictures | files
+
+
+def test_the_result_holds_every_fact_of_its_format(done: DoneTrial) -> None:
+    result = done.result
+    identity = {"study", "cell", "name", "factors", "levels", "reference", "setting", "method", "task", "seed"}
+    assert set(result) == identity | {"metrics", "baseline", "cost", "timing", "dead", "probes", "provenance"}
+    assert (result["study"], result["method"], result["task"], result["seed"]) == (STUDY, "bbcu", "sr_x2", 0)
+    assert result["factors"] == {
+        "residual": True,
+        "bn": "none",
+        "act": "inside",
+        "act_fn": "rprelu",
+        "align": 130 * 4 / 64,
+        "binarize": ["body"],
+        "threshold": True,
+        "surrogate": "quadratic",
+        "weight": "l1",
+    }
+    assert set(result["metrics"]["Tiny"]) == {"psnr_db", "ssim", "images"}
+    assert set(result["baseline"]["Tiny"]) == {"psnr_db", "ssim"}
+    assert {"train_s", "step_ms"} <= set(result["timing"])
+    assert result["timing"].get("peak_mib", 200) > 100
+    assert {"git", "dirty", "packages", "cpu", "seed"} <= set(result["provenance"])
+    cost = count(network_of(done.workplace.trial())).total
+    assert result["cost"] == {"ops_g": cost.ops_g, "params_k": cost.params_k}
+
+
+@pytest.mark.parametrize("metric", ["psnr_db", "ssim"])
+def test_the_score_of_a_set_is_the_mean_of_its_images(done: DoneTrial, metric: str) -> None:
+    score = done.result["metrics"]["Tiny"]
+    assert set(score["images"]) == {"third", "fourth"}
+    mean = statistics.fmean(image[metric] for image in score["images"].values())
+    assert score[metric] == pytest.approx(mean, abs=1e-6)
+
+
+def mean_baseline(task: Task, level: str = "", metric: str = "psnr_db") -> float:
+    """The mean score of the test inputs themselves."""
+    pairs = [task.test_pair(photograph(seed), level) for seed in (2, 3)]
+    return statistics.fmean(getattr(task.score(task.baseline(input_), truth), metric) for input_, truth in pairs)
+
+
+@pytest.mark.parametrize("metric", ["psnr_db", "ssim"])
+def test_the_baseline_is_the_score_of_the_task_without_a_network(done: DoneTrial, metric: str) -> None:
+    assert done.result["baseline"]["Tiny"][metric] == pytest.approx(mean_baseline(TINY, metric=metric), abs=1e-6)
+
+
+def test_the_checkpoint_restores_the_network_that_was_scored(done: DoneTrial) -> None:
+    network = network_of(done.workplace.trial())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(torch.load(done.path / "checkpoint.pt", weights_only=True))
+    scores = evaluate(network, data_of(done.workplace.config()).test, TINY, CPU)["Tiny"]
+    assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    for name, image in done.result["metrics"]["Tiny"]["images"].items():
+        assert scores[name].psnr_db == pytest.approx(image["psnr_db"], abs=1e-6)
+        assert scores[name].ssim == pytest.approx(image["ssim"], abs=1e-8)
+
+
+def test_the_saved_config_has_what_was_asked_for(done: DoneTrial) -> None:
+    saved = (done.path / "config.yaml").read_text(encoding="utf-8")
+    for line in ("steps: 2", "channels: 4", "name: sr_x2", f"outputs: {done.workplace.outputs}", "residual: true"):
+        assert line in saved
+
+
+def test_the_curve_ends_with_the_score_of_the_result(done: DoneTrial) -> None:
+    curve = done.workplace.folder_of().curve()
+    values = [point.metrics["Tiny/psnr_db"] for point in curve if "Tiny/psnr_db" in point.metrics]
+    assert values[-1] == pytest.approx(done.result["metrics"]["Tiny"]["psnr_db"], abs=1e-6)
+    assert {point.step for point in curve if "train/loss" in point.metrics} == {1, 2}
+
+
+def test_the_log_says_what_was_trained(done: DoneTrial) -> None:
+    assert "reference seed 0: 2 steps on cpu" in (done.path / "trial.log").read_text(encoding="utf-8")
+
+
+def test_a_sample_shows_the_pictures_that_were_scored(done: DoneTrial) -> None:
+    place = done.path / "samples" / "Tiny" / "third"
+    pictures = {path.stem: np.asarray(Image.open(path)) for path in place.iterdir()}
+    input_, truth = TINY.pair(photograph(2))
+    for kind, expected in (("truth", truth), ("input", input_), ("baseline", TINY.baseline(input_))):
+        assert np.array_equal(pictures[kind], expected), kind
+    score = TINY.score(pictures["output"], truth)
+    assert score.psnr_db == pytest.approx(done.result["metrics"]["Tiny"]["images"]["third"]["psnr_db"], abs=1e-6)
+
+
+# --- its MLflow run ---------------------------------------------------------------------------------------------------
+
+
+def test_mlflow_holds_one_finished_run_that_names_the_trial(done: DoneTrial) -> None:
+    run, result = done.run, done.result
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "reference")
+    expected = {"cell": result["cell"], "seed": "0", "study": STUDY, "method": "bbcu", "task": "sr_x2"}
+    assert {name: run.data.tags[name] for name in expected} == expected
+    assert run.data.tags["git"] == result["provenance"]["git"]
+
+
+def test_mlflow_holds_the_factors_and_the_setting_as_parameters(done: DoneTrial) -> None:
+    factors = {"residual": "true", "bn": "none", "act": "inside", "act_fn": "rprelu", "align": "8.125"}
+    setting = {"channels": "4", "blocks": "1", "train.steps": "2", "train.batch": "2", "train.patch": "8", "seed": "0"}
+    assert (factors | setting).items() <= done.run.data.params.items()
+
+
+def test_mlflow_holds_the_numbers_of_the_result(done: DoneTrial) -> None:
+    result, metrics = done.result, done.run.data.metrics
+    for metric in ("psnr_db", "ssim"):
+        assert metrics[f"Tiny/{metric}"] == result["metrics"]["Tiny"][metric]
+        assert metrics[f"baseline/Tiny/{metric}"] == result["baseline"]["Tiny"][metric]
+    for group in ("cost", "timing"):
+        for name, value in result[group].items():
+            assert metrics[f"{group}/{name}"] == value
+    assert "train/loss" in metrics
+
+
+def test_mlflow_holds_the_files_of_the_folder(done: DoneTrial) -> None:
+    artifacts = contents(Path(done.run.info.artifact_uri.removeprefix("file://")))
+    files = {name: data for name, (data, _) in contents(done.path).items() if name != "checkpoint.pt"}
+    assert set(artifacts) == set(files)
+    # The log goes on after its copy is taken.
+    assert all(artifacts[name][0] == files[name] for name in set(files) - {"trial.log"})
+
+
+# --- how it is scored -------------------------------------------------------------------------------------------------
+
+
+def test_the_score_is_that_of_the_last_step_and_not_of_the_best(workplace: Workplace) -> None:
+    training = ("train.steps=3", "train.lr=0.3", "train.schedule=constant", "train.precision=fp32")
+    setting = (*training, "tracking.evaluations=3")
+    workplace.run(*setting)
+    curve = workplace.folder_of(*setting).curve()
+    scores = [point.metrics["Tiny/psnr_db"] for point in curve if "Tiny/psnr_db" in point.metrics]
+    assert len(scores) == 3
+    assert max(scores) > scores[-1] + 0.1
+    assert result_of(workplace, *setting)["metrics"]["Tiny"]["psnr_db"] == pytest.approx(scores[-1], abs=1e-6)
+
+
+DENOISING, JPEG = Denoising((25.0,), (0.0, 75.0)), ArtifactReduction((10,), (1, 50))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "task", "label"),
+    [
+        pytest.param(("method=bicubic",), TINY, "sr_x2, bicubic", id="bicubic"),
+        pytest.param(("method=identity", "task=jpeg"), JPEG, "jpeg, input", id="jpeg"),
+    ],
+)
+def test_a_method_that_trains_nothing_needs_no_pictures_to_train_on(
+    workplace: Workplace, overrides: tuple[str, ...], task: Task, label: str
+) -> None:
+    outcome = workplace.sweep(*overrides, "data.train=''")
+    assert outcome.status == 0, outcome.message
+    (folder,) = workplace.trials()
+    result = folder.result()
+    assert result is not None
+    score = result["metrics"]["Tiny"]
+    assert score["psnr_db"] == pytest.approx(mean_baseline(task), abs=1e-6)
+    assert f"{label}: Tiny {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" in outcome.out.splitlines()
+    assert not folder.checkpoint_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [pytest.param("denoise", DENOISING, id="denoise"), pytest.param("jpeg", JPEG, id="jpeg")]
+)
+def test_a_task_without_enlarging_trains_a_dncnn(workplace: Workplace, name: str, task: Task) -> None:
+    outcome = workplace.run(f"task={name}")
+    assert outcome.status == 0, outcome.message
+    result = result_of(workplace, f"task={name}")
+    assert (result["task"], result["setting"]["network"]["name"]) == (name, "dncnn")
+    assert result["setting"]["task"] == task.parameters()
+    assert result["baseline"]["Tiny"]["psnr_db"] == pytest.approx(mean_baseline(task), abs=1e-6)
+    assert f"input {result['baseline']['Tiny']['psnr_db']:.2f} dB" in outcome.out
+
+
+def test_several_levels_are_scored_by_one_training(workplace: Workplace) -> None:
+    setting = ("task=denoise", "task.sigma=[15,50]")
+    outcome = workplace.run(*setting)
+    assert outcome.status == 0, outcome.message
+    result = result_of(workplace, *setting)
+    assert list(result["metrics"]) == list(result["baseline"]) == ["Tiny-sigma15", "Tiny-sigma50"]
+    assert result["baseline"]["Tiny-sigma50"]["psnr_db"] < result["baseline"]["Tiny-sigma15"]["psnr_db"]
+    assert len(workplace.runs()) == 1
+
+
+def test_self_ensemble_changes_the_score_of_the_same_network(done: DoneTrial, workplace: Workplace) -> None:
+    setting = "evaluation.self_ensemble=true"
+    assert workplace.run(setting).status == 0
+    network = network_of(workplace.trial())
+    network.load_state_dict(torch.load(workplace.folder_of(setting).checkpoint_path, weights_only=True))
+    expected = evaluate(network, data_of(workplace.config()).test, TINY, CPU, Evaluation(self_ensemble=True))["Tiny"]
+    metrics = result_of(workplace, setting)["metrics"]
+    assert metrics != done.result["metrics"]
+    for name, image in metrics["Tiny"]["images"].items():
+        assert image["psnr_db"] == pytest.approx(expected[name].psnr_db, abs=1e-6)
+
+
+def test_tiles_change_no_score(workplace: Workplace) -> None:
+    method = "method=full_precision"
+    assert workplace.run(method).status == 0
+    assert workplace.run(method, "evaluation.tile=16", "study.name=tiled").status == 0
+    whole, tiled = (
+        result_of(workplace, method, study)["metrics"] for study in ("study.name=adhoc", "study.name=tiled")
+    )
+    for name, image in whole["Tiny"]["images"].items():
+        assert tiled["Tiny"]["images"][name]["psnr_db"] == pytest.approx(image["psnr_db"], abs=1e-3)
+
+
+# --- the same conditions for every cell -------------------------------------------------------------------------------
+
+
+def test_the_same_config_gives_the_same_metrics_and_weights_in_another_place(
+    done: DoneTrial, workplace: Workplace
+) -> None:
+    workplace.run()
+    assert workplace.trial().cell.key == done.workplace.trial().cell.key
+    assert result_of(workplace)["metrics"] == done.result["metrics"]
+    paths = (place.folder_of().checkpoint_path for place in (workplace, done.workplace))
+    first, second = (torch.load(path, weights_only=True) for path in paths)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def losses(workplace: Workplace, *overrides: str) -> list[float]:
+    curve = workplace.folder_of(*overrides).curve()
+    return [point.metrics["train/loss"] for point in curve if "train/loss" in point.metrics]
+
+
+def test_two_cells_of_a_seed_start_from_the_same_weights_on_the_same_patches(
+    done: DoneTrial, workplace: Workplace
+) -> None:
+    workplace.run("train.lr=5e-2")
+    slow, fast = losses(done.workplace), losses(workplace, "train.lr=5e-2")
+    assert slow[0] == fast[0]
+    assert slow[1] != fast[1]
+
+
+def test_another_seed_starts_elsewhere(done: DoneTrial, workplace: Workplace) -> None:
+    workplace.run("seed=1")
+    assert losses(done.workplace)[0] != losses(workplace, "seed=1")[0]
+
+
+# --- a trial that fails -----------------------------------------------------------------------------------------------
+
+DIVERGES = ("train.lr=1e30", "tracking.evaluations=1")
+REASON = "the loss is nan at step 2 of 2"
+
+
+def test_a_trial_that_fails_says_why_in_one_line_in_its_state_and_in_mlflow(workplace: Workplace) -> None:
+    outcome = workplace.run(*DIVERGES)
+    (line,) = outcome.message.splitlines()
+    assert outcome.status == 1
+    assert REASON in line
+    folder = workplace.folder_of(*DIVERGES)
+    assert present_state(folder) == (State.FAILED, REASON)
+    assert folder.result() is None
+    (run,) = workplace.runs()
+    assert (run.info.status, run.data.tags["reason"], run.data.tags["cell"]) == ("FAILED", REASON, folder.cell)
+
+
+def test_weights_that_are_not_numbers_are_a_divergence_wherever_they_are_noticed(workplace: Workplace) -> None:
+    outcome = workplace.run("train.lr=1e30", "tracking.evaluations=2")
+    assert "ValueError" not in outcome.message
+    assert "nan" in outcome.message.lower()
+
+
+def test_a_failed_trial_is_tried_again(workplace: Workplace) -> None:
+    folder = workplace.folder_of()
+    begin_attempt(folder)
+    end_attempt(folder, State.FAILED, "the machine was on fire")
+    workplace.run()
+    first, second = history_of(folder).attempts
+    assert (first.state, first.reason, second.state) == ("failed", "the machine was on fire", "finished")
+    assert folder.result() is not None
+
+
+def test_a_finished_trial_is_not_trained_again(workplace: Workplace) -> None:
+    workplace.run()
+    before = contents(workplace.outputs / STUDY)
+    again = workplace.run()
+    assert again.status == 0
+    assert "done already" in again.out
+    assert contents(workplace.outputs / STUDY) == before
+    assert len(workplace.runs()) == 1

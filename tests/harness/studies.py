@@ -1,0 +1,342 @@
+"""Synthetic studies whose truth is known, written as finished trials leave them and read back."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.image import imsave
+
+from ablations.storage.folder import CurvePoint, TrialFolder
+from ablations.storage.plans import write_plan
+from ablations.tracking.client import prepare_tracking
+from ablations.tracking.runs import TrialRun, facts_of
+from ablations.tracking.sync import synchronise
+from analysis.study.loading import StudyResults, load, load_folder
+from bbcu.model.methods import METHODS
+
+# ---- a small study of two or three factors ---------------------------------------------------------------------------
+
+REFERENCE = {"residual": True, "bn": "none", "align": "auto"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A trial of a synthetic study: its levels as a user gives them, and its score on each test set, in dB."""
+
+    levels: Mapping[str, Any]
+    seed: int
+    psnr_db: Mapping[str, float]
+    steps: int = 20
+    ops_g: float = 2.0
+    params_k: float = 40.0
+    images: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    probes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method: str = "bbcu"
+    reference: Mapping[str, Any] = dataclasses.field(default_factory=lambda: REFERENCE)
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    dead: bool | str | None = None
+
+    @property
+    def factors(self) -> dict[str, Any]:
+        """The recorded levels: ``align=auto`` becomes the number that ``bn`` makes it."""
+        number = 130 if self.levels["bn"] == "none" else 1
+        return {**self.levels, "align": number if self.levels["align"] == "auto" else self.levels["align"]}
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return {
+            "task": {"name": "sr_x2", "scale": 2},
+            "network": {"name": "plain"},
+            "channels": 8,
+            "train": {"steps": self.steps, "lr": 0.001},
+            "data": hashlib.sha256(b"photographs").hexdigest(),
+            **self.others,
+        }
+
+    @property
+    def cell(self) -> str:
+        form = json.dumps([self.factors, self.setting], sort_keys=True)
+        return hashlib.sha256(form.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        return " ".join(f"{factor}={level}" for factor, level in self.factors.items()) + f" seed={self.seed}"
+
+
+def trial(seed: int = 0, psnr_db: float = 30.0, steps: int = 20, **levels: Any) -> Trial:
+    """A trial on Set5 alone, at the reference levels except those given."""
+    return Trial({**REFERENCE, **levels}, seed, {"Set5": psnr_db}, steps)
+
+
+def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    rows = [
+        {
+            **{"cell": t.cell, "seed": t.seed, "name": t.name, "method": t.method},
+            **{"factors": t.factors, "levels": t.levels, "setting": t.setting},
+        }
+        for t in trials
+    ]
+    return {"trials": rows, "left_out": list(left_out)}
+
+
+def result_of(trial: Trial) -> dict[str, Any]:
+    return {
+        "study": "components",
+        "cell": trial.cell,
+        "seed": trial.seed,
+        "name": trial.name,
+        "factors": trial.factors,
+        "levels": dict(trial.levels),
+        "reference": dict(trial.reference),
+        "method": trial.method,
+        "task": "sr_x2",
+        "setting": trial.setting,
+        "metrics": {
+            name: {"psnr_db": psnr, "ssim": psnr / 40, "images": images_of(trial, name)}
+            for name, psnr in trial.psnr_db.items()
+        },
+        "baseline": {name: {"psnr_db": 28.5, "ssim": 0.8} for name in trial.psnr_db},
+        "cost": {"ops_g": trial.ops_g, "params_k": trial.params_k},
+        "timing": {"train_s": 12.5 + trial.seed, "step_ms": 3.0, **trial.timing},
+        "probes": dict(trial.probes),
+        "dead": trial.dead,
+        "provenance": {
+            "git": "0123456789abcdef",
+            "dirty": trial.seed == 2,
+            "packages": {"torch": "2.13.0", "numpy": "2.4.6"},
+            "cpu": "two cores",
+            "device": "cpu",
+            "seed": trial.seed,
+            **trial.origin,
+        },
+    }
+
+
+def images_of(trial: Trial, test_set: str) -> dict[str, dict[str, float]]:
+    return {name: {"psnr_db": psnr, "ssim": 0.9} for name, psnr in trial.images.get(test_set, {}).items()}
+
+
+def curve_of(trial: Trial) -> list[CurvePoint]:
+    noise = np.random.default_rng([trial.seed, trial.steps])
+    points = [
+        CurvePoint(step, {"train/loss": 0.2 / (1 + step) ** 0.4 * float(np.exp(noise.normal(0, 0.1)))}, time=0.0)
+        for step in range(1, trial.steps + 1)
+    ]
+    for step in (trial.steps // 2, trial.steps):
+        psnr = {f"{name}/psnr_db": value - 1 + step / trial.steps for name, value in trial.psnr_db.items()}
+        points.append(CurvePoint(step, psnr, time=0.0))
+    return points
+
+
+def write_samples(folder: Path, trial: Trial) -> None:
+    """Crops of one test picture: a ring, and an output that is noisier for a lower PSNR."""
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    truth = np.stack([0.5 + 0.5 * np.sin(40 * (x**2 + y**2) * (1 + shift)) for shift in (0, 0.1, 0.2)], axis=-1)
+    noise = np.random.default_rng(trial.seed).normal(0, 1, truth.shape)
+    for test_set, psnr in trial.psnr_db.items():
+        place = folder / test_set / "ring"
+        place.mkdir(parents=True)
+        output = truth + noise * 10 ** (-psnr / 20)
+        pictures = {"input": truth[::2, ::2], "baseline": truth * 0.7 + 0.15, "output": output, "truth": truth}
+        for kind, pixels in pictures.items():
+            imsave(place / f"{kind}.png", np.clip(pixels, 0, 1))
+
+
+def write_folder(
+    outputs: Path,
+    finished: Sequence[Trial],
+    planned: Sequence[Trial] = (),
+    left_out: Sequence[Mapping[str, Any]] = (),
+    samples: bool = False,
+) -> None:
+    """Write the folder of a study as finished trials leave it; ``planned`` are those that were not run."""
+    write_plan(outputs, "components", plan_of([*finished, *planned], left_out))
+    for each in finished:
+        folder = TrialFolder(outputs, "components", each.cell, each.seed)
+        folder.path.mkdir(parents=True)
+        folder.write_curve(curve_of(each))
+        if samples:
+            write_samples(folder.samples, each)
+        folder.write_result(result_of(each))
+
+
+def read_back(outputs: Path, finished: Sequence[Trial], **others: Any) -> StudyResults:
+    """Write the folder of a study and read it without MLflow."""
+    write_folder(outputs, finished, **others)
+    return load_folder(outputs / "components")
+
+
+def write_study(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others: Any) -> None:
+    """Write the folder of a study and record it in MLflow."""
+    write_folder(outputs, finished, **others)
+    synchronise(outputs, "components", tracking_uri)
+
+
+def start(tracking_uri: str, outputs: Path, trial: Trial) -> tuple[TrialRun, TrialFolder]:
+    """Open a trial's run as a training does."""
+    experiment = prepare_tracking(tracking_uri, "components")
+    run = TrialRun(tracking_uri, experiment, facts_of(result_of(trial)))
+    return run, TrialFolder(outputs, "components", trial.cell, trial.seed)
+
+
+def loaded(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others: Any) -> StudyResults:
+    """Write a study, record it in MLflow and read it back."""
+    write_study(tracking_uri, outputs, finished, **others)
+    return load(tracking_uri, "components", outputs)
+
+
+# ---- a study of the components whose effects are known ---------------------------------------------------------------
+
+FULL_REFERENCE = {"residual": True, "bn": "none", "align": "auto", "act": "inside", "binarize": ["body"]}
+
+TRUTH = {"residual": 1.0, "alignment": 0.5, "bn": 0.3, "inside": 0.15}
+"""The gain of each component alone, in dB; without a residual an alignment is worth half."""
+
+NOISE_DB = 0.01
+
+PICTURES = ("baby", "bird", "butterfly", "head", "woman")
+
+
+def true_psnr(levels: dict[str, Any]) -> float:
+    aligned = levels["bn"] == "none" and levels["align"] != 1
+    psnr = 30.0 + TRUTH["residual"] * bool(levels["residual"]) + TRUTH["inside"] * (levels["act"] == "inside")
+    psnr += TRUTH["bn"] * (levels["bn"] == "post")
+    return psnr + TRUTH["alignment"] * aligned * (1.0 if levels["residual"] else 0.5)
+
+
+def spread(deviation: float) -> dict[str, float]:
+    return {"p1": -2.3 * deviation, "p25": -0.7 * deviation, "p50": 0.0, "p75": 0.7 * deviation, "p99": 2.3 * deviation,
+            "std": deviation}  # fmt: skip
+
+
+def probes_of(levels: dict[str, Any], seed: int, depth: int = 8) -> dict[str, Any]:
+    """Probes as the paper describes them: losses fall with a residual, the gap closes with BN or alignment."""
+    noise = np.random.default_rng([seed, 7])
+    aligned = levels["bn"] == "none" and levels["align"] != 1
+    branch = 3.0 if aligned else 1.0 if levels["bn"] == "post" else 15.0
+    beside = 5.0 if aligned else 1.0
+    units = {}
+    for index in range(depth):
+        jitter = float(noise.normal(1, 0.01))
+        units[f"body.{index // 2}.body.{index % 2}"] = {
+            "sign_loss": 0.62 * jitter,
+            "entropy": 0.9,
+            "window": (0.3 if aligned else 0.7) * jitter * 0.95**index,
+            "zeros": 0.0,
+            "output_loss": (0.3 if levels["residual"] else 0.8) * jitter * (1 + 0.02 * index),
+            "residual": spread(beside * (1 + 0.1 * index)) if levels["residual"] else None,
+            "branch": spread(branch * jitter),
+            "input": spread(beside * (1 + 0.1 * index)),
+            "branch_ratio": branch * jitter / (beside * (1 + 0.1 * index)),
+            "flipped": 0.2,
+        }
+    return {"pictures": 3, "units": units}
+
+
+def full_trial(seed: int, **levels: Any) -> Trial:
+    """A trial of the true model at the reference levels except those given."""
+    asked = {**FULL_REFERENCE, **levels}
+    draw = np.random.default_rng([seed, sum(map(ord, repr(sorted(asked.items()))))])
+    shared = np.random.default_rng([seed, 1]).normal(0, 0.3)
+    psnr = true_psnr(asked) + shared + draw.normal(0, NOISE_DB)
+    images = {name: psnr + 2.0 * (place - 2) + draw.normal(0, 0.05) for place, name in enumerate(PICTURES)}
+    cost = {"ops_g": 2.0 + 0.3 * (asked["bn"] == "post"), "params_k": 40.0 + (asked["bn"] == "post")}
+    return Trial(
+        asked, seed, {"Set5": psnr}, images={"Set5": images}, probes=probes_of(asked, seed), reference=FULL_REFERENCE,
+        **cost,
+    )  # fmt: skip
+
+
+def components_study(seeds: Iterable[int]) -> tuple[list[Trial], list[dict[str, Any]]]:
+    """Residual, BN, alignment and activation crossed, and the cells left out as the same network as another."""
+    finished, left_out = [], {}
+    for seed, residual, bn, align, act in itertools.product(
+        seeds, (True, False), ("none", "post"), ("auto", 1), ("inside", "after")
+    ):
+        levels = {**FULL_REFERENCE, "residual": residual, "bn": bn, "align": align, "act": act}
+        if bn == "post" and align == 1:
+            twin = full_trial(seed, **{**levels, "align": "auto"})
+            left_out[tuple(map(str, levels.values()))] = {
+                **{"levels": levels, "setting": twin.setting, "same_as": twin.cell},
+                "reason": "BatchNorm needs no alignment",
+            }
+        else:
+            finished.append(full_trial(seed, **levels))
+    return finished, list(left_out.values())
+
+
+# ---- a study of published methods ------------------------------------------------------------------------------------
+
+TASKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "sr_x2": ({"name": "sr_x2"}, ("Set5", "Set14")),
+    "sr_x4": ({"name": "sr_x4"}, ("Set5",)),
+    "denoise": (
+        {"name": "denoise", "sigma": [15, 25], "train_sigma": [0, 75]},
+        ("CBSD68-sigma15", "CBSD68-sigma25"),
+    ),
+    "jpeg": ({"name": "jpeg", "quality": [10], "train_quality": [10, 10]}, ("Classic5",)),
+}
+
+BASELINES = {("sr_x2", "Set5"): 33.9752, ("sr_x2", "Set14"): 30.5549, ("sr_x4", "Set5"): 28.6331}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """One trial of ours: a method, its score on every test set in dB, and its differences from the paper's training."""
+
+    method: str
+    psnr_db: float
+    seed: int = 0
+    task: str = "sr_x2"
+    steps: int = 500
+    levels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def result(self) -> dict[str, Any]:
+        known = METHODS.get(self.method, METHODS["bbcu"])
+        levels = {**known.all_levels, **self.levels}
+        task, sets = TASKS[self.task]
+        setting = {
+            "task": task,
+            "network": {"name": "srresnet", "initial": "torch", "standardise": False, **known.network},
+            "channels": known.channels or 64,
+            "blocks": 16 if self.task.startswith("sr") else 9,
+            "train": {"steps": self.steps, "batch": 16, "patch": 24, "lr": 0.001, "precision": "fp32"},
+            "data": "d" * 64,
+        }
+        if self.method in ("bicubic", "identity"):
+            setting = {"task": task, "network": {"name": "baseline"}, "data": "d" * 64}
+        form = json.dumps([levels, setting], sort_keys=True)
+        return {
+            "study": "methods",
+            "cell": hashlib.sha256(form.encode()).hexdigest(),
+            "seed": self.seed,
+            "name": f"method={self.method}",
+            "factors": levels,
+            "levels": levels,
+            "reference": METHODS["bbcu"].all_levels,
+            "method": self.method,
+            "task": self.task,
+            "setting": setting,
+            "metrics": {name: {"psnr_db": self.psnr_db, "ssim": self.psnr_db / 40, "images": {}} for name in sets},
+            "baseline": {name: {"psnr_db": BASELINES.get((self.task, name), 25.0), "ssim": 0.8} for name in sets},
+            "cost": {"ops_g": 18.55, "params_k": 224.6},
+            "timing": {"train_s": 1.0},
+            "probes": {},
+            "provenance": {"git": "0" * 40, "dirty": False, "packages": {"torch": "2.13.0"}},
+        }
+
+
+def methods_study(folder: Path, trials: Sequence[Ours]) -> StudyResults:
+    for each in trials:
+        result = each.result()
+        place = TrialFolder(folder, "methods", result["cell"], result["seed"])
+        place.path.mkdir(parents=True)
+        place.write_result(result)
+    return load_folder(folder / "methods")
