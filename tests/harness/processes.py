@@ -35,7 +35,7 @@ IMPORTED = (
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(list(IMPORTED))
 
-SPARE_WORKERS = 6
+SPARE_WORKERS = 8
 """More than a command of the tests starts; if it starts more, they import for themselves."""
 
 
