@@ -11,7 +11,6 @@ its rows are copied in the database, since logging takes minutes. The figures co
 begins with nothing imported.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -25,6 +24,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common import parsed, parser_of, write_figures
 
 STUDY = "benchmark"
 LEVELS = {
@@ -46,29 +47,21 @@ SEEDS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build the store, measure and print; with ``--json`` write the same for machines."""
-    given = command_line().parse_args(arguments)
+    parser = parser_of(__doc__)
+    parser.add_argument("--runs", type=int, default=10_000, help="how many runs (%(default)s)")
+    parser.add_argument("--curves", action="store_true", help="write every trial's files and read their curves too")
+    parser.add_argument("--report", action="store_true", help="write every trial's files and make the report")
+    given = parsed(parser, arguments)
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:
         folder = Path(name)
         start = time.perf_counter()
         build(folder, given.runs, given.curves or given.report)
-        print(f"built {given.runs} runs in {time.perf_counter() - start:.0f} s")
+        print(f"built {given.runs} runs in {time.perf_counter() - start:.0f} s", flush=True)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             figures = pool.apply(report, (folder,)) if given.report else pool.apply(measure, (folder, given.curves))
     for what, value in figures.items():
         print(f"{what:24s} {value:10.1f}")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=10_000, help="how many runs (%(default)s)")
-    parser.add_argument("--curves", action="store_true", help="write every trial's files and read their curves too")
-    parser.add_argument("--report", action="store_true", help="write every trial's files and make the report")
-    parser.add_argument("--scratch", type=Path, help="where temporary files go")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser
+    write_figures(given.json, figures)
 
 
 def measure(folder: Path, curves: bool) -> dict[str, float]:
@@ -144,7 +137,7 @@ def build(folder: Path, runs: int, files: bool) -> None:
 
 
 def there(number: int) -> bool:
-    """Whether the run of this number was made: the second seed of every fiftieth cell was not."""
+    """Whether the run of this number exists: the second seed of every fiftieth cell is missing."""
     return number % (50 * SEEDS) != 1
 
 
@@ -213,12 +206,12 @@ def unit(number: int) -> dict[str, Any]:
 
 
 def facts(number: int) -> dict[str, Any]:
-    """What MLflow holds of the trial of this number, params, tags and metrics alike, by key."""
+    """The params, tags and metrics of a trial in MLflow, by key."""
     from ablations.tracking.runs import facts_of, final_metrics
 
     document = result(number)
-    told = facts_of(document)
-    return {**told.params, **told.tags, **final_metrics(document)}
+    facts = facts_of(document)
+    return {**facts.params, **facts.tags, **final_metrics(document)}
 
 
 def copy_runs(
