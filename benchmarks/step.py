@@ -160,6 +160,7 @@ def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dic
     first = ""
     warm: dict[str, float] = {}
     for name, contestant in contestants.items():
+        print(f"  {name}: ", end="", flush=True)
         begin = time.perf_counter()
         for _ in range(WARM_UP[contestant.device.type]):
             contestant.step()
@@ -167,7 +168,7 @@ def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dic
         warm[name] = contestant.step()
         first = first or name
         ratio = f"x{warm[name] / warm[first]:.2f} of {first}"
-        print(f"  {name}: warm after {started:.1f} s, then {warm[name]:.1f} ms a step, {ratio}", flush=True)
+        print(f"warm after {started:.1f} s, then {warm[name]:.1f} ms a step, {ratio}", flush=True)
     print(f"  now {rounds} rounds of {steps} steps each; medians follow", flush=True)
     return in_turns({name: contestant.step for name, contestant in contestants.items()}, rounds, steps)
 
