@@ -84,6 +84,7 @@ def test_sums_in_double_precision_are_left_to_torch() -> None:
 
 @needs_bytes
 def test_the_operator_keeps_what_it_promises_to_the_compiler() -> None:
+    """``opcheck`` raises otherwise."""
     bytes_of_signs = (signs(2, 16, 6, 5) + int8.ZERO).to(torch.uint8).contiguous(memory_format=torch.channels_last)
     weight = signs(8, 16, 3, 3).to(torch.int8)
     torch.library.opcheck(int8.convolve_bytes, (bytes_of_signs, weight, torch.bfloat16))
