@@ -135,10 +135,6 @@ def test_every_level_of_a_task_is_a_test_set_of_its_own() -> None:
         assert data.baseline[name]["a"] == task.score(task.baseline(input), truth)
 
 
-def test_one_level_adds_nothing_to_the_name_of_a_set() -> None:
-    assert list(prepare(some_pictures(), DENOISE, patch=8).test) == ["SetB", "SetA"]
-
-
 @pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
 def test_where_patches_are_spoilt_as_they_are_drawn_a_training_pair_has_its_truth_for_input(task: Task) -> None:
     data = prepare(some_pictures(), task, patch=8)
@@ -257,26 +253,11 @@ def test_how_a_task_trains_is_no_part_of_its_cache(tmp_path: Path) -> None:
     assert len(kept(tmp_path)) == 2
 
 
-def test_strengths_that_differ_in_their_seventh_digit_are_not_taken_for_one_another(tmp_path: Path) -> None:
-    one, other = (
-        prepare(some_pictures(), Denoising((sigma,), (0.0, 75.0)), 8, tmp_path).test["SetA"][0].input
-        for sigma in (25.0, 25.00001)
-    )
-    assert not np.array_equal(one, other)
-
-
 @pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
 def test_a_task_with_another_kind_of_input_survives_the_cache(task: Task, tmp_path: Path) -> None:
     made = prepare(some_pictures(), task, patch=8)
     for _ in range(2):
         assert_same(made, prepare(some_pictures(), task, patch=8, cache=tmp_path))
-
-
-def test_noise_between_the_levels_is_kept_as_it_is(tmp_path: Path) -> None:
-    prepare(some_pictures(), DENOISE, patch=8, cache=tmp_path)
-    (pair,) = prepare(some_pictures(), DENOISE, patch=8, cache=tmp_path).test["SetA"]
-    assert pair.input.dtype == np.float32
-    np.testing.assert_array_equal(pair.input, DENOISE.test_pair(noise(25, 27, seed=5), "")[0])
 
 
 @pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
@@ -300,12 +281,6 @@ def test_pixels_that_were_let_go_of_come_back(tmp_path: Path) -> None:
     data = prepare(some_pictures(), X2, patch=8, cache=tmp_path)
     data.release()
     assert_same(data, prepare(some_pictures(), X2, patch=8))
-    data.release()
-    assert_same(data, prepare(some_pictures(), X2, patch=8))
-
-
-def test_there_is_nothing_to_let_go_of_without_a_cache() -> None:
-    data = prepare(some_pictures(), X2, patch=8)
     data.release()
     assert_same(data, prepare(some_pictures(), X2, patch=8))
 

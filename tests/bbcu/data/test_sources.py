@@ -92,16 +92,6 @@ def test_reading_the_photographs_does_not_import_their_packages() -> None:
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_gives_its_images_sorted_by_stem_whatever_their_ending(tmp_path: Path) -> None:
-    files = ["b.PNG", "a.b.png", "a.bmp", "c.tif", "d.TIFF", "Z.JPG", "e.jpeg"]
-    for seed, name in enumerate(files):
-        save(noise(4, 5, seed), tmp_path / name)
-    pictures = folder(tmp_path, {"set": tmp_path})
-    assert [picture.name for picture in pictures.train] == ["Z", "a", "a.b", "b", "c", "d", "e"]
-    np.testing.assert_array_equal(pictures.train[1].truth.read(), noise(4, 5, files.index("a.bmp")))
-    assert pictures.train[1].truth.origin == str(tmp_path / "a.bmp")
-
-
 def test_each_test_set_is_read_from_its_own_folder(tmp_path: Path) -> None:
     for seed, name in enumerate(["train", "one", "two"]):
         save(noise(4, 5, seed), tmp_path / name / f"{name}.png")
@@ -111,14 +101,6 @@ def test_each_test_set_is_read_from_its_own_folder(tmp_path: Path) -> None:
         "Set_1": ["one"],
         "Set-2": ["two"],
     }
-
-
-def test_other_files_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
-    save(noise(4, 5), tmp_path / "a.png")
-    save(noise(4, 5), tmp_path / "deeper" / "b.png")
-    for name in ("Thumbs.db", "notes.txt", "._a.png", ".hidden.png", "png"):
-        (tmp_path / name).write_bytes(b"\0\1")
-    assert [picture.name for picture in folder(tmp_path, {}).train] == ["a"]
 
 
 def test_without_a_folder_to_train_on_there_is_nothing_to_train_on(tmp_path: Path) -> None:
@@ -135,33 +117,6 @@ def broken_image(path: Path) -> None:
 
 def image_folder(path: Path) -> None:
     (path / "image.png").mkdir(parents=True)
-
-
-def same_stem(path: Path) -> None:
-    for name in ("a.png", "a.jpg", "b.png"):
-        save(noise(4, 5), path / name)
-
-
-BAD_FOLDERS = [
-    pytest.param(lambda path: None, "{path}: the folder does not exist", id="missing"),
-    pytest.param(lambda path: path.write_text("text"), "{path}: is not a folder", id="file"),
-    pytest.param(lambda path: path.symlink_to(path), "{path}: the folder cannot be listed: ", id="link to itself"),
-    pytest.param(lambda path: path.mkdir(), "{path}: has no images; ", id="empty"),
-    pytest.param(same_stem, "the same name before the ending: {path}/a.jpg, {path}/a.png", id="same stem"),
-]
-
-
-@pytest.mark.parametrize("role", ["train", "test"])
-@pytest.mark.parametrize(("make", "message"), BAD_FOLDERS)
-def test_a_bad_folder_is_refused_with_its_path(
-    tmp_path: Path, make: Callable[[Path], object], message: str, role: str
-) -> None:
-    good, bad = tmp_path / "good", tmp_path / "bad"
-    save(noise(4, 5), good / "a.png")
-    make(bad)
-    with pytest.raises(DataError) as error:
-        folder(bad, {"set": good}) if role == "train" else folder(good, {"set": bad})
-    assert message.format(path=bad) in str(error.value)
 
 
 BAD_FILES = [
@@ -192,12 +147,6 @@ def test_given_inputs_are_found_beside_their_truths(tmp_path: Path) -> None:
     assert found.input is not None
     np.testing.assert_array_equal(found.truth.read(), noise(4, 6))
     np.testing.assert_array_equal(found.input.read(), noise(2, 3, seed=1))
-
-
-def test_inputs_that_are_not_asked_for_are_left_alone(tmp_path: Path) -> None:
-    save(noise(4, 6), tmp_path / "HR" / "a.png")
-    save(noise(2, 3, seed=1), tmp_path / "LR_bicubic" / "X2" / "ax2.png")
-    assert folder(tmp_path, {"set": tmp_path}).train[0].input is None
 
 
 @pytest.mark.parametrize("name", ["", "Set 5", "Set/5", "..", "Sét5", "Set5\n"])

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bbcu.errors import ConfigError
 from bbcu.model.networks import binary_units
 from bbcu.model.surrogates import Surrogate
 from bbcu.model.units import UnitSpec
@@ -139,16 +138,6 @@ def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
 
 
-def test_an_unknown_way_to_compile_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train.compile=always"):
-        TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", compile="always")
-
-
-def test_an_unknown_way_to_replay_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train.cuda_graph=always"):
-        TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", cuda_graph="always")
-
-
 # --- the same training ------------------------------------------------------------------------------------------------
 
 
@@ -246,8 +235,3 @@ def test_mixed_precision_trains() -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-
-
-def test_the_default_is_to_decide() -> None:
-    assert TrainSettings(1, 1, 8, 1e-3, "constant", "auto").compile == "auto"
-    assert dataclasses.asdict(TrainSettings(1, 1, 8, 1e-3, "constant", "fp32", compile=False))["compile"] is False
