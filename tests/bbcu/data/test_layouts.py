@@ -244,24 +244,24 @@ BAD_FOLDERS = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS)
+@pytest.mark.parametrize(("break_folder", "message"), BAD_FOLDERS)
 @pytest.mark.parametrize("inputs", [None, "X2"])
 def test_a_bad_folder_is_refused_with_its_path(
-    tmp_path: Path, spoil: Callable[[Path], object], message: str, inputs: str | None
+    tmp_path: Path, break_folder: Callable[[Path], object], message: str, inputs: str | None
 ) -> None:
     bad = tmp_path / "bad"
-    spoil(bad)
+    break_folder(bad)
     assert refusal(bad, inputs).startswith(message.format(path=bad))
 
 
-@pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS)
+@pytest.mark.parametrize(("break_folder", "message"), BAD_FOLDERS)
 def test_a_bad_folder_of_inputs_is_refused_with_its_path(
-    tmp_path: Path, spoil: Callable[[Path], object], message: str
+    tmp_path: Path, break_folder: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path, "HR/a.png")
     bad = tmp_path / "LR_bicubic" / "X2"
     bad.parent.mkdir()
-    spoil(bad)
+    break_folder(bad)
     assert refusal(tmp_path, "X2").startswith(message.format(path=bad))
 
 

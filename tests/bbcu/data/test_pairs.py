@@ -136,7 +136,7 @@ def test_every_level_of_a_task_is_a_test_set_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
-def test_where_patches_are_spoilt_as_they_are_drawn_a_training_pair_has_its_truth_for_input(task: Task) -> None:
+def test_if_patches_are_degraded_as_they_are_drawn_a_training_pair_has_its_truth_for_input(task: Task) -> None:
     data = prepare(some_pictures(), task, patch=8)
     assert all(pair.input is pair.truth for pair in data.train)
     np.testing.assert_array_equal(data.train[0].truth, task.pair(noise(24, 30, seed=1))[1])
@@ -221,7 +221,7 @@ def place_of(data: PreparedData, cache: Path) -> Path:
 
 
 def kept(cache: Path) -> list[str]:
-    """Every file of the cache but the catalogue of facts, hidden ones too."""
+    """Every file of the cache but the image infos, hidden ones too."""
     files = (path.relative_to(cache) for path in cache.rglob("*") if path.is_file())
     return sorted(str(path) for path in files if path.parent.name)
 
@@ -277,7 +277,7 @@ def test_the_pixels_of_a_cache_cannot_be_written_to(tmp_path: Path) -> None:
             pair.truth[0] = 0
 
 
-def test_pixels_that_were_let_go_of_come_back(tmp_path: Path) -> None:
+def test_pixels_that_were_released_come_back(tmp_path: Path) -> None:
     data = prepare(some_pictures(), X2, patch=8, cache=tmp_path)
     data.release()
     assert_same(data, prepare(some_pictures(), X2, patch=8))
@@ -423,7 +423,7 @@ def file_as_place(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("obstruct", [file_as_cache, file_as_place])
-def test_a_cache_that_cannot_be_written_is_done_without_and_logged(
+def test_a_cache_that_cannot_be_written_is_not_used_and_logged(
     tmp_path: Path, obstruct: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     obstruct(tmp_path / "cache")
@@ -432,7 +432,7 @@ def test_a_cache_that_cannot_be_written_is_done_without_and_logged(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_cache_in_a_folder_without_permission_is_done_without() -> None:
+def test_a_cache_in_a_folder_without_permission_is_not_used() -> None:
     with open_folder() as place:
         (place / "cache").mkdir(mode=0o555)
         (place / "cache").chmod(0o555)
@@ -478,7 +478,7 @@ def summary(data: PreparedData) -> str:
 
 
 @pytest.mark.parametrize("most", [0, 5000], ids=["at once", "on the way"])
-def test_a_disk_that_is_full_is_done_without(tmp_path: Path, most: int) -> None:
+def test_a_disk_that_is_full_is_not_used(tmp_path: Path, most: int) -> None:
     expected = summary(prepare(some_pictures(), X2, 8))
     found, (warning,) = in_another_process(summary_where_files_are_short, tmp_path, most)
     assert found == expected
@@ -495,7 +495,7 @@ class Meeting(Protocol):
 
 @dataclass(frozen=True)
 class InStep(SuperResolution):
-    """The same task, where all who prepare it wait for each other before they write; one who starts anew is alone."""
+    """The same task, where all who prepare it wait for each other before they write; one that starts again is alone."""
 
     together: Meeting
 

@@ -1,4 +1,4 @@
-"""Pictures from packages and folders, their fingerprint, and the catalogue that spares their decoding."""
+"""Pictures from packages and folders, their fingerprint, and the cache of what they were decoded to."""
 
 import hashlib
 import json
@@ -235,7 +235,7 @@ def test_the_fingerprint_tells_given_inputs_apart() -> None:
     assert fingerprint(one) != fingerprint(other)
 
 
-# ---- the catalogue of facts ------------------------------------------------------------------------------------------
+# ---- the cache of image infos ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -263,14 +263,14 @@ def file(tmp_path: Path, settled: None) -> Counted:
 
 
 def recorded(cache: Path, *sources: Source) -> list[ImageInfo]:
-    """What a trial does: open the catalogue, ask, and save."""
-    catalogue = ImageInfoCache(cache)
-    facts = [catalogue.info(source) for source in sources]
-    catalogue.save()
-    return facts
+    """What a trial does: open the cache, ask, and save."""
+    infos = ImageInfoCache(cache)
+    found = [infos.info(source) for source in sources]
+    infos.save()
+    return found
 
 
-def test_the_facts_are_the_size_and_the_sha256_of_the_pixels(file: Counted, tmp_path: Path) -> None:
+def test_an_info_is_the_size_and_the_sha256_of_the_pixels(file: Counted, tmp_path: Path) -> None:
     assert recorded(tmp_path / "cache", file) == [ImageInfo(5, 7, sha256(noise(5, 7)))]
 
 
@@ -280,20 +280,20 @@ def test_a_settled_file_is_decoded_once(file: Counted, tmp_path: Path) -> None:
     assert len(file.readings) == 1
 
 
-def test_a_catalogue_knows_what_it_read_before_it_is_saved(file: Counted, tmp_path: Path) -> None:
-    catalogue = ImageInfoCache(tmp_path / "cache")
-    assert catalogue.info(file) == catalogue.info(file)
+def test_a_cache_knows_what_it_read_before_it_is_saved(file: Counted, tmp_path: Path) -> None:
+    infos = ImageInfoCache(tmp_path / "cache")
+    assert infos.info(file) == infos.info(file)
     assert len(file.readings) == 1
 
 
-def facts_and_readings(cache: Path, path: Path) -> tuple[ImageInfo, int]:
+def info_and_readings(cache: Path, path: Path) -> tuple[ImageInfo, int]:
     file = Counted(path)
     return ImageInfoCache(cache).info(file), len(file.readings)
 
 
-def test_another_process_takes_the_facts_from_the_catalogue(file: Counted, tmp_path: Path) -> None:
-    (facts,) = recorded(tmp_path / "cache", file)
-    assert in_another_process(facts_and_readings, tmp_path / "cache", file.path) == (facts, 0)
+def test_another_process_takes_the_infos_from_the_cache(file: Counted, tmp_path: Path) -> None:
+    (info,) = recorded(tmp_path / "cache", file)
+    assert in_another_process(info_and_readings, tmp_path / "cache", file.path) == (info, 0)
 
 
 def test_without_a_folder_every_file_is_read_every_time(file: Counted) -> None:
@@ -367,7 +367,7 @@ def entry_replaced(change: Callable[[list[object]], object]) -> Callable[[Path],
     return damage
 
 
-CATALOGUE_DAMAGE = [
+CACHE_DAMAGE = [
     pytest.param(lambda file: file.write_bytes(b""), id="empty"),
     pytest.param(lambda file: file.write_bytes(b"\xff\0nonsense"), id="nonsense"),
     pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-9]), id="cut"),
@@ -381,10 +381,8 @@ CATALOGUE_DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize("damage", CATALOGUE_DAMAGE)
-def test_a_damaged_catalogue_is_done_without_and_mended(
-    file: Counted, tmp_path: Path, damage: Callable[[Path], object]
-) -> None:
+@pytest.mark.parametrize("damage", CACHE_DAMAGE)
+def test_a_damaged_cache_is_ignored_and_mended(file: Counted, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     expected = recorded(tmp_path / "cache", file)
     assert expected[0].digest[0] != "0"
     damage(tmp_path / "cache" / INFO_FILE)
@@ -393,13 +391,13 @@ def test_a_damaged_catalogue_is_done_without_and_mended(
     assert len(file.readings) == 2
 
 
-def test_a_folder_in_place_of_the_catalogue_is_done_without(file: Counted, tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_cache_is_ignored(file: Counted, tmp_path: Path) -> None:
     (tmp_path / "cache" / INFO_FILE).mkdir(parents=True)
     assert recorded(tmp_path / "cache", file) == recorded(tmp_path / "cache", file)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_catalogue_that_cannot_be_written_is_done_without(file: Counted, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_not_used(file: Counted, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     assert recorded(tmp_path / "cache", file) == [ImageInfo(5, 7, sha256(noise(5, 7)))]
 

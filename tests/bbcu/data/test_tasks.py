@@ -63,7 +63,7 @@ def test_a_border_as_wide_as_the_scale_does_not_count_and_the_next_pixel_does(sc
     assert task.score(border(output, scale + 1), truth) != task.score(output, truth)
 
 
-def test_super_resolution_has_one_level_and_spoils_no_patches() -> None:
+def test_super_resolution_has_one_level_and_degrades_no_patches() -> None:
     task = SuperResolution(2)
     assert (task.levels, task.degradation, task.baseline_name) == (("",), None, "bicubic")
     assert (task.colours, task.border, task.identity) == (3, 2, "sr_x2")
@@ -152,9 +152,9 @@ def test_every_level_has_its_own_strength() -> None:
 def strengths(task: Denoising, count: int = 2000) -> NDArray[np.float64]:
     """The strength of the noise of each of many training patches, measured."""
     patches = np.full((count, 12, 12, 3), 128, dtype=np.uint8)
-    spoilt = task.degradation(patches, np.random.default_rng(0))
-    assert spoilt.dtype == np.float32
-    found: NDArray[np.float64] = (spoilt - 128.0).std(axis=(1, 2, 3), dtype=np.float64)
+    degraded = task.degradation(patches, np.random.default_rng(0))
+    assert degraded.dtype == np.float32
+    found: NDArray[np.float64] = (degraded - 128.0).std(axis=(1, 2, 3), dtype=np.float64)
     return found
 
 
@@ -178,8 +178,8 @@ def test_a_single_strength_is_every_patchs() -> None:
 
 def test_a_training_without_noise_has_its_truth_for_input() -> None:
     patches = noise(8, 8)[None]
-    spoilt = denoising(train=(0.0, 0.0)).degradation(patches, np.random.default_rng(0))
-    np.testing.assert_array_equal(spoilt, patches)
+    degraded = denoising(train=(0.0, 0.0)).degradation(patches, np.random.default_rng(0))
+    np.testing.assert_array_equal(degraded, patches)
 
 
 # ---- JPEG artifact reduction -----------------------------------------------------------------------------------------
@@ -242,16 +242,16 @@ def test_artifact_reduction_is_scored_on_the_whole_gray_picture() -> None:
 
 
 def qualities(train: tuple[int, int], count: int = 120) -> Counter[int]:
-    """How often each quality was drawn for a patch, told by what the codec makes of it."""
+    """How often each quality was drawn for a patch, recognised by what the codec makes of it."""
     patch = soft_blobs(0, 16, 16)[..., :1]
     by_result = {as_the_codec_does(patch, quality).tobytes(): quality for quality in range(1, 101)}
     known = {quality: as_the_codec_does(patch, quality).tobytes() for quality in range(train[0], train[1] + 1)}
     assert len(set(known.values())) == len(known)
-    spoilt = restoring(train=train).degradation(np.stack([patch] * count), np.random.default_rng(0))
-    assert spoilt.shape == (count, 16, 16, 1)
-    assert spoilt.dtype == np.uint8
+    degraded = restoring(train=train).degradation(np.stack([patch] * count), np.random.default_rng(0))
+    assert degraded.shape == (count, 16, 16, 1)
+    assert degraded.dtype == np.uint8
     by_result |= {result: quality for quality, result in known.items()}
-    return Counter(by_result[result.tobytes()] for result in spoilt)
+    return Counter(by_result[result.tobytes()] for result in degraded)
 
 
 def test_a_training_draws_every_quality_of_its_range_both_ends_among_them() -> None:

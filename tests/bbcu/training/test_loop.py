@@ -140,7 +140,7 @@ def test_batches_that_are_drawn_ahead_are_the_same() -> None:
     assert not torch.equal(first, second)
 
 
-# --- a training that is left and taken up again -----------------------------------------------------------------------
+# --- a training that is interrupted and resumed -----------------------------------------------------------------------
 
 LAST, LEFT = 12, 5
 SHORT = dataclasses.replace(SETTINGS, steps=LAST)
@@ -205,7 +205,7 @@ COMPILED = Cell(of_levels(bn="post").network, dataclasses.replace(SHORT, compile
 
 
 class Left(Exception):
-    """Somebody has left a training."""
+    """A training was interrupted."""
 
 
 def leave(training: Training, step: int, reports: list[StepReport]) -> bytes:
@@ -223,7 +223,7 @@ def leave(training: Training, step: int, reports: list[StepReport]) -> bytes:
     return file.getvalue()
 
 
-def take_up(training: Training, content: bytes) -> Training:
+def resume(training: Training, content: bytes) -> Training:
     training.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
     return training
 
@@ -239,8 +239,8 @@ def are_equal(one: object, other: object) -> bool:
     return one == other
 
 
-def assert_goes_on_as_if_nothing_had_happened(cell: Cell, *left: int) -> None:
-    """Train at one go, and left and taken up at these steps by others; compare all that either leaves."""
+def assert_resumes_as_if_uninterrupted(cell: Cell, *left: int) -> None:
+    """Train without and with interruptions after these steps; compare everything that the two leave."""
     torch.manual_seed(0)
     whole, undisturbed = cell.training(), list[StepReport]()
     whole.run(undisturbed.append)
@@ -249,9 +249,9 @@ def assert_goes_on_as_if_nothing_had_happened(cell: Cell, *left: int) -> None:
     training, reports = cell.training(), list[StepReport]()
     for number, step in enumerate(left, start=1):
         content = leave(training, step, reports)
-        # Whoever takes it up begins with other values and other random numbers.
+        # The resuming training starts with other values and other random numbers.
         torch.manual_seed(number)
-        training = take_up(cell.training(seed=number), content)
+        training = resume(cell.training(seed=number), content)
     training.run(reports.append)
 
     assert reports == undisturbed
@@ -261,27 +261,27 @@ def assert_goes_on_as_if_nothing_had_happened(cell: Cell, *left: int) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_training_that_is_taken_up_again_ends_bit_for_bit_as_one_at_one_go(name: str) -> None:
-    assert_goes_on_as_if_nothing_had_happened(CELLS[name], LEFT)
+def test_a_training_that_is_resumed_ends_bit_for_bit_like_an_uninterrupted_one(name: str) -> None:
+    assert_resumes_as_if_uninterrupted(CELLS[name], LEFT)
 
 
 @pytest.mark.slow
 def test_so_does_a_compiled_one() -> None:
     if not COMPILED.training().plan.compiles:
         pytest.skip("no C++ compiler")
-    assert_goes_on_as_if_nothing_had_happened(COMPILED, LEFT)
+    assert_resumes_as_if_uninterrupted(COMPILED, LEFT)
 
 
 @pytest.mark.parametrize("left", [(1,), (LAST - 1,), (3, 8)], ids=str)
 def test_it_may_be_left_at_any_step_and_more_than_once(left: tuple[int, ...]) -> None:
-    assert_goes_on_as_if_nothing_had_happened(CELLS["surrogate=ede"], *left)
+    assert_resumes_as_if_uninterrupted(CELLS["surrogate=ede"], *left)
 
 
-def test_a_training_that_is_taken_up_at_its_end_has_nothing_left_to_do() -> None:
+def test_a_training_that_is_resumed_at_its_end_does_nothing() -> None:
     cell = CELLS["reference"]
     content = leave(cell.training(), LAST, [])
     reports: list[StepReport] = []
-    take_up(cell.training(seed=1), content).run(reports.append)
+    resume(cell.training(seed=1), content).run(reports.append)
     assert reports == []
 
 
@@ -348,7 +348,7 @@ def test_a_training_ends_early_where_its_mean_loss_is_beyond_both_bounds(losses:
     assert last_step(scripted(losses)) == last
 
 
-def test_a_training_that_was_taken_up_again_diverges_at_the_same_step() -> None:
+def test_a_training_that_was_resumed_diverges_at_the_same_step() -> None:
     losses = [0.5] * 10 + [6.0] * 30
     content = leave(scripted(losses), 15, [])
-    assert last_step(take_up(scripted(losses), content)) == last_step(scripted(losses)) < 40
+    assert last_step(resume(scripted(losses), content)) == last_step(scripted(losses)) < 40
