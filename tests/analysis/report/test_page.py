@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ablations.storage.attempts import State, begin_attempt, end_attempt
+from ablations.storage.folder import TrialFolder
 from ablations.storage.plans import write_plan
 from analysis.__main__ import main
 from analysis.effects.curves import MOST_POINTS, curve_table
@@ -211,9 +213,9 @@ def test_a_study_without_a_finished_trial_still_has_a_page(tracking_uri: str, tm
 
 
 def test_a_study_of_which_only_a_failure_is_known_still_has_a_page(tmp_path: Path) -> None:
-    folder = tmp_path / "components" / trial().cell / "seed0"
-    folder.mkdir(parents=True)
-    (folder / "state.json").write_text('{"state": "failed", "reason": "out of memory"}')
+    folder = TrialFolder(tmp_path, "components", trial().cell, 0)
+    begin_attempt(folder)
+    end_attempt(folder, State.FAILED, "out of memory")
     page = page_of(compose(load_folder(tmp_path / "components")))
     assert "1 trial, of which 0 finished, 1 failed and 0 missing" in page
     assert "| 0 | failed | out of memory |" in page
