@@ -12,8 +12,8 @@ from ablations.space.cells import canonical_levels
 from ablations.space.conditions import value_of
 from ablations.space.designs import DESIGNS, halvings_of, rows_of
 from ablations.space.factors import FACTORS, REFERENCE, level_text
-from ablations.space.fractions import MOST_FACTORS, MOST_SEARCHED, Fraction, fractional
-from ablations.space.rows import chain, full, leave_one_out, one_at_a_time, random_cells, rebased, replicated
+from ablations.space.fractions import MAX_FACTORS, MAX_SEARCHED, Fraction, fractional
+from ablations.space.rows import chain, full, leave_one_out, one_at_a_time, random_cells, rebased
 from ablations.space.rules import Backbone
 from bbcu.errors import ConfigError
 from bbcu.model.methods import METHODS
@@ -52,7 +52,7 @@ def test_full_factorial(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
     ("sweep", "rows"),
     [
         pytest.param({}, [()], id="nothing to vary is the base"),
-        pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set is no change"),
+        pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set is not a change"),
         pytest.param(
             {"residual": ["true", "false", "block"], "channels": ["32"], "bn": ["none", "post"]},
             [
@@ -176,8 +176,8 @@ def bbcu_version(version: int) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        pytest.param([["act"]], "step 1 .*'act' is no change; write key=value", id="no value"),
-        pytest.param([["=after"]], "step 1 .*'=after' is no change", id="no key"),
+        pytest.param([["act"]], "step 1 .*'act' is not a change; write key=value", id="no value"),
+        pytest.param([["=after"]], "step 1 .*'=after' is not a change", id="no key"),
         pytest.param([["act=after"], ["bn=pre", "bn=post"]], "step 2 .*sets bn twice", id="twice in one step"),
         pytest.param([["act=after"], ["act=after"]], "step 2 .*changes nothing: act=after", id="the same again"),
         pytest.param([["act=after"], []], "step 2 .*changes nothing: it is empty", id="an empty step"),
@@ -328,7 +328,7 @@ def test_half_of_four_factors_by_hand() -> None:
         ("A*C", "B*D"),
         ("A*D", "B*C"),
     )
-    assert fraction.alias_lines() == [
+    assert fraction.notes() == [
         "8 rows, resolution IV: main effects are clear of interactions of two factors, which are confused with one "
         "another",
         "generators: D=A*B*C",
@@ -365,7 +365,7 @@ def test_the_search_takes_the_first_of_equally_good_generators() -> None:
 
 
 def test_effects_of_as_many_factors_as_the_resolution_are_not_listed() -> None:
-    assert fractional(letters(5), 2).alias_lines()[3:] == [
+    assert fractional(letters(5), 2).notes()[3:] == [
         "estimated together: A = B*E",
         "estimated together: B = A*E",
         "estimated together: C = D*E",
@@ -384,13 +384,13 @@ def test_generators_may_define_any_factor() -> None:
 
 
 def test_main_effects_are_told_to_be_confused() -> None:
-    lines = fractional(letters(3), 1).alias_lines()
+    lines = fractional(letters(3), 1).notes()
     assert lines[0] == "4 rows, resolution III: main effects are confused with interactions of two factors"
     assert lines[3:] == [f"estimated together: {text}" for text in ("A = B*C", "B = A*C", "C = A*B")]
 
 
 def test_two_factor_interactions_are_told_to_be_clear() -> None:
-    assert "resolution V: main effects and interactions of two" in fractional(letters(5), 1).alias_lines()[0]
+    assert "resolution V: main effects and interactions of two" in fractional(letters(5), 1).notes()[0]
 
 
 def test_a_key_with_one_value_is_set_in_every_row() -> None:
@@ -410,8 +410,8 @@ def test_a_key_with_one_value_is_set_in_every_row() -> None:
         pytest.param({}, 1, [], r"0 factors .*possible: none", id="nothing varies"),
         pytest.param(letters(7), 5, [], "possible: 1/2, 1/4, 1/8, 1/16", id="too small a fraction"),
         pytest.param(letters(4), 0, [], "possible: 1/2", id="not halved"),
-        pytest.param(letters(MOST_SEARCHED + 1), 2, [], "write the generators", id="too many to search"),
-        pytest.param(letters(MOST_FACTORS + 1), 2, [], "more than 16", id="too many to list"),
+        pytest.param(letters(MAX_SEARCHED + 1), 2, [], "write the generators", id="too many to search"),
+        pytest.param(letters(MAX_FACTORS + 1), 2, [], "more than 16", id="too many to list"),
         pytest.param(letters(4), None, ["D=A*B*X"], "unknown factor .*'X'.*valid: A, B, C, D", id="an unknown parent"),
         pytest.param(letters(4), None, ["X=A*B"], "unknown factor .*'X'", id="an unknown factor"),
         pytest.param({**letters(3), "bn": ["pre"]}, None, ["C=A*bn"], "unknown factor .*'bn'", id="it does not vary"),
@@ -480,13 +480,13 @@ def test_a_design_by_its_name(design: str, options: dict[str, Any], rows: list[t
 def test_a_fraction_by_its_name_needs_every_row_and_tells_its_aliases(options: dict[str, Any]) -> None:
     listing = rows_of("fractional", letters(4), options)
     fraction = fractional(letters(4), 1)
-    assert (listing.rows, listing.notes, listing.whole) == (fraction.rows, tuple(fraction.alias_lines()), True)
+    assert (listing.rows, listing.notes, listing.needs_every_row) == (fraction.rows, tuple(fraction.notes()), True)
 
 
 @pytest.mark.parametrize("design", sorted(DESIGNS.keys() - {"fractional"}))
 def test_other_designs_stand_without_a_row(design: str) -> None:
     options = {"random": {"cells": 2}, "chain": {"steps": ["act=after"]}}
-    assert not rows_of(design, RESIDUAL_BN, options.get(design, {})).whole
+    assert not rows_of(design, RESIDUAL_BN, options.get(design, {})).needs_every_row
 
 
 def test_a_chain_is_gone_through_under_every_combination_beside_it() -> None:
@@ -534,12 +534,3 @@ def test_a_fraction_is_a_number_of_halvings(fraction: str, halvings: int) -> Non
 def test_a_text_that_is_no_fraction_is_refused(fraction: str) -> None:
     with pytest.raises(ConfigError, match="must be 1/2"):
         halvings_of(fraction)
-
-
-def test_a_replicate_is_whole_before_the_next_begins() -> None:
-    assert replicated([("bn=pre",), ("bn=post",)], 2) == [
-        (0, ("bn=pre",)),
-        (0, ("bn=post",)),
-        (1, ("bn=pre",)),
-        (1, ("bn=post",)),
-    ]
