@@ -13,7 +13,7 @@ from bbcu.errors import ConfigError
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 RESTART = "+"
 """The suffix of a study's name, once for each time that the search was started again for other code."""
@@ -87,6 +87,11 @@ def _scored_by_other_code(study: "Study", options: SearchOptions) -> bool:
             f"the search of {options.name} has scores: {told_apart(made_by, options.code)}; {HOW_TO_CHOOSE}"
         )
     return True
+
+
+def note_state(trial: "Trial", state: RowState, **more: object) -> None:
+    """Store our own note on a row; the words of its keys are those of every search that is stored already."""
+    trial.set_user_attr("verdict", {"standing": state, **more})
 
 
 def state_of(trial: "FrozenTrial") -> RowState:

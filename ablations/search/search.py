@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ablations.planning.outline import split
-from ablations.search.history import History, counts_as_drawn, state_of
+from ablations.search.history import History, counts_as_drawn, note_state, state_of
 from ablations.search.options import OBJECTIVES, SearchOptions, sampler_of
 from ablations.search.records import (
     UNDECIDED,
@@ -139,12 +139,6 @@ class Search:
                 self._queue(record.row, record.cell, again=record.number)
             return len(failed)
 
-    def best(self) -> Record | None:
-        """Return the best cell so far, None before the first; raise ValueError if there are several objectives."""
-        if len(self.options.objectives) > 1:
-            raise ValueError(f"no cell is the best in {', '.join(self.options.objectives)} at once; ask for the front")
-        return next(iter(self.front()), None)
-
     def front(self) -> list[Record]:
         """Return the cells of the Pareto front, the best in the first objective first; for one objective, the best.
 
@@ -237,7 +231,7 @@ class Search:
         valued = [record for record in same if record.state in WITH_VALUES]
         values = list(valued[0].values.values()) if valued else self._known.get(found.cell)
         if values and all(record.row != row for record in valued):
-            trial.set_user_attr("verdict", {"standing": RowState.KNOWN, "cell": found.cell})
+            note_state(trial, RowState.KNOWN, cell=found.cell)
             self._study.tell(trial, values)
             return None
         is_queued = "queued" in trial.user_attrs
@@ -258,7 +252,7 @@ class Search:
         """
         from optuna.trial import TrialState
 
-        trial.set_user_attr("verdict", {"standing": state, "cell": cell, "reason": reason})
+        note_state(trial, state, cell=cell, reason=reason)
         teaches = state == RowState.LEFT_OUT and len(self.options.objectives) == 1
         self._study.tell(trial, state=TrialState.PRUNED if teaches else TrialState.FAIL)
 
@@ -317,10 +311,10 @@ class Search:
                 return
             outcome = Failed(", ".join(wrong))
         if isinstance(outcome, Failed):
-            trial.set_user_attr("verdict", {"standing": RowState.FAILED, "reason": outcome.reason})
+            note_state(trial, RowState.FAILED, reason=outcome.reason)
             self._study.tell(trial, state=TrialState.FAIL)
         else:
-            trial.set_user_attr("verdict", {"standing": RowState.PRUNED, "step": outcome.step})
+            note_state(trial, RowState.PRUNED, step=outcome.step)
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _record(self, trial: "FrozenTrial") -> Record:

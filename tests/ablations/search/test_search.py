@@ -275,8 +275,7 @@ def test_a_cell_that_was_trained_elsewhere_can_be_the_best(journal: str) -> None
     best = max(cells_of(LEVELS), key=lambda cell: worth(cell)["psnr_db"])
     search.known(best, worth(best))
     train_all(search)
-    found = search.best()
-    assert found is not None
+    [found] = search.front()
     assert (found.cell, found.state) == (best, RowState.KNOWN)
 
 
@@ -406,7 +405,7 @@ def test_another_way_to_search_goes_on_with_the_same_search(journal: str, change
     train_all(searched(journal))
     search = searched(journal, **changes)
     assert search.ask(1) == []
-    assert search.best() is not None
+    assert search.front()
 
 
 # --- failures, and processes that end ---------------------------------------------------------------------------------
@@ -449,8 +448,7 @@ def test_a_failed_cell_that_has_a_result_by_now_is_told_it(journal: str) -> None
     search.known(proposal.cell, worth(proposal.cell))
     search.retry_failed()
     assert search.ask(1) == []
-    best = search.best()
-    assert best is not None
+    [best] = search.front()
     assert (best.cell, best.state) == (proposal.cell, RowState.KNOWN)
 
 
@@ -511,7 +509,7 @@ def test_a_value_that_is_no_number_is_a_failure(journal: str) -> None:
     [proposal] = search.ask(1)
     search.tell(proposal, Finished({"psnr_db": float("nan")}))
     assert [record.reason for record in records_in(search, RowState.FAILED)] == ["psnr_db is nan"]
-    assert search.best() is None
+    assert search.front() == []
 
 
 def test_a_missing_objective_is_an_error(journal: str) -> None:
@@ -653,10 +651,9 @@ def test_a_partial_last_line_of_a_journal_is_truncated(journal: str) -> None:
 
 def test_the_best_is_the_cell_with_the_highest_psnr(journal: str) -> None:
     search = searched(journal)
-    assert search.best() is None
+    assert search.front() == []
     trained = train_all(search)
-    best = search.best()
-    assert best is not None
+    [best] = search.front()
     assert best.cell == max(trained, key=lambda cell: worth(cell)["psnr_db"])
     assert best.values == {"psnr_db": worth(best.cell)["psnr_db"]}
     assert search.front() == [best]
@@ -678,11 +675,6 @@ def test_the_front_has_what_no_other_cell_beats(journal: str) -> None:
     assert [record.values["psnr_db"] for record in front] == sorted(
         (worth(cell)["psnr_db"] for cell in expected), reverse=True
     )
-
-
-def test_no_cell_is_the_best_of_several_objectives(journal: str) -> None:
-    with pytest.raises(ValueError, match="no cell is the best in psnr_db, ops_g at once"):
-        searched(journal, objectives=COSTS).best()
 
 
 def test_the_history_is_json_and_the_same_in_the_next_session(journal: str) -> None:
@@ -733,8 +725,7 @@ def test_a_pruned_cell_is_never_proposed_again_and_never_the_best(journal: str) 
     assert search.retry_failed() == 0
     trained = train_all(search)
     assert proposal.cell not in trained
-    best = search.best()
-    assert best is not None
+    [best] = search.front()
     assert best.cell != proposal.cell
 
 
