@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ablations.planning.outline import split
-from ablations.search.history import History, counts_as_drawn, note_state, state_of
 from ablations.search.options import OBJECTIVES, SearchOptions, sampler_of
 from ablations.search.records import (
     UNDECIDED,
@@ -29,6 +28,7 @@ from ablations.search.records import (
     Record,
     RowState,
 )
+from ablations.search.stored import StoredSearch, counts_as_drawn, note_state, state_of
 from ablations.space.rows import Row, Sweep
 from bbcu.errors import ConfigError
 
@@ -60,8 +60,8 @@ class Search:
         self._known: dict[str, list[float]] = {}
         self._live: dict[int, Trial] = {}
         directions = [OBJECTIVES[name] for name in options.objectives]
-        self._history = History.opened(options, f"{options.name}-{self._fingerprint()}", directions)
-        self._backend, self._study = self._history.backend, self._history.study
+        self._stored = StoredSearch.opened(options, f"{options.name}-{self._fingerprint()}", directions)
+        self._backend, self._study = self._stored.backend, self._stored.study
         self._worker_lock = self._backend.worker_lock()
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Search:
             trial = self._live.pop(proposal.number, None)
             if trial is None:
                 raise ValueError(f"proposal {proposal.number} is not this search's, or is told already")
-            if self._history.is_running(proposal.number):
+            if self._stored.is_running(proposal.number):
                 self._record_outcome(trial, outcome)
                 return
             log.warning("%s was given to another process meanwhile", " ".join(proposal.row))
@@ -118,7 +118,7 @@ class Search:
             return False
         with self._backend.locked():
             trial = self._live.get(proposal.number)
-            if trial is None or not self._history.is_running(proposal.number):
+            if trial is None or not self._stored.is_running(proposal.number):
                 return False
             # A trial that resumes from a snapshot may reach an evaluation for the second time.
             if step not in self._study.get_trials(deepcopy=False)[proposal.number].intermediate_values:
@@ -298,7 +298,7 @@ class Search:
         self._study.enqueue_trial(params, user_attrs={"queued": note})
         if again is not None:
             trials = self._study.get_trials(deepcopy=False)
-            self._history.copy_notes(trials[again], trials[-1])
+            self._stored.copy_notes(trials[again], trials[-1])
 
     def _record_outcome(self, trial: "Trial", outcome: CellOutcome) -> None:
         from optuna.trial import TrialState

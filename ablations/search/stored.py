@@ -23,7 +23,7 @@ CODE = "code"
 
 
 @dataclass(frozen=True)
-class History:
+class StoredSearch:
     """Optuna's study of one search, and the backend and the storage that it is in."""
 
     backend: StorageBackend
@@ -31,7 +31,7 @@ class History:
     study: "Study"
 
     @classmethod
-    def opened(cls, options: SearchOptions, name: str, directions: Sequence[Direction]) -> "History":
+    def opened(cls, options: SearchOptions, name: str, directions: Sequence[Direction]) -> "StoredSearch":
         """Open the latest study of that name; make one if there is none, or if the search is to start again.
 
         Raises BbcuError for a storage that cannot be used, and ConfigError if other code has scored its cells and the
