@@ -56,7 +56,7 @@ class Search:
     def __init__(self, options: SearchOptions, levels: Sweep, identify: Callable[[Row], IdentifiedRow]) -> None:
         self.options = options
         self._levels = {key: list(dict.fromkeys(values)) for key, values in levels.items()}
-        self._identify = functools.cache(identify)
+        self._identify = functools.cache(functools.partial(self._look, identify))
         self._known: dict[str, list[float]] = {}
         self._live: dict[int, Trial] = {}
         directions = [OBJECTIVES[name] for name in options.objectives]
@@ -68,10 +68,6 @@ class Search:
         """Give up what was proposed and not told; another search may then propose it."""
         self._live.clear()
         self._worker_lock.release()
-
-    def known(self, cell: str, values: Mapping[str, float]) -> None:
-        """Set the values of a cell that was trained elsewhere; it costs nothing when it is drawn."""
-        self._known[cell] = self._objective_values(values)
 
     def ask(self, count: int) -> list[Proposal]:
         """Return up to ``count`` cells to train, each new and proposed to nobody else; fewer if the search has ended.
@@ -107,7 +103,7 @@ class Search:
                 return
             log.warning("%s was given to another process meanwhile", " ".join(proposal.row))
             if isinstance(outcome, Finished):
-                self.known(proposal.cell, outcome.values)
+                self._known[proposal.cell] = self._objective_values(outcome.values)
 
     def report(self, proposal: Proposal, step: int, value: float) -> bool:
         """Add a point to a proposal's learning curve; return whether to prune it.
@@ -158,6 +154,13 @@ class Search:
         return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     # --- what is drawn ------------------------------------------------------------------------------------------------
+
+    def _look(self, identify: Callable[[Row], IdentifiedRow], row: Row) -> IdentifiedRow:
+        """Identify a row, and remember the values of a cell that is trained already."""
+        found = identify(row)
+        if found.cell is not None and found.values is not None:
+            self._known[found.cell] = self._objective_values(found.values)
+        return found
 
     def _fingerprint(self) -> str:
         """Identify what makes values comparable; the key of one cell stands for the setting of all."""
@@ -277,8 +280,9 @@ class Search:
             if proposed is not None and not self._has_ended(proposed["worker"]):
                 continue
             record = self._record(trial)
-            if proposed is not None and record.cell in self._known:
-                self._study.tell(trial.number, self._known[record.cell])
+            cell = self._identify(record.row).cell if proposed is not None else None
+            if cell is not None and cell in self._known:
+                self._study.tell(trial.number, self._known[cell])
                 continue
             # Queued before it is told, so that nothing is lost if this process ends in between.
             if record.cell is not None and record.cell not in queued:

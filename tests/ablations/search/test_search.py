@@ -7,7 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -68,8 +68,15 @@ def options_of(storage: str, **changes: Any) -> SearchOptions:
     return SearchOptions(**{"trials": 100, "storage": storage, "name": "study", **changes})
 
 
-def searched(storage: str, levels: Sweep = LEVELS, **changes: Any) -> Search:
-    return Search(options_of(storage, **changes), levels, identified)
+def searched(storage: str, levels: Sweep = LEVELS, known: Collection[str] = (), **changes: Any) -> Search:
+    """A search; the cells in ``known`` are trained already."""
+
+    def identify(row: Row) -> IdentifiedRow:
+        found = identified(row)
+        values = worth(found.cell) if found.cell in known and found.cell is not None else None
+        return dataclasses.replace(found, values=values)
+
+    return Search(options_of(storage, **changes), levels, identify)
 
 
 def finish(search: Search, proposals: Sequence[Proposal]) -> list[str]:
@@ -262,27 +269,22 @@ def test_another_row_of_a_finished_cell_is_told_its_values(journal: str) -> None
 
 
 def test_a_cell_that_was_trained_elsewhere_is_not_trained_again(journal: str) -> None:
-    search = searched(journal)
     results = sorted(cells_of(LEVELS))[:6]
-    for cell in results:
-        search.known(cell, worth(cell))
+    search = searched(journal, known=results)
     assert set(train_all(search)) == cells_of(LEVELS) - set(results)
     assert {record.cell for record in records_in(search, RowState.KNOWN)} >= set(results)
 
 
 def test_a_cell_that_was_trained_elsewhere_can_be_the_best(journal: str) -> None:
-    search = searched(journal)
     best = max(cells_of(LEVELS), key=lambda cell: worth(cell)["psnr_db"])
-    search.known(best, worth(best))
+    search = searched(journal, known=[best])
     train_all(search)
     [found] = search.front()
     assert (found.cell, found.state) == (best, RowState.KNOWN)
 
 
 def test_what_is_known_costs_nothing_of_the_trials(journal: str) -> None:
-    search = searched(journal, BATCHED, trials=5)
-    for cell in sorted(cells_of(BATCHED))[:8]:
-        search.known(cell, worth(cell))
+    search = searched(journal, BATCHED, sorted(cells_of(BATCHED))[:8], trials=5)
     assert len(train_all(search)) == 5
 
 
@@ -445,10 +447,11 @@ def test_a_failed_cell_that_has_a_result_by_now_is_told_it(journal: str) -> None
     search = searched(journal, trials=1)
     [proposal] = search.ask(1)
     search.tell(proposal, Failed("the server was away"))
-    search.known(proposal.cell, worth(proposal.cell))
-    search.retry_failed()
-    assert search.ask(1) == []
-    [best] = search.front()
+    search.close()
+    again = searched(journal, known=[proposal.cell], trials=1)
+    again.retry_failed()
+    assert again.ask(1) == []
+    [best] = again.front()
     assert (best.cell, best.state) == (proposal.cell, RowState.KNOWN)
 
 
@@ -575,8 +578,7 @@ def test_an_abandoned_cell_with_a_result_is_told_it(journal: str) -> None:
     first = searched(journal, trials=1)
     [proposal] = first.ask(1)
     first.close()
-    second = searched(journal, trials=1)
-    second.known(proposal.cell, worth(proposal.cell))
+    second = searched(journal, known=[proposal.cell], trials=1)
     assert second.ask(9) == []
     assert [record.cell for record in records_in(second, RowState.FINISHED)] == [proposal.cell]
 

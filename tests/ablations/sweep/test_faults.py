@@ -240,7 +240,7 @@ import signal
 
 import torch
 
-from bbcu.surrogates import Surrogate
+from bbcu.model.surrogates import Surrogate
 
 
 class Killed(Surrogate):
