@@ -13,7 +13,7 @@ from bbcu.errors import ConfigError
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 RESTART = "+"
 """The suffix of a study's name, once for each time that the search was started again for other code."""
@@ -23,7 +23,7 @@ CODE = "code"
 
 
 @dataclass(frozen=True)
-class History:
+class StoredSearch:
     """Optuna's study of one search, and the backend and the storage that it is in."""
 
     backend: StorageBackend
@@ -31,7 +31,7 @@ class History:
     study: "Study"
 
     @classmethod
-    def opened(cls, options: SearchOptions, name: str, directions: Sequence[Direction]) -> "History":
+    def opened(cls, options: SearchOptions, name: str, directions: Sequence[Direction]) -> "StoredSearch":
         """Open the latest study of that name; make one if there is none, or if the search is to start again.
 
         Raises BbcuError for a storage that cannot be used, and ConfigError if other code has scored its cells and the
@@ -87,6 +87,11 @@ def _scored_by_other_code(study: "Study", options: SearchOptions) -> bool:
             f"the search of {options.name} has scores: {told_apart(made_by, options.code)}; {HOW_TO_CHOOSE}"
         )
     return True
+
+
+def note_state(trial: "Trial", state: RowState, **more: object) -> None:
+    """Store our own note on a row; the words of its keys are those of every search that is stored already."""
+    trial.set_user_attr("verdict", {"standing": state, **more})
 
 
 def state_of(trial: "FrozenTrial") -> RowState:
