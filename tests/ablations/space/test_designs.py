@@ -26,7 +26,7 @@ RESIDUAL_BN: Sweep = {"residual": ["true", "false"], "bn": ["pre", "post"]}
 @pytest.mark.parametrize(
     ("sweep", "rows"),
     [
-        pytest.param({}, [()], id="nothing to vary is one row"),
+        pytest.param({}, [()], id="nothing varies"),
         pytest.param({"bn": ["pre"]}, [("bn=pre",)], id="one value"),
         pytest.param(
             {"residual": ["true", "false"], "bn": ["pre", "post"]},
@@ -38,7 +38,7 @@ RESIDUAL_BN: Sweep = {"residual": ["true", "false"], "bn": ["pre", "post"]}
             ],
             id="the last key varies fastest",
         ),
-        pytest.param({"bn": []}, [], id="no value, no row"),
+        pytest.param({"bn": []}, [], id="no value"),
     ],
 )
 def test_full_factorial(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
@@ -51,7 +51,7 @@ def test_full_factorial(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
 @pytest.mark.parametrize(
     ("sweep", "rows"),
     [
-        pytest.param({}, [()], id="nothing to vary is the base"),
+        pytest.param({}, [()], id="nothing varies"),
         pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set is not a change"),
         pytest.param(
             {"residual": ["true", "false", "block"], "channels": ["32"], "bn": ["none", "post"]},
@@ -78,8 +78,8 @@ def test_one_at_a_time_costs_one_cell_and_one_for_each_other_value() -> None:
 @pytest.mark.parametrize(
     ("sweep", "rows"),
     [
-        pytest.param({}, [()], id="nothing to leave out"),
-        pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set cannot be left out"),
+        pytest.param({}, [()], id="nothing varies"),
+        pytest.param({"channels": ["32"]}, [("channels=32",)], id="one value cannot be left out"),
         pytest.param(
             {"residual": ["true", "block", "false"], "channels": ["32"], "threshold": ["true", "false"]},
             [
@@ -93,10 +93,6 @@ def test_one_at_a_time_costs_one_cell_and_one_for_each_other_value() -> None:
 )
 def test_leave_one_out(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
     assert leave_one_out(sweep) == rows
-
-
-def test_leave_one_out_is_one_at_a_time_where_a_component_is_there_or_not() -> None:
-    assert leave_one_out(RESIDUAL_BN) == one_at_a_time(RESIDUAL_BN)
 
 
 @pytest.mark.parametrize("design", [one_at_a_time, leave_one_out, lambda sweep: random_cells(sweep, 1, 0), fractional])
@@ -183,7 +179,7 @@ def bbcu_version(version: int) -> dict[str, object]:
         pytest.param([["act=after"], []], "step 2 .*changes nothing: it is empty", id="an empty step"),
     ],
 )
-def test_a_step_that_is_no_change_is_refused(steps: list[list[str]], message: str) -> None:
+def test_a_step_that_changes_nothing_or_is_malformed_is_refused(steps: list[list[str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         chain(steps)
 
@@ -221,7 +217,7 @@ def test_another_seed_draws_other_cells() -> None:
 
 
 @pytest.mark.parametrize("cells", [120, 121, 10**9])
-def test_asking_for_more_than_there_is_gives_all(cells: int) -> None:
+def test_a_draw_of_more_than_all_is_all(cells: int) -> None:
     sweep = {"a": list("1234"), "b": list("12345"), "c": list("123456")}
     drawn = random_cells(sweep, cells, seed=0)
     assert len(drawn) == 4 * 5 * 6
@@ -279,7 +275,7 @@ TEXTBOOK = [
 
 
 @pytest.mark.parametrize(("factors", "halvings", "resolution", "lengths"), TEXTBOOK)
-def test_the_best_fraction_is_that_of_the_tables(
+def test_the_best_fraction_is_that_of_published_tables(
     factors: int, halvings: int, resolution: int, lengths: dict[int, int]
 ) -> None:
     fraction = fractional(letters(factors), halvings)
@@ -376,21 +372,22 @@ def test_effects_of_as_many_factors_as_the_resolution_are_not_listed() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("factors", "text"),
+    [
+        (3, "4 rows, resolution III: main effects are confused with interactions of two factors"),
+        (5, "16 rows, resolution V: main effects and interactions of two factors are clear of one another"),
+    ],
+)
+def test_the_notes_of_a_half_say_what_is_confused(factors: int, text: str) -> None:
+    assert fractional(letters(factors), 1).notes()[0] == text
+
+
 def test_generators_may_define_any_factor() -> None:
     fraction = fractional(letters(5), generators=["A = B*C", "D=C*E"])
     assert fraction.generators == ("A=B*C", "D=C*E")
     assert fraction.defining_relation == ("A*B*C", "C*D*E", "A*B*D*E")
     assert fraction.resolution == 3
-
-
-def test_main_effects_are_told_to_be_confused() -> None:
-    lines = fractional(letters(3), 1).notes()
-    assert lines[0] == "4 rows, resolution III: main effects are confused with interactions of two factors"
-    assert lines[3:] == [f"estimated together: {text}" for text in ("A = B*C", "B = A*C", "C = A*B")]
-
-
-def test_two_factor_interactions_are_told_to_be_clear() -> None:
-    assert "resolution V: main effects and interactions of two" in fractional(letters(5), 1).notes()[0]
 
 
 def test_a_key_with_one_value_is_set_in_every_row() -> None:
@@ -477,19 +474,19 @@ def test_a_design_by_its_name(design: str, options: dict[str, Any], rows: list[t
 @pytest.mark.parametrize(
     "options", [{"fraction": "1/2"}, {"fraction": "1 / 2"}, {"generators": ["D=A*B*C"]}], ids=lambda entry: str(entry)
 )
-def test_a_fraction_by_its_name_needs_every_row_and_tells_its_aliases(options: dict[str, Any]) -> None:
+def test_a_fraction_needs_every_row_and_notes_its_aliases(options: dict[str, Any]) -> None:
     listing = rows_of("fractional", letters(4), options)
     fraction = fractional(letters(4), 1)
     assert (listing.rows, listing.notes, listing.needs_every_row) == (fraction.rows, tuple(fraction.notes()), True)
 
 
 @pytest.mark.parametrize("design", sorted(DESIGNS.keys() - {"fractional"}))
-def test_other_designs_stand_without_a_row(design: str) -> None:
+def test_other_designs_do_not_need_every_row(design: str) -> None:
     options = {"random": {"cells": 2}, "chain": {"steps": ["act=after"]}}
     assert not rows_of(design, RESIDUAL_BN, options.get(design, {})).needs_every_row
 
 
-def test_a_chain_is_gone_through_under_every_combination_beside_it() -> None:
+def test_a_chain_is_repeated_for_every_combination_of_the_other_keys() -> None:
     steps = ["act=after align=1", ["bn=post"]]
     assert rows_of("chain", {"task": ["sr_x2", "sr_x4"], "channels": ["32"]}, {"steps": steps}).rows == (
         ("task=sr_x2", "channels=32", "act=after", "align=1"),
@@ -499,28 +496,33 @@ def test_a_chain_is_gone_through_under_every_combination_beside_it() -> None:
     )
 
 
-def test_leave_one_out_tells_which_values_it_does_not_use() -> None:
+def test_leave_one_out_notes_the_values_that_it_does_not_use() -> None:
     listing = rows_of("leave_one_out", {"residual": ["true", "block", "false"]}, {})
     assert listing.notes == ("residual=block is in no row: leave_one_out has residual at true and at false",)
 
 
-def test_a_draw_tells_how_much_it_is_of() -> None:
+def test_a_draw_notes_its_share_of_the_combinations() -> None:
     assert rows_of("random", RESIDUAL_BN, {"cells": 3}).notes == ("3 of 4 combinations, drawn with seed 0",)
 
 
 @pytest.mark.parametrize(
     ("design", "options", "message"),
     [
-        pytest.param("ful", {}, r"design=ful: .*did you mean full\?.*valid: full, one_at_a_time", id="no such design"),
+        pytest.param("ful", {}, r"design=ful: .*did you mean full\?.*valid: full, one_at_a_time", id="unknown design"),
         pytest.param("full", {"cells": 3}, "cells: unknown option of design=full.*valid: none", id="takes no option"),
-        pytest.param("random", {"steps": []}, "unknown option of design=random.*valid: cells, seed", id="not its own"),
+        pytest.param(
+            "random",
+            {"steps": []},
+            "unknown option of design=random.*valid: cells, seed",
+            id="option of another design",
+        ),
         pytest.param("random", {}, "random needs hydra.sweeper.cells", id="how many cells"),
         pytest.param("chain", {}, "chain needs hydra.sweeper.steps", id="which steps"),
         pytest.param("chain", {"steps": ["bn=post"]}, "bn: the chain sets it", id="swept and in the chain"),
-        pytest.param("fractional", {"fraction": "1/3"}, "fraction=1/3: must be 1/2, 1/4", id="no power of two"),
+        pytest.param("fractional", {"fraction": "1/3"}, "fraction=1/3: must be 1/2, 1/4", id="not a power of two"),
     ],
 )
-def test_what_a_design_cannot_use_is_refused(design: str, options: dict[str, Any], message: str) -> None:
+def test_an_unknown_or_missing_option_is_refused(design: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         rows_of(design, RESIDUAL_BN, options)
 
@@ -531,6 +533,6 @@ def test_a_fraction_is_a_number_of_halvings(fraction: str, halvings: int) -> Non
 
 
 @pytest.mark.parametrize("fraction", ["1/1", "1/0", "1/6", "2/4", "0.5", "half", "1/-2", ""])
-def test_a_text_that_is_no_fraction_is_refused(fraction: str) -> None:
+def test_a_malformed_fraction_is_refused(fraction: str) -> None:
     with pytest.raises(ConfigError, match="must be 1/2"):
         halvings_of(fraction)
