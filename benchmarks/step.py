@@ -3,7 +3,7 @@
     eager    the units written out op by op in fp32, as the released code computes them
     fp       the full-precision twin, in bf16 if the hardware has it, not compiled
     fp_fast  the twin compiled: what the hardware gives without binarisation
-    gemm     the twin's multiply-adds, forward and backward, at the rate of one large bf16 matrix product
+    gemm     the twin's multiply-adds, forward and backward, at the rate of one large matrix product, in bf16 too
 
 ``--ways`` compares our own ways to run a step instead, with what each brings: precision, compiled units, on a CPU signs
 that are convolved in bytes and, on a GPU, steps that are replayed as a CUDA graph.

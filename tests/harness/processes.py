@@ -32,8 +32,8 @@ IMPORTED = (
 )
 """What a sweep has imported by the end of its first trial, or most of it."""
 
-SERVER = get_context("forkserver")
-SERVER.set_forkserver_preload(list(IMPORTED))
+FORKSERVER = get_context("forkserver")
+FORKSERVER.set_forkserver_preload(list(IMPORTED))
 
 SPARE_WORKERS = 8
 """More than a command of the tests starts; if it starts more, they import for themselves."""
@@ -56,7 +56,7 @@ class CommandProcess:
         start = functools.partial(
             _run, ["run.py", *arguments], folder, dict(environment), self._streams, (halt, notes) if halt else None
         )
-        self._process = SERVER.Process(target=start)
+        self._process = FORKSERVER.Process(target=start)
         # The server starts with the first command, and imports from its working directory.
         with contextlib.chdir(REPOSITORY):
             self._process.start()

@@ -1,12 +1,14 @@
-"""Every test asserts something, or its docstring says why it does not."""
+"""Rules of the tests themselves: each asserts something, and the fork server imports what exists."""
 
 import ast
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness.paths import REPOSITORY
+from tests.harness.processes import IMPORTED
 
 FILES = sorted((REPOSITORY / "tests").rglob("*.py"))
 
@@ -41,3 +43,9 @@ def test_a_test_asserts_or_says_why_not(path: Path, asserting: set[str]) -> None
     tests = [function for function in functions(path) if function.name.startswith("test_")]
     silent = [test.name for test in tests if test.name not in asserting and not ast.get_docstring(test)]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", [name for name in IMPORTED if not name.startswith("hydra_plugins")])
+def test_what_the_fork_server_imports_exists(name: str) -> None:
+    """It ignores a module that does not exist, and commands would import for seconds instead."""
+    assert importlib.util.find_spec(name) is not None
