@@ -88,7 +88,9 @@ def scored_by(storage: str, code: str, cells: int) -> list[str]:
 
 def test_scores_of_other_code_are_named_and_the_user_chooses(storage: str) -> None:
     scored_by(storage, "old", 2)
-    with pytest.raises(ConfigError, match="it was made by code old, and this is new; on_change=keep takes it as it is"):
+    with pytest.raises(
+        ConfigError, match="it was made by code old, and the present code is new; on_change=keep reuses it"
+    ):
         searched(storage, code="new")
 
 
@@ -120,7 +122,7 @@ def test_a_search_without_a_score_belongs_to_whoever_comes_next(storage: str) ->
     search.ask(1)
     search.close()
     assert len(scored_by(storage, "new", 1)) == 1
-    with pytest.raises(ConfigError, match="made by code new, and this is old"):
+    with pytest.raises(ConfigError, match="made by code new, and the present code is old"):
         searched(storage, code="old")
 
 

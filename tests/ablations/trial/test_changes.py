@@ -75,8 +75,8 @@ def test_a_result_of_other_code_stops_the_command_in_one_line_and_stays(
     outcome = command(place)
     assert outcome.status == 1
     (line,) = outcome.message.splitlines()
-    assert f"it was made by code {OTHER}, and this is {code_fingerprint()}" in line
-    assert "on_change=keep takes it as it is, on_change=retrain makes it anew, and another study.name" in line
+    assert f"it was made by code {OTHER}, and the present code is {code_fingerprint()}" in line
+    assert "on_change=keep reuses it, on_change=retrain replaces it, and another study.name" in line
     assert contents(of_other_code.path) == before
     assert len(place.runs()) == 1
 
@@ -146,7 +146,10 @@ def test_a_search_stops_at_a_result_of_other_code_and_names_it(place: Workplace,
     outcome = place.sweep(*SEARCH)
     assert outcome.status == 1
     (line,) = outcome.message.splitlines()
-    assert f"reference seed 0 has a result, but it was made by code {OTHER}, and this is {code_fingerprint()}" in line
+    assert (
+        f"reference seed 0 has a result, but it was made by code {OTHER}, and the present code is {code_fingerprint()}"
+        in line
+    )
     assert len(place.results()) == 1
 
 
