@@ -48,7 +48,7 @@ SEED = 20240607
 """Of the generator; every table starts from it, so each can be had alone."""
 
 NOISE_DB = 0.1
-"""The spread of a cell between seeds; that of the trials under ``reports/`` goes from 0.03 to 0.15 dB."""
+"""The spread of a cell between seeds; that of the trials under ``reports/examples/`` goes from 0.03 to 0.15 dB."""
 
 SHARED_DB = 0.3
 """What a seed does to all cells alike, which pairing must remove."""
