@@ -101,8 +101,8 @@ def test_cells_in_one_study_are_listed(tmp_path: Path) -> None:
 def test_other_data_are_named_and_cells_are_matched_by_the_rest(tmp_path: Path) -> None:
     other = [OnOtherData(t.levels, t.seed, t.psnr_db, t.steps) for t in some(0.5)]
     page = page_of(tmp_path, some(), other)
-    assert "1 cell agrees in all but `data`" in page
-    assert "**The two saw different data**" in page
+    assert "1 cell agrees in everything but `data`" in page
+    assert "**The two used different data**" in page
     assert "+0.502" in page
     assert f"| `data` | {trial().setting['data']} | {'f' * 64} |" in page
 
@@ -118,7 +118,7 @@ def test_code_and_packages_that_differ_are_named(tmp_path: Path) -> None:
 def test_a_study_is_the_same_as_itself(tmp_path: Path) -> None:
     results = study(tmp_path, some())
     page = compare(results, results, ("a", "b"))
-    assert "Nothing that is recorded" in page
+    assert "None is recorded" in page
     assert "Only in `a`: none." in page
 
 
@@ -142,7 +142,7 @@ def test_the_command_prints_the_page(tracking_uri: str, tmp_path: Path, capsys: 
 
 def test_a_folder_without_a_study_is_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigError, match="no folder of a study"),
+        pytest.raises(ConfigError, match="neither the folder of a study"),
         study_at(f"{tmp_path}/none", "sqlite:///none.db", tmp_path),
     ):
         pass

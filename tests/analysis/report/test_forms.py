@@ -4,14 +4,14 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from ablations.tracking.client import client_of, experiment_id, finished_runs, search_runs
 from analysis.report.archive import recording
-from analysis.report.forms import LARGEST_DATA, forms, log_report, page, write_forms
+from analysis.report.forms import LARGEST_DATA, forms, log_report, write_forms
 from analysis.study.loading import load
 from tests.analysis.report.test_browser import FLAGS, program
 from tests.analysis.study.test_loading import trial, write_study
@@ -46,6 +46,10 @@ Data: [effects.csv](effects.csv)
 </details>
 """
 FILES = {"report.md": PAGE.encode(), "effects.png": PNG, "effects.csv": b"factor,value\nbn,1\n"}
+
+
+def page(files: Mapping[str, bytes]) -> str:
+    return forms(files)["report.html"].decode()
 
 
 def test_the_html_asks_for_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Our numbers beside the paper's."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from ablations.storage.folder import TrialFolder
-from analysis.report.comparison import ABSENT, Table, comparisons
+from analysis.report.paper_table import ABSENT, Table, paper_tables
 from analysis.study.loading import StudyResults, load_folder
 from bbcu.model.methods import BBCU, METHODS
 from tests.analysis.study.test_loading import loaded, trial
@@ -84,7 +83,7 @@ def study(folder: Path, trials: Sequence[Ours]) -> StudyResults:
 
 
 def tables_of(folder: Path, *trials: Ours) -> list[Table]:
-    return comparisons(study(folder, trials))
+    return paper_tables(study(folder, trials))
 
 
 def table_of(folder: Path, *trials: Ours) -> Table:
@@ -154,7 +153,7 @@ def test_bbcu_m_is_found_by_its_levels(tmp_path: Path) -> None:
     )
     assert rows_of(table, "BBCU-M")[1]["Set14 PSNR (dB) / SSIM"] == "36.00 / 0.9000"
     assert len(rows_of(table, "BBCU-L")) == 1
-    assert notes_with(table, "1 cell of ours with other components")
+    assert notes_with(table, "1 cell of ours with other components is not in this table")
 
 
 def test_methods_that_bring_their_own_setting_stand_in_one_table(tmp_path: Path) -> None:
@@ -168,14 +167,14 @@ def test_methods_that_bring_their_own_setting_stand_in_one_table(tmp_path: Path)
 def test_a_reimplementation_carries_its_remark(tmp_path: Path) -> None:
     table = table_of(tmp_path, Ours("btm", 36.0))
     assert METHODS["btm"].remark in rows_of(table, "BTM")[1]["Numbers"]
-    assert notes_with(table, f"BTM: ours is a {METHODS['btm'].remark}")
+    assert notes_with(table, f"Our BTM is a {METHODS['btm'].remark}")
 
 
 def test_budgets_are_not_mixed(tmp_path: Path) -> None:
     tables = tables_of(tmp_path, Ours("bbcu", 36.0), Ours("bbcu", 37.0, steps=300_000))
     assert [table.name for table in tables] == ["comparison-sr_x2-1", "comparison-sr_x2-2"]
     by_steps = {("500 steps" in table.caption): table for table in tables}
-    assert notes_with(by_steps[True], "`train.steps` is 500, and 300000 in the released recipe")
+    assert notes_with(by_steps[True], "`train.steps` is 500 (300000 in the released recipe)")
     assert not notes_with(by_steps[False], "`train.steps`")
 
 
@@ -185,7 +184,7 @@ def test_the_caption_states_budget_and_data(tmp_path: Path) -> None:
 
 
 def test_an_agreeing_baseline_shows_that_pictures_and_protocol_agree(tmp_path: Path) -> None:
-    assert notes_with(table_of(tmp_path, Ours("bbcu", 36.0)), "has the paper's PSNR on Set5, Set14")
+    assert notes_with(table_of(tmp_path, Ours("bbcu", 36.0)), "reaches the paper's PSNR on Set5, Set14")
 
 
 def test_doubtful_numbers_are_marked_and_explained(tmp_path: Path) -> None:
@@ -208,7 +207,7 @@ def test_a_single_strength_is_put_into_its_column(tmp_path: Path) -> None:
     table = table_of(tmp_path, Ours("bbcu", 29.5, task="jpeg"))
     (_, ours) = rows_of(table, "BBCU")
     assert ours["Classic5-q10 PSNR (dB) / SSIM"] == "29.50 / 0.7375"
-    assert notes_with(table, "`task.train_quality` is [10, 10], and [1, 50] in the released recipe")
+    assert notes_with(table, "`task.train_quality` is [10, 10] ([1, 50] in the released recipe)")
 
 
 def test_the_frame_has_every_number_with_its_source(tmp_path: Path) -> None:
@@ -225,17 +224,12 @@ def test_a_study_of_other_tasks_has_no_table(tmp_path: Path) -> None:
     place = TrialFolder(tmp_path, "methods", result["cell"], 0)
     place.path.mkdir(parents=True)
     place.write_result(result)
-    assert comparisons(load_folder(tmp_path / "methods")) == []
-
-
-def test_the_same_results_give_the_same_table(tmp_path: Path) -> None:
-    make = functools.partial(comparisons, study(tmp_path, SEVERAL))
-    assert [table.markdown for table in make()] == [table.markdown for table in make()]
+    assert paper_tables(load_folder(tmp_path / "methods")) == []
 
 
 def test_results_whose_data_are_not_recorded_stand_with_none_that_are(tracking_uri: str, tmp_path: Path) -> None:
     recorded, old = trial(0, 30.0), dataclasses.replace(trial(0, 35.0), others={"data": ""})
-    tables = comparisons(loaded(tracking_uri, tmp_path, [recorded, old]))
+    tables = paper_tables(loaded(tracking_uri, tmp_path, [recorded, old]))
     assert ["data `not recorded`" in table.caption for table in tables] == [False, True]
     ours = [table.frame.query("source == 'ours' and kind != 'no network'") for table in tables]
     assert [frame["psnr_mean_db"].tolist() for frame in ours] == [[30.0], [35.0]]
