@@ -35,51 +35,27 @@ from analysis.study.settings import natural
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
-WIDTH = 10.0
-"""The width of every figure in inches."""
+WIDTH = 10.0  # of every figure, in inches
+TILES_PER_ROW = 5
+CAPTION_LETTERS = 24  # that fit below a tile
+MOST_LINES = 12  # more curves cannot be told apart; the report says that only these are drawn
+MOST_INTERACTIONS = 15  # the others are left to the table; the report says so
+MOST_COLUMNS = 3  # more panels side by side cannot be read at half the size
+MOST_LEVEL_LETTERS = 18  # of a level in a panel's legend
+SHORT_LEVEL = 9  # two levels of so many letters fit side by side above one of three panels
+MOST_TICK_LETTERS = 24  # of the tick labels below one of three panels
+FEW_POINTS = 8  # a line through so few points marks them, since a single one would be invisible otherwise
+MARKS_ON_A_LINE = 8  # of a long line, if its dashes alone do not distinguish it
+WIDE_RANGE = 10  # if the largest value is this many times the smallest, the axis is logarithmic
+ROOM_FOR_A_NAME = 0.12  # between two names in a half-normal plot, as a part of the largest effect
 
 LINE_STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
-"""Six against seven colours, so that 42 lines differ in their combination."""
-
-MOST_LINES = 12
-"""More curves cannot be told apart; the first ones are drawn and the report says so."""
-
-FEW_POINTS = 8
-"""A line through so few points marks them; a single point would be invisible otherwise."""
-
-WIDE_RANGE = 10
-"""If the largest value is this many times the smallest, the axis is logarithmic."""
-
-TILES_PER_ROW = 5
-
-CAPTION_LETTERS = 24
-"""How many letters fit below a tile."""
-
-MOST_COLUMNS = 3
-"""More panels side by side cannot be read at half the size."""
-
-MOST_LEVEL_LETTERS = 18
-"""How many letters of a level fit into a panel's legend."""
-
-SHORT_LEVEL = 9
-"""Two levels of this many letters fit side by side above one of three panels."""
-
-ROOM_FOR_A_NAME = 0.12
-"""The least distance between names in a half-normal plot, and from 0, as a part of the largest effect."""
-
-MOST_INTERACTIONS = 15
-"""More interactions are left to the table; the report says so."""
-
-MOST_TICK_LETTERS = 24
-"""How many letters of tick labels fit below one of three panels."""
-
-POINTS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
-"""The marks of cells against cost; if there are more cells, all are marked alike and the table names them."""
+"""Six, with seven colours, so that 42 lines differ in their combination."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-MARKS_ON_A_LINE = 8
-"""About how many marks a long line has if its dashes alone do not distinguish it."""
+POINTS = (*MARKERS, "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
+"""The marks of cells against cost; if there are more cells, all are marked alike and the table names them."""
 
 NO_RESIDUAL = "input (there is no residual)"
 

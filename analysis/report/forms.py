@@ -9,9 +9,8 @@ import csv
 import dataclasses
 import html
 import io
-import itertools
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -36,12 +35,6 @@ MEDIA = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv"}
 
 ALLOWED_TAG = re.compile(rf"</?(?:details|summary|u|br)>|{PLACE.pattern}")
 """The HTML that a page may contain; all other angle brackets are text, such as ``<class 'ValueError'>`` in a reason."""
-
-MANY_COLUMNS = 9
-"""A table with this many columns or more is set smaller."""
-
-LONG_TEXT = 48
-"""A cell with more letters may be broken into lines."""
 
 
 def parser() -> MarkdownIt:
@@ -72,25 +65,25 @@ def write_forms(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     return [folder / name for name in found]
 
 
-def page_of(tokens: list[Token], files: Mapping[str, bytes]) -> str:
+def page_of(tokens: Sequence[Token], files: Mapping[str, bytes]) -> str:
     """Render a page's tokens as HTML; the tokens are changed on the way."""
     markdown = parser()
-    contents = with_anchors(tokens)
     embed(tokens, files)
-    mark_tables(tokens)
     body = markdown.renderer.render(tokens, markdown.options, {})
     body = body.replace("<table", '<div class="table"><table').replace("</table>", "</table></div>")
-    head, _, rest = body.partition("</h1>\n") if "</h1>\n" in body else ("", "", body)
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            title=next((heading.text for heading in contents if heading.level == 1), "Report"),
-            parts=[heading for heading in contents if heading.level == 2],
-            head=Markup(f"{head}</h1>" if head else ""),
-            body=Markup(rest),
-        )
-    )
+    headings: list[Heading] = []
+
+    def with_anchor(match: re.Match[str]) -> str:
+        text = html.unescape(re.sub("<[^>]*>", "", match[2]))
+        name, taken = slug(text), sum(slug(other.text) == slug(text) for other in headings)
+        headings.append(Heading(int(match[1]), f"{name}-{taken + 1}" if taken else name, text))
+        anchor = f'<a class="anchor" href="#{headings[-1].id}" aria-label="Link">#</a>'
+        return f'<h{match[1]} id="{headings[-1].id}">{match[2]}{anchor}</h{match[1]}>'
+
+    body = re.sub(r"<h(\d)>(.*?)</h\1>", with_anchor, body)
+    first, end, rest = body.rpartition("</h1>\n")
+    values = {"headings": headings, "first": Markup(first + end), "body": Markup(rest)}
+    return environment().get_template("page.html.j2").render(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,37 +95,15 @@ class Heading:
     text: str
 
 
-def with_anchors(tokens: Sequence[Token]) -> list[Heading]:
-    """Give every heading an id and a link to itself, and return the headings."""
-    found: list[Heading] = []
-    for opening, inline in itertools.pairwise(tokens):
-        if opening.type != "heading_open":
-            continue
-        text = plain(inline)
-        name = unused(slug(text), {known.id for known in found})
-        opening.attrSet("id", name)
-        link = Token("html_inline", "", 0, content=f'<a class="anchor" href="#{name}" aria-label="Link">#</a>')
-        link.meta = {"ours": True}
-        inline.children = [*(inline.children or []), link]
-        found.append(Heading(int(opening.tag[1]), name, text))
-    return found
-
-
 def slug(text: str) -> str:
     """Make an anchor of a heading: lower case, words joined by hyphens."""
     return re.sub(r"[^\w]+", "-", text.lower()).strip("-") or "part"
 
 
-def unused(name: str, taken: Container[str]) -> str:
-    """Append a number to a name that is taken."""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(each for each in names if each not in taken)
-
-
 def embed(tokens: Iterable[Token], files: Mapping[str, bytes]) -> None:
     """Embed the files that the page links to, and escape angle brackets that are not HTML of the page's own."""
     for token in every(tokens):
-        if token.type in ("html_block", "html_inline") and not token.meta.get("ours"):
+        if token.type in ("html_block", "html_inline"):
             token.content = safe(token.content)
         elif token.type == "image":
             token.attrSet("src", address(str(token.attrGet("src")), files))
@@ -162,23 +133,6 @@ def address(name: str, files: Mapping[str, bytes]) -> str:
     if content is None or media is None or (media != "image/png" and len(content) > LARGEST_DATA):
         return name
     return f"data:{media};base64,{base64.b64encode(content).decode()}"
-
-
-def mark_tables(tokens: Sequence[Token]) -> None:
-    """Set the classes of tables and cells: small print for many columns, numbers flush right, long texts in lines."""
-    for position, token in enumerate(tokens):
-        if token.type == "table_open":
-            heads = itertools.takewhile(lambda other: other.type != "thead_close", tokens[position:])
-            if sum(other.type == "th_open" for other in heads) >= MANY_COLUMNS:
-                token.attrSet("class", "wide")
-    for opening, inline in itertools.pairwise(tokens):
-        if opening.type in ("th_open", "td_open"):
-            right = "right" in str(opening.attrGet("style"))
-            opening.attrs.pop("style", None)
-            long = opening.type == "td_open" and len(plain(inline)) > LONG_TEXT
-            names = [name for name, holds in (("right", right), ("long", long)) if holds]
-            if names:
-                opening.attrSet("class", " ".join(names))
 
 
 def shown_tables(tokens: Sequence[Token]) -> list[ShownTable]:

@@ -139,7 +139,7 @@ def letter_for(letter: str) -> str:
 def plain(token: Token) -> str:
     """Return the text of an inline token without any mark."""
     texts = (child for child in token.children or [] if child.type in ("text", "code_inline", "html_inline"))
-    return "".join(child.content for child in texts if not child.meta.get("ours") and not is_place(child))
+    return "".join(child.content for child in texts if not is_place(child))
 
 
 def is_place(token: Token) -> bool:
