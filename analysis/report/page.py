@@ -407,27 +407,18 @@ def effects_of_order(reading: Reading, order: int) -> list[tuple[Effect, str]]:
     ]
 
 
-@dataclasses.dataclass(frozen=True)
-class RowBehind:
-    """The cells that a row of a table compares."""
-
-    table: str
-    number: int
-    what: str
-    pairs: Sequence[tuple[str, str]]
-    seeds: Sequence[int]
-
-
-def rows_behind(chapters: Sequence[Chapter], claims: Sequence[Claims]) -> Iterator[RowBehind]:
-    """Yield what each row of the tables of contrasts and claims rests on."""
+def rows_behind(chapters: Sequence[Chapter], claims: Sequence[Claims]) -> Iterator[dict[str, object]]:
+    """Yield the cells and seeds that each row of the tables of contrasts and claims rests on."""
     for chapter in chapters:
         for name, rows in (("alone", chapter.alone), ("effects", chapter.contrasts), ("steps", chapter.steps)):
             for number, row in enumerate(rows, start=1):
-                yield RowBehind(f"{chapter.prefix}{name}", number, row.change, row.pairs.cells, row.seeds)
+                place = {"table": f"{chapter.prefix}{name}", "number": number}
+                yield {**place, "what": row.change, "pairs": row.pairs.cells, "seeds": row.seeds}
     for claim in claims:
         for number, found in enumerate(claim.tested, start=1):
+            place = {"table": f"{claim.prefix}claims", "number": number}
             what = f"{found.finding.claim}, {found.where}"
-            yield RowBehind(f"{claim.prefix}claims", number, what, found.pairs, found.seeds)
+            yield {**place, "what": what, "pairs": found.pairs, "seeds": found.seeds}
 
 
 def runs_of_cells(section: Section) -> dict[str, list[tuple[int, str]]]:

@@ -4,16 +4,13 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-import pytest
 
 from ablations.tracking.client import client_of, experiment_id, finished_runs, search_runs
 from analysis.report.archive import recording
 from analysis.report.forms import LARGEST_DATA, forms, log_report, write_forms
 from analysis.study.loading import load
-from tests.analysis.report.test_browser import FLAGS, program
 from tests.analysis.study.test_loading import trial, write_study
 
 PNG = base64.b64decode(
@@ -164,42 +161,3 @@ def test_recording_changes_nothing_and_names_what_was_read(tracking_uri: str, tm
     assert asked == set()
     assert results.samples[done.cell, 0]() is not None
     assert asked == {((done.cell, 0), "samples")}
-
-
-@pytest.fixture
-def narrow_page(tmp_path: Path) -> Iterator[dict[str, float]]:
-    """What a phone makes of the page: sizes in pixels."""
-    from selenium import webdriver
-
-    (tmp_path / "report.html").write_text(page(FILES), encoding="utf-8")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(program("chromedriver")))
-    try:
-        driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True},
-        )
-        driver.get((tmp_path / "report.html").as_uri())
-        yield driver.execute_script(
-            """
-            const box = document.querySelector('.table');
-            return {page: document.documentElement.scrollWidth, window: window.innerWidth,
-                    box: box.clientWidth, table: box.scrollWidth,
-                    picture: document.querySelector('img').naturalWidth,
-                    font: parseFloat(getComputedStyle(document.body).fontSize)};
-            """
-        )
-    finally:
-        driver.quit()
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-def test_a_phone_shows_the_page_without_scrolling_sideways(narrow_page: dict[str, float]) -> None:
-    assert narrow_page["page"] <= narrow_page["window"] == 360
-    assert narrow_page["table"] > narrow_page["box"]
-    assert narrow_page["picture"] == 1
-    assert narrow_page["font"] >= 16

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from ablations.storage.plans import write_plan
 from analysis.__main__ import main
 from analysis.effects.curves import MOST_POINTS, curve_table
 from analysis.report.page import MOST_ROWS, compose, write
-from analysis.study.loading import load, load_folder
+from analysis.study.loading import StudyResults, load, load_folder
 from analysis.study.settings import sections
 from tests.analysis.study.test_loading import REFERENCE, Trial, loaded, plan_of, start, trial, write_study
 
@@ -36,23 +37,96 @@ def row_with(page: str, text: str) -> str:
     return row
 
 
+@pytest.fixture(scope="module")
+def results(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    """Two cells that differ in the residual, under three seeds, with sample pictures."""
+    folder = tmp_path_factory.mktemp("plain")
+    shutil.copyfile(migrated_database, folder / "mlflow.db")
+    return loaded(f"sqlite:///{folder}/mlflow.db", folder, two_cells(3), samples=True)
+
+
+@pytest.fixture(scope="module")
+def files(results: StudyResults) -> dict[str, bytes]:
+    return compose(results)
+
+
+@pytest.fixture(scope="module")
+def page(files: dict[str, bytes]) -> str:
+    return page_of(files)
+
+
+def test_a_component_gets_its_number_interval_and_verdict(files: dict[str, bytes], page: str) -> None:
+    effects = pd.read_csv(io.BytesIO(files["effects.csv"])).iloc[0]
+    assert effects["psnr_difference_db"] == pytest.approx(-(0.5 + 0.51 + 0.52) / 3)
+    shown = f"-0.510 [{effects['low_95_db']:+.3f}, {effects['high_95_db']:+.3f}] worse"
+    assert row_with(page, "`true` → `false`").split(" | ")[1] == shown
+    assert "`residual=false` instead of `true`: **worse** by 0.510 dB on Set5 (-0.510 dB, 95 % interval" in page
+    assert "With 3 seeds the 95 % interval reaches 2.48 standard deviations" in page
+    assert "corrected by Holm's method for the number of comparisons" in page
+    assert "Second reading" not in page
+
+
+def test_the_summary_says_what_was_found_how_sure_and_what_became_of_the_claims(page: str) -> None:
+    short = page.partition("## Summary\n\n")[2].partition("\n\n## ")[0]
+    lines = [line.strip().removeprefix("- ") for line in short.splitlines()]
+    assert lines[0].startswith("Highest mean PSNR: `residual=true` with 30.100 ± 0.100 dB on Set5 (3 seeds), at 2.00 G")
+    assert lines[1] == "**Worse**:"
+    assert lines[2].startswith("`residual`: `true` → `false` (-0.510 [")
+    assert lines[3].endswith("3 seeds cannot reach a two-sided p below 0.25.")
+    claims = lines.index("Claims of the paper that are **supported** here:")
+    assert lines[claims + 1] == "The residual raises PSNR (+0.510 dB on Set5)"
+    assert lines[-1].startswith("Claims of the paper that are **not tested** here: ")
+
+
+def test_the_margin_decides_what_is_equivalent_and_what_a_claim_is_worth(results: StudyResults, page: str) -> None:
+    assert "| **supported** |" in row_with(page, "The residual raises PSNR")
+    wider = page_of(compose(results, margin=0.6))
+    assert "] equivalent |" in row_with(wider, "`true` → `false`")
+    assert "| **contradicted** |" in row_with(wider, "The residual raises PSNR")
+    assert wider.count("surely smaller than 0.6 dB") == 2
+    with pytest.raises(ValueError, match="must be above 0"):
+        compose(results, margin=0.0)
+
+
+def test_every_link_leads_to_a_file_and_every_file_is_linked(files: dict[str, bytes], page: str) -> None:
+    links = {link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("#")}
+    assert links == set(files) - {"report.md"}
+    assert {"effects.png", "curves.png", "pictures-Set5-ring.png"} <= links
+
+
+def test_the_same_results_give_the_same_bytes(results: StudyResults, files: dict[str, bytes]) -> None:
+    assert compose(results) == files
+    pictures = [content for name, content in files.items() if name.endswith(".png")]
+    drawings = [content for name, content in files.items() if name.endswith(".svg")]
+    assert pictures
+    assert drawings
+    assert not any(b"<dc:date>" in content or b"Matplotlib" in content.partition(b"<defs>")[0] for content in drawings)
+    assert not any(b"tEXt" in content or b"tIME" in content for content in pictures)
+
+
+def test_every_row_leads_to_the_runs_behind_it(results: StudyResults, page: str) -> None:
+    anchors = re.findall(r'<a id="([^"]+)"></a>', page)
+    wanted = re.findall(r"\]\(#(runs-[^)]+)\)", page)
+    assert wanted
+    assert set(wanted) <= set(anchors)
+    assert len(set(anchors)) == len(anchors)
+    assert row_with(page, "`true` → `false` | -0.5").rstrip(" |").endswith("[6](#runs-effects-1)")
+    listing = page.partition("The runs behind each cell")[2]
+    assert all(f"`{run}`" in listing for run in results.trials["run_id"])
+
+
+def test_the_last_part_holds_the_setting_and_where_the_trials_ran(page: str) -> None:
+    assert "**2 of 6 trials ran with uncommitted changes.**" in page
+    assert "| `packages` | numpy 2.4.6, torch 2.13.0 |" in page
+    assert "| `align` | auto (130) |" in page
+    assert f"| `data` | {trial().setting['data']} |" in page
+
+
 def test_the_opening_says_what_was_done(tracking_uri: str, tmp_path: Path) -> None:
     page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(2), planned=[trial(2)])))
     assert "2 cells under 3 seeds (0, 1, 2), 5 trials: 4 finished, 0 failed and 1 missing." in page
     assert "Task `sr_x2`, network `plain`, 20 training steps" in page
     assert "The baseline, bicubic interpolation, reaches 28.500 dB on Set5." in page
-
-
-def test_a_component_gets_its_number_interval_and_verdict(tracking_uri: str, tmp_path: Path) -> None:
-    files = compose(loaded(tracking_uri, tmp_path, two_cells(3)))
-    effects = pd.read_csv(write(files, tmp_path / "page").with_name("effects.csv")).iloc[0]
-    assert effects["psnr_difference_db"] == pytest.approx(-(0.5 + 0.51 + 0.52) / 3)
-    shown = f"-0.510 [{effects['low_95_db']:+.3f}, {effects['high_95_db']:+.3f}]"
-    assert shown in row_with(page_of(files), "`true` → `false`")
-    assert row_with(page_of(files), "`true` → `false`").split(" | ")[1].endswith("] worse")
-    assert "`residual=false` instead of `true`: **worse** by 0.510 dB on Set5 (-0.510 dB, 95 % interval" in page_of(
-        files
-    )
 
 
 def test_one_seed_gets_no_verdict(tracking_uri: str, tmp_path: Path) -> None:
@@ -78,53 +152,6 @@ def test_a_difference_within_the_noise_is_undecided_and_says_how_many_seeds_it_t
     assert effects["seeds_needed_likely"] > 2
 
 
-def test_the_margin_decides_what_is_equivalent(tracking_uri: str, tmp_path: Path) -> None:
-    results = loaded(tracking_uri, tmp_path, two_cells(3))
-    assert "**worse**" in page_of(compose(results))
-    page = page_of(compose(results, margin=0.6))
-    assert "] equivalent |" in row_with(page, "`true` → `false`")
-    assert "surely smaller than 0.6 dB" in page
-    with pytest.raises(ValueError, match="must be above 0"):
-        compose(results, margin=0.0)
-
-
-def test_the_margin_decides_what_a_claim_is_worth(tracking_uri: str, tmp_path: Path) -> None:
-    results = loaded(tracking_uri, tmp_path, two_cells(3))
-    assert "| **supported** |" in row_with(page_of(compose(results)), "The residual raises PSNR")
-    page = page_of(compose(results, margin=0.6))
-    assert "| **contradicted** |" in row_with(page, "The residual raises PSNR")
-    assert "if the difference is surely smaller than 0.6 dB" in page
-
-
-def test_the_margin_decides_how_many_seeds_are_needed(tracking_uri: str, tmp_path: Path) -> None:
-    finished = [
-        trial(seed, 30.0 + shift, residual=shift == 0) for seed in range(2) for shift in (0.0, 0.1 * seed + 0.01)
-    ]
-    results = loaded(tracking_uri, tmp_path, finished)
-    needed = [
-        pd.read_csv(io.BytesIO(compose(results, margin=margin)["effects.csv"]))["seeds_needed_likely"].iloc[0]
-        for margin in (0.05, 0.2)
-    ]
-    assert needed[0] > needed[1]
-
-
-def test_the_page_says_what_the_seeds_allow(tracking_uri: str, tmp_path: Path) -> None:
-    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(3))))
-    assert "With 3 seeds the 95 % interval reaches 2.48 standard deviations" in page
-
-
-def test_verdicts_are_corrected_for_the_family_and_the_page_says_so(tracking_uri: str, tmp_path: Path) -> None:
-    effects = {"pre": [0.03, 0.04, 0.05], "post": [0.5, -0.4, 0.1], "out": [0.3, -0.2, 0.1]}
-    finished = [
-        trial(seed, 30.0 + shift[seed], bn=bn)
-        for seed in range(3)
-        for bn, shift in {"none": [0.0] * 3, **effects}.items()
-    ]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, finished), margin=0.001))
-    assert "corrected by Holm's method for the number of comparisons" in page
-    assert "the interval excludes 0, but not after correction among 3 comparisons" in page
-
-
 def test_the_second_reading_is_labelled_with_what_it_speaks_of(tracking_uri: str, tmp_path: Path) -> None:
     pictures = {True: {"baby": 30.0, "bird": 31.0, "head": 29.0}, False: {"baby": 29.4, "bird": 30.5, "head": 28.6}}
     finished = [
@@ -136,27 +163,6 @@ def test_the_second_reading_is_labelled_with_what_it_speaks_of(tracking_uri: str
     assert "**Second reading, over pictures** (over 3 pictures, for the networks trained under seeds 0, 1" in page
     assert "No verdict rests on it." in page
     assert "-0.500 [-0.748, -0.252] n = 3" in page
-
-
-def test_no_second_reading_where_pictures_were_not_kept(tracking_uri: str, tmp_path: Path) -> None:
-    assert "Second reading" not in page_of(compose(loaded(tracking_uri, tmp_path, two_cells(2))))
-
-
-def test_a_collapsed_cell_is_listed_marked_and_named_where_it_counts(tracking_uri: str, tmp_path: Path) -> None:
-    finished = [trial(0, 30.0), trial(1, 30.1), trial(0, 28.5004, residual=False), trial(1, 29.0, residual=False)]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
-    assert "| `residual=false` | 0 | its PSNR is the baseline's within 0.001 dB on every test set |" in page
-    assert "| `residual=false` † | 2 |" in page
-    assert "**Includes collapsed trials: `residual=false`.**" in page
-    assert "**1 finished trial collapsed**" in page
-
-
-def test_two_fingerprints_are_both_shown_and_never_mixed(tracking_uri: str, tmp_path: Path) -> None:
-    other = [dataclasses.replace(each, others={"data": "f" * 64}) for each in two_cells(1)]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, [*two_cells(2), *other])))
-    first = trial().setting["data"][:12]
-    assert f"**The trials used 2 different data sets: `{first}` (4 trials) and `ffffffffffff` (2 trials).**" in page
-    assert page.count("What each component is worth\n") == 2
 
 
 def test_an_incomplete_design_says_which_cells_it_lacks(tracking_uri: str, tmp_path: Path) -> None:
@@ -244,35 +250,6 @@ def test_settings_get_a_part_each(tracking_uri: str, tmp_path: Path) -> None:
     assert {"setting1-cells.csv", "setting2-cells.csv"} <= set(files)
 
 
-def test_the_appendix_holds_setting_runs_and_where_they_ran(tracking_uri: str, tmp_path: Path) -> None:
-    results = loaded(tracking_uri, tmp_path, two_cells(3))
-    page = page_of(compose(results))
-    assert "**2 of 6 trials ran with uncommitted changes.**" in page
-    assert "| `packages` | numpy 2.4.6, torch 2.13.0 |" in page
-    assert "| `align` | auto (130) |" in page
-    assert f"| `data` | {trial().setting['data']} |" in page
-    assert all(run in page for run in results.trials["run_id"])
-
-
-def test_every_link_leads_to_a_file_and_every_file_is_linked(tracking_uri: str, tmp_path: Path) -> None:
-    files = compose(loaded(tracking_uri, tmp_path, two_cells(2), samples=True))
-    links = {link for link in re.findall(r"\]\(([^)]+)\)", page_of(files)) if not link.startswith("#")}
-    assert links == set(files) - {"report.md"}
-    assert {"effects.png", "curves.png", "pictures-Set5-ring.png"} <= links
-
-
-def test_the_same_results_give_the_same_bytes(tracking_uri: str, tmp_path: Path) -> None:
-    write_study(tracking_uri, tmp_path, two_cells(2), samples=True)
-    first, second = (compose(load(tracking_uri, "components", tmp_path)) for _ in range(2))
-    assert first == second
-    pictures = [content for name, content in first.items() if name.endswith(".png")]
-    drawings = [content for name, content in first.items() if name.endswith(".svg")]
-    assert pictures
-    assert drawings
-    assert not any(b"<dc:date>" in content or b"Matplotlib" in content.partition(b"<defs>")[0] for content in drawings)
-    assert not any(b"tEXt" in content or b"tIME" in content for content in pictures)
-
-
 def test_a_new_page_takes_the_files_of_the_old_one_away_and_no_others(tracking_uri: str, tmp_path: Path) -> None:
     folder = tmp_path / "page"
     write(compose(loaded(tracking_uri, tmp_path, two_cells(1), samples=True)), folder)
@@ -297,36 +274,23 @@ def test_long_curves_are_averaged_over_windows(tracking_uri: str, tmp_path: Path
     assert list(table[table["metric"] == "Set5/psnr_db"]["step"]) == [300, 600]
 
 
-def test_the_command_writes_the_page(tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_study(tracking_uri, tmp_path / "outputs", two_cells(1))
-    options = ["--tracking-uri", tracking_uri, "--outputs", f"{tmp_path}/outputs", "--reports", f"{tmp_path}/reports"]
-    main(["components", *options])
-    page = tmp_path / "reports" / "components" / "report.md"
-    assert page.read_text().startswith("# Study `components`")
-    assert capsys.readouterr().out == f"{page}\n"
-
-
-def test_an_unknown_study_is_one_line_that_names_those_there(tracking_uri: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("study", "database", "said"),
+    [
+        pytest.param("componets", "mlflow.db", r"no study 'componets' in .*there: components", id="an unknown study"),
+        pytest.param("components", "absent.db", "no tracking database at", id="a missing database"),
+        pytest.param("components", "notes.txt", "", id="a file that is not a database"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    tracking_uri: str, tmp_path: Path, study: str, database: str, said: str
+) -> None:
     write_study(tracking_uri, tmp_path, [trial()])
-    with pytest.raises(SystemExit) as stopped:
-        main(["componets", "--tracking-uri", tracking_uri])
-    assert str(stopped.value).startswith("analysis: no study 'componets' in")
-    assert str(stopped.value).endswith("there: components")
-    assert "\n" not in str(stopped.value)
-
-
-def test_a_missing_database_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^analysis: no tracking database at") as stopped:
-        main(["components", "--tracking-uri", f"sqlite:///{tmp_path}/absent.db"])
-    assert "\n" not in str(stopped.value)
-    assert not (tmp_path / "absent.db").exists()
-
-
-def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database\n" * 100)
-    with pytest.raises(SystemExit, match=r"^analysis: ") as stopped:
-        main(["components", "--tracking-uri", f"sqlite:///{tmp_path}/notes.txt"])
-    assert "\n" not in str(stopped.value)
+    uri = tracking_uri if database == "mlflow.db" else f"sqlite:///{tmp_path / database}"
+    with pytest.raises(SystemExit, match=rf"\Aanalysis: {said}[^\n]*\Z"):
+        main([study, "--tracking-uri", uri])
+    assert not (tmp_path / "absent.db").exists()
 
 
 def test_no_study_shows_the_usage_and_the_studies(
@@ -338,40 +302,9 @@ def test_no_study_shows_the_usage_and_the_studies(
     said = capsys.readouterr().err
     assert "usage: python -m analysis" in said
     assert "name a study; available: components" in said
-
-
-def test_no_study_and_no_database_shows_the_usage_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--tracking-uri", f"sqlite:///{tmp_path}/absent.db"])
     assert "name a study; no tracking database at" in capsys.readouterr().err
-
-
-def test_every_row_leads_to_the_runs_behind_it(tracking_uri: str, tmp_path: Path) -> None:
-    results = loaded(tracking_uri, tmp_path, two_cells(2))
-    page = page_of(compose(results))
-    anchors = re.findall(r'<a id="([^"]+)"></a>', page)
-    wanted = re.findall(r"\]\(#(runs-[^)]+)\)", page)
-    assert wanted
-    assert set(wanted) <= set(anchors)
-    assert len(set(anchors)) == len(anchors)
-    assert row_with(page, "`true` → `false` | -0.5").rstrip(" |").endswith("[4](#runs-effects-1)")
-    listing = page.partition("The runs behind each cell")[2]
-    assert all(f"`{run}`" in listing for run in results.trials["run_id"])
-
-
-def test_the_summary_says_what_was_found_how_sure_and_what_became_of_the_claims(
-    tracking_uri: str, tmp_path: Path
-) -> None:
-    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(3))))
-    short = page.partition("## Summary\n\n")[2].partition("\n\n## ")[0]
-    lines = [line.strip().removeprefix("- ") for line in short.splitlines()]
-    assert lines[0].startswith("Highest mean PSNR: `residual=true` with 30.100 ± 0.100 dB on Set5 (3 seeds), at 2.00 G")
-    assert lines[1:3] == ["**Worse**:", lines[2]]
-    assert lines[2].startswith("`residual`: `true` → `false` (-0.510 [")
-    assert lines[3].endswith("3 seeds cannot reach a two-sided p below 0.25.")
-    claims = lines.index("Claims of the paper that are **supported** here:")
-    assert lines[claims + 1] == "The residual raises PSNR (+0.510 dB on Set5)"
-    assert lines[-1].startswith("Claims of the paper that are **not tested** here: ")
 
 
 def test_the_summary_names_the_cost_that_comes_with_a_change(tracking_uri: str, tmp_path: Path) -> None:
