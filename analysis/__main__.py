@@ -57,7 +57,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", nargs="?", metavar="STUDY", help="the study's name, or a report's folder")
     parser.add_argument("--check", action="store_true", help="regenerate every report in --reports and compare")
-    where = f"the folder of reports ({REPORTS}; for --check {EXAMPLES}; for a report's folder that folder itself)"
+    where = f"write DIR/STUDY, not {REPORTS}/STUDY; with --check the reports to check, not {EXAMPLES}"
     parser.add_argument("--reports", type=Path, metavar="DIR", help=where)
     add_sources(parser)
     return parser
