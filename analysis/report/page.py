@@ -73,6 +73,12 @@ class Chapter:
     ``contrasts`` average over all pairs of cells, ``alone`` are those of single pairs with the reference cell (empty if
     they are the same), and ``steps`` those of a chain. ``prefix`` starts the names of its files, ``heading`` is the
     Markdown mark of its headings, and ``margin`` the difference in dB that does not matter.
+
+    What a figure cannot show in full is counted: ``pair_count`` pairs of factors, ``alignment_lines``,
+    ``picture_count`` test pictures and ``drawable_count`` cells with pictures of their own; ``strips`` are the drawn
+    ones with their file names. ``merged_count`` cells of the design take the scores of another cell,
+    ``has_paper_points`` says whether the paper has points to draw against cost, and ``depth_by_cell`` whether the
+    probes are drawn cell by cell.
     """
 
     section: Section
@@ -85,7 +91,14 @@ class Chapter:
     steps: Sequence[Contrast]
     readings: Mapping[str, Reading]
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    facts: dict[str, object] = dataclasses.field(default_factory=dict)
+    pair_count: int = 0
+    merged_count: int = 0
+    has_paper_points: bool = False
+    alignment_lines: int = 0
+    depth_by_cell: bool = False
+    strips: list[tuple[Strip, str]] = dataclasses.field(default_factory=list)
+    picture_count: int = 0
+    drawable_count: int = 0
 
     def has(self, name: str) -> bool:
         """Tell whether the setting has a file of this name."""
@@ -122,6 +135,22 @@ class Chapter:
         if not self.readings:
             return {}
         return rounded(part_costs(self.section, next(iter(self.readings.values())).responses.factors))
+
+    @functools.cached_property
+    def seed_numbers(self) -> list[int]:
+        """The different numbers of seeds behind the contrasts."""
+        return sorted({len(row.seeds) for row in self.contrasts if row.seeds})
+
+    @property
+    def what_seeds_allow(self) -> list[str]:
+        """What these numbers of seeds can show at best, in sentences."""
+        family = max((verdict.comparisons for row in self.contrasts for verdict in row.verdicts.values()), default=1)
+        return [what_seeds_allow(number, max(family, 1)) for number in self.seed_numbers]
+
+    @property
+    def scopes(self) -> list[str]:
+        """What the second reading, over pictures, applies to; empty if scores by picture were not kept."""
+        return list(dict.fromkeys(reading.scope for row in self.contrasts for reading in row.images.values()))
 
     @property
     def training_hours(self) -> float:
@@ -287,13 +316,6 @@ def add_effects(chapter: Chapter) -> None:
         chapter.add("steps", figures.effects_figure(chapter.steps, sets, margin))
     if chapter.part_costs:
         chapter.add("parts", frame=frames.part_frame(chapter.readings, chapter.part_costs))
-    numbers = sorted({len(row.seeds) for row in chapter.contrasts if row.seeds})
-    family = max((v.comparisons for row in chapter.contrasts for v in row.verdicts.values()), default=1)
-    chapter.facts["allowed"] = [what_seeds_allow(number, max(family, 1)) for number in numbers]
-    chapter.facts["smallest_p"] = smallest_sign_flip_p(numbers[0]) if numbers else math.nan
-    chapter.facts["seed_numbers"] = numbers
-    scopes = [reading.scope for row in chapter.contrasts for reading in row.images.values()]
-    chapter.facts["scopes"] = list(dict.fromkeys(scopes))
 
 
 def add_design(chapter: Chapter) -> None:
@@ -309,7 +331,7 @@ def add_design(chapter: Chapter) -> None:
     chapter.add("design", frame=frames.effect_frame(read))
     chapter.add("interactions", drawn)
     pairs = factor_pairs(next(iter(read.values())))
-    chapter.facts["pairs"] = len(pairs)
+    chapter.pair_count = len(pairs)
     if pairs:
         chapter.add("means", figures.means_figure(next(iter(read.values())), pairs[: LIMITS["MOST_PAIRS"]]))
     plots = {name: reading.half_normal for name, reading in read.items() if reading.half_normal}
@@ -319,18 +341,18 @@ def add_design(chapter: Chapter) -> None:
     if shared:
         chapter.add("shares", figures.shares_figure(shared), frames.share_frame(shared))
     factors = next(iter(read.values())).responses.factors
-    chapter.facts["merged"] = len(merged_cells(chapter.section, factors))
+    chapter.merged_count = len(merged_cells(chapter.section, factors))
 
 
 def add_costs(chapter: Chapter) -> None:
     """Add PSNR against cost and against alignment, if cells differ in them."""
     table = rounded(cost_table(chapter.section, chapter.cells))
     if costs_differ(table):
-        chapter.facts["paper_points"] = bool((table["source"] == "paper").any())
+        chapter.has_paper_points = bool((table["source"] == "paper").any())
         chapter.add("pareto", figures.pareto_figure(table, chapter.section.sets), table)
     aligned = rounded(alignment_table(chapter.section))
     if not aligned.empty:
-        chapter.facts["alignment_lines"] = aligned["group"].nunique()
+        chapter.alignment_lines = aligned["group"].nunique()
         chapter.add("alignment", figures.alignment_figure(aligned, chapter.section.sets), aligned)
 
 
@@ -339,7 +361,7 @@ def add_probes(chapter: Chapter) -> None:
     depth, ranges = rounded(depth_table(chapter.section)), rounded(range_table(chapter.section))
     if not depth.empty:
         measures = [name for name in SHOWN_MEASURES if (depth["measure"] == name).any()]
-        chapter.facts["depth_by_cell"] = bool((depth["factor"] == EVERY).all())
+        chapter.depth_by_cell = bool((depth["factor"] == EVERY).all())
         chapter.add("depth", figures.depth_figure(depth, measures), depth)
     if not ranges.empty:
         probed = [cell for cell in range_cells(chapter.section) if (ranges["cell"] == cell).any()]
@@ -357,16 +379,14 @@ def add_curves(chapter: Chapter) -> None:
 
 def add_pictures(chapter: Chapter) -> None:
     """Add the strips of sample pictures."""
-    found, available = strips(chapter.section, chapter.cells, chapter.baseline.split()[0])
-    shown: list[tuple[Strip, str]] = []
+    found, chapter.picture_count = strips(chapter.section, chapter.cells, chapter.baseline.split()[0])
+    chapter.drawable_count = len(drawable(chapter.section, chapter.cells))
     for strip in found:
         name = re.sub(r"[^\w.-]", "_", f"pictures-{strip.test_set}-{strip.picture}")
         chapter.add(name, figures.strip_figure(strip))
-        shown.append((strip, name))
-    if shown:
-        chapter.add("pictures", frame=frames.strip_frame([strip for strip, _ in shown]))
-    drawn = len(drawable(chapter.section, chapter.cells))
-    chapter.facts |= {"strips": shown, "pictures": available, "drawable": drawn}
+        chapter.strips.append((strip, name))
+    if found:
+        chapter.add("pictures", frame=frames.strip_frame(found))
 
 
 def warnings(found: Sequence[Section]) -> dict[str, list[str]]:
@@ -493,6 +513,7 @@ WORDS = {
     "Outcome": Outcome,
     "Status": Status,
     "isnan": math.isnan,
+    "smallest_sign_flip_p": smallest_sign_flip_p,
     "change_in_words": change_in_words,
     "counted_in_words": counted_in_words,
     "counted": counted,
