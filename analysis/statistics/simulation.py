@@ -47,7 +47,7 @@ SEED = 20240607
 """The seed of the generator; every table starts from it, so each can be computed alone."""
 
 NOISE_DB = 0.1
-"""The spread of a cell between seeds; that of the trials under ``reports/`` goes from 0.03 to 0.15 dB."""
+"""The spread of a cell between seeds; that of the trials under ``reports/examples/`` goes from 0.03 to 0.15 dB."""
 
 SHARED_DB = 0.3
 """The noise of a seed that all cells share, which pairing must remove."""
