@@ -40,7 +40,7 @@ def print_design(plan: Plan) -> None:
     """Print what the design cannot tell, and conditions that may be mistyped; nothing for a full factorial."""
     for note in plan.design["notes"]:
         print(f"design {plan.design['name']}: {note}")
-    for condition in plan.idle:
+    for condition in plan.unused_conditions:
         print(f'hydra.sweeper.exclude: "{condition}" left nothing out')
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from ablations.planning import plan
+from ablations.planning.compose import Composer
 from ablations.space.designs import rows_of
 from ablations.space.factors import FACTORS, level_text
 from ablations.trial.identity import network_of
@@ -73,12 +72,12 @@ def test_ten_thousand_cells_are_planned_from_one_composition(
     """Hydra needs some 50 ms to compose a config, so a plan that composed each row would take minutes."""
     rows = []
 
-    def compose(master: DictConfig, config_loader: ConfigLoader, row: Sequence[str]) -> DictConfig:
+    def compose(composer: Composer, row: Sequence[str]) -> DictConfig:
         rows.append(row)
-        return composed_by_hydra(master, config_loader, row)
+        return composed_by_hydra(composer, row)
 
-    composed_by_hydra = plan.compose
-    monkeypatch.setattr(plan, "compose", compose)
+    composed_by_hydra = Composer.compose
+    monkeypatch.setattr(Composer, "compose", compose)
     sweep = (
         "residual=true,false,block bn=none,pre,post,out act=inside,after,none act_fn=rprelu,prelu,relu,hardtanh "
         "threshold=true,false surrogate=quadratic,clip,identity,ede,ho weight=l1,l1mag,plain,irnet "
