@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.published.tables import BINARY, FOLDER, NO_NETWORK, points, published
-from bbcu.model.cost import published as published_costs
 from bbcu.model.methods import METHODS
+from bbcu.model.published import published_costs
 from tests.conftest import SHARED
 
 SETS = {1: 5, 2: 3, 3: 2}

@@ -286,7 +286,7 @@ def test_a_file_that_holds_more_than_tensors_is_refused_unread(
 ) -> None:
     mark, path = tmp_path / "mark", tmp_path / "net.pth"
     save({**to_released_state(srresnet()), "more": Intruder(mark)}, path)
-    with pytest.raises(CheckpointError, match=r"net\.pth: no checkpoint, or one that holds more than tensors"):
+    with pytest.raises(CheckpointError, match=r"net\.pth: not a checkpoint, or one that contains more than tensors"):
         load(path)
     assert not mark.exists()
 
@@ -329,14 +329,14 @@ GRAY = to_released_state(dncnn(8, 1, colours=1))
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        pytest.param({}, "no tensors.*neither conv_first.weight nor model.0.weight is there", id="nothing"),
+        pytest.param({}, "no tensors.*neither conv_first.weight nor model.0.weight", id="nothing"),
         pytest.param({"params": {}}, "no tensors", id="nothing nested"),
-        pytest.param([1, 2], "a state is a mapping of names to tensors, this is a list", id="no mapping"),
+        pytest.param([1, 2], "a state maps names to tensors, and this is a list", id="no mapping"),
         pytest.param({"params": 3}, "this is a int", id="no mapping nested"),
-        pytest.param(changed(LARGE, epoch=3), "'epoch' holds a int, not a tensor", id="no tensor"),
+        pytest.param(changed(LARGE, epoch=3), "'epoch' is a int, not a tensor", id="no tensor"),
         pytest.param(
             {"layer.weight": torch.zeros(1), "layer.bias": torch.zeros(1)},
-            r"\(2 tensors: layer.weight, layer.bias\): neither conv_first.weight nor model.0.weight",
+            r"\(2 tensors: layer.weight, layer.bias\): it has neither conv_first.weight nor model.0.weight",
             id="another network",
         ),
         pytest.param(
@@ -375,7 +375,7 @@ GRAY = to_released_state(dncnn(8, 1, colours=1))
         ),
         pytest.param(
             {name.replace("relu.", "act."): value for name, value in LARGE.items()},
-            r"lacks 6 \(.*, \.\.\.\) and has 6 too many \(.*, \.\.\.\)",
+            r"lacks 6 \(.*, \.\.\.\) and it has 6 too many \(.*, \.\.\.\)",
             id="renamed",
         ),
         pytest.param(
@@ -391,7 +391,7 @@ GRAY = to_released_state(dncnn(8, 1, colours=1))
             r"as a BBCU-L x4 .* its upconv2.weight is \(8, 8, 3, 3\), not \(32, 8, 3, 3\)",
             id="shape of x4",
         ),
-        pytest.param({"model.0.weight": torch.zeros(8, 3, 3, 3)}, "model.0 stands alone", id="only a head"),
+        pytest.param({"model.0.weight": torch.zeros(8, 3, 3, 3)}, "it has only model.0", id="only a head"),
         pytest.param(
             changed(COLOUR, model__0__bias=torch.zeros(8)),
             r"as a colour DnCNN of channels=8 units=2 it has 1 too many \(model.0.bias\)",

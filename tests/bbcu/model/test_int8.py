@@ -15,7 +15,7 @@ from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.errors import ConfigError
 from bbcu.model import int8
-from bbcu.model.int8 import convolve_signs
+from bbcu.model.int8 import sign_conv2d
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet, binary_units
 from bbcu.model.specs import UnitSpec
@@ -39,7 +39,7 @@ def signs(*shape: int, seed: int = 0) -> Tensor:
 
 @needs_bytes
 def test_a_machine_with_the_instructions_convolves_in_bytes() -> None:
-    assert int8.missing_for_bytes(CPU) is None
+    assert int8.missing_for_int8(CPU) is None
 
 
 # --- one convolution --------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_it_is_the_convolution_in_floats_and_so_are_its_gradients(
     batch: int, channels: int, outputs: int, height: int, width: int, side: int, lowered: bool
 ) -> None:
     results: list[list[Tensor]] = []
-    for convolve in (convolve_signs, functools.partial(F.conv2d, padding=side // 2)):
+    for convolve in (sign_conv2d, functools.partial(F.conv2d, padding=side // 2)):
         x = signs(batch, channels, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
         weight = signs(outputs, channels, side, side, seed=1).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=lowered, cache_enabled=False):
@@ -74,19 +74,21 @@ def test_a_zero_among_the_signs_counts_nothing() -> None:
     """As in a filter whose latent weights are all zero."""
     x, weight = signs(1, 4, 5, 5), signs(2, 4, 3, 3, seed=1)
     x[:, 1], weight[0] = 0, 0
-    assert torch.equal(convolve_signs(x, weight), F.conv2d(x, weight, padding=1))
+    assert torch.equal(sign_conv2d(x, weight), F.conv2d(x, weight, padding=1))
 
 
 def test_sums_in_double_precision_are_left_to_torch() -> None:
     x, weight = signs(1, 4, 5, 5).double(), signs(2, 4, 3, 3, seed=1).double()
-    assert torch.equal(convolve_signs(x, weight), F.conv2d(x, weight, padding=1))
+    assert torch.equal(sign_conv2d(x, weight), F.conv2d(x, weight, padding=1))
 
 
 @needs_bytes
 def test_the_operator_keeps_what_it_promises_to_the_compiler() -> None:
-    bytes_of_signs = (signs(2, 16, 6, 5) + int8.ZERO).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    bytes_of_signs = (
+        (signs(2, 16, 6, 5) + int8.ZERO_POINT).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    )
     weight = signs(8, 16, 3, 3).to(torch.int8)
-    torch.library.opcheck(int8.convolve_bytes, (bytes_of_signs, weight, torch.bfloat16))
+    torch.library.opcheck(int8.int8_conv2d, (bytes_of_signs, weight, torch.bfloat16))
 
 
 # --- whole networks ---------------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ def test_a_training_in_bytes_is_the_training_in_floats_bit_for_bit(name: str, pr
     settings = dataclasses.replace(SETTINGS, precision=precision)
     assert not trained(plain, dataclasses.replace(settings, int8=False)).plan.in_bytes
     assert trained(fast, dataclasses.replace(settings, int8=True)).plan.in_bytes
-    assert any(unit.in_bytes for unit in binary_units(fast))
+    assert any(unit.use_int8 for unit in binary_units(fast))
     other = fast.state_dict()
     for key, value in plain.state_dict().items():
         assert torch.equal(other[key], value), key
@@ -195,9 +197,9 @@ def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
 
 
 def test_another_device_than_a_cpu_convolves_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert int8.missing_for_bytes(GPU) == "only a CPU does"
+    assert int8.missing_for_int8(GPU) == "only a CPU does"
     assert not plan_for(srresnet(), GPU, dataclasses.replace(SETTINGS, int8=True)).in_bytes
-    monkeypatch.delattr(int8, "convolve_bytes")
+    monkeypatch.delattr(int8, "int8_conv2d")
     network = srresnet().to("meta")
     enable_int8(network)
     assert network(torch.empty(1, 3, 4, 4, device="meta")).shape == (1, 3, 8, 8)
@@ -206,15 +208,15 @@ def test_another_device_than_a_cpu_convolves_in_floats(monkeypatch: pytest.Monke
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets a test have another machine; what was found out of this one comes back."""
-    int8.missing_for_bytes.cache_clear()
+    int8.missing_for_int8.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
-    int8.missing_for_bytes.cache_clear()
+    int8.missing_for_int8.cache_clear()
 
 
 def test_a_machine_without_the_instructions_is_told_so(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert int8.missing_for_bytes(CPU) == "this cpu has no VNNI"
+    assert int8.missing_for_int8(CPU) == "this cpu has no VNNI"
     plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, int8=True))
     assert not plan.in_bytes
     assert plan.reasons[-1] == "binary convolutions in floating point: this cpu has no VNNI"
@@ -226,14 +228,14 @@ def test_a_torch_that_cannot_is_not_used(machine: pytest.MonkeyPatch) -> None:
     def refuse(signs: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError("no such engine\nwith a long explanation")
 
-    machine.setattr(int8, "convolve_signs", refuse)
-    assert int8.missing_for_bytes(CPU) == "torch cannot here: no such engine"
+    machine.setattr(int8, "sign_conv2d", refuse)
+    assert int8.missing_for_int8(CPU) == "torch cannot here: no such engine"
 
 
 def test_a_torch_that_gives_other_numbers_is_not_used(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx_vnni": True})
-    machine.setattr(int8, "convolve_signs", lambda x, weight: F.conv2d(x, weight, padding=1) + 1)
-    assert int8.missing_for_bytes(CPU) == "torch's convolution of bytes is wrong here"
+    machine.setattr(int8, "sign_conv2d", lambda x, weight: F.conv2d(x, weight, padding=1) + 1)
+    assert int8.missing_for_int8(CPU) == "torch's convolution of bytes is wrong here"
 
 
 def test_an_unknown_wish_is_refused() -> None:
