@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
+from importlib import resources
 from typing import Any
 
 import torch
@@ -162,51 +163,6 @@ def _all_params(network: nn.Module) -> defaultdict[str, float]:
 
 # --- the page ---------------------------------------------------------------------------------------------------------
 
-PAGE = """\
-# What a network costs
-
-`python -m bbcu.model.cost` prints this page; a test compares the two.
-
-## As the paper counts
-
-The paper counts the multiply-adds of the convolutions on a 320 x 180 input, and their weights. A binary multiply-add
-counts 1/64, a binary weight 1/32. Biases, thresholds, scales, BatchNorm, activations, residual additions and
-interpolation count nothing. So BBCU-L at scale 2 has
-
-    operations  57600 * (3*64*9 + 32*64*64*9 / 64 + 64*256*9 + 4 * (64*64*9 + 64*3*9)) = 18.55 G
-    parameters  3*64*9 + 32*64*64*9 / 32 + 64*256*9 + 64*64*9 + 64*3*9 = 225 K
-
-The paper's operations agree with rounding twice, first to three decimals and then half up to two. This page rounds the
-same way: 79.1949 becomes 79.20, and 1.8248 becomes 1.83. Results record three decimals.
-
-## With everything counted
-
-Here an operation is a multiply-add of a convolution (1/64 if it is binary), or one addition, multiplication or
-comparison of two numbers elsewhere. What inference can fold into something else is folded:
-
-| what | operations | for each |
-|---|---|---|
-| sign, with its threshold and a BatchNorm before it | 1 | value of the unit's input |
-| memory of bits (BAM) | 2 | value of the unit's input |
-| scale, bias and BatchNorm right after a binary convolution, together | 1 | value of its output |
-| bias of a full-precision convolution, with a BatchNorm right after it | 1 | value of its output |
-| BatchNorm elsewhere | 1 | value |
-| ReLU / leaky ReLU, PReLU, hardtanh / RPReLU | 1 / 2 / 4 | value |
-| residual, skip connection | 1 | value |
-| bilinear interpolation of the skip connection | 4 | value of the network's output |
-| alignment, if it is not 1 | 1 | value of the network's input, and of its output |
-| standardisation (BTM) | 2 | value of the network's input, and of its output |
-| pixel shuffle, repeated channels, nearest-neighbour interpolation | 0 | |
-
-The parameters are everything in a checkpoint except a BatchNorm's statistics, which fold into its affine map, plus a
-scale for each filter of a binary convolution unless its weights are plain signs. A binary weight counts 1/32 here too.
-
-## Every method
-
-The methods of `bbcu/model/methods.py` in the networks of the paper's tables. A cell is empty if the paper has no such
-row.
-"""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -251,9 +207,10 @@ def table(title: str, rows: Sequence[Row]) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return the whole page in Markdown."""
+    """Return the whole page in Markdown: the text of ``cost_page.md`` and a table for each network."""
     sections = [f"### {title}\n\n{layout.remark}\n\n{table(title, rows)}\n" for title, layout in LAYOUTS.items()]
-    return "\n".join([PAGE, *sections])
+    introduction = resources.files("bbcu.model").joinpath("cost_page.md").read_text(encoding="utf-8")
+    return "\n".join([introduction, *sections])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -131,28 +131,16 @@ UNIT = 64 * 64 * 9 + 4 * 64
 BODY_AND_ENDS = 32 * UNIT + 64 * 3 * 9 + 64 + 3 * 64 * 9 + 3
 REFINE = 64 * 64 * 9 + 64
 TWICE, THRICE = 64 * 256 * 9, 64 * 576 * 9
-MEDIUM_PARTS = ("body", "up")
+MEDIUM = {scale: NetworkSpec(scale, 64, 16, binarize=("body", "up")) for scale in (2, 3, 4)}
 
 FULL_SIZED = [
     # spec, tensors, parameters
     pytest.param(NetworkSpec(2, 64, 16), 168, BODY_AND_ENDS + TWICE + 256 + REFINE, 1_376_003, id="L x2"),
     pytest.param(NetworkSpec(3, 64, 16), 168, BODY_AND_ENDS + THRICE + 576 + REFINE, 1_560_643, id="L x3"),
     pytest.param(NetworkSpec(4, 64, 16), 170, BODY_AND_ENDS + 2 * (TWICE + 256) + REFINE, 1_523_715, id="L x4"),
-    pytest.param(
-        NetworkSpec(2, 64, 16, binarize=MEDIUM_PARTS),
-        *(174, BODY_AND_ENDS + TWICE + 64 + 3 * 256 + UNIT, 1_376_771),
-        id="M x2",
-    ),
-    pytest.param(
-        NetworkSpec(3, 64, 16, binarize=MEDIUM_PARTS),
-        *(174, BODY_AND_ENDS + THRICE + 64 + 3 * 576 + UNIT, 1_562_051),
-        id="M x3",
-    ),
-    pytest.param(
-        NetworkSpec(4, 64, 16, binarize=MEDIUM_PARTS),
-        *(179, BODY_AND_ENDS + 2 * (TWICE + 64 + 3 * 256) + UNIT, 1_525_059),
-        id="M x4",
-    ),
+    pytest.param(MEDIUM[2], 174, BODY_AND_ENDS + TWICE + 64 + 3 * 256 + UNIT, 1_376_771, id="M x2"),
+    pytest.param(MEDIUM[3], 174, BODY_AND_ENDS + THRICE + 64 + 3 * 576 + UNIT, 1_562_051, id="M x3"),
+    pytest.param(MEDIUM[4], 179, BODY_AND_ENDS + 2 * (TWICE + 64 + 3 * 256) + UNIT, 1_525_059, id="M x4"),
     pytest.param(NetworkSpec(1, 64, 9), 92, 64 * 3 * 9 + 18 * UNIT + 3 * 64 * 9, 671_616, id="DnCNN_b"),
     pytest.param(
         NetworkSpec(1, 64, 9, colours=1), 112, 64 * 9 + 64 + 18 * (UNIT + 64) + 64 * 9 + 1, 670_529, id="DnCNN3_b"
@@ -186,7 +174,7 @@ SMALL = [
 
 
 def perturbed(network: nn.Module) -> nn.Module:
-    """The network with every parameter moved, so that none is at the value that it starts with."""
+    """The network with every parameter moved away from its initial value."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -284,7 +272,7 @@ def changed(state: State, **changes: Any) -> dict[str, Any]:
 
 
 LARGE = to_released_state(srresnet(2, 8, 1))
-MEDIUM = to_released_state(srresnet(2, 8, 1, binarize=("body", "up")))
+SMALL_MEDIUM = to_released_state(srresnet(2, 8, 1, binarize=("body", "up")))
 COLOUR = to_released_state(dncnn(8, 1))
 GRAY = to_released_state(dncnn(8, 1, colours=1))
 
@@ -292,76 +280,51 @@ GRAY = to_released_state(dncnn(8, 1, colours=1))
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        pytest.param({}, "no tensors.*neither conv_first.weight nor model.0.weight", id="nothing"),
-        pytest.param([1, 2], "a state maps names to tensors, and this is a list", id="no mapping"),
-        pytest.param({"params": 3}, "this is a int", id="no mapping under params"),
-        pytest.param(changed(LARGE, epoch=3), "'epoch' is a int, not a tensor", id="no tensor"),
-        pytest.param(
+        ({}, "no tensors.*neither conv_first.weight nor model.0.weight"),
+        ([1, 2], "a state maps names to tensors, and this is a list"),
+        ({"params": 3}, "this is a int"),
+        (changed(LARGE, epoch=3), "'epoch' is a int, not a tensor"),
+        (
             {"layer.weight": torch.zeros(1), "layer.bias": torch.zeros(1)},
             r"\(2 tensors: layer.weight, layer.bias\): it has neither conv_first.weight nor model.0.weight",
-            id="another network",
         ),
-        pytest.param(
+        (
             changed(LARGE, conv_first__weight=torch.zeros(8, 3, 9, 9)),
             r"conv_first.weight is \(8, 3, 9, 9\), not \(channels, colours, 3, 3\)",
-            id="head of another kernel",
         ),
-        pytest.param(
-            changed(LARGE, conv_first__weight=torch.zeros(0, 3, 3, 3)),
-            r"conv_first.weight is \(0, 3, 3, 3\)",
-            id="no width",
-        ),
-        pytest.param(
-            changed(LARGE, upconv1__weight=None), "neither upconv1.weight nor upconv1.binary_conv.weight", id="no up"
-        ),
-        pytest.param(
+        (changed(LARGE, conv_first__weight=torch.zeros(0, 3, 3, 3)), r"conv_first.weight is \(0, 3, 3, 3\)"),
+        (changed(LARGE, upconv1__weight=None), "neither upconv1.weight nor upconv1.binary_conv.weight"),
+        (
             changed(LARGE, upconv1__weight=torch.zeros(40, 8, 3, 3)),
             r"upconv1.weight is \(40, 8, 3, 3\), not 4 or 9 times 8 channels",
-            id="scale",
         ),
-        pytest.param(
+        (
             changed(LARGE, conv_hr__bias=None),
             r"17 tensors.*as a BBCU-L x2 of channels=8 blocks=1 it lacks 1 \(conv_hr.bias\)",
-            id="missing",
         ),
-        pytest.param(
-            changed(MEDIUM, upconv1__move0__bias=None),
-            r"as a BBCU-M x2 .* lacks 1 \(upconv1.move0.bias\)",
-            id="missing in M",
-        ),
-        pytest.param(
+        (changed(SMALL_MEDIUM, upconv1__move0__bias=None), r"as a BBCU-M x2 .* lacks 1 \(upconv1.move0.bias\)"),
+        (
             {name.replace("relu.", "act."): value for name, value in LARGE.items()},
             r"lacks 6 \(.*, \.\.\.\) and it has 6 too many \(.*, \.\.\.\)",
-            id="renamed",
         ),
-        pytest.param(
+        (
             {name.replace("body.0.body", "body.7.body"): value for name, value in LARGE.items()},
             r"lacks 10 \(body.0.body.0.move0.bias, .* has 10 too many",
-            id="a gap in the blocks",
         ),
-        pytest.param(
-            changed(LARGE, conv_hr__bias=torch.zeros(9)), r"its conv_hr.bias is \(9,\), not \(8,\)", id="shape"
-        ),
-        pytest.param(
+        (changed(LARGE, conv_hr__bias=torch.zeros(9)), r"its conv_hr.bias is \(9,\), not \(8,\)"),
+        (
             changed(LARGE, upconv2__weight=torch.zeros(8, 8, 3, 3), upconv2__bias=torch.zeros(8)),
             r"as a BBCU-L x4 .* its upconv2.weight is \(8, 8, 3, 3\), not \(32, 8, 3, 3\)",
-            id="shape of x4",
         ),
-        pytest.param({"model.0.weight": torch.zeros(8, 3, 3, 3)}, "it has only model.0", id="only a head"),
-        pytest.param(
+        ({"model.0.weight": torch.zeros(8, 3, 3, 3)}, "it has only model.0"),
+        (
             changed(COLOUR, model__0__bias=torch.zeros(8)),
             r"as a colour DnCNN of channels=8 units=2 it has 1 too many \(model.0.bias\)",
-            id="colour with a bias",
         ),
-        pytest.param(
-            changed(GRAY, model__0__bias=None),
-            r"as a gray DnCNN of channels=8 units=2 it lacks 1 \(model.0.bias\)",
-            id="gray without a bias",
-        ),
-        pytest.param(
+        (changed(GRAY, model__0__bias=None), r"as a gray DnCNN of channels=8 units=2 it lacks 1 \(model.0.bias\)"),
+        (
             {"model.0.weight": torch.zeros(1, 1, 1, 1).expand(2**30, 3, 3, 3), "model.1.weight": torch.zeros(3)},
             r"lacks 1 \(model.2.weight\)",
-            id="wider than memory",
         ),
     ],
 )

@@ -400,22 +400,19 @@ SMALL = {"scale": 2, "channels": 4, "blocks": 1}
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        pytest.param("srresnett", {}, r"network.name 'srresnett' \(did you mean srresnet\?\); valid:", id="network"),
-        pytest.param("no_such_module.Network", {}, "'no_such_module.Network' cannot be imported", id="module"),
-        pytest.param(
-            "srresnet", {"unit_class": "bbcu.model.units.No"}, "network.unit .* cannot be imported", id="class"
-        ),
-        pytest.param("srresnet", {"unit_class": "binaryy"}, "unknown network.unit .* valid: binary", id="unit"),
-        pytest.param("srresnet", {"unit": {"surrogate": "quad"}}, "unknown surrogate 'quad'", id="surrogate"),
-        pytest.param("srresnet", {"unit": {"weight": "l2"}}, "unknown weight 'l2'", id="binariser"),
-        pytest.param("srresnet", {"unit": {"act_fn": "gelu"}}, "act_fn: unknown activation 'gelu'", id="activation"),
-        pytest.param("srresnet", {"binarize": ("tails",)}, "binarize: unknown part 'tails'", id="part"),
-        pytest.param("srresnet", {"initial": "he"}, "network.initial: unknown initialiser 'he'", id="initialiser"),
-        pytest.param(
+        ("srresnett", {}, r"network.name 'srresnett' \(did you mean srresnet\?\); valid:"),
+        ("no_such_module.Network", {}, "'no_such_module.Network' cannot be imported"),
+        ("srresnet", {"unit_class": "bbcu.model.units.No"}, "network.unit .* cannot be imported"),
+        ("srresnet", {"unit_class": "binaryy"}, "unknown network.unit .* valid: binary"),
+        ("srresnet", {"unit": {"surrogate": "quad"}}, "unknown surrogate 'quad'"),
+        ("srresnet", {"unit": {"weight": "l2"}}, "unknown weight 'l2'"),
+        ("srresnet", {"unit": {"act_fn": "gelu"}}, "act_fn: unknown activation 'gelu'"),
+        ("srresnet", {"binarize": ("tails",)}, "binarize: unknown part 'tails'"),
+        ("srresnet", {"initial": "he"}, "network.initial: unknown initialiser 'he'"),
+        (
             "srresnet",
             {"unit_class": own("Halves")},
             f"network.unit={own('Halves')}: must be a subclass of BinaryUnit, and Halves is a Binariser",
-            id="binariser as unit",
         ),
     ],
 )
@@ -428,21 +425,11 @@ def test_a_network_of_unknown_parts_is_an_error_of_one_line(name: str, options: 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(
-            lambda: surrogate_of(own("Halves")), "must be a subclass of Surrogate, and Halves is a Binariser", id="kind"
-        ),
-        pytest.param(lambda: surrogate_of(own("sign")), "must be a subclass of .* sign is not a class", id="function"),
-        pytest.param(
-            lambda: surrogate_of(own("Soft")), "surrogate=.*Soft: its forward pass must be the sign", id="sign"
-        ),
-        pytest.param(
-            lambda: binariser_of(own("Steep")), "must be a subclass of Binariser, and Steep is a Surrogate", id="weight"
-        ),
-        pytest.param(
-            lambda: binariser_of(own("Ternary")),
-            "weight=.*Ternary: .* at most two values for each filter",
-            id="ternary",
-        ),
+        (lambda: surrogate_of(own("Halves")), "must be a subclass of Surrogate, and Halves is a Binariser"),
+        (lambda: surrogate_of(own("sign")), "must be a subclass of .* sign is not a class"),
+        (lambda: surrogate_of(own("Soft")), "surrogate=.*Soft: its forward pass must be the sign"),
+        (lambda: binariser_of(own("Steep")), "must be a subclass of Binariser, and Steep is a Surrogate"),
+        (lambda: binariser_of(own("Ternary")), "weight=.*Ternary: .* at most two values for each filter"),
     ],
 )
 def test_a_users_part_of_the_wrong_kind_is_an_error_of_one_line(make: Any, message: str) -> None:
