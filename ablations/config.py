@@ -320,7 +320,7 @@ def check_data(data: DataConfig) -> None:
         for key, is_set in unused.items():
             if is_set:
                 value = getattr(data, key.removeprefix("data."))
-                raise ConfigError(f"{key}={value} has no effect on the bundled photographs; add data=folder")
+                raise ConfigError(f"{key}={value} has no effect on the photographs of data=embedded; add data=folder")
     elif not test:
         raise ConfigError(REQUIRED["data.test"])
 

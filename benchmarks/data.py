@@ -1,14 +1,12 @@
 """The patch pipeline: how many patches a second it draws, what opening a data set costs, and how much memory it takes.
 
-    python -m benchmarks.data                                    # the photographs that come along
+    python -m benchmarks.data                                    # the bundled photographs
     python -m benchmarks.data --train DIR                        # pictures of your own
     python -m benchmarks.data --generate 800 --size 2040x1356    # as many generated pictures, in a temporary folder
 
-Each figure comes from a process of its own: the first opens the data set cold, the second finds it prepared.
+Each figure comes from a process of its own: the first finds the cache of prepared data empty, the second full.
 """
 
-import argparse
-import json
 import multiprocessing
 import resource
 import statistics
@@ -21,9 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.common import in_turns, parsed, parser_of, print_times, write_figures
+
 ROUNDS, BATCHES = 7, 100
 WAVES = 6
-MEBIBYTE = 2**20
 TASKS: dict[str, dict[str, Any]] = {
     "sr_x2": {"name": "sr_x2"},
     "denoise": {"name": "denoise", "sigma": 25, "train_sigma": [0, 75]},
@@ -32,32 +31,33 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; with ``--json`` write the same for machines."""
-    given = command_line().parse_args(arguments)
-    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-        train = given.train
-        if given.generate:
-            train = Path(scratch) / "generated"
-            generate(train, given.generate, *map(int, given.size.split("x")))
-        figures = {
-            task: measure_task(task, train, Path(scratch) / "cache", given.patch, given.batch) for task in given.tasks
-        }
-    print_figures(figures, given)
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--train", type=Path, help="a folder of pictures, in any layout that data.train takes")
     parser.add_argument("--generate", type=int, default=0, metavar="N", help="generate N pictures instead")
     parser.add_argument("--size", default="2040x1356", metavar="WIDTHxHEIGHT", help="of those (%(default)s)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--patch", type=int, default=32, help="side of an input patch in pixels (%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="patches a step (%(default)s)")
-    parser.add_argument("--scratch", type=Path, help="where temporary files go; they may be large")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser
+    parser.add_argument("--batch", type=int, default=16, help="patches in a step (%(default)s)")
+    given = parsed(parser, arguments)
+    print(f"batches of {given.batch} patches of {given.patch} x {given.patch} input pixels, one thread")
+    figures = {}
+    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+        train = given.train
+        if given.generate:
+            train = Path(scratch) / "generated"
+            generate(train, given.generate, *map(int, given.size.split("x")))
+        for task in given.tasks:
+            figures[task] = measure_task(task, train, Path(scratch) / "cache", given.patch, given.batch)
+            print(task)
+            print_times({cache: found["batch_ms"] for cache, found in figures[task].items()})
+            for cache, found in figures[task].items():
+                print(
+                    f"  {cache}: {found['pictures']} pictures opened in {found['open_s']:.2f} s,"
+                    f" {found['patches_per_s']:.0f} patches/s, largest memory {found['memory_peak_mib']:.0f} MiB,"
+                    f" {found['memory_after_mib']['anonymous']:.0f} MiB of its own after it",
+                    flush=True,
+                )
+    write_figures(given.json, figures)
 
 
 def generate(folder: Path, number: int, width: int, height: int) -> None:
@@ -76,11 +76,10 @@ def generate(folder: Path, number: int, width: int, height: int) -> None:
 
 
 def measure_task(task: str, train: Path | None, cache: Path, patch: int, batch: int) -> dict[str, Any]:
-    """What two processes, one after the other, say of one task."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        cold, warm = (pool.apply(open_and_draw, (task, train, cache, patch, batch)) for _ in range(2))
-    return {"cold": cold, "warm": warm}
+    """Open the data set in two processes, one after the other: the second finds the cache full."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        states = ("empty cache", "full cache")
+        return {state: pool.apply(open_and_draw, (task, train, cache, patch, batch)) for state in states}
 
 
 def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, batch: int) -> dict[str, Any]:
@@ -98,18 +97,14 @@ def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, b
     sampler = PatchSampler(
         data.train, task.scale, patch, batch, seed=0, degradation=task.degradation, release=data.release
     )
-    rates = []
-    for first in range(0, ROUNDS * BATCHES, BATCHES):
-        start = time.perf_counter()
-        for step in range(first, first + BATCHES):
-            sampler.batch_at(step)
-        rates.append(BATCHES * batch / (time.perf_counter() - start))
+    steps = iter(range(ROUNDS * BATCHES))
+    times = in_turns({"batch": lambda: [sampler.batch_at(next(steps)) for _ in range(BATCHES)]}, ROUNDS)
+    batch_ms = [milliseconds / BATCHES for milliseconds in times["batch"]]
     return {
         "pictures": len(data.train),
         "open_s": opened,
-        "patches_per_s": statistics.median(rates),
-        "patches_per_s_range": [min(rates), max(rates)],
-        "milliseconds_per_batch": 1e3 * batch / statistics.median(rates),
+        "patches_per_s": 1e3 * batch / statistics.median(batch_ms),
+        "batch_ms": batch_ms,
         "memory_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "memory_before_mib": before,
         "memory_after_mib": memory(),
@@ -117,26 +112,10 @@ def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, b
 
 
 def memory() -> dict[str, float]:
-    """What this process holds, in MiB: memory of its own, and mapped files, which the system takes back if need be."""
+    """The memory of this process in MiB: its own, and mapped files, which the system can take back."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "Rss" in name}
     return {"anonymous": kib["RssAnon"] / 1024, "files": kib["RssFile"] / 1024}
-
-
-def print_figures(figures: dict[str, Any], given: argparse.Namespace) -> None:
-    """Print one line for each task and process."""
-    print(
-        f"batches of {given.batch} patches of {given.patch} x {given.patch} input pixels, one process, one thread of it"
-    )
-    print("task     pictures        open s   patches/s (lowest to highest)    ms/batch   peak MiB   own MiB after")
-    for task, processes in figures.items():
-        for name, found in processes.items():
-            low, high = found["patches_per_s_range"]
-            print(
-                f"{task:8s} {found['pictures']:5d} {name:5s} {found['open_s']:10.2f}   {found['patches_per_s']:9.0f} "
-                f"({low:7.0f} to {high:7.0f})       {found['milliseconds_per_batch']:8.2f}   "
-                f"{found['memory_peak_mib']:8.0f}   {found['memory_after_mib']['anonymous']:8.0f}"
-            )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
-"""What it costs to score a network on whole pictures: beside the released arithmetic, in tiles, as self-ensemble.
+"""The cost of scoring a network on whole pictures: beside the released arithmetic, in tiles, as self-ensemble.
 
 python -m benchmarks.evaluate
 python -m benchmarks.evaluate --channels 64 --blocks 16 --size 512x512
 """
 
 import argparse
-import json
 import resource
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +17,7 @@ from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.acceleration import enable_int8
 from bbcu.training.evaluation import Evaluation, restore
 from bbcu.training.loop import resolve_device
+from benchmarks.common import in_turns, parsed, parser_of, print_times, write_figures
 from benchmarks.references import WrittenOut, rebuilt
 
 SCALE = 2
@@ -28,35 +25,24 @@ TILE = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; with ``--json`` write the same for machines."""
-    given = command_line().parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    figures = measure(given)
-    ours = statistics.median(figures["ours"])
-    width, height = map(int, given.size.split("x"))
-    print(f"x{SCALE} to {width} x {height}, {given.channels} channels, {given.blocks} blocks, {given.threads} threads")
-    for name, times in figures.items():
-        median = statistics.median(times)
-        print(f"{name:22s} {median:9.1f} ms a picture  ({min(times):.1f} to {max(times):.1f})  x{median / ours:.2f}")
-    print(f"most memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--size", default="512x512", metavar="WIDTHxHEIGHT", help="of the truth (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser
+    given = parsed(parser, arguments)
+    torch.set_num_threads(given.threads)
+    print(f"x{SCALE} to {given.size}, {given.channels} channels, {given.blocks} blocks, {given.threads} threads")
+    times = measure(given)
+    print_times(times)
+    print(f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    write_figures(given.json, times)
 
 
 def measure(given: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds a picture of every way, in rounds that take turns."""
+    """Milliseconds per picture of every way."""
     width, height = map(int, given.size.split("x"))
     truth = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     task, device = SuperResolution(SCALE), resolve_device(given.device)
@@ -75,13 +61,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
         "self-ensemble": lambda: restore(network, picture, device, Evaluation(self_ensemble=True)),
         "PSNR and SSIM": lambda: task.score(output, truth),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(given.rounds):
-        for name, run in ways.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return times
+    return in_turns(ways, given.rounds)
 
 
 if __name__ == "__main__":

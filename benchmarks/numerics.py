@@ -1,16 +1,15 @@
 """Whether the fast path trains what plain full precision trains: paired differences of PSNR with their interval.
 
     python -m benchmarks.numerics --train DATA/BSDS400 --test DATA/Set5
-    python -m benchmarks.numerics --seeds 8            # on the photographs that come along
+    python -m benchmarks.numerics --seeds 8            # on the bundled photographs
 
 Each seed trains one network three ways: fast (bf16 and compiled where the machine can), in plain full precision, and
 in plain full precision from first weights moved by one part in a million. The third is what rounding alone does to
-a training, whoever rounds; a difference no larger than that is no property of the fast path.
+a training; a difference that is not larger says nothing about the fast path.
 """
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.evaluation import evaluate, mean_score
 from bbcu.training.loop import Training, resolve_device
 from bbcu.training.settings import TrainSettings
+from benchmarks.common import parsed, parser_of, write_figures
 
 SCALE = 2
 MARGIN_DB = 0.05
@@ -35,27 +35,33 @@ MOVED = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How the same network is trained from the same seed; ``moved`` is what its first weights are multiplied by."""
+    """How a network is trained; ``moved`` multiplies its first weights."""
 
     settings: TrainSettings
     moved: float = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, score and print; status 1 where the interval of the fast path reaches beyond the margin."""
-    given = command_line().parse_args(arguments)
+    """Train, score and print; exits with status 1 if the interval of the fast path exceeds the margin."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--train", type=Path, help="a folder of training pictures; needs --test too")
+    parser.add_argument("--test", type=Path, help="a folder of test pictures")
+    parser.add_argument("--without-rounding", action="store_true", help="leave out the third way")
+    parser.add_argument("--device", default="auto")
+    for name, default in (("seeds", 3), ("first-seed", 0), ("steps", 600), ("patch", 24), ("channels", 32)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parsed(parser, arguments)
     torch.set_num_threads(given.threads)
     plain = TrainSettings(given.steps, 16, given.patch, 1e-3, "cosine", "fp32", compile=False)
-    ways = {
-        "plain": Way(plain),
-        "fast": Way(dataclasses.replace(plain, precision="auto", compile=True)),
-        "rounding": Way(plain, 1 + MOVED),
-    }
-    ways = {name: way for name, way in ways.items() if name != "rounding" or not given.without_rounding}
-    with tempfile.TemporaryDirectory() as cache:
+    ways = {"plain": Way(plain), "fast": Way(dataclasses.replace(plain, precision="auto", compile=True))}
+    if not given.without_rounding:
+        ways["rounding"] = Way(plain, 1 + MOVED)
+    scores: dict[str, list[float]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory(dir=given.scratch) as cache:
         pictures = folder(given.train, {given.test.name: given.test}) if given.test else embedded()
         data = prepare(pictures, SuperResolution(SCALE), given.patch, Path(cache))
-        scores: dict[str, list[float]] = {name: [] for name in ways}
         for seed in range(given.first_seed, given.first_seed + given.seeds):
             for name, way in ways.items():
                 scores[name].append(psnr_of(way, seed, data, given))
@@ -69,28 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, difference in found.items():
         interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
         print(f"{name} - plain: {difference.mean:+.4f} dB {interval}, n = {difference.n}")
-    if given.json:
-        differences = {name: dataclasses.asdict(difference) for name, difference in found.items()}
-        given.json.write_text(json.dumps({"psnr_db": scores, "differences": differences}, indent=1) + "\n")
+    differences = {name: dataclasses.asdict(difference) for name, difference in found.items()}
+    write_figures(given.json, {"psnr_db": scores, "differences": differences})
     if not -MARGIN_DB <= found["fast"].low <= found["fast"].high <= MARGIN_DB:
         sys.exit(f"the interval of the fast path is not within {MARGIN_DB} dB")
-
-
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=Path, help="a folder of training pictures; both or none of the two")
-    parser.add_argument("--test", type=Path, help="a folder of test pictures")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--without-rounding", action="store_true", help="leave out the third way")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--patch", type=int, default=24)
-    parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--blocks", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser
 
 
 def psnr_of(way: Way, seed: int, data: PreparedData, given: argparse.Namespace) -> float:

@@ -3,110 +3,61 @@
     python -m benchmarks.overhead                    # 40 trials one after the other, and 40 by two workers
     python -m benchmarks.overhead --launchers basic --trials 100
 
-A sweep of tiny trials is run. From when one trial of a process begins to when the next one does is what a trial takes
-in all, and its own work is what ``result.json`` says of training, evaluation and probes. The difference is the
-overhead; the first trial of each process, which imports and warms up, does not count. Medians, with the fifth and the
-ninety-fifth percentile.
+A sweep of tiny trials is run. The time from the beginning of a trial to the beginning of the next one of its process is
+the whole; ``result.json`` says how much of it training, evaluation and probes took. The rest is the overhead. The first
+trial of each process, which imports and warms up, does not count.
 """
 
-import argparse
 import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.kills import make_pictures
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-STUDY = "overhead"
-SETTING = (
-    *(f"study.name={STUDY}", "channels=4", "blocks=1", "device=cpu", "threads=1", "progress=false", "data=folder"),
-    *("train.steps=50", "train.batch=2", "train.patch=8", "train.precision=fp32", "train.compile=false"),
+from benchmarks.common import (
+    LAUNCHERS,
+    TINY,
+    noise_pictures,
+    parsed,
+    parser_of,
+    print_times,
+    run_command,
+    write_figures,
 )
-"""Trials of half a second; what is recorded of one is what is recorded of any."""
-
-LAUNCHERS = {
-    "basic": ("hydra/launcher=basic",),
-    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
-}
 
 OWN_WORK = ("train_s", "evaluate_s", "probe_s")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the sweeps, measure and print; with ``--json`` write the same for machines."""
-    given = command_line().parse_args(arguments)
+    parser = parser_of(__doc__)
+    parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS))
+    parser.add_argument("--trials", type=int, default=40, help="of each launcher (%(default)s)")
+    given = parsed(parser, arguments)
     figures = {}
     for launcher in given.launchers:
         with tempfile.TemporaryDirectory(dir=given.scratch) as name:
-            run_sweep(Path(name), launcher, given.trials)
-            figures[launcher] = summary(measured(Path(name)))
-        print(f"{launcher}: {figures[launcher]['trials']:.0f} trials")
-        for what in ("in all", "own work", "overhead"):
-            low, median, high = (figures[launcher][f"{what}, {share} (s)"] for share in SHARES)
-            print(f"  {what:10s} {median:6.3f} s  ({low:.3f} to {high:.3f})", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            pictures = noise_pictures(Path(name) / "pictures")
+            sweep = ("-m", "train.steps=50", f"hydra.sweeper.replicates={given.trials}", *LAUNCHERS[launcher])
+            run_command([*sweep, *TINY, *pictures], Path(name))
+            figures[launcher] = measured(Path(name))
+        print(launcher)
+        print_times(figures[launcher], "s")
+    write_figures(given.json, figures)
 
 
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS))
-    parser.add_argument("--trials", type=int, default=40, help="of each launcher (%(default)s)")
-    parser.add_argument("--scratch", type=Path, help="where the temporary folder goes")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser
-
-
-def run_sweep(folder: Path, launcher: str, trials: int) -> None:
-    """Run a sweep of so many trials, which are replicates of one cell; leaves where it fails."""
-    make_pictures(folder / "pictures")
-    data = (f"data.train={folder}/pictures/train", f"data.test={{Noise: {folder}/pictures/test}}")
-    command = [sys.executable, str(REPOSITORY / "run.py"), "-m", *SETTING, *data, *LAUNCHERS[launcher]]
-    done = subprocess.run(
-        [*command, f"hydra.sweeper.replicates={trials}"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-    )
-    if done.returncode:
-        sys.exit(f"the sweep failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-
-def measured(folder: Path) -> list[tuple[float, float]]:
-    """The seconds that each trial took in all, and those of its own work, but for the first and last of a process."""
+def measured(folder: Path) -> dict[str, list[float]]:
+    """Seconds of each trial in all, of its own work, and of the rest, without the first and last of each process."""
     by_process: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for path in folder.glob(f"outputs/{STUDY}/*/seed*"):
+    for path in folder.glob("outputs/*/*/seed*"):
         (attempt,) = json.loads((path / "state.json").read_text(encoding="utf-8"))["attempts"]
         timing = json.loads((path / "result.json").read_text(encoding="utf-8"))["timing"]
         by_process[attempt["pid"]].append((attempt["began"], sum(timing[part] for part in OWN_WORK)))
-    found = []
-    for trials in by_process.values():
-        in_order = sorted(trials)[1:]
-        found += [(after[0] - one[0], one[1]) for one, after in itertools.pairwise(in_order)]
-    return found
-
-
-SHARES = ("low", "median", "high")
-
-
-def summary(found: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """How many trials count, and the percentiles of each of the three times over them."""
-    whole, own = np.array(found).T
-    figures = {"trials": float(len(found))}
-    for what, seconds in (("in all", whole), ("own work", own), ("overhead", whole - own)):
-        for share, value in zip(SHARES, np.percentile(seconds, [5, 50, 95]), strict=True):
-            figures[f"{what}, {share} (s)"] = round(float(value), 4)
-    return figures
+    pairs = [pair for trials in by_process.values() for pair in itertools.pairwise(sorted(trials)[1:])]
+    whole = [after[0] - before[0] for before, after in pairs]
+    own = [before[1] for before, _ in pairs]
+    rest = [seconds - spent for seconds, spent in zip(whole, own, strict=True)]
+    return {"in all": whole, "own work": own, "overhead": rest}
 
 
 if __name__ == "__main__":

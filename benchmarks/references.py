@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bbcu.model.activations import RPReLU
 from bbcu.model.networks import NetworkSpec, assemble, binary_units
 from bbcu.model.units import BinaryUnit
+from bbcu.training.acceleration import has_bf16
 
 
 class WrittenOut(nn.Module):
@@ -77,8 +78,8 @@ def multiply_adds(network: nn.Module, x: Tensor) -> int:
 
 
 def matrix_product_seconds(operations: float, device: torch.device, size: int = 2048) -> float:
-    """The seconds that ``operations`` multiply-adds take at the rate of one large bf16 matrix product."""
-    a = torch.randn(size, size, device=device).bfloat16()
+    """The seconds of ``operations`` multiply-adds at the rate of one large matrix product, in bf16 if there is any."""
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if has_bf16(device) else torch.float32)
     repeats = 10
     for _ in range(2):
         a @ a

@@ -2,7 +2,6 @@
 
     python -m benchmarks.report                    # 10,000 runs of 20 params and 20 metrics, in a temporary folder
     python -m benchmarks.report --runs 1000
-    python -m benchmarks.report --curves           # with the files of every trial, whose curves are then read
     python -m benchmarks.report --report           # with the files of every trial, into a report in all its forms
 
 The runs are a full factorial design of five factors under four seeds, of which two cells in a hundred lack one. A trial
@@ -11,7 +10,6 @@ its rows are copied in the database, since logging takes minutes. The figures co
 begins with nothing imported.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -25,6 +23,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common import parsed, parser_of, write_figures
 
 STUDY = "benchmark"
 LEVELS = {
@@ -46,39 +46,30 @@ SEEDS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build the store, measure and print; with ``--json`` write the same for machines."""
-    given = command_line().parse_args(arguments)
+    parser = parser_of(__doc__)
+    parser.add_argument("--runs", type=int, default=10_000, help="how many runs (%(default)s)")
+    parser.add_argument("--report", action="store_true", help="write every trial's files and make the report")
+    given = parsed(parser, arguments)
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:
         folder = Path(name)
         start = time.perf_counter()
-        build(folder, given.runs, given.curves or given.report)
-        print(f"built {given.runs} runs in {time.perf_counter() - start:.0f} s")
+        build(folder, given.runs, given.report)
+        print(f"built {given.runs} runs in {time.perf_counter() - start:.0f} s", flush=True)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            figures = pool.apply(report, (folder,)) if given.report else pool.apply(measure, (folder, given.curves))
+            figures = pool.apply(report, (folder,)) if given.report else pool.apply(measure, (folder,))
     for what, value in figures.items():
         print(f"{what:24s} {value:10.1f}")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(given.json, figures)
 
 
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=10_000, help="how many runs (%(default)s)")
-    parser.add_argument("--curves", action="store_true", help="write every trial's files and read their curves too")
-    parser.add_argument("--report", action="store_true", help="write every trial's files and make the report")
-    parser.add_argument("--scratch", type=Path, help="where temporary files go")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser
-
-
-def measure(folder: Path, curves: bool) -> dict[str, float]:
-    """Load the study in this process: seconds, rows and the peak of resident memory in MiB."""
+def measure(folder: Path) -> dict[str, float]:
+    """Load the study in this process."""
     start = time.perf_counter()
     from analysis.study.loading import load
 
     imported = time.perf_counter()
     results = load(f"sqlite:///{folder / 'mlflow.db'}", STUDY, folder / "outputs")
-    figures = {
+    return {
         "import (s)": imported - start,
         "load (s)": time.perf_counter() - imported,
         "rows": float(len(results.trials)),
@@ -86,16 +77,10 @@ def measure(folder: Path, curves: bool) -> dict[str, float]:
         "frame (MiB)": float(results.trials.memory_usage(deep=True).sum()) / 2**20,
         "peak memory (MiB)": peak_mebibytes(),
     }
-    if curves:
-        start = time.perf_counter()
-        rows = len(results.curves)
-        figures |= {"curves (s)": time.perf_counter() - start, "rows of curves": float(rows)}
-        figures["peak with curves (MiB)"] = peak_mebibytes()
-    return figures
 
 
 def report(folder: Path) -> dict[str, float]:
-    """Make the report by the command in this process: seconds, the peak of resident memory, and what it wrote."""
+    """Make the report by the command in this process."""
     start = time.perf_counter()
     from analysis.__main__ import main as analysis
 
@@ -113,7 +98,7 @@ def report(folder: Path) -> dict[str, float]:
 
 
 def peak_mebibytes() -> float:
-    """The most resident memory that this process has had, in MiB."""
+    """The largest resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -144,7 +129,7 @@ def build(folder: Path, runs: int, files: bool) -> None:
 
 
 def there(number: int) -> bool:
-    """Whether the run of this number was made: the second seed of every fiftieth cell was not."""
+    """Whether the run of this number exists: the second seed of every fiftieth cell is missing."""
     return number % (50 * SEEDS) != 1
 
 
@@ -213,12 +198,12 @@ def unit(number: int) -> dict[str, Any]:
 
 
 def facts(number: int) -> dict[str, Any]:
-    """What MLflow holds of the trial of this number, params, tags and metrics alike, by key."""
+    """The params, tags and metrics of a trial in MLflow, by key."""
     from ablations.tracking.runs import facts_of, final_metrics
 
     document = result(number)
-    told = facts_of(document)
-    return {**told.params, **told.tags, **final_metrics(document)}
+    facts = facts_of(document)
+    return {**facts.params, **facts.tags, **final_metrics(document)}
 
 
 def copy_runs(

@@ -8,31 +8,25 @@ that was really trained, and the command is run again, as a user would. Each fig
 start and all imports.
 """
 
-import argparse
 import contextlib
 import copy
 import json
-import os
 import sqlite3
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.storage.plans import write_plan
+from benchmarks.common import REPOSITORY, TINY, parsed, parser_of, print_times, run_command, write_figures
 from benchmarks.report import copy_runs
 
 if TYPE_CHECKING:
     from ablations.planning.plan import Plan
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 STUDY = "benchmark"
-TINY = ("channels=4", "blocks=1", "train.steps=2", "train.batch=2", "train.patch=8", "threads=1", "progress=false")
 MANY = (
     *("residual=true,block", "bn=none,pre,post,out", "act=inside,after", "act_fn=rprelu,prelu,relu,hardtanh"),
     *("align=auto,1", "threshold=true,false", "surrogate=quadratic,clip,identity,ede,ho"),
@@ -42,63 +36,35 @@ MANY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build the study, measure and print; with ``--json`` write the same for machines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, help="where the temporary folder goes")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser = parser_of(__doc__)
     parser.add_argument("overrides", nargs="*", help="the sweep, as behind run.py -m; -- before them")
-    given = parser.parse_args(arguments)
-    overrides = [*TINY, f"study.name={STUDY}", *(given.overrides or MANY)]
+    given = parsed(parser, arguments)
+    overrides = [*TINY, f"study.name={STUDY}", "train.steps=2", *(given.overrides or MANY)]
+    figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:
         folder = Path(name)
         trials = build(folder, overrides)
-        figures: dict[str, float] = {"trials": trials}
-        # Somewhere else there is nothing yet, so that is planning and listing alone.
+        # Another folder has no results yet, so that this is planning and listing alone.
         planning = (f"outputs={folder / 'empty'}", f"tracking.uri=sqlite:///{folder / 'empty.db'}")
         for what, more, expected in (
             ("planned and listed", (*planning, "hydra.sweeper.dry_run=true"), f"0 done already, {trials} to train"),
             ("dry run", ("hydra.sweeper.dry_run=true",), f"{trials} done already, nothing to train"),
             ("resumed", (), f"{trials} done already, nothing to train"),
         ):
-            ended = run(folder, ["-m", *overrides, *more])
+            ended = run_command(["-m", *overrides, *more], folder)
             if expected not in ended.text:
-                sys.exit(f"the command did not say {expected!r}:\n{ended.text[-2000:]}")
-            figures |= {f"{what} (s)": ended.seconds, f"{what} (MiB)": ended.mib}
-    for what, value in figures.items():
-        print(f"{what:24s} {value:10.1f}")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended well: what it printed, how long it took, and the most memory that it had."""
-
-    text: str
-    seconds: float
-    mib: float
-
-
-def run(folder: Path, arguments: Sequence[str]) -> Ended:
-    """Run the command; leaves where it fails."""
-    output = folder / "output"
-    start = time.perf_counter()
-    with output.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "run.py"), *arguments], cwd=folder, stdout=stream, stderr=stream
-        )
-        _, status, used = os.wait4(process.pid, 0)
-    text = output.read_text(encoding="utf-8")
-    if status:
-        sys.exit(f"the command failed:\n{text[-4000:]}")
-    return Ended(text, time.perf_counter() - start, used.ru_maxrss / 1024)
+                sys.exit(f"the command did not print {expected!r}:\n{ended.text[-2000:]}")
+            print(f"{what}: {trials} trials, {ended.seconds:.1f} s, {ended.mib:.0f} MiB", flush=True)
+            figures[what] = [ended.seconds]
+    print_times(figures, "s")
+    write_figures(given.json, figures)
 
 
 def build(folder: Path, overrides: Sequence[str]) -> int:
     """A study whose every trial has a result and a run; how many trials it has."""
     from ablations.planning.plan import plan_record
 
-    run(folder, [*TINY, f"study.name={STUDY}"])
+    run_command([*TINY, f"study.name={STUDY}", "train.steps=2"], folder)
     outputs = folder / "outputs"
     (trained,) = trial_folders(outputs, STUDY)
     template = trained.result()
@@ -133,5 +99,4 @@ def planned(overrides: Sequence[str]) -> "Plan":
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     main()

@@ -3,58 +3,50 @@
     python -m benchmarks.start                    # the default trial
     python -m benchmarks.start -- train.compile=true channels=64 blocks=16
 
-The first run fills the caches of prepared data and of compiled code and does not count; the others find them full.
+The first command finds the caches of prepared data and of compiled code empty, the others find them full.
 """
 
-import argparse
-import json
-import statistics
+import functools
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from benchmarks.common import REPOSITORY, milliseconds, parsed, parser_of, print_times, write_figures
+
 STEPS = 5
 """A trial prints a line five times, so that of five steps each one is seen."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; with ``--json`` write the same for machines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("overrides", nargs="*", help="what is typed behind run.py; -- before them")
-    given = parser.parse_args(arguments)
-    figures = {"import of bbcu": [import_seconds("bbcu") for _ in range(given.rounds)]}
-    figures["import of bbcu.training.loop"] = [import_seconds("bbcu.training.loop") for _ in range(given.rounds)]
-    with tempfile.TemporaryDirectory() as folder:
-        cold = first_step_seconds(given.overrides, 0, folder)
-        figures["first step, warm"] = [
-            first_step_seconds(given.overrides, seed, folder) for seed in range(1, given.rounds + 1)
-        ]
-        figures["first step, cold"] = [cold]
-    for name, seconds in figures.items():
-        print(f"{name:24s} {statistics.median(seconds):6.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    given = parsed(parser, arguments)
+    figures: dict[str, list[float]] = {}
+    for name, program in (
+        ("nothing", "pass"),
+        ("import of bbcu", "import bbcu"),
+        ("import of bbcu.training.loop", "import bbcu.training.loop"),
+    ):
+        run = functools.partial(run_python, program)
+        figures[name] = [milliseconds(run) / 1e3 for _ in range(given.rounds)]
+    with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
+        figures["first step, empty caches"] = [first_step_seconds(given.overrides, 0, folder)]
+        seeds = range(1, given.rounds + 1)
+        figures["first step, full caches"] = [first_step_seconds(given.overrides, seed, folder) for seed in seeds]
+    print_times(figures, "s", "first step, full caches")
+    write_figures(given.json, figures)
 
 
-def import_seconds(module: str) -> float:
-    """The seconds that a fresh interpreter takes to import a module, less what it takes to import nothing."""
-    return _run_seconds(f"import {module}") - _run_seconds("pass")
-
-
-def _run_seconds(program: str) -> float:
-    start = time.perf_counter()
+def run_python(program: str) -> None:
+    """Run a program in a new interpreter."""
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
-    return time.perf_counter() - start
 
 
 def first_step_seconds(overrides: Sequence[str], seed: int, folder: str) -> float:
-    """The seconds from the command until its trial says that the first step is done."""
+    """The seconds from the command until its trial prints that the first step is done."""
     command = [sys.executable, str(REPOSITORY / "run.py"), f"train.steps={STEPS}", f"seed={seed}", *overrides]
     start, first = time.perf_counter(), None
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

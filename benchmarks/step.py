@@ -1,9 +1,9 @@
 """The training step beside its references, in interleaved rounds of one run: ``python -m benchmarks.step``.
 
     eager    the units written out op by op in fp32, as the released code computes them
-    fp_bf16  the full-precision twin in bf16, not compiled
+    fp       the full-precision twin, in bf16 if the hardware has it, not compiled
     fp_fast  the twin compiled: what the hardware gives without binarisation
-    gemm     the twin's multiply-adds, forward and backward, at the rate of one large bf16 matrix product
+    gemm     the twin's multiply-adds, forward and backward, at the rate of one large matrix product, in bf16 too
 
 ``--ways`` compares our own ways to run a step instead, with what each brings: precision, compiled units, on a CPU signs
 that are convolved in bytes and, on a GPU, steps that are replayed as a CUDA graph.
@@ -11,20 +11,19 @@ that are convolved in bytes and, on a GPU, steps that are replayed as a CUDA gra
 A job beside it can slow a step of several threads tenfold; the spread shows it, and such a run is worth nothing.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ablations.space.factors import FACTORS
 from bbcu.model.int8 import missing_for_int8
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, build
@@ -41,10 +40,11 @@ from bbcu.training.acceleration import (
 )
 from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
 from bbcu.training.settings import TrainSettings
+from benchmarks.common import in_turns, milliseconds, parsed, parser_of, print_times, write_figures
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
 
 BATCH, PATCH, ALIGN = 16, 32, 130.0
-WARM_UP = 5
+WARM_UP = {"cpu": 2, "cuda": 5}
 """Steps before the first that counts; a replayed step is recorded at its fourth."""
 
 NETWORKS: dict[str, tuple[str, NetworkSpec]] = {
@@ -53,15 +53,8 @@ NETWORKS: dict[str, tuple[str, NetworkSpec]] = {
     "dncnn": ("dncnn", NetworkSpec(1, 64, 9, align=ALIGN)),
 }
 
-LEVELS: dict[str, tuple[Any, ...]] = {
-    "residual": (True, False, "block"),
-    "bn": ("none", "pre", "post", "out"),
-    "act": ("inside", "after", "none"),
-    "act_fn": ("rprelu", "prelu", "relu", "hardtanh"),
-    "threshold": (True, False),
-    "surrogate": ("quadratic", "clip", "identity", "ede", "ho"),
-    "weight": ("l1", "l1mag", "plain", "irnet"),
-}
+
+UNIT_FACTORS = [field.name for field in dataclasses.fields(UnitSpec) if field.name in FACTORS]
 
 
 class Contestant:
@@ -81,7 +74,7 @@ class Contestant:
         self.rules: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     def train_as_we_do(self) -> None:
-        """Use our optimiser, and our rules for what cuDNN may do; the references have torch's."""
+        """Use our optimiser, and our rules for cuDNN; the references have torch's."""
         self.optimiser = adam(self.network, 1e-4, self.device)
         self.rules = deterministic_fp32
 
@@ -89,13 +82,14 @@ class Contestant:
         self.train = CudaGraphStep(self._train)
 
     def step(self) -> float:
-        """Train one step; its milliseconds."""
-        start = time.perf_counter()
+        """Train one step and wait for its end; its milliseconds."""
+        return milliseconds(self._whole_step)
+
+    def _whole_step(self) -> None:
         with self.rules():
             self.train(self.inputs, self.targets)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return 1e3 * (time.perf_counter() - start)
 
     def _train(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         self.optimiser.zero_grad()
@@ -133,58 +127,51 @@ def ours(
 
 
 def references(network: str, spec: NetworkSpec, device: torch.device) -> dict[str, Contestant]:
+    bf16 = has_bf16(device)
     contestants = {
-        "eager": Contestant(rebuilt(network, spec, WrittenOut), spec.scale, device, bf16=False, channels_last=False)
+        "fp": Contestant(rebuilt(network, spec, Twin), spec.scale, device, bf16=bf16),
+        "eager": Contestant(rebuilt(network, spec, WrittenOut), spec.scale, device, bf16=False, channels_last=False),
+        "fp_fast": Contestant(rebuilt(network, spec, Twin), spec.scale, device, bf16=bf16),
     }
-    for name in ("fp_bf16", "fp_fast"):
-        contestants[name] = Contestant(rebuilt(network, spec, Twin), spec.scale, device, bf16=True)
     fast = contestants["fp_fast"]
     fast.call = torch.compile(fast.network)
     return contestants
 
 
 def cells() -> dict[str, tuple[str, NetworkSpec]]:
-    """BBCU-L with each method's factors, and with each level of each factor of its own."""
+    """BBCU-L with each method's factors, and with each single level that is not the reference."""
     chosen: dict[str, tuple[str, NetworkSpec]] = {}
-    factors = list(LEVELS)
     for name, method in METHODS.items():
         levels = method.all_levels
         if levels["binarize"]:
             align = ALIGN if levels["align"] == "auto" else levels["align"]
-            unit = UnitSpec(**{factor: levels[factor] for factor in factors})
+            unit = UnitSpec(**{factor: levels[factor] for factor in UNIT_FACTORS})
             chosen[name] = ("srresnet", NetworkSpec(2, 64, 16, unit=unit, align=align, **method.network))
-    for factor, levels_of_factor in LEVELS.items():
-        for level in levels_of_factor:
-            if level != getattr(UnitSpec(), factor):
-                unit = UnitSpec(**{factor: level})
+    for factor in UNIT_FACTORS:
+        for level in FACTORS[factor].levels:
+            if level != FACTORS[factor].reference:
+                changed: dict[str, Any] = {factor: level}
+                unit = UnitSpec(**changed)
                 chosen[f"{factor}={level}"] = ("srresnet", NetworkSpec(2, 64, 16, unit=unit, align=ALIGN))
     return chosen
 
 
-def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dict[str, dict[str, float]]:
-    """Minimum, median and maximum in milliseconds of every contestant, in rounds that take turns."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    started = {}
+def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Milliseconds of the steps of every contestant; prints each as soon as it is warm, beside the first."""
+    first = ""
+    warm: dict[str, float] = {}
     for name, contestant in contestants.items():
+        print(f"  {name}: ", end="", flush=True)
         begin = time.perf_counter()
-        for _ in range(WARM_UP):
+        for _ in range(WARM_UP[contestant.device.type]):
             contestant.step()
-        started[name] = time.perf_counter() - begin
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            contestant.step()
-            times[name] += [contestant.step() for _ in range(steps)]
-    return {
-        name: {"min": min(each), "median": statistics.median(each), "max": max(each), "start_s": started[name]}
-        for name, each in times.items()
-    }
-
-
-def line(name: str, row: dict[str, float], unit: float) -> str:
-    return (
-        f"{name:22s} {row['median']:8.1f} ms  ({row['min']:.1f} to {row['max']:.1f})  "
-        f"x{row['median'] / unit:.2f}  {1e3 / row['median']:.1f} steps/s  start {row['start_s']:.1f} s"
-    )
+        started = time.perf_counter() - begin
+        warm[name] = contestant.step()
+        first = first or name
+        ratio = f"x{warm[name] / warm[first]:.2f} of {first}"
+        print(f"warm after {started:.1f} s, then {warm[name]:.1f} ms a step, {ratio}", flush=True)
+    print(f"  now {rounds} rounds of {steps} steps each; medians follow", flush=True)
+    return in_turns({name: contestant.step for name, contestant in contestants.items()}, rounds, steps)
 
 
 def compare_networks(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
@@ -192,23 +179,22 @@ def compare_networks(names: list[str], device: torch.device, rounds: int, steps:
     report: dict[str, Any] = {}
     for name in names:
         network, spec = NETWORKS[name]
-        contestants = {"ours": ours(network, spec, device), **references(network, spec, device)}
+        print(name, flush=True)
+        # What needs no compilation comes first, so that a first ratio is there within seconds.
+        contestants = {**references(network, spec, device), "ours": ours(network, spec, device)}
         twin = contestants["fp_fast"]
         operations = 3 * multiply_adds(twin.network, twin.inputs)
-        rows = measured(contestants, rounds, steps)
-        gemm = 1e3 * min(matrix_product_seconds(operations, device) for _ in range(3))
-        mine = rows["ours"]["median"]
+        times = measured(contestants, rounds, steps)
+        times["gemm"] = [1e3 * matrix_product_seconds(operations, device) for _ in range(3)]
+        print_times(times, reference="ours")
+        medians = {contestant: statistics.median(each) for contestant, each in times.items()}
         ratios = {
-            "eager / ours": rows["eager"]["median"] / mine,
-            "ours / fp_fast": mine / rows["fp_fast"]["median"],
-            "ours / gemm": mine / gemm,
+            "eager / ours": medians["eager"] / medians["ours"],
+            "ours / fp_fast": medians["ours"] / medians["fp_fast"],
+            "ours / gemm": medians["ours"] / medians["gemm"],
         }
-        print(f"{name}, relative to ours")
-        for contestant, row in rows.items():
-            print("  " + line(contestant, row, mine))
-        print(f"  {'gemm':22s} {gemm:8.1f} ms")
         print("  " + "   ".join(f"{ratio} {value:.2f}" for ratio, value in ratios.items()), flush=True)
-        report[name] = {"rows": rows, "gemm_ms": gemm, "ratios": ratios}
+        report[name] = {"ms": times, "ratios": ratios}
     return report
 
 
@@ -220,33 +206,29 @@ def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int
     report: dict[str, Any] = {}
     for name in names:
         network, spec = NETWORKS[name]
+        print(f"{name}, our ways", flush=True)
         contestants = {
             ", ".join([precision, *("compiled",) * compiled, *("int8",) * int8, *("replayed",) * replayed]): ours(
                 network, spec, device, precision=precision, compiled=compiled, int8=int8, replayed=replayed
             )
-            for precision, compiled, int8, replayed in itertools.product(precisions, (False, True), integers, replays)
+            for compiled, precision, int8, replayed in itertools.product((False, True), precisions, integers, replays)
         }
-        rows = measured(contestants, rounds, steps)
-        print(f"{name}, our ways, relative to fp32")
-        for way, row in rows.items():
-            print("  " + line(way, row, rows["fp32"]["median"]))
-        report[name] = {"rows": rows}
+        report[name] = measured(contestants, rounds, steps)
+        print_times(report[name], reference="fp32")
     return report
 
 
 def compare_methods(device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
-    """Every method and level; ratios to the fastest median."""
+    """Every method and level; ratios to BBCU."""
+    print("methods and levels", flush=True)
     contestants = {name: ours(network, spec, device) for name, (network, spec) in cells().items()}
-    rows = measured(contestants, rounds, steps)
-    fastest = min(row["median"] for row in rows.values())
-    print("methods and levels, relative to the fastest")
-    for name, row in rows.items():
-        print("  " + line(name, row, fastest))
-    return {"rows": rows, "fastest_ms": fastest}
+    times = measured(contestants, rounds, steps)
+    print_times(times, reference="bbcu")
+    return times
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="which to compare, with commas between them")
     parser.add_argument("--methods", action="store_true", help="compare methods and levels instead of networks")
     parser.add_argument("--ways", action="store_true", help="compare our ways to run a step instead of references")
@@ -254,24 +236,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each in a round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
-    arguments = parser.parse_args()
-    names = arguments.networks.split(",")
+    given = parsed(parser, None)
+    names = given.networks.split(",")
     wrong = [name for name in names if name not in NETWORKS]
     if wrong:
-        parser.error(f"--networks: {wrong[0]} is none of {', '.join(NETWORKS)}")
-    torch.set_num_threads(arguments.threads)
+        parser.error(f"--networks: {wrong[0]} is not one of {', '.join(NETWORKS)}")
+    torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     retain_freed_memory()
-    device = resolve_device(arguments.device)
+    device = resolve_device(given.device)
     with side_stream(device):
-        if arguments.methods:
-            report = compare_methods(device, arguments.rounds, arguments.steps)
+        if given.methods:
+            report = compare_methods(device, given.rounds, given.steps)
         else:
-            compare = compare_ways if arguments.ways else compare_networks
-            report = compare(names, device, arguments.rounds, arguments.steps)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+            compare = compare_ways if given.ways else compare_networks
+            report = compare(names, device, given.rounds, given.steps)
+    write_figures(given.json, report)
 
 
 if __name__ == "__main__":

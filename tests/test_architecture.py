@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
         *("bbcu.errors", "ablations.space", "ablations.storage", "ablations.tracking", "ablations.watching"),
     },
     "hydra_plugins": {"ablations.config", "ablations.sweep"},
-    "run": {"bbcu.errors", "ablations.config", "ablations.storage", "ablations.trial"},
+    "ablations.command": {"bbcu.errors", "ablations.config", "ablations.storage", "ablations.trial"},
+    "run": {"ablations.command"},
     "analysis.statistics": set(),
     "analysis.published": set(),
     "analysis.study": {

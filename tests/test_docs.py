@@ -19,7 +19,7 @@ from ablations.space.factors import FACTORS, Factor, level_text
 from bbcu.data.tasks import Task
 from tests.harness.builders import noise
 from tests.harness.paths import DOCS, REPOSITORY
-from tests.harness.support import Workplace
+from tests.harness.support import Workplace, call, with_launcher
 from tests.test_architecture import ALLOWED, FORBIDDEN
 
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
@@ -234,9 +234,9 @@ def run_commands(text: str, workplace: Workplace) -> None:
         python, program, *arguments = shlex.split(command)
         assert python == "python"
         if program == "run.py":
-            sweeps = "-m" in arguments
-            rest = [argument for argument in arguments if argument != "-m"]
-            outcome = workplace.sweep(*rest) if sweeps else workplace.run(*rest)
+            options = [argument for argument in arguments if "=" not in argument]
+            overrides = workplace.overrides(*(argument for argument in arguments if "=" in argument))
+            outcome = call(with_launcher([*options, *overrides]), workplace.folder)
             assert outcome.status == 0, outcome.text
         elif program == "-m":
             assert status_of(lambda arguments=arguments: run_module(*arguments)) == 0

@@ -1,7 +1,7 @@
-"""The cheap plan of a sweep: which rows of a design are cells of their own, before any config is composed.
+"""Sort the rows of a design into those to train and those to leave out, before their configs are composed.
 
-Hydra composes a config in about 50 ms, which is minutes for thousands of rows. Most keys that a study varies are
-factors, and what these mean is known here, so a config is composed once for each combination of the other keys only.
+Hydra needs about 50 ms to compose a config, which is minutes for thousands of rows. Most keys that a study varies are
+factors, whose meaning is known without Hydra, so a config is composed only once for each combination of the other keys.
 """
 
 import functools
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablations.space.cells import canonical_form
-from ablations.space.conditions import Condition, Value, parse, value_of, value_text
+from ablations.space.conditions import Condition, Value, parse, value_of
 from ablations.space.designs import Listing
 from ablations.space.factors import FACTORS, Level, level_text, parse_level
 from ablations.space.rows import Row
@@ -19,28 +19,27 @@ from bbcu.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Base:
-    """What a row starts from: everything that its keys beside the factors decide.
+class RowDefaults:
+    """What all rows with the same keys other than factors share, as their config has it.
 
-    ``levels`` has every factor as it stands in the config, a method's presets included, before the row's own factors.
-    ``known`` has what a condition may ask about beside the factors and the row's keys, as the task. ``setting`` is what
-    else tells one trial from another, the seed included; None says that the texts of the other keys do, which never
-    merges too much and misses that two methods may be one once factors are typed over them.
+    ``levels`` has every factor before the row sets any, so with the presets of the row's method. ``setting`` is all
+    else that distinguishes one trial from another, the seed included. ``known`` has what a condition may ask about
+    besides the factors and the row's own keys, as the task.
     """
 
     levels: Mapping[str, Any]
     backbone: Backbone
+    setting: Hashable
     known: Mapping[str, Value] = field(default_factory=dict)
-    setting: Hashable = None
 
 
-BaseOf = Callable[[Mapping[str, str]], Base]
-"""Gives the base for the texts of a row's keys that are no factors."""
+DefaultsOf = Callable[[Mapping[str, str]], RowDefaults]
+"""Returns the defaults for the texts of a row's keys that are not factors."""
 
 
 @dataclass(frozen=True)
-class LostRow:
-    """A row that is left out, and why; ``same_as`` is the kept row that is the same network, where that is why."""
+class LeftOutRow:
+    """A row that is not trained, and why; ``same_as`` is the kept row of the same network, if that is the reason."""
 
     row: Row
     why: str
@@ -53,56 +52,64 @@ class LostRow:
 
 @dataclass(frozen=True)
 class Outline:
-    """The rows that are cells of their own, and the others with the reason why each is left out.
+    """The rows to train, and those to leave out with their reasons.
 
-    ``idle`` has the conditions that left nothing out which those before them had not; a user may have mistyped one.
+    ``unused_conditions`` excluded no row that an earlier condition had not; the user may have mistyped one.
     """
 
     kept: tuple[Row, ...]
-    left_out: tuple[LostRow, ...]
-    idle: tuple[str, ...] = ()
+    left_out: tuple[LeftOutRow, ...]
+    unused_conditions: tuple[str, ...] = ()
 
 
 def outline(
-    rows: Iterable[Row], base_of: BaseOf, exclude: Sequence[str] = (), *, reads_factors: bool = True
+    rows: Iterable[Row], defaults_of: DefaultsOf, exclude: Sequence[str] = (), *, reads_factors: bool = True
 ) -> Outline:
-    """Sort rows into those to train and those to leave out, each with the first reason that applies.
+    """Keep every row that is a network of its own, and leave out the others with the first reason that applies.
 
-    A row is excluded by what it asks for, before that takes its canonical form; then refused where it is impossible;
-    then left out where an earlier row is the same network in the same setting. ``base_of`` is called once for each
-    combination of the texts of keys that are no factors; or of all keys where ``reads_factors`` is false, for texts
-    that only the composed config can tell the meaning of.
+    A row is left out if a condition in ``exclude`` holds for the levels that it asks for, before they take their
+    canonical form; then if it is impossible; then if an earlier row is the same network in the same setting.
 
-    Raises ConfigError for a level or a condition that is none, whatever row it is in.
+    ``defaults_of`` is called once for each combination of the keys that are not factors. If ``reads_factors`` is false,
+    it is called for the factors' texts too: they may be interpolations, which only Hydra can resolve.
+
+    Raises ConfigError for a level that does not exist and for a condition that cannot be parsed.
     """
-    reader = _Reader(base_of, exclude, reads_factors)
-    kept: list[Row] = []
-    left_out: list[LostRow] = []
-    first_with: dict[Hashable, _Planned] = {}
+    # Thousands of rows are made of few texts, so each text and each combination of other keys is parsed only once.
+    level_in = functools.cache(_level_in if reads_factors else lambda text: None)
+    excludes: dict[str, bool] = {}
+
+    @functools.cache
+    def defaults_for(others: tuple[str, ...]) -> _ParsedDefaults:
+        parsed = _parse_defaults(dict(map(split, others)), defaults_of, exclude)
+        excludes.update({text: False for text in map(str, parsed.conditions) if text not in excludes})
+        return parsed
+
+    kept: dict[Hashable, _KeptRow] = {}
+    left_out: list[LeftOutRow] = []
     for row in rows:
-        start, levels, condition = reader.read(row)
-        if condition is not None:
-            left_out.append(LostRow(row, f'excluded by "{condition}"'))
+        defaults = defaults_for(tuple([text for text in row if level_in(text) is None]))
+        levels = {**defaults.levels, **dict(filter(None, map(level_in, row)))}
+        if (condition := _excluding(defaults, levels)) is not None:
+            excludes[text := str(condition)] = True
+            left_out.append(LeftOutRow(row, f'excluded by "{text}"'))
             continue
         try:
-            form, reasons = canonical_form(levels, start.backbone)
+            form, reasons = canonical_form(levels, defaults.given.backbone)
         except ImpossibleCell as error:
-            left_out.append(LostRow(row, f"impossible: {error}"))
+            left_out.append(LeftOutRow(row, f"impossible: {error}"))
             continue
-        planned = _Planned(row, levels, form, reasons)
-        identity = (*form.values(), start.setting)
-        if identity in first_with:
-            first = first_with[identity]
-            left_out.append(LostRow(row, _why_same(first, planned), first.row))
-            continue
-        first_with[identity] = planned
-        kept.append(row)
-    return Outline(tuple(kept), tuple(left_out), reader.idle)
+        new = _KeptRow(row, levels, form, reasons)
+        first = kept.setdefault((*form.values(), defaults.given.setting), new)
+        if first is not new:
+            left_out.append(LeftOutRow(row, _why_same(first, new), first.row))
+    unused = tuple(condition for condition, has_excluded in excludes.items() if not has_excluded)
+    return Outline(tuple(entry.row for entry in kept.values()), tuple(left_out), unused)
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """A row that is a cell: its levels as asked, their canonical form, and the rules that led there."""
+class _KeptRow:
+    """A row with its levels as asked for, their canonical form, and the reasons of the rules that changed them."""
 
     row: Row
     levels: Mapping[str, Level]
@@ -110,101 +117,60 @@ class _Planned:
     reasons: tuple[str, ...]
 
 
-def _why_same(first: _Planned, again: _Planned) -> str:
-    """Why two rows are one cell: the rules that changed either, or what was typed in two ways."""
-    reasons = list(dict.fromkeys((*first.reasons, *again.reasons)))
-    if not reasons and first.levels != again.levels:
-        reasons = [f"asked for twice, since align=auto is {level_text(again.form['align'])} here"]
+def _why_same(first: _KeptRow, second: _KeptRow) -> str:
+    """The rules that make two rows the same network, or that both ask for the same levels."""
+    reasons = list(dict.fromkeys((*first.reasons, *second.reasons)))
+    if not reasons and first.levels != second.levels:
+        reasons = [f"asked for twice, since align=auto is {level_text(second.form['align'])} here"]
     return "; ".join(reasons) or "asked for twice"
 
 
-def check_whole(listing: Listing, found: Outline) -> None:
-    """Raise ConfigError where a design that needs every row, as a fraction does, has lost one."""
-    if listing.whole and found.left_out:
+def check_complete(listing: Listing, found: Outline) -> None:
+    """Raise ConfigError if a row is missing from a design that needs every row, as a fraction does."""
+    if listing.needs_every_row and found.left_out:
         first = found.left_out[0]
         raise ConfigError(
-            f"{len(found.left_out)} of {len(listing.rows)} rows of the fraction are no cells of their own, so its "
+            f"{len(found.left_out)} of {len(listing.rows)} rows of the fraction are not cells of their own, so its "
             f"effects are mixed in unknown ways; choose other factors or generators, or design=full. "
             f"The first is {' '.join(first.row)}: {first.reason}"
         )
 
 
-@dataclass(frozen=True)
-class _Start:
-    """A base that is read: what rows with the same other keys share."""
+def _level_in(text: str) -> tuple[str, Level] | None:
+    """The factor that a text sets and its level, or None for a key that is not a factor."""
+    key, value = split(text)
+    return (key, parse_level(key, value_of(value))) if key in FACTORS else None
 
+
+@dataclass(frozen=True)
+class _ParsedDefaults:
+    """The defaults of rows, their levels parsed, with the conditions and what those may ask about."""
+
+    given: RowDefaults
     levels: Mapping[str, Level]
-    backbone: Backbone
-    setting: Hashable
     known: Mapping[str, Value]
     conditions: tuple[Condition, ...]
 
 
-class _Reader:
-    """Reads rows; each text, and each combination of keys that are no factors, only once."""
+def _parse_defaults(texts: Mapping[str, str], defaults_of: DefaultsOf, exclude: Sequence[str]) -> _ParsedDefaults:
+    given = defaults_of(texts)
+    known: dict[str, Value] = {"network": given.backbone.network, "channels": given.backbone.channels, **given.known}
+    known |= {key: value_of(text) for key, text in texts.items()}
+    conditions = tuple(parse(text, (*FACTORS, *known)) for text in exclude)
+    return _ParsedDefaults(given, {name: parse_level(name, given.levels[name]) for name in FACTORS}, known, conditions)
 
-    def __init__(self, base_of: BaseOf, exclude: Sequence[str], reads_factors: bool) -> None:
-        self.base_of = base_of
-        self.exclude = exclude
-        self.reads_factors = reads_factors
-        self.starts: dict[tuple[str, ...], _Start] = {}
-        self.changes: dict[str, tuple[str, Level] | None] = {}
-        self.had_effect: dict[str, bool] = {}
 
-    @property
-    def idle(self) -> tuple[str, ...]:
-        return tuple(condition for condition, had_effect in self.had_effect.items() if not had_effect)
-
-    def read(self, row: Row) -> tuple[_Start, dict[str, Level], Condition | None]:
-        """What the row starts from, the level of every factor as it asks for, and the condition that excludes it."""
-        changes, others = [], []
-        for text in row:
-            change = self.changes[text] if text in self.changes else self._read_change(text)
-            if change is None:
-                others.append(text)
-            else:
-                changes.append(change)
-        key = tuple(others)
-        start = self.starts[key] if key in self.starts else self._read_start(key)
-        levels = {**start.levels, **dict(changes)}
-        return start, levels, self._excluded_by(start, levels)
-
-    def _read_change(self, text: str) -> tuple[str, Level] | None:
-        """The factor and its level, or None for a key that the base answers for."""
-        key, value = split(text)
-        change = (key, parse_level(key, value_of(value))) if self.reads_factors and key in FACTORS else None
-        self.changes[text] = change
-        return change
-
-    def _read_start(self, others: tuple[str, ...]) -> _Start:
-        texts = dict(split(text) for text in others)
-        base = self.base_of(texts)
-        values = {key: value_of(text) for key, text in texts.items()}
-        known = {"network": base.backbone.network, "channels": base.backbone.channels, **base.known, **values}
-        conditions = tuple(parse(text, (*FACTORS, *known)) for text in self.exclude)
-        for condition in conditions:
-            self.had_effect.setdefault(str(condition), False)
-        levels = {name: parse_level(name, base.levels[name]) for name in FACTORS}
-        setting = base.setting
-        if setting is None:
-            setting = tuple(sorted((key, value_text(value)) for key, value in values.items()))
-        start = self.starts[others] = _Start(levels, base.backbone, setting, known, conditions)
-        return start
-
-    def _excluded_by(self, start: _Start, levels: Mapping[str, Level]) -> Condition | None:
-        if not start.conditions:
-            return None
-        automatic = automatic_alignment(levels, start.backbone)
-        asked: dict[str, Value] = {**start.known, **levels}
-        for condition in start.conditions:
-            if condition.holds(asked, automatic):
-                self.had_effect[str(condition)] = True
-                return condition
+def _excluding(defaults: _ParsedDefaults, levels: Mapping[str, Level]) -> Condition | None:
+    """The first condition that holds for these levels, if any."""
+    if not defaults.conditions:
         return None
+    automatic = automatic_alignment(levels, defaults.given.backbone)
+    values: dict[str, Value] = {**defaults.known, **levels}
+    return next((condition for condition in defaults.conditions if condition.holds(values, automatic)), None)
 
 
 @functools.lru_cache(maxsize=4096)
 def split(text: str) -> tuple[str, str]:
-    """The key and the text of its value; thousands of rows are made of few texts."""
+    """The key and the value's text of ``key=value``; cached, since thousands of rows are made of few texts."""
     key, _, value = text.partition("=")
     return key, value

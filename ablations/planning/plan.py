@@ -6,6 +6,7 @@ their configs from Hydra and become trials.
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -19,11 +20,11 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from ablations.config import Config, SweeperConfig, typed
-from ablations.planning.outline import Base, LostRow, Outline, check_whole, outline, split
+from ablations.planning.outline import LeftOutRow, Outline, RowDefaults, check_complete, outline, split
 from ablations.space.conditions import Value, value_of
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
-from ablations.space.rows import Row, replicated
+from ablations.space.rows import Row
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.trial.data import data_of
 from ablations.trial.identity import Trial, backbone_of, check_network, check_runnable, setting_of, trial_of
@@ -85,18 +86,18 @@ def make_plan(
     texts = {text for row in listing.rows for text in row}
     refuse_to_compare_places(texts, swept)
     composer, found = outline_of(listing, texts, options, Composer(master, config_loader))
-    check_whole(listing, found)
+    check_complete(listing, found)
     cells = {row: cell_of(row, composer) for row in found.kept}
     if not cells:
-        reasons = "; ".join(sorted({lost.reason for lost in found.left_out}))
+        reasons = "; ".join(sorted({row.reason for row in found.left_out}))
         raise ConfigError(f"no cell of this sweep can be trained: {reasons}")
     check_networks(cells.values())
     return Plan(
         study=composer.study,
         design=design_record(options, listing),
         trials=trials_of(cells, options.replicates),
-        left_out=[left_out_of(lost, composer, cells) for lost in found.left_out],
-        idle=found.idle,
+        left_out=[left_out_of(row, composer, cells) for row in found.left_out],
+        idle=found.unused_conditions,
     )
 
 
@@ -135,7 +136,7 @@ class RowPlanner:
             study=self._composer.study,
             design=design_record(self.options, listing),
             trials=trials_of(cells, self.options.replicates),
-            left_out=[left_out_of(lost, self._composer, cells) for lost in found.left_out],
+            left_out=[left_out_of(row, self._composer, cells) for row in found.left_out],
         )
 
 
@@ -195,7 +196,7 @@ class Composer:
         self.study = ""
         self.starts: dict[Row, Start] = {}
 
-    def base_of(self, texts: Mapping[str, str]) -> Base:
+    def base_of(self, texts: Mapping[str, str]) -> RowDefaults:
         """What rows with these texts start from; checks all that does not depend on factors.
 
         Raises BbcuError for a config that cannot be run, for data that cannot be read, and for a second study.
@@ -215,7 +216,7 @@ class Composer:
         decides = {key: value for key, value in setting.items() if key not in ("train", "data", "evaluation")}
         self.starts[row] = Start(config, setting, json.dumps(decides, sort_keys=True))
         identity = (json.dumps(setting, sort_keys=True), config.seed)
-        return Base(config.levels, backbone_of(config), known_of(config), identity)
+        return RowDefaults(config.levels, backbone_of(config), identity, known_of(config))
 
     def config_of(self, row: Row) -> tuple[Config, Start]:
         """The config of a row whose base was asked for, and what it shares with others; to be changed by nobody."""
@@ -295,8 +296,8 @@ def check_networks(cells: Iterable[PlannedCell]) -> None:
 def trials_of(cells: Mapping[Row, PlannedCell], replicates: int) -> list[PlannedTrial]:
     """Every cell under each replicate: its seed is the one asked for plus the replicate's number. Each trial once."""
     trials: dict[Identity, PlannedTrial] = {}
-    for replicate, row in replicated(list(cells), replicates):
-        cell = cells[row]
+    # A whole replicate comes before the next, so a sweep that is stopped leaves whole replicates.
+    for replicate, (row, cell) in itertools.product(range(replicates), cells.items()):
         seed = cell.trial.seed + replicate
         identity = (cell.key, seed)
         if identity not in trials:
@@ -307,15 +308,15 @@ def trials_of(cells: Mapping[Row, PlannedCell], replicates: int) -> list[Planned
     return list(trials.values())
 
 
-def left_out_of(lost: LostRow, composer: Composer, cells: Mapping[Row, PlannedCell]) -> LeftOut:
+def left_out_of(entry: LeftOutRow, composer: Composer, cells: Mapping[Row, PlannedCell]) -> LeftOut:
     """A row that is left out as people and ``plan.json`` are told of it."""
-    config, start = composer.config_of(lost.row)
+    config, start = composer.config_of(entry.row)
     levels = config.levels
     name = " ".join(f"{name}={level_text(level)}" for name, level in levels.items())
-    if lost.same_as is None:
-        return LeftOut(levels, start.setting, name, lost.why)
-    same = cells[lost.same_as]
-    reason = f"the same network as {same.trial.name} ({same.key[:SHOWN]}): {lost.why}"
+    if entry.same_as is None:
+        return LeftOut(levels, start.setting, name, entry.why)
+    same = cells[entry.same_as]
+    reason = f"the same network as {same.trial.name} ({same.key[:SHOWN]}): {entry.why}"
     return LeftOut(levels, start.setting, name, reason, same.key)
 
 

@@ -12,11 +12,13 @@ class IdentifiedRow:
     """What a row is: the key of its cell, or None and the reason why it is not a cell.
 
     The key must cover all that the cell's values depend on, seeds included: of two rows with one key only one is
-    trained, and values stored under another key are never mixed with these.
+    trained, and values stored under another key are never mixed with these. ``values`` are those of a cell that is
+    trained already, which costs nothing when it is drawn; None for others.
     """
 
     cell: str | None
     reason: str = ""
+    values: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

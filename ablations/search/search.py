@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ablations.planning.outline import split
-from ablations.search.history import History, counts_as_drawn, state_of
 from ablations.search.options import OBJECTIVES, SearchOptions, sampler_of
 from ablations.search.records import (
     UNDECIDED,
@@ -29,6 +28,7 @@ from ablations.search.records import (
     Record,
     RowState,
 )
+from ablations.search.stored import StoredSearch, counts_as_drawn, note_state, state_of
 from ablations.space.rows import Row, Sweep
 from bbcu.errors import ConfigError
 
@@ -56,22 +56,18 @@ class Search:
     def __init__(self, options: SearchOptions, levels: Sweep, identify: Callable[[Row], IdentifiedRow]) -> None:
         self.options = options
         self._levels = {key: list(dict.fromkeys(values)) for key, values in levels.items()}
-        self._identify = functools.cache(identify)
+        self._identify = functools.cache(functools.partial(self._look, identify))
         self._known: dict[str, list[float]] = {}
         self._live: dict[int, Trial] = {}
         directions = [OBJECTIVES[name] for name in options.objectives]
-        self._history = History.opened(options, f"{options.name}-{self._fingerprint()}", directions)
-        self._backend, self._study = self._history.backend, self._history.study
+        self._stored = StoredSearch.opened(options, f"{options.name}-{self._fingerprint()}", directions)
+        self._backend, self._study = self._stored.backend, self._stored.study
         self._worker_lock = self._backend.worker_lock()
 
     def close(self) -> None:
         """Give up what was proposed and not told; another search may then propose it."""
         self._live.clear()
         self._worker_lock.release()
-
-    def known(self, cell: str, values: Mapping[str, float]) -> None:
-        """Set the values of a cell that was trained elsewhere; it costs nothing when it is drawn."""
-        self._known[cell] = self._objective_values(values)
 
     def ask(self, count: int) -> list[Proposal]:
         """Return up to ``count`` cells to train, each new and proposed to nobody else; fewer if the search has ended.
@@ -102,12 +98,12 @@ class Search:
             trial = self._live.pop(proposal.number, None)
             if trial is None:
                 raise ValueError(f"proposal {proposal.number} is not this search's, or is told already")
-            if self._history.is_running(proposal.number):
+            if self._stored.is_running(proposal.number):
                 self._record_outcome(trial, outcome)
                 return
             log.warning("%s was given to another process meanwhile", " ".join(proposal.row))
             if isinstance(outcome, Finished):
-                self.known(proposal.cell, outcome.values)
+                self._known[proposal.cell] = self._objective_values(outcome.values)
 
     def report(self, proposal: Proposal, step: int, value: float) -> bool:
         """Add a point to a proposal's learning curve; return whether to prune it.
@@ -118,7 +114,7 @@ class Search:
             return False
         with self._backend.locked():
             trial = self._live.get(proposal.number)
-            if trial is None or not self._history.is_running(proposal.number):
+            if trial is None or not self._stored.is_running(proposal.number):
                 return False
             # A trial that resumes from a snapshot may reach an evaluation for the second time.
             if step not in self._study.get_trials(deepcopy=False)[proposal.number].intermediate_values:
@@ -139,12 +135,6 @@ class Search:
                 self._queue(record.row, record.cell, again=record.number)
             return len(failed)
 
-    def best(self) -> Record | None:
-        """Return the best cell so far, None before the first; raise ValueError if there are several objectives."""
-        if len(self.options.objectives) > 1:
-            raise ValueError(f"no cell is the best in {', '.join(self.options.objectives)} at once; ask for the front")
-        return next(iter(self.front()), None)
-
     def front(self) -> list[Record]:
         """Return the cells of the Pareto front, the best in the first objective first; for one objective, the best.
 
@@ -164,6 +154,13 @@ class Search:
         return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     # --- what is drawn ------------------------------------------------------------------------------------------------
+
+    def _look(self, identify: Callable[[Row], IdentifiedRow], row: Row) -> IdentifiedRow:
+        """Identify a row, and remember the values of a cell that is trained already."""
+        found = identify(row)
+        if found.cell is not None and found.values is not None:
+            self._known[found.cell] = self._objective_values(found.values)
+        return found
 
     def _fingerprint(self) -> str:
         """Identify what makes values comparable; the key of one cell stands for the setting of all."""
@@ -237,7 +234,7 @@ class Search:
         valued = [record for record in same if record.state in WITH_VALUES]
         values = list(valued[0].values.values()) if valued else self._known.get(found.cell)
         if values and all(record.row != row for record in valued):
-            trial.set_user_attr("verdict", {"standing": RowState.KNOWN, "cell": found.cell})
+            note_state(trial, RowState.KNOWN, cell=found.cell)
             self._study.tell(trial, values)
             return None
         is_queued = "queued" in trial.user_attrs
@@ -258,7 +255,7 @@ class Search:
         """
         from optuna.trial import TrialState
 
-        trial.set_user_attr("verdict", {"standing": state, "cell": cell, "reason": reason})
+        note_state(trial, state, cell=cell, reason=reason)
         teaches = state == RowState.LEFT_OUT and len(self.options.objectives) == 1
         self._study.tell(trial, state=TrialState.PRUNED if teaches else TrialState.FAIL)
 
@@ -283,8 +280,9 @@ class Search:
             if proposed is not None and not self._has_ended(proposed["worker"]):
                 continue
             record = self._record(trial)
-            if proposed is not None and record.cell in self._known:
-                self._study.tell(trial.number, self._known[record.cell])
+            cell = self._identify(record.row).cell if proposed is not None else None
+            if cell is not None and cell in self._known:
+                self._study.tell(trial.number, self._known[cell])
                 continue
             # Queued before it is told, so that nothing is lost if this process ends in between.
             if record.cell is not None and record.cell not in queued:
@@ -304,7 +302,7 @@ class Search:
         self._study.enqueue_trial(params, user_attrs={"queued": note})
         if again is not None:
             trials = self._study.get_trials(deepcopy=False)
-            self._history.copy_notes(trials[again], trials[-1])
+            self._stored.copy_notes(trials[again], trials[-1])
 
     def _record_outcome(self, trial: "Trial", outcome: CellOutcome) -> None:
         from optuna.trial import TrialState
@@ -317,10 +315,10 @@ class Search:
                 return
             outcome = Failed(", ".join(wrong))
         if isinstance(outcome, Failed):
-            trial.set_user_attr("verdict", {"standing": RowState.FAILED, "reason": outcome.reason})
+            note_state(trial, RowState.FAILED, reason=outcome.reason)
             self._study.tell(trial, state=TrialState.FAIL)
         else:
-            trial.set_user_attr("verdict", {"standing": RowState.PRUNED, "step": outcome.step})
+            note_state(trial, RowState.PRUNED, step=outcome.step)
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _record(self, trial: "FrozenTrial") -> Record:

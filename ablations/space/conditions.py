@@ -13,7 +13,7 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -44,12 +44,7 @@ MAX_DEPTH = 50
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | None"
 Values: TypeAlias = "Mapping[str, Value]"
 
-ORDERS: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+ORDERS: dict[str, Any] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------
@@ -73,7 +68,7 @@ class Comparison:
         number = automatic if self.key in FACTORS and FACTORS[self.key].numeric else None
         level, value = _resolve_auto(levels[self.key], number), _resolve_auto(self.value, number)
         if self.sign in ORDERS:
-            return is_number(level) and is_number(value) and ORDERS[self.sign](level, value)
+            return is_number(level) and is_number(value) and bool(ORDERS[self.sign](level, value))
         if self.sign == "in":
             return _contains(value, level)
         if self.sign == "contains":

@@ -1,8 +1,6 @@
-"""Designs: the rules that list which combinations of a sweep are trained, and in which order.
+"""Designs by name: which combinations of a sweep are trained, and in which order.
 
-Pure functions over the texts that stand on a command line; what the texts mean is settled when a config is composed.
-A sweep maps each key to the texts of its values. The first value of a key is its base, the one that the others are
-compared with; a key with a single value is set and not varied.
+:mod:`ablations.space.rows` and :mod:`ablations.space.fractions` list the rows of each, with an example.
 """
 
 import math
@@ -16,35 +14,36 @@ from ablations.space.fractions import fractional
 from ablations.space.rows import Row, Sweep, chain, full, leave_one_out, one_at_a_time, random_cells, rebased
 from bbcu.errors import ConfigError, unknown
 
-# --- designs by name --------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows of a design and what is to be said of them.
+    """The rows of a design, and notes for the user about them.
 
-    ``whole`` says that the design answers nothing when a row is missing, as a fraction does: its effects would be mixed
-    in another way than ``notes`` says.
+    ``needs_every_row`` is true of a fraction: without one of its rows its effects are mixed in another way than the
+    notes say.
     """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
-    whole: bool = False
+    needs_every_row: bool = False
+
+
+Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Design:
-    """A way to list rows: the question that it answers, and the options that it takes."""
+    """The options that a design takes, and the function that lists its rows."""
 
-    question: str
     options: tuple[str, ...]
-    listing: Callable[[Sweep, Mapping[str, Any]], Listing]
+    listing: Callable[[Sweep, Options], Listing]
 
 
-def rows_of(design: str, sweep: Sweep, options: Mapping[str, Any]) -> Listing:
-    """The rows of the design called ``design``; an option that is None was not given.
+def rows_of(design: str, sweep: Sweep, options: Options) -> Listing:
+    """List the rows of the design with this name; an option that is None counts as not given.
 
-    Raises ConfigError for an unknown design, an option that it does not take and one that it lacks.
+    ``rows_of("full", {"bn": ["pre", "post"]}, {}).rows`` is ``(("bn=pre",), ("bn=post",))``. Raises ConfigError for an
+    unknown design, an option that the design does not take and an option that it needs and was not given.
     """
     if design not in DESIGNS:
         raise ConfigError(f"hydra.sweeper.design={design}: {unknown('design', design, DESIGNS)}")
@@ -57,7 +56,7 @@ def rows_of(design: str, sweep: Sweep, options: Mapping[str, Any]) -> Listing:
 
 
 def halvings_of(fraction: str) -> int:
-    """How often a factorial is halved to come to ``fraction``: 2 for ``1/4``."""
+    """How often a full factorial is halved to get ``fraction``: 2 for ``1/4``."""
     match = re.fullmatch(r"1/([1-9][0-9]*)", fraction.replace(" ", ""))
     denominator = int(match[1]) if match else 0
     if denominator < 2 or denominator.bit_count() != 1:
@@ -65,16 +64,12 @@ def halvings_of(fraction: str) -> int:
     return denominator.bit_length() - 1
 
 
-def _list_full(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
-    return Listing(tuple(full(sweep)))
+def _one_at_a_time(sweep: Sweep, options: Options) -> Listing:
+    return Listing(tuple(one_at_a_time(_rebased(sweep, options))))
 
 
-def _list_one_at_a_time(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
-    return Listing(tuple(one_at_a_time(_rebased_as_asked(sweep, options))))
-
-
-def _list_leave_one_out(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
-    based = _rebased_as_asked(sweep, options)
+def _leave_one_out(sweep: Sweep, options: Options) -> Listing:
+    based = _rebased(sweep, options)
     notes = [
         f"{key}={value} is in no row: leave_one_out has {key} at {values[0]} and at {values[-1]}"
         for key, values in based.items()
@@ -83,52 +78,59 @@ def _list_leave_one_out(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
     return Listing(tuple(leave_one_out(based)), tuple(notes))
 
 
-def _rebased_as_asked(sweep: Sweep, options: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The sweep against the option's reference, whose levels a config holds as truth values, numbers and lists."""
+def _rebased(sweep: Sweep, options: Options) -> dict[str, list[str]]:
+    """The sweep with the base of the option ``reference``, which holds levels as YAML types them."""
     reference = options.get("reference", {})
     if not isinstance(reference, Mapping):
         raise ConfigError(f"hydra.sweeper.reference={reference}: write key and value, as in {{bn: post}}")
     return rebased(sweep, {key: level_text(level) for key, level in reference.items()})
 
 
-def _list_chain(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
-    """The whole chain under every combination of what the sweep varies beside it."""
+def _chain(sweep: Sweep, options: Options) -> Listing:
+    """The whole chain, for every combination of the other keys of the sweep.
+
+    ``{"task": ["sr_x2", "sr_x4"]}`` with ``steps=["act=after align=1", "bn=post"]`` yields ::
+
+        ("task=sr_x2", "act=after", "align=1")
+        ("task=sr_x2", "act=after", "align=1", "bn=post")
+        ("task=sr_x4", "act=after", "align=1")
+        ("task=sr_x4", "act=after", "align=1", "bn=post")
+    """
     steps = [step.split() if isinstance(step, str) else step for step in _needed(options, "chain", "steps")]
     if not steps:
         raise ConfigError("hydra.sweeper.steps=[]: a chain has at least one step")
     links = chain(steps)
-    for key in dict.fromkeys(change.partition("=")[0] for link in links for change in link):
+    for key in (text.partition("=")[0] for text in links[-1]):
         if key in sweep:
-            raise ConfigError(f"{key}: the chain sets it, so it cannot be set or swept beside")
-    return Listing(tuple((*around, *link) for around in full(sweep) for link in links))
+            raise ConfigError(f"{key}: the chain sets it, so it cannot also be set or swept")
+    return Listing(tuple((*others, *link) for others in full(sweep) for link in links))
 
 
-def _list_fractional(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
+def _fractional(sweep: Sweep, options: Options) -> Listing:
     halvings = halvings_of(str(options["fraction"])) if "fraction" in options else None
     fraction = fractional(sweep, halvings, options.get("generators", ()))
-    return Listing(fraction.rows, tuple(fraction.alias_lines()), whole=True)
+    return Listing(fraction.rows, tuple(fraction.notes()), needs_every_row=True)
 
 
-def _list_random(sweep: Sweep, options: Mapping[str, Any]) -> Listing:
+def _random(sweep: Sweep, options: Options) -> Listing:
     cells, seed = int(_needed(options, "random", "cells")), int(options.get("seed", 0))
     rows = tuple(random_cells(sweep, cells, seed))
-    total = math.prod(len(values) for values in sweep.values())
+    total = math.prod(map(len, sweep.values()))
     return Listing(rows, (f"{len(rows)} of {total} combinations, drawn with seed {seed}",))
 
 
-def _needed(options: Mapping[str, Any], design: str, name: str) -> Any:
+def _needed(options: Options, design: str, name: str) -> Any:
     if name not in options:
         raise ConfigError(f"hydra.sweeper.design={design} needs hydra.sweeper.{name}")
     return options[name]
 
 
 DESIGNS: dict[str, Design] = {
-    "full": Design("What is every combination worth, and which changes interact?", (), _list_full),
-    "one_at_a_time": Design("What is each level worth against the base?", ("reference",), _list_one_at_a_time),
-    "leave_one_out": Design("What does the method lose without each component?", ("reference",), _list_leave_one_out),
-    "chain": Design("What did each of these changes add, in this order?", ("steps",), _list_chain),
-    "fractional": Design(
-        "Which of many components matter, at a fraction of the cells?", ("fraction", "generators"), _list_fractional
-    ),
-    "random": Design("What does a space look like that is too large to list?", ("cells", "seed"), _list_random),
+    "full": Design((), lambda sweep, _: Listing(tuple(full(sweep)))),
+    "one_at_a_time": Design(("reference",), _one_at_a_time),
+    "leave_one_out": Design(("reference",), _leave_one_out),
+    "chain": Design(("steps",), _chain),
+    "fractional": Design(("fraction", "generators"), _fractional),
+    "random": Design(("cells", "seed"), _random),
 }
+"""Every design by its name; ``docs/designs.md`` says which question each answers."""

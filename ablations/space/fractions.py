@@ -1,31 +1,35 @@
-"""Regular two-level fractions of a full factorial, and which effects each confuses."""
+"""Regular two-level fractions of a full factorial, and which effects each cannot tell apart.
+
+An effect is written as the product of its factors: ``residual*bn`` is the interaction of the two. In this file it is a
+bit mask over the factors, so the product of two effects is their exclusive or. A *word* is an effect that is constant
+over the rows of a fraction: ``A*B*C`` if C is generated as ``C=A*B``.
+"""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ablations.space.rows import Row, Sweep, _lists, _row_of
+from ablations.space.rows import Row, Sweep, check_values, row_of
 from bbcu.errors import ConfigError, unknown
 
-MOST_SEARCHED = 11
-"""Factors up to which the best generators are searched for: two seconds at most, and ten times that for one more."""
+MAX_SEARCHED = 11
+"""Most factors for which generators are searched: two seconds at most; one factor more takes ten times as long."""
 
-MOST_FACTORS = 16
-"""Factors up to which effects are listed; each factor more doubles them."""
+MAX_FACTORS = 16
+"""Most factors for which effects are listed; each further factor doubles their number."""
 
-LEAST_RESOLUTION = 3
-"""Below it a main effect cannot be told from another, which is no answer to any question of an ablation."""
+MIN_RESOLUTION = 3
+"""With less, two main effects cannot be told apart, which answers no question of an ablation."""
 
-ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII")
+ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIII", "XIV", "XV", "XVI")
 
 
 @dataclass(frozen=True)
 class Fraction:
     """A regular two-level fraction of a full factorial, and what it cannot tell apart.
 
-    An effect is written as the product of its factors: ``residual*bn`` is the interaction of the two. ``generators``
-    say how each further factor follows from the others, ``defining_relation`` has every product that is constant over
-    the rows, and each entry of ``aliases`` the effects that one contrast of the rows estimates together.
+    ``generators`` define the factors that are not varied freely; ``defining_relation`` has every word; each entry of
+    ``aliases`` has the effects of which only the sum can be estimated.
     """
 
     rows: tuple[Row, ...]
@@ -34,81 +38,79 @@ class Fraction:
     resolution: int
     aliases: tuple[tuple[str, ...], ...]
 
-    def alias_lines(self) -> list[str]:
-        """The fraction in words, to print and to record.
+    def notes(self) -> list[str]:
+        """Describe the fraction, for the terminal and ``plan.json``.
 
-        Effects of as many factors as the resolution, or more, are assumed to be nothing and are not listed.
+        Effects of as many factors as the resolution, or more, are assumed to be zero and are not listed.
         """
-        numeral = ROMAN[self.resolution] if self.resolution < len(ROMAN) else str(self.resolution)
+        if self.resolution == 3:
+            confused = "main effects are confused with interactions of two factors"
+        elif self.resolution == 4:
+            confused = "main effects are clear of interactions of two factors, which are confused with one another"
+        else:
+            confused = "main effects and interactions of two factors are clear of one another"
         lines = [
-            f"{len(self.rows)} rows, resolution {numeral}: {_what_is_confused(self.resolution)}",
+            f"{len(self.rows)} rows, resolution {ROMAN[self.resolution]}: {confused}",
             f"generators: {', '.join(self.generators)}",
             f"defining relation: I = {' = '.join(self.defining_relation)}",
         ]
-        shown = [[effect for effect in effects if _order(effect) < self.resolution] for effects in self.aliases]
+        shown = [
+            [effect for effect in together if effect.count("*") + 1 < self.resolution] for together in self.aliases
+        ]
         return lines + [f"estimated together: {' = '.join(effects)}" for effects in shown if len(effects) > 1]
 
 
 def fractional(sweep: Sweep, halvings: int | None = None, generators: Sequence[str] = ()) -> Fraction:
-    """The regular fraction of the keys with two values, halved as often as asked or by ``generators``.
+    """A regular fraction of the keys with two values, either halved ``halvings`` times or with these ``generators``.
 
-    ``generators`` are texts as ``"threshold=residual*bn*act"``: threshold is at its first value where an even number of
-    the three is at its second. Without them, the last keys follow from the first ones by the generators of minimum
-    aberration: the highest resolution, then the fewest shortest words. The row of all first values is always in.
-    Source: Box and Hunter, Technometrics 1961; Fries and Hunter, Technometrics 1980.
+    A generator is a text as ``threshold=residual*bn*act``: threshold is at its first value if an even number of the
+    three is at its second. ``{"A": ["1", "2"], "B": ["1", "2"], "C": ["1", "2"]}``, halved once, is ``C=A*B`` ::
 
-    Raises ConfigError for a key with three values or more, and where main effects could not be told apart.
+        ("A=1", "B=1", "C=1")
+        ("A=1", "B=2", "C=2")
+        ("A=2", "B=1", "C=2")
+        ("A=2", "B=2", "C=1")
+
+    Without generators the last keys are generated from the others with minimum aberration: the highest resolution, then
+    the fewest shortest words. The row of all first values is always included. Sources: Box and Hunter, Technometrics
+    1961; Fries and Hunter, Technometrics 1980.
+
+    Raises ConfigError for a key with three values or more, and if main effects could not be told apart.
     """
-    lists = _lists(sweep)
-    factors = [key for key, values in lists.items() if len(values) > 1]
+    check_values(sweep)
+    factors = [key for key, values in sweep.items() if len(values) > 1]
     for key in factors:
-        if len(set(lists[key])) != 2:
-            raise ConfigError(f"fractional: {key} has the values {', '.join(lists[key])}; a fraction needs two each")
-    if len(factors) > MOST_FACTORS:
-        raise ConfigError(f"fractional: {len(factors)} factors with two values are more than {MOST_FACTORS}")
+        if len(set(sweep[key])) != 2:
+            raise ConfigError(f"fractional: {key} has the values {', '.join(sweep[key])}; a fraction needs two each")
+    if len(factors) > MAX_FACTORS:
+        raise ConfigError(f"fractional: {len(factors)} factors with two values are more than {MAX_FACTORS}")
     if (halvings is None) == (not generators):
         raise ConfigError("fractional: give either the fraction, as in 1/4, or generators, as in threshold=residual*bn")
     words = _words_of(factors, generators) if halvings is None else _best_words(factors, halvings)
-    group = _group(words.values())
-    resolution = min(word.bit_count() for word in group)
-    if resolution < LEAST_RESOLUTION:
-        shortest = min(group, key=_rank)
-        raise ConfigError(f"fractional: {_text(factors, shortest)} is constant, so main effects cannot be told apart")
+    group = sorted(_group(words.values()), key=_rank)
+    resolution = group[0].bit_count()
+    if resolution < MIN_RESOLUTION:
+        raise ConfigError(f"fractional: {_text(factors, group[0])} is constant, so main effects cannot be told apart")
     return Fraction(
-        rows=_fraction_rows(lists, factors, words),
+        rows=_fraction_rows(sweep, factors, words.values()),
         generators=tuple(f"{factors[place]}={_text(factors, word ^ 1 << place)}" for place, word in words.items()),
-        defining_relation=tuple(_text(factors, word) for word in sorted(group, key=_rank)),
+        defining_relation=tuple(_text(factors, word) for word in group),
         resolution=resolution,
         aliases=_aliases(factors, group),
     )
 
 
-# An effect, or a word, is a bit mask over the factors, so that the product of two is their exclusive or.
+def _rank(effect: int) -> tuple[int, list[int]]:
+    """Sort key: effects of few factors first, and of those the ones with early factors."""
+    return effect.bit_count(), [place for place in range(effect.bit_length()) if effect >> place & 1]
 
 
-def _what_is_confused(resolution: int) -> str:
-    if resolution == LEAST_RESOLUTION:
-        return "main effects are confused with interactions of two factors"
-    if resolution == LEAST_RESOLUTION + 1:
-        return "main effects are clear of interactions of two factors, which are confused with one another"
-    return "main effects and interactions of two factors are clear of one another"
-
-
-def _order(effect: str) -> int:
-    return effect.count("*") + 1
-
-
-def _rank(word: int) -> tuple[int, list[int]]:
-    """Sorts effects of few factors first, and early factors before late ones."""
-    return word.bit_count(), [place for place in range(word.bit_length()) if word >> place & 1]
-
-
-def _text(factors: Sequence[str], word: int) -> str:
-    return "*".join(factor for place, factor in enumerate(factors) if word >> place & 1)
+def _text(factors: Sequence[str], effect: int) -> str:
+    return "*".join(factor for place, factor in enumerate(factors) if effect >> place & 1)
 
 
 def _group(words: Iterable[int]) -> list[int]:
-    """Every product of the words: the words that are constant over a fraction."""
+    """Every product of the words, which is every word of the fraction."""
     group: list[int] = []
     for word in words:
         group += [word, *(word ^ other for other in group)]
@@ -118,16 +120,16 @@ def _group(words: Iterable[int]) -> list[int]:
 def _words_of(factors: Sequence[str], generators: Sequence[str]) -> dict[int, int]:
     """The word of each generator, by the place of the factor that it defines.
 
-    Raises ConfigError for a text that is no generator of these factors.
+    Raises ConfigError for a text that is not a generator of these factors.
     """
-    sides = [(name.strip(), equals, product) for name, equals, product in (text.partition("=") for text in generators)]
-    defined = [name for name, _, _ in sides]
+    defined = [text.partition("=")[0].strip() for text in generators]
     words: dict[int, int] = {}
-    for (name, equals, product), text in zip(sides, generators, strict=True):
+    for name, text in zip(defined, generators, strict=True):
+        _, equals, product = text.partition("=")
+        if not equals:
+            raise ConfigError(f"generator {text!r}: write a factor and its product, as in threshold=residual*bn")
         parents = [parent.strip() for parent in product.split("*")]
         for factor in (name, *parents):
-            if not equals:
-                raise ConfigError(f"generator {text!r}: write a factor and its product, as in threshold=residual*bn")
             if factor not in factors:
                 raise ConfigError(f"generator {text!r}: {unknown('factor with two values', factor, factors)}")
             if factor in defined and factor in parents:
@@ -139,9 +141,9 @@ def _words_of(factors: Sequence[str], generators: Sequence[str]) -> dict[int, in
 
 
 def _best_words(factors: Sequence[str], halvings: int) -> dict[int, int]:
-    """The words of the generators of minimum aberration; the last factors are the defined ones.
+    """The words of the generators of minimum aberration, which define the last factors, by those factors' places.
 
-    Raises ConfigError where no fraction of that size keeps main effects apart.
+    Raises ConfigError if no fraction of that size keeps main effects apart.
     """
     most = max((p for p in range(len(factors)) if len(factors) < 2 ** (len(factors) - p)), default=0)
     if not 1 <= halvings <= most:
@@ -150,58 +152,54 @@ def _best_words(factors: Sequence[str], halvings: int) -> dict[int, int]:
             f"fractional: 1/{2 ** max(halvings, 0)} of {len(factors)} factors with two values ({', '.join(factors)}) "
             f"cannot keep their main effects apart; possible: {sizes}"
         )
-    if len(factors) > MOST_SEARCHED:
-        raise ConfigError(f"fractional: {len(factors)} factors are more than {MOST_SEARCHED}; write the generators")
-    base = len(factors) - halvings
-    return {base + place: column | 1 << base + place for place, column in enumerate(_best_columns(base, halvings))}
+    if len(factors) > MAX_SEARCHED:
+        raise ConfigError(f"fractional: {len(factors)} factors are more than {MAX_SEARCHED}; write the generators")
+    free = len(factors) - halvings
+    return {free + place: product | 1 << free + place for place, product in enumerate(_best_products(free, halvings))}
 
 
-def _best_columns(base: int, halvings: int) -> tuple[int, ...]:
-    """The columns of ``base`` factors whose generators have the least pattern of word lengths, by exhaustion.
+def _best_products(free: int, halvings: int) -> tuple[int, ...]:
+    """The products of ``free`` factors that, as generators, make the fewest short words: a depth-first search.
 
-    Words only accumulate, so a choice whose pattern is no better than the best is given up with all that extends it.
-    Columns are tried longest first, and the first of a choice is the first of its length: any other first column comes
-    to that by renaming factors.
+    Words only accumulate, so a choice that already has as many short words as the best one is not extended. Longer
+    products are tried first. The first product need only be the first of its length: any other one becomes it by
+    renaming factors.
     """
-    columns = sorted((mask for mask in range(1 << base) if mask.bit_count() > 1), key=lambda c: (-c.bit_count(), c))
-    leaders = {column.bit_count(): column for column in reversed(columns)}
+    products = sorted((mask for mask in range(1 << free) if mask.bit_count() > 1), key=lambda p: (-p.bit_count(), p))
+    first_of_length = {product.bit_count(): product for product in reversed(products)}
     best: tuple[int, ...] = ()
-    least: list[int] | None = None
-    open_choices: list[tuple[tuple[int, ...], list[int], int]] = [((), [], 0)]
-    while open_choices:
-        chosen, words, start = open_choices.pop()
+    fewest: list[int] | None = None
+    stack: list[tuple[tuple[int, ...], list[int], int]] = [((), [], 0)]
+    while stack:
+        chosen, words, start = stack.pop()
         lengths = [word.bit_count() for word in words]
-        pattern = [lengths.count(length) for length in range(LEAST_RESOLUTION, base + halvings + 1)]
-        if least is not None and pattern >= least:
+        counts = [lengths.count(length) for length in range(MIN_RESOLUTION, free + halvings + 1)]
+        if fewest is not None and counts >= fewest:
             continue
         if len(chosen) == halvings:
-            best, least = chosen, pattern
+            best, fewest = chosen, counts
             continue
-        for place in reversed(range(start, len(columns) - (halvings - len(chosen)) + 1)):
-            column = columns[place]
-            if chosen or leaders[column.bit_count()] == column:
-                word = column | 1 << base + len(chosen)
-                longer = [*words, word, *(word ^ other for other in words)]
-                open_choices.append(((*chosen, column), longer, place + 1))
+        for place in reversed(range(start, len(products) - (halvings - len(chosen)) + 1)):
+            product = products[place]
+            if chosen or first_of_length[product.bit_count()] == product:
+                word = product | 1 << free + len(chosen)
+                stack.append(((*chosen, product), [*words, word, *(word ^ other for other in words)], place + 1))
     return best
 
 
-def _fraction_rows(
-    lists: Mapping[str, Sequence[str]], factors: Sequence[str], words: Mapping[int, int]
-) -> tuple[Row, ...]:
-    """The rows, the last factor that no generator defines varying fastest."""
-    free = [place for place in range(len(factors)) if place not in words]
+def _fraction_rows(sweep: Sweep, factors: Sequence[str], words: Iterable[int]) -> tuple[Row, ...]:
+    """The rows of the full factorial, in its order, in which every word has an even number of second values."""
     rows = []
-    for choice in itertools.product((0, 1), repeat=len(free)):
-        seconds = sum(second << place for place, second in zip(free, choice, strict=True))
-        seconds |= sum(((seconds & word).bit_count() & 1) << place for place, word in words.items())
-        digits = {factor: seconds >> place & 1 for place, factor in enumerate(factors)}
-        rows.append(_row_of({key: values[digits.get(key, 0)] for key, values in lists.items()}))
+    for places in itertools.product((0, 1), repeat=len(factors)):
+        seconds = sum(place << factor for factor, place in enumerate(places))
+        if all((seconds & word).bit_count() % 2 == 0 for word in words):
+            chosen = dict(zip(factors, places, strict=True))
+            rows.append(row_of({key: values[chosen.get(key, 0)] for key, values in sweep.items()}))
     return tuple(rows)
 
 
 def _aliases(factors: Sequence[str], group: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """The effects that are estimated together, each set once, those of the fewest factors first."""
+    """Every set of effects that are estimated together, those with the fewest factors first."""
     seen = set(group)
     aliases = []
     for effect in sorted(range(1, 1 << len(factors)), key=_rank):

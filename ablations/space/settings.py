@@ -1,4 +1,4 @@
-"""Settings as flat keys, and which of them tell settings apart."""
+"""Settings as flat keys, and which keys distinguish one setting from another."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,15 @@ DEFAULTS: Mapping[str, Any] = {
     "network.standardise": False,
     "evaluation.self_ensemble": False,
 }
-"""The defaults of the setting's keys that have one; a cell's key leaves them out.
+"""Keys that are left out of a cell's key while they have this value.
 
-A new key of the setting stands here with what networks did before there was the key.
+A key that is added to the setting goes here with the behaviour before there was the key, so that no cell's key changes.
 """
 
 
 def identifying(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a setting, flat, that are not at their default: what tells one setting from another."""
-    flat = flatten(setting)
-    return {key: value for key, value in flat.items() if key not in DEFAULTS or value != DEFAULTS[key]}
+    """The part of a setting that goes into a cell's key: its flat keys that are not at their default."""
+    return {key: value for key, value in flatten(setting).items() if key not in DEFAULTS or value != DEFAULTS[key]}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -31,15 +30,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def telling_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys that tell flat settings apart, the task first; none that tells no more than those before it."""
-    keys = sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key))
-    told: list[str] = []
-    for key in keys:
-        if _kinds(settings, [*told, key]) > _kinds(settings, told):
-            told.append(key)
-    return told
+    """Few keys that together distinguish all these flat settings, the task first, then by name.
 
+    A key that distinguishes no more settings than those before it is left out.
+    """
 
-def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-    """How many settings these keys tell apart."""
-    return len({tuple(str(setting.get(key)) for key in keys) for setting in settings})
+    def distinct(keys: Sequence[str]) -> int:
+        return len({tuple(str(setting.get(key)) for key in keys) for setting in settings})
+
+    chosen: list[str] = []
+    for key in sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key)):
+        if distinct([*chosen, key]) > distinct(chosen):
+            chosen.append(key)
+    return chosen

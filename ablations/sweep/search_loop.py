@@ -1,14 +1,14 @@
 """A sweep whose cells are chosen while it runs: the loop around :class:`ablations.search.search.Search`.
 
 Each round asks the search for as many cells as run at once, trains them like any other sweep, and tells the search the
-results. Results that are on disk already are told before the search starts. If the search prunes, a cell's learning
+results. Cells with results on disk are not trained again. If the search prunes, a cell's learning
 curve reaches it while the cell is trained.
 """
 
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_fol
 from ablations.storage.plans import write_plan
 from ablations.storage.pruning import open_request, search_marker
 from ablations.sweep.rounds import Rounds, TrialOutcome
-from ablations.trial.changes import EarlierPictures, is_to_be_kept, own_parts, own_parts_of_sweep
+from ablations.trial.changes import EarlierPictures, is_reusable, own_parts, own_parts_of_sweep
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
 
@@ -78,13 +78,7 @@ class SearchLoop:
         settings = search_options(options, base, code_fingerprint(tuple(sorted(parts))))
         self._folder.mkdir(parents=True, exist_ok=True)
         self.plan = Plan(self._study, design_record(options, Listing(())))
-        # The search identifies rows while it is made, so results may be found before it can be told.
-        found: dict[str, Mapping[str, float]] = {}
-        self._add_result: Callable[[str, Mapping[str, float]], object] = found.__setitem__
         self.search = Search(settings, planner.swept, self._identify)
-        self._add_result = self.search.known
-        for cell, values in found.items():
-            self.search.known(cell, values)
 
     def run(self, rounds: Rounds, on_new: Callable[[], object]) -> dict[Identity, TrialOutcome]:
         """Search, running trials by ``rounds``; call ``on_new`` when the plan has grown; return all outcomes."""
@@ -131,7 +125,7 @@ class SearchLoop:
                 self.search.tell(proposal, cell_outcome(trials, known))
 
     def _identify(self, row: Row) -> IdentifiedRow:
-        """Return which cell a row is, and tell the search its values if all its trials are finished.
+        """Return which cell a row is, with its values if all its trials are finished.
 
         Raises ConfigError if other code, or other pictures, made its results and the user has not chosen what to do.
         """
@@ -142,11 +136,7 @@ class SearchLoop:
             self.plan.left_out.extend(plan.left_out)
             return IdentifiedRow(None, plan.left_out[0].reason)
         seeds = ",".join(str(entry.trial.seed) for entry in plan.trials)
-        cell = f"{plan.trials[0].identity[0]}/{seeds}"
-        values = values_of(plan.trials)
-        if values is not None:
-            self._add_result(cell, values)
-        return IdentifiedRow(cell)
+        return IdentifiedRow(f"{plan.trials[0].identity[0]}/{seeds}", values=values_of(plan.trials))
 
     def _answering(self, look: Callable[[], None]) -> Callable[[], None]:
         """Return a function that does ``look`` and then answers the requests of running trials."""
@@ -182,7 +172,7 @@ def values_of(trials: Sequence[PlannedTrial]) -> dict[str, float] | None:
     present = [
         result
         for entry, result in zip(trials, results, strict=True)
-        if result is not None and is_to_be_kept(result, entry.config, entry.trial)
+        if result is not None and is_reusable(result, entry.config, entry.trial)
     ]
     if len(present) < len(trials):
         return None

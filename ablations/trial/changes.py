@@ -1,7 +1,7 @@
-"""Results that other code, or other pictures, have made for the same config: none is reused without being named.
+"""Stale results: made for the same config by other code, or on pictures that have changed since.
 
-``on_change`` is the user's choice: ``stop`` names them and trains nothing, ``keep`` takes what other code has made as
-it is, ``retrain`` makes it anew, and trains on other pictures beside what is there.
+None is reused without the user's consent, ``on_change``: ``stop`` names the stale results and trains nothing, ``keep``
+reuses those of other code, and ``retrain`` replaces them and trains on the changed pictures beside the earlier results.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.space.factors import FACTORS, SHOWN
+from ablations.space.settings import identifying
 from ablations.storage.folder import TrialFolder
 from ablations.storage.plans import read_plan
 from ablations.trial.provenance import code_fingerprint
@@ -22,17 +23,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HOW_TO_CHOOSE = (
-    "on_change=keep takes it as it is, on_change=retrain makes it anew, and another study.name leaves it alone"
-)
+HOW_TO_CHOOSE = "on_change=keep reuses it, on_change=retrain replaces it, and another study.name leaves it alone"
 
 
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
 def code_of(trial: "Trial") -> str:
-    """The fingerprint of the code that decides what a trial makes: ours, and that of the user's own parts in it."""
-    return code_fingerprint(own_parts(trial.cell.factors, trial.cell.setting["network"]))
+    """The fingerprint of the code that decides a trial's result: ours, and that of the user's own parts in it."""
+    return code_fingerprint(own_parts(trial.cell.levels, trial.cell.setting["network"]))
 
 
 def own_parts(levels: Mapping[str, Any], network: Mapping[str, Any]) -> tuple[str, ...]:
@@ -49,6 +48,7 @@ def own_parts_of_sweep(swept: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
 
 
 def is_own_part(level: object) -> bool:
+    """Whether a value is a dotted path, as in ``my_module.MySurrogate``."""
     return isinstance(level, str) and "." in level and all(name.isidentifier() for name in level.split("."))
 
 
@@ -57,22 +57,22 @@ def is_of_other_code(result: Mapping[str, Any], trial: "Trial") -> bool:
 
 
 def made_by_other_code(result: Mapping[str, Any], trial: "Trial") -> str:
-    """How the code that made a result differs from the present, in words."""
+    """A clause that names the code that made a result and the present code."""
     return told_apart(result["provenance"].get("code"), code_of(trial))
 
 
 def told_apart(made_by: str | None, code: str) -> str:
-    """How two fingerprints of code differ, in words."""
+    """A clause that names two fingerprints of code; None is that of a result without one."""
     other = f"by code {made_by}" if made_by else "before code had a fingerprint"
-    return f"it was made {other}, and this is {code}"
+    return f"it was made {other}, and the present code is {code}"
 
 
-def is_to_be_kept(result: Mapping[str, Any], config: "Config", trial: "Trial") -> bool:
-    """Whether a result counts; raises ConfigError where other code made it and the user has not chosen."""
+def is_reusable(result: Mapping[str, Any], config: "Config", trial: "Trial") -> bool:
+    """Whether a result counts; raises ConfigError if other code made it and the user has not chosen."""
     if config.on_change == "keep" or not is_of_other_code(result, trial):
         return True
     if config.on_change == "retrain":
-        log.info("%s seed %d is trained anew: %s", trial.name, trial.seed, made_by_other_code(result, trial))
+        log.info("%s seed %d is retrained: %s", trial.name, trial.seed, made_by_other_code(result, trial))
         return False
     raise ConfigError(
         f"{trial.name} seed {trial.seed} has a result, but {made_by_other_code(result, trial)}; {HOW_TO_CHOOSE}"
@@ -83,17 +83,17 @@ def is_to_be_kept(result: Mapping[str, Any], config: "Config", trial: "Trial") -
 
 
 class EarlierPictures:
-    """On which pictures a study's trials were made before, as its plan tells."""
+    """The fingerprints of the pictures that a study's trials were trained on before, from its plan."""
 
     def __init__(self, outputs: Path, study: str) -> None:
         self._outputs, self._study = outputs, study
-        self._before = {_but_for_data(row): row for row in read_plan(outputs, study)["trials"]}
+        self._before = {_without_data(row): row for row in read_plan(outputs, study)["trials"]}
 
     def refuse_others(self, trials: Iterable["Trial"]) -> None:
-        """Raise ConfigError where the study has the result of one of these trials on other pictures."""
+        """Raise ConfigError if the study has a result of one of these trials on other pictures."""
         for trial in trials if self._before else ():
             facts = trial.facts()
-            row = self._before.get(_but_for_data(facts), facts)
+            row = self._before.get(_without_data(facts), facts)
             then, now = row["setting"]["data"], facts["setting"]["data"]
             if then != now and self._folder(row).result_path.exists():
                 raise ConfigError(
@@ -106,6 +106,8 @@ class EarlierPictures:
         return TrialFolder(self._outputs, self._study, row["cell"], row["seed"])
 
 
-def _but_for_data(facts: Mapping[str, Any]) -> str:
-    setting = {key: value for key, value in facts["setting"].items() if key != "data"}
-    return json.dumps([facts["factors"], setting, facts["seed"]], sort_keys=True)
+def _without_data(facts: Mapping[str, Any]) -> str:
+    """A trial's identity without its data; a factor that a row does not know yet is at its reference there."""
+    levels = {name: level for name, level in facts["levels"].items() if level != facts["reference"].get(name)}
+    setting = {key: value for key, value in identifying(facts["setting"]).items() if key != "data"}
+    return json.dumps([levels, setting, facts["seed"]], sort_keys=True)

@@ -1,8 +1,8 @@
-"""The GPU that a trial computes on: where there are several, the one that the fewest trials hold.
+"""The GPU of a trial: of several, the one with the fewest trials.
 
-A claim is a lock on a file, which the system lets go of however a process ends: a trial that was killed keeps no GPU.
-Only GPUs that this process may see are looked at, so what Ray or SLURM set in ``CUDA_VISIBLE_DEVICES`` holds. A claim
-goes by the GPU's own identity, since its number may mean another GPU to the next process.
+A claim is a lock on a file, which the system releases however a process ends, so a killed trial holds no GPU. Only GPUs
+that are visible to this process are claimed, so ``CUDA_VISIBLE_DEVICES`` as Ray or SLURM set it is respected. Claims
+name a GPU by its UUID, because its number may mean another GPU in the next process.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from bbcu.errors import BbcuError
 
 
 def visible_gpus() -> int:
-    """How many GPUs this process may compute on."""
+    """The number of GPUs that are visible to this process."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def gpu_identity(index: int) -> str:
-    """The UUID of the visible GPU ``index``: the same in every process of the machine, and no other GPU's."""
+    """The UUID of the visible GPU ``index``."""
     import torch
 
     return str(torch.cuda.get_device_properties(index).uuid)
@@ -34,12 +34,12 @@ def gpu_identity(index: int) -> str:
 def device_for(
     wanted: str, claims: Path, count: int | None = None, identity: Callable[[int], str] = gpu_identity
 ) -> Iterator[str]:
-    """Give the name of the device to compute on; it stays claimed as long as the body runs.
+    """Claim a device for the duration of the context and yield its name, as in "cuda:1".
 
-    "auto" is the GPU that the fewest bodies hold, in this process or another, as "cuda:1"; with one GPU or none it is
-    what :func:`bbcu.training.loop.resolve_device` says. Any other device is handed through, and not claimed. ``claims``
-    is the folder of the claims, which all processes that are to see one another's must share; ``count`` is how many
-    GPUs are visible, and ``identity`` tells one from another. Raises BbcuError where ``claims`` cannot be written to.
+    "auto" claims the GPU with the fewest claims, of this process and all others; with one GPU or none it yields what
+    :func:`bbcu.training.loop.resolve_device` returns. Any other ``wanted`` is yielded unchanged and not claimed.
+    ``claims`` is the folder of the claims, which all processes must share; ``count`` is the number of visible GPUs and
+    ``identity`` returns the UUID of one. Raises BbcuError if ``claims`` cannot be written.
     """
     if wanted != "auto":
         yield wanted
@@ -69,10 +69,10 @@ def _file_name(identity: str) -> str:
 
 
 def _claim_one(gpus: Sequence[Path]) -> tuple[int, filelock.BaseFileLock]:
-    """Claim the GPU with the fewest claims, the first of several: its index, and the lock that is the claim.
+    """Claim the GPU with the fewest claims, the first if several have as few; return its index and the lock.
 
-    Each GPU has a folder with a file for each claim at a time. One process looks and takes at a time, or two would find
-    the same GPU free.
+    Each GPU has a folder with a lock file for each of its claims. A lock around all of them lets one process at a time
+    count and claim, as two could find the same GPU free otherwise.
     """
     for gpu in gpus:
         gpu.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _held(path: Path) -> filelock.BaseFileLock | None:
-    """The lock on a file, or None where somebody else holds it."""
+    """The acquired lock on a file, or None if another process holds it."""
     lock = filelock.FileLock(path)
     try:
         lock.acquire(blocking=False)

@@ -1,6 +1,6 @@
-"""The energy that a training takes, where the machine counts it: the counters of its processors in Linux's powercap.
+"""The energy of a training, if the machine counts it: the counters of its processors in Linux's powercap.
 
-A counter is of a whole processor, so whatever else ran meanwhile is in it, a trial beside this one too.
+A counter belongs to a whole processor, so it includes whatever else ran at the time, other trials too.
 Source: the kernel's documentation of the power capping framework; on processors of Intel and AMD it is called RAPL.
 """
 
@@ -15,12 +15,12 @@ PROCESSOR = re.compile(r"intel-rapl:\d+")
 """Names of the counters of whole processors; those of their parts have one more number."""
 
 SECONDS_BETWEEN_LOOKS = 10.0
-"""How long a counter is left alone. It starts anew after a quarter of an hour at the soonest, and must be seen to."""
+"""Seconds between two readings. A counter wraps around after a quarter of an hour at the earliest."""
 
 
 @dataclass(frozen=True)
 class Counter:
-    """A processor's count of microjoules, which starts again at 0 behind ``most``."""
+    """A processor's count of microjoules, which wraps around to 0 after ``most``."""
 
     path: Path
     most: int
@@ -30,7 +30,7 @@ class Counter:
 
 
 def counters(root: Path = POWERCAP) -> list[Counter]:
-    """The counters of this machine's processors; none where it has none, or does not let this user read them."""
+    """The counters of this machine's processors; none if it has none or this user may not read them."""
     found = []
     for folder in sorted(root.glob("*")):
         if PROCESSOR.fullmatch(folder.name):
@@ -44,9 +44,9 @@ def counters(root: Path = POWERCAP) -> list[Counter]:
 
 
 class EnergyMeter:
-    """Adds up what counters count from its making on; to be told often that time has passed.
+    """Adds up what the counters count from now on; :meth:`look` must be called often.
 
-    A counter that can no longer be read ends the measuring, and not the training.
+    If a counter can no longer be read, the measurement ends and the training goes on.
     """
 
     def __init__(self, counters: list[Counter], clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,12 +54,12 @@ class EnergyMeter:
         self._clock, self._looked, self._microjoules = clock, clock(), 0
 
     def look(self) -> None:
-        """Look at the counters, unless that was done a moment ago."""
+        """Read the counters unless they were read a moment ago."""
         if self._last and self._clock() - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._add()
 
     def joules(self) -> float | None:
-        """The energy so far; None without counters, or where one of them has failed."""
+        """The energy so far; None without counters, or if one of them has failed."""
         self._add()
         return self._microjoules / 1e6 if self._last else None
 

@@ -22,7 +22,7 @@ from ablations.storage.snapshots import Snapshots
 from ablations.tracking.client import experiment_id, is_finished, prepare_tracking
 from ablations.tracking.runs import TrialRun, facts_of, final_metrics
 from ablations.tracking.sync import log_from_disk
-from ablations.trial.changes import code_of, is_to_be_kept
+from ablations.trial.changes import code_of, is_reusable
 from ablations.trial.data import data_of
 from ablations.trial.devices import device_for
 from ablations.trial.energy import EnergyMeter, counters
@@ -104,7 +104,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
         with held(folder, trial.name, session=config.session, steps=steps) as lease:
             # Another process may have finished the trial while this one waited for the lease.
             result = folder.result()
-            if result is not None and is_to_be_kept(result, config, trial):
+            if result is not None and is_reusable(result, config, trial):
                 log.info("%s seed %d has a result already; nothing is trained", trial.name, trial.seed)
                 if experiment and not is_finished(config.tracking.uri, experiment, *trial.identity):
                     log_from_disk(folder, config.tracking.uri, experiment)
@@ -221,7 +221,7 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     """Train and evaluate; the result without its provenance. Everything but ``result.json`` is on disk afterwards."""
     import torch
 
-    from ablations.trial.recorder import Recorder, Surroundings, mean_record, score_record
+    from ablations.trial.recorder import Links, Recorder, mean_record, score_record
     from ablations.trial.samples import save_samples
     from bbcu.model.cost import count
     from bbcu.training.loop import resolve_device
@@ -248,8 +248,8 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
 
     # --- training, from the first step or from a snapshot -------------------------------------------------------------
     snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **resumable(origin)})
-    surroundings = Surroundings(execution.lease, run, snapshots, execution.stop, PruningClient(folder, config.session))
-    recorder = Recorder(config, execution.title, data, training, surroundings)
+    links = Links(execution.lease, run, snapshots, execution.stop, PruningClient(folder, config.session))
+    recorder = Recorder(config, execution.title, data, training, links)
     earlier = snapshots.newest(device)
     if earlier is not None:
         training.load_state_dict(earlier["training"])

@@ -1,4 +1,4 @@
-"""The most memory that a trial took: of its process, where Linux tells it, and of its GPU."""
+"""The peak memory of a trial: of its process, if Linux reports it, and of its GPU."""
 
 import contextlib
 import re
@@ -12,12 +12,12 @@ MIB = 2**20
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 PEAK_ALONE = "5"
-"""What the kernel takes for: forget the largest size that this process has had, and nothing else. Source: proc(5)."""
+"""Resets the peak size of the process and nothing else. Source: proc(5), clear_refs."""
 
 
 def forget_peaks(device: "torch.device") -> None:
-    """Begin anew, so that a worker's next trial is not given the size of an earlier one."""
-    # Where that is not allowed the peak is that since the process began.
+    """Reset the peaks, so that a worker's next trial does not report those of an earlier one."""
+    # If that is not allowed, the peak is that since the process began.
     with contextlib.suppress(OSError):
         CLEAR.write_text(PEAK_ALONE)
     if device.type == "cuda":
@@ -27,7 +27,7 @@ def forget_peaks(device: "torch.device") -> None:
 
 
 def peaks(device: "torch.device") -> dict[str, float]:
-    """The most MiB since then: ``peak_mib`` of the process and ``gpu_peak_mib``, each where it is told."""
+    """The peaks since the reset in MiB: ``peak_mib`` of the process and ``gpu_peak_mib``, each if it is known."""
     found = {}
     try:
         size = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)

@@ -31,12 +31,12 @@ class Trial:
 
     @property
     def identity(self) -> tuple[str, int]:
-        """The cell's key and the seed: what no two trials of a study share."""
+        """The cell's key and the seed, which no two trials of a study share."""
         return self.cell.key, self.seed
 
     @property
     def name(self) -> str:
-        """The published method that the cell is, or what tells it from BBCU, the way a user would type it."""
+        """The name of the cell's published method, or how it differs from BBCU, as a user would type it."""
         method = METHODS.get(self.method)
         if method is None or self.method == "bbcu":
             return cell_name(self.cell.levels, REFERENCE)
@@ -62,12 +62,12 @@ class Trial:
 
 
 def backbone_of(config: Config) -> Backbone:
-    """What the rules of the factor space must know of the setting."""
+    """The network and the width that the rules of the factor space depend on."""
     return Backbone(config.network.name, config.channels)
 
 
 def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
-    """Everything but the factors and the seed that decides the trained network."""
+    """Everything except the factors and the seed that decides the trained network."""
     task = task_of(config)
     if config.network.name == BASELINE:
         return {"task": task.parameters(), "network": {"name": BASELINE}, "data": fingerprint}
@@ -83,7 +83,7 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
 
 
 def training_of(config: Config) -> dict[str, Any]:
-    """The settings of the training that decide the trained network, with the precision that "auto" stands for here."""
+    """The settings of the training that decide the trained network, with "auto" replaced by this device's precision."""
     settings = dataclasses.asdict(config.train)
     del settings["compile"], settings["cuda_graph"], settings["int8"]
     if settings["precision"] == "auto":
@@ -95,7 +95,7 @@ def training_of(config: Config) -> dict[str, Any]:
 
 
 def method_of(config: Config, cell: Cell) -> str:
-    """The config's method where the cell is still that, "custom" where the user has typed something else over it."""
+    """The config's method if the cell still is that method, and "custom" if the user has overridden a level of it."""
     method = METHODS.get(config.method.name)
     if method is None:
         return config.method.name
@@ -138,7 +138,7 @@ def unit_class(levels: Mapping[str, Level], of_network: str) -> str:
 
 
 def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
-    """The network of a trial, with the initial values of its seed unless these need not be ``drawn``."""
+    """The network of a trial; without ``drawn`` its parameters are not initialised by the trial's seed."""
     from bbcu.data.tasks import make_task
     from bbcu.model.networks import NetworkSpec, assemble, build
     from bbcu.model.specs import UnitSpec
@@ -163,7 +163,7 @@ def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
 
 
 def check_runnable(config: Config) -> None:
-    """Raise BbcuError for outputs that cannot be written, a device that is not there, an unknown way to train."""
+    """Raise BbcuError if outputs cannot be written, the device does not exist, or the training's settings are wrong."""
     from bbcu.training.loop import resolve_device
     from bbcu.training.settings import TrainSettings
 
@@ -176,7 +176,7 @@ def check_runnable(config: Config) -> None:
 
 
 def check_network(trial: Trial) -> None:
-    """Raise ConfigError where the trial's network cannot be built; no memory is taken for it."""
+    """Raise ConfigError if the trial's network cannot be built; it is built without memory for its values."""
     import torch
 
     if trial.cell.setting["network"]["name"] != BASELINE:
@@ -185,12 +185,12 @@ def check_network(trial: Trial) -> None:
 
 
 def trains(config: Config) -> bool:
-    """Whether the trial has a network at all."""
+    """Whether the trial trains a network; a baseline does not."""
     return config.network.name != BASELINE
 
 
 def baseline_label(result: Mapping[str, Any]) -> str:
-    """What the baseline of a result's task is called beside a score: bicubic, or input."""
+    """The label of the task's baseline beside a score: bicubic, or input."""
     from bbcu.data.tasks import make_task
 
     name = make_task(result["setting"]["task"]).baseline_name

@@ -16,8 +16,9 @@ PACKAGES = ("torch", "numpy", "pillow", "scikit-image", "scikit-learn", "matplot
 
 @functools.cache
 def git_state() -> tuple[str, bool]:
-    """The commit that runs and whether tracked files differ from it; ("unknown", True) outside a checkout."""
-    commit = _git("rev-parse", "HEAD")
+    """The commit that runs and whether tracked files differ from it; ("unknown", True) outside a checkout of ours."""
+    is_ours = _git("rev-parse", "--show-toplevel") == str(REPOSITORY)
+    commit = _git("rev-parse", "HEAD") if is_ours else None
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return (commit or "unknown", commit is None or changed is None or changed != "")
 
@@ -40,40 +41,40 @@ DECIDES_NOTHING = {
 
 @functools.cache
 def code_fingerprint(parts: tuple[str, ...] = ()) -> str:
-    """The first 16 digits of the SHA-256 of the code that decides what a training makes: that of ``bbcu``.
+    """The first 16 digits of the SHA-256 of the code that decides the result of a training: that of ``bbcu``.
 
-    ``parts`` are the dotted paths of parts of the user's own, whose modules count too, though not what these import.
-    Comments, docstrings and layout do not count, so that a better word does not put results in doubt.
+    ``parts`` are the dotted paths of parts of the user's own; their modules count too, but not what these import.
+    Comments, docstrings and layout do not count, so that a better wording makes no result stale.
     """
     own = fingerprint_of(REPOSITORY / "bbcu")
     if not parts:
         return own
     modules = sorted({part.rpartition(".")[0] for part in parts})
-    texts = [own, *(f"{name}\n{_meaning_of(path)}" for name in modules if (path := _source_of(name)) is not None)]
+    texts = [own, *(f"{name}\n{_syntax_of(path)}" for name in modules if (path := _source_of(name)) is not None)]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def fingerprint_of(folder: Path) -> str:
-    """As :func:`code_fingerprint`, of the modules in ``folder``."""
+    """The fingerprint of all modules below ``folder`` that decide a result."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
         if path.name != "__init__.py" and name not in DECIDES_NOTHING:
-            digest.update(f"{name}\n{_meaning_of(path)}\n".encode())
+            digest.update(f"{name}\n{_syntax_of(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _meaning_of(path: Path) -> str:
-    """What a module says to Python: its syntax, without what is meant for people."""
-    return _described(_without_docstrings(ast.parse(path.read_text(encoding="utf-8"))))
+def _syntax_of(path: Path) -> str:
+    """The syntax of a module as text, without comments, docstrings and layout."""
+    return _as_text(_without_docstrings(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-def _described(node: object) -> str:
-    """A syntax tree as text, without the fields that hold nothing: versions of Python differ in which there are."""
+def _as_text(node: object) -> str:
+    """A syntax tree as text, without empty fields, in which versions of Python differ."""
     if isinstance(node, ast.AST):
         held = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
-        return f"{type(node).__name__}({', '.join(f'{name}={_described(value)}' for name, value in held)})"
-    return f"[{', '.join(map(_described, node))}]" if isinstance(node, list) else repr(node)
+        return f"{type(node).__name__}({', '.join(f'{name}={_as_text(value)}' for name, value in held)})"
+    return f"[{', '.join(map(_as_text, node))}]" if isinstance(node, list) else repr(node)
 
 
 def _source_of(module: str) -> Path | None:

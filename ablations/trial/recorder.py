@@ -1,4 +1,4 @@
-"""What is kept of a training while it runs: its curve, the evaluations along it, and snapshots to go on from."""
+"""What is recorded while a training runs: its curve, its evaluations, and snapshots to resume from."""
 
 import statistics
 import time
@@ -21,7 +21,7 @@ from bbcu.training.evaluation import Evaluation, evaluate, mean_score
 from bbcu.training.loop import StepReport, Training
 
 SECONDS_BETWEEN_FLUSHES = 10.0
-"""How long points of the curve may wait before MLflow gets them, so that its page follows a training."""
+"""How often points of the curve are sent to MLflow, so that its page follows a training."""
 
 
 def mean_record(scores: Mapping[str, Score]) -> dict[str, float]:
@@ -30,7 +30,7 @@ def mean_record(scores: Mapping[str, Score]) -> dict[str, float]:
 
 
 def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """The scores of a test set as ``result.json`` keeps them: the mean, and each picture's."""
+    """The scores of a test set in ``result.json``: the mean and each picture's."""
     images = {
         name: {"psnr_db": round(score.psnr_db, 6), "ssim": round(score.ssim, 8)} for name, score in scores.items()
     }
@@ -38,10 +38,10 @@ def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a running trial has to do with: its lease, its MLflow run, its snapshots, and those who may end it early."""
+class Links:
+    """What a recorder writes to, and what may end its trial early: the signal to stop and the pruner of a search."""
 
-    hold: HeldTrial
+    lease: HeldTrial
     run: TrialRun
     snapshots: Snapshots
     stop: StopSign
@@ -49,20 +49,19 @@ class Surroundings:
 
 
 class Recorder:
-    """Watches a training: the progress bar, the learning curve, and the evaluations along it and at its end.
+    """A callback of the training loop: progress, learning curve, evaluations, heartbeats and snapshots.
 
-    It keeps a snapshot of the training now and then, with what it has recorded itself, and when the trial is to stop.
+    A snapshot holds the training and what the recorder has recorded. One is saved every ``tracking.snapshot_s``
+    seconds, and when the trial is asked to stop.
     """
 
-    def __init__(
-        self, config: Config, name: str, data: PreparedData, training: Training, surroundings: Surroundings
-    ) -> None:
+    def __init__(self, config: Config, name: str, data: PreparedData, training: Training, links: Links) -> None:
         self._tracking, self._steps = config.tracking, config.train.steps
-        self._data, self._training, self._around = data, training, surroundings
+        self._data, self._training, self._links = data, training, links
         self._how = Evaluation(config.evaluation.self_ensemble, config.evaluation.tile)
         self._window: list[StepReport] = []
         self._unsent: list[CurvePoint] = []
-        self._sent_at = self._kept_at = time.monotonic()
+        self._sent_at = self._saved_at = time.monotonic()
         self.progress = TrialProgress(name, self._steps, config.progress)
         self.points: list[CurvePoint] = []
         self.scores: dict[str, dict[str, Score]] = {}
@@ -70,7 +69,7 @@ class Recorder:
         self.evaluate_seconds = 0.0
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Take up what the recorder had that was at work when ``state`` was kept; MLflow is told of it again."""
+        """Restore what an earlier recorder had saved in a snapshot, and send its curve to MLflow again."""
         self.points = [CurvePoint(step, metrics, moment) for step, metrics, moment in state["points"]]
         self._window = [StepReport(*report) for report in state["window"]]
         self.evaluate_seconds = state["evaluate_seconds"]
@@ -78,9 +77,9 @@ class Recorder:
         self._flush()
 
     def __call__(self, report: StepReport) -> None:
-        """Take in one step; raises Interrupted, with a snapshot on disk, where the trial is to stop."""
+        """Record one step; raises Interrupted, with a snapshot on disk, if the trial was asked to stop."""
         self.progress.update(report.step, report.loss, report.psnr_db)
-        self._around.hold.heartbeat(phase="training", step=report.step)
+        self._links.lease.heartbeat(phase="training", step=report.step)
         self._window.append(report)
         if self._is_due(report.step, self._tracking.curve_points):
             self._add(report.step, self._window_means())
@@ -89,15 +88,15 @@ class Recorder:
         if report.step == self._steps or time.monotonic() - self._sent_at > SECONDS_BETWEEN_FLUSHES:
             self._flush()
         if report.step < self._steps:
-            self._keep_or_stop(report.step)
+            self._save_or_stop(report.step)
 
-    def _keep_or_stop(self, step: int) -> None:
-        """Keep a snapshot when it is time for one, and stop where somebody has asked for it."""
-        reason = self._around.stop.reason()
-        if reason is not None or time.monotonic() - self._kept_at >= self._tracking.snapshot_s:
-            self._around.hold.check()
-            self._around.snapshots.save(step, {"training": self._training.state_dict(), "recorder": self._state()})
-            self._kept_at = time.monotonic()
+    def _save_or_stop(self, step: int) -> None:
+        """Save a snapshot when one is due, and stop if the trial was asked to."""
+        reason = self._links.stop.reason()
+        if reason is not None or time.monotonic() - self._saved_at >= self._tracking.snapshot_s:
+            self._links.lease.check()
+            self._links.snapshots.save(step, {"training": self._training.state_dict(), "recorder": self._state()})
+            self._saved_at = time.monotonic()
         if reason is not None:
             self._flush()
             raise Interrupted(reason)
@@ -110,11 +109,11 @@ class Recorder:
         }
 
     def _is_due(self, step: int, times: int) -> bool:
-        """Whether ``step`` is one of ``times`` evenly spaced ones, the last step among them."""
+        """Whether ``step`` is one of ``times`` evenly spaced steps, of which the last step of the training is one."""
         return step * times // self._steps > (step - 1) * times // self._steps
 
     def _window_means(self) -> dict[str, float]:
-        """The means since the last point: a single batch jumps too much to draw a curve from."""
+        """The means since the last point, because a single batch is too noisy for a curve."""
         window, self._window = self._window, []
         return {
             "train/loss": statistics.fmean(report.loss for report in window),
@@ -123,7 +122,7 @@ class Recorder:
 
     def _evaluate(self, step: int) -> None:
         def keep(set_name: str, pair: Pair, output: Pixels) -> None:
-            self._around.hold.heartbeat(phase="evaluating")
+            self._links.lease.heartbeat(phase="evaluating")
             self.progress.evaluated(set_name, len(self._data.test[set_name]))
             if step == self._steps and len(self._sampled(set_name)) < self._tracking.samples:
                 self.samples[set_name, pair.name] = output
@@ -135,9 +134,9 @@ class Recorder:
         means = {name: mean_score(scores) for name, scores in self.scores.items()}
         self._add(step, {f"{name}/psnr_db": mean.psnr_db for name, mean in means.items()})
         psnr_db = statistics.fmean(mean.psnr_db for mean in means.values())
-        self._around.hold.heartbeat(now=True, phase="training", scored_at=step, psnr_db=psnr_db)
+        self._links.lease.heartbeat(now=True, phase="training", scored_at=step, psnr_db=psnr_db)
         if step < self._steps:
-            self._around.pruning.check(step, psnr_db)
+            self._links.pruning.check(step, psnr_db)
 
     def _sampled(self, set_name: str) -> list[str]:
         return [picture for name, picture in self.samples if name == set_name]
@@ -148,6 +147,6 @@ class Recorder:
         self._unsent.append(point)
 
     def _flush(self) -> None:
-        self._around.run.log_curve(self._unsent)
+        self._links.run.log_curve(self._unsent)
         self._unsent = []
         self._sent_at = time.monotonic()

@@ -14,7 +14,7 @@ CROP = 96
 
 
 def crop_place(truth: Pixels, baseline: Pixels, scale: int) -> tuple[slice, slice]:
-    """The window of CROP x CROP pixels of the truth where the baseline errs most, on the grid of the input.
+    """The window of CROP x CROP pixels of the truth where the baseline's error is largest, aligned to the input's grid.
 
     It depends on the data alone, so every cell shows the same place.
     """

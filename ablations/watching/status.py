@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import rich
 from rich.console import Console
@@ -92,15 +92,9 @@ def moment(seconds: float) -> str:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-class Commands(Protocol):
-    """What ``argparse`` adds commands to."""
-
-    def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser: ...
-
-
-def add_command(subparsers: Commands) -> None:
-    """Add ``status`` to the commands of ``python -m ablations``."""
-    parser = subparsers.add_parser("status", help="print the state of each trial of a study")
+def add_command(commands: Any) -> None:
+    """Add ``status`` to ``commands``, which argparse made by ``add_subparsers``."""
+    parser = commands.add_parser("status", help="print the state of each trial of a study")
     parser.add_argument("study", help="the study's name, as in study.name")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
     parser.add_argument("--watch", action="store_true", help="redraw it until nothing runs")

@@ -1,10 +1,13 @@
-"""Whether every committed report is what its committed results give.
+"""Compare every committed report with what its committed results give.
 
-Text is compared byte by byte. So are figures; where a figure's bytes differ, its pixels may differ by at most
-:data:`MOST_PIXEL_DIFFERENCE`, because another build of matplotlib or FreeType rounds the edge of a letter otherwise.
+Text is compared byte by byte, and so are figures; if a figure's bytes differ, its pixels may still be up to
+:data:`MOST_PIXEL_DIFFERENCE` apart, because another build of matplotlib or FreeType rounds the edge of a letter
+differently.
 """
 
+import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,36 +21,36 @@ from bbcu.errors import BbcuError, ConfigError
 MOST_PIXEL_DIFFERENCE = 2
 """How far a pixel may be off, of 255 levels."""
 
+WORDS_SHOWN = 5
+"""How many words a message shows from the first one that differs."""
+
 
 class StaleReport(BbcuError):
-    """A committed report that its results do not give; each line of the message names a file and what differs."""
+    """Reports that differ from what their results give."""
 
 
-def check(reports: Path) -> list[Path]:
-    """Make every report below ``reports`` again and give their folders.
+def check(reports: Path) -> Iterator[tuple[str, str]]:
+    """Regenerate every report below ``reports``; yield its name and how it differs, empty if it does not.
 
-    Raises StaleReport where one differs or has no results to be made from, ConfigError where there is no report.
+    Raises ConfigError if there is no report.
     """
     folders = sorted(page.parent for page in reports.glob(f"*/{PAGE}"))
     if not folders:
         raise ConfigError(f"no report below {reports}: a report is a folder with a {PAGE}")
-    found = [reason for folder in folders if (reason := first_difference(folder))]
-    if found:
-        raise StaleReport("\n".join(found))
-    return folders
+    for folder in folders:
+        yield folder.name, first_difference(folder)
 
 
 def first_difference(folder: Path) -> str:
-    """The first file of a report that is not what its results give, and how it differs; empty where there is none."""
+    """Name the first file of a report that its results do not give and say how it differs; empty if there is none."""
     if not (folder / ARCHIVE).is_file():
-        again = f"`python -m analysis {folder.name}` writes it"
-        return f"{folder / ARCHIVE}: not there, so the report cannot be made again; {again}"
+        return f"{folder / ARCHIVE}: missing, so the report cannot be regenerated"
     try:
-        with opened(folder / ARCHIVE) as kept:
-            files = compose(kept.results, kept.margin)
+        with opened(folder / ARCHIVE) as archive:
+            files = compose(archive.results, archive.margin)
     except BbcuError as error:
         return str(error)
-    # The other forms follow from the page, so they are compared only where they were kept.
+    # The other forms follow from the page and are large, so git does not hold them everywhere.
     others = {name: content for name, content in forms(files).items() if (folder / name).is_file()}
     for name, content in sorted({**files, **others}.items(), key=lambda item: (item[0] != PAGE, item[0])):
         if reason := difference(folder / name, content):
@@ -56,35 +59,65 @@ def first_difference(folder: Path) -> str:
 
 
 def difference(path: Path, wanted: bytes) -> str:
-    """How a committed file differs from what the results give; empty where it does not."""
+    """Say how a committed file differs from what the results give; empty if it does not."""
     if not path.is_file():
-        return "not there"
+        return "missing"
     found = path.read_bytes()
     if found == wanted:
         return ""
     if path.suffix == ".png":
         return picture_difference(found, wanted)
-    return text_difference(found, wanted)
-
-
-def text_difference(found: bytes, wanted: bytes) -> str:
-    """The first line that differs."""
     ours, theirs = (content.decode(errors="replace").split("\n") for content in (found, wanted))
-    number = next(
-        (n for n, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
-        min(len(ours), len(theirs)),
-    )
-    one, other = (repr(lines[number][:200]) if number < len(lines) else "nothing" for lines in (ours, theirs))
-    return f"line {number + 1} is {one}, and the results give {other}"
+    return table_difference(ours, theirs) if path.suffix == ".csv" else text_difference(ours, theirs)
+
+
+def first_unequal(ours: list[str], theirs: list[str]) -> int:
+    """Return the first position at which two lists differ."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+
+
+def both(place: str, ours: str | None, theirs: str | None) -> str:
+    """Show the two values at a place."""
+    found, wanted = ("nothing" if text is None else repr(text) for text in (ours, theirs))
+    return f"{place} is {found}, but the results give {wanted}"
+
+
+def at(items: list[str], index: int) -> str | None:
+    """Return an item, or None beyond the end."""
+    return items[index] if index < len(items) else None
+
+
+def text_difference(ours: list[str], theirs: list[str]) -> str:
+    """Show the words from the first that differs on, with their line and column."""
+    number = first_unequal(ours, theirs)
+    lines = [at(side, number) for side in (ours, theirs)]
+    if lines[0] is None or lines[1] is None:
+        return both(f"line {number + 1}", *lines)
+    same = first_unequal(list(lines[0]), list(lines[1]))
+    start = lines[0].rfind(" ", 0, same) + 1
+    words = [" ".join(text[start:].split(" ")[:WORDS_SHOWN]) for text in lines if text is not None]
+    return both(f"line {number + 1}, column {start + 1}", *words)
+
+
+def table_difference(ours: list[str], theirs: list[str]) -> str:
+    """Show the first cell of a CSV file that differs, with the name of its column."""
+    number = first_unequal(ours, theirs)
+    lines = [at(side, number) or "" for side in (ours, theirs)]
+    header, *cells = (next(csv.reader([text]), []) for text in (theirs[0], *lines))
+    column = first_unequal(*cells)
+    name = at(header, column) or "beyond the header"
+    return both(f"line {number + 1}, column {column + 1} ({name})", at(cells[0], column), at(cells[1], column))
 
 
 def picture_difference(found: bytes, wanted: bytes) -> str:
-    """How far the pixels of two PNG files are apart; empty where that is within the tolerance."""
+    """Say how far the pixels of two PNG files are apart; empty if that is within the tolerance."""
     try:
         ours, theirs = (np.asarray(imread(io.BytesIO(content)), dtype=np.float64) for content in (found, wanted))
     except (SyntaxError, ValueError, OSError) as error:
-        return f"cannot be read as a picture: {error}"
+        return f"not a readable picture: {error}"
     if ours.shape != theirs.shape:
-        return f"{ours.shape[1]} x {ours.shape[0]} pixels, and the results give {theirs.shape[1]} x {theirs.shape[0]}"
+        sizes = [f"{shape[1]} x {shape[0]} pixels" for shape in (ours.shape, theirs.shape)]
+        return f"has {sizes[0]}, but the results give {sizes[1]}"
     most = 255 * float(np.abs(ours - theirs).max())
-    return "" if most <= MOST_PIXEL_DIFFERENCE + 1e-6 else f"a pixel is {most:.0f} of 255 levels off"
+    return "" if most <= MOST_PIXEL_DIFFERENCE + 1e-6 else f"a pixel is off by {most:.0f} of 255 levels"

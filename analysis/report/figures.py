@@ -1,4 +1,7 @@
-"""The figures of a report as PNG and SVG, the same bytes for the same numbers."""
+"""The figures of a report as PNG and SVG; the same numbers give the same bytes.
+
+A function draws one figure; its numbers are rounded by the caller.
+"""
 
 import dataclasses
 import functools
@@ -24,62 +27,37 @@ from analysis.effects.contrasts import Contrast
 from analysis.effects.depth import EVERY
 from analysis.effects.factors import FactorialAnalysis, marginal_means
 from analysis.report.pictures import Pixels, Strip, Tile
+from analysis.report.rounding import rounded
+from analysis.report.words import INTERACTION_WORDS
 from analysis.statistics.estimates import Outcome, Verdict
 from analysis.statistics.factorial import HalfNormal
 from analysis.study.settings import natural
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
-WIDTH = 10.0
-"""The width of every figure in inches."""
+WIDTH = 10.0  # of every figure, in inches
+TILES_PER_ROW = 5
+CAPTION_LETTERS = 24  # that fit below a tile
+MOST_LINES = 12  # more curves cannot be told apart; the report says that only these are drawn
+MOST_INTERACTIONS = 15  # the others are left to the table; the report says so
+MOST_COLUMNS = 3  # more panels side by side cannot be read at half the size
+MOST_LEVEL_LETTERS = 18  # of a level in a panel's legend
+SHORT_LEVEL = 9  # two levels of so many letters fit side by side above one of three panels
+MOST_TICK_LETTERS = 24  # of the tick labels below one of three panels
+FEW_POINTS = 8  # a line through so few points marks them, since a single one would be invisible otherwise
+MARKS_ON_A_LINE = 8  # of a long line, if its dashes alone do not distinguish it
+WIDE_RANGE = 10  # if the largest value is this many times the smallest, the axis is logarithmic
+ROOM_FOR_A_NAME = 0.12  # between two names in a half-normal plot, as a part of the largest effect
 
 LINE_STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
-"""Six against seven colours, so that 42 lines differ in their combination."""
-
-MOST_LINES = 12
-"""More curves than this cannot be told apart; the first ones are drawn and the report says so."""
-
-FEW_POINTS = 8
-"""A line through so few points marks them; a single point would not be seen otherwise."""
-
-WIDE_RANGE = 10
-"""From this ratio of the largest loss to the smallest on, the end of training is flat on a linear scale."""
-
-TILES_PER_ROW = 5
-
-CAPTION_LETTERS = 24
-"""How many letters fit under a tile."""
-
-MOST_COLUMNS = 3
-"""More panels than this beside each other cannot be read at half the size."""
-
-MOST_LEVEL_LETTERS = 18
-"""How much of a level's name fits into a panel's legend."""
-
-SHORT_LEVEL = 9
-"""Two levels of so many letters stand beside each other above one of three panels."""
-
-ROOM_FOR_A_NAME = 0.12
-"""Names of effects in a half-normal plot are this part of the largest effect apart, and as far above the crowd at 0."""
-
-MOST_INTERACTIONS = 15
-"""How many interactions are drawn; the report says so and its table has all."""
-
-MOST_TICK_LETTERS = 24
-"""How many letters of tick labels fit side by side under one of three panels."""
-
-POINTS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
-"""The marks of cells against cost."""
-
-MOST_NAMED_POINTS = len(POINTS)
-"""So many cells have a mark of their own against cost; more are marked alike, and the table names them."""
+"""Six, with seven colours, so that 42 lines differ in their combination."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-MARKS_ON_A_LINE = 8
-"""About how many marks a long line has, where its dashes alone do not tell it from the others."""
+POINTS = (*MARKERS, "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
+"""The marks of cells against cost; if there are more cells, all are marked alike and the table names them."""
 
-NO_RESIDUAL = "input, where there is no residual"
+NO_RESIDUAL = "input (there is no residual)"
 
 Arguments = ParamSpec("Arguments")
 
@@ -88,17 +66,17 @@ Draw = Callable[Concatenate[Figure, Arguments], None]
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """One figure as a PNG, and as an SVG where it is not made of pixels."""
+    """One figure as a PNG, and as an SVG unless it is made of pixels."""
 
     png: bytes
     svg: bytes | None
 
 
 def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Arguments, Drawing]]:
-    """Turn a function that draws on a figure into one that gives a :class:`Drawing`.
+    """Turn a function that draws on a figure into one that returns a :class:`Drawing`.
 
-    Matplotlib's defaults come first, so that a reader's own settings change nothing; the files name neither software
-    nor date, so the same numbers give the same bytes.
+    A user's own matplotlib settings change nothing, and the files name neither software nor date, so the same numbers
+    give the same bytes.
     """
 
     def decorator(draw: Draw[Arguments]) -> Callable[Arguments, Drawing]:
@@ -108,8 +86,7 @@ def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Argu
                 figure = Figure()
                 draw(figure, *args, **kwargs)
                 png = saved(figure, "png", {"Software": None})
-                # The vector form has the places that were worked out for the pixels: it takes half the time, and the
-                # two are the same picture.
+                # The SVG reuses the layout of the PNG: that takes half the time, and the two are the same picture.
                 figure.set_layout_engine("none")
                 svg = saved(figure, "svg", {"Date": None, "Creator": None}) if vector else None
             return Drawing(png, svg)
@@ -134,22 +111,14 @@ VERDICT_MARKS: dict[Outcome, Mark] = {
     Outcome.EQUIVALENT: ("s", "C2", True),
     Outcome.UNDECIDED: ("o", "0.45", False),
 }
-"""The marker of each verdict, its colour, and whether it is filled: shape and filling tell them apart in print."""
-
-INTERACTION_WORDS = {
-    Outcome.BETTER: "more than the sum",
-    Outcome.WORSE: "less than the sum",
-    Outcome.EQUIVALENT: "the sum",
-    Outcome.UNDECIDED: "undecided",
-}
-"""What a verdict says of two factors moved together, against what each does alone."""
+"""Marker, colour and filling of each verdict; shape and filling distinguish them in print."""
 
 ONE_SEED_MARK: Mark = ("D", "0.45", False)
 
 
 @drawing()
 def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence[str], margin: float) -> None:
-    """A forest plot: a row per contrast, a panel per test set, the mean difference with its 95 % interval."""
+    """Draw a forest plot: a row per contrast, a panel per test set, the mean difference with its 95 % interval."""
     rows = [contrast.change.replace("`", "") for contrast in contrasts]
     panels = {name: [contrast.verdicts[name] for contrast in contrasts] for name in sets}
     forest(figure, rows, panels, margin, {outcome: str(outcome) for outcome in Outcome})
@@ -157,7 +126,7 @@ def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence
 
 @drawing()
 def interactions_figure(figure: Figure, readings: Mapping[str, FactorialAnalysis], margin: float) -> None:
-    """A forest plot of the interactions of two factors on every test set, those that are largest anywhere."""
+    """Draw a forest plot of the largest interactions of two factors, on every test set."""
     by_set = {
         name: {
             str(effect.term): verdict
@@ -182,7 +151,7 @@ def forest(
     margin: float,
     words: Mapping[Outcome, str],
 ) -> None:
-    """Rows of estimates in a panel for each test set; what does not matter is shaded."""
+    """Draw rows of estimates in a panel for each test set; the margin is shaded."""
     names = [wrapped(row, 34) for row in rows]
     lines = sum(1 + name.count("\n") for name in names)
     columns = columns_of(len(panels))
@@ -207,12 +176,12 @@ def forest(
 
 
 def mark_of(verdict: Verdict) -> Mark:
-    """The marker of a verdict, its colour, and whether it is filled."""
+    """Return marker, colour and filling for a verdict."""
     return ONE_SEED_MARK if verdict.estimate.n == 1 else VERDICT_MARKS[verdict.outcome]
 
 
 def verdict_legend(figure: Figure, shown: Sequence[Verdict], words: Mapping[Outcome, str]) -> None:
-    """What the marks mean, for those that are there."""
+    """Explain the marks that are used."""
     marks = {words[outcome]: mark for outcome, mark in VERDICT_MARKS.items()} | {"one seed, no verdict": ONE_SEED_MARK}
     there = {mark_of(verdict) for verdict in shown}
     names = [name for name, mark in marks.items() if mark in there]
@@ -224,7 +193,7 @@ def verdict_legend(figure: Figure, shown: Sequence[Verdict], words: Mapping[Outc
 
 
 def draw_effect(panel: Axes, row: int, verdict: Verdict) -> None:
-    """One estimate with the mark of its verdict."""
+    """Draw one estimate with the mark of its verdict."""
     found = verdict.estimate
     marker, colour, filled = mark_of(verdict)
     if found.n > 1:
@@ -234,11 +203,11 @@ def draw_effect(panel: Axes, row: int, verdict: Verdict) -> None:
 
 @drawing()
 def means_figure(figure: Figure, reading: FactorialAnalysis, pairs: Sequence[tuple[str, str]]) -> None:
-    """A panel for each pair of factors: the mean PSNR at the levels of one, a line for each level of the other."""
+    """Draw a panel per pair of factors: the mean PSNR at the levels of one, a line for each level of the other."""
     axes = grid(figure, len(pairs), 3.9)
     for panel, (first, second) in zip(axes, pairs, strict=False):
         levels = reading.responses.factors[first]
-        for index, (level, means) in enumerate(marginal_means(reading, first, second).items()):
+        for index, (level, means) in enumerate(rounded(marginal_means(reading, first, second)).items()):
             style = LINE_STYLES[index % len(LINE_STYLES)]
             panel.plot(range(len(levels)), means, MARKERS[index % len(MARKERS)], linestyle=style, label=brief(level))
         panel.set_xticks(range(len(levels)), [brief(level) for level in levels])
@@ -252,7 +221,7 @@ def means_figure(figure: Figure, reading: FactorialAnalysis, pairs: Sequence[tup
 
 @drawing()
 def half_normal_figure(figure: Figure, plots: Mapping[str, HalfNormal]) -> None:
-    """A panel per test set: the size of each effect against its half-normal quantile, and Lenth's margins."""
+    """Draw a panel per test set: the size of each effect against its half-normal quantile, and Lenth's margins."""
     axes = grid(figure, len(plots), 4.2)
     for panel, (name, plot) in zip(axes, plots.items(), strict=False):
         sizes = [abs(point.effect) for point in plot.points]
@@ -272,7 +241,7 @@ def half_normal_figure(figure: Figure, plots: Mapping[str, HalfNormal]) -> None:
 
 
 def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
-    """The effects beyond the simultaneous margin, with the names of those that have room for one."""
+    """Mark the effects beyond the simultaneous margin and name those that have room for a name."""
     out = [point for point in reversed(plot.points) if point.stands_out]
     panel.plot([point.quantile for point in out], [abs(point.effect) for point in out], "o", color="C1")
     last = math.inf
@@ -289,7 +258,7 @@ def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
 
 @drawing()
 def shares_figure(figure: Figure, readings: Mapping[str, FactorialAnalysis]) -> None:
-    """A panel per test set: each component's share of the total gain in dB, with its 95 % interval."""
+    """Draw a panel per test set: each component's share of the total gain in dB, with its 95 % interval."""
     found = {name: reading.shares for name, reading in readings.items() if reading.shares}
     most = max(len(shares.shares) for shares in found.values())
     axes = grid(figure, len(found), 1.2 + 0.42 * most)
@@ -308,15 +277,15 @@ def shares_figure(figure: Figure, readings: Mapping[str, FactorialAnalysis]) -> 
 
 
 MEASURE_TITLES = {
-    "output_loss": "lost of a unit's output",
-    "sign_loss": "lost by the sign",
+    "output_loss": "loss of a unit's output",
+    "sign_loss": "loss by the sign",
     "window": "share inside the gradient's window",
 }
 
 
 @drawing()
 def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str]) -> None:
-    """Probes by depth: a row per measure, a column per factor, a line per level with the range of its seeds.
+    """Draw probes by depth: a row per measure, a column per factor, a line per level with the range of its seeds.
 
     ``table`` has a row per factor, level, depth and measure, with ``mean``, ``low`` and ``high`` over seeds.
     """
@@ -331,7 +300,7 @@ def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str]) -
             chosen = table[(table["factor"] == factor) & (table["measure"] == measure)]
             for index, level in enumerate(dict.fromkeys(chosen["level"])):
                 name = str(level) if factor == EVERY else brief(str(level))
-                draw_depth(panel, chosen[chosen["level"] == level], index, name)
+                draw_line(panel, chosen[chosen["level"] == level], "depth", name, index, 0.15)
             panel.margins(x=0.04)
             if row == 0 and factor != EVERY:
                 legend_above(panel, factor)
@@ -344,7 +313,7 @@ def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str]) -
 
 
 def legend_above(panel: Axes, title: str) -> None:
-    """The legend of a panel in its own place above it, where it can cover no line, with the factor as its title."""
+    """Put a panel's legend above it, where it covers no line, with the factor as its title."""
     labels = panel.get_legend_handles_labels()[1]
     columns = 2 if max(map(len, labels)) <= SHORT_LEVEL else 1
     panel.legend(
@@ -358,14 +327,14 @@ def legend_above(panel: Axes, title: str) -> None:
     )
 
 
-def draw_depth(panel: Axes, line: pd.DataFrame, index: int, label: str) -> None:
-    """One level's line with the range of its seeds."""
-    panel.fill_between(line["depth"], line["low"], line["high"], color=f"C{index % 7}", alpha=0.15, linewidth=0)
-    panel.plot(line["depth"], line["mean"], label=label, **look(index, len(line)))
+def draw_line(panel: Axes, line: pd.DataFrame, across: str, label: str, index: int, alpha: float) -> None:
+    """Draw one line of means with the range of its seeds."""
+    panel.fill_between(line[across], line["low"], line["high"], color=f"C{index % 7}", alpha=alpha, linewidth=0)
+    panel.plot(line[across], line["mean"], label=label, **look(index, len(line)))
 
 
 def look(index: int, points: int) -> dict[str, Any]:
-    """How the line of this number looks: 42 differ without their colours, by dashes and marks."""
+    """Return the look of a line; 42 lines differ even without colour, by dashes and marks."""
     marked = points <= FEW_POINTS or index >= len(LINE_STYLES)
     return {
         "color": f"C{index % 7}",
@@ -377,7 +346,7 @@ def look(index: int, points: int) -> dict[str, Any]:
 
 @drawing()
 def ranges_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) -> None:
-    """A panel per cell: where 98 % of the values of residual (or input) and branch lie, by depth."""
+    """Draw a panel per cell: the range of 98 % of the values of residual (or input) and branch, by depth."""
     axes = grid(figure, len(labels), 3.0, shared=True)
     for panel, label in zip(axes, labels, strict=False):
         chosen = table[table["label"] == label].sort_values("depth")
@@ -387,17 +356,8 @@ def ranges_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) ->
             (beside, "beside_p1", "beside_p99"),
             (("branch", "C1", "////"), "branch_p1", "branch_p99"),
         ):
-            panel.fill_between(
-                chosen["depth"],
-                chosen[low],
-                chosen[high],
-                alpha=0.35,
-                facecolor=shade,
-                edgecolor=shade,
-                hatch=hatch,
-                label=name,
-                linewidth=1.2,
-            )
+            filling: dict[str, Any] = {"facecolor": shade, "edgecolor": shade, "hatch": hatch, "alpha": 0.35}
+            panel.fill_between(chosen["depth"], chosen[low], chosen[high], label=name, linewidth=1.2, **filling)
         panel.set_yscale("symlog", linthresh=0.1)
         panel.set_title(wrapped(label, 34), fontsize=10)
         panel.set_xlabel("binary unit, from the input on")
@@ -410,10 +370,7 @@ def ranges_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) ->
 
 @drawing()
 def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
-    """A panel per test set: PSNR against the residual alignment, a line per group of cells alike otherwise.
-
-    Of many groups the first ones are drawn.
-    """
+    """Draw a panel per test set: PSNR against the residual alignment, a line per group of otherwise equal cells."""
     axes = grid(figure, len(sets), 3.6)
     groups = list(dict.fromkeys(table["group"]))[:MOST_LINES]
     for panel, name in zip(axes, sets, strict=False):
@@ -444,14 +401,14 @@ def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -
 
 @drawing()
 def pareto_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
-    """A row per test set: PSNR against operations and parameters, the front marked, and the paper's points.
+    """Draw a row per test set: PSNR against operations and parameters, the Pareto front, and the paper's points.
 
     ``table`` has ``test_set``, ``label``, ``mean``, ``ops_g``, ``params_k`` and ``source``, ``here`` or ``paper``. A
-    few cells are told apart by their marks, filled here and hollow for the paper's of the same name.
+    mark is filled for a cell here and hollow for the paper's of the same name.
     """
     here, paper = (list(dict.fromkeys(table.loc[table["source"] == source, "label"])) for source in ("here", "paper"))
-    named = list(dict.fromkeys([*(here if len(here) <= MOST_NAMED_POINTS else []), *paper]))
-    entries = len(here if len(here) <= MOST_NAMED_POINTS else ["cell"]) + len(paper) + 1
+    named = list(dict.fromkeys([*(here if len(here) <= len(POINTS) else []), *paper]))
+    entries = len(here if len(here) <= len(POINTS) else ["cell"]) + len(paper) + 1
     figure.set_size_inches(WIDTH, 0.6 + 3.9 * len(sets) + 0.24 * math.ceil(entries / 2))
     axes = figure.subplots(len(sets), 2, squeeze=False, sharey="row")
     for row, name in enumerate(sets):
@@ -465,7 +422,7 @@ def pareto_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> N
 
 
 def draw_pareto(panel: Axes, points: pd.DataFrame, cost: str, named: Sequence[str]) -> None:
-    """The points of one panel, and the front of those that were trained here; ``named`` have a mark of their own."""
+    """Draw the points of one panel, and the front of those trained here; ``named`` have a mark of their own."""
     here = points[points["source"] == "here"]
     best = pareto(here, cost)
     panel.step(best[cost], best["mean"], "-", where="post", color="0.55", linewidth=1.2, label="Pareto front here")
@@ -476,30 +433,23 @@ def draw_pareto(panel: Axes, points: pd.DataFrame, cost: str, named: Sequence[st
         ours, name = point["source"] == "here", str(point["label"])
         index = named.index(name)
         marker, colour = POINTS[index % len(POINTS)], f"C{index % 7}"
-        text = name if ours else f"paper: {name}"
-        face = colour if ours else "w"
-        look_of: dict[str, Any] = {
-            "marker": marker,
-            "color": colour,
-            "markerfacecolor": face,
-            "markersize": 8,
-            "linestyle": "",
-        }
-        panel.plot([point[cost]], [point["mean"]], label=text, **look_of)
+        text, face = (name, colour) if ours else (f"paper: {name}", "w")
+        mark: dict[str, Any] = {"marker": marker, "color": colour, "markerfacecolor": face, "linestyle": ""}
+        panel.plot([point[cost]], [point["mean"]], label=text, markersize=8, **mark)
     if len(points) and points[cost].max() > WIDE_RANGE * points[cost].min() > 0:
         panel.set_xscale("log")
     panel.margins(0.1)
 
 
 def pareto(points: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """The points that no other beats in PSNR at the same or a lower cost, the cheapest first."""
+    """Return the points that no other beats in PSNR at the same or a lower cost, the cheapest first."""
     ordered = points.sort_values([cost, "mean"], ascending=[True, False])
     before = ordered["mean"].cummax().shift(fill_value=-math.inf)
     return ordered[ordered["mean"] > before]
 
 
 def grid(figure: Figure, count: int, height: float, shared: bool = False) -> list[Axes]:
-    """So many panels of a height in rows of equal width; the space of those that are none stays empty."""
+    """Return panels of a height in rows of equal width."""
     columns = columns_of(count)
     rows = math.ceil(count / columns)
     width = WIDTH if columns > 1 else 0.7 * WIDTH
@@ -511,18 +461,18 @@ def grid(figure: Figure, count: int, height: float, shared: bool = False) -> lis
 
 
 def columns_of(panels: int) -> int:
-    """In how many columns so many panels stand: four make a square."""
+    """Return the number of columns for some panels: four make a square."""
     return 2 if panels == 4 else min(panels, MOST_COLUMNS)
 
 
 def brief(level: str) -> str:
-    """A level short enough for a panel: of a class's dotted path its name, of a long text the start."""
+    """Shorten a level to fit a panel: a class's dotted path to its name, a long text to its start."""
     name = level.rpartition(".")[2] if level.count(".") > 1 else level
     return name if len(name) <= MOST_LEVEL_LETTERS else name[: MOST_LEVEL_LETTERS - 1] + "…"
 
 
 def figure_legend(figure: Figure, labels: Sequence[str]) -> None:
-    """One legend under all panels, in as many columns as fit."""
+    """Put one legend below all panels, in as many columns as fit."""
     handles = {label or "all else equal": handle for label, handle in handles_by_label(figure).items()}
     named = [label or "all else equal" for label in labels]
     figure.legend(
@@ -535,13 +485,13 @@ def figure_legend(figure: Figure, labels: Sequence[str]) -> None:
 
 
 def legend_columns(labels: Sequence[str]) -> int:
-    """In how many columns the labels fit under a figure."""
+    """Return in how many columns the labels fit below a figure."""
     return balanced(len(labels), int(WIDTH / (0.7 + 0.085 * max(map(len, labels)))))
 
 
 @drawing()
 def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) -> None:
-    """A panel per metric, a line per cell in the order of ``labels``: the mean over seeds within the seeds' range."""
+    """Draw a panel per metric, a line per cell in the order of ``labels``: the mean within the range of the seeds."""
     metrics = sorted(table["metric"].unique(), key=lambda metric: (not metric.startswith("train/"), natural(metric)))
     columns = columns_of(len(metrics))
     rows = math.ceil(len(metrics) / columns)
@@ -558,14 +508,13 @@ def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) ->
 
 
 def draw_curves(panel: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
-    """One metric's lines, each with its band; a loss that falls far is drawn on a logarithmic scale."""
+    """Draw one metric's lines and bands; a loss that falls far has a logarithmic axis."""
     alpha = min(0.15, 0.6 / len(labels))
     for index, label in enumerate(labels):
         line = table[table["label"] == label].sort_values("step")
         if line.empty:
             continue
-        panel.fill_between(line["step"], line["low"], line["high"], color=f"C{index % 7}", alpha=alpha, linewidth=0)
-        panel.plot(line["step"], line["mean"], label=label, **look(index, len(line)))
+        draw_line(panel, line, "step", label, index, alpha)
     if table["metric"].iloc[0] == "train/loss" and table["high"].max() > WIDE_RANGE * table["low"].min() > 0:
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -574,7 +523,7 @@ def draw_curves(panel: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None
 
 
 def handles_by_label(figure: Figure) -> dict[str, Artist]:
-    """The line of each label, from the first panel that has one."""
+    """Return the line of each label, from the first panel that has one."""
     handles: dict[str, Artist] = {}
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -583,7 +532,7 @@ def handles_by_label(figure: Figure) -> dict[str, Artist]:
 
 
 def metric_title(metric: str) -> str:
-    """What a curve's metric is called over its panel: ``Set5, PSNR (dB)``."""
+    """Head the panel of a metric: ``Set5, PSNR (dB)``."""
     where, _, what = metric.rpartition("/")
     names = {"psnr_db": "PSNR (dB)", "loss": "loss"}
     return f"{'training' if where == 'train' else where}, {names.get(what, what)}"
@@ -591,7 +540,7 @@ def metric_title(metric: str) -> str:
 
 @drawing(vector=False)
 def strip_figure(figure: Figure, strip: Strip) -> None:
-    """One test picture in blocks of three rows: the tiles, the framed window of each enlarged, and its error."""
+    """Draw one test picture in blocks of three rows: the tiles, the window of each enlarged, and its error."""
     columns = balanced(len(strip.tiles), TILES_PER_ROW)
     blocks = math.ceil(len(strip.tiles) / columns)
     captions = [caption(tile) for tile in strip.tiles]
@@ -617,18 +566,13 @@ def strip_figure(figure: Figure, strip: Strip) -> None:
 
 
 def largest_error(strip: Strip) -> float:
-    """The largest error of a cell's output in the window, which is drawn white; 1 where there is none."""
-    return (
-        max(
-            (float(tile.error.max()) for tile in strip.tiles if tile.error is not None and tile.seed is not None),
-            default=0.0,
-        )
-        or 1.0
-    )
+    """Return the largest error of a cell's output in the window, which is drawn white; 1 if there is none."""
+    of_cells = [tile.error for tile in strip.tiles if tile.error is not None and tile.seed is not None]
+    return max((float(error.max()) for error in of_cells), default=0.0) or 1.0
 
 
 def draw_tile(panel: Axes, pixels: Pixels, text: str) -> None:
-    """One picture with its caption; every pixel is enlarged as it is, so that nothing is smoothed over."""
+    """Draw one picture with its caption, its pixels enlarged without smoothing."""
     panel.set_axis_on()
     panel.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     panel.set(xticks=[], yticks=[])
@@ -638,7 +582,7 @@ def draw_tile(panel: Axes, pixels: Pixels, text: str) -> None:
 
 
 def frame(panel: Axes, tile: Tile, strip: Strip) -> None:
-    """A frame round the window, light on dark so that it is seen on any picture."""
+    """Draw a frame around the window, light on dark so that it is visible on any picture."""
     top, left, rows, columns = strip.place
     scale = tile.pixels.shape[0] / max(other.pixels.shape[0] for other in strip.tiles)
     for colour, width in (("k", 3.0), ("w", 1.4)):
@@ -647,26 +591,26 @@ def frame(panel: Axes, tile: Tile, strip: Strip) -> None:
 
 
 def crop_caption(tile: Tile) -> str:
-    """What the window alone reaches."""
+    """Caption the window alone."""
     if math.isnan(tile.crop_psnr_db):
         return ""
     return "no error here" if math.isinf(tile.crop_psnr_db) else f"here {tile.crop_psnr_db:.2f} dB"
 
 
 def balanced(count: int, most: int) -> int:
-    """In how many columns, of at most ``most``, so many things fill their rows evenly."""
+    """Return the number of columns, at most ``most``, that fills the rows most evenly."""
     rows = math.ceil(count / max(1, most))
     return math.ceil(count / rows)
 
 
 def caption(tile: Tile) -> str:
-    """The tile's name and its set's PSNR, in lines that fit under it."""
+    """Caption a tile with its name and the test set's PSNR, in lines that fit."""
     psnr = "" if math.isnan(tile.psnr_db) else f"\n{tile.psnr_db:.2f} dB"
     return wrapped(tile.title, CAPTION_LETTERS) + psnr
 
 
 def wrapped(text: str, letters: int) -> str:
-    """The text in lines of at most so many letters; of a class's dotted path only the name is shown."""
+    """Break a text into lines of at most so many letters; a class's dotted path is cut to its name."""
     short = re.sub(r"[A-Za-z_]\w*(?:\.\w+)*\.([A-Za-z_]\w*)", r"\1", text)
     fitting = " ".join(word if len(word) <= letters else word.replace("=", "= ", 1) for word in short.split())
     return "\n".join(textwrap.wrap(fitting, letters, break_on_hyphens=False))

@@ -1,6 +1,6 @@
-"""Which sample pictures a report shows side by side: the input, the baseline, the cells' outputs, the truth.
+"""Choose the sample pictures that a report shows side by side: input, baseline, the cells' outputs and the truth.
 
-Below each lie the window in which the cells disagree most, enlarged, and how far that window is off the truth.
+Each comes with the window in which the cells disagree most, and that window's error.
 """
 
 import dataclasses
@@ -13,28 +13,28 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from analysis.effects.contrasts import CellSummary
+from analysis.report.rounding import rounded_number
 from analysis.study.methods import UNTRAINED
 from analysis.study.settings import SettingResults, natural
 
 SHOWN_PER_SET = 2
-"""How many pictures of a test set are shown; what is left out is said in the report."""
+"""How many pictures of a test set are shown; the report counts the others."""
 
 MOST_CELLS = 6
-"""How many cells a strip shows: anchor, best and worst, and others at even distances in the ranking by PSNR."""
+"""How many cells a strip shows: reference, best, worst, and others at even distances in the ranking by PSNR."""
 
 ZOOM = 3
-"""The window is this part of the picture's sides."""
+"""The window is one part in so many of the picture's height and width."""
 
 Pixels = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """One picture (height x width, or height x width x channels, 0 to 1), what it is, and its set's PSNR in dB.
+    """One picture (height x width, perhaps x channels, 0 to 1), the trial's seed, and the test set's PSNR in dB.
 
-    ``seed`` is that of the trial that made it. ``zoom`` is the window of it, ``error`` the mean absolute difference to
-    the truth over the channels there, and ``crop_psnr_db`` the PSNR of the window over all channels; None or NaN where
-    the picture has none.
+    ``zoom`` is its window, ``error`` the mean absolute difference to the truth there over the channels, and
+    ``crop_psnr_db`` the PSNR of the window over all channels; None or NaN if there is none.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """The same place of one test picture, as cells restore it; ``place`` is top, left, height, width of the window."""
+    """One test picture as cells restore it; ``place`` is top, left, height and width of the window."""
 
     test_set: str
     picture: str
@@ -57,9 +57,9 @@ class Strip:
 
 
 def strips(section: SettingResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int]:
-    """The strips to show, and how many test pictures have samples in all.
+    """Return the strips to show, and how many test pictures have samples in total.
 
-    A cell is shown under the first of its seeds that left samples; ``baseline`` names what the cells are compared to.
+    A cell is shown under the first of its seeds that left samples; ``baseline`` is the name of the baseline.
     """
     folders = sample_folders(section, shown_cells(drawable(section, cells)))
     names = sorted(
@@ -74,13 +74,13 @@ def strips(section: SettingResults, cells: Sequence[CellSummary], baseline: str)
 
 
 def drawable(section: SettingResults, cells: Sequence[CellSummary]) -> list[CellSummary]:
-    """The cells with an output of their own: one that trains nothing has the baseline's, which every strip shows."""
+    """Return the cells with an output of their own: an untrained one has the baseline's, which every strip shows."""
     trained = [cell for cell in cells if section.cells.loc[cell.cell, "method"] not in UNTRAINED]
     return trained or list(cells)
 
 
 def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
-    """Up to so many of the ranked cells at even distances, one of them moved to the anchor if that is in between."""
+    """Return some of the ranked cells at even distances, one of them moved to the reference if that is in between."""
     if len(cells) <= MOST_CELLS:
         return list(cells)
     places = [round(index * (len(cells) - 1) / (MOST_CELLS - 1)) for index in range(MOST_CELLS)]
@@ -90,19 +90,17 @@ def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
 
 
 def sample_folders(section: SettingResults, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
-    """The folder and seed to show of every cell that has samples."""
+    """Return the folder and seed to show of every cell that has samples."""
     found: dict[str, tuple[Path, int]] = {}
     for cell in cells:
-        for seed in cell.seeds:
-            folder = section.study.samples[cell.cell, seed]()
-            if folder is not None:
-                found[cell.cell] = (folder, seed)
-                break
+        folders = ((section.study.samples[cell.cell, seed](), seed) for seed in cell.seeds)
+        if first := next(((folder, seed) for folder, seed in folders if folder is not None), None):
+            found[cell.cell] = first
     return found
 
 
 def strip(section: SettingResults, folders: dict[str, tuple[Path, int]], name: str, baseline: str) -> Strip:
-    """The tiles of one test picture; what no trial left is not there."""
+    """Return the tiles of one test picture, without those that no trial left."""
     test_set, picture = name.split("/")
     scores = section.scores(f"{test_set}/psnr_db")
     restored = [
@@ -110,7 +108,7 @@ def strip(section: SettingResults, folders: dict[str, tuple[Path, int]], name: s
         for cell, (folder, seed) in folders.items()
         if (pixels := pixels_of(folder / name / "output.png")) is not None
     ]
-    reached = float(section.finished[f"metric/baseline/{test_set}/psnr_db"].mean())
+    reached = rounded_number(section.finished[f"metric/baseline/{test_set}/psnr_db"].mean())
     before = common("input", folders, name, np.nan), common("baseline", folders, name, reached, baseline)
     truth = common("truth", folders, name, np.nan)
     tiles = [tile for tile in (*before, *restored, truth) if tile is not None]
@@ -119,9 +117,10 @@ def strip(section: SettingResults, folders: dict[str, tuple[Path, int]], name: s
 
 
 def disagreement(outputs: Sequence[Pixels]) -> tuple[int, int, int, int]:
-    """The window in which the outputs differ most: the largest sum of their variance over cells.
+    """Return the window in which the outputs differ most: that with the largest sum of their variance over cells.
 
-    The rule knows neither the truth nor the reader's wishes. Outputs that are all alike give the middle.
+    The rule does not look at the truth. If all outputs are alike, the window is in the middle. The sums are rounded, so
+    that equal ones are equal on every processor, and the first of them is taken.
     """
     height, width = outputs[0].shape[:2] if outputs else (0, 0)
     rows, columns = max(1, height // ZOOM), max(1, width // ZOOM)
@@ -132,12 +131,12 @@ def disagreement(outputs: Sequence[Pixels]) -> tuple[int, int, int, int]:
     spread = spread.reshape(height, width, -1).sum(axis=2)
     sums = np.pad(spread.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     window = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    top, left = np.unravel_index(int(window.argmax()), window.shape)
+    top, left = np.unravel_index(int(window.round(9).argmax()), window.shape)
     return int(top), int(left), rows, columns
 
 
 def zoomed(tile: Tile, place: tuple[int, int, int, int], truth: Tile | None) -> Tile:
-    """The tile with its window; the input of a super-resolution is smaller, and its window is too."""
+    """Add its window to a tile; the input of super-resolution is smaller, and so is its window."""
     top, left, rows, columns = place
     whole = truth.pixels if truth else tile.pixels
     down, across = (whole.shape[axis] // tile.pixels.shape[axis] for axis in (0, 1))
@@ -151,11 +150,11 @@ def zoomed(tile: Tile, place: tuple[int, int, int, int], truth: Tile | None) -> 
     square = float(np.mean(error**2))
     psnr = -10 * math.log10(square) if square > 0 else math.inf
     flat = error.reshape(*error.shape[:2], -1).mean(axis=2)
-    return dataclasses.replace(tile, zoom=cut, error=flat, crop_psnr_db=psnr)
+    return dataclasses.replace(tile, zoom=cut, error=flat, crop_psnr_db=rounded_number(psnr))
 
 
 def common(kind: str, folders: dict[str, tuple[Path, int]], name: str, psnr_db: float, title: str = "") -> Tile | None:
-    """A picture that all cells share, from the first that has it."""
+    """Return a picture that all cells share, from the first that has it."""
     for folder, _ in folders.values():
         pixels = pixels_of(folder / name / f"{kind}.png")
         if pixels is not None:
@@ -164,7 +163,7 @@ def common(kind: str, folders: dict[str, tuple[Path, int]], name: str, psnr_db: 
 
 
 def pixels_of(path: Path) -> Pixels | None:
-    """The picture in a PNG file, 0 to 1 and without transparency, or None where there is no such file."""
+    """Read a PNG file, 0 to 1 and without transparency; None if it does not exist."""
     if not path.is_file():
         return None
     pixels = np.asarray(imread(path), dtype=np.float64)

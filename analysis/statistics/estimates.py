@@ -384,30 +384,30 @@ def over_spread(given_spread: Callable[[Array], Array], freedom: int, share: flo
     return float(np.sum(NODE_WEIGHTS / 2 * share * given_spread(ratio)))
 
 
-def seeds_for_difference(sd: float, effect: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """The fewest seeds that detect a true difference ``effect`` with ``power``; None beyond 1,000.
+def seeds_for_difference(sd: float, effect: float, alpha: float = ALPHA) -> int | None:
+    """The fewest seeds that detect a true difference ``effect`` with 80 % power; None beyond 1,000.
 
     Raises ValueError for a spread that is not above 0.
     """
-    return fewest(lambda seeds: power_of_difference(seeds, sd, effect, alpha), sd, power)
+    return fewest(lambda seeds: power_of_difference(seeds, sd, effect, alpha), sd)
 
 
 def seeds_for_equivalence(
-    sd: float, margin: float = MARGIN_DB, effect: float = 0.0, alpha: float = ALPHA, power: float = POWER
+    sd: float, margin: float = MARGIN_DB, effect: float = 0.0, alpha: float = ALPHA
 ) -> int | None:
-    """The fewest seeds that find a true difference ``effect`` within ``margin`` with ``power``; None beyond 1,000.
+    """The fewest seeds that find a true difference ``effect`` within ``margin`` with 80 % power; None beyond 1,000.
 
     Raises ValueError for a spread that is not above 0.
     """
-    return fewest(lambda seeds: power_of_equivalence(seeds, sd, effect, margin, alpha), sd, power)
+    return fewest(lambda seeds: power_of_equivalence(seeds, sd, effect, margin, alpha), sd)
 
 
-def fewest(power_of: Callable[[int], float], sd: float, power: float) -> int | None:
-    """The fewest seeds, 2 to 1,000, that reach a power that grows with them."""
+def fewest(power_of: Callable[[int], float], sd: float) -> int | None:
+    """The fewest seeds, 2 to 1,000, that reach ``POWER``, given a power that grows with them."""
     if not (math.isfinite(sd) and sd > 0):
         raise ValueError(f"the spread between seeds is {sd:g} dB and must be above 0: one seed does not show it")
     counts = range(2, MOST_SEEDS + 1)
-    index = bisect.bisect_left(counts, power, key=power_of)
+    index = bisect.bisect_left(counts, POWER, key=power_of)
     return counts[index] if index < len(counts) else None
 
 

@@ -184,24 +184,15 @@ class Shares:
 def restricted(responses: Responses, levels: Mapping[str, tuple[str, ...]]) -> Responses:
     """The part of a design in which the named factors have only these levels, the reference of the part first.
 
-    A factor that is left with one level is held there and dropped. This turns factors of many levels into pairs, and a
-    design with gaps into a smaller one without. Raises ValueError for what is not of the design.
+    It turns factors of many levels into pairs, and a design with gaps into a smaller one without. Raises ValueError
+    for a factor or level that is not of the design.
     """
     for factor, chosen in levels.items():
-        if factor not in responses.factors:
-            raise ValueError(f"unknown factor {factor!r}; valid: {', '.join(responses.factors)}")
         for level in chosen:
-            check_level(factor, level, responses.factors[factor])
-    kept = {factor: levels.get(factor, all_levels) for factor, all_levels in responses.factors.items()}
-    free = [len(chosen) > 1 for chosen in kept.values()]
-    return Responses(
-        {factor: chosen for factor, chosen in kept.items() if len(chosen) > 1},
-        {
-            tuple(itertools.compress(cell, free)): scores
-            for cell, scores in responses.values.items()
-            if all(level in chosen for level, chosen in zip(cell, kept.values(), strict=True))
-        },
-    )
+            check_level(factor, level, responses.factors.get(factor, ()))
+    factors = {**responses.factors, **levels}
+    inside = set(itertools.product(*factors.values()))
+    return Responses(factors, {cell: scores for cell, scores in responses.values.items() if cell in inside})
 
 
 def complete(responses: Responses) -> Scores:

@@ -6,6 +6,7 @@ It runs ``analysis.statistics.estimates`` and ``analysis.statistics.factorial`` 
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ SEED = 20240607
 """The seed of the generator; every table starts from it, so each can be computed alone."""
 
 NOISE_DB = 0.1
-"""The spread of a cell between seeds; that of the trials under ``reports/`` goes from 0.03 to 0.15 dB."""
+"""The spread of a cell between seeds; that of the trials under ``reports/examples/`` goes from 0.03 to 0.15 dB."""
 
 SHARED_DB = 0.3
 """The noise of a seed that all cells share, which pairing must remove."""
@@ -170,7 +171,7 @@ def simulated(studies: int = STUDIES) -> tuple[Table, ...]:
             "False verdicts under uneven and skewed noise",
             "The same if ablated cells spread three times as much as the reference, and more to one side.",
             by_seeds,
-            false_difference_rows_beyond(many),
+            skewed_difference_rows(many),
         ),
         Table(
             "False `equivalent` if every true difference is the margin",
@@ -202,45 +203,26 @@ def covered(found: Intervals, truth: Array) -> float:
 
 def coverage_rows(noises: Mapping[str, Noise], studies: int) -> tuple[Row, ...]:
     """Coverage of every kind of interval over seeds."""
-    quantities = {
-        "difference of two cells": difference_coverage,
-        "main effect": main_effect_coverage,
-        "interaction of two factors": interaction_coverage,
-        "Shapley gain in dB": gain_coverage,
-        "Shapley share of the gain": share_coverage,
+    pairs = [term for term in terms(FACTORS, 2) if len(term.moved) == 2]
+    contrasts = {
+        "difference of two cells": np.array([[-1.0, 1.0]]),
+        "main effect": np.array([weights(FACTORS, term) for term in terms(FACTORS, 1)]),
+        "interaction of two factors": np.array([weights(FACTORS, term) for term in pairs]),
+        "Shapley gain in dB": shapley_weights(COMPONENTS),
     }
+    coverages: dict[str, Callable[[Noise, int, int], float]] = {
+        what: functools.partial(contrast_coverage, contrast) for what, contrast in contrasts.items()
+    }
+    coverages["Shapley share of the gain"] = share_coverage
     return tuple(
         Row(what, name, tuple(coverage(noise, seeds, studies) for seeds in SEED_COUNTS), studies)
-        for what, coverage in quantities.items()
+        for what, coverage in coverages.items()
         for name, noise in noises.items()
     )
 
 
-def difference_coverage(noise: Noise, seeds: int, studies: int) -> float:
-    """Two cells, paired within a seed; as they spread unevenly, their difference keeps the skewness of the noise."""
-    truth = np.array([34.0, 33.8])
-    drawn = scores(noise, truth, seeds, studies)
-    return covered(student(drawn[:, 1] - drawn[:, 0]), truth[1] - truth[0])
-
-
-def main_effect_coverage(noise: Noise, seeds: int, studies: int) -> float:
-    """All main effects of the mixed design."""
-    return contrast_coverage(np.array([weights(FACTORS, term) for term in terms(FACTORS, 1)]), noise, seeds, studies)
-
-
-def interaction_coverage(noise: Noise, seeds: int, studies: int) -> float:
-    """All two-factor interactions of the mixed design."""
-    pairs = [term for term in terms(FACTORS, 2) if len(term.moved) == 2]
-    return contrast_coverage(np.array([weights(FACTORS, term) for term in pairs]), noise, seeds, studies)
-
-
-def gain_coverage(noise: Noise, seeds: int, studies: int) -> float:
-    """The gains of three components that also act together."""
-    return contrast_coverage(shapley_weights(COMPONENTS), noise, seeds, studies)
-
-
 def contrast_coverage(contrast: Array, noise: Noise, seeds: int, studies: int) -> float:
-    """Coverage over all contrasts of a design whose cells differ in no regular way."""
+    """Coverage over all rows of ``contrast``, weights of the cells of a design."""
     truth = cell_truth(contrast.shape[1])
     return covered(student(contrast @ scores(noise, truth, seeds, studies)), contrast @ truth)
 
@@ -276,7 +258,7 @@ def false_difference_rows(studies: int) -> tuple[Row, ...]:
     )
 
 
-def false_difference_rows_beyond(studies: int) -> tuple[Row, ...]:
+def skewed_difference_rows(studies: int) -> tuple[Row, ...]:
     """The same if the ablated cells spread more than the reference, and to one side."""
     families = [Family(comparisons, name, uneven=True) for comparisons in FAMILIES for name in ("skewed", "extreme")]
     return tuple(rates(family, any_difference, studies) for family in families)
@@ -284,9 +266,7 @@ def false_difference_rows_beyond(studies: int) -> tuple[Row, ...]:
 
 def false_equivalence_rows(studies: int) -> tuple[Row, ...]:
     """Families at the margin, with noise that is small compared with it."""
-    families = [
-        Family(comparisons, name, difference=MARGIN_DB, spread=QUIET_DB) for comparisons in FAMILIES for name in NOISES
-    ]
+    families = [Family(comparisons, name, MARGIN_DB, QUIET_DB) for comparisons in FAMILIES for name in NOISES]
     return tuple(rates(family, any_equivalence, studies) for family in families)
 
 
@@ -328,13 +308,9 @@ def any_equivalence(differences: Array) -> float:
 
 def half_normal_rows(studies: int) -> tuple[Row, ...]:
     """Designs of three, four and five factors under one seed."""
+    what = "any effect beyond the simultaneous margin"
     return tuple(
-        Row(
-            "any effect beyond the simultaneous margin",
-            name,
-            tuple(any_marked(noise, components, studies) for components in (3, 4, 5)),
-            studies,
-        )
+        Row(what, name, tuple(any_marked(noise, components, studies) for components in (3, 4, 5)), studies)
         for name, noise in NOISES.items()
     )
 

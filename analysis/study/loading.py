@@ -105,17 +105,13 @@ def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
         if not folders and not plan["trials"]:
             raise
         runs = {}
-    if not (folders or plan["trials"] or runs):
-        raise ConfigError(f"study {study!r} has no trial yet, neither in {tracking_uri} nor in {outputs}")
     return study_results(study, plan, folders, runs, tracking_uri)
 
 
 def load_folder(folder: Path) -> StudyResults:
     """Read a study from its folder alone, without MLflow; raises ConfigError if it holds no trial."""
-    folders, plan = trial_folders(folder.parent, folder.name), read_plan(folder.parent, folder.name)
-    if not folders and not plan["trials"]:
-        raise ConfigError(f"{folder}: no trial of a study, neither a result nor a plan")
-    return study_results(folder.name, plan, folders, {}, "")
+    outputs, study = folder.parent, folder.name
+    return study_results(study, read_plan(outputs, study), trial_folders(outputs, study), {}, "")
 
 
 def study_results(
@@ -125,7 +121,10 @@ def study_results(
     runs: Mapping[Identity, RecordedRun],
     tracking_uri: str,
 ) -> StudyResults:
-    """Merge what the plan, the folders and MLflow know: a trial's folder is believed before its run."""
+    """Merge what the plan, the folders and MLflow know: a trial's folder is believed before its run.
+
+    Raises ConfigError if none of them knows a trial.
+    """
     planned = {(row["cell"], row["seed"]): planned_row(row) for row in plan["trials"]}
     on_disk = {(folder.cell, folder.seed): folder for folder in folders}
     rows = []
@@ -145,6 +144,8 @@ def study_results(
             files[identity] = functools.partial(existing_file, folder.path)
         elif row["state"] == "finished" and run is not None:
             files[identity] = functools.partial(run_file, tracking_uri, run)
+    if not rows:
+        raise ConfigError(f"study {study!r} has no trial yet: there is no result, no plan and no run of it")
     return StudyResults(
         study=study,
         trials=trial_frame(rows),

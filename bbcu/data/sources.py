@@ -43,7 +43,7 @@ class Source(Protocol):
 
     @property
     def stamp(self) -> tuple[str, ...] | None:
-        """Where the pixels lie and what changes when they do, in this order; None if that cannot be told."""
+        """The place of the pixels, then what changes when they change; None if nothing reliably does."""
         ...
 
     def read(self) -> Pixels:

@@ -31,7 +31,7 @@ def int8_conv2d(signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     kernels, stride, dilation, groups = torch.ops.onednn, [1, 1], [1, 1], 1
     packed = kernels.qconv_prepack(weight, scale, 1.0, ZERO_POINT, stride, padding, dilation, groups, signs.shape)
     inputs = ((signs + ZERO_POINT).view(torch.uint8), 1.0, ZERO_POINT, packed, scale, zero, None)
-    outputs: tuple[Any, ...] = (1.0, 0, dtype, "none", [], "")  # scale, zero point, type, and nothing fused behind
+    outputs: tuple[Any, ...] = (1.0, 0, dtype, "none", [], "")  # scale, zero point, type, and no fused operation
     sums: Tensor = kernels.qconv2d_pointwise(*inputs, stride, padding, dilation, groups, *outputs)
     return sums
 

@@ -270,7 +270,7 @@ class CudaGraphStep:
         self.inputs = [tensor.clone() for tensor in inputs]
         stream = torch.cuda.current_stream()
         try:
-            # Other threads, such as the one that draws the next batch, may go on.
+            # Other threads, such as the one that draws the next batch, may continue.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self.output = self.step(*self.inputs)
         except Exception as error:
@@ -303,7 +303,7 @@ def _compiled(forward: Forward, kind: object) -> Forward:
 class CompiledForward:
     """Calls a module's compiled forward pass in training, and the eager one otherwise.
 
-    If compilation fails, a warning says so and the training goes on without it.
+    If compilation fails, a warning says so and the training continues without it.
     """
 
     def __init__(self, eager: Forward, kind: object) -> None:

@@ -58,7 +58,7 @@ def halt_at(moment: Moment, notes: Path) -> None:
             look_at(" ".join(map(str, arguments)) + " ")
 
     def watched_connection(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*arguments, **options)
+        connection: sqlite3.Connection = connect(*arguments, **options)
         connection.set_trace_callback(look_at)
         return connection
 
@@ -66,6 +66,6 @@ def halt_at(moment: Moment, notes: Path) -> None:
         time.time = lambda: true_time() + shift
         time.time_ns = lambda: true_time_ns() + int(1e9 * shift)
     if moment.event == "sql":
-        sqlite3.connect = sqlite3.dbapi2.connect = watched_connection
+        sqlite3.connect = sqlite3.dbapi2.connect = watched_connection  # type: ignore[assignment]
     else:
         sys.addaudithook(watch)

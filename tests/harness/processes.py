@@ -32,10 +32,10 @@ IMPORTED = (
 )
 """What a sweep has imported by the end of its first trial, or most of it."""
 
-SERVER = get_context("forkserver")
-SERVER.set_forkserver_preload(list(IMPORTED))
+FORKSERVER = get_context("forkserver")
+FORKSERVER.set_forkserver_preload(list(IMPORTED))
 
-SPARE_WORKERS = 6
+SPARE_WORKERS = 8
 """More than a command of the tests starts; if it starts more, they import for themselves."""
 
 
@@ -54,9 +54,9 @@ class CommandProcess:
     ) -> None:
         self._streams = [notes / name for name in streams]
         start = functools.partial(
-            _run, ["run.py", *arguments], folder, dict(environment), self._streams, halt and (halt, notes)
+            _run, ["run.py", *arguments], folder, dict(environment), self._streams, (halt, notes) if halt else None
         )
-        self._process = SERVER.Process(target=start)
+        self._process = FORKSERVER.Process(target=start)
         # The server starts with the first command, and imports from its working directory.
         with contextlib.chdir(REPOSITORY):
             self._process.start()
@@ -71,8 +71,12 @@ class CommandProcess:
     def poll(self) -> int | None:
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended or the time is over."""
         self._process.join(timeout)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("run.py", timeout or 0)
         return self.returncode

@@ -243,7 +243,7 @@ def recorded_file(uri: str, run_id: str, name: str) -> bytes:
 def check_recorded(workplace: Workplace, study: str = STUDY, trials: int = 4, failed: int = 0) -> None:
     """Every trial but the failed has a result, and exactly one FINISHED run with all its metrics, params and bytes."""
     folders = {(folder.cell, folder.seed): folder for folder in trial_folders(workplace.outputs, study)}
-    results = {identity: found for identity, folder in folders.items() if (found := folder.result()) is not None}
+    results = {identity: result for identity, folder in folders.items() if (result := folder.result()) is not None}
     assert (len(folders), len(results)) == (trials + failed, trials)
     experiment = experiment_id(workplace.uri, study)
     found = search_runs(workplace.uri, experiment, "attributes.status = 'FINISHED'")

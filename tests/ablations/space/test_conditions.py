@@ -1,4 +1,4 @@
-"""Conditions leave combinations out: what they mean, how they are written, and how a wrong one is told."""
+"""Conditions: what they mean, how they are written, and how a wrong one is refused."""
 
 from typing import Any
 
@@ -24,16 +24,16 @@ def levels(**changed: Value) -> dict[str, Value]:
     [
         pytest.param("residual=false", {"residual": False}, True, id="a truth value"),
         pytest.param("residual=False", {"residual": False}, True, id="a truth value in capitals"),
-        pytest.param("residual=false", {"residual": "block"}, False, id="another level"),
+        pytest.param("residual=false", {"residual": "block"}, False, id="other level"),
         pytest.param("bn==post", {"bn": "post"}, True, id="two equals signs"),
         pytest.param("bn != post", {"bn": "pre"}, True, id="not equal"),
-        pytest.param("bn!=post", {"bn": "post"}, False, id="not unequal"),
+        pytest.param("bn!=post", {"bn": "post"}, False, id="equal"),
         pytest.param("bn='post'", {"bn": "post"}, True, id="quoted"),
         pytest.param("act_fn in [relu, hardtanh]", {"act_fn": "relu"}, True, id="in a list"),
-        pytest.param("act_fn in [relu,hardtanh]", {"act_fn": "prelu"}, False, id="in no list"),
-        pytest.param("act_fn in []", {"act_fn": "prelu"}, False, id="nothing is in an empty list"),
+        pytest.param("act_fn in [relu,hardtanh]", {"act_fn": "prelu"}, False, id="not in the list"),
+        pytest.param("act_fn in []", {"act_fn": "prelu"}, False, id="in an empty list"),
         pytest.param("act_fn not in [relu]", {"act_fn": "prelu"}, True, id="not in a list"),
-        pytest.param("surrogate=my.Own", {"surrogate": "my.Own"}, True, id="a class of the user's"),
+        pytest.param("surrogate=my.Own", {"surrogate": "my.Own"}, True, id="class of the user"),
         pytest.param("align=130", {"align": 130.0}, True, id="a number, however it is typed"),
         pytest.param("align=1.3e2", {"align": 130.0}, True, id="an exponent"),
         pytest.param("align<130", {"align": 65.0}, True, id="less"),
@@ -41,22 +41,22 @@ def levels(**changed: Value) -> dict[str, Value]:
         pytest.param("align<=130", {"align": 130.0}, True, id="at most"),
         pytest.param("align>9", {"align": 65.0}, True, id="more, as numbers and not as texts"),
         pytest.param("align>=65", {"align": 65.0}, True, id="at least"),
-        pytest.param("binarize contains head", {"binarize": ("head", "body")}, True, id="a list has it"),
-        pytest.param("binarize contains head", {"binarize": ("body",)}, False, id="a list has it not"),
+        pytest.param("binarize contains head", {"binarize": ("head", "body")}, True, id="contains"),
+        pytest.param("binarize contains head", {"binarize": ("body",)}, False, id="does not contain"),
         pytest.param("binarize=[up,body]", {"binarize": ("body", "up")}, True, id="a list in another order"),
-        pytest.param("binarize=[body]", {"binarize": ("body", "up")}, False, id="a longer list is another"),
-        pytest.param("binarize=[body,up]", {"binarize": ("body",)}, False, id="as is a shorter one"),
+        pytest.param("binarize=[body]", {"binarize": ("body", "up")}, False, id="shorter list"),
+        pytest.param("binarize=[body,up]", {"binarize": ("body",)}, False, id="longer list"),
         pytest.param("binarize=[]", {"binarize": ()}, True, id="the empty list"),
         pytest.param("binarize in [[body],[up,body]]", {"binarize": ("body", "up")}, True, id="a list of lists"),
         pytest.param("task=sr_x4", {"task": "sr_x4"}, True, id="a key that is no factor"),
         pytest.param("train.lr<=1e-3", {}, True, id="a number of the setting"),
         pytest.param("channels=32.0", {}, True, id="a whole number with a point"),
         pytest.param("channels=true", {"channels": 1}, False, id="one is not true"),
-        pytest.param("note=null", {}, True, id="nothing"),
-        pytest.param("note='null'", {}, False, id="nothing in quotes is a text"),
-        pytest.param("task<3", {}, False, id="a text has no order"),
-        pytest.param("task contains sr", {}, False, id="a text is no list"),
-        pytest.param("channels='32'", {}, False, id="a number in quotes is a text"),
+        pytest.param("note=null", {}, True, id="null"),
+        pytest.param("note='null'", {}, False, id="quoted null"),
+        pytest.param("task<3", {}, False, id="text has no order"),
+        pytest.param("task contains sr", {}, False, id="text is not a list"),
+        pytest.param("channels='32'", {}, False, id="quoted number"),
     ],
 )
 def test_a_comparison(text: str, changed: dict[str, Value], holds: bool) -> None:
@@ -66,18 +66,18 @@ def test_a_comparison(text: str, changed: dict[str, Value], holds: bool) -> None
 @pytest.mark.parametrize(
     ("text", "align", "holds"),
     [
-        pytest.param("align>100", "auto", True, id="auto is a number where it stands for one"),
-        pytest.param("align=130", "auto", True, id="and the same cell as that number"),
-        pytest.param("align=auto", 130.0, True, id="as is the number as auto"),
-        pytest.param("align in [1,auto]", 130.0, True, id="in a list too"),
-        pytest.param("align=auto", 65.0, False, id="another number is not auto"),
+        pytest.param("align>100", "auto", True, id="auto is its number"),
+        pytest.param("align=130", "auto", True, id="auto equals its number"),
+        pytest.param("align=auto", 130.0, True, id="the number equals auto"),
+        pytest.param("align in [1,auto]", 130.0, True, id="auto in a list"),
+        pytest.param("align=auto", 65.0, False, id="another number"),
     ],
 )
 def test_auto_stands_for_a_number(text: str, align: Value, holds: bool) -> None:
     assert parse(text).holds(levels(align=align), automatic=130.0) is holds
 
 
-def test_auto_is_a_name_where_it_stands_for_nothing() -> None:
+def test_auto_is_a_name_if_it_stands_for_no_number() -> None:
     assert parse("align=auto").holds(levels(align="auto"))
     assert not parse("align>100").holds(levels(align="auto"))
 
@@ -92,16 +92,12 @@ def test_only_the_alignment_is_automatic() -> None:
 @pytest.mark.parametrize(
     ("text", "meaning"),
     [
-        pytest.param(
-            "residual=true or bn=post and threshold=true", lambda r, b, t: r or (b and t), id="and binds before or"
-        ),
-        pytest.param(
-            "residual=true and bn=post or threshold=true", lambda r, b, t: (r and b) or t, id="in either order"
-        ),
+        pytest.param("residual=true or bn=post and threshold=true", lambda r, b, t: r or (b and t), id="and before or"),
+        pytest.param("residual=true and bn=post or threshold=true", lambda r, b, t: (r and b) or t, id="and after or"),
         pytest.param("(residual=true or bn=post) and threshold=true", lambda r, b, t: (r or b) and t, id="parentheses"),
         pytest.param("not residual=true and bn=post", lambda r, b, t: (not r) and b, id="not binds before and"),
         pytest.param("not (residual=true and bn=post)", lambda r, b, t: not (r and b), id="not a parenthesis"),
-        pytest.param("not not residual=true", lambda r, b, t: r, id="twice not"),
+        pytest.param("not not residual=true", lambda r, b, t: r, id="double negation"),
         pytest.param("not (not (residual=true or bn=post))", lambda r, b, t: r or b, id="not in parentheses"),
         pytest.param("((threshold=true))", lambda r, b, t: t, id="parentheses around parentheses"),
     ],
@@ -111,7 +107,7 @@ def test_how_conditions_combine(text: str, meaning: Any, residual: bool, bn: str
     assert parse(text).holds(asked) is meaning(residual, bn == "post", threshold)
 
 
-def test_a_key_without_a_level_is_told() -> None:
+def test_a_key_without_a_level_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'bn'; valid: act"):
         parse("bn=post").holds({"act": "none"})
 
@@ -170,7 +166,7 @@ def test_a_key_without_a_level_is_told() -> None:
             "bn=pre or bn=post or act=none",
             id="or in or",
         ),
-        pytest.param("not (not bn=pre)", Comparison("bn", "=", "pre"), "bn=pre", id="twice not"),
+        pytest.param("not (not bn=pre)", Comparison("bn", "=", "pre"), "bn=pre", id="double negation"),
         pytest.param(
             "binarize=[up,body]", Comparison("binarize", "=", ("body", "up")), "binarize=[body,up]", id="list"
         ),
@@ -194,7 +190,7 @@ def test_a_condition_and_its_canonical_text(text: str, condition: object, canoni
         pytest.param("true", True, id="true"),
         pytest.param("False", False, id="false in capitals"),
         pytest.param("null", None, id="nothing"),
-        pytest.param("none", "none", id="a level, not nothing"),
+        pytest.param("none", "none", id="none is a text"),
         pytest.param("130", 130, id="a whole number"),
         pytest.param("-1", -1, id="a negative number"),
         pytest.param("+1_000", 1000, id="digits in groups"),
@@ -202,23 +198,23 @@ def test_a_condition_and_its_canonical_text(text: str, condition: object, canoni
         pytest.param("1.", 1.0, id="a point at the end"),
         pytest.param(".5", 0.5, id="a point in front"),
         pytest.param("1e-3", 1e-3, id="an exponent"),
-        pytest.param("007", "007", id="zeros in front are no number"),
-        pytest.param("0x10", "0x10", id="nor are other bases"),
-        pytest.param("1__0", "1__0", id="nor two underscores"),
+        pytest.param("007", "007", id="leading zeros"),
+        pytest.param("0x10", "0x10", id="hexadecimal"),
+        pytest.param("1__0", "1__0", id="two underscores"),
         pytest.param("[body, up]", ("body", "up"), id="a list"),
         pytest.param("[]", (), id="an empty list"),
         pytest.param("[[a],1,'b c']", (("a",), 1, "b c"), id="a list in a list"),
         pytest.param("'130'", "130", id="quoted"),
         pytest.param('"it\'s"', "it's", id="a quote in other quotes"),
-        pytest.param(r"'it\'s'", "it's", id="a quote behind a backslash"),
+        pytest.param(r"'it\'s'", "it's", id="an escaped quote"),
         pytest.param("my_module.Steep", "my_module.Steep", id="a dotted path"),
         pytest.param("", "", id="empty"),
-        pytest.param("a b", "a b", id="two words are one text"),
-        pytest.param("{Set5: /data/set5}", "{Set5: /data/set5}", id="what is no value is itself"),
-        pytest.param("[body", "[body", id="nor is a list without an end"),
+        pytest.param("a b", "a b", id="two words"),
+        pytest.param("{Set5: /data/set5}", "{Set5: /data/set5}", id="a mapping"),
+        pytest.param("[body", "[body", id="an open list"),
     ],
 )
-def test_a_text_of_the_command_line_is_a_value(text: str, value: Value) -> None:
+def test_the_text_of_a_value_is_typed(text: str, value: Value) -> None:
     read = value_of(text)
     assert read == value
     assert type(read) is type(value)
@@ -236,13 +232,22 @@ def test_a_text_of_the_command_line_is_a_value(text: str, value: Value) -> None:
         ),
         pytest.param("bn=post and ('act'=none)", 14, "expected a key, not \"'act'\"", id="a quoted key"),
         pytest.param("bn=post or task.nmae=x", 12, "unknown key 'task.nmae'", id="an unknown key further on"),
-        pytest.param("bn=psot", 4, "unknown level 'psot' (did you mean post?); valid: none, pre,", id="no level"),
-        pytest.param("act_fn in [relu,tanh]", 11, "unknown level 'tanh'", id="no level in a list"),
+        pytest.param(
+            "bn=psot", 4, "unknown level 'psot' (did you mean post?); valid: none, pre,", id="an unknown level"
+        ),
+        pytest.param("act_fn in [relu,tanh]", 11, "unknown level 'tanh'", id="an unknown level in a list"),
         pytest.param("residual=1", 10, "unknown level '1'", id="a number for a truth value"),
-        pytest.param("align=-3", 7, "unknown level '-3'; valid: auto, a positive number", id="no alignment"),
-        pytest.param("binarize=body", 10, "valid: any of head, body, up, tail", id="a part is no list"),
-        pytest.param("binarize contains foot", 19, "unknown part of binarize 'foot'; valid: head, body", id="no part"),
-        pytest.param("bn contains post", 13, "contains asks what a list has in it, and bn is not a list", id="no list"),
+        pytest.param("align=-3", 7, "unknown level '-3'; valid: auto, a positive number", id="a negative alignment"),
+        pytest.param("binarize=body", 10, "valid: any of head, body, up, tail", id="a part instead of a list"),
+        pytest.param(
+            "binarize contains foot", 19, "unknown part of binarize 'foot'; valid: head, body", id="an unknown part"
+        ),
+        pytest.param(
+            "bn contains post",
+            13,
+            "contains asks what a list has in it, and bn is not a list",
+            id="contains without a list",
+        ),
         pytest.param("bn in post", 7, "in needs a list, as in bn in [post]", id="in without a list"),
         pytest.param("bn>3", 4, "> compares numbers; compare bn with 3 by =", id="a factor without order"),
         pytest.param("align>auto", 7, "> compares numbers", id="a name in an order"),
@@ -254,17 +259,17 @@ def test_a_text_of_the_command_line_is_a_value(text: str, value: Value) -> None:
         pytest.param("bn=", 4, "expected a value, but the text ends", id="no value"),
         pytest.param("bn=and", 4, "expected a value, not 'and'", id="a word of the grammar"),
         pytest.param(
-            "bn post", 4, "expected =, ==, !=, <, <=, >, >=, not in, in or contains, not 'post'", id="no sign"
+            "bn post", 4, "expected =, ==, !=, <, <=, >, >=, not in, in or contains, not 'post'", id="a missing sign"
         ),
         pytest.param("bn not post", 8, "expected in, not 'post'", id="not without in"),
         pytest.param("bn '=' post", 4, "contains, not \"'='\"", id="a quoted sign"),
-        pytest.param("bn=pre act=none", 8, "expected and, or or the end, not 'act'", id="nothing between"),
+        pytest.param("bn=pre act=none", 8, "expected and, or or the end, not 'act'", id="a missing and"),
         pytest.param("bn=pre AND act=none", 8, "expected and, or or the end, not 'AND'", id="and in capitals"),
-        pytest.param("bn=pre and", 11, "expected a key, but the text ends", id="nothing behind and"),
+        pytest.param("bn=pre and", 11, "expected a key, but the text ends", id="nothing after and"),
         pytest.param("bn=pre=post", 7, "expected and, or or the end, not '='", id="two signs"),
         pytest.param("(bn=pre", 8, "expected and, or or ), but the text ends", id="an open parenthesis"),
-        pytest.param("bn=pre)", 7, "expected and, or or the end, not ')'", id="one too many"),
-        pytest.param("bn in [pre post]", 12, "expected , or ], not 'post'", id="no comma"),
+        pytest.param("bn=pre)", 7, "expected and, or or the end, not ')'", id="an extra parenthesis"),
+        pytest.param("bn in [pre post]", 12, "expected , or ], not 'post'", id="a missing comma"),
         pytest.param("bn in [pre", 11, "expected , or ], but the text ends", id="an open list"),
         pytest.param("bn='pre", 4, "cannot read a quote that is not closed", id="an open quote"),
         pytest.param("bn!pre", 3, "cannot read '!'", id="an exclamation mark alone"),
@@ -272,7 +277,7 @@ def test_a_text_of_the_command_line_is_a_value(text: str, value: Value) -> None:
         pytest.param("bn in " + "[" * 5000, 7 + MAX_DEPTH + 1, "nested deeper than 50", id="lists too deep"),
     ],
 )
-def test_a_wrong_condition_is_told_with_its_place(text: str, column: int, message: str) -> None:
+def test_a_wrong_condition_is_refused_with_its_column(text: str, column: int, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(text, KEYS)
     assert str(refused.value).startswith(f"condition {text!r}, column {column}: ")
@@ -293,16 +298,16 @@ def test_a_wrong_condition_is_told_with_its_place(text: str, column: int, messag
         "True",
     ],
 )
-def test_a_condition_is_no_python(text: str) -> None:
+def test_python_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="condition "):
         parse(text, KEYS)
 
 
-def test_deep_conditions_within_the_bound_are_read() -> None:
+def test_the_deepest_allowed_condition_is_parsed() -> None:
     assert parse("(" * MAX_DEPTH + "bn=pre" + ")" * MAX_DEPTH) == Comparison("bn", "=", "pre")
 
 
-def test_a_condition_may_be_as_wide_as_it_likes() -> None:
+def test_a_condition_may_have_any_number_of_parts() -> None:
     parts = ["(bn=pre)"] * (MAX_DEPTH + 1) + ["binarize in [" + ",".join(["[body]"] * (MAX_DEPTH + 1)) + "]"]
     condition = parse(" or ".join(parts))
     assert isinstance(condition, AnyOf)

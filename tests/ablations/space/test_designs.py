@@ -12,8 +12,8 @@ from ablations.space.cells import canonical_levels
 from ablations.space.conditions import value_of
 from ablations.space.designs import DESIGNS, halvings_of, rows_of
 from ablations.space.factors import FACTORS, REFERENCE, level_text
-from ablations.space.fractions import MOST_FACTORS, MOST_SEARCHED, Fraction, fractional
-from ablations.space.rows import chain, full, leave_one_out, one_at_a_time, random_cells, rebased, replicated
+from ablations.space.fractions import MAX_FACTORS, MAX_SEARCHED, Fraction, fractional
+from ablations.space.rows import chain, full, leave_one_out, one_at_a_time, random_cells, rebased
 from ablations.space.rules import Backbone
 from bbcu.errors import ConfigError
 from bbcu.model.methods import METHODS
@@ -26,7 +26,7 @@ RESIDUAL_BN: Sweep = {"residual": ["true", "false"], "bn": ["pre", "post"]}
 @pytest.mark.parametrize(
     ("sweep", "rows"),
     [
-        pytest.param({}, [()], id="nothing to vary is one row"),
+        pytest.param({}, [()], id="nothing varies"),
         pytest.param({"bn": ["pre"]}, [("bn=pre",)], id="one value"),
         pytest.param(
             {"residual": ["true", "false"], "bn": ["pre", "post"]},
@@ -38,7 +38,7 @@ RESIDUAL_BN: Sweep = {"residual": ["true", "false"], "bn": ["pre", "post"]}
             ],
             id="the last key varies fastest",
         ),
-        pytest.param({"bn": []}, [], id="no value, no row"),
+        pytest.param({"bn": []}, [], id="no value"),
     ],
 )
 def test_full_factorial(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
@@ -51,8 +51,8 @@ def test_full_factorial(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
 @pytest.mark.parametrize(
     ("sweep", "rows"),
     [
-        pytest.param({}, [()], id="nothing to vary is the base"),
-        pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set is no change"),
+        pytest.param({}, [()], id="nothing varies"),
+        pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set is not a change"),
         pytest.param(
             {"residual": ["true", "false", "block"], "channels": ["32"], "bn": ["none", "post"]},
             [
@@ -78,8 +78,8 @@ def test_one_at_a_time_costs_one_cell_and_one_for_each_other_value() -> None:
 @pytest.mark.parametrize(
     ("sweep", "rows"),
     [
-        pytest.param({}, [()], id="nothing to leave out"),
-        pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set cannot be left out"),
+        pytest.param({}, [()], id="nothing varies"),
+        pytest.param({"channels": ["32"]}, [("channels=32",)], id="one value cannot be left out"),
         pytest.param(
             {"residual": ["true", "block", "false"], "channels": ["32"], "threshold": ["true", "false"]},
             [
@@ -93,10 +93,6 @@ def test_one_at_a_time_costs_one_cell_and_one_for_each_other_value() -> None:
 )
 def test_leave_one_out(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
     assert leave_one_out(sweep) == rows
-
-
-def test_leave_one_out_is_one_at_a_time_where_a_component_is_there_or_not() -> None:
-    assert leave_one_out(RESIDUAL_BN) == one_at_a_time(RESIDUAL_BN)
 
 
 @pytest.mark.parametrize("design", [one_at_a_time, leave_one_out, lambda sweep: random_cells(sweep, 1, 0), fractional])
@@ -176,14 +172,14 @@ def bbcu_version(version: int) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        pytest.param([["act"]], "step 1 .*'act' is no change; write key=value", id="no value"),
-        pytest.param([["=after"]], "step 1 .*'=after' is no change", id="no key"),
+        pytest.param([["act"]], "step 1 .*'act' is not a change; write key=value", id="no value"),
+        pytest.param([["=after"]], "step 1 .*'=after' is not a change", id="no key"),
         pytest.param([["act=after"], ["bn=pre", "bn=post"]], "step 2 .*sets bn twice", id="twice in one step"),
         pytest.param([["act=after"], ["act=after"]], "step 2 .*changes nothing: act=after", id="the same again"),
         pytest.param([["act=after"], []], "step 2 .*changes nothing: it is empty", id="an empty step"),
     ],
 )
-def test_a_step_that_is_no_change_is_refused(steps: list[list[str]], message: str) -> None:
+def test_a_step_that_changes_nothing_or_is_malformed_is_refused(steps: list[list[str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         chain(steps)
 
@@ -221,7 +217,7 @@ def test_another_seed_draws_other_cells() -> None:
 
 
 @pytest.mark.parametrize("cells", [120, 121, 10**9])
-def test_asking_for_more_than_there_is_gives_all(cells: int) -> None:
+def test_a_draw_of_more_than_all_is_all(cells: int) -> None:
     sweep = {"a": list("1234"), "b": list("12345"), "c": list("123456")}
     drawn = random_cells(sweep, cells, seed=0)
     assert len(drawn) == 4 * 5 * 6
@@ -279,7 +275,7 @@ TEXTBOOK = [
 
 
 @pytest.mark.parametrize(("factors", "halvings", "resolution", "lengths"), TEXTBOOK)
-def test_the_best_fraction_is_that_of_the_tables(
+def test_the_best_fraction_is_that_of_published_tables(
     factors: int, halvings: int, resolution: int, lengths: dict[int, int]
 ) -> None:
     fraction = fractional(letters(factors), halvings)
@@ -328,7 +324,7 @@ def test_half_of_four_factors_by_hand() -> None:
         ("A*C", "B*D"),
         ("A*D", "B*C"),
     )
-    assert fraction.alias_lines() == [
+    assert fraction.notes() == [
         "8 rows, resolution IV: main effects are clear of interactions of two factors, which are confused with one "
         "another",
         "generators: D=A*B*C",
@@ -365,7 +361,7 @@ def test_the_search_takes_the_first_of_equally_good_generators() -> None:
 
 
 def test_effects_of_as_many_factors_as_the_resolution_are_not_listed() -> None:
-    assert fractional(letters(5), 2).alias_lines()[3:] == [
+    assert fractional(letters(5), 2).notes()[3:] == [
         "estimated together: A = B*E",
         "estimated together: B = A*E",
         "estimated together: C = D*E",
@@ -376,21 +372,22 @@ def test_effects_of_as_many_factors_as_the_resolution_are_not_listed() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("factors", "text"),
+    [
+        (3, "4 rows, resolution III: main effects are confused with interactions of two factors"),
+        (5, "16 rows, resolution V: main effects and interactions of two factors are clear of one another"),
+    ],
+)
+def test_the_notes_of_a_half_say_what_is_confused(factors: int, text: str) -> None:
+    assert fractional(letters(factors), 1).notes()[0] == text
+
+
 def test_generators_may_define_any_factor() -> None:
     fraction = fractional(letters(5), generators=["A = B*C", "D=C*E"])
     assert fraction.generators == ("A=B*C", "D=C*E")
     assert fraction.defining_relation == ("A*B*C", "C*D*E", "A*B*D*E")
     assert fraction.resolution == 3
-
-
-def test_main_effects_are_told_to_be_confused() -> None:
-    lines = fractional(letters(3), 1).alias_lines()
-    assert lines[0] == "4 rows, resolution III: main effects are confused with interactions of two factors"
-    assert lines[3:] == [f"estimated together: {text}" for text in ("A = B*C", "B = A*C", "C = A*B")]
-
-
-def test_two_factor_interactions_are_told_to_be_clear() -> None:
-    assert "resolution V: main effects and interactions of two" in fractional(letters(5), 1).alias_lines()[0]
 
 
 def test_a_key_with_one_value_is_set_in_every_row() -> None:
@@ -410,8 +407,8 @@ def test_a_key_with_one_value_is_set_in_every_row() -> None:
         pytest.param({}, 1, [], r"0 factors .*possible: none", id="nothing varies"),
         pytest.param(letters(7), 5, [], "possible: 1/2, 1/4, 1/8, 1/16", id="too small a fraction"),
         pytest.param(letters(4), 0, [], "possible: 1/2", id="not halved"),
-        pytest.param(letters(MOST_SEARCHED + 1), 2, [], "write the generators", id="too many to search"),
-        pytest.param(letters(MOST_FACTORS + 1), 2, [], "more than 16", id="too many to list"),
+        pytest.param(letters(MAX_SEARCHED + 1), 2, [], "write the generators", id="too many to search"),
+        pytest.param(letters(MAX_FACTORS + 1), 2, [], "more than 16", id="too many to list"),
         pytest.param(letters(4), None, ["D=A*B*X"], "unknown factor .*'X'.*valid: A, B, C, D", id="an unknown parent"),
         pytest.param(letters(4), None, ["X=A*B"], "unknown factor .*'X'", id="an unknown factor"),
         pytest.param({**letters(3), "bn": ["pre"]}, None, ["C=A*bn"], "unknown factor .*'bn'", id="it does not vary"),
@@ -477,19 +474,19 @@ def test_a_design_by_its_name(design: str, options: dict[str, Any], rows: list[t
 @pytest.mark.parametrize(
     "options", [{"fraction": "1/2"}, {"fraction": "1 / 2"}, {"generators": ["D=A*B*C"]}], ids=lambda entry: str(entry)
 )
-def test_a_fraction_by_its_name_needs_every_row_and_tells_its_aliases(options: dict[str, Any]) -> None:
+def test_a_fraction_needs_every_row_and_notes_its_aliases(options: dict[str, Any]) -> None:
     listing = rows_of("fractional", letters(4), options)
     fraction = fractional(letters(4), 1)
-    assert (listing.rows, listing.notes, listing.whole) == (fraction.rows, tuple(fraction.alias_lines()), True)
+    assert (listing.rows, listing.notes, listing.needs_every_row) == (fraction.rows, tuple(fraction.notes()), True)
 
 
 @pytest.mark.parametrize("design", sorted(DESIGNS.keys() - {"fractional"}))
-def test_other_designs_stand_without_a_row(design: str) -> None:
+def test_other_designs_do_not_need_every_row(design: str) -> None:
     options = {"random": {"cells": 2}, "chain": {"steps": ["act=after"]}}
-    assert not rows_of(design, RESIDUAL_BN, options.get(design, {})).whole
+    assert not rows_of(design, RESIDUAL_BN, options.get(design, {})).needs_every_row
 
 
-def test_a_chain_is_gone_through_under_every_combination_beside_it() -> None:
+def test_a_chain_is_repeated_for_every_combination_of_the_other_keys() -> None:
     steps = ["act=after align=1", ["bn=post"]]
     assert rows_of("chain", {"task": ["sr_x2", "sr_x4"], "channels": ["32"]}, {"steps": steps}).rows == (
         ("task=sr_x2", "channels=32", "act=after", "align=1"),
@@ -499,28 +496,33 @@ def test_a_chain_is_gone_through_under_every_combination_beside_it() -> None:
     )
 
 
-def test_leave_one_out_tells_which_values_it_does_not_use() -> None:
+def test_leave_one_out_notes_the_values_that_it_does_not_use() -> None:
     listing = rows_of("leave_one_out", {"residual": ["true", "block", "false"]}, {})
     assert listing.notes == ("residual=block is in no row: leave_one_out has residual at true and at false",)
 
 
-def test_a_draw_tells_how_much_it_is_of() -> None:
+def test_a_draw_notes_its_share_of_the_combinations() -> None:
     assert rows_of("random", RESIDUAL_BN, {"cells": 3}).notes == ("3 of 4 combinations, drawn with seed 0",)
 
 
 @pytest.mark.parametrize(
     ("design", "options", "message"),
     [
-        pytest.param("ful", {}, r"design=ful: .*did you mean full\?.*valid: full, one_at_a_time", id="no such design"),
+        pytest.param("ful", {}, r"design=ful: .*did you mean full\?.*valid: full, one_at_a_time", id="unknown design"),
         pytest.param("full", {"cells": 3}, "cells: unknown option of design=full.*valid: none", id="takes no option"),
-        pytest.param("random", {"steps": []}, "unknown option of design=random.*valid: cells, seed", id="not its own"),
+        pytest.param(
+            "random",
+            {"steps": []},
+            "unknown option of design=random.*valid: cells, seed",
+            id="option of another design",
+        ),
         pytest.param("random", {}, "random needs hydra.sweeper.cells", id="how many cells"),
         pytest.param("chain", {}, "chain needs hydra.sweeper.steps", id="which steps"),
         pytest.param("chain", {"steps": ["bn=post"]}, "bn: the chain sets it", id="swept and in the chain"),
-        pytest.param("fractional", {"fraction": "1/3"}, "fraction=1/3: must be 1/2, 1/4", id="no power of two"),
+        pytest.param("fractional", {"fraction": "1/3"}, "fraction=1/3: must be 1/2, 1/4", id="not a power of two"),
     ],
 )
-def test_what_a_design_cannot_use_is_refused(design: str, options: dict[str, Any], message: str) -> None:
+def test_an_unknown_or_missing_option_is_refused(design: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         rows_of(design, RESIDUAL_BN, options)
 
@@ -531,15 +533,6 @@ def test_a_fraction_is_a_number_of_halvings(fraction: str, halvings: int) -> Non
 
 
 @pytest.mark.parametrize("fraction", ["1/1", "1/0", "1/6", "2/4", "0.5", "half", "1/-2", ""])
-def test_a_text_that_is_no_fraction_is_refused(fraction: str) -> None:
+def test_a_malformed_fraction_is_refused(fraction: str) -> None:
     with pytest.raises(ConfigError, match="must be 1/2"):
         halvings_of(fraction)
-
-
-def test_a_replicate_is_whole_before_the_next_begins() -> None:
-    assert replicated([("bn=pre",), ("bn=post",)], 2) == [
-        (0, ("bn=pre",)),
-        (0, ("bn=post",)),
-        (1, ("bn=pre",)),
-        (1, ("bn=post",)),
-    ]

@@ -124,7 +124,7 @@ MERGED = [
         DNCNN,
         {"binarize": ("tail",), "residual": "block", "act": "after"},
         {"binarize": ("tail",), "residual": False},
-        id="nor has it a block",
+        id="nor a block",
     ),
     *(
         pytest.param(
@@ -160,7 +160,7 @@ def test_cells_that_are_merged_train_alike(backbone: Backbone, one: dict[str, Le
     assert same(outcome(settled(first, backbone), backbone), outcome(settled(second, backbone), backbone))
 
 
-def test_every_rule_that_merges_is_among_them() -> None:
+def test_every_merging_rule_is_tested() -> None:
     found = {reason for row in MERGED for reason in canonical_form(asked(**row.values[1]), row.values[0])[1]}  # type: ignore[arg-type]
     assert found == {rule.reason for rule in rules().merging}
 
@@ -190,7 +190,7 @@ def test_every_rule_that_merges_is_among_them() -> None:
         pytest.param({"weight": "l1mag"}, {"weight": "l1"}, id="a gradient that Adam scales"),
     ],
 )
-def test_what_looks_alike_and_is_not(one: dict[str, Level], other: dict[str, Level]) -> None:
+def test_similar_cells_that_are_not_merged_train_differently(one: dict[str, Level], other: dict[str, Level]) -> None:
     first, second = asked(**one), asked(**other)
     assert canonical_form(first, SRRESNET)[0] != canonical_form(second, SRRESNET)[0]
     assert not same(outcome(first, SRRESNET), outcome(second, SRRESNET))
@@ -213,7 +213,7 @@ def entropies(levels: dict[str, Level], backbone: Backbone) -> dict[str, float]:
     return {name: values["entropy"] for name, values in found["units"].items()}
 
 
-def test_a_dncnn_has_nothing_to_binarise_in_between() -> None:
+def test_a_dncnn_has_no_upsampling_to_binarise() -> None:
     levels = asked(binarize=("body", "up"))
     assert not possible(levels, DNCNN)
     with pytest.raises(ConfigError, match="upsampling"):
@@ -258,7 +258,7 @@ def largest(levels: dict[str, Level], place: str) -> float:
         pytest.param("block", "inside", (1, 3), id="an identity around each pair: the second of each"),
     ],
 )
-def test_behind_a_relu_every_bit_is_positive(residual: Level, act: str, blind: tuple[int, ...], bn: str) -> None:
+def test_after_a_relu_every_bit_is_positive(residual: Level, act: str, blind: tuple[int, ...], bn: str) -> None:
     levels = asked(residual=residual, act=act, act_fn="relu", bn=bn, threshold=False)
     assert not possible(levels, SRRESNET)
     found = entropies(levels, SRRESNET)
@@ -271,7 +271,7 @@ def test_behind_a_relu_every_bit_is_positive(residual: Level, act: str, blind: t
     [{"threshold": True}, {"bn": "pre"}, {"bn": "out"}, {"act_fn": "prelu"}, {"act": "inside"}],
     ids=str,
 )
-def test_behind_a_relu_bits_tell_something_where_anything_shifts_them(change: dict[str, Level]) -> None:
+def test_after_a_relu_bits_carry_information_if_something_shifts_them(change: dict[str, Level]) -> None:
     levels = {**asked(act="after", act_fn="relu", threshold=False), **change}
     assert possible(levels, SRRESNET)
     assert sum(entropy > 0 for entropy in entropies(levels, SRRESNET).values()) > 1
@@ -290,7 +290,7 @@ def test_behind_a_relu_bits_tell_something_where_anything_shifts_them(change: di
         pytest.param(DNCNN, {"binarize": ("tail",), "act_fn": "rprelu"}, {"tail"}, id="behind the last ReLU of a body"),
     ],
 )
-def test_elsewhere_behind_a_relu_every_bit_is_positive_too(
+def test_after_a_relu_outside_the_body_every_bit_is_positive(
     backbone: Backbone, levels: dict[str, Level], blind: set[str], bn: str
 ) -> None:
     whole = {**asked(act_fn="relu", bn=bn, threshold=False), **levels}
@@ -301,7 +301,7 @@ def test_elsewhere_behind_a_relu_every_bit_is_positive_too(
 
 @pytest.mark.parametrize("bn", ["none", "post", "out"])
 @pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_a_picture_has_no_negative_side_for_a_binary_head(backbone: Backbone, bn: str) -> None:
+def test_a_binary_head_without_a_shift_sees_only_positive_bits(backbone: Backbone, bn: str) -> None:
     levels = asked(binarize=("head",), bn=bn, threshold=False)
     assert not possible(levels, backbone)
     assert entropies(levels, backbone) == {"head.unit": 0}
@@ -314,7 +314,7 @@ def test_a_binary_head_sees_a_picture_with_a_threshold_or_batchnorm(change: dict
     assert entropies(levels, SRRESNET)["head.unit"] > 0
 
 
-def test_every_rule_that_forbids_is_among_them() -> None:
+def test_every_impossible_rule_is_tested() -> None:
     refused = [
         (asked(binarize=("up",)), DNCNN),
         (asked(act="after", act_fn="hardtanh"), SRRESNET),
@@ -368,7 +368,7 @@ def test_combinations_that_differ_by_one_level_and_are_not_merged_do_not_train_a
 
 
 @pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_a_canonical_form_is_its_own_over_the_whole_space_and_the_census_counts_it(backbone: Backbone) -> None:
+def test_canonical_forms_are_stable_over_the_whole_space_and_counted_by_the_census(backbone: Backbone) -> None:
     forms: set[tuple[Level, ...]] = set()
     total = refused = 0
     for levels in combinations(LEVELS):
@@ -406,7 +406,7 @@ def stream() -> Tensor:
     return drawn(2, CHANNELS, SIDE, SIDE).double()
 
 
-def test_a_threshold_beside_batchnorm_before_the_sign_can_nothing_new_and_learns_faster() -> None:
+def test_a_threshold_after_batchnorm_adds_no_function_but_learns_faster() -> None:
     with_threshold, without = body_of(bn="pre"), body_of(bn="pre", threshold=False)
     state = {name: value.clone() for name, value in with_threshold.state_dict().items()}
     thresholds = {name: state.pop(name) for name in list(state) if name.endswith("threshold")}
@@ -432,7 +432,7 @@ def test_a_threshold_beside_batchnorm_before_the_sign_can_nothing_new_and_learns
     torch.testing.assert_close(moved(with_threshold), 2 * moved(without), rtol=1e-3, atol=0)
 
 
-def test_behind_a_convolution_with_batchnorm_its_bias_is_dead() -> None:
+def test_a_bias_before_batchnorm_has_no_effect() -> None:
     """The released gray DnCNN has biases; with BatchNorm behind them neither output nor gradient knows."""
     levels = asked(bn="post", align=1.0)
     network, x = network_of(levels, DNCNN, colours=1), pictures(colours=1)

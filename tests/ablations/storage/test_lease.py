@@ -243,6 +243,7 @@ def test_a_process_that_got_the_number_of_a_silent_one_is_left_alone(folder: Tri
 
 
 def test_a_process_does_not_end_itself(folder: TrialFolder) -> None:
+    """If it did, the tests would end here."""
     with held(folder, "bbcu") as own:
         revoke(folder.outputs, own.lease)
         own.heartbeat(now=True)

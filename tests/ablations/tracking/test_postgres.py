@@ -96,7 +96,7 @@ def test_a_server_that_stops_during_a_training_costs_one_warning_and_no_metric(
     assert warnings(last) == 1
     assert len(workplace.results()) == 2
 
-    assert synchronise(workplace) == f"1 results were logged to {workplace.uri}"
+    assert synchronise(workplace) == f"1 results and 0 trials without a result were logged to {workplace.uri}"
     check_recorded(workplace, trials=2)
 
 
@@ -116,5 +116,5 @@ def test_a_database_that_stops_during_a_training_costs_one_warning_and_no_metric
     assert warnings(last) == 1
     assert len(on_database.results()) == 2
 
-    assert synchronise(on_database) == f"1 results were logged to {on_database.uri}"
+    assert synchronise(on_database) == f"1 results and 0 trials without a result were logged to {on_database.uri}"
     check_recorded(on_database, trials=2)

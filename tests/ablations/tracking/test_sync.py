@@ -145,7 +145,7 @@ def test_the_command_that_brings_mlflow_up_to_date_logs_all_that_it_missed(
     empty: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["sync", STUDY, "--outputs", str(empty.outputs), "--tracking-uri", empty.uri])
-    assert capsys.readouterr().out == f"1 results and 3 trials without one were logged to {empty.uri}\n"
+    assert capsys.readouterr().out == f"1 results and 3 trials without a result were logged to {empty.uri}\n"
     assert len(empty.runs()) == 4
     assert states_of(empty)["counts"]["failed"] == 1
 

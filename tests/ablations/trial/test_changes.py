@@ -1,4 +1,4 @@
-"""Results that other code or other pictures have made: nothing is mixed in silence, and the user chooses."""
+"""Results of other code or of other pictures: they are never mixed silently, and the user chooses."""
 
 import importlib
 import json
@@ -15,43 +15,23 @@ from ablations.storage.files import write_atomically
 from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.trial.provenance import code_fingerprint
 from tests.harness.builders import save
-from tests.harness.support import Outcome, Workplace, contents, photograph
+from tests.harness.support import STUDY, Outcome, Workplace, contents, photograph
 
 OTHER = "0123456789abcdef"
 COMMANDS = pytest.mark.parametrize("command", [Workplace.run, Workplace.sweep], ids=["trial", "sweep"])
 Command = Callable[..., Outcome]
 
+SEARCH = ("hydra.sweeper.design=search", "hydra.sweeper.trials=2", "bn=none,post")
+"""A search over two cells, one of which the workplace has trained."""
+
 
 def rewrite(folder: TrialFolder, **provenance: Any) -> None:
-    """Change what a result says of where it comes from; None takes a key away."""
+    """Change the provenance of a result; None removes a key."""
     result = folder.result()
     assert result is not None
     changed = {**result["provenance"], **provenance}
     result["provenance"] = {name: value for name, value in changed.items() if value is not None}
     write_atomically(folder.result_path, json.dumps(result))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
-    """A workplace whose trial is finished, for tests to copy."""
-    place = Workplace.apart(tmp_path_factory.mktemp("finished"), migrated_database)
-    assert place.sweep().status == 0
-    return place
-
-
-@pytest.fixture
-def place(finished: Workplace, tmp_path: Path) -> Workplace:
-    """A workplace whose trial is finished, which this process has not seen: it reads its pictures once."""
-    folder = shutil.copytree(finished.folder, tmp_path / "place")
-    return Workplace(folder, f"sqlite:///{folder / 'mlflow.db'}")
-
-
-@pytest.fixture
-def made_by_other_code(place: Workplace) -> TrialFolder:
-    """The result of the workplace's trial, which other code has made."""
-    (folder,) = place.trials()
-    rewrite(folder, code=OTHER)
-    return folder
 
 
 def code_of(folder: TrialFolder) -> str | None:
@@ -61,95 +41,129 @@ def code_of(folder: TrialFolder) -> str | None:
     return code
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
+    """A workplace with a finished trial, for tests to copy."""
+    place = Workplace.apart(tmp_path_factory.mktemp("finished"), migrated_database)
+    assert place.sweep().status == 0
+    return place
+
+
+@pytest.fixture
+def place(finished: Workplace, tmp_path: Path) -> Workplace:
+    """A copy of the workplace whose pictures this process has not read yet."""
+    folder = shutil.copytree(finished.folder, tmp_path / "place")
+    return Workplace(folder, f"sqlite:///{folder / 'mlflow.db'}")
+
+
+@pytest.fixture
+def of_other_code(place: Workplace) -> TrialFolder:
+    """The workplace's trial, with a result of other code."""
+    (folder,) = place.trials()
+    rewrite(folder, code=OTHER)
+    return folder
+
+
 # --- other code -------------------------------------------------------------------------------------------------------
 
 
 @COMMANDS
 def test_a_result_of_other_code_stops_the_command_in_one_line_and_stays(
-    place: Workplace, made_by_other_code: TrialFolder, command: Command
+    place: Workplace, of_other_code: TrialFolder, command: Command
 ) -> None:
-    before = contents(made_by_other_code.path)
+    before = contents(of_other_code.path)
     outcome = command(place)
     assert outcome.status == 1
     (line,) = outcome.message.splitlines()
-    assert f"it was made by code {OTHER}, and this is {code_fingerprint()}" in line
-    assert "on_change=keep takes it as it is, on_change=retrain makes it anew, and another study.name" in line
-    assert contents(made_by_other_code.path) == before
+    assert f"it was made by code {OTHER}, and the present code is {code_fingerprint()}" in line
+    assert "on_change=keep reuses it, on_change=retrain replaces it, and another study.name" in line
+    assert contents(of_other_code.path) == before
     assert len(place.runs()) == 1
 
 
 @COMMANDS
-def test_a_result_of_other_code_can_be_kept(
-    place: Workplace, made_by_other_code: TrialFolder, command: Command
-) -> None:
-    before = contents(made_by_other_code.path)
+def test_a_result_of_other_code_can_be_kept(place: Workplace, of_other_code: TrialFolder, command: Command) -> None:
+    before = contents(of_other_code.path)
     assert command(place, "on_change=keep").status == 0
-    assert contents(made_by_other_code.path) == before
+    assert contents(of_other_code.path) == before
     assert len(place.runs()) == 1
 
 
 @COMMANDS
-def test_a_result_of_other_code_can_be_made_anew(
-    place: Workplace, made_by_other_code: TrialFolder, command: Command
+def test_a_result_of_other_code_can_be_retrained_once(
+    place: Workplace, of_other_code: TrialFolder, command: Command
 ) -> None:
     assert command(place, "on_change=retrain").status == 0
-    assert code_of(made_by_other_code) == code_fingerprint()
-    assert [attempt.state for attempt in history_of(made_by_other_code).attempts] == [State.FINISHED] * 2
+    assert code_of(of_other_code) == code_fingerprint()
+    assert [attempt.state for attempt in history_of(of_other_code).attempts] == [State.FINISHED] * 2
     assert place.finished() == place.results()
     assert len(place.runs()) == 2
-
-
-@COMMANDS
-def test_what_was_made_anew_is_not_made_anew_again(
-    place: Workplace, made_by_other_code: TrialFolder, command: Command
-) -> None:
-    command(place, "on_change=retrain")
-    before = contents(made_by_other_code.path)
+    before = contents(of_other_code.path)
     assert command(place, "on_change=retrain").status == 0
     assert command(place).status == 0
-    assert contents(made_by_other_code.path) == before
+    assert contents(of_other_code.path) == before
 
 
-def test_a_result_from_before_code_had_a_fingerprint_counts_as_one_of_other_code(place: Workplace) -> None:
+def test_a_result_from_before_code_had_a_fingerprint_is_one_of_other_code(place: Workplace) -> None:
     (folder,) = place.trials()
     rewrite(folder, code=None)
     assert "it was made before code had a fingerprint" in place.run().message
     assert place.run("on_change=keep").status == 0
 
 
-@pytest.mark.parametrize("change", [{"git": "another", "dirty": True}, {"cpu": "another", "threads": 64}], ids=str)
-def test_where_and_at_which_commit_a_result_was_made_changes_nothing(place: Workplace, change: dict[str, Any]) -> None:
+def test_the_commit_and_the_machine_of_a_result_do_not_matter(place: Workplace) -> None:
     (folder,) = place.trials()
-    rewrite(folder, **change)
+    rewrite(folder, git="another", dirty=True, cpu="another", threads=64)
     before = contents(folder.path)
     assert place.run().status == 0
     assert contents(folder.path) == before
 
 
-def test_a_sweep_says_how_many_results_are_of_other_code_and_trains_none_of_the_rest(
-    place: Workplace, made_by_other_code: TrialFolder
+def test_a_sweep_with_a_result_of_other_code_trains_nothing_or_retrains_only_that(
+    place: Workplace, of_other_code: TrialFolder
 ) -> None:
     outcome = place.sweep("bn=none,post")
     assert "1 of 2 trials have a result of other code, as reference seed 0" in outcome.message
     assert len(place.results()) == 1
-
-
-def test_a_sweep_makes_anew_what_other_code_made_and_keeps_the_rest(
-    place: Workplace, made_by_other_code: TrialFolder
-) -> None:
     place.run("bn=post")
     rest = place.folder_of("bn=post")
     before = contents(rest.path)
     outcome = place.sweep("bn=none,post", "on_change=retrain")
     assert "2 trials, 1 done already, 1 to train" in outcome.out
-    assert code_of(made_by_other_code) == code_fingerprint()
+    assert code_of(of_other_code) == code_fingerprint()
     assert contents(rest.path) == before
 
 
-def test_a_dry_run_tells_of_other_code_too(place: Workplace, made_by_other_code: TrialFolder) -> None:
-    assert "have a result of other code" in place.sweep("hydra.sweeper.dry_run=true").message
-    assert "1 to train" in place.sweep("hydra.sweeper.dry_run=true", "on_change=retrain").out
-    assert "nothing to train" in place.sweep("hydra.sweeper.dry_run=true", "on_change=keep").out
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("stop", "have a result of other code"), ("retrain", "1 to train"), ("keep", "nothing to train")],
+)
+def test_a_dry_run_reports_other_code(place: Workplace, of_other_code: TrialFolder, choice: str, expected: str) -> None:
+    assert expected in place.sweep("hydra.sweeper.dry_run=true", f"on_change={choice}").text
+
+
+def test_a_search_stops_at_a_result_of_other_code_and_names_it(place: Workplace, of_other_code: TrialFolder) -> None:
+    outcome = place.sweep(*SEARCH)
+    assert outcome.status == 1
+    (line,) = outcome.message.splitlines()
+    name = f"it was made by code {OTHER}, and the present code is {code_fingerprint()}"
+    assert f"reference seed 0 has a result, but {name}" in line
+        f"reference seed 0 has a result, but it was made by code {OTHER}, and the present code is {code_fingerprint()}"
+        in line
+    )
+    assert len(place.results()) == 1
+
+
+@pytest.mark.parametrize("choice", ["keep", "retrain"])
+def test_a_search_keeps_or_retrains_a_result_of_other_code(
+    place: Workplace, of_other_code: TrialFolder, choice: str
+) -> None:
+    before = contents(of_other_code.path)
+    outcome = place.sweep(*SEARCH, f"on_change={choice}")
+    assert outcome.status == 0, outcome.text
+    assert code_of(of_other_code) == (OTHER if choice == "keep" else code_fingerprint())
+    assert (contents(of_other_code.path) == before) == (choice == "keep")
+    assert len(place.results()) == 2
 
 
 # --- other pictures ---------------------------------------------------------------------------------------------------
@@ -162,9 +176,11 @@ def changed(place: Workplace) -> Workplace:
     return place
 
 
-@pytest.mark.parametrize("choice", ["stop", "keep"])
-def test_a_sweep_does_not_mix_results_on_two_kinds_of_pictures(changed: Workplace, choice: str) -> None:
-    outcome = changed.sweep(f"on_change={choice}")
+@pytest.mark.parametrize(
+    "overrides", [("on_change=stop",), ("on_change=keep",), SEARCH], ids=["stop", "keep", "search"]
+)
+def test_results_on_two_sets_of_pictures_are_not_mixed(changed: Workplace, overrides: tuple[str, ...]) -> None:
+    outcome = changed.sweep(*overrides)
     assert outcome.status == 1
     (line,) = outcome.message.splitlines()
     assert "study adhoc has reference seed 0 on other pictures: their fingerprint was " in line
@@ -172,74 +188,32 @@ def test_a_sweep_does_not_mix_results_on_two_kinds_of_pictures(changed: Workplac
     assert len(changed.results()) == len(changed.runs()) == 1
 
 
-def test_a_sweep_trains_on_other_pictures_beside_what_is_there_where_that_is_wanted(changed: Workplace) -> None:
+@pytest.mark.parametrize(("overrides", "results"), [((), 2), (SEARCH, 3)], ids=["sweep", "search"])
+def test_a_sweep_trains_on_other_pictures_beside_the_old_results_if_asked_to(
+    changed: Workplace, overrides: tuple[str, ...], results: int
+) -> None:
     (before,) = changed.trials()
     old = contents(before.path)
-    assert changed.sweep("on_change=retrain").status == 0
-    assert len(changed.results()) == 2
-    assert changed.finished() == changed.results()
+    assert changed.sweep(*overrides, "on_change=retrain").status == 0
+    assert len(changed.results()) == results
     assert contents(before.path) == old
-    assert changed.sweep().status == 0
+    assert changed.sweep(*overrides).status == 0
 
 
-def test_another_study_is_free_to_have_other_pictures(changed: Workplace) -> None:
-    assert changed.sweep("study.name=another").status == 0
-    assert len(trial_folders(changed.outputs, "another")) == 1
-
-
-def test_a_cell_that_the_study_has_no_result_of_is_trained_on_other_pictures(changed: Workplace) -> None:
-    assert changed.sweep("bn=post").status == 0
-    assert len(changed.results()) == 2
-
-
-def test_a_single_trial_on_other_pictures_is_a_trial_of_its_own(changed: Workplace) -> None:
+@pytest.mark.parametrize(
+    ("command", "override", "study"),
+    [
+        pytest.param(Workplace.sweep, "study.name=another", "another", id="another study"),
+        pytest.param(Workplace.sweep, "bn=post", STUDY, id="a cell without a result"),
+        pytest.param(Workplace.run, "seed=0", STUDY, id="a single trial"),
+    ],
+)
+def test_other_pictures_are_no_obstacle_for(changed: Workplace, command: Command, override: str, study: str) -> None:
     (before,) = changed.trials()
     old = contents(before.path)
-    assert changed.run().status == 0
-    assert len(changed.results()) == 2
+    assert command(changed, override).status == 0
+    assert len(trial_folders(changed.outputs, study)) == (2 if study == STUDY else 1)
     assert contents(before.path) == old
-
-
-# --- searches ---------------------------------------------------------------------------------------------------------
-
-SEARCH = ("hydra.sweeper.design=search", "hydra.sweeper.trials=2", "bn=none,post")
-"""A search over two cells, of which the place has trained one."""
-
-
-def test_a_search_stops_at_a_result_of_other_code_and_names_it(
-    place: Workplace, made_by_other_code: TrialFolder
-) -> None:
-    outcome = place.sweep(*SEARCH)
-    assert outcome.status == 1
-    (line,) = outcome.message.splitlines()
-    assert f"reference seed 0 has a result, but it was made by code {OTHER}, and this is {code_fingerprint()}" in line
-    assert len(place.results()) == 1
-
-
-def test_a_search_takes_a_result_of_other_code_for_known_where_it_is_to_be_kept(
-    place: Workplace, made_by_other_code: TrialFolder
-) -> None:
-    before = contents(made_by_other_code.path)
-    assert place.sweep(*SEARCH, "on_change=keep").status == 0
-    assert contents(made_by_other_code.path) == before
-    assert len(place.results()) == 2
-
-
-def test_a_search_makes_a_result_of_other_code_anew(place: Workplace, made_by_other_code: TrialFolder) -> None:
-    outcome = place.sweep(*SEARCH, "on_change=retrain")
-    assert outcome.status == 0, outcome.text
-    assert code_of(made_by_other_code) == code_fingerprint()
-    assert place.finished() == place.results()
-    assert len(place.results()) == 2
-
-
-def test_a_search_does_not_mix_results_on_two_kinds_of_pictures(changed: Workplace) -> None:
-    outcome = changed.sweep(*SEARCH)
-    assert outcome.status == 1
-    assert "study adhoc has reference seed 0 on other pictures: their fingerprint was " in outcome.message
-    assert len(changed.results()) == 1
-    assert changed.sweep(*SEARCH, "on_change=retrain").status == 0
-    assert len(changed.results()) == 3
 
 
 # --- parts of the user's own ------------------------------------------------------------------------------------------
@@ -256,7 +230,7 @@ PART = "surrogate=my_changing_parts.Steep"
 
 
 def write_part(place: Workplace, text: str) -> None:
-    """Write the module of the user's own part, for a command that has not imported it yet."""
+    """Write the module of the user's own part, and let this process forget the old one."""
     parts = place.folder / "parts"
     parts.mkdir(exist_ok=True)
     (parts / "my_changing_parts.py").write_text(text)
@@ -268,7 +242,7 @@ def write_part(place: Workplace, text: str) -> None:
 @pytest.fixture
 def with_part(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A workplace with a result of a part of the user's own."""
-    # Or a file that is written twice in a second would be read from what was compiled of it before.
+    # A file that is written twice within a second would be read from its stale bytecode.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(place.folder / "parts"))
     write_part(place, STEEP.replace("SLOPE", "2"))
@@ -278,7 +252,7 @@ def with_part(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
     code_fingerprint.cache_clear()
 
 
-def test_a_part_that_is_not_there_is_told_in_one_line_by_a_search_too(place: Workplace) -> None:
+def test_a_missing_part_stops_a_search_in_one_line(place: Workplace) -> None:
     outcome = place.sweep(*SEARCH, "surrogate=quadratic,no_such_module.Steep")
     assert outcome.status == 1
     (line,) = outcome.message.splitlines()
@@ -286,9 +260,7 @@ def test_a_part_that_is_not_there_is_told_in_one_line_by_a_search_too(place: Wor
 
 
 @COMMANDS
-def test_a_part_of_the_users_own_that_has_changed_since_stops_the_command(
-    with_part: Workplace, command: Command
-) -> None:
+def test_a_part_that_has_changed_since_stops_the_command(with_part: Workplace, command: Command) -> None:
     write_part(with_part, STEEP.replace("SLOPE", "3"))
     outcome = command(with_part, PART)
     assert outcome.status == 1
@@ -298,9 +270,9 @@ def test_a_part_of_the_users_own_that_has_changed_since_stops_the_command(
     assert command(with_part, PART).status == 0
 
 
-def test_a_better_word_on_a_part_of_the_users_own_changes_nothing(with_part: Workplace) -> None:
-    before = contents(with_part.outputs / "adhoc")
-    results = {name: kept for name, kept in before.items() if name.endswith("result.json")}
+def test_a_better_docstring_of_a_part_changes_nothing(with_part: Workplace) -> None:
+    before = contents(with_part.outputs / STUDY)
+    results = {name: result for name, result in before.items() if name.endswith("result.json")}
     write_part(with_part, '"""Steep ones."""\n' + STEEP.replace("SLOPE", "2"))
     assert with_part.sweep(PART).status == 0
-    assert contents(with_part.outputs / "adhoc").items() >= results.items()
+    assert contents(with_part.outputs / STUDY).items() >= results.items()

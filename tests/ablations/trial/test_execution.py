@@ -53,7 +53,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> D
 def test_a_trial_ends_with_status_zero_and_prints_its_score(done: DoneTrial) -> None:
     score = done.result["metrics"]["Tiny"]
     assert done.outcome.status == 0
-    assert f"Tiny: {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" in done.outcome.out
+    assert f"Tiny: PSNR {score['psnr_db']:.2f} dB, SSIM {score['ssim']:.4f}" in done.outcome.out
     assert done.outcome.message == ""
 
 
@@ -343,6 +343,6 @@ def test_a_finished_trial_is_not_trained_again(workplace: Workplace) -> None:
     before = contents(workplace.outputs / STUDY)
     again = workplace.run()
     assert again.status == 0
-    assert "done already" in again.out
+    assert "has a result already" in again.out
     assert contents(workplace.outputs / STUDY) == before
     assert len(workplace.runs()) == 1

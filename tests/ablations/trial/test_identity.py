@@ -1,5 +1,7 @@
 """Which parts of a config make another cell, and which do not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -46,10 +48,11 @@ def test_these_configs_are_different_cells(workplace: Workplace, configs: tuple[
     assert len(keys(workplace, *configs)) == len(configs)
 
 
-def test_the_default_is_written_in_the_key_only_once_it_is_changed(workplace: Workplace) -> None:
-    setting = workplace.trial().cell.setting
-    assert "evaluation" not in setting
-    assert workplace.trial("evaluation.self_ensemble=true").cell.setting["evaluation"] == {"self_ensemble": True}
+def test_a_default_is_recorded_and_left_out_of_the_key(workplace: Workplace) -> None:
+    cell = workplace.trial().cell
+    assert cell.setting["evaluation"] == {"self_ensemble": False}
+    without = {key: value for key, value in cell.setting.items() if key != "evaluation"}
+    assert dataclasses.replace(cell, setting=without).key == cell.key
 
 
 def test_a_network_that_is_typed_replaces_that_of_the_task(workplace: Workplace) -> None:

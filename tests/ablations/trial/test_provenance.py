@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("# Why it grows.", "# Why it has to grow,\n    # told at length."),
+        ("# Why it grows.", "# Why it has to grow,\n    # at length."),
         ("    # Why it grows.\n", ""),
         ("The number, grown.", "The number, as it grew."),
         ('"""What a module is for."""\n', ""),

@@ -12,22 +12,18 @@ from tests.ablations.watching.sweeps import SESSION, STUDY, Sweep, finish, worke
 # --- lines: how a trial ends ------------------------------------------------------------------------------------------
 
 
-def test_a_trial_that_finishes_is_a_line_with_its_score_its_time_and_how_far_the_sweep_is(sweep: Sweep) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [(50, "2/3 one seed 0: 33.91 dB in 50 s, 50 s left"), (0, "2/3 one seed 0: 33.91 dB")],
+    ids=["finished", "its clock was set back"],
+)
+def test_a_trial_that_finishes_is_a_line_with_its_score_and_its_time(sweep: Sweep, seconds: float, line: str) -> None:
     with sweep.view("three") as view:
         with sweep.at_work("one"):
             view.update()
-            finish(sweep.folders["one"], psnr_db=33.91, seconds=50)
+            finish(sweep.folders["one"], psnr_db=33.91, seconds=seconds)
         view.update()
-        assert sweep.lines == ["2/3 one seed 0: 33.91 dB in 50 s, 50 s left"]
-
-
-def test_a_trial_whose_clock_was_set_back_is_a_line_without_a_time_and_teaches_none(sweep: Sweep) -> None:
-    with sweep.view("three") as view:
-        with sweep.at_work("one"):
-            view.update()
-            finish(sweep.folders["one"], psnr_db=33.91, seconds=0)
-        view.update()
-        assert sweep.lines == ["2/3 one seed 0: 33.91 dB"]
+        assert sweep.lines == [line]
 
 
 def test_a_trial_that_fails_is_a_line_with_its_reason_and_its_log(sweep: Sweep) -> None:
@@ -161,30 +157,18 @@ def test_what_earlier_sweeps_left_of_a_trial_that_comes_later_is_no_news(sweep: 
 # --- lines: what nobody saw running -----------------------------------------------------------------------------------
 
 
-def test_a_trial_that_came_and_went_unseen_is_found_within_half_a_minute(sweep: Sweep) -> None:
+def test_trials_that_came_and_went_unseen_are_found_every_half_minute(sweep: Sweep) -> None:
     with sweep.view() as view:
-        view.update()
-        sweep.run("one")
-        sweep.clock.now += 29
-        view.update()
-        assert sweep.lines == []
-        sweep.clock.now += 1
-        view.update()
-        assert len(sweep.lines) == 1
-        assert sweep.lines[0].startswith("1/3 one seed 0: 33.91 dB")
-
-
-def test_between_two_looks_at_all_that_is_left_is_half_a_minute(sweep: Sweep) -> None:
-    with sweep.view() as view:
-        sweep.clock.now += 30
-        view.update()
-        sweep.run("one")
-        sweep.clock.now += 29
-        view.update()
-        assert sweep.lines == []
-        sweep.clock.now += 1
-        view.update()
-        assert len(sweep.lines) == 1
+        for name in ("one", "two"):
+            view.update()
+            before = len(sweep.lines)
+            sweep.run(name)
+            sweep.clock.now += 29
+            view.update()
+            assert len(sweep.lines) == before
+            sweep.clock.now += 1
+            view.update()
+            assert sweep.lines[before].partition(",")[0] == f"{before + 1}/3 {name} seed 0: 33.91 dB in 50 s"
 
 
 def test_a_trial_that_begins_while_all_are_looked_at_has_not_ended(sweep: Sweep) -> None:

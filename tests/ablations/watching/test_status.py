@@ -77,18 +77,11 @@ def study(tmp_path: Path) -> Study:
 # --- a trial's state --------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_without_a_folder_is_planned_and_what_is_left_out_is_excluded(study: Study) -> None:
+def test_each_trial_of_the_plan_is_in_one_state_and_what_is_left_out_is_excluded(study: Study) -> None:
     assert study.counted() == {"planned": 3, "excluded": 1}
-
-
-def test_a_trial_that_is_held_is_running(study: Study) -> None:
-    with study.at_work("one"):
-        assert study.counted() == {"planned": 2, "running": 1, "excluded": 1}
-
-
-def test_a_trial_with_a_whole_result_is_finished(study: Study) -> None:
     run(study.folder("one"), "one")
-    assert study.counted() == {"planned": 2, "finished": 1, "excluded": 1}
+    with study.at_work("two"):
+        assert study.counted() == {"planned": 1, "finished": 1, "running": 1, "excluded": 1}
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.INTERRUPTED, State.PRUNED])
@@ -190,6 +183,7 @@ def test_every_state_is_counted_even_where_nothing_is_in_it(study: Study) -> Non
     first, second, *_ = study.lines()
     assert first == f"study {STUDY}: 3 trials in {study.outputs / STUDY}"
     assert second == "planned 2  running 0  finished 1  failed 0  interrupted 0  pruned 0  excluded 1"
+    assert study.section("excluded") == ["  bn=out: impossible: no sign"]
 
 
 def test_a_running_trial_is_told_with_its_step_score_and_place(study: Study) -> None:
@@ -215,10 +209,6 @@ def test_a_trial_without_a_result_is_told_with_its_attempts_and_its_log(study: S
     ]
 
 
-def test_what_is_excluded_is_told_with_its_reason(study: Study) -> None:
-    assert study.section("excluded") == ["  bn=out: impossible: no sign"]
-
-
 def test_many_of_a_kind_are_cut_off_and_counted(study: Study) -> None:
     for number in range(22):
         study.end(f"trial {number}", State.FAILED, "out of memory")
@@ -230,11 +220,8 @@ def test_many_of_a_kind_are_cut_off_and_counted(study: Study) -> None:
 GOES_ON = "the same command goes on from there"
 
 
-def test_a_study_with_something_left_says_how_it_goes_on(study: Study) -> None:
+def test_a_study_says_how_to_resume_if_something_is_left_and_nothing_runs(study: Study) -> None:
     assert study.lines()[-1] == GOES_ON
-
-
-def test_a_study_that_runs_or_is_done_says_nothing_of_going_on(study: Study) -> None:
     with study.at_work("one"):
         assert GOES_ON not in study.lines()
     for name in ("one", "two", "three"):
@@ -303,12 +290,9 @@ def command(*arguments: str) -> None:
     given.run(given)
 
 
-def test_the_command_prints_the_status(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_status_or_json(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     command(STUDY, "--outputs", str(study.outputs))
     assert capsys.readouterr().out.splitlines() == study.lines()
-
-
-def test_the_command_prints_json(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     command(STUDY, "--json", "--outputs", str(study.outputs))
     assert json.loads(capsys.readouterr().out) == record_of(study.status())
 

@@ -237,5 +237,5 @@ def test_the_page_says_of_each_claim_what_was_found(tmp_path: Path) -> None:
     page = compose(read_back(tmp_path, finished, left_out=left_out))["report.md"].decode()
     (row,) = [line for line in page.splitlines() if line.startswith("| The residual raises PSNR")]
     assert "PSNR rises | Set5 | +1.0" in row
-    assert row.endswith("| no number | **supported** | 3 | 6 | +0.000 | +0.0 | [36](#runs-claims-2) |")
+    assert row.endswith("| not given | **supported** | 3 | 6 | +0.000 | +0.0 | [36](#runs-claims-2) |")
     assert "- BBCU is better than BTM: no finished cell with method=btm." in page

@@ -106,8 +106,8 @@ def test_parts_are_told_from_the_levels(levels: list[str], parts: tuple[str, ...
 
 def test_the_page_says_what_each_part_costs_and_saves(results_of: ResultsOf) -> None:
     page = compose(results_of())["report.md"].decode()
-    short = page.partition("## In short")[2].partition("\n## ")[0]
-    assert "**Binarising the upsampling**, averaged over what else is binary: -0.502 [" in short
+    short = page.partition("## Summary")[2].partition("\n## ")[0]
+    assert "**Binarising the upsampling**, averaged over the choices for the other parts: -0.502 [" in short
     assert "-2.00 G operations, -1.0 K parameters." in short
     (row,) = [line for line in page.splitlines() if line.startswith("| body | ")]
     assert " 71 % [" in row

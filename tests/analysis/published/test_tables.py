@@ -1,15 +1,13 @@
 """The paper's tables are whole, typed, consistent, and doubted where they are not."""
 
-import csv
 import itertools
 
 import pandas as pd
 import pytest
 
-from analysis.published.tables import BINARY, FOLDER, NO_NETWORK, points, published
+from analysis.published.tables import BINARY, NO_NETWORK, points, published
 from bbcu.model.methods import METHODS
 from bbcu.model.published import published_costs
-from tests.conftest import SHARED
 
 SETS = {1: 5, 2: 3, 3: 2}
 LEVELS = {1: (2, 4), 2: (15, 25, 50), 3: (10, 20, 30, 40)}
@@ -34,20 +32,6 @@ def test_every_method_has_every_set_at_every_level_but_for_what_is_known_to_lack
 def test_nothing_is_there_twice_and_the_counts_are_those_of_the_tables(frame: pd.DataFrame) -> None:
     assert not frame.duplicated(["table", "name", "level", "test_set"]).any()
     assert frame["table"].value_counts().to_dict() == {1: 11 * 5 * 2 - 2, 2: 8 * 3 * 3, 3: 8 * 2 * 4}
-
-
-@pytest.mark.parametrize(
-    ("number", "name", "level"),
-    [(1, "table1_super_resolution", "scale"), (2, "table2_denoising", "sigma"), (3, "table3_jpeg", "quality")],
-)
-def test_every_digit_is_that_of_the_transcript(number: int, name: str, level: str) -> None:
-    transcript = SHARED / "paper" / f"{name}.csv"
-    if not transcript.exists():
-        pytest.skip(f"{transcript} is not here")
-    with transcript.open() as theirs, (FOLDER / f"table{number}.csv").open() as ours:
-        wanted = [{"test_set" if key == "dataset" else key: row[key] for key in row} for row in csv.DictReader(theirs)]
-        assert list(csv.DictReader(ours)) == wanted
-    assert level in wanted[0]
 
 
 def test_numbers_are_in_range_and_absent_only_where_known(frame: pd.DataFrame) -> None:
@@ -78,11 +62,8 @@ def test_costs_are_those_of_the_cost_model(frame: pd.DataFrame) -> None:
     assert len(rows) == len(costs)
     for _, row in rows.iterrows():
         cost = costs[NETWORKS[row["task"]], row["method"]]
-        assert (row["name"], row["ops_g"], row["params_k"]) == (
-            cost["name"],
-            float(cost["ops_g"]),
-            float(cost["params_k"]),
-        )
+        wanted = (cost["name"], float(cost["ops_g"]), float(cost["params_k"]))
+        assert (row["name"], row["ops_g"], row["params_k"]) == wanted
 
 
 def test_names_and_remarks_are_those_of_the_methods(frame: pd.DataFrame) -> None:
@@ -119,20 +100,6 @@ def test_doubts_name_the_quantity_and_touch_no_other_row(frame: pd.DataFrame) ->
     assert set5.startswith("SSIM: ")
     assert "0.8138" in set5
     assert frame[frame["cost_doubt"] != ""].groupby("name").size().to_dict() == {"BAM": 8, "SRResNet": 5}
-
-
-def test_bicubic_agrees_with_the_protocol_but_for_what_is_doubted(frame: pd.DataFrame) -> None:
-    protocol = SHARED / "golden" / "protocol.csv"
-    if not protocol.exists():
-        pytest.skip(f"{protocol} is not here")
-    here = pd.read_csv(protocol).query("input == 'bicubic a=-0.75'").set_index(["task", "dataset"])
-    compared = 0
-    for _, row in frame[(frame["name"] == "Bicubic") & frame["test_set"].isin(["Set5", "Set14"])].iterrows():
-        ours = here.loc[(row["task"], row["test_set"])]
-        assert row["psnr_db"] == pytest.approx(ours["psnr_db"], abs=0.006)
-        assert (row["ssim"] == pytest.approx(ours["ssim"], abs=2e-4)) == (row["doubt"] == "")
-        compared += 1
-    assert compared == 4
 
 
 def test_points_have_a_cost_each_and_the_names_of_scored_sets() -> None:

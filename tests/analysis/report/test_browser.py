@@ -1,4 +1,4 @@
-"""What a reader's browser shows: a report's page, and MLflow's page of the study with its runs and their pictures."""
+"""What a browser shows: a report's page, and MLflow's pages of a run with its pictures and report."""
 
 import contextlib
 import os
@@ -125,17 +125,6 @@ def wait_for(browser: webdriver.Chrome, path: str) -> WebElement:
     return found[0]
 
 
-def test_the_study_is_among_the_experiments(browser: webdriver.Chrome, server: str) -> None:
-    browser.get(f"{server}/#/experiments")
-    assert wait_for(browser, f"//a[normalize-space()='{STUDY}']").text == STUDY
-
-
-def test_every_trial_is_a_run_under_its_name(browser: webdriver.Chrome, experiment: str) -> None:
-    browser.get(f"{experiment}/runs?workflowType=machine_learning")
-    for name in ("bn=pre", "bn=post"):
-        assert wait_for(browser, f"//a[contains(@href, '/runs/')][normalize-space()='{name}']").is_displayed()
-
-
 def test_a_sample_picture_of_a_run_is_rendered(browser: webdriver.Chrome, experiment: str, study: Workplace) -> None:
     run = study.runs("FINISHED")[0].info.run_id
     browser.get(f"{experiment}/runs/{run}/artifacts/samples/Tiny/third/output.png")
@@ -167,6 +156,26 @@ def test_the_report_fits_the_window_and_shows_every_picture(
     assert all(size > 0 for size in sizes)
     assert not browser.find_elements(By.XPATH, "//img[not(starts-with(@src, 'data:'))]")
     assert not browser.find_elements(By.XPATH, "//link | //script")
+
+
+def test_a_phone_shows_the_page_without_scrolling_sideways(browser: webdriver.Chrome, report: Path) -> None:
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        browser.get((report / "report.html").as_uri())
+        sizes = browser.execute_script(
+            """
+            const boxes = [...document.querySelectorAll('.table')];
+            return {page: document.documentElement.scrollWidth, window: window.innerWidth,
+                    hidden: Math.max(...boxes.map(box => box.scrollWidth - box.clientWidth)),
+                    font: parseFloat(getComputedStyle(document.body).fontSize)};
+            """
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert sizes["page"] <= sizes["window"] == 360
+    assert sizes["hidden"] > 0
+    assert sizes["font"] >= 16
 
 
 def test_no_heading_of_a_table_is_broken_inside_a_word(browser: webdriver.Chrome, report: Path) -> None:

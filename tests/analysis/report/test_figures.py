@@ -191,16 +191,21 @@ def of_crowded(crowded: SettingResults) -> dict[str, tuple[Any, ...]]:
 NAMES = ("effects", "interactions", "means", "shares", "half_normal", "depth", "ranges", "pareto", "curves", "strip")
 
 
-class TestLayout:
-    @pytest.mark.parametrize("name", [*NAMES, "alignment"])
-    def test_no_label_is_cut_or_lies_on_another(self, of_whole: dict[str, tuple[Any, ...]], name: str) -> None:
-        draw, *arguments = of_whole[name]
-        assert problems(laid_out(draw, *arguments)) == []
+EVERY_FIGURE = [
+    *(pytest.param("of_whole", name, id=f"whole-{name}") for name in (*NAMES, "alignment")),
+    *(pytest.param("of_crowded", name, id=f"crowded-{name}") for name in NAMES),
+]
 
-    @pytest.mark.parametrize("name", NAMES)
-    def test_nor_with_many_cells_and_long_names(self, of_crowded: dict[str, tuple[Any, ...]], name: str) -> None:
-        draw, *arguments = of_crowded[name]
-        assert problems(laid_out(draw, *arguments)) == []
+
+class TestLayout:
+    @pytest.mark.parametrize(("study", "name"), EVERY_FIGURE)
+    def test_no_label_is_cut_or_covered_and_no_two_of_a_legend_look_alike_in_gray(
+        self, study: str, name: str, request: pytest.FixtureRequest
+    ) -> None:
+        draw, *arguments = request.getfixturevalue(study)[name]
+        figure = laid_out(draw, *arguments)
+        assert problems(figure) == []
+        assert alike_in_gray(figure) == []
 
     @pytest.mark.parametrize("study", ["of_whole", "of_crowded"])
     def test_the_name_of_an_effect_lies_on_no_other(self, study: str, request: pytest.FixtureRequest) -> None:
@@ -219,20 +224,6 @@ class TestLayout:
         FigureCanvasAgg(figure).draw()
         assert problems(figure) == ["cut: 'beyond the edge'", "'one' on 'other'"]
 
-
-class TestInGray:
-    """What is told apart by colour is told apart in print too, by mark, dashes, filling or hatching."""
-
-    @pytest.mark.parametrize("name", [*NAMES, "alignment"])
-    def test_no_two_of_a_legend_look_alike(self, of_whole: dict[str, tuple[Any, ...]], name: str) -> None:
-        draw, *arguments = of_whole[name]
-        assert alike_in_gray(laid_out(draw, *arguments)) == []
-
-    @pytest.mark.parametrize("name", NAMES)
-    def test_nor_with_many_cells(self, of_crowded: dict[str, tuple[Any, ...]], name: str) -> None:
-        draw, *arguments = of_crowded[name]
-        assert alike_in_gray(laid_out(draw, *arguments)) == []
-
     def test_the_check_sees_lines_that_differ_in_colour_alone(self) -> None:
         figure = Figure(dpi=150)
         panel = figure.subplots()
@@ -248,16 +239,13 @@ class TestInGray:
         assert not [one for index, one in enumerate(looks) if one in looks[:index]]
 
 
-class TestBytes:
-    def test_the_same_numbers_give_the_same_png_and_svg(self, of_whole: dict[str, tuple[Any, ...]]) -> None:
-        draw, *arguments = of_whole["effects"]
-        first, second = draw(*arguments), draw(*arguments)
-        assert first == second
-        assert first.svg.startswith(b"<?xml")
-
-    def test_pictures_have_no_vector_form(self, of_whole: dict[str, tuple[Any, ...]]) -> None:
-        draw, *arguments = of_whole["strip"]
-        assert draw(*arguments).svg is None
+def test_the_same_numbers_give_the_same_png_and_svg(of_whole: dict[str, tuple[Any, ...]]) -> None:
+    draw, *arguments = of_whole["effects"]
+    first = draw(*arguments)
+    assert first == draw(*arguments)
+    assert first.svg.startswith(b"<?xml")
+    draw, *arguments = of_whole["strip"]
+    assert draw(*arguments).svg is None
 
 
 class TestWhatIsShown:
@@ -316,9 +304,7 @@ class TestPictures:
         assert top + rows >= 16
         assert left <= 20
         assert left + columns >= 24
-
-    def test_outputs_that_are_alike_give_the_middle(self) -> None:
-        assert disagreement([np.ones((30, 30))] * 2) == (10, 10, 10, 10)
+        assert disagreement([one, one]) == (10, 10, 10, 10)
 
     def test_a_tile_has_the_psnr_of_its_window_alone(self) -> None:
         truth = Tile("truth", None, np.nan, np.full((30, 30), 0.5))
@@ -335,12 +321,6 @@ class TestPictures:
         got = zoomed(Tile("input", None, np.nan, np.zeros((15, 15))), (10, 10, 10, 10), truth)
         assert got.zoom is not None
         assert (got.zoom.shape, got.error) == ((5, 5), None)
-
-    def test_of_many_cells_the_best_the_worst_and_some_between_are_shown(self, crowded: SettingResults) -> None:
-        ranked = cell_summaries(crowded)
-        shown = shown_cells(ranked)
-        assert len(shown) == MOST_CELLS
-        assert (shown[0], shown[-1]) == (ranked[0], ranked[-1])
 
     @pytest.mark.parametrize("place", range(12))
     def test_the_cell_that_others_are_measured_against_is_always_shown(

@@ -67,12 +67,12 @@ def page(report: Path) -> str:
 @pytest.fixture(scope="module")
 def top(page: str) -> str:
     """What a reader sees before any number."""
-    return page.partition("## In short")[0]
+    return page.partition("## Summary")[0]
 
 
 def test_two_kinds_of_data_are_said_at_the_top_and_have_a_part_each(page: str, top: str) -> None:
     first = trial().setting["data"][:12]
-    assert f"**The trials saw 2 different data: `{first}` (12 trials) and `ffffffffffff` (4 trials).**" in top
+    assert f"**The trials used 2 different data sets: `{first}` (12 trials) and `ffffffffffff` (4 trials).**" in top
     assert f"## Setting 1: `data={first}`" in page
     assert "## Setting 2: `data=ffffffffffff`" in page
 
@@ -95,8 +95,8 @@ def test_the_papers_table_is_written_for_each_data(report: Path) -> None:
 
 def test_the_codes_are_counted_at_the_top_and_what_has_none_is_a_kind(top: str) -> None:
     assert (
-        "**The results were made by different code: `aaaaaaaaaaaa` (9 trials), `bbbbbbbbbbbb` (2 trials) and not "
-        "recorded (3 trials).**"
+        "**The results were made by different versions of the code: `aaaaaaaaaaaa` (9 trials), `bbbbbbbbbbbb` "
+        "(2 trials) and not recorded (3 trials).**"
     ) in top
 
 
@@ -114,7 +114,7 @@ def test_the_appendix_says_which_code_made_which_trial(report: Path, page: str) 
 
 def test_a_comparison_of_cells_of_different_code_says_so(page: str) -> None:
     lines = [line for line in page.splitlines() if line.startswith("- `") and " instead of " in line]
-    mixed = {line.split("`")[1]: "compares trials of different code" in line for line in lines}
+    mixed = {line.split("`")[1]: "Compares trials of different code" in line for line in lines}
     assert mixed == {"residual=false": False, "bn=post": True, "bn=pre": True}
 
 
@@ -132,15 +132,15 @@ def test_a_cell_that_lacks_a_seed_is_marked_where_it_is_ranked(page: str) -> Non
 
 
 def test_the_seeds_of_a_comparison_are_those_that_both_cells_have(page: str) -> None:
-    assert "(1 pair of cells, 2 seeds, incomplete and dropped: 2)" in page
-    assert "(1 pair of cells, 2 seeds, incomplete and dropped: 1)" in page
+    assert "(1 pair of cells, 2 seeds, incomplete seeds dropped: 2)" in page
+    assert "(1 pair of cells, 2 seeds, incomplete seeds dropped: 1)" in page
 
 
-def test_a_dead_trial_is_said_at_the_top_marked_and_listed(page: str) -> None:
-    assert "**1 finished trial dead**" in page.partition("## The paper's claims")[0]
+def test_a_collapsed_trial_is_said_at_the_top_marked_and_listed(page: str) -> None:
+    assert "**1 finished trial collapsed**" in page.partition("## The paper's claims")[0]
     assert "| `residual=true bn=pre` † | 3 |" in page
     assert "| `residual=true bn=pre` | 2 | recorded as dead by the trial itself |" in page
-    assert "**Includes trials whose body is dead: `residual=true bn=pre`.**" in page
+    assert "**Includes collapsed trials: `residual=true bn=pre`.**" in page
 
 
 def test_what_was_left_out_is_listed(page: str) -> None:
@@ -163,7 +163,7 @@ def test_energy_is_shown_where_every_trial_has_it_and_said_to_be_unknown_elsewhe
 def test_the_report_can_be_made_again_from_its_results(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     main(["--check", "--reports", str(report.parent)])
-    assert capsys.readouterr().out == f"as their results give them: {report}\n"
+    assert capsys.readouterr().out == "components: up to date\n"
 
 
 def test_energy_of_some_trials_is_not_added_up(tracking_uri: str, tmp_path: Path) -> None:

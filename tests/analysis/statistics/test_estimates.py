@@ -34,17 +34,13 @@ from analysis.statistics.estimates import (
 )
 
 
-def test_mean_and_standard_deviation_of_three_values() -> None:
-    got = summary([30.0, 31.0, 35.0])
-    assert got.mean == pytest.approx((30 + 31 + 35) / 3)
-    assert got.sd == pytest.approx(math.sqrt((2**2 + 1**2 + 3**2) / 2))
-    assert got.n == 3
-
-
-def test_one_value_has_no_standard_deviation() -> None:
-    got = summary([30.0])
-    assert (got.mean, got.n) == (30.0, 1)
-    assert math.isnan(got.sd)
+@pytest.mark.parametrize(
+    ("values", "sd"),
+    [([30.0, 31.0, 35.0], math.sqrt((2**2 + 1**2 + 3**2) / 2)), ([30.0], math.nan)],
+)
+def test_a_summary_has_the_standard_deviation_of_two_values_or_more(values: list[float], sd: float) -> None:
+    got = summary(values)
+    assert (got.mean, got.sd, got.n) == pytest.approx((sum(values) / len(values), sd, len(values)), nan_ok=True)
 
 
 def test_an_interval_by_hand() -> None:
@@ -93,9 +89,7 @@ def test_what_is_compared_does_not_depend_on_the_last_bits() -> None:
     assert rounded(0.1 + 0.2) == rounded(0.3) == 0.3
     assert rounded(1e-15) == 0
     assert math.isnan(rounded(math.nan))
-    assert settled([1e-15, -2e-13, 0.25, math.nan]).tolist() == pytest.approx(
-        [0, 0, 0.25, math.nan], abs=0, nan_ok=True
-    )
+    assert settled([1e-15, -2e-13, 0.25]).tolist() == [0, 0, 0.25]
 
 
 class TestExactTest:
@@ -186,12 +180,6 @@ class TestEquivalence:
         below = stats.ttest_1samp(values, 0.05, alternative="less").pvalue
         assert equivalence_p(values, 0.05) == pytest.approx(max(above, below))
 
-    def test_it_holds_where_the_90_percent_interval_lies_within_the_margin(self) -> None:
-        for values in np.random.default_rng(2).normal(0.01, 0.02, (200, 4)):
-            interval = stats.ttest_1samp(values, 0).confidence_interval(0.9)
-            inside = interval.low > -0.05 and interval.high < 0.05
-            assert (equivalence_p(values, 0.05) < ALPHA) == inside
-
     @pytest.mark.parametrize(("value", "p"), [(0.0, 0.0), (0.25, 1.0), (0.5, 1.0)])
     def test_values_without_spread(self, value: float, p: float) -> None:
         assert equivalence_p([value, value], 0.25) == p
@@ -265,7 +253,7 @@ class TestVerdicts:
 class TestPower:
     @pytest.mark.parametrize(
         ("seeds", "sd", "effect", "alpha"),
-        [(2, 0.1, 0.1, 0.05), (3, 0.1, 0.3, 0.05), (10, 0.1, -0.1, 0.05), (50, 0.1, 0.02, 0.01)],
+        [(2, 0.1, 0.1, 0.05), (3, 0.1, 0.3, 0.05), (10, 0.1, -0.1, 0.05), (50, 0.1, 0.02, 0.01), (4, 0.1, 0.0, 0.05)],
     )
     def test_of_a_difference_is_the_tail_of_the_noncentral_t(
         self, seeds: int, sd: float, effect: float, alpha: float
@@ -273,9 +261,6 @@ class TestPower:
         critical, shift = stats.t.isf(alpha / 2, seeds - 1), effect / sd * math.sqrt(seeds)
         tail = stats.nct.sf(critical, seeds - 1, shift) + stats.nct.cdf(-critical, seeds - 1, shift)
         assert power_of_difference(seeds, sd, effect, alpha) == pytest.approx(tail, abs=1e-5)
-
-    def test_of_no_difference_is_alpha(self) -> None:
-        assert power_of_difference(4, 0.1, 0.0, 0.05) == pytest.approx(0.05, abs=1e-5)
 
     @pytest.mark.parametrize(("seeds", "sd", "effect"), [(3, 0.02, 0.0), (5, 0.05, 0.0), (10, 0.05, 0.01)])
     def test_of_equivalence_is_what_simulated_studies_find(self, seeds: int, sd: float, effect: float) -> None:
@@ -287,15 +272,10 @@ class TestPower:
         assert power_of_equivalence(20, 0.01, 0.05, 0.05) == pytest.approx(0.05, abs=1e-4)
 
     def test_cohens_table(self) -> None:
-        """A difference of half a standard deviation: 34 pairs, 44 for 90 %, 51 at 1 % (any table of paired t tests)."""
+        """A difference of half a standard deviation: 34 pairs, 51 at 1 % (any table of paired t tests)."""
         assert seeds_for_difference(sd=1.0, effect=0.5) == 34
-        assert seeds_for_difference(sd=1.0, effect=-0.5, power=0.9) == 44
+        assert seeds_for_difference(sd=1.0, effect=-0.5) == 34
         assert seeds_for_difference(sd=1.0, effect=0.5, alpha=0.01) == 51
-
-    def test_the_fewest_seeds_reach_the_power_and_one_less_does_not(self) -> None:
-        needed = seeds_for_equivalence(sd=0.05, margin=0.05)
-        assert needed is not None
-        assert power_of_equivalence(needed, 0.05, 0.0, 0.05) >= 0.8 > power_of_equivalence(needed - 1, 0.05, 0.0, 0.05)
 
     def test_every_argument_of_an_equivalence_counts(self) -> None:
         few = seeds_for_equivalence(sd=0.05)
@@ -304,7 +284,6 @@ class TestPower:
             seeds_for_equivalence(sd=0.05, margin=0.04),
             seeds_for_equivalence(sd=0.05, effect=0.02),
             seeds_for_equivalence(sd=0.05, alpha=0.01),
-            seeds_for_equivalence(sd=0.05, power=0.9),
         ]
         assert few is not None
         assert all(more is not None and more > few for more in others)

@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
 from analysis.effects.factors import analyse
-from analysis.report.tables import effect_table
+from analysis.report.page import effects_of_order
 from analysis.statistics.estimates import IncompleteDataError, estimate
 from analysis.statistics.factorial import (
     Cell,
@@ -23,7 +23,6 @@ from analysis.statistics.factorial import (
     lenth,
     restricted,
     shapley,
-    shapley_weights,
     terms,
     weights,
 )
@@ -95,9 +94,6 @@ class TestResponses:
         with pytest.raises(ValueError, match=message):
             Responses(factors, values)
 
-    def test_a_cell_is_named_as_a_user_types_it(self) -> None:
-        assert drawn(TWO).name(("true", "post")) == "residual=true bn=post"
-
 
 class TestCompleteness:
     def test_a_seed_that_lacks_a_cell_is_dropped_and_named(self) -> None:
@@ -158,11 +154,6 @@ class TestEffects:
         assert list(got.values()) == [
             (pytest.approx(value),) for value in (23.0, -5.0, 1.5, 2 * 1.5, 2 * 10.0, 2 * 0.0, 4 * 0.5)
         ]
-
-    def test_order_says_how_many_factors_act_together(self) -> None:
-        full = drawn(MIXED)
-        counts = [len(effects(full, order=order).effects) for order in (1, 2, 3)]
-        assert counts == [1 + 2 + 1, 4 + (2 + 1 + 2), 9 + 2]
 
     def test_a_main_effect_of_two_cells_is_their_paired_difference(self) -> None:
         full = drawn({"bn": ("none", "post")})
@@ -286,27 +277,15 @@ class TestFittedEffects:
 
 
 class TestRestricted:
-    def test_levels_are_chosen_and_a_single_one_is_held(self) -> None:
+    def test_only_the_chosen_levels_are_left_and_the_first_is_the_reference(self) -> None:
         full = drawn(MIXED)
-        part = restricted(full, {"bn": ("none", "post"), "threshold": ("false",)})
-        assert part.factors == TWO
-        assert part.values["true", "post"] == full.values["true", "post", "false"]
-        assert len(part.values) == 4
+        part = restricted(full, {"bn": ("post", "none")})
+        assert part.factors == {**MIXED, "bn": ("post", "none")}
+        assert part.values == {cell: scores for cell, scores in full.values.items() if cell[1] != "pre"}
 
-    def test_the_first_level_is_the_reference_of_the_part(self) -> None:
-        full = drawn({"bn": ("none", "post")})
-        turned = restricted(full, {"bn": ("post", "none")})
-        assert effects(turned).effects[0].estimate.mean == pytest.approx(-effects(full).effects[0].estimate.mean)
-
-    @pytest.mark.parametrize(
-        ("levels", "message"),
-        [
-            pytest.param({"act": ("inside",)}, "unknown factor 'act'", id="factor"),
-            pytest.param({"bn": ("none", "out")}, "unknown level of bn 'out'", id="level"),
-        ],
-    )
-    def test_what_is_not_of_the_design_is_an_error(self, levels: Mapping[str, tuple[str, ...]], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
+    @pytest.mark.parametrize("levels", [{"act": ("inside", "after")}, {"bn": ("none", "out")}])
+    def test_what_is_not_of_the_design_is_an_error(self, levels: Mapping[str, tuple[str, ...]]) -> None:
+        with pytest.raises(ValueError, match="unknown level of"):
             restricted(drawn(TWO), levels)
 
 
@@ -350,10 +329,6 @@ class TestHalfNormal:
             halved = weights(PLANT, term) / 2 ** (len(term.moved) - 1)
             assert np.sum(halved**2) == pytest.approx(4 / 8)
 
-    def test_more_than_two_levels_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"factor 'bn' has 3 levels; choose two of them with restricted\(\)"):
-            half_normal(drawn(MIXED))
-
     def test_two_factors_are_too_few(self) -> None:
         with pytest.raises(ValueError, match="needs 3 factors, not 2"):
             half_normal(drawn(TWO))
@@ -395,23 +370,17 @@ class TestShapley:
         values = {cell: {0: float(cell[0] == "on")} for cell in drawn(FOUR).grid}
         assert [share.gain.mean for share in shapley(Responses(FOUR, values)).shares] == [1.0, 0.0, 0.0, 0.0]
 
-    def test_weights_of_three_components(self) -> None:
-        """The first of three is added first in 2 of 6 orders, second after either other in 1 each, last in 2."""
-        assert (6 * shapley_weights(3)[0]).tolist() == pytest.approx([2, 1, 1, 2, -2, -1, -1, -2])
-
-    def test_an_incomplete_design_is_refused(self) -> None:
-        with pytest.raises(IncompleteDataError, match="residual=on threshold=off rprelu=on align=on"):
-            shapley(without(drawn(FOUR), ("on", "off", "on", "on")))
-
-    def test_more_than_two_levels_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="factor 'bn' has 3 levels"):
-            shapley(drawn(MIXED))
-
     def test_a_dropped_seed_is_named(self) -> None:
         values = {cell: dict(scores) for cell, scores in drawn(TWO).values.items()}
         del values["true", "post"][0]
         got = shapley(Responses(TWO, values))
         assert (got.seeds, got.dropped) == ((1, 2), {0: (("true", "post"),)})
+
+
+@pytest.mark.parametrize("analysis", [half_normal, shapley])
+def test_more_than_two_levels_are_refused(analysis: Callable[[Responses], object]) -> None:
+    with pytest.raises(ValueError, match=r"factor 'bn' has 3 levels; choose two of them with restricted\(\)"):
+        analysis(drawn(MIXED))
 
 
 class TestFractions:
@@ -452,5 +421,5 @@ def test_where_no_effect_of_a_factor_alone_is_determined_there_is_no_table_of_th
     found = analyse(gappy, 0.05)
     assert found.effects is not None
     assert [str(effect.term) for effect in found.effects.effects] == ["residual=false x bn=post"]
-    assert effect_table(found, 1) == ""
-    assert "`residual=false x bn=post`" in effect_table(found, 2)
+    assert effects_of_order(found, 1) == []
+    assert [str(effect.term) for effect, _ in effects_of_order(found, 2)] == ["residual=false x bn=post"]

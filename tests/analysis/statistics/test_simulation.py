@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from analysis.statistics.estimates import (
-    Intervals,
     seeds_for_difference,
     seeds_for_equivalence,
     smallest_sign_flip_p,
@@ -24,7 +23,6 @@ from analysis.statistics.simulation import (
     STUDIES,
     Family,
     Table,
-    covered,
     family_outcomes,
     main,
     page,
@@ -156,27 +154,16 @@ def test_noise_has_the_shape_that_the_page_names() -> None:
     assert stats.skew(drawn["skewed"]) == pytest.approx(-1, abs=0.03)
 
 
-def test_a_family_has_the_difference_spread_and_tie_that_it_names() -> None:
-    """With even spread s the differences have variance 2 s^2, half of it shared through the reference."""
-    drawn = Family(2, "normal", difference=0.05, spread=0.02).drawn(5, studies=40_000)
+@pytest.mark.parametrize(("uneven", "reference", "others"), [(False, 1.0, 1.0), (True, 0.5, 1.5)])
+def test_a_family_has_the_difference_and_spread_that_it_names(uneven: bool, reference: float, others: float) -> None:
+    """Differences have variance (reference^2 + others^2) * s^2, of which they share the part of the reference."""
+    drawn = Family(2, "normal", difference=0.05, spread=0.02, uneven=uneven).drawn(5, studies=40_000)
     first, second = drawn[:, 0].ravel(), drawn[:, 1].ravel()
+    variance = reference**2 + others**2
     assert drawn.shape == (40_000, 2, 5)
     assert first.mean() == pytest.approx(0.05, abs=1e-3)
-    assert first.var() == pytest.approx(2 * 0.02**2, rel=0.02)
-    assert np.corrcoef(first, second)[0, 1] == pytest.approx(0.5, abs=0.02)
-
-
-def test_an_uneven_family_spreads_more_in_the_ablated_cells() -> None:
-    drawn = Family(2, "normal", spread=0.02, uneven=True).drawn(5, studies=40_000)
-    first, second = drawn[:, 0].ravel(), drawn[:, 1].ravel()
-    assert first.var() == pytest.approx((1.5**2 + 0.5**2) * 0.02**2, rel=0.02)
-    assert np.corrcoef(first, second)[0, 1] == pytest.approx(0.5**2 / (1.5**2 + 0.5**2), abs=0.02)
-
-
-def test_an_interval_covers_what_lies_in_it() -> None:
-    low, high = np.array([0.0, 1.0, -3.0, 0.4]), np.array([1.0, 2.0, -2.0, 0.6])
-    found = Intervals((low + high) / 2, low, high, np.zeros(4))
-    assert covered(found, np.array(0.5)) == 0.5
+    assert first.var() == pytest.approx(variance * 0.02**2, rel=0.02)
+    assert np.corrcoef(first, second)[0, 1] == pytest.approx(reference**2 / variance, abs=0.02)
 
 
 def test_only_what_is_between_the_markers_is_replaced() -> None:

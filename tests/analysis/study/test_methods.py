@@ -14,8 +14,8 @@ from analysis.effects.contrasts import METHOD, anchor, contrasts
 from analysis.effects.depth import EVERY, shown
 from analysis.effects.factors import factorial_analyses
 from analysis.effects.findings import Assessment, Status, assessed, comparable
-from analysis.report.comparison import comparisons
 from analysis.report.page import compose
+from analysis.report.paper_table import paper_tables
 from analysis.study.loading import StudyResults, load_folder
 from analysis.study.methods import names_of, settings_of_methods
 from analysis.study.settings import SettingResults, split_by_setting
@@ -162,8 +162,8 @@ def test_interpolation_stands_in_the_table_beside_the_paper_whatever_others_were
 ) -> None:
     results = results_of([Ours("bicubic", 25.0), Ours("bbcu", 30.0), Ours("bnn", 28.0)])
     results.trials.loc[results.trials["method"] == "bicubic", "setting/data"] = "e" * 64
-    (table,) = comparisons(results)
-    assert table.title == "Beside the paper: super-resolution, sr_x2"
+    (table,) = paper_tables(results)
+    assert table.title == "super-resolution, sr_x2"
     assert [row[0] for row in table.rows if "ours" in row[1]] == ["Bicubic", "BNN", "BBCU-L"]
     assert "data `dddddddddddd`" in table.caption
 

@@ -222,15 +222,6 @@ def test_pictures_of_two_folders_may_share_a_name(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pair.truth, noise(24, 24, seed))
 
 
-def test_a_small_picture_to_test_on_is_refused_by_what_its_score_needs(tmp_path: Path) -> None:
-    save(noise(1, 1), tmp_path / "x.png")
-    with pytest.raises(DataError) as error:
-        prepare(folder(None, {"set": tmp_path}), X2, patch=8)
-    assert str(error.value) == (
-        f"{tmp_path}/x.png: the picture is 1 x 1 pixels; the score of sr_x2 needs at least 16 x 16"
-    )
-
-
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 

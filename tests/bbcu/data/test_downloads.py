@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -150,24 +151,65 @@ def test_a_file_is_fetched_to_its_place_and_leaves_no_part_behind(site: Site, tm
     assert [path.suffix for path in (tmp_path / "data" / ".downloads").iterdir()] == [".lock"]
 
 
-def test_a_set_that_is_there_is_not_asked_for_again(site: Site, tmp_path: Path) -> None:
+def test_a_set_that_is_there_is_not_requested_again(site: Site, tmp_path: Path) -> None:
     site.answers = [serves(CONTENT)]
     first = get(one_file(site), tmp_path)
     assert get(one_file(site), tmp_path) == first
     assert len(site.requests) == 1
 
 
-def test_progress_tells_the_bytes_here_and_of_how_many(site: Site, tmp_path: Path) -> None:
+def test_progress_reports_the_bytes_here_and_the_total(site: Site, tmp_path: Path) -> None:
     site.answers = [serves(CONTENT, cut=1000), serves(CONTENT)]
-    told: list[tuple[int, int | None]] = []
-    fetch(one_file(site), tmp_path, progress=lambda *step: told.append(step), retry=FAST)
-    assert told == [(1000, 3000), (3000, 3000)]
+    reported: list[tuple[int, int | None]] = []
+    fetch(one_file(site), tmp_path, progress=lambda *step: reported.append(step), retry=FAST)
+    assert reported == [(1000, 3000), (3000, 3000)]
 
 
-def test_a_connection_that_breaks_off_is_resumed_where_it_did(site: Site, tmp_path: Path) -> None:
-    site.answers = [serves(CONTENT, cut=1000), serves(CONTENT, cut=500), serves(CONTENT)]
+BROKEN = serves(CONTENT, cut=1000)
+DATE = "Tue, 14 Feb 2017 14:27:11 GMT"
+RESUMED = [
+    pytest.param([BROKEN, serves(CONTENT, cut=500), serves(CONTENT)], [1000, 1500], id="where it stopped"),
+    pytest.param([BROKEN, says(200, CONTENT, ETag=ETAG, Content_Length="3000")], [1000], id="ranges are ignored"),
+    pytest.param([BROKEN, says(416), serves(CONTENT)], [1000, None], id="less than is here"),
+    pytest.param(
+        [says(200, CONTENT[:1000], Content_Length="3000"), says(200, CONTENT, Content_Length="3000")],
+        [None],
+        id="no version",
+    ),
+    pytest.param(
+        [
+            says(200, CONTENT[:1000], ETag='W/"1"', Last_Modified=DATE, Content_Length="3000"),
+            serves(CONTENT, DATE),
+        ],
+        [1000],
+        id="a weak ETag and a date",
+    ),
+    *(
+        pytest.param([BROKEN, says(206, bytes(2000), **headers), serves(CONTENT)], [1000, None], id=f"another {what}")
+        for what, headers in [
+            ("version", {"Content_Range": "bytes 1000-2999/3000", "ETag": '"second"'}),
+            ("size", {"Content_Range": "bytes 1000-2999/4000", "ETag": ETAG}),
+            ("place", {"Content_Range": "bytes 900-2999/3000", "ETag": ETAG}),
+            ("place, not stated", {"ETag": ETAG}),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("answers", "starts"), RESUMED)
+def test_a_broken_download_resumes_or_starts_over(
+    site: Site, tmp_path: Path, answers: list[Behaviour], starts: list[int | None]
+) -> None:
+    """``starts`` are the bytes from which the second and later requests ask for the file."""
+    site.answers = answers
     assert get(one_file(site), tmp_path).read_bytes() == CONTENT
-    assert site.ranges == [None, "bytes=1000-", "bytes=1500-"]
+    assert site.ranges == [None, *(None if start is None else f"bytes={start}-" for start in starts)]
+
+
+def test_a_file_of_known_size_resumes_without_a_stated_length(site: Site, tmp_path: Path) -> None:
+    site.answers = [says(200, CONTENT[:1000], ETag=ETAG), serves(CONTENT)]
+    assert get(one_file(site, size=3000), tmp_path).read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000-"]
 
 
 def test_attempts_that_bring_something_are_not_counted(site: Site, tmp_path: Path) -> None:
@@ -176,7 +218,7 @@ def test_attempts_that_bring_something_are_not_counted(site: Site, tmp_path: Pat
     assert len(site.requests) == 30 > FAST.failures
 
 
-def test_a_later_run_goes_on_with_what_an_earlier_one_left(site: Site, tmp_path: Path) -> None:
+def test_a_later_run_resumes_what_an_earlier_one_left(site: Site, tmp_path: Path) -> None:
     site.answers = [serves(CONTENT, cut=1000), says(503)]
     message = refusal(one_file(site), tmp_path)
     assert "given up after 3 attempts" in message
@@ -186,7 +228,7 @@ def test_a_later_run_goes_on_with_what_an_earlier_one_left(site: Site, tmp_path:
     assert site.ranges[-1] == "bytes=1000-"
 
 
-def test_a_run_that_was_interrupted_is_gone_on_with(site: Site, tmp_path: Path) -> None:
+def test_a_run_that_was_interrupted_is_resumed(site: Site, tmp_path: Path) -> None:
     def interrupt(here: int, whole: int | None) -> None:
         raise KeyboardInterrupt
 
@@ -198,66 +240,20 @@ def test_a_run_that_was_interrupted_is_gone_on_with(site: Site, tmp_path: Path) 
     assert site.ranges == [None, "bytes=1000-"]
 
 
-def test_a_server_that_ignores_ranges_sends_everything_again(site: Site, tmp_path: Path) -> None:
-    whole = says(200, CONTENT, ETag=ETAG, Content_Length="3000")
-    site.answers = [serves(CONTENT, cut=1000), whole]
-    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
-    assert site.ranges == [None, "bytes=1000-"]
-
-
 def test_a_server_that_ignores_ranges_and_always_breaks_off_is_given_up(site: Site, tmp_path: Path) -> None:
     site.answers = [says(200, CONTENT[:1000], ETag=ETAG, Content_Length="3000")]
     assert "given up after 3 attempts" in refusal(one_file(site), tmp_path)
     assert len(site.requests) == 3
 
 
-def test_a_server_that_does_not_say_which_version_it_serves_is_asked_for_everything(site: Site, tmp_path: Path) -> None:
-    site.answers = [says(200, CONTENT[:1000], Content_Length="3000"), says(200, CONTENT, Content_Length="3000")]
-    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
-    assert site.ranges == [None, None]
-
-
-def test_a_weak_etag_is_no_version_but_a_date_is(site: Site, tmp_path: Path) -> None:
-    date = "Tue, 14 Feb 2017 14:27:11 GMT"
-    weak = {"ETag": 'W/"1"', "Last_Modified": date, "Content_Length": "3000"}
-    site.answers = [says(200, CONTENT[:1000], **weak), serves(CONTENT, date)]
-    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
-    assert site.requests[1]["If-Range"] == date
-    assert site.ranges == [None, "bytes=1000-"]
-
-
-def test_a_file_that_changed_between_two_attempts_is_fetched_anew(site: Site, tmp_path: Path) -> None:
+def test_a_file_that_changed_between_two_attempts_is_fetched_again(site: Site, tmp_path: Path) -> None:
     new = CONTENT[::-1][:2000]
     site.answers = [serves(CONTENT, cut=1000), serves(new, '"second"')]
     assert get(one_file(site, new), tmp_path).read_bytes() == new
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Content_Range": "bytes 1000-2999/3000", "ETag": '"second"'},
-        {"Content_Range": "bytes 1000-2999/4000", "ETag": ETAG},
-        {"Content_Range": "bytes 900-2999/3000", "ETag": ETAG},
-        {"ETag": ETAG},
-    ],
-    ids=["version", "size", "place", "place unknown"],
-)
-def test_a_partial_answer_that_does_not_fit_makes_it_start_over(
-    site: Site, tmp_path: Path, headers: dict[str, str]
-) -> None:
-    site.answers = [serves(CONTENT, cut=1000), says(206, bytes(2000), **headers), serves(CONTENT)]
-    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
-    assert site.ranges == [None, "bytes=1000-", None]
-
-
-def test_a_server_that_has_less_than_is_here_makes_it_start_over(site: Site, tmp_path: Path) -> None:
-    site.answers = [serves(CONTENT, cut=1000), says(416), serves(CONTENT)]
-    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
-    assert site.ranges == [None, "bytes=1000-", None]
-
-
 @pytest.mark.parametrize("record", ["", "{}", "[]", "no json"])
-def test_a_part_whose_record_is_damaged_is_not_gone_on_with(site: Site, tmp_path: Path, record: str) -> None:
+def test_a_part_whose_record_is_damaged_is_not_resumed(site: Site, tmp_path: Path, record: str) -> None:
     site.answers = [serves(CONTENT, cut=1000), says(503)]
     refusal(one_file(site), tmp_path)
     next((tmp_path / ".downloads").glob("*.part.json")).write_text(record)
@@ -269,11 +265,43 @@ def test_a_part_whose_record_is_damaged_is_not_gone_on_with(site: Site, tmp_path
 # ---- what is refused of a server -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [404, 403, 410, 204])
-def test_a_refusal_is_final(site: Site, tmp_path: Path, status: int) -> None:
-    site.answers = [says(status)]
-    assert refusal(one_file(site), tmp_path).startswith(f"the server answered {status} ")
-    assert len(site.requests) == 1
+REFUSED = [
+    *(
+        pytest.param(says(status), None, rf"^the server answered {status} ", 1, id=str(status))
+        for status in (404, 403, 410, 204)
+    ),
+    pytest.param(says(200, CONTENT, Content_Length="2000"), 3000, "has 2000 bytes, not", 1, id="short"),
+    pytest.param(says(200, CONTENT, Content_Length="4000"), 3000, "has 4000 bytes, not", 1, id="long"),
+    pytest.param(
+        says(200, CONTENT, Content_Length="2000"), None, hashlib.sha256(CONTENT[:2000]).hexdigest(), 1, id="cut"
+    ),
+    pytest.param(says(200, CONTENT, Content_Length="4000"), None, "given up after 3 attempts", 3, id="never complete"),
+    pytest.param(says(200, CONTENT), 2000, "sends more than the 2000 bytes that are expected", 1, id="too much"),
+]
+
+
+@pytest.mark.parametrize(("answer", "size", "message", "requests"), REFUSED)
+def test_a_wrong_answer_is_refused(
+    site: Site, tmp_path: Path, answer: Behaviour, size: int | None, message: str, requests: int
+) -> None:
+    site.answers = [answer]
+    assert re.search(message, refusal(one_file(site, size=size), tmp_path))
+    assert len(site.requests) == requests
+    assert set(kept(tmp_path)) <= {0, 3000}
+
+
+def test_a_server_that_is_away_or_redirects_for_ever_is_one_line(site: Site, tmp_path: Path) -> None:
+    away = dataclasses.replace(one_file(site), url="http://127.0.0.1:1/set.png")
+    assert "given up after 3 attempts" in refusal(away, tmp_path)
+    site.answers = [says(302, Location=site.url)]
+    assert "redirects" in refusal(one_file(site), tmp_path)
+
+
+def test_a_file_that_the_server_calls_gzip_encoded_is_not_decoded(site: Site, tmp_path: Path) -> None:
+    packed = gzip.compress(CONTENT)
+    site.answers = [says(200, packed, Content_Encoding="x-gzip", Content_Length=str(len(packed)))]
+    assert get(one_file(site, packed), tmp_path).read_bytes() == packed
+    assert site.requests[0]["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
@@ -286,45 +314,6 @@ def test_a_temporary_fault_is_retried_and_at_last_given_up(site: Site, tmp_path:
     assert len(site.requests) == 3
 
 
-def test_no_server_is_one_line_with_the_url(site: Site, tmp_path: Path) -> None:
-    download = dataclasses.replace(one_file(site), url="http://127.0.0.1:1/set.png")
-    assert "given up after 3 attempts" in refusal(download, tmp_path)
-
-
-def test_a_redirection_without_end_is_one_line_with_the_url(site: Site, tmp_path: Path) -> None:
-    site.answers = [says(302, Location=site.url)]
-    assert "redirects" in refusal(one_file(site), tmp_path)
-
-
-@pytest.mark.parametrize("length", ["2000", "4000"], ids=["too short", "too long"])
-def test_a_wrong_length_is_refused_if_the_size_is_known(site: Site, tmp_path: Path, length: str) -> None:
-    site.answers = [says(200, CONTENT, ETag=ETAG, Content_Length=length)]
-    assert refusal(one_file(site, size=3000), tmp_path) == f"the server has {length} bytes, not the expected 3000"
-    assert len(site.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("length", "message"), [("2000", hashlib.sha256(CONTENT[:2000]).hexdigest()), ("4000", "given up after 3 attempts")]
-)
-def test_a_wrong_length_is_noticed_if_the_size_is_not_known(
-    site: Site, tmp_path: Path, length: str, message: str
-) -> None:
-    site.answers = [says(200, CONTENT, ETag=ETAG, Content_Length=length)]
-    assert message in refusal(one_file(site), tmp_path)
-
-
-def test_more_bytes_than_the_known_size_are_refused(site: Site, tmp_path: Path) -> None:
-    site.answers = [says(200, CONTENT, ETag=ETAG)]
-    assert refusal(one_file(site, size=2000), tmp_path) == "the server sends more than the 2000 bytes that are expected"
-    assert kept(tmp_path) == [0]
-
-
-def test_without_a_length_less_than_the_known_size_is_a_connection_that_broke_off(site: Site, tmp_path: Path) -> None:
-    site.answers = [says(200, CONTENT[:1000], ETag=ETAG), serves(CONTENT)]
-    assert get(one_file(site, size=3000), tmp_path).read_bytes() == CONTENT
-    assert site.ranges == [None, "bytes=1000-"]
-
-
 def test_a_wrong_file_is_deleted_with_both_checksums_named_and_fetched_again(site: Site, tmp_path: Path) -> None:
     wrong = CONTENT[::-1]
     site.answers = [serves(wrong), serves(CONTENT)]
@@ -334,13 +323,6 @@ def test_a_wrong_file_is_deleted_with_both_checksums_named_and_fetched_again(sit
     assert [path.suffix for path in (tmp_path / ".downloads").iterdir()] == [".lock"]
     assert get(one_file(site), tmp_path).read_bytes() == CONTENT
     assert site.ranges == [None, None]
-
-
-def test_a_file_that_the_server_calls_gzip_encoded_is_kept_as_it_is(site: Site, tmp_path: Path) -> None:
-    packed = gzip.compress(CONTENT)
-    site.answers = [says(200, packed, Content_Encoding="x-gzip", Content_Length=str(len(packed)))]
-    assert get(one_file(site, packed), tmp_path).read_bytes() == packed
-    assert site.requests[0]["Accept-Encoding"] == "identity"
 
 
 def test_a_file_without_a_checksum_is_accepted_and_its_checksum_logged(
@@ -383,16 +365,11 @@ def test_an_archive_is_unpacked_to_its_place_once(site: Site, tmp_path: Path) ->
     assert len(site.requests) == 1
 
 
-def test_an_empty_folder_at_its_place_is_filled(site: Site, tmp_path: Path) -> None:
-    content = zip_of(("a.png", b"one"))
+@pytest.mark.parametrize("wrapper", ["", "wrapped/"], ids=["plain", "in a folder of its own"])
+def test_an_empty_folder_at_its_place_is_filled(site: Site, tmp_path: Path, wrapper: str) -> None:
+    content = zip_of((f"{wrapper}a.png", b"one"), (f"{wrapper}b.png", b"two"))
     site.answers = [serves(content)]
     (tmp_path / "set").mkdir()
-    assert visible(get(archive_of(site, content), tmp_path)) == ["a.png"]
-
-
-def test_a_folder_around_the_whole_archive_is_removed(site: Site, tmp_path: Path) -> None:
-    content = zip_of(("wrapped/a.png", b"one"), ("wrapped/b.png", b"two"))
-    site.answers = [serves(content)]
     assert visible(get(archive_of(site, content), tmp_path)) == ["a.png", "b.png"]
 
 
@@ -582,9 +559,3 @@ def test_a_wrong_argument_is_one_line_and_status_two(
     assert main(["fetch", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(message)
-
-
-def test_fetch_without_a_name_is_the_parser_s_to_refuse() -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["fetch"])
-    assert exit_.value.code == 2

@@ -16,7 +16,6 @@ from PIL import Image
 from bbcu.data.images import (
     Pixels,
     Plane,
-    compress,
     crop_to_multiple,
     downscale,
     gray,
@@ -28,7 +27,7 @@ from bbcu.data.images import (
     upscale,
 )
 from bbcu.errors import DataError
-from tests.harness.builders import noise, open_folder, save, soft_blobs, without_root_rights
+from tests.harness.builders import noise
 
 HALF_A_LEVEL = 0.5 + 1e-6
 
@@ -59,18 +58,6 @@ def test_gray_is_repeated_in_three_channels(tmp_path: Path) -> None:
 def test_black_and_white_becomes_0_and_255(tmp_path: Path) -> None:
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "fax.png")
     np.testing.assert_array_equal(read_rgb(tmp_path / "fax.png"), [[[255] * 3, [0] * 3]])
-
-
-def test_a_palette_is_looked_up(tmp_path: Path) -> None:
-    pixels = np.array([[[255, 0, 0], [0, 128, 255]]], dtype=np.uint8)
-    Image.fromarray(pixels).quantize(2).save(tmp_path / "palette.png")
-    assert Image.open(tmp_path / "palette.png").mode == "P"
-    np.testing.assert_array_equal(read_rgb(tmp_path / "palette.png"), pixels)
-
-
-def test_a_path_may_be_text(tmp_path: Path) -> None:
-    Image.fromarray(noise(2, 2)).save(tmp_path / "picture.png")
-    np.testing.assert_array_equal(read_rgb(str(tmp_path / "picture.png")), noise(2, 2))
 
 
 def deep_png(path: Path) -> None:
@@ -163,16 +150,6 @@ def test_a_bad_file_is_refused_in_one_line_with_its_path_and_the_cause(
     assert str(error.value).startswith(f"{path}: ")
     assert cause in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_file_without_permission_is_refused_with_its_path() -> None:
-    with open_folder() as folder:
-        path = folder / "picture.png"
-        save(noise(4, 4), path)
-        path.chmod(0)
-        with without_root_rights(), pytest.raises(DataError) as error:
-            read_rgb(path)
-    assert str(error.value) == f"{path}: cannot be read: Permission denied"
 
 
 # ---- resizing --------------------------------------------------------------------------------------------------------
@@ -282,38 +259,11 @@ def test_luma_is_the_y_of_matlab(colour: tuple[int, int, int], expected: float) 
     np.testing.assert_allclose(plane, expected, atol=1e-12)
 
 
-def test_luma_of_white_is_235() -> None:
-    np.testing.assert_allclose(luma(np.full((1, 1, 3), 255.0)), 235, atol=1e-12)
-
-
-def test_a_colour_picture_becomes_its_luma_rounded() -> None:
-    pixels = noise(5, 7)
-    expected = np.floor(luma(pixels) + 0.5)
-    assert gray(pixels).shape == (5, 7, 1)
-    assert gray(pixels).dtype == np.uint8
-    np.testing.assert_array_equal(gray(pixels)[..., 0], expected)
-
-
-def test_a_gray_picture_keeps_its_levels() -> None:
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
-    np.testing.assert_array_equal(gray(levels.repeat(3, axis=2)), levels)
-
-
 @pytest.mark.parametrize("channel", [0, 1, 2])
 def test_a_picture_with_one_coloured_pixel_is_a_colour_picture(channel: int) -> None:
     pixels = np.full((4, 5, 3), 255, dtype=np.uint8)
     pixels[3, 4, channel] = 0
     assert gray(pixels)[0, 0, 0] == 235
-
-
-@pytest.mark.parametrize("quality", [1, 10, 40, 100])
-def test_the_codec_is_that_of_a_jpeg_file_of_the_same_quality(tmp_path: Path, quality: int) -> None:
-    pixels = soft_blobs(0, 21, 30)[..., :1]
-    Image.fromarray(pixels[..., 0]).save(tmp_path / "x.jpg", quality=quality)
-    restored = compress(pixels, quality)
-    assert restored.shape == (21, 30, 1)
-    assert restored.dtype == np.uint8
-    np.testing.assert_array_equal(restored[..., 0], np.asarray(Image.open(tmp_path / "x.jpg")))
 
 
 def test_values_between_the_levels_are_rounded_and_clipped() -> None:

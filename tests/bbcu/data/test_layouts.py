@@ -173,11 +173,6 @@ def test_inputs_are_named_by_the_folder_of_a_scale(tmp_path: Path, inputs: str) 
     assert refusal(tmp_path, inputs) == f"inputs {inputs!r}: is not the folder of a scale, such as X2"
 
 
-def test_a_missing_folder_of_inputs_is_named(tmp_path: Path) -> None:
-    make(tmp_path, *BENCHMARK)
-    assert refusal(tmp_path, "X3") == f"{tmp_path}/LR_bicubic/X3: the folder does not exist"
-
-
 def test_a_missing_half_of_div2k_is_named(tmp_path: Path) -> None:
     make(tmp_path, "DIV2K_train_HR/0001.png")
     assert refusal(tmp_path, None, "test") == f"{tmp_path}/DIV2K_valid_HR: the folder does not exist"
@@ -236,11 +231,6 @@ def test_a_folder_named_like_an_image_is_left_to_the_reading_to_refuse(tmp_path:
     assert shown(tmp_path, locate(tmp_path, "train", None)) == [("a", "a.png", None)]
 
 
-def test_pictures_of_two_sets_may_share_a_name(tmp_path: Path) -> None:
-    make(tmp_path, "one/a.png", "two/a.png")
-    assert locate(tmp_path / "one", "test", None) != locate(tmp_path / "two", "test", None)
-
-
 BAD_FOLDERS = [
     pytest.param(lambda path: None, "{path}: the folder does not exist", id="missing"),
     pytest.param(lambda path: path.write_text("text"), "{path}: is not a folder", id="file"),
@@ -254,24 +244,24 @@ BAD_FOLDERS = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS)
+@pytest.mark.parametrize(("break_folder", "message"), BAD_FOLDERS)
 @pytest.mark.parametrize("inputs", [None, "X2"])
 def test_a_bad_folder_is_refused_with_its_path(
-    tmp_path: Path, spoil: Callable[[Path], object], message: str, inputs: str | None
+    tmp_path: Path, break_folder: Callable[[Path], object], message: str, inputs: str | None
 ) -> None:
     bad = tmp_path / "bad"
-    spoil(bad)
+    break_folder(bad)
     assert refusal(bad, inputs).startswith(message.format(path=bad))
 
 
-@pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS)
+@pytest.mark.parametrize(("break_folder", "message"), BAD_FOLDERS)
 def test_a_bad_folder_of_inputs_is_refused_with_its_path(
-    tmp_path: Path, spoil: Callable[[Path], object], message: str
+    tmp_path: Path, break_folder: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path, "HR/a.png")
     bad = tmp_path / "LR_bicubic" / "X2"
     bad.parent.mkdir()
-    spoil(bad)
+    break_folder(bad)
     assert refusal(tmp_path, "X2").startswith(message.format(path=bad))
 
 

@@ -1,8 +1,6 @@
-"""The patches that a training sees: drawn evenly, turned with their truth, spoilt, and given by seed and step."""
+"""The patches that a training sees: drawn evenly, turned with their truth, degraded, and decided by seed and step."""
 
 import hashlib
-import subprocess
-import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -15,9 +13,8 @@ from bbcu.data.images import Pixels, compress
 from bbcu.data.pairs import Pair, prepare
 from bbcu.data.patches import PatchSampler
 from bbcu.data.sources import Pictures
-from bbcu.data.tasks import ArtifactReduction, Denoising, Input, SuperResolution
+from bbcu.data.tasks import ArtifactReduction, Denoising, Input, SuperResolution, Task
 from tests.harness.builders import noise, picture_of, some_pictures
-from tests.harness.paths import REPOSITORY
 
 X2 = SuperResolution(2)
 DENOISE = Denoising((25.0,), (0.0, 75.0))
@@ -107,8 +104,9 @@ def test_a_batch_holds_levels_as_fractions_of_white(level: int, expected: float)
         torch.testing.assert_close(values, torch.full((2, 3, 4, 4), expected))
 
 
-def sampler_of_noise(seed: int) -> PatchSampler:
-    return PatchSampler(prepare(some_pictures(), X2, patch=6).train, scale=2, patch=6, batch=4, seed=seed)
+def sampler_of(task: Task, seed: int = 3, cache: Path | None = None) -> PatchSampler:
+    data = prepare(some_pictures(), task, 6, cache)
+    return PatchSampler(data.train, task.scale, 6, 4, seed, degradation=task.degradation, release=data.release)
 
 
 def same_batches(first: PatchSampler, second: PatchSampler, step: int, other_step: int) -> bool:
@@ -116,23 +114,42 @@ def same_batches(first: PatchSampler, second: PatchSampler, step: int, other_ste
     return all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_a_step_draws_the_same_batch_whatever_was_drawn_before() -> None:
-    resumed, continued = sampler_of_noise(seed=3), sampler_of_noise(seed=3)
+EVERY_TASK = pytest.mark.parametrize("task", [X2, DENOISE, JPEG], ids=["sr_x2", "denoise", "jpeg"])
+
+
+@EVERY_TASK
+def test_a_step_draws_the_same_batch_whatever_was_drawn_before_or_elsewhere(task: Task) -> None:
+    resumed, continued = sampler_of(task), sampler_of(task)
     for step in range(5):
         continued.batch_at(step)
+    np.random.seed(1)
+    torch.manual_seed(1)
     assert same_batches(resumed, continued, 5, 5)
 
 
-def test_another_step_draws_another_batch() -> None:
-    assert not same_batches(sampler_of_noise(seed=3), sampler_of_noise(seed=3), 5, 6)
+@EVERY_TASK
+@pytest.mark.parametrize(("seed", "step"), [(3, 6), (4, 5), (5, 3)], ids=["step", "seed", "step and seed exchanged"])
+def test_another_step_or_seed_draws_another_batch(task: Task, seed: int, step: int) -> None:
+    assert not same_batches(sampler_of(task), sampler_of(task, seed), 5, step)
 
 
-def test_another_seed_draws_other_batches() -> None:
-    assert not same_batches(sampler_of_noise(seed=3), sampler_of_noise(seed=4), 5, 5)
+@EVERY_TASK
+def test_patches_of_mapped_pictures_are_those_of_pictures_in_memory(tmp_path: Path, task: Task) -> None:
+    in_memory, mapped = sampler_of(task), sampler_of(task, cache=tmp_path)
+    assert all(same_batches(in_memory, mapped, step, step) for step in range(4))
 
 
-def test_seed_and_step_are_not_interchangeable() -> None:
-    assert not same_batches(sampler_of_noise(seed=3), sampler_of_noise(seed=4), 4, 3)
+@pytest.mark.parametrize(
+    ("task", "digest"),
+    [
+        pytest.param(X2, "9653eea5997d7142", id="sr_x2"),
+        pytest.param(DENOISE, "0588eb0e0fa3f948", id="denoise"),
+        pytest.param(JPEG, "d8b28757af6b38ad", id="jpeg"),
+    ],
+)
+def test_a_batch_is_the_one_that_earlier_results_were_trained_on(task: Task, digest: str) -> None:
+    inputs, truths = sampler_of(task).batch_at(5)
+    assert hashlib.sha256(inputs.numpy().tobytes() + truths.numpy().tobytes()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize(
@@ -149,11 +166,11 @@ def test_a_sampler_refuses_pairs_that_hold_no_patch(pairs: list[Pair], message: 
         PatchSampler(pairs, scale=2, patch=PATCH, batch=4, seed=0)
 
 
-# ---- patches that are spoilt as they are drawn -----------------------------------------------------------------------
+# ---- patches that are degraded as they are drawn ---------------------------------------------------------------------
 
 
 def negative(patches: Pixels, generator: np.random.Generator) -> Input:
-    """Spoil patches so that each says which it was."""
+    """Degrade patches so that each shows which it was."""
     return 255 - patches
 
 
@@ -162,17 +179,17 @@ def square(side: int = 40) -> list[Pair]:
     return [Pair("noise", pixels, pixels)]
 
 
-def test_what_is_spoilt_is_the_patch_as_it_was_turned() -> None:
+def test_what_is_degraded_is_the_patch_as_it_was_turned() -> None:
     inputs, truths = PatchSampler(maps(1), 1, PATCH, batch=64, seed=0, degradation=negative).batch_at(0)
     torch.testing.assert_close(inputs, 1 - truths)
-    spoilt, clean = (
+    degraded, clean = (
         PatchSampler(maps(1), 1, PATCH, batch=64, seed=0, degradation=degradation).batch_at(0)[1]
         for degradation in (negative, None)
     )
-    assert torch.equal(spoilt, clean)
+    assert torch.equal(degraded, clean)
 
 
-def test_what_is_spoilt_may_lie_between_and_beyond_the_levels() -> None:
+def test_what_is_degraded_may_lie_between_and_beyond_the_levels() -> None:
     def beyond(patches: Pixels, generator: np.random.Generator) -> Input:
         return patches.astype(np.float32) * 2 - 127.75
 
@@ -182,58 +199,6 @@ def test_what_is_spoilt_may_lie_between_and_beyond_the_levels() -> None:
     assert float(inputs.min()) < 0
     assert float(inputs.max()) > 1
     torch.testing.assert_close(inputs, truths * 2 - 127.75 / 255)
-
-
-def spoilt(task: Denoising | ArtifactReduction, seed: int = 3, side: int = 8) -> PatchSampler:
-    pairs = prepare(some_pictures(), task, patch=side).train
-    return PatchSampler(pairs, 1, side, batch=4, seed=seed, degradation=task.degradation)
-
-
-BOTH = pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
-
-
-@BOTH
-def test_a_step_is_spoilt_the_same_whatever_was_drawn_before(task: Denoising | ArtifactReduction) -> None:
-    resumed, continued = spoilt(task), spoilt(task)
-    for step in range(5):
-        continued.batch_at(step)
-    assert same_batches(resumed, continued, 5, 5)
-
-
-@BOTH
-def test_a_step_is_spoilt_the_same_whatever_else_draws_random_numbers(task: Denoising | ArtifactReduction) -> None:
-    first = spoilt(task).batch_at(5)
-    np.random.seed(1)
-    torch.manual_seed(1)
-    assert torch.equal(spoilt(task).batch_at(5)[0], first[0])
-
-
-DIGEST = """
-from tests.bbcu.data.test_patches import DENOISE, JPEG, digest, spoilt
-print(*(digest(spoilt(task)) for task in (DENOISE, JPEG)))
-"""
-
-
-def digest(sampler: PatchSampler) -> str:
-    inputs, truths = sampler.batch_at(5)
-    return hashlib.sha256(inputs.numpy().tobytes() + truths.numpy().tobytes()).hexdigest()
-
-
-def test_a_step_is_spoilt_the_same_in_another_process() -> None:
-    command = [sys.executable, "-c", DIGEST]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert answer.stdout.split() == [digest(spoilt(task)) for task in (DENOISE, JPEG)]
-
-
-@pytest.mark.parametrize(("seed", "step"), [(3, 6), (4, 5)], ids=["step", "seed"])
-def test_another_step_or_seed_is_spoilt_otherwise(seed: int, step: int) -> None:
-    flat = np.full((8, 8, 3), 128, dtype=np.uint8)
-    one, other = (
-        PatchSampler([Pair("flat", flat, flat)], 1, 8, batch=4, seed=seeded, degradation=DENOISE.degradation)
-        for seeded in (3, seed)
-    )
-    first, second = one.batch_at(5)[0], other.batch_at(step)[0]
-    assert not any(torch.equal(patch, another) for patch in first for another in second)
 
 
 def test_the_patches_of_a_batch_have_noise_of_their_own() -> None:
@@ -264,42 +229,18 @@ def test_a_compressed_patch_has_its_blocks_at_its_own_corner() -> None:
         np.testing.assert_array_equal((input[0, ..., None] * 255).round().numpy(), compress(pixels, 10))
 
 
-# ---- pictures that are mapped from a file ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", [X2, DENOISE, JPEG], ids=["sr_x2", "denoise", "jpeg"])
-def test_patches_of_mapped_pictures_are_those_of_pictures_in_memory(
-    tmp_path: Path, task: SuperResolution | Denoising | ArtifactReduction
-) -> None:
-    in_memory, mapped = prepare(some_pictures(), task, 6), prepare(some_pictures(), task, 6, tmp_path)
-    one, other = (
-        PatchSampler(data.train, task.scale, 6, 4, 3, degradation=task.degradation, release=data.release)
-        for data in (in_memory, mapped)
-    )
-    for step in range(4):
-        assert same_batches(one, other, step, step)
-
-
-def released_at(batch: int, patch: int, steps: int) -> list[int]:
-    """The steps that let go of the pictures, from the first on."""
+@pytest.mark.parametrize(
+    ("batch", "patch", "steps", "expected"),
+    [
+        # Each row of a patch may hold two pages of 4096 bytes, in the input and in the truth: 2**26 bytes a batch.
+        pytest.param(64, 64, 9, [0, 4, 8], id="before patches hold a quarter of a gigabyte"),
+        pytest.param(2, 8, 20, [0], id="seldom for small batches"),
+        pytest.param(300, 64, 3, [0, 1, 2], id="at every step for large ones"),
+    ],
+)
+def test_the_memory_of_mapped_pictures_is_released(batch: int, patch: int, steps: int, expected: list[int]) -> None:
     step, found = 0, []
     sampler = PatchSampler(square(64), 1, patch, batch, seed=0, release=lambda: found.append(step))
     for step in range(steps):
         sampler.batch_at(step)
-    return found
-
-
-def test_mapped_pictures_are_let_go_of_before_patches_hold_a_quarter_of_a_gigabyte() -> None:
-    # Each row of a patch may hold two pages of 4096 bytes, in the input and in the truth.
-    held_by_a_batch = 64 * 64 * 2 * 2 * 4096
-    steps = 2**28 // held_by_a_batch
-    assert steps == 4
-    assert released_at(batch=64, patch=64, steps=9) == [0, 4, 8]
-
-
-def test_small_batches_seldom_let_go() -> None:
-    assert released_at(batch=2, patch=8, steps=20) == [0]
-
-
-def test_a_batch_that_is_larger_than_that_lets_go_at_every_step() -> None:
-    assert released_at(batch=300, patch=64, steps=3) == [0, 1, 2]
+    assert found == expected

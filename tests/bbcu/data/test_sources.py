@@ -1,4 +1,4 @@
-"""Pictures from packages and folders, their fingerprint, and the catalogue that spares their decoding."""
+"""Pictures from packages and folders, their fingerprint, and the cache of what they were decoded to."""
 
 import hashlib
 import json
@@ -92,16 +92,6 @@ def test_reading_the_photographs_does_not_import_their_packages() -> None:
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_gives_its_images_sorted_by_stem_whatever_their_ending(tmp_path: Path) -> None:
-    files = ["b.PNG", "a.b.png", "a.bmp", "c.tif", "d.TIFF", "Z.JPG", "e.jpeg"]
-    for seed, name in enumerate(files):
-        save(noise(4, 5, seed), tmp_path / name)
-    pictures = folder(tmp_path, {"set": tmp_path})
-    assert [picture.name for picture in pictures.train] == ["Z", "a", "a.b", "b", "c", "d", "e"]
-    np.testing.assert_array_equal(pictures.train[1].truth.read(), noise(4, 5, files.index("a.bmp")))
-    assert pictures.train[1].truth.origin == str(tmp_path / "a.bmp")
-
-
 def test_each_test_set_is_read_from_its_own_folder(tmp_path: Path) -> None:
     for seed, name in enumerate(["train", "one", "two"]):
         save(noise(4, 5, seed), tmp_path / name / f"{name}.png")
@@ -111,14 +101,6 @@ def test_each_test_set_is_read_from_its_own_folder(tmp_path: Path) -> None:
         "Set_1": ["one"],
         "Set-2": ["two"],
     }
-
-
-def test_other_files_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
-    save(noise(4, 5), tmp_path / "a.png")
-    save(noise(4, 5), tmp_path / "deeper" / "b.png")
-    for name in ("Thumbs.db", "notes.txt", "._a.png", ".hidden.png", "png"):
-        (tmp_path / name).write_bytes(b"\0\1")
-    assert [picture.name for picture in folder(tmp_path, {}).train] == ["a"]
 
 
 def test_without_a_folder_to_train_on_there_is_nothing_to_train_on(tmp_path: Path) -> None:
@@ -135,33 +117,6 @@ def broken_image(path: Path) -> None:
 
 def image_folder(path: Path) -> None:
     (path / "image.png").mkdir(parents=True)
-
-
-def same_stem(path: Path) -> None:
-    for name in ("a.png", "a.jpg", "b.png"):
-        save(noise(4, 5), path / name)
-
-
-BAD_FOLDERS = [
-    pytest.param(lambda path: None, "{path}: the folder does not exist", id="missing"),
-    pytest.param(lambda path: path.write_text("text"), "{path}: is not a folder", id="file"),
-    pytest.param(lambda path: path.symlink_to(path), "{path}: the folder cannot be listed: ", id="link to itself"),
-    pytest.param(lambda path: path.mkdir(), "{path}: has no images; ", id="empty"),
-    pytest.param(same_stem, "the same name before the ending: {path}/a.jpg, {path}/a.png", id="same stem"),
-]
-
-
-@pytest.mark.parametrize("role", ["train", "test"])
-@pytest.mark.parametrize(("make", "message"), BAD_FOLDERS)
-def test_a_bad_folder_is_refused_with_its_path(
-    tmp_path: Path, make: Callable[[Path], object], message: str, role: str
-) -> None:
-    good, bad = tmp_path / "good", tmp_path / "bad"
-    save(noise(4, 5), good / "a.png")
-    make(bad)
-    with pytest.raises(DataError) as error:
-        folder(bad, {"set": good}) if role == "train" else folder(good, {"set": bad})
-    assert message.format(path=bad) in str(error.value)
 
 
 BAD_FILES = [
@@ -192,12 +147,6 @@ def test_given_inputs_are_found_beside_their_truths(tmp_path: Path) -> None:
     assert found.input is not None
     np.testing.assert_array_equal(found.truth.read(), noise(4, 6))
     np.testing.assert_array_equal(found.input.read(), noise(2, 3, seed=1))
-
-
-def test_inputs_that_are_not_asked_for_are_left_alone(tmp_path: Path) -> None:
-    save(noise(4, 6), tmp_path / "HR" / "a.png")
-    save(noise(2, 3, seed=1), tmp_path / "LR_bicubic" / "X2" / "ax2.png")
-    assert folder(tmp_path, {"set": tmp_path}).train[0].input is None
 
 
 @pytest.mark.parametrize("name", ["", "Set 5", "Set/5", "..", "Sét5", "Set5\n"])
@@ -286,7 +235,7 @@ def test_the_fingerprint_tells_given_inputs_apart() -> None:
     assert fingerprint(one) != fingerprint(other)
 
 
-# ---- the catalogue of facts ------------------------------------------------------------------------------------------
+# ---- the cache of image infos ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -314,14 +263,14 @@ def file(tmp_path: Path, settled: None) -> Counted:
 
 
 def recorded(cache: Path, *sources: Source) -> list[ImageInfo]:
-    """What a trial does: open the catalogue, ask, and save."""
-    catalogue = ImageInfoCache(cache)
-    facts = [catalogue.info(source) for source in sources]
-    catalogue.save()
-    return facts
+    """What a trial does: open the cache, ask, and save."""
+    infos = ImageInfoCache(cache)
+    found = [infos.info(source) for source in sources]
+    infos.save()
+    return found
 
 
-def test_the_facts_are_the_size_and_the_sha256_of_the_pixels(file: Counted, tmp_path: Path) -> None:
+def test_an_info_is_the_size_and_the_sha256_of_the_pixels(file: Counted, tmp_path: Path) -> None:
     assert recorded(tmp_path / "cache", file) == [ImageInfo(5, 7, sha256(noise(5, 7)))]
 
 
@@ -331,20 +280,20 @@ def test_a_settled_file_is_decoded_once(file: Counted, tmp_path: Path) -> None:
     assert len(file.readings) == 1
 
 
-def test_a_catalogue_knows_what_it_read_before_it_is_saved(file: Counted, tmp_path: Path) -> None:
-    catalogue = ImageInfoCache(tmp_path / "cache")
-    assert catalogue.info(file) == catalogue.info(file)
+def test_a_cache_knows_what_it_read_before_it_is_saved(file: Counted, tmp_path: Path) -> None:
+    infos = ImageInfoCache(tmp_path / "cache")
+    assert infos.info(file) == infos.info(file)
     assert len(file.readings) == 1
 
 
-def facts_and_readings(cache: Path, path: Path) -> tuple[ImageInfo, int]:
+def info_and_readings(cache: Path, path: Path) -> tuple[ImageInfo, int]:
     file = Counted(path)
     return ImageInfoCache(cache).info(file), len(file.readings)
 
 
-def test_another_process_takes_the_facts_from_the_catalogue(file: Counted, tmp_path: Path) -> None:
-    (facts,) = recorded(tmp_path / "cache", file)
-    assert in_another_process(facts_and_readings, tmp_path / "cache", file.path) == (facts, 0)
+def test_another_process_takes_the_infos_from_the_cache(file: Counted, tmp_path: Path) -> None:
+    (info,) = recorded(tmp_path / "cache", file)
+    assert in_another_process(info_and_readings, tmp_path / "cache", file.path) == (info, 0)
 
 
 def test_without_a_folder_every_file_is_read_every_time(file: Counted) -> None:
@@ -418,7 +367,7 @@ def entry_replaced(change: Callable[[list[object]], object]) -> Callable[[Path],
     return damage
 
 
-CATALOGUE_DAMAGE = [
+CACHE_DAMAGE = [
     pytest.param(lambda file: file.write_bytes(b""), id="empty"),
     pytest.param(lambda file: file.write_bytes(b"\xff\0nonsense"), id="nonsense"),
     pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-9]), id="cut"),
@@ -432,10 +381,8 @@ CATALOGUE_DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize("damage", CATALOGUE_DAMAGE)
-def test_a_damaged_catalogue_is_done_without_and_mended(
-    file: Counted, tmp_path: Path, damage: Callable[[Path], object]
-) -> None:
+@pytest.mark.parametrize("damage", CACHE_DAMAGE)
+def test_a_damaged_cache_is_ignored_and_mended(file: Counted, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     expected = recorded(tmp_path / "cache", file)
     assert expected[0].digest[0] != "0"
     damage(tmp_path / "cache" / INFO_FILE)
@@ -444,13 +391,13 @@ def test_a_damaged_catalogue_is_done_without_and_mended(
     assert len(file.readings) == 2
 
 
-def test_a_folder_in_place_of_the_catalogue_is_done_without(file: Counted, tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_cache_is_ignored(file: Counted, tmp_path: Path) -> None:
     (tmp_path / "cache" / INFO_FILE).mkdir(parents=True)
     assert recorded(tmp_path / "cache", file) == recorded(tmp_path / "cache", file)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_catalogue_that_cannot_be_written_is_done_without(file: Counted, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_not_used(file: Counted, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     assert recorded(tmp_path / "cache", file) == [ImageInfo(5, 7, sha256(noise(5, 7)))]
 

@@ -1,10 +1,8 @@
 """The tasks: how the input is made, what the baseline does, what is scored, and what a task is asked for by."""
 
-import contextlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,19 +63,7 @@ def test_a_border_as_wide_as_the_scale_does_not_count_and_the_next_pixel_does(sc
     assert task.score(border(output, scale + 1), truth) != task.score(output, truth)
 
 
-def turned(image: Pixels) -> Pixels:
-    return image.transpose(1, 0, 2)
-
-
-@pytest.mark.parametrize("change", [turned, lambda image: image[:, ::-1]], ids=["transposed", "mirrored"])
-@SCALES
-def test_a_turned_picture_scores_the_same(scale: int, change: Callable[[Pixels], Pixels]) -> None:
-    task, output, truth = SuperResolution(scale), noise(24, 32, seed=1), noise(24, 32, seed=2)
-    plain, changed = task.score(output, truth), task.score(change(output), change(truth))
-    assert (changed.psnr_db, changed.ssim) == pytest.approx((plain.psnr_db, plain.ssim), abs=1e-12)
-
-
-def test_super_resolution_has_one_level_and_spoils_no_patches() -> None:
+def test_super_resolution_has_one_level_and_degrades_no_patches() -> None:
     task = SuperResolution(2)
     assert (task.levels, task.degradation, task.baseline_name) == (("",), None, "bicubic")
     assert (task.colours, task.border, task.identity) == (3, 2, "sr_x2")
@@ -116,14 +102,6 @@ def test_the_noise_of_a_test_picture_is_that_of_seed_zero(sigma: float, height: 
         assert input.dtype == np.float32
         np.testing.assert_array_equal(input, expected.astype(np.float32))
         np.testing.assert_array_equal(truth, picture)
-
-
-def test_noise_is_neither_clipped_nor_rounded() -> None:
-    picture = np.array([0, 255], dtype=np.uint8).repeat(300).reshape(20, 10, 3)
-    input, _ = denoising(25.0).test_pair(picture, "")
-    assert input.min() < -40
-    assert input.max() > 295
-    assert np.mean(input == np.round(input)) < 0.01
 
 
 def test_the_baseline_of_denoising_is_the_noisy_picture_rounded_and_clipped() -> None:
@@ -174,9 +152,9 @@ def test_every_level_has_its_own_strength() -> None:
 def strengths(task: Denoising, count: int = 2000) -> NDArray[np.float64]:
     """The strength of the noise of each of many training patches, measured."""
     patches = np.full((count, 12, 12, 3), 128, dtype=np.uint8)
-    spoilt = task.degradation(patches, np.random.default_rng(0))
-    assert spoilt.dtype == np.float32
-    found: NDArray[np.float64] = (spoilt - 128.0).std(axis=(1, 2, 3), dtype=np.float64)
+    degraded = task.degradation(patches, np.random.default_rng(0))
+    assert degraded.dtype == np.float32
+    found: NDArray[np.float64] = (degraded - 128.0).std(axis=(1, 2, 3), dtype=np.float64)
     return found
 
 
@@ -200,15 +178,8 @@ def test_a_single_strength_is_every_patchs() -> None:
 
 def test_a_training_without_noise_has_its_truth_for_input() -> None:
     patches = noise(8, 8)[None]
-    spoilt = denoising(train=(0.0, 0.0)).degradation(patches, np.random.default_rng(0))
-    np.testing.assert_array_equal(spoilt, patches)
-
-
-def test_the_noise_of_a_patch_is_that_of_no_other() -> None:
-    flat = np.full((3, 8, 8, 3), 128, dtype=np.uint8)
-    first, second, third = denoising(train=(25.0, 25.0)).degradation(flat, np.random.default_rng(0))
-    for one, other in ((first, second), (second, third), (first, third)):
-        assert abs(np.corrcoef((one - 128).ravel(), (other - 128).ravel())[0, 1]) < 0.3
+    degraded = denoising(train=(0.0, 0.0)).degradation(patches, np.random.default_rng(0))
+    np.testing.assert_array_equal(degraded, patches)
 
 
 # ---- JPEG artifact reduction -----------------------------------------------------------------------------------------
@@ -271,16 +242,16 @@ def test_artifact_reduction_is_scored_on_the_whole_gray_picture() -> None:
 
 
 def qualities(train: tuple[int, int], count: int = 120) -> Counter[int]:
-    """How often each quality was drawn for a patch, told by what the codec makes of it."""
+    """How often each quality was drawn for a patch, recognised by what the codec makes of it."""
     patch = soft_blobs(0, 16, 16)[..., :1]
     by_result = {as_the_codec_does(patch, quality).tobytes(): quality for quality in range(1, 101)}
     known = {quality: as_the_codec_does(patch, quality).tobytes() for quality in range(train[0], train[1] + 1)}
     assert len(set(known.values())) == len(known)
-    spoilt = restoring(train=train).degradation(np.stack([patch] * count), np.random.default_rng(0))
-    assert spoilt.shape == (count, 16, 16, 1)
-    assert spoilt.dtype == np.uint8
+    degraded = restoring(train=train).degradation(np.stack([patch] * count), np.random.default_rng(0))
+    assert degraded.shape == (count, 16, 16, 1)
+    assert degraded.dtype == np.uint8
     by_result |= {result: quality for quality, result in known.items()}
-    return Counter(by_result[result.tobytes()] for result in spoilt)
+    return Counter(by_result[result.tobytes()] for result in degraded)
 
 
 def test_a_training_draws_every_quality_of_its_range_both_ends_among_them() -> None:
@@ -345,11 +316,6 @@ def test_spellings_of_one_task_have_one_form(spellings: list[dict[str, Any]]) ->
     assert len(set(tasks)) == 1
     # As text, in which 25 and 25.0 differ: it is what a cell's key is made of.
     assert len({json.dumps(task.parameters()) for task in tasks}) == 1
-
-
-def test_the_order_of_the_strengths_that_are_tested_is_no_other_task() -> None:
-    one, other = (make_task({**DENOISE, "sigma": sigma}).identity for sigma in ([15, 25], [25, 15]))
-    assert one != other  # the sets are named in this order
 
 
 VALID = "; valid: sr_x2, sr_x3, sr_x4, denoise, jpeg"
@@ -423,12 +389,6 @@ def test_what_cannot_be_a_task_is_refused_in_one_line(parameters: dict[str, Any]
 def test_tasks_whose_pairs_differ_have_identities_that_differ(pair: tuple[Task, Task]) -> None:
     one, other = pair
     assert one.identity != other.identity
-
-
-def test_two_strengths_that_look_alike_are_refused_or_told_apart() -> None:
-    with contextlib.suppress(ConfigError):
-        levels = make_task({**DENOISE, "sigma": [25, 25.000001]}).levels
-        assert len(set(levels)) == 2
 
 
 # ---- measured scores -------------------------------------------------------------------------------------------------

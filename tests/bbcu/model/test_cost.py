@@ -245,16 +245,16 @@ def test_everything_of_a_bbcu_l() -> None:
 
 def test_everything_of_a_bbcu_with_every_part_binary() -> None:
     parts = everything(srresnet(align=130.0, binarize=("head", "body", "up", "tail")))
-    beside_sign = AFFINE + RPRELU + ADD
+    after_sign = AFFINE + RPRELU + ADD
     per_filter = 1 + 3
     assert parts == {
-        "head": (3 * 8 * 9 / 64 + 3 * SIGN + 8 * beside_sign, 3 * 8 * 9 / 32 + 3 + 8 * per_filter),
-        "body": (2 * (MACS + 8 * SIGN + 8 * beside_sign), 2 * (8 * 8 * 9 / 32 + 8 + 8 * per_filter)),
+        "head": (3 * 8 * 9 / 64 + 3 * SIGN + 8 * after_sign, 3 * 8 * 9 / 32 + 3 + 8 * per_filter),
+        "body": (2 * (MACS + 8 * SIGN + 8 * after_sign), 2 * (8 * 8 * 9 / 32 + 8 + 8 * per_filter)),
         "up": (
-            4 * MACS + 8 * SIGN + 32 * beside_sign + 4 * (MACS + 8 * SIGN + 8 * beside_sign + 2 * 8),
+            4 * MACS + 8 * SIGN + 32 * after_sign + 4 * (MACS + 8 * SIGN + 8 * after_sign + 2 * 8),
             8 * 32 * 9 / 32 + 8 + 32 * per_filter + 8 * 8 * 9 / 32 + 8 + 8 * per_filter,
         ),
-        "tail": (4 * (8 * 3 * 9 / 64 + 8 * SIGN + 3 * beside_sign), 8 * 3 * 9 / 32 + 8 + 3 * per_filter),
+        "tail": (4 * (8 * 3 * 9 / 64 + 8 * SIGN + 3 * after_sign), 8 * 3 * 9 / 32 + 8 + 3 * per_filter),
         # the skip's addition belongs to the tail
         "between": (3 + 4 * 3 * (4 + 1), 0),
     }
@@ -285,7 +285,7 @@ BARE_PARAMS = 8 * 8 * 9 / 32
         pytest.param({"bn": "pre"}, SIGN, 2, id="BatchNorm before the sign too"),
         pytest.param({"weight": "l1"}, SIGN + AFFINE, 1, id="scale"),
         pytest.param({"weight": "irnet"}, SIGN + AFFINE, 1, id="scale that is a shift"),
-        pytest.param({"bn": "post"}, SIGN + AFFINE, 2, id="BatchNorm behind the convolution"),
+        pytest.param({"bn": "post"}, SIGN + AFFINE, 2, id="BatchNorm after the convolution"),
         pytest.param({"bn": "post", "weight": "l1"}, SIGN + AFFINE, 2 + 1, id="the scale is folded into it"),
         pytest.param({"bn": "out"}, SIGN + NORM, 2, id="BatchNorm at the end"),
         pytest.param({"residual": True}, SIGN + ADD, 0, id="residual"),

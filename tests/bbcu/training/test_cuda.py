@@ -1,4 +1,4 @@
-"""On a GPU: the same training as on a CPU, replayed steps that are those as written, and a trial from end to end."""
+"""On a GPU: the same training as on a CPU, replayed steps that are those as eager, and a trial from end to end."""
 
 import dataclasses
 import io
@@ -35,12 +35,12 @@ from tests.harness.paths import REPOSITORY
 pytestmark = pytest.mark.cuda
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-WRITTEN = TrainSettings(
+EAGER = TrainSettings(
     steps=12, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32", compile=False, cuda_graph=False
 )
 AUTO = TrainSettings(steps=500, batch=16, patch=32, lr=1e-3, schedule="cosine", precision="auto")
-REPLAYED = dataclasses.replace(WRITTEN, cuda_graph=True)
-FAST = dataclasses.replace(WRITTEN, precision="bf16", compile=True, cuda_graph=True)
+REPLAYED = dataclasses.replace(EAGER, cuda_graph=True)
+FAST = dataclasses.replace(EAGER, precision="bf16", compile=True, cuda_graph=True)
 
 
 class Counting(Surrogate):
@@ -101,7 +101,7 @@ def assert_same(one: Outcome, other: Outcome) -> None:
 # --- what is decided --------------------------------------------------------------------------------------------------
 
 
-def test_a_gpu_is_used_in_bf16_and_by_replay_where_nobody_says_otherwise() -> None:
+def test_the_default_on_a_gpu_is_bf16_and_a_cuda_graph() -> None:
     plan = plan_for(srresnet(), GPU, AUTO)
     assert plan.precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
     assert plan.replays
@@ -127,26 +127,26 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_replayed_steps_are_the_steps_as_written_bit_for_bit(name: str) -> None:
-    written, replayed = trained(NETWORKS[name](), WRITTEN), trained(NETWORKS[name](), REPLAYED)
+def test_replayed_steps_are_the_eager_steps_bit_for_bit(name: str) -> None:
+    eager, replayed = trained(NETWORKS[name](), EAGER), trained(NETWORKS[name](), REPLAYED)
     assert replayed.training.plan.replays
-    assert_same(written, replayed)
+    assert_same(eager, replayed)
 
 
 def test_a_denoiser_is_replayed_too() -> None:
-    written, replayed = (trained(dncnn(blocks=2, align=16.25), way, scale=1) for way in (WRITTEN, REPLAYED))
-    assert_same(written, replayed)
+    eager, replayed = (trained(dncnn(blocks=2, align=16.25), way, scale=1) for way in (EAGER, REPLAYED))
+    assert_same(eager, replayed)
 
 
 def test_a_gpu_trains_what_a_cpu_trains() -> None:
-    on_cpu, on_gpu = (trained(srresnet(align=16.25), WRITTEN, device) for device in (CPU, GPU))
+    on_cpu, on_gpu = (trained(srresnet(align=16.25), EAGER, device) for device in (CPU, GPU))
     first_of_cpu, first_of_gpu = on_cpu.reports[0], on_gpu.reports[0]
     assert first_of_gpu.loss == pytest.approx(first_of_cpu.loss, rel=1e-5)
     for ours, theirs in zip(on_gpu.reports, on_cpu.reports, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=0.02)
 
 
-@pytest.mark.parametrize("settings", [WRITTEN, REPLAYED, FAST], ids=["written", "replayed", "fast"])
+@pytest.mark.parametrize("settings", [EAGER, REPLAYED, FAST], ids=["eager", "replayed", "fast"])
 def test_a_training_on_a_gpu_repeats_itself_bit_for_bit(settings: TrainSettings) -> None:
     assert_same(trained(srresnet(align=16.25), settings), trained(srresnet(align=16.25), settings))
 
@@ -155,25 +155,25 @@ def test_the_fast_way_learns_as_the_plain_one_does() -> None:
     if missing_for_compilation(GPU):
         pytest.skip(missing_for_compilation(GPU))
     longer = {"steps": 60}
-    plain = trained(srresnet(align=16.25), dataclasses.replace(WRITTEN, **longer))
+    plain = trained(srresnet(align=16.25), dataclasses.replace(EAGER, **longer))
     fast = trained(srresnet(align=16.25), dataclasses.replace(FAST, **longer))
     assert fast.training.plan.compiles
     last = [np.mean([report.loss for report in outcome.reports[-10:]]) for outcome in (plain, fast)]
     assert last[1] == pytest.approx(last[0], rel=0.1)
 
 
-def test_a_step_that_cannot_be_recorded_runs_as_it_is_written_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_cannot_be_recorded_stays_eager_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def network() -> nn.Module:
         return srresnet(align=16.25, unit=UnitSpec(surrogate=f"{__name__}.Asking"))
 
     with caplog.at_level(logging.WARNING, logger="bbcu.training.acceleration"):
         replayed = trained(network(), REPLAYED)
     assert [record for record in caplog.records if "cannot be recorded and stays eager" in record.message]
-    assert_same(trained(network(), WRITTEN), replayed)
+    assert_same(trained(network(), EAGER), replayed)
 
 
-@pytest.mark.parametrize("settings", [WRITTEN, REPLAYED, FAST], ids=["written", "replayed", "fast"])
-def test_a_training_that_is_taken_up_again_ends_bit_for_bit_as_one_at_one_go(settings: TrainSettings) -> None:
+@pytest.mark.parametrize("settings", [EAGER, REPLAYED, FAST], ids=["eager", "replayed", "fast"])
+def test_a_training_that_is_resumed_ends_bit_for_bit_like_an_uninterrupted_one(settings: TrainSettings) -> None:
     class Left(Exception):
         pass
 
@@ -186,22 +186,22 @@ def test_a_training_that_is_taken_up_again_ends_bit_for_bit_as_one_at_one_go(set
         network = srresnet(align=16.25, seed=seed, unit=UnitSpec(surrogate="ede", bn="post"))
         return Training(network, sampler, settings, GPU)
 
-    whole, left, taken_up = fresh(0), fresh(0), fresh(1)
+    whole, left, resumed = fresh(0), fresh(0), fresh(1)
     whole.run(lambda report: None)
     with pytest.raises(Left):
         left.run(leave)
     file = io.BytesIO()
     torch.save(left.state_dict(), file)
-    taken_up.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True, map_location=GPU))
-    taken_up.run(lambda report: None)
+    resumed.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True, map_location=GPU))
+    resumed.run(lambda report: None)
     for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, taken_up.network.state_dict()[name]), name
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
 # --- full precision ---------------------------------------------------------------------------------------------------
 
 
-def test_full_precision_is_no_tf32() -> None:
+def test_full_precision_is_not_tf32() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2, 64, 24, 24, generator=generator), torch.randn(64, 64, 3, 3, generator=generator)
     exact = functional.conv2d(x.double(), weight.double(), padding=1)
@@ -211,7 +211,7 @@ def test_full_precision_is_no_tf32() -> None:
 
 
 def test_a_network_restores_on_a_gpu_what_it_restores_on_a_cpu() -> None:
-    network = trained(srresnet(align=16.25), WRITTEN).training.network
+    network = trained(srresnet(align=16.25), EAGER).training.network
     picture = pairs()[0].input
     on_gpu = restore(network.to(GPU), picture, GPU).astype(int)
     on_cpu = restore(network.to(CPU), picture, CPU).astype(int)

@@ -1,4 +1,4 @@
-"""What the probes say of a network is what numpy says of its activations, and the network is none the wiser."""
+"""What the probes say of a network is what numpy says of its activations, and the network is left unchanged."""
 
 import copy
 import json
@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bbcu.data.images import to_tensor
+from bbcu.data.pairs import Pair
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import KERNEL, BinaryUnit
-from bbcu.training.probes import BINS_PER_DECADE, Fit, Spread, UnitProbe, dead_body, probe
-from tests.harness.builders import dncnn, drawn, srresnet, unit
+from bbcu.training.probes import BINS_PER_DECADE, PROBED_SIDE, Fit, Spread, UnitProbe, dead_body, probe, probed_inputs
+from tests.harness.builders import dncnn, drawn, noise, srresnet, unit
 
 CPU = torch.device("cpu")
 CHANNELS = 4
@@ -301,7 +303,7 @@ def test_flips_are_those_of_the_binary_weights() -> None:
     assert probe(network, [stream()], start, CPU)["units"]["unit"]["flipped"] == 0
 
 
-def test_without_a_start_no_flips_are_told() -> None:
+def test_without_a_start_there_are_no_flips() -> None:
     assert measured(alone(), stream())["flipped"] is None
 
 
@@ -426,7 +428,7 @@ def test_watching_a_pass_does_not_change_its_output(make: Callable[[], nn.Module
     assert torch.equal(outputs[0], network(picture(network)))
 
 
-def test_a_probe_lets_go_of_the_unit() -> None:
+def test_a_probe_is_detached_from_the_unit() -> None:
     network = alone()
     watching = UnitProbe(network.unit)
     with torch.inference_mode(), watching.attached():
@@ -452,7 +454,7 @@ def test_a_unit_of_the_body_sees_the_bits_that_the_memory_recalls() -> None:
     assert found["sign_loss"] == pytest.approx(missed(np.where(u >= 0, 1.0, -1.0), u), rel=CLOSE)
 
 
-def test_a_network_without_binary_units_has_nothing_to_tell() -> None:
+def test_a_network_without_binary_units_has_no_measurements() -> None:
     assert probe(srresnet(binarize=()), [torch.rand(1, 3, 8, 8)], None, CPU) == {"pictures": 1, "units": {}}
 
 
@@ -463,14 +465,14 @@ class Unusual(BinaryUnit):
         return F.conv2d(self.bits(x), torch.sign(self.weight), padding=KERNEL // 2)
 
 
-def test_a_unit_of_the_users_own_is_told_as_far_as_it_has_the_usual_places() -> None:
+def test_a_unit_of_the_users_own_is_measured_as_far_as_it_has_the_usual_modules() -> None:
     network = build("srresnet", NetworkSpec(2, 4, 1, unit_class=f"{__name__}.Unusual"), 0)
     found = probe(network, [torch.rand(1, 3, 8, 8)], None, CPU)["units"]["body.units.0"]
     assert found["sign_loss"] is not None
     assert (found["output_loss"], found["branch"], found["branch_ratio"]) == (None, None, None)
 
 
-def test_what_is_not_finite_is_no_number() -> None:
+def test_a_value_that_is_not_finite_is_none() -> None:
     network = alone()
     with torch.no_grad():
         network.unit.activation.shift_out.fill_(float("inf"))
@@ -513,3 +515,15 @@ def test_equal_signs_everywhere_make_a_body_dead_though_its_borders_differ() -> 
 
 def test_a_network_that_has_no_skip_is_never_called_dead() -> None:
     assert dead_body(alone(), [stream()], CPU) is None
+
+
+# --- the inputs that are probed ---------------------------------------------------------------------------------------
+
+
+def test_the_middle_of_the_first_pictures_of_each_set_is_probed() -> None:
+    large, small = noise(PROBED_SIDE + 10, PROBED_SIDE + 4), noise(20, 30, seed=1)
+    pairs = tuple(Pair(name, input, input) for name, input in (("large", large), ("small", small), ("more", small)))
+    first, second, third = probed_inputs({"A": pairs, "B": pairs[:1]}, 2)
+    assert torch.equal(first[0], to_tensor(large[5:-5, 2:-2]))
+    assert torch.equal(second[0], to_tensor(small))
+    assert torch.equal(third, first)

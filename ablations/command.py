@@ -1,0 +1,81 @@
+"""The command that trains: one trial, or a sweep with ``-m``; ``run.py`` and the installed ``bbcu`` start here."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ablations.config import explain, register, typed
+from ablations.storage import stopping
+from bbcu.errors import BbcuError, ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+INSTALLED = Path(__file__).with_name("conf")
+CONF = INSTALLED if INSTALLED.is_dir() else ROOT / "conf"
+"""The folder of configs: a wheel has it in the package, a clone at its root."""
+
+RESUME = "the same command goes on from there"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run(config: DictConfig) -> float:
+    """Run the trial that ``config`` describes; return its mean PSNR over the test sets, in dB."""
+    from ablations.trial.execution import run_trial
+
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if not in_sweep:
+            refuse_sweeper_keys(HydraConfig.get())
+        return run_trial(typed(config), in_sweep=in_sweep)
+    except stopping.Interrupted as error:
+        if in_sweep:
+            raise
+        print(f"{program()}: {error}; {RESUME}", file=sys.stderr)
+        sys.exit(128 + (stopping.asked_by() or signal.SIGINT))
+    except BbcuError as error:
+        if in_sweep:
+            raise
+        # Hydra prints a line of its own above every exception; exiting is the only way around it.
+        sys.exit(f"{program()}: {error}")
+
+
+def refuse_sweeper_keys(hydra_config: HydraConf) -> None:
+    """Raise ConfigError if keys of a sweep are given without ``-m``, since they would have no effect."""
+    given = [override for override in hydra_config.overrides.hydra if override.startswith("hydra.sweeper.")]
+    if given:
+        raise ConfigError(f"{given[0]}: is for a sweep, and this is one trial; add -m")
+    swept = hydra_config.sweeper.params
+    if swept:
+        raise ConfigError(f"the study sweeps over {', '.join(swept)}, and this is one trial; add -m")
+
+
+def program() -> str:
+    """The name under which the command was started."""
+    return Path(sys.argv[0]).name
+
+
+def main() -> None:
+    """Run the command; a mistake of the user ends it with one line."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra then raises its errors instead of printing several lines of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Launchers that start processes of their own, as submitit does, start them in other folders.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    try:
+        register()
+        run()
+    except (BbcuError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        sys.exit(f"{program()}: {error if isinstance(error, BbcuError) else explain(error)}")
+    except KeyboardInterrupt:
+        print(f"{program()}: stopped; what is finished is kept, and {RESUME}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,116 @@
+"""The history of a search: Optuna's study in a storage, one for each version of the code that trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ablations.search.options import Direction, SearchOptions, pruner_of
+from ablations.search.records import RowState
+from ablations.search.storages import StorageBackend, opened
+from ablations.trial.changes import HOW_TO_CHOOSE, told_apart
+from bbcu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+RESTART = "+"
+"""The suffix of a study's name, once for each time that the search was started again for other code."""
+
+CODE = "code"
+"""The attribute of Optuna's study that has the fingerprint of the code that trained its cells."""
+
+
+@dataclass(frozen=True)
+class StoredSearch:
+    """Optuna's study of one search, and the backend and the storage that it is in."""
+
+    backend: StorageBackend
+    storage: "BaseStorage"
+    study: "Study"
+
+    @classmethod
+    def opened(cls, options: SearchOptions, name: str, directions: Sequence[Direction]) -> "StoredSearch":
+        """Open the latest study of that name; make one if there is none, or if the search is to start again.
+
+        Raises BbcuError for a storage that cannot be used, and ConfigError if other code has scored its cells and the
+        user has not chosen what to do.
+        """
+        import optuna
+
+        with opened(options.storage) as (backend, storage):
+            names = [known for known in optuna.get_all_study_names(storage) if known.rstrip(RESTART) == name]
+
+            def study_of(name: str) -> "Study":
+                pruner = pruner_of(options.pruner)
+                return optuna.create_study(
+                    study_name=name, storage=storage, pruner=pruner, directions=list(directions), load_if_exists=True
+                )
+
+            study = study_of(max(names, key=len, default=name))
+            if _scored_by_other_code(study, options) and options.on_change == "retrain":
+                study = study_of(study.study_name + RESTART)
+            if not _has_scores(study):
+                study.set_user_attr(CODE, options.code)
+        return cls(backend, storage, study)
+
+    def is_running(self, number: int) -> bool:
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
+
+    def copy_notes(self, earlier: "FrozenTrial", later: "FrozenTrial") -> None:
+        """Copy the sampler's own notes on a row, such as its generation, to a queued row that lacks them."""
+        for name, note in earlier.system_attrs.items():
+            if name not in later.system_attrs:
+                self.storage.set_trial_system_attr(self._id_of(later.number), name, note)
+
+    def _id_of(self, number: int) -> int:
+        """Return the storage's identifier of a row."""
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, number)
+
+
+def _has_scores(study: "Study") -> bool:
+    """Return whether a sampler would learn anything from the study."""
+    return any(trial.values or trial.intermediate_values for trial in study.get_trials(deepcopy=False))
+
+
+def _scored_by_other_code(study: "Study", options: SearchOptions) -> bool:
+    """Return whether a study has scores of other code; raise ConfigError if so and the user has not chosen."""
+    made_by = study.user_attrs.get(CODE)
+    if made_by == options.code or not _has_scores(study):
+        return False
+    if options.on_change == "stop":
+        raise ConfigError(
+            f"the search of {options.name} has scores: {told_apart(made_by, options.code)}; {HOW_TO_CHOOSE}"
+        )
+    return True
+
+
+def note_state(trial: "Trial", state: RowState, **more: object) -> None:
+    """Store our own note on a row; the words of its keys are those of every search that is stored already."""
+    trial.set_user_attr("verdict", {"standing": state, **more})
+
+
+def state_of(trial: "FrozenTrial") -> RowState:
+    """Return the state of a row by Optuna's state and our own note, which counts only once Optuna's is final."""
+    from optuna.trial import TrialState
+
+    if trial.state == TrialState.WAITING:
+        return RowState.QUEUED
+    if trial.state == TrialState.RUNNING:
+        return RowState.RUNNING
+    noted = RowState(trial.user_attrs["verdict"]["standing"]) if "verdict" in trial.user_attrs else None
+    if trial.state == TrialState.FAIL:
+        return noted if noted in (RowState.FAILED, RowState.LEFT_OUT, RowState.REPEATED) else RowState.ABANDONED
+    return noted or RowState.FINISHED
+
+
+def counts_as_drawn(trial: "FrozenTrial") -> bool:
+    """Return whether a row would be in the history if no process had died and no cell had failed."""
+    attributes = trial.user_attrs
+    if attributes.get("queued", {}).get("again"):
+        return False
+    return state_of(trial) != RowState.ABANDONED or "proposed" in attributes or "queued" in attributes

@@ -1,0 +1,230 @@
+"""What a search has found, what it prunes, and which options it refuses."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ablations.search.records import Failed, Finished, Pruned
+from ablations.search.search import Search
+from bbcu.errors import BbcuError, ConfigError
+from tests.ablations.search.searches import (
+    BATCHED,
+    COSTS,
+    finish,
+    options_of,
+    searched,
+    train_all,
+    worth,
+)
+from tests.harness.paths import REPOSITORY
+
+if TYPE_CHECKING:
+    pass
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+# --- what is best -----------------------------------------------------------------------------------------------------
+
+
+def test_the_best_is_the_cell_with_the_highest_psnr(journal: str) -> None:
+    search = searched(journal)
+    assert search.front() == []
+    trained = train_all(search)
+    [best] = search.front()
+    assert best.cell == max(trained, key=lambda cell: worth(cell)["psnr_db"])
+    assert best.values == {"psnr_db": worth(best.cell)["psnr_db"]}
+    assert search.front() == [best]
+
+
+def test_the_front_has_what_no_other_cell_beats(journal: str) -> None:
+    search = searched(journal, objectives=COSTS)
+    trained = train_all(search)
+
+    def beats(one: str, other: str) -> bool:
+        better, costlier = worth(one), worth(other)
+        return better["psnr_db"] > costlier["psnr_db"] and better["ops_g"] < costlier["ops_g"]
+
+    expected = {cell for cell in trained if not any(beats(other, cell) for other in trained)}
+    front = search.front()
+    assert 1 < len(expected) < len(trained)
+    assert {record.cell for record in front} == expected
+    assert len(front) == len(expected)
+    assert [record.values["psnr_db"] for record in front] == sorted(
+        (worth(cell)["psnr_db"] for cell in expected), reverse=True
+    )
+
+
+def test_the_history_is_json_and_the_same_in_the_next_session(journal: str) -> None:
+    search = searched(journal)
+    proposals = search.ask(3)
+    search.tell(proposals[0], Pruned(120))
+    search.tell(proposals[1], Failed("out of memory"))
+    train_all(search)
+    finish(search, proposals[2:])
+    rows = json.loads(json.dumps([dataclasses.asdict(record) for record in search.history()]))
+    assert rows == json.loads(json.dumps([dataclasses.asdict(record) for record in searched(journal).history()]))
+    pruned = next(row for row in rows if row["state"] == "pruned")
+    assert (pruned["step"], pruned["cell"], pruned["row"]) == (120, proposals[0].cell, list(proposals[0].row))
+
+
+# --- pruning ----------------------------------------------------------------------------------------------------------
+
+
+def with_curves(search: Search, count: int) -> None:
+    """Train this many cells whose curves rise from 30 to 32 dB in three points."""
+    for proposal in search.ask(count):
+        for step, value in ((100, 30.0), (200, 31.0), (300, 32.0)):
+            search.report(proposal, step, value)
+        search.tell(proposal, Finished({"psnr_db": 32.0}))
+
+
+@pytest.mark.parametrize(("pruner", "prunes"), [("median", True), ("halving", True), ("none", False)])
+def test_a_hopeless_curve_is_pruned(storage: str, pruner: str, prunes: bool) -> None:
+    search = searched(storage, BATCHED, pruner=pruner)
+    with_curves(search, 6)
+    [proposal] = search.ask(1)
+    assert search.report(proposal, 100, 20.0) is prunes
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_a_curve_above_the_others_is_not_pruned(journal: str, pruner: str) -> None:
+    search = searched(journal, BATCHED, pruner=pruner)
+    with_curves(search, 6)
+    [proposal] = search.ask(1)
+    assert not any(search.report(proposal, step, 33.0) for step in (100, 200, 300))
+
+
+def test_a_pruned_cell_is_never_proposed_again_and_never_the_best(journal: str) -> None:
+    search = searched(journal, pruner="median")
+    [proposal] = search.ask(1)
+    search.report(proposal, 100, 99.0)
+    search.tell(proposal, Pruned(100))
+    assert search.retry_failed() == 0
+    trained = train_all(search)
+    assert proposal.cell not in trained
+    [best] = search.front()
+    assert best.cell != proposal.cell
+
+
+def test_a_curve_of_a_cell_that_is_told_already_prunes_nothing(journal: str) -> None:
+    search = searched(journal, BATCHED, pruner="median")
+    with_curves(search, 6)
+    [proposal] = search.ask(1)
+    finish(search, [proposal])
+    assert search.report(proposal, 100, 20.0) is False
+
+
+def test_an_evaluation_that_a_resumed_trial_repeats_is_reported_once(journal: str) -> None:
+    search = searched(journal, BATCHED, pruner="median")
+    with_curves(search, 6)
+    [proposal] = search.ask(1)
+    assert [search.report(proposal, 100, value) for value in (20.0, 40.0)] == [True, True]
+
+
+def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
+    search = searched(journal, objectives=COSTS)
+    assert search.report(search.ask(1)[0], 100, 20.0) is False
+
+
+# --- what a user types wrong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "hydra.sweeper.trials=0: must be at least 1"),
+        ({"seed": -1}, "hydra.sweeper.seed=-1: must be at least 0"),
+        (
+            {"sampler": "tpa"},
+            "hydra.sweeper.sampler: unknown sampler 'tpa' (did you mean tpe?); valid: tpe, nsga2, random",
+        ),
+        ({"pruner": "hyperband"}, "hydra.sweeper.pruner: unknown pruner 'hyperband'; valid: none, median, halving"),
+        (
+            {"objectives": ("psnr",)},
+            "hydra.sweeper.objectives: unknown objective 'psnr' (did you mean psnr_db?); "
+            "valid: psnr_db, ops_g, params_k",
+        ),
+        (
+            {"objectives": ("psnr_db", "psnr_db")},
+            "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is there twice",
+        ),
+        (
+            {"objectives": ("ops_g",)},
+            "hydra.sweeper.objectives=[ops_g]: psnr_db must be among them; "
+            "hydra.sweeper.dry_run=true lists costs untrained",
+        ),
+        (
+            {"objectives": ()},
+            "hydra.sweeper.objectives=[]: psnr_db must be among them; hydra.sweeper.dry_run=true lists costs untrained",
+        ),
+        (
+            {"objectives": COSTS, "pruner": "median"},
+            "hydra.sweeper.pruner=median: needs one objective, and hydra.sweeper.objectives=[psnr_db,ops_g] has 2",
+        ),
+        (
+            {"storage": "mysql://me:secret@host/base"},
+            "hydra.sweeper.storage: unknown storage 'mysql://me@host/base'; valid: FILE.log, sqlite:///FILE.db, "
+            "postgresql+psycopg2://USER@HOST/DATABASE",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_wrong_option_is_told_in_one_line(journal: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        options_of(**{"storage": journal, **changes})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("storage", ["", "search.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "/folder"])
+def test_a_storage_that_would_be_forgotten_or_is_none_is_refused(storage: str) -> None:
+    with pytest.raises(ConfigError, match="unknown storage"):
+        options_of(storage)
+
+
+def test_the_sampler_follows_from_the_number_of_objectives(journal: str) -> None:
+    assert options_of(journal).chosen_sampler == "tpe"
+    assert options_of(journal, objectives=COSTS).chosen_sampler == "nsga2"
+    assert options_of(journal, objectives=COSTS, sampler="tpe").chosen_sampler == "tpe"
+
+
+@pytest.mark.parametrize("name", ["search.log", "search.db"])
+def test_a_file_that_is_no_storage_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("something else\n" * 100)
+    storage = str(path) if name.endswith(".log") else f"sqlite:///{path}"
+    with pytest.raises(BbcuError) as caught:
+        searched(storage)
+    assert str(caught.value).startswith(f"hydra.sweeper.storage={storage}: cannot be used: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_away_is_told_in_one_line_without_its_password() -> None:
+    with pytest.raises(BbcuError) as caught:
+        searched("postgresql+psycopg2://me:secret@127.0.0.1:1/base")
+    assert str(caught.value).startswith("hydra.sweeper.storage=postgresql+psycopg2://me@127.0.0.1:1/base: cannot be")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_for_the_storage_is_made(tmp_path: Path) -> None:
+    assert searched(str(tmp_path / "outputs" / "study" / "search.log")).ask(1)
+
+
+# --- what others notice of it -----------------------------------------------------------------------------------------
+
+
+def test_a_search_prints_nothing(journal: str, capfd: pytest.CaptureFixture[str]) -> None:
+    train_all(searched(journal))
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_optuna_is_imported_only_when_a_search_begins() -> None:
+    probe = "import sys, ablations.search.search; print({'optuna', 'sqlalchemy', 'torch', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout == "set()\n"

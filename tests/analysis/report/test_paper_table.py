@@ -1,0 +1,160 @@
+"""Our numbers beside the paper's."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ablations.storage.folder import TrialFolder
+from analysis.report.paper_table import ABSENT, Table, paper_tables
+from analysis.study.loading import load_folder
+from bbcu.model.methods import METHODS
+from tests.harness.studies import Ours, loaded, methods_study, trial
+
+
+def tables_of(folder: Path, *trials: Ours) -> list[Table]:
+    return paper_tables(methods_study(folder, trials))
+
+
+def table_of(folder: Path, *trials: Ours) -> Table:
+    (table,) = tables_of(folder, *trials)
+    return table
+
+
+def rows_of(table: Table, method: str) -> list[dict[str, str]]:
+    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    return [row for row in rows if row["Method"] == method]
+
+
+def notes_with(table: Table, text: str) -> list[str]:
+    return [note for note in table.notes if text in note]
+
+
+SEVERAL = [
+    Ours(method, psnr + 0.1 * seed, seed)
+    for seed in (0, 1)
+    for method, psnr in (("bbcu", 37.0), ("reactnet", 36.5), ("bnn", 33.0))
+]
+
+
+def test_every_method_of_the_paper_has_its_line_and_ours_below(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("bbcu", 36.7))
+    paper, ours = rows_of(table, "BBCU-L")
+    assert (paper["Numbers"], paper["OPs (G)"], paper["Params (K)"]) == ("paper", "18.55", "225")
+    assert paper["Set5 PSNR (dB) / SSIM"] == "**37.58** / **0.9590**"
+    assert ours["Numbers"].startswith("[ours](#runs-")
+    assert (ours["Seeds"], ours["Set5 PSNR (dB) / SSIM"]) == ("1", "36.70 / 0.9175")
+    assert len({row[0] for row in table.rows}) == 11
+    assert notes_with(table, "reaches the paper's PSNR on Set5, Set14")
+
+
+def test_what_either_side_lacks_is_a_dash_or_a_note(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("bbcu", 36.7))
+    assert rows_of(table, "BBCU-L")[1]["Urban100 PSNR (dB) / SSIM"] == ABSENT
+    assert "We have no scores on B100, Urban100, Manga109." in table.caption
+    assert rows_of(table, "BAM")[0]["Manga109 PSNR (dB) / SSIM"] == ABSENT
+    (absent,) = notes_with(table, "Not trained here: ")
+    assert "IRNet" in absent
+    assert "BBCU-L" not in absent
+
+
+def test_best_and_second_best_are_those_of_the_binary_methods(tmp_path: Path) -> None:
+    table = table_of(tmp_path, *SEVERAL, Ours("full_precision", 39.0), Ours("full_precision", 39.0, 1))
+    column = "Set5 PSNR (dB) / SSIM"
+    assert rows_of(table, "SRResNet")[0][column] == "38.00 / 0.9605"
+    assert rows_of(table, "BBCU-M")[0][column] == "*37.44* / *0.9584*"
+    assert rows_of(table, "BBCU-L")[1][column].startswith("**37.05** ± 0.07")
+    assert rows_of(table, "ReActNet")[1][column].startswith("*36.55* ± 0.07")
+    assert "*" not in rows_of(table, "SRResNet")[1][column]
+
+
+def test_single_runs_are_not_ranked(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("bbcu", 37.0), Ours("bnn", 33.0))
+    assert "*" not in rows_of(table, "BBCU-L")[1]["Set5 PSNR (dB) / SSIM"]
+    assert notes_with(table, "one seed")
+
+
+def test_bbcu_m_is_found_by_its_levels(tmp_path: Path) -> None:
+    table = table_of(
+        tmp_path,
+        Ours("custom", 36.0, levels={"binarize": ["body", "up"]}),
+        Ours("custom", 35.0, levels={"bn": "post"}),
+    )
+    assert rows_of(table, "BBCU-M")[1]["Set14 PSNR (dB) / SSIM"] == "36.00 / 0.9000"
+    assert len(rows_of(table, "BBCU-L")) == 1
+    assert notes_with(table, "1 cell of ours with other components is not in this table")
+
+
+def test_methods_that_bring_their_own_setting_stand_in_one_table(tmp_path: Path) -> None:
+    methods = ("bbcu", "btm", "bam", "lite", "full_precision")
+    table = table_of(tmp_path, *(Ours(method, 36.0) for method in methods), Ours("bicubic", 33.9752))
+    for name in ("BBCU-L", "BTM", "BAM", "SRResNet-Lite", "SRResNet"):
+        assert rows_of(table, name)[1]["Set5 PSNR (dB) / SSIM"].startswith("36.00")
+    assert rows_of(table, "Bicubic")[1]["Set5 PSNR (dB) / SSIM"] == "33.98 / 0.8000"
+
+
+def test_a_reimplementation_carries_its_remark(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("btm", 36.0))
+    assert METHODS["btm"].remark in rows_of(table, "BTM")[1]["Numbers"]
+    assert notes_with(table, f"Our BTM is a {METHODS['btm'].remark}")
+
+
+def test_budgets_are_not_mixed(tmp_path: Path) -> None:
+    tables = tables_of(tmp_path, Ours("bbcu", 36.0), Ours("bbcu", 37.0, steps=300_000))
+    assert [table.name for table in tables] == ["comparison-sr_x2-1", "comparison-sr_x2-2"]
+    by_steps = {("500 steps" in table.caption): table for table in tables}
+    assert notes_with(by_steps[True], "`train.steps` is 500 (300000 in the released recipe)")
+    assert not notes_with(by_steps[False], "`train.steps`")
+
+
+def test_the_caption_states_budget_and_data(tmp_path: Path) -> None:
+    caption = table_of(tmp_path, *SEVERAL).caption
+    assert "500 steps, 64 channels, 16 blocks, batch 16, patch 24, lr 0.001, data `dddddddddddd`, 2 seeds" in caption
+
+
+def test_doubtful_numbers_are_marked_and_explained(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("bbcu", 31.0, task="sr_x4"))
+    assert rows_of(table, "Bicubic")[0]["Set5 PSNR (dB) / SSIM"] == "28.63 / 0.8128 ?"
+    assert rows_of(table, "SRResNet")[0]["OPs (G)"] == "146.14 ?"
+    assert notes_with(table, "0.8138")
+    assert notes_with(table, "146.08 G")
+
+
+def test_one_blind_training_fills_the_columns_of_its_strengths(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("bbcu", 30.0, task="denoise"))
+    (_, ours) = rows_of(table, "BBCU")
+    assert ours["CBSD68-sigma25 PSNR (dB)"] == "30.00 / 0.7500"
+    assert ours["CBSD68-sigma50 PSNR (dB)"] == ABSENT
+    assert not notes_with(table, "train_sigma")
+
+
+def test_a_single_strength_is_put_into_its_column(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("bbcu", 29.5, task="jpeg"))
+    (_, ours) = rows_of(table, "BBCU")
+    assert ours["Classic5-q10 PSNR (dB) / SSIM"] == "29.50 / 0.7375"
+    assert notes_with(table, "`task.train_quality` is [10, 10] ([1, 50] in the released recipe)")
+
+
+def test_the_frame_has_every_number_with_its_source(tmp_path: Path) -> None:
+    frame = table_of(tmp_path, *SEVERAL).frame
+    ours = frame.query("source == 'ours' and name == 'BBCU-L' and test_set == 'Set5'").iloc[0]
+    assert (ours["seeds"], ours["psnr_mean_db"]) == (2, pytest.approx(37.05))
+    assert len(frame.query("source == 'paper'")) == 11 * 5 - 1
+
+
+def test_a_study_of_other_tasks_has_no_table(tmp_path: Path) -> None:
+    trial = Ours("bbcu", 30.0)
+    result = trial.result()
+    result["setting"]["task"] = {"name": "sr_x3"}
+    place = TrialFolder(tmp_path, "methods", result["cell"], 0)
+    place.path.mkdir(parents=True)
+    place.write_result(result)
+    assert paper_tables(load_folder(tmp_path / "methods")) == []
+
+
+def test_results_whose_data_are_not_recorded_stand_with_none_that_are(tracking_uri: str, tmp_path: Path) -> None:
+    recorded, old = trial(0, 30.0), dataclasses.replace(trial(0, 35.0), others={"data": ""})
+    tables = paper_tables(loaded(tracking_uri, tmp_path, [recorded, old]))
+    assert ["data `not recorded`" in table.caption for table in tables] == [False, True]
+    ours = [table.frame.query("source == 'ours' and kind != 'no network'") for table in tables]
+    assert [frame["psnr_mean_db"].tolist() for frame in ours] == [[30.0], [35.0]]
