@@ -1,8 +1,8 @@
-"""Binary convolution units for image restoration, the networks around them, and how one is trained.
+"""Binary convolution units for image restoration, networks built from them, and their training.
 
-A library without Hydra or MLflow. The names of :data:`PUBLIC` can be imported from here, as in
-``from bbcu import BinaryUnit``; each is loaded when it is first used, so that importing the package does not import
-torch. Modules that lay directly below ``bbcu`` before version 0.1.0 can still be imported by their earlier names.
+The library does not depend on Hydra or MLflow. Import the names in :data:`PUBLIC` from here: ``from bbcu import
+BinaryUnit``. Each is loaded on first use, so that importing the package does not import torch. Module names from before
+version 0.1.0, such as ``bbcu.units``, can still be imported.
 """
 
 import importlib
@@ -32,12 +32,13 @@ PUBLIC = {
     "BbcuError": "bbcu.errors",
     "ConfigError": "bbcu.errors",
 }
-"""The public names, and the module of each."""
+"""Public names and the modules that define them."""
 
 EARLIER_NAMES = {
     f"bbcu.{name}": f"bbcu.model.{name}"
     for name in ("binarisers", "checkpoints", "cost", "methods", "networks", "surrogates", "units")
 }
+"""Module names from before version 0.1.0 and the present ones."""
 
 
 def __getattr__(name: str) -> Any:
@@ -50,8 +51,8 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *PUBLIC])
 
 
-class _EarlierNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a module by the name that it had before."""
+class _EarlierNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Import a module under its earlier name; the module object is the same under both names."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -64,9 +65,9 @@ class _EarlierNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module back its own spec; it was executed under its present name."""
+        """Restore the spec that the import system has replaced; the module is already loaded."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
 
 
-sys.meta_path.append(_EarlierNames())
+sys.meta_path.append(_EarlierNameFinder())

@@ -1,4 +1,4 @@
-"""The one tree of errors that a user can mend; each message is one line that names what is wrong and what is valid."""
+"""Errors that a user can correct; each message is one line that says what is wrong and what is valid."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,15 +9,15 @@ class BbcuError(Exception):
 
 
 class ConfigError(BbcuError):
-    """A key, a level or a combination of them that does not exist or cannot mean anything."""
+    """A key or a level that does not exist, or a combination of levels that is impossible."""
 
 
 class DataError(BbcuError):
-    """A folder or an image that cannot be used; the message names its path."""
+    """A folder or an image that cannot be used; the message contains its path."""
 
 
 def unknown(kind: str, value: object, valid: Iterable[object]) -> str:
-    """Say that ``value`` is no ``kind``, list what is valid and guess what was meant."""
+    """Return a message that ``value`` is not a ``kind``, with the closest valid value and a list of all of them."""
     names = [str(name) for name in valid]
     close = difflib.get_close_matches(str(value), names, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""

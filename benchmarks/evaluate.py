@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bbcu.data.tasks import SuperResolution
-from bbcu.model.int8 import missing_for_bytes
+from bbcu.model.int8 import missing_for_int8
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.acceleration import enable_int8
 from bbcu.training.evaluation import Evaluation, restore
@@ -49,7 +49,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
     picture, truth = task.pair(truth)
     spec = NetworkSpec(SCALE, given.channels, given.blocks, align=130 * given.channels / 64)
     network, floats = (build("srresnet", spec, 0).to(device) for _ in range(2))
-    if missing_for_bytes(device) is None:
+    if missing_for_int8(device) is None:
         enable_int8(network)
     released = rebuilt("srresnet", spec, WrittenOut).to(device)
     output = restore(network, picture, device)

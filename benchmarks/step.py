@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ablations.space.factors import FACTORS
-from bbcu.model.int8 import missing_for_bytes
+from bbcu.model.int8 import missing_for_int8
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.model.specs import UnitSpec
@@ -202,7 +202,7 @@ def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int
     """Each network in each of our ways to run a step; ratios to the plainest."""
     precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
     replays = (False, True) if device.type == "cuda" else (False,)
-    integers = (False, True) if missing_for_bytes(device) is None else (False,)
+    integers = (False, True) if missing_for_int8(device) is None else (False,)
     report: dict[str, Any] = {}
     for name in names:
         network, spec = NETWORKS[name]

@@ -1,25 +1,28 @@
-"""The activations of a unit, each with a gradient that the compiler turns into fast code."""
+"""The activations of a unit: torch's, with gradients that ``torch.compile`` turns into fast code."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bbcu.errors import ConfigError, unknown
+
 
 def channel_sum(values: Tensor) -> Tensor:
-    """The sum over pictures and pixels, (1, channels, 1, 1); by pictures first, whose values fit into a cache."""
+    """Sum (batch, channels, height, width) to (1, channels, 1, 1), image by image so that each fits into the cache."""
     return values.sum((2, 3), keepdim=True).sum(0, keepdim=True)
 
 
-class ShiftedPReLU(torch.autograd.Function):
-    r"""RPReLU with all its gradients from one pass over gradient and input.
+class FusedRPReLU(torch.autograd.Function):
+    r"""RPReLU that computes all its gradients in one pass over the input and the output's gradient.
 
-    With :math:`v = x + b`, where :math:`y = v` for :math:`v > 0` and :math:`s v` elsewhere, plus :math:`c`: the
-    gradients of :math:`c` and :math:`s` are the sums of :math:`g` and :math:`g \min(v, 0)`. That of :math:`b`, the sum
-    of the gradient of :math:`x`, is :math:`s \sum g + (1 - s) \sum_{v > 0} g`, so that the compiler need not write the
-    former out to sum it up.
+    Let :math:`v = x + b`, with the output :math:`v + c` for :math:`v > 0` and :math:`s v + c` otherwise, and :math:`g`
+    the gradient of the output. The gradient of :math:`c` is :math:`\sum g` and that of :math:`s` is :math:`\sum g
+    \min(v, 0)`. That of :math:`b` is the sum of the gradient of :math:`x`, written as :math:`s \sum g + (1 - s)
+    \sum_{v > 0} g` so that the compiler need not store the gradient of :math:`x` to sum it.
     """
 
     @staticmethod
@@ -32,14 +35,15 @@ class ShiftedPReLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, shift_in, slope = ctx.saved_tensors
         v, s = x + shift_in, slope.reshape(shift_in.shape)
-        whole, above = channel_sum(gradient), channel_sum(torch.where(v > 0, gradient, 0.0))
+        total, positive = channel_sum(gradient), channel_sum(torch.where(v > 0, gradient, 0.0))
         of_slope = channel_sum(gradient * v.clamp_max(0)).reshape(slope.shape)
-        return torch.where(v > 0, gradient, gradient * s), s * whole + (1 - s) * above, of_slope, whole
+        return torch.where(v > 0, gradient, gradient * s), s * total + (1 - s) * positive, of_slope, total
 
 
 class RPReLU(nn.Module):
-    """A PReLU whose input and output are shifted, three learnable numbers per channel.
+    r"""Forward :math:`\operatorname{prelu}(x + b) + c`; shifts start at 0, slopes at 0.25; 3 parameters a channel.
 
+    Gradient: that of a PReLU at :math:`x + b`. The reference: the shifts let each channel choose where its kink is.
     Source: Liu et al., ReActNet, ECCV 2020, eq. 7, with the signs of the released BBCU.
     """
 
@@ -52,15 +56,22 @@ class RPReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             return F.prelu(x + self.shift_in, self.slope) + self.shift_out
-        y: Tensor = ShiftedPReLU.apply(x, self.shift_in, self.slope, self.shift_out)  # type: ignore[no-untyped-call]
+        y: Tensor = FusedRPReLU.apply(x, self.shift_in, self.slope, self.shift_out)  # type: ignore[no-untyped-call]
         return y
 
 
-class ClampWithin(torch.autograd.Function):
-    """A clamp, for the compiler, whose gradient is recomputed from its input, in floating point.
+class PReLU(nn.PReLU):
+    r"""Forward :math:`\max(0, x) + s \min(0, x)`, one slope :math:`s` per channel, which starts at 0.25.
 
-    Of torch's own clamps the compiler keeps a byte per value for the gradient, and a unit with them takes 1.8 times as
-    long on a CPU.
+    Gradient: 1 for positive inputs and :math:`s` for others. Like RPReLU without its shifts.
+    Source: He et al., Delving Deep into Rectifiers, ICCV 2015.
+    """
+
+
+class Clamp(torch.autograd.Function):
+    """A clamp for the compiler whose gradient is computed again from the input, in floating point.
+
+    For torch's own clamps the compiler stores a byte per value, with which a unit takes 1.8 times as long on a CPU.
     """
 
     @staticmethod
@@ -77,35 +88,44 @@ class ClampWithin(torch.autograd.Function):
 
 
 class ReLU(nn.ReLU):
-    """torch's, and where it is compiled one whose gradient needs no bytes."""
+    r"""Forward :math:`\max(0, x)`; gradient 1 for :math:`x > 0`, else 0. No parameters.
+
+    Not directly before a sign without a threshold: every sign would be +1.
+    Source: Nair and Hinton, Rectified Linear Units, ICML 2010.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             return super().forward(x)
-        y: Tensor = ClampWithin.apply(x, 0.0, math.inf)  # type: ignore[no-untyped-call]
+        y: Tensor = Clamp.apply(x, 0.0, math.inf)  # type: ignore[no-untyped-call]
         return y
 
 
 class Hardtanh(nn.Hardtanh):
-    """torch's, and where it is compiled one whose gradient needs no bytes."""
+    r"""Forward :math:`\max(-1, \min(1, x))`; gradient 1 for :math:`|x| < 1`, else 0. No parameters.
+
+    The activation of the first binary networks. After the residual is added it bounds the features, so it cannot be
+    combined with an alignment above 1.
+    Source: Hubara et al., Binarized Neural Networks, NeurIPS 2016.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             return super().forward(x)
-        y: Tensor = ClampWithin.apply(x, self.min_val, self.max_val)  # type: ignore[no-untyped-call]
+        y: Tensor = Clamp.apply(x, self.min_val, self.max_val)  # type: ignore[no-untyped-call]
         return y
 
 
-def prelu(channels: int) -> nn.Module:
-    return nn.PReLU(channels)
+ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "rprelu": RPReLU,
+    "prelu": PReLU,
+    "relu": lambda channels: ReLU(),
+    "hardtanh": lambda channels: Hardtanh(),
+}
 
 
-def relu(channels: int) -> nn.Module:
-    return ReLU()
-
-
-def hardtanh(channels: int) -> nn.Module:
-    return Hardtanh()
-
-
-ACTIVATIONS = {"rprelu": RPReLU, "prelu": prelu, "relu": relu, "hardtanh": hardtanh}
+def activation_of(name: str, channels: int) -> nn.Module:
+    """Return a new activation for ``channels`` channels; raises ConfigError for an unknown name."""
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"act_fn: {unknown('activation', name, ACTIVATIONS)}")
+    return ACTIVATIONS[name](channels)

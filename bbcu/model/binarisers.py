@@ -1,9 +1,9 @@
 r"""Weight binarisers: from latent full-precision weights to weights of one bit each, times a scale.
 
-Weights :math:`W` are (out, in, height, width), :math:`G` is the gradient with respect to the binary weights, and a
-scale :math:`\alpha_c` is one number per output channel.
+Weights :math:`W` have the shape (out, in, height, width). :math:`G` is the gradient with respect to the binary weights,
+and a scale :math:`\alpha_c` is one number for each filter (output channel).
 
-To add one, derive from :class:`Binariser` and name it by its dotted path in the config.
+To add one, derive from :class:`Binariser`, define ``forward`` and set ``weight=`` to its dotted path.
 """
 
 from typing import Any
@@ -11,25 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bbcu.errors import ConfigError
+from bbcu.model.registry import look_up, probe
 from bbcu.model.surrogates import ErrorDecay, sign
 
 PER_FILTER = (1, 2, 3)
+"""The dimensions of a filter in weights of shape (out, in, height, width)."""
 
 
 class Binariser(nn.Module):
-    """Maps latent weights (out, in, height, width) to binary ones of the same shape."""
+    """Maps latent weights (out, in, height, width) to binary weights of the same shape, two values for each filter."""
 
     def set_progress(self, progress: float) -> None:
-        """Be told the share of the training that is done, 0 to 1; most binarisers do not care."""
+        """Receive the share of the training that is done, 0 to 1, before each step; most binarisers ignore it."""
 
     def after_step(self, weight: Tensor) -> None:
-        """Be shown the latent weights after each step of the optimiser, to be changed in place; most are left alone."""
+        """Change the latent weights in place after a step of the optimiser; most binarisers do not."""
 
     def scale(self, weight: Tensor) -> Tensor | None:
-        """The size of each filter's binary weights, (out, 1, 1, 1) and above zero, or None.
+        """Return the magnitude of each filter's binary weights, (out, 1, 1, 1) and positive, or None.
 
-        A unit takes it out of its convolution and multiplies the result by it. The convolution then adds ones, which is
-        exact in whatever order a machine adds: in fp32 always, and in bf16 up to sums of 256.
+        A unit convolves with the binary weights divided by it and multiplies the result by it. The convolution then
+        adds ones and minus ones, which is exact in any order of summation: in fp32, and in bf16 up to sums of 256.
         """
         return None
 
@@ -37,17 +40,17 @@ class Binariser(nn.Module):
         raise NotImplementedError
 
 
-def scale_of(weight: Tensor) -> Tensor:
-    """The mean magnitude of each filter, (out, 1, 1, 1)."""
+def mean_magnitude(weight: Tensor) -> Tensor:
+    """Return the mean absolute value of each filter, (out, 1, 1, 1)."""
     return weight.abs().mean(PER_FILTER, keepdim=True)
 
 
 class ScaledSign(torch.autograd.Function):
-    """Forward the scaled sign; backward the gradient where the latent weight lies in [-1, 1], by the scale or not."""
+    """Forward the sign times the filter's mean magnitude; backward the clipped gradient, scaled or not."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scales_gradient: bool) -> Tensor:
-        scale = scale_of(weight)
+        scale = mean_magnitude(weight)
         ctx.save_for_backward(weight, scale)
         ctx.scales_gradient = scales_gradient
         return scale * sign(weight)
@@ -55,21 +58,21 @@ class ScaledSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         weight, scale = ctx.saved_tensors
-        passed = gradient * (weight.abs() <= 1)
-        return (passed * scale if ctx.scales_gradient else passed), None
+        clipped = gradient * (weight.abs() <= 1)
+        return (clipped * scale if ctx.scales_gradient else clipped), None
 
 
 class L1(Binariser):
-    r"""Forward :math:`\alpha_c \operatorname{sgn}(W)`, where the scale :math:`\alpha_c` is the mean of :math:`|W_c|`.
+    r"""Forward :math:`\alpha_c \operatorname{sgn}(W)`, where :math:`\alpha_c` is the mean of :math:`|W_c|`.
 
-    Backward :math:`G \cdot 1[|W| \le 1]`: the scale is a constant to the gradient, which it does not multiply either.
+    Backward :math:`G \cdot 1[|W| \le 1]`: the scale is treated as a constant and does not multiply the gradient either.
     The reference. Source: the released code of Bi-Real Net (PyTorch), ReActNet and BBCU.
     """
 
     scales_gradient = False
 
     def scale(self, weight: Tensor) -> Tensor | None:
-        return scale_of(weight.detach()).clamp_min(torch.finfo(weight.dtype).tiny)
+        return mean_magnitude(weight.detach()).clamp_min(torch.finfo(weight.dtype).tiny)
 
     def forward(self, weight: Tensor) -> Tensor:
         binary: Tensor = ScaledSign.apply(weight, self.scales_gradient)  # type: ignore[no-untyped-call]
@@ -77,17 +80,17 @@ class L1(Binariser):
 
 
 class L1Magnitude(L1):
-    r"""Forward as :class:`L1`; backward :math:`\alpha_c G \cdot 1[|W| \le 1]`, the gradient that knows the scale.
+    r"""Forward as :class:`L1`; backward :math:`\alpha_c G \cdot 1[|W| \le 1]`, the magnitude-aware gradient.
 
-    It differs by one factor per filter, which Adam all but removes; with SGD it slows small filters down.
-    Source: Liu et al., Bi-Real Net, ECCV 2018 (magnitude-aware gradient).
+    It differs from L1 by one factor per filter, which Adam almost cancels; with SGD filters of small weights learn
+    more slowly. Source: Liu et al., Bi-Real Net, ECCV 2018.
     """
 
     scales_gradient = True
 
 
-class PlainSign(torch.autograd.Function):
-    """The sign, whose gradient goes through as it is."""
+class SignStraightThrough(torch.autograd.Function):
+    """The sign; backward, the gradient unchanged."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
@@ -99,10 +102,10 @@ class PlainSign(torch.autograd.Function):
 
 
 class Plain(Binariser):
-    r"""Forward :math:`\operatorname{sgn}(W)` without a scale; backward :math:`G`; a step ends with a cut to [-1, 1].
+    r"""Forward :math:`\operatorname{sgn}(W)`, without a scale; backward :math:`G`; each step clips W to [-1, 1].
 
-    The branch comes out as large as the root of the fan-in, so it wants a BatchNorm behind it or a large alignment. The
-    cut keeps a latent weight from drifting so far that its sign can never flip back.
+    The convolution's output grows with the root of the fan-in, so use a BatchNorm after it or a large alignment.
+    Clipping keeps a latent weight from moving so far from zero that its sign can never flip back.
     Source: Hubara et al., Binarized Neural Networks, NeurIPS 2016.
     """
 
@@ -111,17 +114,17 @@ class Plain(Binariser):
             weight.clamp_(-1, 1)
 
     def forward(self, weight: Tensor) -> Tensor:
-        binary: Tensor = PlainSign.apply(weight)  # type: ignore[no-untyped-call]
+        binary: Tensor = SignStraightThrough.apply(weight)  # type: ignore[no-untyped-call]
         return binary
 
 
 class InformationRetaining(Binariser):
     r"""Forward :math:`2^{s_c} \operatorname{sgn}(Z)` of the standardised weights :math:`Z = (W - \mu_c) / \sigma_c`.
 
-    The standard deviation is the unbiased one. :math:`s_c = \operatorname{round}(\log_2 \operatorname{mean}|Z_c|)` is a
-    constant to the gradient, so that the scale is a shift of bits. Backward through the sign with the error decay
-    estimator at :math:`Z`, then through mean and deviation: the gradient of a filter sums to zero and is orthogonal to
-    :math:`W - \mu`. Half of a filter's bits are positive, which is as much as they can tell.
+    :math:`\sigma_c` is the unbiased standard deviation. The exponent :math:`s_c = \operatorname{round}(\log_2
+    \operatorname{mean}|Z_c|)` is treated as a constant; the scale is then a bit shift. Backward through the sign by the
+    error decay estimator at :math:`Z`, then through mean and deviation: the gradient of a filter sums to zero and is
+    orthogonal to :math:`W - \mu`. About half of a filter's signs are positive, which maximises their entropy.
     Source: Qin et al., IR-Net, CVPR 2020 (Libra parameter binarisation).
     """
 
@@ -147,7 +150,7 @@ class InformationRetaining(Binariser):
 
     @staticmethod
     def _scale(standardised: Tensor) -> Tensor:
-        scale: Tensor = 2 ** scale_of(standardised).log2().round()
+        scale: Tensor = 2 ** mean_magnitude(standardised).log2().round()
         return scale
 
 
@@ -157,3 +160,27 @@ BINARISERS: dict[str, type[Binariser]] = {
     "plain": Plain,
     "irnet": InformationRetaining,
 }
+
+
+def binariser_of(name: str) -> Binariser:
+    """Return a new binariser by its name or the dotted path of its class.
+
+    Raises ConfigError for an unknown name, and for a class that returns more than two values for a filter.
+    """
+    kind: type[Binariser] = look_up("weight", name, BINARISERS, Binariser)
+    if name not in BINARISERS:
+        weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0), device="cpu")
+        if not _is_binary(probe(kind, weight), weight.shape):
+            raise ConfigError(
+                f"weight={name}: its forward pass must return at most two values for each filter, in the weights' shape"
+            )
+    return kind()
+
+
+def _is_binary(weight: Tensor, shape: torch.Size) -> bool:
+    """Whether ``weight`` has this shape and, up to rounding, at most two values for each filter."""
+    if weight.shape != shape:
+        return False
+    low, high = weight.amin(PER_FILTER, keepdim=True), weight.amax(PER_FILTER, keepdim=True)
+    nearest = torch.where(weight > (low + high) / 2, high, low)
+    return torch.allclose(weight, nearest, rtol=0, atol=1e-5 * float(weight.abs().max()))

@@ -1,8 +1,8 @@
-"""The convolution of signs with signs in bytes: whole numbers added exactly, at several times the rate of floats.
+"""The convolution of signs with signs in 8-bit integers: exact, and several times as fast as in floating point.
 
-A binary unit's convolution adds ones and minus ones. A CPU with VNNI multiplies bytes at twice the rate of bf16 and
-four times that of fp32, and its sums are the very numbers that the floating-point convolution gives. The kernels are
-oneDNN's, as torch's quantised networks use them.
+A binary unit convolves ones and minus ones. A CPU with VNNI multiplies 8-bit integers at twice the rate of bf16 and
+four times that of fp32, and the result equals that of the floating-point convolution. The kernels are oneDNN's, which
+torch uses for quantised networks.
 """
 
 import functools
@@ -12,102 +12,76 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.bfloat16)
-"""What the kernels give their sums in."""
+OUTPUT_DTYPES = (torch.float32, torch.bfloat16)
+"""The types in which the kernels can return their sums."""
 
-ZERO = 1
-"""The byte that stands for zero, and for padding: oneDNN takes unsigned inputs, so a sign is stored as 0 or 2."""
+ZERO_POINT = 1
+"""The byte that means zero, also in the padding. oneDNN's inputs are unsigned, so -1 and +1 are stored as 0 and 2."""
 
 
-@torch.library.custom_op("bbcu::convolve_bytes", mutates_args=())
-def convolve_bytes(signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+@torch.library.custom_op("bbcu::int8_conv2d", mutates_args=())
+def int8_conv2d(signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Convolve with zero padding that keeps the size.
 
-    ``signs`` (batch, in, height, width) and ``weight`` (out, in, height, width), of odd sides, are int8; the result,
-    (batch, out, height, width), holds whole numbers in ``dtype`` and lies channels last.
+    ``signs`` (batch, in, height, width) and ``weight`` (out, in, height, width), with odd sides, are int8. The result
+    (batch, out, height, width) contains integers in ``dtype``, in channels-last memory format.
     """
     padding = [side // 2 for side in weight.shape[2:]]
     scale, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)  # of the whole weight
-    kernels = torch.ops.onednn
-    packed = kernels.qconv_prepack(weight, scale, 1.0, ZERO, [1, 1], padding, [1, 1], 1, signs.shape)
-    sums: Tensor = kernels.qconv2d_pointwise(
-        (signs + ZERO).view(torch.uint8),
-        1.0,
-        ZERO,
-        packed,
-        scale,
-        zero,
-        None,
-        [1, 1],
-        padding,
-        [1, 1],
-        1,
-        1.0,
-        0,
-        dtype,
-        "none",
-        [],
-        "",
-    )
+    kernels, stride, dilation, groups = torch.ops.onednn, [1, 1], [1, 1], 1
+    packed = kernels.qconv_prepack(weight, scale, 1.0, ZERO_POINT, stride, padding, dilation, groups, signs.shape)
+    inputs = ((signs + ZERO_POINT).view(torch.uint8), 1.0, ZERO_POINT, packed, scale, zero, None)
+    outputs: tuple[Any, ...] = (1.0, 0, dtype, "none", [], "")  # scale, zero point, type, and no fused operation
+    sums: Tensor = kernels.qconv2d_pointwise(*inputs, stride, padding, dilation, groups, *outputs)
     return sums
 
 
-@convolve_bytes.register_fake
+@int8_conv2d.register_fake
 def _(signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     batch, _, height, width = signs.shape
     shape = (batch, len(weight), height, width)
     return torch.empty(shape, dtype=dtype, device=signs.device, memory_format=torch.channels_last)
 
 
-class ConvolvedSigns(torch.autograd.Function):
-    """The convolution in bytes forward, and in floating point backward, where gradients are no whole numbers."""
+class SignConv2d(torch.autograd.Function):
+    """The convolution of signs: in int8 forward, in floating point backward, since gradients are not integers."""
 
     @staticmethod
     def forward(ctx: Any, signs: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
         signs, weight = signs.to(torch.int8), weight.to(torch.int8)
         ctx.save_for_backward(signs, weight)
-        sums: Tensor = convolve_bytes(signs, weight, dtype)
+        sums: Tensor = int8_conv2d(signs, weight, dtype)
         return sums
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         signs, weight = ctx.saved_tensors
+        operands = (gradient, signs.to(gradient.dtype), weight.to(gradient.dtype))
         padding = [side // 2 for side in weight.shape[2:]]
-        of_signs, of_weight, _ = torch.ops.aten.convolution_backward(
-            gradient,
-            signs.to(gradient.dtype),
-            weight.to(gradient.dtype),
-            None,
-            [1, 1],
-            padding,
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [True, True, False],
-        )
+        # No bias, stride 1, dilation 1, not transposed, one group; the gradients of the signs and of the weights.
+        arguments = (None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, False])
+        of_signs, of_weight, _ = torch.ops.aten.convolution_backward(*operands, *arguments)
         return of_signs, of_weight, None
 
 
-def convolve_signs(signs: Tensor, weight: Tensor) -> Tensor:
-    """``F.conv2d(signs, weight)`` of ones and minus ones, padded so that the size stays, in bytes.
+def sign_conv2d(signs: Tensor, weight: Tensor) -> Tensor:
+    """Compute ``F.conv2d(signs, weight, padding="same")`` of ones and minus ones in int8.
 
-    It gives what ``F.conv2d`` gives, under autocast too, and the same gradients. Sums in other types than ``DTYPES``,
-    and other devices than a CPU, are left to ``F.conv2d``.
+    The result and the gradients equal those of ``F.conv2d``, also under autocast. Falls back to ``F.conv2d`` for types
+    other than ``OUTPUT_DTYPES`` and for devices other than a CPU.
     """
-    lowered = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if lowered else signs.dtype
-    if signs.device.type != "cpu" or dtype not in DTYPES:
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else signs.dtype
+    if signs.device.type != "cpu" or dtype not in OUTPUT_DTYPES:
         return F.conv2d(signs, weight, padding="same")
-    sums: Tensor = ConvolvedSigns.apply(signs, weight, dtype)  # type: ignore[no-untyped-call]
+    sums: Tensor = SignConv2d.apply(signs, weight, dtype)  # type: ignore[no-untyped-call]
     return sums
 
 
 @functools.cache
-def missing_for_bytes(device: torch.device) -> str | None:
-    """What ``device`` or torch lacks to convolve in bytes, in words; None where it does and the result is right."""
+def missing_for_int8(device: torch.device) -> str | None:
+    """Return why ``device`` cannot convolve in int8, as text for a log; None if it can and the result is right."""
     if device.type != "cpu":
-        return "only a CPU does"
+        return "int8 convolutions need a CPU"
     capabilities = torch.cpu.get_capabilities()
     if not (capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")):
         return "this cpu has no VNNI"
@@ -115,7 +89,7 @@ def missing_for_bytes(device: torch.device) -> str | None:
     signs, weight = (torch.randn(shape, generator=generator).sign() for shape in ((2, 16, 5, 6), (8, 16, 3, 3)))
     expected = F.conv2d(signs, weight, padding=1)
     try:
-        found = convolve_signs(signs, weight)
+        found = sign_conv2d(signs, weight)
     except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
-        return f"torch cannot here: {str(error).strip().splitlines()[0]}"
-    return None if torch.equal(found, expected) else "torch's convolution of bytes is wrong here"
+        return f"torch has no int8 convolution for it: {str(error).strip().splitlines()[0]}"
+    return None if torch.equal(found, expected) else "torch's int8 convolution returns wrong numbers"

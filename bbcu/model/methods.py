@@ -1,6 +1,6 @@
-"""The published methods as points of the factor space: what ``method=NAME`` sets.
+"""The published methods as levels of the factors: what ``method=NAME`` sets.
 
-Pure data, so that the method of a result can be found without building a network.
+Plain data, so that a report can find the method of a result without building a network.
 """
 
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from typing import Any
 from bbcu.model.specs import UnitSpec
 
 BASELINE = "baseline"
-"""The network of a method that trains nothing: its output is what the task's baseline makes of the input."""
+"""The ``network.name`` of a method that is not trained: its output is that of the task's baseline."""
 
 REIMPLEMENTATION = "reimplementation from the abstract"
 
 
 @dataclass(frozen=True)
 class Method:
-    """A published method: the levels in which it differs from BBCU, what it sets of the network, and its source.
+    """A published method: its source, the levels that differ from BBCU's, and its options of the network.
 
-    ``remark`` is shown beside the method's numbers.
+    ``channels`` is None if the method is used at any width. ``remark`` is printed next to the method's results.
     """
 
     source: str
@@ -30,7 +30,7 @@ class Method:
 
     @property
     def all_levels(self) -> dict[str, Any]:
-        """The level of every factor; BBCU's are the defaults of :class:`UnitSpec`, ``align=auto`` and a binary body."""
+        """The level of every factor: those of BBCU, the defaults of :class:`UnitSpec`, replaced by ``levels``."""
         unit = asdict(UnitSpec())
         del unit["extra"]
         return {**unit, "align": "auto", "binarize": ["body"], **self.levels}
@@ -39,20 +39,13 @@ class Method:
 _PLAIN = {"align": 1, "threshold": False}
 
 METHODS: dict[str, Method] = {
-    "full_precision": Method("the networks of the paper, nothing binary", {"binarize": []}),
+    "full_precision": Method("the networks of the paper in full precision", {"binarize": []}),
     "bicubic": Method("bicubic interpolation with a = -0.75", {"binarize": []}, network={"name": BASELINE}),
     "identity": Method("the input as it is", {"binarize": []}, network={"name": BASELINE}),
     "lite": Method("the full-precision network with 12 channels", {"binarize": []}, channels=12),
     "bnn": Method(
         "Hubara et al., Binarized Neural Networks, NeurIPS 2016",
-        {
-            **_PLAIN,
-            "residual": "block",
-            "bn": "post",
-            "act_fn": "hardtanh",
-            "surrogate": "clip",
-            "weight": "plain",
-        },
+        {**_PLAIN, "residual": "block", "bn": "post", "act_fn": "hardtanh", "surrogate": "clip", "weight": "plain"},
     ),
     "bireal": Method("Liu et al., Bi-Real Net, ECCV 2018", {**_PLAIN, "bn": "post", "act": "none"}),
     "irnet": Method(

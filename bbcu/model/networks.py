@@ -1,5 +1,6 @@
-"""Image restoration networks, full precision and binary from the same code, part by part: head, body, up, tail."""
+"""Image restoration networks, full precision and binary from the same code, in four parts: head, body, up, tail."""
 
+import functools
 import math
 from dataclasses import dataclass, field
 
@@ -8,26 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbcu.errors import ConfigError, unknown
-from bbcu.model.initialisation import Initialiser, initialise, small_normal, uniform, xavier, zeros
+from bbcu.model.initialisation import INITIALISERS, Initialiser, initialise, small_normal, uniform, zeros
 from bbcu.model.registry import look_up
 from bbcu.model.specs import PARTS, UnitSpec
 from bbcu.model.units import KERNEL, UNITS, BinaryUnit, BitMemory, UnitShape
 
 NEGATIVE_SLOPE = 0.1
-
-INITIALS: dict[str, Initialiser] = {"torch": uniform, "xavier": xavier}
+"""Of every leaky ReLU of an SRResNet."""
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What decides a network's layout.
+    """The layout of a network. Raises ConfigError for a part or an initialiser that does not exist.
 
-    ``scale`` is the size of the output over that of the input, ``colours`` the channels of both. The body has
-    ``blocks`` pairs of convolutions, ``channels`` wide. ``binarize`` names the parts that are binary, made of units of
-    ``unit``. ``align`` is the residual alignment k: the input is multiplied by it and the output divided, 1 is off.
-    ``unit_class`` and ``initial`` name the class of the units and how the latent weights of a binary body start;
-    ``accumulate`` gives a binary body the bit memory of BAM, and ``standardise`` the network the data normalisation of
-    BTM.
+    - ``scale``: size of the output over that of the input. ``colours``: channels of both.
+    - ``channels``, ``blocks``: width of the body, and its number of pairs of convolutions.
+    - ``unit``: the levels of the binary units. ``unit_class``: their class, "binary" or a dotted path.
+    - ``align``: residual alignment k; the input is multiplied by it and the output divided. 1 is off.
+    - ``binarize``: the parts that are binary.
+    - ``initial``: how the latent weights of a binary body start, "torch" or "xavier".
+    - ``accumulate``: whether a binary body has the :class:`BitMemory` of BAM.
+    - ``standardise``: whether the network has the :class:`Standardisation` of BTM.
     """
 
     scale: int
@@ -46,23 +48,27 @@ class NetworkSpec:
         for part in self.binarize:
             if part not in PARTS:
                 raise ConfigError(f"binarize: {unknown('part', part, PARTS)}")
-        if self.initial not in INITIALS:
-            raise ConfigError(f"network.initial={self.initial}: {unknown('start', self.initial, INITIALS)}")
+        if self.initial not in INITIALISERS:
+            raise ConfigError(f"network.initial: {unknown('initialiser', self.initial, INITIALISERS)}")
 
     def binary_unit(self, shape: UnitShape) -> BinaryUnit:
+        """Return a new unit; raises ConfigError if its class or a level does not exist."""
         unit: BinaryUnit = look_up("network.unit", self.unit_class, UNITS, BinaryUnit)(shape, self.unit)
         return unit
 
-    def residual(self, x: Tensor) -> Tensor | None:
-        """What a unit outside the body adds: ``x``, or nothing where there are no residuals.
+    def single_residual(self, x: Tensor) -> Tensor | None:
+        """Return the residual of a unit outside the body: ``x``, or None without residuals.
 
-        Such a unit stands alone, so an identity around a pair is one around it.
+        ``residual="block"`` counts as True there, as these units do not come in pairs.
         """
         return None if self.unit.residual is False else x
 
 
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
 class Convolution(nn.Conv2d):
-    """A full-precision 3x3 convolution that says how it starts."""
+    """A full-precision 3x3 convolution with its initialisers."""
 
     def __init__(
         self,
@@ -77,47 +83,32 @@ class Convolution(nn.Conv2d):
         self.initial_weight, self.initial_bias = initial_weight, initial_bias
 
 
-def in_full_precision(head: nn.Module, x: Tensor) -> Tensor:
-    """``head(x)`` without mixed precision.
-
-    Its output, times k, starts the stream that every unit adds to and takes the sign of. There bf16 has steps of half
-    and more, where a unit's window is two wide.
-    """
-    if not torch.amp.is_autocast_available(x.device.type):
-        features: Tensor = head(x)
-    else:
-        with torch.autocast(x.device.type, enabled=False):
-            features = head(x)
-    return features
-
-
-def repeat_channels(x: Tensor, channels: int) -> Tensor:
-    """``x`` with each channel repeated in a row until there are ``channels``; what is missing is filled from the first.
-
-    Three channels become 64 as 22 copies of the first (the last of them at the very end) and 21 of the others, the
-    residual of the released BBCU-H; the rule goes on to every width.
-    """
-    whole = channels // x.shape[1]
-    repeated = x.repeat_interleave(whole, dim=1)
-    return torch.cat([repeated, x[:, : channels - repeated.shape[1]]], dim=1)
-
-
 class BinaryHead(nn.Module):
     """BBCU-H: a unit from the colours to the width, whose residual repeats the input's channels.
 
-    An image is nowhere negative, so a threshold of zero would make every bit +1; it starts in the middle of the range.
+    An image has no negative values, so with a threshold of zero every sign would be +1; the threshold starts at minus
+    the middle of the range.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
-        middle = -0.5 * spec.align
-        shape = UnitShape(spec.colours, spec.channels, initial_weight=small_normal, first_threshold=middle)
+        middle = 0.5 * spec.align
+        shape = UnitShape(spec.colours, spec.channels, initial_weight=small_normal, initial_threshold=-middle)
         self.unit = spec.binary_unit(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.unit(x, self.spec.residual(repeat_channels(x, self.spec.channels)))
+        out: Tensor = self.unit(x, self.spec.single_residual(repeat_channels(x, self.spec.channels)))
         return out
+
+
+def repeat_channels(x: Tensor, channels: int) -> Tensor:
+    """Repeat each channel in turn until there are ``channels``; the first channels fill what is left at the end.
+
+    3 channels become 64 as 21 copies of each and one more of the first, as in the residual of the released BBCU-H.
+    """
+    repeated = x.repeat_interleave(channels // x.shape[1], dim=1)
+    return torch.cat([repeated, x[:, : channels - repeated.shape[1]]], dim=1)
 
 
 class Body(nn.Module):
@@ -126,12 +117,12 @@ class Body(nn.Module):
     def __init__(self, spec: NetworkSpec, *, bias: bool = False) -> None:
         super().__init__()
         self.residual = spec.unit.residual
-        shape = UnitShape(spec.channels, spec.channels, bias=bias, initial_weight=INITIALS[spec.initial])
+        shape = UnitShape(spec.channels, spec.channels, bias=bias, initial_weight=INITIALISERS[spec.initial])
         units = [spec.binary_unit(shape) for _ in range(2 * spec.blocks)]
         self.units = nn.ModuleList(units)
         self.memory = BitMemory(len(units)) if spec.accumulate else None
         for unit in units:
-            unit.share_memory_of(self.memory)
+            unit.set_memory(self.memory)
 
     def forward(self, x: Tensor) -> Tensor:
         units = list(self.units)
@@ -144,12 +135,12 @@ class Body(nn.Module):
             else:
                 x = second(first(x))
         if self.memory is not None:
-            self.memory.forget()
+            self.memory.reset()
         return x
 
 
 class FullBlock(nn.Module):
-    """``x + conv(relu(conv(x)))``, the block of a full-precision SRResNet without BatchNorm."""
+    """``x + conv(relu(conv(x)))``: a block of a full-precision SRResNet, without BatchNorm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -160,11 +151,19 @@ class FullBlock(nn.Module):
         return out
 
 
+class FullDenoisingUnit(nn.Sequential):
+    """Convolution, BatchNorm and ReLU: a layer of a full-precision DnCNN's body."""
+
+    def __init__(self, channels: int) -> None:
+        convolution = Convolution(channels, channels, initial_weight=uniform, initial_bias=uniform)
+        super().__init__(convolution, nn.BatchNorm2d(channels, eps=1e-4, momentum=0.9), nn.ReLU())
+
+
 class Upsampler(nn.Module):
     """Convolution and pixel shuffle, once for x2 and x3 and twice for x4, then one convolution at the new size.
 
-    Full precision: a leaky ReLU after each. Binary (BBCU-U and a unit): the upsampling units bring their activation
-    along, and their residual is nearest-neighbour interpolation, written as repeated channels before the shuffle.
+    In full precision a leaky ReLU follows each. If binary (BBCU-U and a unit), the upsampling units use their own
+    activation, and their residual is nearest-neighbour interpolation, written as repeated channels before the shuffle.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -182,17 +181,17 @@ class Upsampler(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for stage, ratio in zip(self.stages, self.ratios, strict=True):
             if self.binary:
-                x = F.pixel_shuffle(stage(x, self.spec.residual(x.repeat_interleave(ratio**2, dim=1))), ratio)
+                x = F.pixel_shuffle(stage(x, self.spec.single_residual(x.repeat_interleave(ratio**2, dim=1))), ratio)
             else:
                 x = F.leaky_relu(F.pixel_shuffle(stage(x), ratio), NEGATIVE_SLOPE)
-        refined = self.refine(x, self.spec.residual(x)) if self.binary else self.refine(x)
+        refined = self.refine(x, self.spec.single_residual(x)) if self.binary else self.refine(x)
         return F.leaky_relu(refined, NEGATIVE_SLOPE)
 
 
 class Standardisation(nn.Module):
-    """``x`` less the mean of the training inputs and over their standard deviation, and back; neutral until set.
+    """Subtract the mean of the training inputs and divide by their standard deviation; the identity until it is set.
 
-    Both are numbers per colour, kept in the state, so that a checkpoint restores them.
+    Both are numbers per colour in the state dict, so that a checkpoint restores them.
     Source: the data normalisation of BTM (Jiang et al., AAAI 2021).
     """
 
@@ -205,155 +204,162 @@ class Standardisation(nn.Module):
         self.register_buffer("deviation", torch.ones(1, colours, 1, 1))
 
     def set(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take over statistics of the training inputs, (colours,) each, on [0, 1]."""
+        """Set the statistics of the training inputs, (colours,) each, for values in [0, 1]."""
         self.mean.copy_(mean.reshape(self.mean.shape))
         self.deviation.copy_(deviation.reshape(self.deviation.shape))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.deviation
 
-    def back(self, x: Tensor) -> Tensor:
+    def inverse(self, x: Tensor) -> Tensor:
+        """Undo :meth:`forward`."""
         return x * self.deviation + self.mean
 
 
-class SRResNet(nn.Module):
-    """The super-resolution network of the paper: head, body, upsampling, tail, and a bilinear skip from the input.
+# --- networks ---------------------------------------------------------------------------------------------------------
 
-    Input (batch, colours, height, width) in [0, 1], output ``scale`` times that size. BBCU-L has ``channels=64,
-    blocks=16, binarize=("body",)``, BBCU-M ``("body", "up")``.
-    Source: Xia et al., Basic Binary Convolution Unit, ICLR 2023, and its released network.
-    """
+
+class RestorationNetwork(nn.Module):
+    """Base of the networks below: alignment, and standardisation if the spec asks for it, around :meth:`restore`."""
+
+    head: nn.Module
+    body: nn.Module
+    tail: nn.Module
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
         self.standardisation = Standardisation(spec.colours) if spec.standardise else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.standardisation is None:
+            return self.restore(self.spec.align * x) / self.spec.align
+        return self.standardisation.inverse(self.restore(self.spec.align * self.standardisation(x)) / self.spec.align)
+
+    def restore(self, aligned: Tensor) -> Tensor:
+        """Return the output for an input that is multiplied by ``align``, on the same scale."""
+        raise NotImplementedError
+
+    def head_features(self, aligned: Tensor) -> Tensor:
+        """Return the head's output, in full precision without autocast if the head is.
+
+        It starts the sum that every unit adds to and takes the sign of. Multiplied by a large k it would have steps of
+        half and more in bf16, and a surrogate's window is only two wide.
+        """
+        if isinstance(self.head, BinaryHead) or not torch.amp.is_autocast_available(aligned.device.type):
+            features: Tensor = self.head(aligned)
+        else:
+            with torch.autocast(aligned.device.type, enabled=False):
+                features = self.head(aligned)
+        return features
+
+
+class SRResNet(RestorationNetwork):
+    """The super-resolution network of the paper: head, body, upsampler, tail, and a bilinear skip connection.
+
+    Input (batch, colours, height, width) in [0, 1], output ``scale`` times that size. BBCU-L is ``channels=64,
+    blocks=16, binarize=("body",)``, BBCU-M ``("body", "up")``.
+    Source: Xia et al., Basic Binary Convolution Unit, ICLR 2023, and its released network.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
         binary = {part: part in spec.binarize for part in PARTS}
         self.head = BinaryHead(spec) if binary["head"] else Convolution(spec.colours, spec.channels)
-        self.body = (
-            Body(spec) if binary["body"] else nn.Sequential(*(FullBlock(spec.channels) for _ in range(spec.blocks)))
-        )
+        full_blocks = (FullBlock(spec.channels) for _ in range(spec.blocks))
+        self.body = Body(spec) if binary["body"] else nn.Sequential(*full_blocks)
         self.up = Upsampler(spec)
         tail_shape = UnitShape(spec.channels, spec.colours, initial_weight=small_normal)
         self.tail = spec.binary_unit(tail_shape) if binary["tail"] else Convolution(spec.channels, spec.colours)
 
     @property
     def radius(self) -> int:
-        """How many input pixels around a pixel its output depends on."""
+        """The radius of the receptive field, in pixels of the input."""
         sizes, reach = 1, 1.0 + 2 * self.spec.blocks
         for ratio in self.up.ratios:
             reach += 1 / sizes
             sizes *= ratio
-        # The refining convolution and the tail look around them at the size of the output; the skip looks no further.
+        # Two more convolutions at the size of the output: the last of the upsampler and the tail.
         return math.ceil(reach + 2 / sizes)
 
     def skip(self, x: Tensor) -> Tensor:
-        """What the network puts out where its layers add nothing."""
+        """Return the skip connection: the output if the layers added nothing."""
         return F.interpolate(x, scale_factor=float(self.spec.scale), mode="bilinear", align_corners=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.standardisation is not None:
-            return self.standardisation.back(self._restore(self.standardisation(x)))
-        return self._restore(x)
-
-    def _restore(self, x: Tensor) -> Tensor:
-        aligned = self.spec.align * x
-        if isinstance(self.head, BinaryHead):
-            features = self.head(aligned)
-        else:
-            features = F.leaky_relu(in_full_precision(self.head, aligned), NEGATIVE_SLOPE)
+    def restore(self, aligned: Tensor) -> Tensor:
+        features = self.head_features(aligned)
+        if not isinstance(self.head, BinaryHead):
+            features = F.leaky_relu(features, NEGATIVE_SLOPE)
         features = self.up(self.body(features))
         skip = self.skip(aligned)
-        # BBCU-T takes the network's skip for its residual; without residuals the skip still belongs to the network.
+        # The skip connection is the residual of BBCU-T; the network has it even if units have no residuals.
         if isinstance(self.tail, BinaryUnit) and self.spec.unit.residual is not False:
             restored: Tensor = self.tail(features, skip)
         else:
             restored = self.tail(features) + skip
-        return restored / self.spec.align
+        return restored
 
 
-class FullDenoisingUnit(nn.Sequential):
-    """Convolution, BatchNorm and ReLU: a layer of a full-precision DnCNN's body."""
+class DnCNN(RestorationNetwork):
+    """The denoising network of the paper: head, body and tail, whose output is subtracted from the input.
 
-    def __init__(self, channels: int) -> None:
-        convolution = Convolution(channels, channels, initial_weight=uniform, initial_bias=uniform)
-        super().__init__(convolution, nn.BatchNorm2d(channels, eps=1e-4, momentum=0.9), nn.ReLU())
-
-
-class DnCNN(nn.Module):
-    """The denoising network of the paper: head, body, tail, and what comes out is taken from the input.
-
-    Input and output (batch, colours, height, width) in [0, 1]. Twenty layers are ``blocks=9``. The released binary
-    networks have biases for gray pictures and none for colour, and so have these; full precision always has them.
+    Input and output (batch, colours, height, width) in [0, 1]. The paper's 20 layers are ``blocks=9``. As in the
+    released networks, a binary one has biases for gray images and none for colour; full precision always has them.
+    Raises ConfigError for a scale other than 1 and for binary upsampling.
     Source: Zhang et al., Beyond a Gaussian Denoiser, TIP 2017; the released DnCNN_b and DnCNN3_b of BBCU.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
         if spec.scale != 1:
             raise ConfigError(
-                f"network=dncnn: its output is as large as its input, and the task enlarges by {spec.scale}"
+                f"network=dncnn: its output has the size of its input, and the task's scale is {spec.scale}"
             )
         if "up" in spec.binarize:
             raise ConfigError("binarize: a DnCNN has no upsampling; its parts are head, body and tail")
-        self.spec = spec
-        self.standardisation = Standardisation(spec.colours) if spec.standardise else None
+        super().__init__(spec)
         bias = spec.colours == 1 or not spec.binarize
-        starts: dict[str, Initialiser] = {"initial_weight": uniform, "initial_bias": uniform}
-        if "head" in spec.binarize:
-            self.head: nn.Module = BinaryHead(spec)
-        else:
-            self.head = Convolution(spec.colours, spec.channels, bias=bias, **starts)
-        if "body" in spec.binarize:
-            self.body: nn.Module = Body(spec, bias=bias)
-        else:
-            self.body = nn.Sequential(*(FullDenoisingUnit(spec.channels) for _ in range(2 * spec.blocks)))
-        if "tail" in spec.binarize:
-            self.tail: nn.Module = spec.binary_unit(UnitShape(spec.channels, spec.colours, bias=bias))
-        else:
-            self.tail = Convolution(spec.channels, spec.colours, bias=bias, **starts)
+        binary = {part: part in spec.binarize for part in PARTS}
+        full = functools.partial(Convolution, bias=bias, initial_weight=uniform, initial_bias=uniform)
+        self.head = BinaryHead(spec) if binary["head"] else full(spec.colours, spec.channels)
+        full_layers = (FullDenoisingUnit(spec.channels) for _ in range(2 * spec.blocks))
+        self.body = Body(spec, bias=bias) if binary["body"] else nn.Sequential(*full_layers)
+        tail_shape = UnitShape(spec.channels, spec.colours, bias=bias)
+        self.tail = spec.binary_unit(tail_shape) if binary["tail"] else full(spec.channels, spec.colours)
 
     @property
     def radius(self) -> int:
-        """How many input pixels around a pixel its output depends on."""
+        """The radius of the receptive field, in pixels."""
         return 2 * self.spec.blocks + 2
 
     def skip(self, x: Tensor) -> Tensor:
-        """What the network puts out where its layers add nothing."""
+        """Return the skip connection: the output if the layers subtracted nothing."""
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.standardisation is not None:
-            return self.standardisation.back(self._restore(self.standardisation(x)))
-        return self._restore(x)
-
-    def _restore(self, x: Tensor) -> Tensor:
-        aligned = self.spec.align * x
-        if isinstance(self.head, BinaryHead):
-            features = self.head(aligned)
-        else:
-            features = F.relu(in_full_precision(self.head, aligned))
+    def restore(self, aligned: Tensor) -> Tensor:
+        features = self.head_features(aligned)
+        if not isinstance(self.head, BinaryHead):
+            features = F.relu(features)
         noise: Tensor = self.tail(self.body(features))
-        return (aligned - noise) / self.spec.align
+        return aligned - noise
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"srresnet": SRResNet, "dncnn": DnCNN}
 
 
 def assemble(name: str, spec: NetworkSpec) -> nn.Module:
-    """The network called ``name``, or at that dotted path, before anything is drawn.
+    """Return the network by its name or the dotted path of a class that takes a NetworkSpec, without initial values.
 
-    A network of the user's own takes a NetworkSpec. Raises ConfigError for a name that does not exist.
+    Raises ConfigError for an unknown name.
     """
     network: nn.Module = look_up("network.name", name, NETWORKS, nn.Module)(spec)
     return network
 
 
 def build(name: str, spec: NetworkSpec, seed: int) -> nn.Module:
-    """The network called ``name``, or at that dotted path, with the initial values of ``seed``.
+    """Return the network by its name or the dotted path of its class, with the initial values of ``seed``.
 
-    Those modules of a user's own network that have an ``initial_weight`` or ``initial_bias`` start by the seed and
-    their name. Raises ConfigError for a name that does not exist.
+    In a user's own network, modules with an ``initial_weight`` or ``initial_bias`` get initial values that depend on
+    the seed and their name. Raises ConfigError for an unknown name.
     """
     network = assemble(name, spec)
     initialise(network, seed)
@@ -361,5 +367,5 @@ def build(name: str, spec: NetworkSpec, seed: int) -> nn.Module:
 
 
 def binary_units(network: nn.Module) -> list[BinaryUnit]:
-    """Every binary unit of a network, in the order of its parts."""
+    """Return all binary units of a network, in the order of its parts."""
     return [module for module in network.modules() if isinstance(module, BinaryUnit)]

@@ -1,8 +1,11 @@
-"""Parts of a network by name: from a table of ours, or a class of the user's by its dotted path."""
+"""Find a part of a network by name: in a table of this package, or as a user's class by its dotted path."""
 
 import importlib
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from bbcu.errors import ConfigError, unknown
 
@@ -10,8 +13,8 @@ from bbcu.errors import ConfigError, unknown
 def look_up(key: str, name: str, table: Mapping[str, Any], base: type) -> Any:
     """Return the entry ``name`` of ``table``, or the class at the dotted path ``name`` (``my_module.MySurrogate``).
 
-    ``key`` is the config key that asks for it. Raises ConfigError for a name in neither, with the valid ones, and for
-    anything that is not a subclass of ``base``.
+    ``key`` is the config key that ``name`` is the value of. Raises ConfigError if the name is in neither, and if what
+    it names is not a subclass of ``base``.
     """
     if name in table:
         return table[name]
@@ -26,3 +29,13 @@ def look_up(key: str, name: str, table: Mapping[str, Any], base: type) -> Any:
         what = f"a {found.__mro__[1].__name__}" if isinstance(found, type) else "not a class"
         raise ConfigError(f"{key}={name}: must be a subclass of {base.__name__}, and {attribute} is {what}")
     return found
+
+
+def probe(kind: type[nn.Module], x: Tensor) -> Tensor:
+    """Return what a new instance of ``kind`` makes of ``x`` on the CPU, to check a user's class.
+
+    The default device may be another one, and the global random state is restored.
+    """
+    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        output: Tensor = kind()(x)
+    return output

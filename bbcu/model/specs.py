@@ -1,4 +1,4 @@
-"""What decides a unit and a network, as data: no torch, so that a config or a result can be read without it."""
+"""The factors of a unit as plain data. Without torch, so that a config or a result can be read quickly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ PARTS = ("head", "body", "up", "tail")
 
 @dataclass(frozen=True)
 class UnitSpec:
-    """The factors of a binary unit; the defaults are BBCU, the reference.
+    """The levels of a binary unit's factors; the defaults are BBCU, the reference.
 
-    ``residual`` is True (an identity around every unit), False, or "block" (one around each pair of units).
-    ``bn`` is "none", "pre" (before the sign), "post" (after the convolution) or "out" (after the add).
-    ``act`` is "inside" (before the add), "after" it, or "none", and ``act_fn`` which activation.
-    ``threshold`` is whether each channel learns a number that is added before the sign.
-    ``surrogate`` and ``weight`` name the gradient of the sign and the binariser of the weights.
-    ``extra`` has the levels of factors that a user's package declares; the unit class that they name reads them.
+    - ``residual``: True (an identity around every unit), False, or "block" (one around each pair of units).
+    - ``bn``: "none", "pre" (before the sign), "post" (after the convolution) or "out" (after the residual is added).
+    - ``act``: "inside" (before the residual is added), "after" it, or "none"; ``act_fn`` names the activation.
+    - ``threshold``: whether a learnable number per channel is added before the sign.
+    - ``surrogate``: the gradient of the sign. ``weight``: the binariser of the weights.
+    - ``extra``: levels of factors that a user's package declares; read by the unit class that such a factor selects.
     """
 
     residual: bool | str = True
@@ -31,6 +31,6 @@ class UnitSpec:
 
     @classmethod
     def of(cls, levels: Mapping[str, Any]) -> "UnitSpec":
-        """The spec of these levels of unit factors; those that are not ours go to ``extra``."""
+        """Return the spec with these levels; factors that are not fields go to ``extra``."""
         ours = {name: level for name, level in levels.items() if name in cls.__dataclass_fields__}
         return cls(**ours, extra={name: level for name, level in levels.items() if name not in ours})

@@ -1,9 +1,9 @@
-r"""The sign of the activations, and what stands in for its derivative.
+r"""The sign of the activations, with a surrogate for its derivative.
 
-Every surrogate has the same forward pass, :math:`s = +1` where :math:`u \ge 0` and :math:`-1` elsewhere, and a backward
-pass of its own, :math:`dL/du = dL/ds \cdot \varphi(u)`. A zero counts as positive, so that every output is one bit.
+Every surrogate has the same forward pass, :math:`s = +1` if :math:`u \ge 0` and :math:`-1` otherwise, and its own
+backward pass, :math:`dL/du = dL/ds \cdot \varphi(u)`. Zero counts as positive, so that every output is one bit.
 
-To add one, derive from :class:`Surrogate`, define ``derivative`` and name it by its dotted path in the config.
+To add one, derive from :class:`Surrogate`, define ``derivative`` and set ``surrogate=`` to its dotted path.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bbcu.errors import ConfigError
-from bbcu.model.registry import look_up
+from bbcu.model.registry import look_up, probe
 
 
 def sign(u: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def sign(u: Tensor) -> Tensor:
 
 
 class SignWithSurrogate(torch.autograd.Function):
-    """The sign, with a derivative that is given."""
+    """The sign, with a given function in place of its derivative."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
@@ -38,13 +38,14 @@ class SignWithSurrogate(torch.autograd.Function):
 
 
 class Surrogate(nn.Module):
-    """Maps ``u`` of any shape to its sign; the gradient is that of the result times :meth:`derivative`."""
+    """The sign of an input of any shape; backward, the gradient of the output times :meth:`derivative`."""
 
     def derivative(self, u: Tensor) -> Tensor:
+        """Return the surrogate derivative at ``u``, in its shape."""
         raise NotImplementedError
 
     def set_progress(self, progress: float) -> None:
-        """Be told the share of the training that is done, 0 to 1; most surrogates do not care."""
+        """Receive the share of the training that is done, 0 to 1, before each step; most surrogates ignore it."""
 
     def forward(self, u: Tensor) -> Tensor:
         signs: Tensor = SignWithSurrogate.apply(u, self.derivative)  # type: ignore[no-untyped-call]
@@ -52,10 +53,9 @@ class Surrogate(nn.Module):
 
 
 class Quadratic(Surrogate):
-    r""":math:`\varphi(u) = \max(0, 2 - 2|u|)`, the slope of a piecewise quadratic.
+    r""":math:`\varphi(u) = \max(0, 2 - 2|u|)`, the derivative of a piecewise quadratic.
 
-    The reference. Its window is :math:`|u| < 1`: a unit gets no gradient through inputs outside it, so a stream that
-    alignment has made large trains through few of them.
+    The reference. The gradient is zero for :math:`|u| \ge 1`, so with a large alignment few inputs get one.
     Source: Liu et al., Bi-Real Net, ECCV 2018.
     """
 
@@ -64,21 +64,21 @@ class Quadratic(Surrogate):
 
 
 class Clip(Surrogate):
-    r""":math:`\varphi(u) = 1[|u| \le 1]`, the straight-through estimator cut off where hardtanh is flat.
+    r""":math:`\varphi(u) = 1[|u| \le 1]`, the clipped straight-through estimator: the derivative of hardtanh.
 
-    The oldest choice; every input in the window counts alike, however far from the step.
+    The oldest choice; all inputs in the window get the same gradient, near the step or not.
     Source: Hubara et al., Binarized Neural Networks, NeurIPS 2016.
     """
 
     def derivative(self, u: Tensor) -> Tensor:
-        # Without a comparison: the compiler would keep its bytes for the gradient, and those make slow code.
+        # Not a comparison: the compiler would store its result as bytes for the backward pass, and that is slow.
         return 1 - (u.abs() - 1).clamp_min(0).sign()
 
 
 class Identity(Surrogate):
-    r""":math:`\varphi(u) = 1`, the straight-through estimator without a cut-off.
+    r""":math:`\varphi(u) = 1`, the straight-through estimator without clipping.
 
-    No unit ever stops training, but the gradient is wrong by as much as the stream is large.
+    Every input gets a gradient, but it is the more wrong the larger the input.
     Source: Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
     """
 
@@ -87,11 +87,11 @@ class Identity(Surrogate):
 
 
 class HigherOrder(Surrogate):
-    r""":math:`\varphi(u) = 2 - 4|u|` up to 0.4, 0.4 from there to 1, and 0 beyond: a narrow peak on a long tail.
+    r""":math:`\varphi(u) = 2 - 4|u|` for :math:`|u| \le 0.4`, 0.4 for :math:`0.4 < |u| \le 1`, 0 beyond.
 
-    Closer to the step than the quadratic near zero, and still alive at the window's edge.
-    Source: Xu and Cheung, Accurate and Compact Convolutional Neural Networks with Trained Binarization, 2019; the
-    breakpoints as BTM cites them.
+    Closer to the step than the quadratic near zero, and it does not vanish towards the edge of the window.
+    Source: Xu and Cheung, Accurate and Compact Convolutional Neural Networks with Trained Binarization, 2019, with the
+    breakpoints that BTM cites.
     """
 
     PEAK, TAIL, EDGE = 0.4, 0.4, 1.0
@@ -103,10 +103,10 @@ class HigherOrder(Surrogate):
 
 
 class ErrorDecay(Surrogate):
-    r""":math:`\varphi(u) = k t (1 - \tanh^2(t u))`, which sharpens from almost the identity to the step in training.
+    r""":math:`\varphi(u) = k t (1 - \tanh^2(t u))`, from almost the identity to the step during training.
 
-    At progress p, :math:`t = 10^{-1 + 2p}` and :math:`k = \max(1/t, 1)`: early every input gets a gradient, late only
-    those near the step. It has no cut-off, so it keeps units alive on an aligned stream that the quadratic would not.
+    At progress p, :math:`t = 10^{-1 + 2p}` and :math:`k = \max(1/t, 1)`: early in training every input gets a gradient,
+    late only those near the step. It is not clipped, so it also works with a large alignment.
     Source: Qin et al., IR-Net, CVPR 2020 (error decay estimator); progress per step instead of per epoch.
     """
 
@@ -117,7 +117,7 @@ class ErrorDecay(Surrogate):
 
     def __init__(self) -> None:
         super().__init__()
-        # Not persistent: a checkpoint of this unit then has the keys of any other's.
+        # Not persistent, so that a checkpoint has the same keys with every surrogate.
         self.register_buffer("sharpness", torch.zeros(()), persistent=False)
         self.register_buffer("gain", torch.zeros(()), persistent=False)
         self.set_progress(0.0)
@@ -141,16 +141,14 @@ SURROGATES: dict[str, type[Surrogate]] = {
 
 
 def surrogate_of(name: str) -> Surrogate:
-    """Return the surrogate called ``name``, or that of the class at this dotted path.
+    """Return a new surrogate by its name or the dotted path of its class.
 
-    Raises ConfigError for a name that does not exist, and for a class whose forward pass is not a sign: a network of
-    such units would not be binary.
+    Raises ConfigError for an unknown name, and for a class whose forward pass is not the sign: a network of such units
+    would not be binary.
     """
-    surrogate: Surrogate = look_up("surrogate", name, SURROGATES, Surrogate)()
+    kind: type[Surrogate] = look_up("surrogate", name, SURROGATES, Surrogate)
     if name not in SURROGATES:
         u = torch.linspace(-2, 2, 41, device="cpu")
-        with torch.no_grad(), torch.device("cpu"):
-            found = look_up("surrogate", name, SURROGATES, Surrogate)()(u)
-        if not torch.equal(found, sign(u)):
+        if not torch.equal(probe(kind, u), sign(u)):
             raise ConfigError(f"surrogate={name}: its forward pass must be the sign, -1 below zero and +1 from zero on")
-    return surrogate
+    return kind()

@@ -1,6 +1,6 @@
 """The binary convolution unit: one binary convolution with its threshold, BatchNorm, activation and residual.
 
-One class for every combination of factors; what varies is a small named object in one of its places.
+One class covers all combinations of factors; each factor selects one of its members.
 """
 
 from dataclasses import dataclass
@@ -10,30 +10,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bbcu.model.activations import ACTIVATIONS, channel_sum
-from bbcu.model.binarisers import BINARISERS, Binariser
+from bbcu.model.activations import activation_of, channel_sum
+from bbcu.model.binarisers import binariser_of
 from bbcu.model.initialisation import Initialiser, uniform
-from bbcu.model.int8 import convolve_signs
-from bbcu.model.registry import look_up
+from bbcu.model.int8 import sign_conv2d
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import surrogate_of
 
 KERNEL = 3
+"""Height and width of every convolution's kernel."""
 
 
 @dataclass(frozen=True)
 class UnitShape:
-    """A unit's channels, whether its convolution has a bias, and how its latent weights and threshold start."""
+    """A unit's channels, whether its convolution has a bias, and the initial values of its weights and threshold."""
 
     in_channels: int
     out_channels: int
     bias: bool = False
     initial_weight: Initialiser = uniform
-    first_threshold: float = 0.0
+    initial_threshold: float = 0.0
 
 
-class Shift(torch.autograd.Function):
-    """``x + shift`` with one number per channel, whose gradient the compiler sums picture by picture."""
+class AddPerChannel(torch.autograd.Function):
+    """``x + shift``, one number per channel, with a gradient that the compiler sums image by image."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor) -> Tensor:
@@ -44,49 +44,52 @@ class Shift(torch.autograd.Function):
         return gradient, channel_sum(gradient)
 
 
-def shifted(x: Tensor, shift: Tensor) -> Tensor:
-    """``x + shift``, one number per channel; uncompiled, torch's own sum of its gradient is the faster one."""
+def add_per_channel(x: Tensor, shift: Tensor) -> Tensor:
+    """Return ``x + shift``, one number per channel; without compilation, torch's own gradient is faster."""
     if not torch.compiler.is_compiling():
         return x + shift
-    y: Tensor = Shift.apply(x, shift)  # type: ignore[no-untyped-call]
+    y: Tensor = AddPerChannel.apply(x, shift)  # type: ignore[no-untyped-call]
     return y
 
 
 class BitMemory(nn.Module):
-    """The bits of the units before, summed and weighed by a learnt number: what a unit of BAM adds to its input.
+    """The sum of the signs of all earlier units of a body, which each unit adds to its input with a learnable weight.
 
-    One memory serves the units of a body in their order. A reimplementation from the abstract of Xin et al., Binarized
-    Neural Network for Single Image Super Resolution, ECCV 2020; the first weight, 1/16, is a choice of ours.
+    The units of a body share one memory and use it in their order. A reimplementation from the abstract of Xin et al.,
+    Binarized Neural Network for Single Image Super Resolution, ECCV 2020 (bit accumulation mechanism, BAM); the paper
+    does not give the initial weight, 1/16 is this package's choice.
     """
 
     def __init__(self, units: int) -> None:
         super().__init__()
         self.share = nn.Parameter(torch.full((units,), 1 / 16))
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Start a new pass through the body."""
+    def reset(self) -> None:
+        """Drop the signs of the last forward pass."""
         self._sum: Tensor | float = 0.0
-        self._read = 0
+        self._next_unit = 0
 
-    def recall(self, x: Tensor) -> Tensor:
-        """``x`` with the weighed sum of all bits so far."""
-        share = self.share[self._read]
-        self._read += 1
+    def add_to(self, x: Tensor) -> Tensor:
+        """Return ``x`` plus the weighted sum of the signs so far; each call is that of the next unit."""
+        share = self.share[self._next_unit]
+        self._next_unit += 1
         return x + share * self._sum
 
-    def keep(self, bits: Tensor) -> None:
-        self._sum = self._sum + bits
+    def accumulate(self, signs: Tensor) -> None:
+        """Add a unit's signs to the sum."""
+        self._sum = self._sum + signs
 
 
 class BinaryUnit(nn.Module):
-    """``u = bn_pre(x) + threshold``, ``z = bn_post(conv(sign(u), binarised weight))``, then by ``act``
+    """``u = bn_pre(x) + threshold``, ``z = bn_post(conv(sign(u), binarised weight))``, then depending on ``act``
 
         inside:  bn_out(activation(z) + residual)
         after:   bn_out(activation(z + residual))
 
-    A ``memory`` adds to ``x`` what it recalls of the bits before. Zeros are padded after the sign, so a padded pixel
-    counts nothing. Input (batch, in_channels, height, width), output (batch, out_channels, height, width).
+    A ``memory`` first adds the earlier units' signs to ``x``. The convolution pads with zeros after the sign, so that a
+    padded pixel adds nothing. Input (batch, in_channels, height, width), output (batch, out_channels, height, width).
+    Raises ConfigError for levels of ``spec`` that do not exist.
     """
 
     memory: BitMemory | None
@@ -95,47 +98,22 @@ class BinaryUnit(nn.Module):
         super().__init__()
         self.spec, self.in_channels, self.out_channels = spec, shape.in_channels, shape.out_channels
         self.initial_weight = self.initial_bias = shape.initial_weight
-        first = torch.full((1, shape.in_channels, 1, 1), shape.first_threshold)
-        self.threshold = nn.Parameter(first) if spec.threshold else None
+        initial_threshold = torch.full((1, shape.in_channels, 1, 1), shape.initial_threshold)
+        self.threshold = nn.Parameter(initial_threshold) if spec.threshold else None
         self.weight = nn.Parameter(torch.zeros(shape.out_channels, shape.in_channels, KERNEL, KERNEL))
         self.bias = nn.Parameter(torch.zeros(shape.out_channels)) if shape.bias else None
-        self.surrogate = surrogate_of(spec.surrogate)
-        self.binariser = look_up("weight", spec.weight, BINARISERS, Binariser)()
+        self.surrogate, self.binariser = surrogate_of(spec.surrogate), binariser_of(spec.weight)
         self.bn_pre = nn.BatchNorm2d(shape.in_channels) if spec.bn == "pre" else nn.Identity()
         self.bn_post = nn.BatchNorm2d(shape.out_channels) if spec.bn == "post" else nn.Identity()
         self.bn_out = nn.BatchNorm2d(shape.out_channels) if spec.bn == "out" else nn.Identity()
-        activation = ACTIVATIONS[spec.act_fn]
-        self.activation = activation(shape.out_channels) if spec.act != "none" else nn.Identity()
-        self.in_bytes = False
-        self.share_memory_of(None)
+        activation = activation_of(spec.act_fn, shape.out_channels)
+        self.activation = activation if spec.act != "none" else nn.Identity()
+        self.use_int8 = False
+        self.set_memory(None)
 
-    def share_memory_of(self, memory: BitMemory | None) -> None:
-        """Let the sign see the bits of the units before; the memory stays the body's, so it is no module of this."""
+    def set_memory(self, memory: BitMemory | None) -> None:
+        """Add the signs of earlier units to the input; the memory stays the body's submodule, not this unit's."""
         self.__dict__["memory"] = memory
-
-    def bits(self, x: Tensor) -> Tensor:
-        """The signs that the convolution sees."""
-        u = self.bn_pre(x if self.memory is None else self.memory.recall(x))
-        signs: Tensor = self.surrogate(u if self.threshold is None else shifted(u, self.threshold))
-        if self.memory is not None:
-            self.memory.keep(signs)
-        return signs
-
-    def branch(self, x: Tensor) -> Tensor:
-        """The binary convolution with what stands before it and its BatchNorm; no activation, no residual."""
-        z: Tensor = self.bn_post(self.convolve(self.bits(x)))
-        return z
-
-    def convolve(self, bits: Tensor) -> Tensor:
-        """The convolution of the signs with the binary weights; their scale is multiplied in afterwards."""
-        binary, scale = self.binariser(self.weight), self.binariser.scale(self.weight)
-        if scale is None:
-            return F.conv2d(bits, binary, self.bias, padding=KERNEL // 2)
-        # A scale divided by itself is one, exactly; its gradient takes the way of the weights that it came with.
-        ones = binary / scale
-        sums = convolve_signs(bits, ones) if self.in_bytes else F.conv2d(bits, ones, padding=KERNEL // 2)
-        z: Tensor = sums * scale.reshape(1, -1, 1, 1)
-        return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         z = self.branch(x)
@@ -148,20 +126,45 @@ class BinaryUnit(nn.Module):
         out: Tensor = self.bn_out(y)
         return out
 
-    def own_operations(self, x: Tensor, output: Tensor) -> int:
-        """The operations of one forward pass that a subclass adds to those of its spec, for the cost of everything.
+    def branch(self, x: Tensor) -> Tensor:
+        """Return ``z``: sign, binary convolution and its BatchNorm, without activation and residual."""
+        z: Tensor = self.bn_post(self.convolve(self.bits(x)))
+        return z
 
-        A subclass must define it, and return 0 if it adds none: :func:`bbcu.count` refuses to guess.
+    def bits(self, x: Tensor) -> Tensor:
+        """Return the signs that are convolved."""
+        u = self.bn_pre(x if self.memory is None else self.memory.add_to(x))
+        signs: Tensor = self.surrogate(u if self.threshold is None else add_per_channel(u, self.threshold))
+        if self.memory is not None:
+            self.memory.accumulate(signs)
+        return signs
+
+    def convolve(self, bits: Tensor) -> Tensor:
+        """Convolve the signs with the binary weights; a scale multiplies the result."""
+        binary, scale = self.binariser(self.weight), self.binariser.scale(self.weight)
+        if scale is None:
+            return F.conv2d(bits, binary, self.bias, padding=KERNEL // 2)
+        # The magnitude of a binary weight over itself is exactly one. The gradient of the weights flows through it.
+        ones = binary / scale
+        sums = sign_conv2d(bits, ones) if self.use_int8 else F.conv2d(bits, ones, padding=KERNEL // 2)
+        z: Tensor = sums * scale.reshape(1, -1, 1, 1)
+        return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)
+
+    def own_operations(self, x: Tensor, output: Tensor) -> int:
+        """Return the operations of one forward pass that a subclass adds to those of its spec.
+
+        Used by ``bbcu.count(everything=True)``, which refuses a subclass that does not define this method; return 0 if
+        the subclass adds none.
         """
         return 0
 
     def set_progress(self, progress: float) -> None:
-        """Tell the parts the share of the training that is done, 0 to 1."""
+        """Pass the share of the training that is done, 0 to 1, to the surrogate and the binariser."""
         self.surrogate.set_progress(progress)
         self.binariser.set_progress(progress)
 
     def after_step(self) -> None:
-        """Let the binariser see the weights after a step of the optimiser."""
+        """Let the binariser change the latent weights after a step of the optimiser."""
         self.binariser.after_step(self.weight)
 
 

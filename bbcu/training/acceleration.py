@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bbcu.model.int8 import missing_for_bytes
+from bbcu.model.int8 import missing_for_int8
 from bbcu.model.networks import Body, binary_units
 from bbcu.model.units import BinaryUnit
 from bbcu.training.settings import TrainSettings
@@ -75,7 +75,7 @@ def plan_for(network: nn.Module, device: torch.device, settings: TrainSettings) 
     values = pixels * sum(unit.out_channels for unit in units)
     missing = missing_for_compilation(device)
     compiles, compile_reason = resolve_compile(settings.compile, len(units), values, missing, device.type)
-    in_bytes, int8_reason = resolve_int8(settings.int8, precision, len(units), own, missing_for_bytes(device))
+    in_bytes, int8_reason = resolve_int8(settings.int8, precision, len(units), own, missing_for_int8(device))
     replays, replay_reason = resolve_cuda_graph(settings.cuda_graph, device, own, settings.steps)
     reasons = [
         f"precision {precision}: {precision_reason}",
@@ -155,7 +155,7 @@ def resolve_int8(wanted: bool | str, precision: str, units: int, own: list[str],
     """Decide whether the forward convolutions of ``units`` binary units run in int8.
 
     ``own`` names the user's classes in the network, whose signs may be other numbers than 1 and -1; ``missing`` is the
-    result of :func:`bbcu.model.int8.missing_for_bytes`.
+    result of :func:`bbcu.model.int8.missing_for_int8`.
     """
     forced = _forced(wanted, units, missing)
     if forced is not None:
@@ -220,7 +220,7 @@ def retain_freed_memory() -> None:
 def enable_int8(network: nn.Module) -> None:
     """Let the binary units of ``network`` convolve in int8 whenever they run on a CPU, in evaluation too."""
     for unit in binary_units(network):
-        unit.in_bytes = True
+        unit.use_int8 = True
 
 
 # --- CUDA graphs ------------------------------------------------------------------------------------------------------

@@ -371,7 +371,7 @@ class UnitProbe:
         """The unit's output for the same arguments without binarisation, and the names of what was replaced."""
         # The bit memory of BAM has already recalled and stored the signs of this pass; u includes what it recalled.
         memory = self.unit.memory
-        self.unit.share_memory_of(None)
+        self.unit.set_memory(None)
         replaced: set[str] = set()
         self._replaced = replaced
         try:
@@ -379,7 +379,7 @@ class UnitProbe:
             return self.unit.forward(*args, **kwargs), replaced
         finally:
             self._replaced = None
-            self.unit.share_memory_of(memory)
+            self.unit.set_memory(memory)
 
 
 def _arguments(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from analysis.published.tables import BINARY, NO_NETWORK, points, published
-from bbcu.model.cost import published as published_costs
 from bbcu.model.methods import METHODS
+from bbcu.model.published import published_costs
 
 SETS = {1: 5, 2: 3, 3: 2}
 LEVELS = {1: (2, 4), 2: (15, 25, 50), 3: (10, 20, 30, 40)}

@@ -1,4 +1,4 @@
-"""Operations and parameters in both readings; every expected number stands as its sum."""
+"""Operations and parameters by both counts; every expected number is written as a sum."""
 
 import subprocess
 import sys
@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbcu.errors import ConfigError
-from bbcu.model.cost import EXCEPTIONS, Cost, Line, count, lines, main, published
+from bbcu.model.cost import Cost, Row, count, main, rows
 from bbcu.model.methods import METHODS
+from bbcu.model.published import EXCEPTIONS, MEDIUM, published_costs
 from bbcu.model.specs import UnitSpec
+from bbcu.model.units import BinaryUnit
 from tests.harness.builders import dncnn, srresnet
 from tests.harness.paths import REPOSITORY
 
@@ -29,22 +31,15 @@ TAIL = 64 * 3 * 9
 
 
 def test_a_full_sized_bbcu_l_costs_what_the_paper_prints() -> None:
-    total = count(srresnet(channels=64, blocks=16)).total
-    assert total.ops == PIXELS * (HEAD + BODY / 64 + UPSAMPLING + 4 * (REFINE + TAIL))
-    assert total.params == HEAD + BODY / 32 + UPSAMPLING + REFINE + TAIL
-    assert (total.ops_g, total.params_k) == (18.546, 224.6)
-    assert (total.printed_ops_g, total.printed_params_k) == ("18.55", "225")
-
-
-def test_each_part_is_counted_on_its_own() -> None:
-    parts = count(srresnet(channels=64, blocks=16)).parts
-    assert parts == {
-        "head": Cost(PIXELS * HEAD, HEAD),
-        "body": Cost(PIXELS * BODY / 64, BODY / 32),
-        "up": Cost(PIXELS * (UPSAMPLING + 4 * REFINE), UPSAMPLING + REFINE),
-        "tail": Cost(PIXELS * 4 * TAIL, TAIL),
-    }
-    assert list(parts) == ["head", "body", "up", "tail"]
+    cost = count(srresnet(channels=64, blocks=16))
+    assert list(cost.parts.items()) == [
+        ("head", Cost(PIXELS * HEAD, HEAD)),
+        ("body", Cost(PIXELS * BODY / 64, BODY / 32)),
+        ("up", Cost(PIXELS * (UPSAMPLING + 4 * REFINE), UPSAMPLING + REFINE)),
+        ("tail", Cost(PIXELS * 4 * TAIL, TAIL)),
+    ]
+    assert (cost.total.ops_g, cost.total.params_k) == (18.546, 224.6)
+    assert (cost.total.printed_ops_g, cost.total.printed_params_k) == ("18.55", "225")
 
 
 def test_every_part_may_be_binary() -> None:
@@ -78,8 +73,8 @@ def test_the_colours_of_the_input_are_the_networks() -> None:
     assert total.ops == 100 * (1 * 8 * 9 + 2 * 8 * 8 * 9 / 64 + 8 * 1 * 9)
 
 
-class Mine(nn.Module):
-    """A network of the user's own: no spec, a convolution that is called twice, and a number of its own."""
+class Custom(nn.Module):
+    """A user's network: no spec, a convolution that is called twice, and a parameter of its own."""
 
     def __init__(self, function: Any = F.relu) -> None:
         super().__init__()
@@ -92,8 +87,8 @@ class Mine(nn.Module):
         return out
 
 
-def test_a_network_of_the_users_own_needs_no_spec() -> None:
-    assert count(Mine(), 10, 10).parts == {"first": Cost(100 * 2 * 81, 81)}
+def test_a_users_network_needs_no_spec() -> None:
+    assert count(Custom(), 10, 10).parts == {"first": Cost(100 * 2 * 81, 81)}
 
 
 @pytest.mark.parametrize(
@@ -111,90 +106,49 @@ def test_parameters_are_rounded_as_the_paper_rounds(params: float, printed: str)
 
 # --- every figure of the paper's tables -------------------------------------------------------------------------------
 
-GRAY_HEAD = GRAY_TAIL = 1 * 64 * 9
-PAIRS = 18 * 64 * 64 * 9
 
-LITE_HEAD = LITE_TAIL = 3 * 12 * 9
-LITE_BODY = 32 * 12 * 12 * 9
-LITE_UPSAMPLING = 12 * 48 * 9
-LITE_REFINE = 12 * 12 * 9
-LITE_PAIRS = 18 * 12 * 12 * 9
-LITE_GRAY_HEAD = LITE_GRAY_TAIL = 1 * 12 * 9
+def costs_of(*convolutions: tuple[int, int, bool]) -> tuple[float, float]:
+    """Sum (weights, positions for each pixel of the input, binary) to multiply-adds for each pixel, and weights."""
+    ops = sum(weights * positions / (64 if binary else 1) for weights, positions, binary in convolutions)
+    return ops, sum(weights / (32 if binary else 1) for weights, _, binary in convolutions)
 
-BINARY = ("bnn", "bireal", "irnet", "btm", "bam", "reactnet", "bbcu")
-DENOISING = tuple(name for name in BINARY if name != "bam")
-MEDIUM = "bbcu binarize=[body,up]"
 
-PAPER: list[tuple[str, tuple[str, ...], float, str, float, str]] = [
-    # network, methods, multiply-adds for each pixel of the input, G as printed, parameters, K as printed
-    (
-        "SRResNet x2",
-        ("full_precision",),
-        *(HEAD + BODY + UPSAMPLING + 4 * (REFINE + TAIL), "85.43"),
-        *(HEAD + BODY + UPSAMPLING + REFINE + TAIL, "1367"),
-    ),
-    (
-        "SRResNet x2",
-        ("lite",),
-        *(LITE_HEAD + LITE_BODY + LITE_UPSAMPLING + 4 * (LITE_REFINE + LITE_TAIL), "3.08"),
-        *(LITE_HEAD + LITE_BODY + LITE_UPSAMPLING + LITE_REFINE + LITE_TAIL, "49"),
-    ),
-    (
-        "SRResNet x2",
-        BINARY,
-        *(HEAD + BODY / 64 + UPSAMPLING + 4 * (REFINE + TAIL), "18.55"),
-        *(HEAD + BODY / 32 + UPSAMPLING + REFINE + TAIL, "225"),
-    ),
-    (
-        "SRResNet x2",
-        (MEDIUM,),
-        *(HEAD + (BODY + UPSAMPLING + 4 * REFINE) / 64 + 4 * TAIL, "1.83"),
-        *(HEAD + (BODY + UPSAMPLING + REFINE) / 32 + TAIL, "46"),
-    ),
-    (
-        "SRResNet x4",
-        ("full_precision",),
-        *(HEAD + BODY + (1 + 4) * UPSAMPLING + 16 * (REFINE + TAIL), "146.14"),
-        *(HEAD + BODY + 2 * UPSAMPLING + REFINE + TAIL, "1515"),
-    ),
-    (
-        "SRResNet x4",
-        ("lite",),
-        *(LITE_HEAD + LITE_BODY + (1 + 4) * LITE_UPSAMPLING + 16 * (LITE_REFINE + LITE_TAIL), "5.39"),
-        *(LITE_HEAD + LITE_BODY + 2 * LITE_UPSAMPLING + LITE_REFINE + LITE_TAIL, "54"),
-    ),
-    (
-        "SRResNet x4",
-        BINARY,
-        *(HEAD + BODY / 64 + (1 + 4) * UPSAMPLING + 16 * (REFINE + TAIL), "79.20"),
-        *(HEAD + BODY / 32 + 2 * UPSAMPLING + REFINE + TAIL, "372"),
-    ),
-    (
-        "SRResNet x4",
-        (MEDIUM,),
-        *(HEAD + (BODY + (1 + 4) * UPSAMPLING + 16 * REFINE) / 64 + 16 * TAIL, "3.95"),
-        *(HEAD + (BODY + 2 * UPSAMPLING + REFINE) / 32 + TAIL, "51"),
-    ),
-    ("DnCNN", ("full_precision",), HEAD + PAIRS + TAIL, "38.42", HEAD + PAIRS + TAIL, "667"),
-    (
-        "DnCNN",
-        ("lite",),
-        *(LITE_HEAD + LITE_PAIRS + LITE_TAIL, "1.38"),
-        *(LITE_HEAD + LITE_PAIRS + LITE_TAIL, "24"),
-    ),
-    ("DnCNN", DENOISING, HEAD + PAIRS / 64 + TAIL, "0.8", HEAD + PAIRS / 32 + TAIL, "24"),
-    ("DnCNN-3", ("full_precision",), GRAY_HEAD + PAIRS + GRAY_TAIL, "38.29", GRAY_HEAD + PAIRS + GRAY_TAIL, "665"),
-    (
-        "DnCNN-3",
-        ("lite",),
-        *(LITE_GRAY_HEAD + LITE_PAIRS + LITE_GRAY_TAIL, "1.36"),
-        *(LITE_GRAY_HEAD + LITE_PAIRS + LITE_GRAY_TAIL, "24"),
-    ),
-    ("DnCNN-3", DENOISING, GRAY_HEAD + PAIRS / 64 + GRAY_TAIL, "0.66", GRAY_HEAD + PAIRS / 32 + GRAY_TAIL, "22"),
+def super_resolution(stages: int, c: int = 64, binary: tuple[str, ...] = ()) -> tuple[float, float]:
+    """An SRResNet with c channels and 16 blocks that doubles the size ``stages`` times."""
+    body, up, size = "body" in binary, "up" in binary, 4**stages
+    upsampling = [(c * 4 * c * 9, 4**stage, up) for stage in range(stages)]
+    after = [(c * c * 9, size, up), (c * 3 * 9, size, False)]
+    return costs_of((3 * c * 9, 1, False), (32 * c * c * 9, 1, body), *upsampling, *after)
+
+
+def denoising(colours: int, c: int = 64, *, binary: bool = False) -> tuple[float, float]:
+    """A DnCNN with c channels and 20 layers."""
+    return costs_of((colours * c * 9, 1, False), (18 * c * c * 9, 1, binary), (c * colours * 9, 1, False))
+
+
+ALL = ("bnn", "bireal", "irnet", "btm", "bam", "reactnet", "bbcu")
+WITHOUT_BAM = tuple(name for name in ALL if name != "bam")
+
+PAPER: list[tuple[str, tuple[str, ...], tuple[float, float], str, str]] = [
+    # network, methods, (multiply-adds for each pixel of the input, parameters), G and K as printed
+    ("SRResNet x2", ("full_precision",), super_resolution(1), "85.43", "1367"),
+    ("SRResNet x2", ("lite",), super_resolution(1, 12), "3.08", "49"),
+    ("SRResNet x2", ALL, super_resolution(1, binary=("body",)), "18.55", "225"),
+    ("SRResNet x2", (MEDIUM,), super_resolution(1, binary=("body", "up")), "1.83", "46"),
+    ("SRResNet x4", ("full_precision",), super_resolution(2), "146.14", "1515"),
+    ("SRResNet x4", ("lite",), super_resolution(2, 12), "5.39", "54"),
+    ("SRResNet x4", ALL, super_resolution(2, binary=("body",)), "79.20", "372"),
+    ("SRResNet x4", (MEDIUM,), super_resolution(2, binary=("body", "up")), "3.95", "51"),
+    ("DnCNN", ("full_precision",), denoising(3), "38.42", "667"),
+    ("DnCNN", ("lite",), denoising(3, 12), "1.38", "24"),
+    ("DnCNN", WITHOUT_BAM, denoising(3, binary=True), "0.8", "24"),
+    ("DnCNN-3", ("full_precision",), denoising(1), "38.29", "665"),
+    ("DnCNN-3", ("lite",), denoising(1, 12), "1.36", "24"),
+    ("DnCNN-3", WITHOUT_BAM, denoising(1, binary=True), "0.66", "22"),
 ]
 ROWS = [
-    pytest.param(network, method, ops, ops_g, params, params_k, id=f"{network} {method}")
-    for network, methods, ops, ops_g, params, params_k in PAPER
+    pytest.param(network, method, *rest, id=f"{network} {method}")
+    for network, methods, *rest in PAPER
     for method in methods
 ]
 UNEXPLAINED = {("SRResNet x2", "bam"): ("20.52", "226"), ("SRResNet x4", "bam"): ("81.17", "373")}
@@ -202,72 +156,66 @@ UNEXPLAINED = {("SRResNet x2", "bam"): ("20.52", "226"), ("SRResNet x4", "bam"):
 
 
 @pytest.fixture(scope="module")
-def counted() -> dict[tuple[str, str], Line]:
-    """The lines of the page by network and method."""
-    return {(line.network, line.method): line for line in lines()}
+def counted() -> dict[tuple[str, str], Row]:
+    """The rows of the page by network and method."""
+    return {(row.network, row.method): row for row in rows()}
 
 
-@pytest.mark.parametrize(("network", "method", "ops", "ops_g", "params", "params_k"), ROWS)
+@pytest.mark.parametrize(("network", "method", "sums", "ops_g", "params_k"), ROWS)
 def test_the_paper_prints_what_is_counted(
     network: str,
     method: str,
-    ops: float,
+    sums: tuple[float, float],
     ops_g: str,
-    params: float,
     params_k: str,
-    counted: dict[tuple[str, str], Line],
+    counted: dict[tuple[str, str], Row],
 ) -> None:
-    cost, row = counted[network, method].paper, published()[network, method]
-    assert cost == Cost(PIXELS * ops, params)
-    assert (row["ops_g"], row["params_k"]) == UNEXPLAINED.get((network, method), (ops_g, params_k))
+    cost, printed = counted[network, method].paper, published_costs()[network, method]
+    assert cost == Cost(PIXELS * sums[0], sums[1])
+    assert (printed["ops_g"], printed["params_k"]) == UNEXPLAINED.get((network, method), (ops_g, params_k))
     if (network, method) not in EXCEPTIONS:
         assert Decimal(cost.printed_ops_g) == Decimal(ops_g)
     assert cost.printed_params_k == params_k
 
 
 def test_the_papers_tables_have_no_other_row() -> None:
-    assert set(published()) == {tuple(row.values[:2]) for row in ROWS}
+    assert set(published_costs()) == {tuple(row.values[:2]) for row in ROWS}
 
 
-def test_the_exceptions_are_the_rows_that_differ_and_say_so(counted: dict[tuple[str, str], Line]) -> None:
+def test_the_exceptions_are_the_rows_that_differ_and_say_so(counted: dict[tuple[str, str], Row]) -> None:
     def differs(key: tuple[str, str]) -> bool:
-        cost, row = counted[key].paper, published()[key]
+        cost, row = counted[key].paper, published_costs()[key]
         same_ops = Decimal(cost.printed_ops_g) == Decimal(row["ops_g"])
         return not same_ops or cost.printed_params_k != row["params_k"]
 
-    assert {key for key in published() if differs(key)} == set(EXCEPTIONS)
+    assert {key for key in published_costs() if differs(key)} == set(EXCEPTIONS)
     assert set(EXCEPTIONS) == {("SRResNet x4", "full_precision"), *UNEXPLAINED}
     assert all(reason in counted[key].remark for key, reason in EXCEPTIONS.items())
 
 
-def test_every_method_with_a_network_is_counted_in_every_network(counted: dict[tuple[str, str], Line]) -> None:
+def test_every_method_with_a_network_is_counted_in_every_network(counted: dict[tuple[str, str], Row]) -> None:
     methods = {name for name, method in METHODS.items() if "name" not in method.network}
-    for network in ("SRResNet x2", "SRResNet x3", "SRResNet x4"):
-        assert {method for title, method in counted if title == network} == {*methods, MEDIUM}
-    for network in ("DnCNN", "DnCNN-3"):
-        assert {method for title, method in counted if title == network} == methods
-
-
-def test_a_reimplementation_is_shown_as_one(counted: dict[tuple[str, str], Line]) -> None:
-    for (_, method), line in counted.items():
-        name = method.partition(" ")[0]
-        assert METHODS[name].remark in line.remark
+    for network in ("SRResNet x2", "SRResNet x3", "SRResNet x4", "DnCNN", "DnCNN-3"):
+        expected = {*methods, MEDIUM} if network.startswith("SRResNet") else methods
+        assert {method for title, method in counted if title == network} == expected
+    for (_, method), row in counted.items():
+        assert METHODS[method.partition(" ")[0]].remark in row.remark
 
 
 def test_the_page_is_what_the_command_prints(
-    counted: dict[tuple[str, str], Line], capsys: pytest.CaptureFixture[str]
+    counted: dict[tuple[str, str], Row], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([])
     written = (REPOSITORY / "docs" / "cost.md").read_text()
     assert capsys.readouterr().out == written, "python -m bbcu.model.cost > docs/cost.md"
-    line = counted["SRResNet x2", "bam"]
-    assert f"| `bam` | BAM | 18.55 | 20.52 | 225 | 226 | 19.42 | 233.3 | {line.remark} |" in written
+    row = counted["SRResNet x2", "bam"]
+    assert f"| `bam` | BAM | 18.55 | 20.52 | 225 | 226 | 19.42 | 233.3 | {row.remark} |" in written
 
 
 def test_the_command_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "bbcu.model.cost", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert "Print what every method costs" in done.stdout
+    assert "Print the cost of every method" in done.stdout
 
 
 # --- with everything counted ------------------------------------------------------------------------------------------
@@ -297,31 +245,28 @@ def test_everything_of_a_bbcu_l() -> None:
 
 def test_everything_of_a_bbcu_with_every_part_binary() -> None:
     parts = everything(srresnet(align=130.0, binarize=("head", "body", "up", "tail")))
-    beside_sign = AFFINE + RPRELU + ADD
+    after_sign = AFFINE + RPRELU + ADD
     per_filter = 1 + 3
     assert parts == {
-        "head": (3 * 8 * 9 / 64 + 3 * SIGN + 8 * beside_sign, 3 * 8 * 9 / 32 + 3 + 8 * per_filter),
-        "body": (2 * (MACS + 8 * SIGN + 8 * beside_sign), 2 * (8 * 8 * 9 / 32 + 8 + 8 * per_filter)),
+        "head": (3 * 8 * 9 / 64 + 3 * SIGN + 8 * after_sign, 3 * 8 * 9 / 32 + 3 + 8 * per_filter),
+        "body": (2 * (MACS + 8 * SIGN + 8 * after_sign), 2 * (8 * 8 * 9 / 32 + 8 + 8 * per_filter)),
         "up": (
-            4 * MACS + 8 * SIGN + 32 * beside_sign + 4 * (MACS + 8 * SIGN + 8 * beside_sign + 2 * 8),
+            4 * MACS + 8 * SIGN + 32 * after_sign + 4 * (MACS + 8 * SIGN + 8 * after_sign + 2 * 8),
             8 * 32 * 9 / 32 + 8 + 32 * per_filter + 8 * 8 * 9 / 32 + 8 + 8 * per_filter,
         ),
-        "tail": (4 * (8 * 3 * 9 / 64 + 8 * SIGN + 3 * beside_sign), 8 * 3 * 9 / 32 + 8 + 3 * per_filter),
+        "tail": (4 * (8 * 3 * 9 / 64 + 8 * SIGN + 3 * after_sign), 8 * 3 * 9 / 32 + 8 + 3 * per_filter),
         # the skip's addition belongs to the tail
         "between": (3 + 4 * 3 * (4 + 1), 0),
     }
 
 
-def test_everything_of_a_full_precision_srresnet() -> None:
+def test_everything_of_full_precision_networks() -> None:
     parts = everything(srresnet(binarize=()))
     assert parts["body"] == (2 * (8 * 8 * 9 + 8) + 8 + 8, 2 * (8 * 8 * 9 + 8))
     assert parts["between"] == (2 * 8 + 4 * 3 * (4 + 1), 0)
-
-
-def test_everything_of_a_full_precision_dncnn() -> None:
     assert everything(dncnn(binarize=())) == {
         "head": (3 * 8 * 9 + 8, 3 * 8 * 9 + 8),
-        # a bias and a ReLU; the BatchNorm is part of the convolution, but for what a checkpoint holds
+        # a bias and a ReLU; the BatchNorm is folded into the convolution, but a checkpoint contains it
         "body": (2 * (8 * 8 * 9 + 8 + 8), 2 * (8 * 8 * 9 + 8 + 2 * 8)),
         "tail": (8 * 3 * 9 + 3, 8 * 3 * 9 + 3),
         "between": (8 + 3, 0),
@@ -337,11 +282,11 @@ BARE_PARAMS = 8 * 8 * 9 / 32
     [
         pytest.param({}, SIGN, 0, id="only the sign"),
         pytest.param({"threshold": True}, SIGN, 1, id="a threshold is what the sign compares with"),
-        pytest.param({"bn": "pre"}, SIGN, 2, id="BatchNorm before the sign is, too"),
+        pytest.param({"bn": "pre"}, SIGN, 2, id="BatchNorm before the sign too"),
         pytest.param({"weight": "l1"}, SIGN + AFFINE, 1, id="scale"),
         pytest.param({"weight": "irnet"}, SIGN + AFFINE, 1, id="scale that is a shift"),
-        pytest.param({"bn": "post"}, SIGN + AFFINE, 2, id="BatchNorm behind the convolution"),
-        pytest.param({"bn": "post", "weight": "l1"}, SIGN + AFFINE, 2 + 1, id="the scale goes into it"),
+        pytest.param({"bn": "post"}, SIGN + AFFINE, 2, id="BatchNorm after the convolution"),
+        pytest.param({"bn": "post", "weight": "l1"}, SIGN + AFFINE, 2 + 1, id="the scale is folded into it"),
         pytest.param({"bn": "out"}, SIGN + NORM, 2, id="BatchNorm at the end"),
         pytest.param({"residual": True}, SIGN + ADD, 0, id="residual"),
         pytest.param({"residual": "block"}, SIGN + ADD / 2, 0, id="residual of a pair"),
@@ -350,7 +295,7 @@ BARE_PARAMS = 8 * 8 * 9 / 32
         pytest.param({"act": "inside", "act_fn": "prelu"}, SIGN + PRELU, 1, id="prelu"),
         pytest.param({"act": "inside", "act_fn": "rprelu"}, SIGN + RPRELU, 3, id="rprelu"),
         pytest.param({"act": "after", "residual": True, "act_fn": "prelu"}, SIGN + ADD + PRELU, 1, id="after the add"),
-        pytest.param({"surrogate": "ede"}, SIGN, 0, id="the surrogate is training's"),
+        pytest.param({"surrogate": "ede"}, SIGN, 0, id="the surrogate only affects training"),
     ],
 )
 def test_what_a_level_adds_for_each_channel(levels: dict[str, Any], ops: float, params: float) -> None:
@@ -358,20 +303,18 @@ def test_what_a_level_adds_for_each_channel(levels: dict[str, Any], ops: float, 
     assert body == (2 * (MACS + 8 * ops), 2 * (BARE_PARAMS + 8 * params))
 
 
-def test_a_bias_goes_into_the_scale() -> None:
+def test_a_bias_is_folded_into_the_scale() -> None:
     """The gray DnCNN has biases, the colour one none."""
-    spec = UnitSpec(**BARE)
+    spec, scaled = UnitSpec(**BARE), UnitSpec(**{**BARE, "weight": "l1"})
     colour, gray = (everything(dncnn(unit=spec, colours=colours))["body"] for colours in (3, 1))
     assert colour == (2 * (MACS + 8 * SIGN), 2 * BARE_PARAMS)
     assert gray == (2 * (MACS + 8 * (SIGN + AFFINE)), 2 * (BARE_PARAMS + 8))
-    scaled = UnitSpec(**{**BARE, "weight": "l1"})
     assert everything(dncnn(unit=scaled, colours=1))["body"][0] == gray[0]
 
 
-def test_the_memory_of_bits_is_read_and_kept() -> None:
-    spec = UnitSpec(**BARE)
-    plain, remembering = (everything(srresnet(unit=spec, accumulate=value))["body"] for value in (False, True))
-    assert remembering == (plain[0] + 2 * 8 * 2, plain[1] + 2)
+def test_the_bit_memory_is_read_and_added_to() -> None:
+    without, with_memory = (everything(srresnet(unit=UnitSpec(**BARE), accumulate=on))["body"] for on in (False, True))
+    assert with_memory == (without[0] + 2 * 8 * 2, without[1] + 2)
 
 
 def test_standardisation_is_a_subtraction_and_a_division_and_back() -> None:
@@ -386,15 +329,42 @@ def test_alignment_that_is_off_costs_nothing() -> None:
     assert on == off + 3 + 3
 
 
-def test_everything_of_a_network_of_the_users_own() -> None:
-    parts = everything(Mine())
+def test_everything_of_a_users_network() -> None:
+    parts = everything(Custom())
     assert parts == {"first": (2 * (81 + 3), 81 + 3), "between": (3 + 3, 1)}
 
 
-def test_a_function_without_a_price_is_refused_where_everything_counts() -> None:
-    with pytest.raises(ConfigError, match="the function sigmoid has no price; those that have: add, sub,"):
-        count(Mine(torch.sigmoid), everything=True)
-    assert count(Mine(torch.sigmoid)) == count(Mine())
+class Gated(BinaryUnit):
+    """A unit that multiplies its branch, one operation for each value of its output."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        return 2 * super().branch(x)
+
+    def own_operations(self, x: Tensor, output: Tensor) -> int:
+        return output.numel()
+
+
+class Undeclared(BinaryUnit):
+    """A unit that does not say what it adds."""
+
+
+def test_the_operations_of_a_users_unit_are_counted() -> None:
+    plain, gated = (everything(srresnet(unit_class=kind)) for kind in ("binary", f"{__name__}.Gated"))
+    assert gated.pop("body") == (plain["body"][0] + 2 * 8, plain.pop("body")[1])
+    assert gated == plain
+
+
+def test_a_users_unit_that_does_not_declare_its_operations_is_refused_if_everything_counts() -> None:
+    network = srresnet(unit_class=f"{__name__}.Undeclared")
+    with pytest.raises(ConfigError, match=rf"^cost: {__name__}.Undeclared must define own_operations, [^\n]*$"):
+        count(network, everything=True)
+    assert count(network) == count(srresnet())
+
+
+def test_a_function_of_unknown_cost_is_refused_if_everything_counts() -> None:
+    with pytest.raises(ConfigError, match="the operations of sigmoid are not known; known are those of add, sub,"):
+        count(Custom(torch.sigmoid), everything=True)
+    assert count(Custom(torch.sigmoid)) == count(Custom())
 
 
 STATISTICS = torch.zeros(3, device="meta"), torch.ones(3, device="meta")
@@ -412,8 +382,8 @@ STATISTICS = torch.zeros(3, device="meta"), torch.ones(3, device="meta")
         (lambda x: 2 * x / 2.0 - 1, 3 * 3),
     ],
 )
-def test_a_function_costs_its_price_for_each_value_that_it_gives(function: Any, ops: int) -> None:
-    identity, other = (count(Mine(function), SIDE, SIDE, everything=True) for function in (lambda x: x, function))
+def test_a_function_costs_its_operations_for_each_value_of_its_output(function: Any, ops: int) -> None:
+    identity, other = (count(Custom(function), SIDE, SIDE, everything=True) for function in (lambda x: x, function))
     enlarged = function(torch.empty(1, 3, SIDE, SIDE, device="meta")).numel() - 3 * AREA
     assert other.total.ops - identity.total.ops - enlarged == ops * AREA
     assert other.total.params == identity.total.params
@@ -422,24 +392,24 @@ def test_a_function_costs_its_price_for_each_value_that_it_gives(function: Any, 
 @pytest.mark.parametrize(
     ("network", "method", "params"),
     [
-        pytest.param("SRResNet x2", "bbcu", 196_355 + 1_179_648 / 32 + 32 * 64, id="L x2"),
-        pytest.param("SRResNet x4", "bbcu", 344_067 + 1_179_648 / 32 + 32 * 64, id="L x4"),
-        pytest.param("SRResNet x2", MEDIUM, 12_803 + 1_363_968 / 32 + 32 * 64 + 256 + 64, id="M x2"),
-        pytest.param("SRResNet x4", MEDIUM, 13_635 + 1_511_424 / 32 + 32 * 64 + 2 * 256 + 64, id="M x4"),
+        ("SRResNet x2", "bbcu", 196_355 + 1_179_648 / 32 + 32 * 64),
+        ("SRResNet x4", "bbcu", 344_067 + 1_179_648 / 32 + 32 * 64),
+        ("SRResNet x2", MEDIUM, 12_803 + 1_363_968 / 32 + 32 * 64 + 256 + 64),
+        ("SRResNet x4", MEDIUM, 13_635 + 1_511_424 / 32 + 32 * 64 + 2 * 256 + 64),
     ],
 )
-def test_the_released_networks_hold_what_their_checkpoints_do_and_a_scale_for_each_filter(
-    network: str, method: str, params: float, counted: dict[tuple[str, str], Line]
+def test_the_released_networks_have_the_parameters_of_their_checkpoints_and_a_scale_for_each_filter(
+    network: str, method: str, params: float, counted: dict[tuple[str, str], Row]
 ) -> None:
-    """Full-precision numbers, bits, and scales."""
+    """Numbers in full precision, bits, and scales."""
     assert counted[network, method].everything.params == params
 
 
-def test_only_a_binary_network_of_the_page_is_aligned(counted: dict[tuple[str, str], Line]) -> None:
+def test_only_a_binary_network_of_the_page_is_aligned(counted: dict[tuple[str, str], Row]) -> None:
     """BBCU-L and the full-precision DnCNN at full size, the first with its k."""
     bbcu, dncnn = counted["SRResNet x2", "bbcu"].everything, counted["DnCNN", "full_precision"].everything
     units = BODY / 64 + 32 * 64 * (SIGN + AFFINE + RPRELU + ADD)
     up = UPSAMPLING + 256 * 3 + 4 * (REFINE + 64 * 3)
     between = 3 + 2 * 64 + 4 * 3 * (4 + 1 + 1)
     assert bbcu.ops == PIXELS * (HEAD + 64 + units + up + 4 * (TAIL + 3) + between)
-    assert dncnn.ops == PIXELS * (HEAD + 64 + PAIRS + 18 * 64 * 2 + TAIL + 3 + 64 + 3)
+    assert dncnn.ops == PIXELS * (HEAD + 64 + 18 * 64 * 64 * 9 + 18 * 64 * 2 + TAIL + 3 + 64 + 3)

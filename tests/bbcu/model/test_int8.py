@@ -1,4 +1,4 @@
-"""Signs convolved in bytes: the very numbers of the convolution in floats, forward, backward and in whole trainings."""
+"""Convolutions of signs in int8: equal to those in floating point, forward, backward and in whole trainings."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.errors import ConfigError
 from bbcu.model import int8
-from bbcu.model.int8 import convolve_signs
+from bbcu.model.int8 import sign_conv2d
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet, binary_units
 from bbcu.model.specs import UnitSpec
@@ -29,7 +29,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 HAS_VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni"))
 SETTINGS = TrainSettings(steps=6, batch=2, patch=8, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
 
-needs_bytes = pytest.mark.skipif(not HAS_VNNI, reason="this cpu has no VNNI")
+needs_vnni = pytest.mark.skipif(not HAS_VNNI, reason="this cpu has no VNNI")
 
 
 def signs(*shape: int, seed: int = 0) -> Tensor:
@@ -37,25 +37,25 @@ def signs(*shape: int, seed: int = 0) -> Tensor:
     return drawn(*shape, seed=seed).sign()
 
 
-@needs_bytes
-def test_a_machine_with_the_instructions_convolves_in_bytes() -> None:
-    assert int8.missing_for_bytes(CPU) is None
+@needs_vnni
+def test_a_machine_with_vnni_convolves_in_int8() -> None:
+    assert int8.missing_for_int8(CPU) is None
 
 
 # --- one convolution --------------------------------------------------------------------------------------------------
 
 
-@needs_bytes
+@needs_vnni
 @pytest.mark.parametrize("lowered", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("batch", "channels", "outputs", "height", "width", "side"),
     [(2, 64, 64, 9, 7, 3), (1, 3, 12, 6, 6, 3), (3, 20, 33, 1, 5, 3), (2, 130, 8, 4, 4, 5), (1, 1, 1, 1, 1, 1)],
 )
-def test_it_is_the_convolution_in_floats_and_so_are_its_gradients(
+def test_the_convolution_and_its_gradients_equal_those_in_floating_point(
     batch: int, channels: int, outputs: int, height: int, width: int, side: int, lowered: bool
 ) -> None:
     results: list[list[Tensor]] = []
-    for convolve in (convolve_signs, functools.partial(F.conv2d, padding=side // 2)):
+    for convolve in (sign_conv2d, functools.partial(F.conv2d, padding=side // 2)):
         x = signs(batch, channels, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
         weight = signs(outputs, channels, side, side, seed=1).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=lowered, cache_enabled=False):
@@ -69,32 +69,29 @@ def test_it_is_the_convolution_in_floats_and_so_are_its_gradients(
         assert torch.equal(one, other)
 
 
-@needs_bytes
-def test_a_zero_among_the_signs_counts_nothing() -> None:
-    """As in a filter whose latent weights are all zero."""
-    x, weight = signs(1, 4, 5, 5), signs(2, 4, 3, 3, seed=1)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=needs_vnni), pytest.param(torch.float64, id="left to F.conv2d")]
+)
+def test_a_zero_among_the_signs_adds_nothing(dtype: torch.dtype) -> None:
+    """As in a filter with latent weights of zero."""
+    x, weight = signs(1, 4, 5, 5).to(dtype), signs(2, 4, 3, 3, seed=1).to(dtype)
     x[:, 1], weight[0] = 0, 0
-    assert torch.equal(convolve_signs(x, weight), F.conv2d(x, weight, padding=1))
+    assert torch.equal(sign_conv2d(x, weight), F.conv2d(x, weight, padding=1))
 
 
-def test_sums_in_double_precision_are_left_to_torch() -> None:
-    x, weight = signs(1, 4, 5, 5).double(), signs(2, 4, 3, 3, seed=1).double()
-    assert torch.equal(convolve_signs(x, weight), F.conv2d(x, weight, padding=1))
-
-
-@needs_bytes
-def test_the_operator_keeps_what_it_promises_to_the_compiler() -> None:
-    """``opcheck`` raises otherwise."""
-    bytes_of_signs = (signs(2, 16, 6, 5) + int8.ZERO).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+@needs_vnni
+def test_the_operator_is_what_it_declares_to_the_compiler() -> None:
+    """opcheck raises if not."""
+    inputs = (signs(2, 16, 6, 5) + int8.ZERO_POINT).to(torch.uint8).contiguous(memory_format=torch.channels_last)
     weight = signs(8, 16, 3, 3).to(torch.int8)
-    torch.library.opcheck(int8.convolve_bytes, (bytes_of_signs, weight, torch.bfloat16))
+    torch.library.opcheck(int8.int8_conv2d, (inputs, weight, torch.bfloat16))
 
 
 # --- whole networks ---------------------------------------------------------------------------------------------------
 
 
 def cells() -> dict[str, nn.Module]:
-    """A network of each method, of each kind, and one that is binary in all its parts."""
+    """A network of each method, of each kind, and one with all parts binary."""
     networks = {
         "everywhere": srresnet(binarize=("head", "body", "up", "tail")),
         "double filter": srresnet(channels=12, unit=UnitSpec(residual=False, act="none", threshold=False)),
@@ -112,6 +109,12 @@ def blobs(seed: int, scale: int) -> Pair:
     return Pair(f"blobs{seed}", downscale(truth, scale) if scale > 1 else truth, truth)
 
 
+def assert_same_state(found: nn.Module, expected: nn.Module) -> None:
+    state = found.state_dict()
+    for key, value in expected.state_dict().items():
+        assert torch.equal(state[key], value), key
+
+
 def trained(network: nn.Module, settings: TrainSettings) -> Training:
     scale = 2 if isinstance(network, SRResNet) else 1
     sampler = PatchSampler([blobs(0, scale), blobs(1, scale)], scale, settings.patch, settings.batch, seed=0)
@@ -120,37 +123,33 @@ def trained(network: nn.Module, settings: TrainSettings) -> Training:
     return training
 
 
-@needs_bytes
+@needs_vnni
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", cells())
-def test_a_training_in_bytes_is_the_training_in_floats_bit_for_bit(name: str, precision: str) -> None:
+def test_a_training_in_int8_equals_the_one_in_floating_point(name: str, precision: str) -> None:
     plain, fast = cells()[name], cells()[name]
     settings = dataclasses.replace(SETTINGS, precision=precision)
     assert not trained(plain, dataclasses.replace(settings, int8=False)).plan.in_bytes
     assert trained(fast, dataclasses.replace(settings, int8=True)).plan.in_bytes
-    assert any(unit.in_bytes for unit in binary_units(fast))
-    other = fast.state_dict()
-    for key, value in plain.state_dict().items():
-        assert torch.equal(other[key], value), key
+    assert any(unit.use_int8 for unit in binary_units(fast))
+    assert_same_state(fast, plain)
     picture = noise(10, 9, seed=3)
     assert np.array_equal(restore(fast, picture, CPU), restore(plain, picture, CPU))
 
 
-@needs_bytes
+@needs_vnni
 @pytest.mark.slow
 @pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
-def test_so_is_a_compiled_one() -> None:
+def test_so_does_a_compiled_one() -> None:
     settings = dataclasses.replace(SETTINGS, precision="bf16", compile=True)
     plain, fast = (srresnet(blocks=2) for _ in range(2))
     trained(plain, dataclasses.replace(settings, int8=False))
     trained(fast, dataclasses.replace(settings, int8=True))
-    other = fast.state_dict()
-    for key, value in plain.state_dict().items():
-        assert torch.equal(other[key], value), key
+    assert_same_state(fast, plain)
 
 
-@needs_bytes
-def test_a_unit_in_bytes_calls_no_convolution_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_vnni
+def test_a_unit_in_int8_calls_no_other_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     network = srresnet(blocks=2).eval()
     enable_int8(network)
     calls: list[int] = []
@@ -178,7 +177,7 @@ def test_a_unit_in_bytes_calls_no_convolution_of_floats(monkeypatch: pytest.Monk
         (False, "fp32", 32, [], None, False, False, "as requested"),
     ],
 )
-def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
+def test_int8_is_used_if_the_result_is_the_same_and_known_to_be_faster(
     wanted: bool | str,
     precision: str,
     units: int,
@@ -195,10 +194,10 @@ def test_bytes_are_used_where_they_give_the_same_and_are_known_to_be_faster(
     assert reason in why
 
 
-def test_another_device_than_a_cpu_convolves_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert int8.missing_for_bytes(GPU) == "only a CPU does"
+def test_another_device_than_a_cpu_convolves_in_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert int8.missing_for_int8(GPU) == "int8 convolutions need a CPU"
     assert not plan_for(srresnet(), GPU, dataclasses.replace(SETTINGS, int8=True)).in_bytes
-    monkeypatch.delattr(int8, "convolve_bytes")
+    monkeypatch.delattr(int8, "int8_conv2d")
     network = srresnet().to("meta")
     enable_int8(network)
     assert network(torch.empty(1, 3, 4, 4, device="meta")).shape == (1, 3, 8, 8)
@@ -206,37 +205,44 @@ def test_another_device_than_a_cpu_convolves_in_floats(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets a test have another machine; what was found out of this one comes back."""
-    int8.missing_for_bytes.cache_clear()
+    """Allow a test to imitate another machine, and restore what is cached about this one."""
+    int8.missing_for_int8.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
-    int8.missing_for_bytes.cache_clear()
+    int8.missing_for_int8.cache_clear()
 
 
-def test_a_machine_without_the_instructions_is_told_so(machine: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_vnni_convolves_in_floating_point(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert int8.missing_for_bytes(CPU) == "this cpu has no VNNI"
+    assert int8.missing_for_int8(CPU) == "this cpu has no VNNI"
     plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, int8=True))
     assert not plan.in_bytes
     assert plan.reasons[-1] == "binary convolutions in floating point: this cpu has no VNNI"
 
 
-def test_a_torch_that_cannot_is_not_used(machine: pytest.MonkeyPatch) -> None:
+def unsupported(signs: Tensor, weight: Tensor) -> Tensor:
+    raise NotImplementedError("no such engine\nwith a long explanation")
+
+
+@pytest.mark.parametrize(
+    ("convolution", "reason"),
+    [
+        pytest.param(unsupported, "torch has no int8 convolution for it: no such engine", id="unsupported"),
+        pytest.param(
+            lambda x, weight: F.conv2d(x, weight, padding=1) + 1,
+            "torch's int8 convolution returns wrong numbers",
+            id="wrong",
+        ),
+    ],
+)
+def test_a_torch_that_cannot_or_is_wrong_is_not_used(
+    convolution: Any, reason: str, machine: pytest.MonkeyPatch
+) -> None:
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
-
-    def refuse(signs: Tensor, weight: Tensor) -> Tensor:
-        raise NotImplementedError("no such engine\nwith a long explanation")
-
-    machine.setattr(int8, "convolve_signs", refuse)
-    assert int8.missing_for_bytes(CPU) == "torch cannot here: no such engine"
+    machine.setattr(int8, "sign_conv2d", convolution)
+    assert int8.missing_for_int8(CPU) == reason
 
 
-def test_a_torch_that_gives_other_numbers_is_not_used(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx_vnni": True})
-    machine.setattr(int8, "convolve_signs", lambda x, weight: F.conv2d(x, weight, padding=1) + 1)
-    assert int8.missing_for_bytes(CPU) == "torch's convolution of bytes is wrong here"
-
-
-def test_an_unknown_wish_is_refused() -> None:
+def test_an_unknown_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train.int8=always"):
         dataclasses.replace(SETTINGS, int8="always")

@@ -1,4 +1,4 @@
-"""The published methods: the same in the config as in the code, and every one of them learns."""
+"""The published methods: the config sets what the table says, and each of them learns."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,10 +16,9 @@ from ablations.space.factors import FACTORS, REFERENCE, parse_level, unit_factor
 from ablations.space.rules import Backbone
 from ablations.trial.identity import Trial
 from bbcu.data.images import downscale
-from bbcu.data.pairs import Pair, prepare
+from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
-from bbcu.data.sources import embedded
-from bbcu.data.tasks import TASKS, SuperResolution, make_task
+from bbcu.data.tasks import TASKS, make_task
 from bbcu.model.methods import BASELINE, METHODS, Method
 from bbcu.model.networks import NetworkSpec, binary_units, build
 from bbcu.model.specs import UnitSpec
@@ -37,7 +36,7 @@ SETTINGS = TrainSettings(steps=60, batch=4, patch=12, lr=3e-3, schedule="cosine"
 
 
 def network_of(name: str, scale: int = 2, layout: str = "srresnet", colours: int = 3) -> nn.Module:
-    """A small network of a method, as wide as the method is wherever it says so itself."""
+    """A small network of a method, with the method's own number of channels if it has one."""
     method = METHODS[name]
     channels = method.channels or CHANNELS
     factors: dict[str, Any] = canonical_levels(method.all_levels, Backbone(layout, channels)).factors
@@ -70,21 +69,13 @@ def test_the_preset_of_a_method_sets_what_the_table_says(name: str) -> None:
 
 
 def test_bbcu_is_the_reference() -> None:
-    levels = {name: parse_level(name, level) for name, level in METHODS["bbcu"].all_levels.items()}
-    assert levels == REFERENCE
-
-
-@pytest.mark.parametrize("name", list(METHODS))
-def test_a_method_sets_options_that_a_network_has(name: str) -> None:
-    options = {option.name for option in dataclasses.fields(NetworkSpec)} | {"name"}
-    assert set(METHODS[name].network) <= options
-    assert set(METHODS[name].levels) <= set(FACTORS)
+    assert {name: parse_level(name, level) for name, level in METHODS["bbcu"].all_levels.items()} == REFERENCE
 
 
 STRENGTHS = {"denoise": {"sigma": 25, "train_sigma": 25}, "jpeg": {"quality": 10, "train_quality": 10}}
 
 
-def test_the_methods_that_train_nothing_are_the_baselines_of_the_tasks() -> None:
+def test_the_methods_that_are_not_trained_are_the_baselines_of_the_tasks() -> None:
     baselines = {make_task({"name": name, **STRENGTHS.get(name, {})}).baseline_name for name in TASKS}
     assert set(METHODS) - set(TRAINED) == baselines == {"bicubic", "identity"}
 
@@ -101,14 +92,14 @@ def test_no_two_trained_methods_of_one_width_are_the_same() -> None:
 
 
 def picture(seed: int, scale: int) -> Pair:
-    """Soft blobs: a picture with edges that bilinear interpolation blurs."""
+    """Flat squares, whose edges bilinear interpolation blurs."""
     coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3)).astype(np.uint8)
     truth = np.kron(coarse, np.ones((2 * scale, 2 * scale, 1), dtype=np.uint8))
     return Pair(f"blobs{seed}", downscale(truth, scale), truth)
 
 
 class NoisyBlobs:
-    """Batches of soft blobs with noise of a sigma of 50 out of 255: (noisy, clean)."""
+    """Batches (noisy, clean) of flat squares with noise of sigma 50 out of 255."""
 
     def __init__(self, colours: int) -> None:
         self.colours = colours
@@ -124,20 +115,21 @@ def losses_of(
     network: nn.Module,
     sampler: Any,
     settings: TrainSettings = SETTINGS,
-    watch: Callable[[StepReport], object] = lambda report: None,
+    watch: Callable[[], object] = lambda: None,
 ) -> list[float]:
+    """The losses of a training; ``watch`` is called after each step."""
     losses: list[float] = []
 
     def on_step(report: StepReport) -> None:
         losses.append(report.loss)
-        watch(report)
+        watch()
 
     Training(network, sampler, settings, CPU).run(on_step)
     return losses
 
 
 def blobs(network: nn.Module, scale: int = 2) -> PatchSampler:
-    """A sampler of blobs, whose statistics the network is given if it standardises."""
+    """A sampler of flat squares; sets the statistics of a network that standardises."""
     pairs = [picture(seed, scale) for seed in range(2)]
     standardise(network, pairs)
     return PatchSampler(pairs, scale, SETTINGS.patch, SETTINGS.batch, seed=0)
@@ -147,15 +139,9 @@ def assert_learns(losses: Sequence[float]) -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_a_method_learns_to_enlarge_twice(name: str) -> None:
-    network = network_of(name)
-    assert_learns(losses_of(network, blobs(network)))
-
-
-@pytest.mark.parametrize("scale", [3, 4])
-def test_bbcu_learns_to_enlarge_more(scale: int) -> None:
-    network = network_of("bbcu", scale)
+@pytest.mark.parametrize(("name", "scale"), [*((name, 2) for name in TRAINED), ("bbcu", 3), ("bbcu", 4)])
+def test_a_method_learns_super_resolution(name: str, scale: int) -> None:
+    network = network_of(name, scale)
     assert_learns(losses_of(network, blobs(network, scale)))
 
 
@@ -166,21 +152,18 @@ def test_a_method_learns_to_denoise(name: str, colours: int) -> None:
     assert_learns(losses_of(network, NoisyBlobs(colours)))
 
 
-def test_the_latent_weights_of_bnn_flip_and_stay_where_they_can_flip_back() -> None:
+def test_the_latent_weights_of_bnn_are_clipped_to_where_they_can_flip_back() -> None:
     network = network_of("bnn")
     with torch.no_grad():
         for built in binary_units(network):
             built.weight.mul_(0.95 / built.weight.abs().max())
-    before = [built.weight.detach().clone() for built in binary_units(network)]
     extremes: list[float] = []
 
-    def watch(report: StepReport) -> None:
+    def watch() -> None:
         extremes.append(max(float(built.weight.detach().abs().max()) for built in binary_units(network)))
 
     losses_of(network, blobs(network), dataclasses.replace(SETTINGS, lr=0.03), watch)
-    for built, start in zip(binary_units(network), before, strict=True):
-        assert (sign(built.weight) != sign(start)).float().mean() > 0.02
-    # The largest would leave it: the cut after each step is what holds them.
+    # Without the clipping after each step, the largest would exceed 1.
     assert max(extremes) == 1.0
 
 
@@ -193,18 +176,18 @@ def test_the_latent_weights_of_every_method_flip(name: str) -> None:
         assert (sign(built.binariser(built.weight)) != start).any()
 
 
-def test_irnet_sharpens_as_the_training_goes_on() -> None:
+def test_irnet_sharpens_during_the_training() -> None:
     network = network_of("irnet")
     decays = [module for module in network.modules() if isinstance(module, ErrorDecay)]
     assert len(decays) == 2 * len(binary_units(network))
     seen: list[set[float]] = []
-    losses_of(network, blobs(network), watch=lambda report: seen.append({decay.sharpness.item() for decay in decays}))
+    losses_of(network, blobs(network), watch=lambda: seen.append({decay.sharpness.item() for decay in decays}))
     expected = [10 ** (-1 + 2 * step / SETTINGS.steps) for step in range(SETTINGS.steps)]
     assert [len(values) for values in seen] == [1] * SETTINGS.steps
     np.testing.assert_allclose([values.pop() for values in seen], expected, rtol=1e-5)
 
 
-def test_bam_learns_what_the_bits_before_are_worth() -> None:
+def test_bam_learns_the_weights_of_its_memory() -> None:
     network = network_of("bam")
     losses_of(network, blobs(network))
     share = network.body.memory.share
@@ -212,23 +195,7 @@ def test_bam_learns_what_the_bits_before_are_worth() -> None:
     assert (share[1:] != 1 / 16).all()
 
 
-# --- on photographs ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def photographs() -> tuple[Pair, ...]:
-    return prepare(embedded(), SuperResolution(2), patch=16).train
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TRAINED)
-def test_a_method_learns_on_the_photographs_that_come_along(name: str, photographs: tuple[Pair, ...]) -> None:
-    network = network_of(name)
-    standardise(network, photographs)
-    settings = TrainSettings(steps=200, batch=4, patch=16, lr=1e-3, schedule="cosine", precision="fp32")
-    losses = losses_of(network, PatchSampler(photographs, 2, settings.patch, settings.batch, seed=0), settings)
-    # A batch of four patches is easy or hard by chance, so a quarter of the training stands for each end.
-    assert np.mean(losses[-50:]) < np.mean(losses[:50])
+# --- names ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -240,6 +207,6 @@ def test_a_method_learns_on_the_photographs_that_come_along(name: str, photograp
         pytest.param("custom", "reference", id="no method"),
     ],
 )
-def test_a_trial_is_named_by_its_method_and_says_where_that_is_a_reimplementation(method: str, name: str) -> None:
+def test_a_trial_is_named_by_its_method_and_says_if_that_is_a_reimplementation(method: str, name: str) -> None:
     cell = Cell(dict(REFERENCE), {"channels": 8}, dict(REFERENCE))
     assert Trial("study", method, cell, 0).name == name

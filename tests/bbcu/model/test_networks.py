@@ -1,4 +1,4 @@
-"""Whole networks: laid out as they should be, different for every level, and started alike."""
+"""Whole networks: their layout, the effect of every level, and their initial values."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,22 +14,21 @@ from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.model.initialisation import initialise
 from bbcu.model.networks import Body, NetworkSpec, SRResNet, Upsampler
 from bbcu.model.specs import UnitSpec
-from tests.harness.builders import srresnet
+from tests.harness.builders import drawn, srresnet
 
 CHANNELS, BLOCKS = 8, 2
 
 
 def build(levels: dict[str, Level] | None = None, seed: int = 0) -> SRResNet:
     """A small network with these levels and the reference for the rest."""
-    factors: dict[str, Any] = dict(
-        canonical_levels({**REFERENCE, **(levels or {})}, Backbone("srresnet", CHANNELS)).factors
-    )
+    canonical = canonical_levels({**REFERENCE, **(levels or {})}, Backbone("srresnet", CHANNELS))
+    factors: dict[str, Any] = dict(canonical.factors)
     layout = {name: factors.pop(name) for name in ("align", "binarize")}
     return srresnet(channels=CHANNELS, blocks=BLOCKS, unit=UnitSpec(**factors), seed=seed, **layout)
 
 
 def body_of(**levels: Any) -> Body:
-    """A body of one pair of units, 4 channels wide."""
+    """A body of one pair of units and 4 channels."""
     body = Body(NetworkSpec(2, 4, 1, UnitSpec(**levels)))
     initialise(body, 0)
     return body
@@ -51,30 +50,21 @@ def test_the_fourfold_upsampler_shuffles_twice() -> None:
     assert [stage.out_channels for stage in Upsampler(NetworkSpec(4, 4, 1)).stages] == [4 * 2**2, 4 * 2**2]
 
 
-def test_a_network_whose_tail_is_silent_is_bilinear_interpolation() -> None:
+def test_a_network_whose_tail_is_zero_is_bilinear_interpolation() -> None:
     network, x = build(), patches()
     with torch.no_grad():
         network.tail.weight.zero_()
     torch.testing.assert_close(network(x), F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
 
 
-def test_one_identity_around_every_unit() -> None:
-    body, x = body_of(act="none"), torch.randn(1, 4, 5, 5)
-    first, second = body.units
-    between = x + first(x)
-    torch.testing.assert_close(body(x), between + second(between))
-
-
-def test_one_identity_around_each_pair() -> None:
-    body, x = body_of(residual="block", act="none"), torch.randn(1, 4, 5, 5)
-    first, second = body.units
-    torch.testing.assert_close(body(x), x + second(first(x)))
-
-
-def test_no_identity() -> None:
-    body, x = body_of(residual=False, act="none"), torch.randn(1, 4, 5, 5)
-    first, second = body.units
-    torch.testing.assert_close(body(x), second(first(x)))
+def test_an_identity_is_around_every_unit_or_each_pair_or_none() -> None:
+    x = drawn(1, 4, 5, 5)
+    bodies = {residual: body_of(residual=residual, act="none") for residual in (True, "block", False)}
+    for residual, body in bodies.items():
+        first, second = body.units
+        between = x + first(x)
+        expected = {True: between + second(between), "block": x + second(first(x)), False: second(first(x))}
+        torch.testing.assert_close(body(x), expected[residual])
 
 
 def test_alignment_is_a_scaling_of_the_branches() -> None:
@@ -86,20 +76,17 @@ def test_alignment_is_a_scaling_of_the_branches() -> None:
             generator = torch.Generator().manual_seed(len(name))
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     plain = srresnet(channels=4).double()
-    state = dict(aligned.state_dict())
-    plain.load_state_dict(
-        {name: value / k if name.endswith(("bias", "threshold")) else value for name, value in state.items()}
-    )
-    for unit in plain.body.units:
-        unit.activation = Divided(unit.activation, k)
+    state = aligned.state_dict()
+    scaled = {name: value / k if name.endswith(("bias", "threshold")) else value for name, value in state.items()}
+    plain.load_state_dict(scaled)
     for aligned_unit, unit in zip(aligned.body.units, plain.body.units, strict=True):
-        unit.activation.inner.load_state_dict(aligned_unit.activation.state_dict())
+        unit.activation = Divided(aligned_unit.activation, k)
     x = patches().double()
     torch.testing.assert_close(plain(x), aligned(x), rtol=0, atol=1e-12)
 
 
 class Divided(nn.Module):
-    """A unit's activation whose result is divided by k."""
+    """A unit's activation with its output divided by k."""
 
     def __init__(self, inner: nn.Module, k: float) -> None:
         super().__init__()
@@ -110,7 +97,7 @@ class Divided(nn.Module):
         return scaled
 
 
-# --- every level counts -----------------------------------------------------------------------------------------------
+# --- every level has an effect ----------------------------------------------------------------------------------------
 
 
 def other_levels() -> Iterator[Any]:
@@ -121,9 +108,9 @@ def other_levels() -> Iterator[Any]:
 
 
 def outcome(levels: dict[str, Level]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The output of a network after three steps of training, and the gradients of the fourth.
+    """Return the output of a network after three steps of training, and the gradients of the fourth.
 
-    Adam divides a gradient by its size, which would hide a level that scales it; a large epsilon lets it through.
+    Adam normalises gradients, which would hide a level that scales them; with a large epsilon it does not.
     """
     network, x = build(levels), patches()
     optimiser = torch.optim.Adam(network.parameters(), 0.01, eps=1e-5)
@@ -142,10 +129,8 @@ def test_a_level_changes_the_output_and_a_gradient_against_the_reference(levels:
     reference_output, reference_gradients = outcome({})
     assert not torch.allclose(output, reference_output, rtol=1e-5, atol=1e-7)
     shared = gradients.keys() & reference_gradients.keys()
-    changed = [
-        name for name in shared if not torch.allclose(gradients[name], reference_gradients[name], rtol=1e-4, atol=1e-9)
-    ]
-    assert changed
+    close = (torch.allclose(gradients[name], reference_gradients[name], rtol=1e-4, atol=1e-9) for name in shared)
+    assert not all(close)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +144,7 @@ def test_a_level_changes_the_output_and_a_gradient_against_the_reference(levels:
     ],
 )
 def test_cells_that_are_merged_are_the_same_network(one: dict[str, Level], other: dict[str, Level]) -> None:
-    """Built as asked, not in canonical form: the two give the same output in training and in evaluation."""
+    """Built as written, not in canonical form: both have the same output in training and in evaluation."""
     outputs = []
     for levels in (one, other):
         asked: dict[str, Any] = {**REFERENCE, **levels}
@@ -171,18 +156,18 @@ def test_cells_that_are_merged_are_the_same_network(one: dict[str, Level], other
 
 
 def test_the_impossible_cell_destroys_what_alignment_is_for() -> None:
-    """Hardtanh after the add leaves nothing of a stream that alignment has made large."""
+    """Hardtanh after the add clips features that alignment has made large."""
     with pytest.raises(ImpossibleCell):
         build({"act": "after", "act_fn": "hardtanh"})
     body = body_of(act="after", act_fn="hardtanh")
-    assert body(130 * torch.randn(1, 4, 8, 8)).abs().max() <= 1
+    assert body(130 * drawn(1, 4, 8, 8)).abs().max() <= 1
 
 
-# --- the same start ---------------------------------------------------------------------------------------------------
+# --- initial values ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("levels", list(other_levels()))
-def test_parameters_that_two_cells_share_start_alike(levels: dict[str, Level]) -> None:
+def test_parameters_that_two_cells_share_have_the_same_initial_values(levels: dict[str, Level]) -> None:
     reference, other = dict(build().named_parameters()), dict(build(levels).named_parameters())
     shared = reference.keys() & other.keys()
     assert len(shared) >= 3
@@ -190,22 +175,16 @@ def test_parameters_that_two_cells_share_start_alike(levels: dict[str, Level]) -
         assert torch.equal(reference[name], other[name]), name
 
 
-def test_a_deeper_network_starts_with_the_layers_of_the_shallow_one() -> None:
-    shallow, deep = srresnet(blocks=1), srresnet(blocks=3)
+def test_initial_values_depend_on_the_seed_and_the_name_alone() -> None:
+    shallow, deep, other = srresnet(blocks=1), srresnet(blocks=3), srresnet(blocks=1, seed=1)
+    deeper = dict(deep.named_parameters())
     for name, parameter in shallow.named_parameters():
-        assert torch.equal(parameter, dict(deep.named_parameters())[name]), name
+        assert torch.equal(parameter, deeper[name]), name
+    assert not torch.equal(shallow.head.weight, other.head.weight)
+    assert not torch.equal(shallow.body.units[0].weight, shallow.body.units[1].weight)
 
 
-def test_another_seed_starts_elsewhere() -> None:
-    assert not torch.equal(build(seed=0).head.weight, build(seed=1).head.weight)
-
-
-def test_two_parameters_of_one_shape_start_differently() -> None:
-    network = build()
-    assert not torch.equal(network.body.units[0].weight, network.body.units[1].weight)
-
-
-def test_weights_start_as_the_released_code_draws_them() -> None:
+def test_weights_are_drawn_as_in_the_released_code() -> None:
     network = srresnet(channels=64)
     fan_in = 64 * 3 * 3
     torch.testing.assert_close(network.body.units[0].weight.abs().max().item(), fan_in**-0.5, rtol=1e-3, atol=0)

@@ -1,6 +1,6 @@
-"""Every surrogate and binariser against its formula, forward and backward; parts of one's own; what BTM and BAM add."""
+"""Surrogates, binarisers and activations against their formulas, forward and backward; parts of a user's own."""
 
-import copy
+import importlib
 import math
 import re
 import sys
@@ -13,133 +13,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import bbcu
 from ablations.space.factors import FACTORS
 from bbcu.errors import ConfigError
-from bbcu.model.binarisers import BINARISERS, Binariser
+from bbcu.model.activations import ACTIVATIONS, Clamp, FusedRPReLU, RPReLU
+from bbcu.model.binarisers import BINARISERS, Binariser, binariser_of
 from bbcu.model.initialisation import small_normal
-from bbcu.model.networks import Body, NetworkSpec, Standardisation, binary_units, build
+from bbcu.model.networks import NetworkSpec, binary_units, build
+from bbcu.model.registry import look_up
 from bbcu.model.specs import UnitSpec
-from bbcu.model.surrogates import SURROGATES, ErrorDecay, Surrogate, sign
-from bbcu.model.units import BinaryUnit, BitMemory, UnitShape
-from tests.harness.builders import drawn, srresnet, unit
+from bbcu.model.surrogates import SURROGATES, ErrorDecay, Surrogate, sign, surrogate_of
+from bbcu.model.units import BinaryUnit, UnitShape
+from tests.harness.builders import drawn, unit
 from tests.harness.paths import DOCS
 from tests.harness.support import Workplace
 
-DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64")]
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
-def exact(dtype: torch.dtype) -> dict[str, float]:
-    """How close two ways to compute one formula come in this type."""
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    """How close two ways to compute one formula are in this type."""
     return {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
 
 
 # --- surrogates -------------------------------------------------------------------------------------------------------
 
-
-def quadratic(u: float) -> float:
-    return max(0.0, 2 - 2 * abs(u))
-
-
-def clip(u: float) -> float:
-    return 1.0 if abs(u) <= 1 else 0.0
-
-
-def identity(u: float) -> float:
-    return 1.0
-
-
-def higher_order(u: float) -> float:
-    return 2 - 4 * abs(u) if abs(u) <= 0.4 else 0.4 if abs(u) <= 1 else 0.0
-
-
-def error_decay_at_start(u: float) -> float:
-    return 10 * 0.1 * (1 - math.tanh(0.1 * u) ** 2)
-
-
-SLOPES = {
-    "quadratic": quadratic,
-    "clip": clip,
-    "identity": identity,
-    "ho": higher_order,
-    "ede": error_decay_at_start,
+DERIVATIVES = {
+    "quadratic": lambda u: max(0.0, 2 - 2 * abs(u)),
+    "clip": lambda u: 1.0 if abs(u) <= 1 else 0.0,
+    "identity": lambda u: 1.0,
+    "ho": lambda u: 2 - 4 * abs(u) if abs(u) <= 0.4 else 0.4 if abs(u) <= 1 else 0.0,
+    "ede": lambda u: 10 * 0.1 * (1 - math.tanh(0.1 * u) ** 2),  # at the start of the training
 }
-BREAKPOINTS = [0.0, 0.4, 1.0]
-BESIDE = 1e-3
 
 
 def points(dtype: torch.dtype) -> Tensor:
-    """Zero and every breakpoint, both beside and on both sides of zero, then what a stream holds, then far away."""
-    around = [sided for point in BREAKPOINTS for sided in (point - BESIDE, point, point + BESIDE)]
-    far = [2.0, 130.0, 1e6]
-    fixed = torch.tensor([factor * value for value in around + far for factor in (1, -1)], dtype=dtype)
+    """Zero and every breakpoint, both neighbours, on both sides of zero; normal and very large values."""
+    around = [point + offset for point in (0.0, 0.4, 1.0) for offset in (-1e-3, 0, 1e-3)]
+    fixed = torch.tensor([side * value for value in (*around, 2.0, 130.0, 1e6) for side in (1, -1)], dtype=dtype)
     return torch.cat([fixed, 1.5 * drawn(500).to(dtype)])
 
 
 def test_every_surrogate_has_its_formula_here() -> None:
-    assert set(SLOPES) == set(SURROGATES)
+    assert set(DERIVATIVES) == set(SURROGATES)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", list(SLOPES))
-def test_a_surrogate_is_the_sign_forward(name: str, dtype: torch.dtype) -> None:
-    u = points(dtype)
-    expected = torch.tensor([1.0 if value >= 0 else -1.0 for value in u.tolist()], dtype=dtype)
-    bits = SURROGATES[name]()(u)
-    assert torch.equal(bits, expected)
-    assert bits.dtype == dtype
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", list(SLOPES))
-def test_a_surrogate_is_its_formula_backward(name: str, dtype: torch.dtype) -> None:
+@DTYPES
+@pytest.mark.parametrize("name", list(DERIVATIVES))
+def test_a_surrogate_is_the_sign_forward_and_its_formula_backward(name: str, dtype: torch.dtype) -> None:
     u = points(dtype).requires_grad_()
     upstream = drawn(len(u), seed=1).to(dtype)
-    SURROGATES[name]()(u).backward(upstream)
-    slopes = torch.tensor([SLOPES[name](value) for value in u.tolist()], dtype=dtype)
+    signs = SURROGATES[name]()(u)
+    signs.backward(upstream)
+    assert signs.dtype == dtype
+    assert signs.tolist() == [1.0 if value >= 0 else -1.0 for value in u.tolist()]
+    expected = torch.tensor([DERIVATIVES[name](value) for value in u.tolist()], dtype=dtype)
     assert u.grad is not None
-    # The schedule of the error decay is kept in float32, whatever the type of the stream.
-    closeness = exact(torch.float32 if name == "ede" else dtype)
-    torch.testing.assert_close(u.grad, upstream * slopes, **closeness)
+    # The error decay estimator's sharpness is a float32 in any case.
+    torch.testing.assert_close(u.grad, upstream * expected, **tolerance(torch.float32 if name == "ede" else dtype))
 
 
-@pytest.mark.parametrize("name", list(SLOPES))
+@pytest.mark.parametrize("name", list(DERIVATIVES))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_no_surrogate_overflows_where_a_square_would(name: str, dtype: torch.dtype) -> None:
+def test_no_surrogate_overflows_in_half_precision(name: str, dtype: torch.dtype) -> None:
     u = torch.tensor([-300.0, -0.5, 0.0, 0.5, 300.0], dtype=dtype, requires_grad=True)
     SURROGATES[name]()(u).sum().backward()
     assert u.grad is not None
-    assert u.grad.isfinite().all()
-    torch.testing.assert_close(
-        u.grad.float(), torch.tensor([SLOPES[name](value) for value in u.tolist()]), rtol=0.02, atol=1e-2
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "area"),
-    [
-        pytest.param("quadratic", 2.0, id="quadratic"),
-        pytest.param("clip", 2.0, id="clip"),
-        pytest.param("ho", 2 * (2 * 0.4 - 2 * 0.4**2) + 2 * 0.4 * 0.6, id="ho"),
-        pytest.param("ede", 2 * 10 * math.tanh(100), id="ede is ten times as large in all at the start"),
-    ],
-)
-def test_the_area_under_a_slope(name: str, area: float) -> None:
-    """A step of two is what an exact derivative would add up to."""
-    u = torch.linspace(-1000, 1000, 2_000_001, dtype=torch.float64)
-    torch.testing.assert_close(torch.trapezoid(SURROGATES[name]().derivative(u), u).item(), area, rtol=1e-3, atol=0)
+    expected = torch.tensor([DERIVATIVES[name](value) for value in u.tolist()])
+    torch.testing.assert_close(u.grad.float(), expected, rtol=0.02, atol=1e-2)
 
 
 @pytest.mark.parametrize(
     ("progress", "sharpness", "gain"),
-    [
-        pytest.param(0.0, 0.1, 10.0, id="start"),
-        pytest.param(0.25, 10**-0.5, 10**0.5, id="a quarter"),
-        pytest.param(0.5, 1.0, 1.0, id="half"),
-        pytest.param(0.75, 10**0.5, 1.0, id="three quarters"),
-        pytest.param(1.0, 10.0, 1.0, id="end"),
-    ],
+    [(0.0, 0.1, 10.0), (0.25, 10**-0.5, 10**0.5), (0.5, 1.0, 1.0), (0.75, 10**0.5, 1.0), (1.0, 10.0, 1.0)],
 )
-def test_error_decay_sharpens_by_its_schedule(progress: float, sharpness: float, gain: float) -> None:
+def test_the_error_decay_estimator_follows_its_schedule(progress: float, sharpness: float, gain: float) -> None:
     surrogate = ErrorDecay()
     surrogate.set_progress(progress)
     assert surrogate.sharpness.item() == pytest.approx(sharpness, rel=1e-6)
@@ -149,175 +97,221 @@ def test_error_decay_sharpens_by_its_schedule(progress: float, sharpness: float,
     torch.testing.assert_close(surrogate.derivative(u), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_error_decay_starts_almost_as_the_identity() -> None:
-    slopes = ErrorDecay().derivative(torch.tensor([1.0, 3.0, 10.0])).tolist()
-    assert slopes == pytest.approx([0.99, 0.92, 0.42], abs=0.005)
-
-
-def test_error_decay_leaves_no_trace_in_a_checkpoint() -> None:
-    assert not ErrorDecay().state_dict()
+def test_the_error_decay_estimator_is_not_in_a_checkpoint() -> None:
     assert set(unit(2, 2, surrogate="ede", weight="irnet").state_dict()) == set(unit(2, 2).state_dict())
 
 
 @pytest.mark.parametrize("levels", [{"surrogate": "ede"}, {"weight": "irnet"}], ids=str)
-def test_a_unit_hands_the_progress_to_its_parts(levels: dict[str, str]) -> None:
+def test_a_unit_passes_the_progress_to_its_parts(levels: dict[str, str]) -> None:
     built = unit(2, 2, **levels)
     built.set_progress(0.5)
-    found = [module.sharpness.item() for module in built.modules() if isinstance(module, ErrorDecay)]
-    assert found == [1.0]
+    assert [module.sharpness.item() for module in built.modules() if isinstance(module, ErrorDecay)] == [1.0]
 
 
 # --- binarisers -------------------------------------------------------------------------------------------------------
 
 
-def latent(dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Latent weights, some of them outside [-1, 1] and some on its edge, one of them zero; each filter differs."""
-    weight = (
-        drawn(4, 3, 3, 3, seed=seed).to(dtype) * torch.tensor([0.02, 0.3, 1.0, 3.0], dtype=dtype)[:, None, None, None]
-    )
+def latent(dtype: torch.dtype) -> Tensor:
+    """Latent weights of another magnitude in each filter: some outside [-1, 1], some at its edge, one zero."""
+    scales = torch.tensor([0.02, 0.3, 1.0, 3.0], dtype=dtype)
+    weight = drawn(4, 3, 3, 3).to(dtype) * scales[:, None, None, None]
     weight[1, 0, 0, :3] = torch.tensor([1.0, -1.0, 0.0], dtype=dtype)
     return weight
-
-
-def through(name: str, weight: Tensor, upstream: Tensor, progress: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The binary weights, and the gradient of the latent ones."""
-    binariser, leaf = BINARISERS[name](), weight.clone().requires_grad_()
-    binariser.set_progress(progress)
-    binary = binariser(leaf)
-    binary.backward(upstream)
-    assert leaf.grad is not None
-    return binary.detach(), leaf.grad
 
 
 def upstream_of(weight: Tensor) -> Tensor:
     return drawn(*weight.shape, seed=7).to(weight.dtype)
 
 
+def binarised(name: str, weight: Tensor, progress: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The binary weights, and the gradient of the latent ones for ``upstream_of(weight)``."""
+    binariser, leaf = BINARISERS[name](), weight.clone().requires_grad_()
+    binariser.set_progress(progress)
+    binary = binariser(leaf)
+    binary.backward(upstream_of(weight))
+    assert leaf.grad is not None
+    return binary.detach(), leaf.grad
+
+
 def mean_magnitude(weight: Tensor) -> Tensor:
-    return torch.stack([filter_.abs().sum() / filter_.numel() for filter_ in weight])[:, None, None, None]
+    return torch.stack([kernel.abs().sum() / kernel.numel() for kernel in weight])[:, None, None, None]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["l1", "l1mag"])
-def test_scaled_signs(name: str, dtype: torch.dtype) -> None:
+@DTYPES
+@pytest.mark.parametrize("name", ["l1", "l1mag", "plain"])
+def test_a_binariser_is_its_formula(name: str, dtype: torch.dtype) -> None:
     weight = latent(dtype)
-    binary, _ = through(name, weight, upstream_of(weight))
-    signs = torch.where(weight >= 0, 1.0, -1.0).to(dtype)
-    torch.testing.assert_close(binary, mean_magnitude(weight) * signs, **exact(dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_l1_hands_the_gradient_on_in_the_window_without_its_scale(dtype: torch.dtype) -> None:
-    weight = latent(dtype)
-    _, gradient = through("l1", weight, upstream_of(weight))
-    assert torch.equal(gradient, upstream_of(weight) * (weight.abs() <= 1))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_l1mag_hands_the_gradient_on_in_the_window_times_its_scale(dtype: torch.dtype) -> None:
-    weight = latent(dtype)
-    _, gradient = through("l1mag", weight, upstream_of(weight))
-    expected = mean_magnitude(weight) * upstream_of(weight) * (weight.abs() <= 1)
-    torch.testing.assert_close(gradient, expected, **exact(dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_plain_signs_hand_the_whole_gradient_on(dtype: torch.dtype) -> None:
-    weight = latent(dtype)
-    binary, gradient = through("plain", weight, upstream_of(weight))
-    assert torch.equal(binary, torch.where(weight >= 0, 1.0, -1.0).to(dtype))
-    assert torch.equal(gradient, upstream_of(weight))
+    binary, gradient = binarised(name, weight)
+    scale = 1 if name == "plain" else mean_magnitude(weight)
+    torch.testing.assert_close(binary, scale * torch.where(weight >= 0, 1.0, -1.0).to(dtype), **tolerance(dtype))
+    clipped = upstream_of(weight) * (weight.abs() <= 1)
+    expected = {"l1": clipped, "l1mag": scale * clipped, "plain": upstream_of(weight)}[name]
+    torch.testing.assert_close(gradient, expected, **tolerance(dtype))
 
 
 @pytest.mark.parametrize("name", list(BINARISERS))
-def test_only_plain_signs_cut_the_latent_weights_after_a_step(name: str) -> None:
+def test_only_plain_signs_clip_the_latent_weights_after_a_step(name: str) -> None:
     built = unit(3, 4, weight=name)
     with torch.no_grad():
         built.weight.copy_(latent(torch.float32))
     before = built.weight.detach().clone()
     built.after_step()
-    expected = before.clamp(-1, 1) if name == "plain" else before
-    assert torch.equal(built.weight, expected)
+    assert torch.equal(built.weight, before.clamp(-1, 1) if name == "plain" else before)
     assert before.abs().max() > 1
 
 
 def standardised(weight: Tensor) -> Tensor:
-    """Each filter without its mean and over the root of its summed squares over one less than their number."""
-    filters = []
-    for filter_ in weight:
-        centred = filter_ - filter_.sum() / filter_.numel()
-        filters.append(centred / ((centred**2).sum() / (filter_.numel() - 1)).sqrt())
-    return torch.stack(filters)
+    """Each filter less its mean and over its unbiased standard deviation."""
+    centred = [kernel - kernel.sum() / kernel.numel() for kernel in weight]
+    return torch.stack([kernel / ((kernel**2).sum() / (kernel.numel() - 1)).sqrt() for kernel in centred])
 
 
 def shift_of(standard: Tensor) -> Tensor:
     return 2 ** mean_magnitude(standard).log2().round()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@DTYPES
 def test_irnet_weights_are_shifted_signs_of_the_standardised_ones(dtype: torch.dtype) -> None:
     weight = latent(dtype)
-    # One filter with long tails, whose shift is not the usual one of zero bits.
+    # A filter with outliers, whose shift is not the usual one of zero bits.
     weight[3] = 0.01 * drawn(3, 3, 3, seed=3).to(dtype)
     weight[3, 0, 0, :2] = torch.tensor([50.0, -50.0], dtype=dtype)
-    binary, _ = through("irnet", weight, upstream_of(weight))
+    binary, _ = binarised("irnet", weight)
     standard = standardised(weight)
     assert set(shift_of(standard).flatten().tolist()) > {1.0}
-    torch.testing.assert_close(binary, shift_of(standard) * sign(standard), **exact(dtype))
+    torch.testing.assert_close(binary, shift_of(standard) * sign(standard), **tolerance(dtype))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@DTYPES
 @pytest.mark.parametrize("progress", [0.0, 0.5, 0.9])
 def test_the_gradient_of_irnet_is_that_of_its_formula(progress: float, dtype: torch.dtype) -> None:
-    """Autograd through mean and deviation, where the sign is replaced by the function that it pretends to be."""
-    weight, upstream = latent(dtype), upstream_of(latent(dtype))
+    """Autograd through mean and deviation, with the sign replaced by the function whose derivative is the surrogate."""
+    weight = latent(dtype)
     leaf = weight.clone().requires_grad_()
     standard = standardised(leaf)
     sharpness = 10 ** (-1 + 2 * progress)
-    pretended = max(1 / sharpness, 1.0) * torch.tanh(sharpness * standard)
-    (shift_of(standard.detach()) * pretended).backward(upstream)
-    assert leaf.grad is not None
-    _, gradient = through("irnet", weight, upstream, progress)
-    tolerance = exact(dtype) if dtype == torch.float32 else {"rtol": 1e-6, "atol": 1e-7}
-    torch.testing.assert_close(gradient, leaf.grad, **tolerance)
+    smooth = max(1 / sharpness, 1.0) * torch.tanh(sharpness * standard)
+    (shift_of(standard.detach()) * smooth).backward(upstream_of(weight))
+    _, gradient = binarised("irnet", weight, progress)
+    close = tolerance(dtype) if dtype == torch.float32 else {"rtol": 1e-6, "atol": 1e-7}
+    torch.testing.assert_close(gradient, leaf.grad, **close)
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.9])
-def test_the_gradient_of_an_irnet_filter_sums_to_zero_and_leaves_its_deviation_alone(progress: float) -> None:
-    weight = latent(torch.float64)
-    _, gradient = through("irnet", weight, upstream_of(weight), progress)
-    size = gradient.abs().sum((1, 2, 3))
-    assert (size > 0).all()
-    assert (gradient.sum((1, 2, 3)).abs() < 1e-12 * size).all()
-    centred = weight - weight.mean((1, 2, 3), keepdim=True)
-    assert ((gradient * centred).sum((1, 2, 3)).abs() < 1e-12 * size * centred.abs().amax((1, 2, 3))).all()
-
-
-def test_half_of_the_bits_of_an_irnet_filter_are_positive_whatever_its_mean() -> None:
+def test_half_of_the_signs_of_an_irnet_filter_are_positive_whatever_its_mean() -> None:
     weight = torch.rand(8, 16, 3, 3, generator=torch.Generator().manual_seed(0)) + 5
     shares = (BINARISERS["irnet"]()(weight) > 0).float().mean((1, 2, 3))
     torch.testing.assert_close(shares, torch.full((8,), 0.5), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("name", list(BINARISERS))
-def test_a_binary_weight_has_two_values_a_filter(name: str) -> None:
-    for binary in BINARISERS[name]()(latent(torch.float32)):
-        assert len(binary.unique()) == 2
-        assert binary.sum() != binary.abs().sum()
+def test_a_filter_has_two_binary_weights_of_opposite_sign(name: str) -> None:
+    for kernel in BINARISERS[name]()(latent(torch.float32)):
+        assert kernel.unique().tolist() == [-kernel.max(), kernel.max()]
 
 
-# --- parts of one's own -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("weight", list(BINARISERS))
+def test_taking_the_scale_out_of_the_convolution_only_changes_the_rounding(weight: str) -> None:
+    built = unit(4, 6, weight=weight, act="none", threshold=False).double()
+    bits, outer = sign(drawn(2, 4, 7, 7)).double().requires_grad_(), drawn(2, 6, 7, 7, seed=1).double()
+    inside = F.conv2d(bits, built.binariser(built.weight), padding=1)
+    expected = torch.autograd.grad(inside, (bits, built.weight), outer)
+    outside = built.convolve(bits)
+    torch.testing.assert_close(outside, inside)
+    torch.testing.assert_close(torch.autograd.grad(outside, (bits, built.weight), outer), expected)
+
+
+@pytest.mark.parametrize("weight", list(BINARISERS))
+def test_the_sums_of_a_convolution_are_integers_in_any_precision(weight: str) -> None:
+    built, bits = unit(4, 6, weight=weight), sign(drawn(2, 4, 7, 7))
+    exact = built.convolve(bits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(built.convolve(bits).float(), exact)
+    scale = built.binariser.scale(built.weight)
+    sums = exact if scale is None else exact / scale.reshape(1, -1, 1, 1)
+    torch.testing.assert_close(sums, sums.round(), rtol=0, atol=1e-5)
+
+
+def test_a_filter_of_zeros_gives_zero_and_not_nan() -> None:
+    built = unit(4, 6)
+    with torch.no_grad():
+        built.weight[2] = 0
+    out = built.convolve(sign(drawn(2, 4, 7, 7)))
+    out.sum().backward()
+    assert (out[:, 2] == 0).all()
+    assert built.weight.grad is not None
+    assert built.weight.grad.isfinite().all()
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("act_fn", "expected"),
+    [
+        ("relu", [0.0, 0.0, 2.0]),
+        ("hardtanh", [-1.0, -0.5, 1.0]),
+        ("prelu", [-0.5, -0.125, 2.0]),
+        ("rprelu", [-0.5, -0.125, 2.0]),
+    ],
+)
+def test_an_activation_is_its_formula_at_the_start(act_fn: str, expected: list[float]) -> None:
+    x = torch.tensor([-2.0, -0.5, 2.0]).reshape(1, 1, 3, 1)
+    assert ACTIVATIONS[act_fn](1)(x).flatten().tolist() == expected
+
+
+def test_rprelu_shifts_before_and_after() -> None:
+    activation = RPReLU(1)
+    with torch.no_grad():
+        activation.shift_in.fill_(1.0)
+        activation.shift_out.fill_(10.0)
+    x = torch.tensor([-3.0, 0.0]).reshape(1, 1, 2, 1)
+    assert activation(x).flatten().tolist() == [0.25 * (-3 + 1) + 10, (0 + 1) + 10]
+
+
+def test_the_fused_rprelu_has_the_values_and_gradients_of_its_parts() -> None:
+    shapes = ((2, 3, 4, 5), (1, 3, 1, 1), (3,), (1, 3, 1, 1))
+    arguments = tuple(drawn(*shape, seed=seed).double().requires_grad_() for seed, shape in enumerate(shapes))
+    x, shift_in, slope, shift_out = arguments
+    assert torch.autograd.gradcheck(FusedRPReLU.apply, arguments)
+    torch.testing.assert_close(FusedRPReLU.apply(*arguments), F.prelu(x + shift_in, slope) + shift_out)
+
+
+def test_at_its_kink_the_fused_rprelu_has_the_gradient_of_a_prelu() -> None:
+    x = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    zero, slope = torch.zeros(1, 1, 1, 1), torch.tensor([0.25])
+    FusedRPReLU.apply(x, zero, slope, zero).sum().backward()
+    assert x.grad is not None
+    assert float(x.grad) == 0.25
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("relu", 0.0, float("inf")), ("hardtanh", -1.0, 1.0)])
+def test_the_clamp_for_the_compiler_is_the_activation_also_at_its_bounds(name: str, low: float, high: float) -> None:
+    x = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], requires_grad=True)
+    clamped, activated = Clamp.apply(x, low, high), ACTIVATIONS[name](1)(x)
+    assert torch.equal(clamped, activated)
+    (found,), (expected,) = (torch.autograd.grad(y.sum(), x) for y in (clamped, activated))
+    assert torch.equal(found, expected)
+
+
+# --- parts of a user's own --------------------------------------------------------------------------------------------
 
 
 class Steep(Surrogate):
-    """Twice the slope everywhere."""
+    """Twice the gradient of the identity."""
 
     def derivative(self, u: Tensor) -> Tensor:
         return torch.full_like(u, 2.0)
 
 
+class Soft(Surrogate):
+    """Not a sign."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return u.tanh()
+
+
 class Halves(Binariser):
-    """Every weight half a sign, and whole weights rounded up after a step."""
+    """Every weight is plus or minus a half; after a step all latent weights are positive."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (0.5 * sign(weight) - weight).detach()
@@ -325,6 +319,13 @@ class Halves(Binariser):
     def after_step(self, weight: Tensor) -> None:
         with torch.no_grad():
             weight.clamp_(min=0.25)
+
+
+class Ternary(Binariser):
+    """Three values and more."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.round()
 
 
 class DoubledUnit(BinaryUnit):
@@ -350,271 +351,142 @@ def own(name: str) -> str:
     return f"{__name__}.{name}"
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.rand(2, 3, 8, 7, generator=torch.Generator().manual_seed(0))
 
 
 def gradients(network: nn.Module) -> dict[str, Tensor]:
-    network(picture()).square().sum().backward()
+    network(image()).square().sum().backward()
     return {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
 
 
-def test_a_network_trains_with_a_surrogate_of_ones_own() -> None:
+def test_a_network_trains_with_a_users_surrogate() -> None:
     network = build("srresnet", NetworkSpec(2, 4, 1, UnitSpec(surrogate=own("Steep"))), 0)
     usual = build("srresnet", NetworkSpec(2, 4, 1, UnitSpec(surrogate="identity")), 0)
-    assert torch.equal(network(picture()), usual(picture()))
+    assert torch.equal(network(image()), usual(image()))
     first, second = gradients(network), gradients(usual)
-    # The last unit of the body hands its threshold's gradient on through one sign, so twice the slope is twice that.
+    # The gradient of the last threshold passes one sign.
     torch.testing.assert_close(first["body.units.1.threshold"], 2 * second["body.units.1.threshold"])
 
 
-def test_a_network_trains_with_a_binariser_of_ones_own() -> None:
+def test_a_network_trains_with_a_users_binariser() -> None:
     network = build("srresnet", NetworkSpec(2, 4, 1, UnitSpec(weight=own("Halves"))), 0)
-    (first, _) = units = binary_units(network)
+    first = binary_units(network)[0]
     assert set(first.binariser(first.weight).flatten().tolist()) == {-0.5, 0.5}
     assert gradients(network)["body.units.0.weight"].abs().sum() > 0
-    for built in units:
-        built.after_step()
+    first.after_step()
     assert first.weight.min() == 0.25
 
 
-def test_a_network_is_built_of_units_of_ones_own() -> None:
+def test_a_network_is_built_of_a_users_units() -> None:
     network = build("srresnet", NetworkSpec(2, 4, 1, unit_class=own("DoubledUnit"), binarize=("body", "up", "tail")), 0)
-    assert {type(built) for built in binary_units(network)} == {DoubledUnit}
     usual = build("srresnet", NetworkSpec(2, 4, 1, binarize=("body", "up", "tail")), 0)
-    for one, other in zip(network.parameters(), usual.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert {type(built) for built in binary_units(network)} == {DoubledUnit}
     x = drawn(1, 4, 6, 6)
     torch.testing.assert_close(binary_units(network)[0].branch(x), 2 * binary_units(usual)[0].branch(x))
 
 
-def test_a_whole_network_of_ones_own_starts_by_the_seed() -> None:
-    spec = NetworkSpec(3, 4, 1)
-    network = build(own("Enlarger"), spec, 0)
-    assert isinstance(network, Enlarger)
-    assert network(picture()).shape == (2, 3, 24, 21)
-    assert network.unit.weight.abs().sum() > 0
-    assert torch.equal(network.unit.weight, build(own("Enlarger"), spec, 0).unit.weight)
-    assert not torch.equal(network.unit.weight, build(own("Enlarger"), spec, 1).unit.weight)
+def test_a_users_network_gets_its_initial_values_from_the_seed() -> None:
+    network, again, other = (build(own("Enlarger"), NetworkSpec(3, 4, 1), seed) for seed in (0, 0, 1))
+    assert network(image()).shape == (2, 3, 24, 21)
+    assert torch.equal(network.unit.weight, again.unit.weight)
+    assert not torch.equal(network.unit.weight, other.unit.weight)
     assert gradients(network)["unit.weight"].abs().sum() > 0
 
 
+SMALL = {"scale": 2, "channels": 4, "blocks": 1}
+
+
 @pytest.mark.parametrize(
-    ("name", "spec"),
+    ("name", "options", "message"),
     [
-        pytest.param("srresnett", NetworkSpec(2, 4, 1), id="network"),
-        pytest.param("no_such_module.Network", NetworkSpec(2, 4, 1), id="module of a network"),
-        pytest.param("srresnet", NetworkSpec(2, 4, 1, unit_class="binaryy"), id="unit"),
-        pytest.param("srresnet", NetworkSpec(2, 4, 1, unit_class="bbcu.model.units.Missing"), id="class of a unit"),
-        pytest.param("srresnet", NetworkSpec(2, 4, 1, UnitSpec(surrogate="quad")), id="surrogate"),
-        pytest.param("srresnet", NetworkSpec(2, 4, 1, UnitSpec(weight="l2")), id="binariser"),
-        pytest.param("srresnet", NetworkSpec(2, 4, 1, UnitSpec(act_fn="gelu")), id="activation"),
+        ("srresnett", {}, r"network.name 'srresnett' \(did you mean srresnet\?\); valid:"),
+        ("no_such_module.Network", {}, "'no_such_module.Network' cannot be imported"),
+        ("srresnet", {"unit_class": "bbcu.model.units.No"}, "network.unit .* cannot be imported"),
+        ("srresnet", {"unit_class": "binaryy"}, "unknown network.unit .* valid: binary"),
+        ("srresnet", {"unit": {"surrogate": "quad"}}, "unknown surrogate 'quad'"),
+        ("srresnet", {"unit": {"weight": "l2"}}, "unknown weight 'l2'"),
+        ("srresnet", {"unit": {"act_fn": "gelu"}}, "act_fn: unknown activation 'gelu'"),
+        ("srresnet", {"binarize": ("tails",)}, "binarize: unknown part 'tails'"),
+        ("srresnet", {"initial": "he"}, "network.initial: unknown initialiser 'he'"),
+        (
+            "srresnet",
+            {"unit_class": own("Halves")},
+            f"network.unit={own('Halves')}: must be a subclass of BinaryUnit, and Halves is a Binariser",
+        ),
     ],
 )
-def test_a_part_that_does_not_exist_is_refused(name: str, spec: NetworkSpec) -> None:
-    with pytest.raises(ConfigError, match=r"valid: |cannot be imported"):
-        build(name, spec, 0)
+def test_a_network_of_unknown_parts_is_an_error_of_one_line(name: str, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(name, NetworkSpec(**SMALL, **{**options, "unit": UnitSpec(**options.get("unit", {}))}), 0)
+    assert "\n" not in str(caught.value)
 
 
-# --- the standardisation of BTM ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: surrogate_of(own("Halves")), "must be a subclass of Surrogate, and Halves is a Binariser"),
+        (lambda: surrogate_of(own("sign")), "must be a subclass of .* sign is not a class"),
+        (lambda: surrogate_of(own("Soft")), "surrogate=.*Soft: its forward pass must be the sign"),
+        (lambda: binariser_of(own("Steep")), "must be a subclass of Binariser, and Steep is a Surrogate"),
+        (lambda: binariser_of(own("Ternary")), "weight=.*Ternary: .* at most two values for each filter"),
+    ],
+)
+def test_a_users_part_of_the_wrong_kind_is_an_error_of_one_line(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
 
 
-def test_a_standardisation_is_neutral_until_it_is_set() -> None:
-    x = picture()
-    assert torch.equal(Standardisation(3)(x), x)
-    assert torch.equal(Standardisation(3).back(x), x)
+def test_checking_a_users_parts_leaves_the_random_state_and_works_on_the_meta_device() -> None:
+    before = torch.get_rng_state()
+    with torch.device("meta"):
+        assert isinstance(surrogate_of(own("Steep")), Steep)
+        assert isinstance(binariser_of(own("Halves")), Halves)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_standardisation_undoes_itself_colour_by_colour() -> None:
-    standardisation, x = Standardisation(3), picture()
-    mean, deviation = x.mean((0, 2, 3)), x.std((0, 2, 3), correction=0)
-    standardisation.set(mean, deviation)
-    inside = standardisation(x)
-    torch.testing.assert_close(inside.mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
-    torch.testing.assert_close(inside.std((0, 2, 3), correction=0), torch.ones(3))
-    torch.testing.assert_close(standardisation.back(inside), x)
+def test_a_name_of_the_table_is_not_imported() -> None:
+    assert look_up("weight", "a.b", {"a.b": Halves}, Binariser) is Halves
 
 
-def test_a_checkpoint_brings_the_statistics_back() -> None:
-    network, other = srresnet(channels=4, standardise=True), srresnet(channels=4, standardise=True, seed=1)
-    assert network.standardisation is not None
-    network.standardisation.set(torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1]))
-    other.load_state_dict(network.state_dict())
-    assert torch.equal(other(picture()), network(picture()))
+def test_levels_that_are_not_fields_of_a_unit_are_extra() -> None:
+    spec = UnitSpec.of({"bn": "post", "dropout": 0.5})
+    assert spec == UnitSpec(bn="post", extra={"dropout": 0.5})
+    assert UnitSpec.of({}) == UnitSpec()
 
 
-def test_a_network_standardises_its_input_and_undoes_it_at_the_output() -> None:
-    network, plain = srresnet(channels=4, standardise=True), srresnet(channels=4)
-    mean, deviation = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
-    assert network.standardisation is not None
-    network.standardisation.set(mean, deviation)
-    columns = [value[:, None, None] for value in (mean, deviation)]
-    inside = (picture() - columns[0]) / columns[1]
-    torch.testing.assert_close(network(picture()), plain(inside) * columns[1] + columns[0])
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
-def test_statistics_are_not_trained() -> None:
-    assert not list(Standardisation(3).parameters())
+@pytest.mark.parametrize("name", list(bbcu.PUBLIC))
+def test_a_public_name_is_that_of_its_module(name: str) -> None:
+    assert getattr(bbcu, name) is getattr(importlib.import_module(bbcu.PUBLIC[name]), name)
+    assert name in dir(bbcu)
 
 
-# --- the memory of BAM ------------------------------------------------------------------------------------------------
+def test_another_name_is_not_an_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'bbcu' has no attribute 'Missing'"):
+        bbcu.Missing  # noqa: B018
 
 
-def remembering(blocks: int = 2, **levels: Any) -> Body:
-    body = Body(NetworkSpec(2, 4, blocks, UnitSpec(**{"threshold": False, **levels}), accumulate=True))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in body.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return body
+@pytest.mark.parametrize("earlier", list(bbcu.EARLIER_NAMES))
+def test_an_earlier_module_name_is_the_same_module(earlier: str) -> None:
+    module = importlib.import_module(earlier)
+    assert module is importlib.import_module(bbcu.EARLIER_NAMES[earlier])
+    assert module.__spec__ is not None
+    assert module.__spec__.name == bbcu.EARLIER_NAMES[earlier]
 
 
-@pytest.mark.parametrize("residual", [True, False, "block"])
-def test_a_unit_sees_the_weighed_bits_of_all_units_before(residual: bool | str) -> None:
-    """The whole pass written out: what each unit's sign sees is its input and its share of the sum of bits so far."""
-    body, x = remembering(residual=residual, act="none"), drawn(1, 4, 6, 6)
-    assert body.memory is not None
-    stream, before, bits_so_far = x, x, torch.zeros_like(x)
-    for index, built in enumerate(body.units):
-        bits = sign(stream + body.memory.share[index] * bits_so_far)
-        bits_so_far = bits_so_far + bits
-        size = built.weight.abs().mean((1, 2, 3)).reshape(1, -1, 1, 1)
-        branch = size * F.conv2d(bits, sign(built.weight), padding=1)
-        if residual == "block":
-            stream = branch if index % 2 == 0 else branch + before
-            before = stream if index % 2 == 1 else before
-        else:
-            stream = branch + stream if residual else branch
-    torch.testing.assert_close(body(x), stream)
+# --- the page of the documentation ------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize("weight", list(BINARISERS))
-def test_taking_the_scale_out_of_the_convolution_changes_nothing_but_rounding(weight: str) -> None:
-    built = unit(4, 6, weight=weight, act="none", threshold=False).double()
-    bits, outer = sign(drawn(2, 4, 7, 7)).double().requires_grad_(), drawn(2, 6, 7, 7, seed=1).double()
-    inside = F.conv2d(bits, built.binariser(built.weight), padding=1)
-    expected = torch.autograd.grad(inside, (bits, built.weight), outer)
-    outside = built.convolve(bits)
-    torch.testing.assert_close(outside, inside)
-    torch.testing.assert_close(torch.autograd.grad(outside, (bits, built.weight), outer), expected)
-
-
-@pytest.mark.parametrize("weight", ["l1", "l1mag", "irnet", "plain"])
-def test_what_a_convolution_adds_is_exact_in_any_precision(weight: str) -> None:
-    """Whole numbers times one scale a filter: what divides by the scale is whole, and bf16 makes no other number."""
-    built = unit(4, 6, weight=weight)
-    bits = sign(drawn(2, 4, 7, 7))
-    exact = built.convolve(bits)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = built.convolve(bits)
-    assert torch.equal(exact, mixed.float())
-    scale = built.binariser.scale(built.weight)
-    sums = exact if scale is None else exact / scale.reshape(1, -1, 1, 1)
-    torch.testing.assert_close(sums, sums.round(), rtol=0, atol=1e-5)
-
-
-def test_a_filter_of_zeros_gives_zero_and_not_nan() -> None:
-    built = unit(4, 6)
-    with torch.no_grad():
-        built.weight[2] = 0
-    out = built.convolve(sign(drawn(2, 4, 7, 7)))
-    out.sum().backward()
-    assert (out[:, 2] == 0).all()
-    assert built.weight.grad is not None
-    assert built.weight.grad.isfinite().all()
-
-
-def test_bits_accumulate_and_each_reader_has_its_own_share() -> None:
-    memory = BitMemory(3)
-    with torch.no_grad():
-        memory.share.copy_(torch.tensor([5.0, 2.0, 3.0]))
-    x, first, second = torch.zeros(2), torch.tensor([1.0, -1.0]), torch.tensor([1.0, 1.0])
-    assert memory.recall(x).tolist() == [0, 0]
-    memory.keep(first)
-    assert memory.recall(x).tolist() == [2, -2]
-    memory.keep(second)
-    assert memory.recall(x).tolist() == [3 * 2, 0]
-    memory.forget()
-    assert memory.recall(x).tolist() == [0, 0]
-
-
-def test_the_first_unit_has_nothing_to_recall() -> None:
-    body, x = remembering(), drawn(1, 4, 6, 6)
-    assert body.memory is not None
-    first = body.units[0]
-    alone = unit(4, 4, threshold=False)
-    alone.load_state_dict(first.state_dict())
-    body.memory.forget()
-    assert torch.equal(first(x), alone(x))
-
-
-def test_a_pass_forgets_the_one_before() -> None:
-    body = remembering()
-    x, other = drawn(1, 4, 6, 6), drawn(2, 4, 5, 7, seed=1)
-    first = body(x)
-    body(other)
-    assert torch.equal(body(x), first)
-
-
-def test_a_share_of_zero_is_a_body_without_memory() -> None:
-    body, x = remembering(), drawn(1, 4, 6, 6)
-    plain = Body(NetworkSpec(2, 4, 2, UnitSpec(threshold=False)))
-    plain.load_state_dict({name: value for name, value in body.state_dict().items() if name != "memory.share"})
-    assert not torch.equal(plain(x), body(x))
-    assert body.memory is not None
-    with torch.no_grad():
-        body.memory.share.zero_()
-    assert torch.equal(plain(x), body(x))
-
-
-def test_the_memory_learns() -> None:
-    body = remembering()
-    body(drawn(1, 4, 6, 6)).square().sum().backward()
-    assert body.memory is not None
-    assert body.memory.share.grad is not None
-    # The first unit has nothing to weigh.
-    assert [bool(value) for value in body.memory.share.grad] == [False, True, True, True]
-
-
-def test_two_passes_can_be_trained_one_after_the_other() -> None:
-    """No graph of a pass reaches into the next one."""
-    body = remembering()
-    for _ in range(2):
-        body(drawn(1, 4, 6, 6)).sum().backward()
-
-
-def test_the_memory_is_the_bodys_and_in_the_state_once() -> None:
-    network = srresnet(channels=4, blocks=2, accumulate=True)
-    assert [name for name in network.state_dict() if "share" in name or "memory" in name] == ["body.memory.share"]
-    assert len({id(parameter) for parameter in network.parameters()}) == len(list(network.parameters()))
-    assert network.state_dict()["body.memory.share"].tolist() == [1 / 16] * 4
-
-
-def test_units_outside_the_body_have_no_memory() -> None:
-    network = srresnet(channels=4, accumulate=True, binarize=("head", "body", "up", "tail"))
-    inside = list(network.body.units)
-    for built in binary_units(network):
-        assert (built.memory is not None) == any(built is unit_ for unit_ in inside)
-
-
-def test_a_copied_network_remembers_by_itself() -> None:
-    """A deep copy has a memory of its own, which its own units use."""
-    network = srresnet(channels=4, accumulate=True)
-    copied = copy.deepcopy(network)
-    for built in copied.body.units:
-        assert built.memory is copied.body.memory
-        assert built.memory is not network.body.memory
-
-
-# --- the example in the documentation ---------------------------------------------------------------------------------
-
-PAGE = DOCS / "parts.md"
+PAGE = (DOCS / "parts.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def my_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The module of the page, as its reader would write it, where Python finds it."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    """The module of the page, in a file that Python can import."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "my_parts.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path / "my_parts.py"
@@ -633,25 +505,25 @@ def my_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_parts_of_the_page_train(name: str, spec: dict[str, Any], my_parts: Path) -> None:
     network = build(name, NetworkSpec(2, 4, 1, **spec), 0)
     found = gradients(network)
-    assert network(picture()).shape == (2, 3, 16, 14)
+    assert network(image()).shape == (2, 3, 16, 14)
     assert set(found) == {name for name, _ in network.named_parameters()}
     assert all(gradient.isfinite().all() for gradient in found.values())
     assert found["body.units.0.weight"].abs().sum() > 0
 
 
 def test_the_commands_of_the_page_run(workplace: Workplace, my_parts: Path) -> None:
-    commands = re.findall(r"^    python run\.py (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    commands = re.findall(r"^    python run\.py (.*)$", PAGE, re.MULTILINE)
     for command in commands:
         overrides = command.removeprefix("-m ").split()
         outcome = workplace.sweep(*overrides) if command.startswith("-m ") else workplace.run(*overrides)
         assert outcome.status == 0, outcome.text
-    # Four trials and a sweep of four, of which two are done already.
+    # Four trials and a sweep of four, two of which are the same.
     assert len(commands) == 5
     assert len(workplace.results()) == 6
 
 
 @pytest.mark.parametrize("factor", ["surrogate", "weight", "act_fn"])
 def test_the_page_lists_every_level(factor: str) -> None:
-    (section,) = [part for part in PAGE.read_text(encoding="utf-8").split("\n## ") if f"`{factor}=`" in part]
+    (section,) = [part for part in PAGE.split("\n## ") if f"`{factor}=`" in part]
     listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert sorted(listed) == sorted(FACTORS[factor].levels)
