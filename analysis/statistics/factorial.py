@@ -14,19 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from analysis.statistics.estimates import ALPHA, Array, Estimate, IncompleteDataError, estimate, rounded, settled
+from analysis.statistics.estimates import ALPHA, Array, Estimate, IncompleteDataError, estimate
+from analysis.statistics.rounding import rounded, settled
 
-Cell = tuple[str, ...]
-"""One level for every factor, in the order of the factors."""
+Cell = tuple[str, ...]  # one level for every factor, in the order of the factors
 
-MOST_NAMED = 6
-"""How many cells an error names before it counts the rest."""
-
-FEWEST_FOR_HALF_NORMAL = 3
-"""Two factors have three effects, with no majority to take the noise from."""
-
-TOLERANCE = 1e-9
-"""How far rounding may move a contrast off what the cells determine."""
+MOST_NAMED = 6  # how many cells an error names before it counts the rest
+FEWEST_FOR_HALF_NORMAL = 3  # two factors have three effects, with no majority to take the noise from
+TOLERANCE = 1e-9  # how far rounding may move a contrast off what the cells determine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +51,6 @@ class Responses:
 
     @property
     def grid(self) -> tuple[Cell, ...]:
-        """All cells of the design, whether they have a score or not, the last factor varying fastest."""
         return tuple(itertools.product(*self.factors.values()))
 
     @property
@@ -66,7 +60,6 @@ class Responses:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Every seed under which some cell has a score."""
         return tuple(sorted({seed for scores in self.values.values() for seed in scores}))
 
     def name(self, cell: Cell) -> str:
@@ -75,7 +68,6 @@ class Responses:
 
 
 def check_level(factor: str, level: str, levels: Sequence[str]) -> None:
-    """Raise ValueError for a level that a factor does not have."""
     if level not in levels:
         raise ValueError(f"unknown level of {factor} {level!r}; valid: {', '.join(levels)}")
 
@@ -227,7 +219,6 @@ def gaps(responses: Responses, cells: Sequence[Cell]) -> str:
 
 
 def named(responses: Responses, cells: Sequence[Cell]) -> str:
-    """Cells in words, the first few by name."""
     shown = ", ".join(responses.name(cell) for cell in cells[:MOST_NAMED])
     return shown + (f" and {len(cells) - MOST_NAMED} more" if len(cells) > MOST_NAMED else "")
 
@@ -269,7 +260,6 @@ def effects(responses: Responses, order: int = 2) -> Effects:
 
 
 def effect(term: Term, by_seed: Array) -> Effect:
-    """An effect from its value under each seed."""
     values = tuple(settled(by_seed).tolist())
     return Effect(term, values, estimate(values))
 
@@ -334,10 +324,10 @@ def half_normal(responses: Responses) -> HalfNormal:
         raise ValueError(f"a half-normal plot needs {FEWEST_FOR_HALF_NORMAL} factors, not {len(responses.factors)}")
     scores = complete(responses)
     names = [tuple(factor for factor, _ in term.moved) for term in terms(responses.factors, len(responses.factors))]
-    sizes = half_normal_weights(responses.factors) @ scores.table.mean(axis=1)
-    pse, margin, simultaneous = (float(value) for value in lenth(sizes))
+    sizes = np.array(rounded((half_normal_weights(responses.factors) @ scores.table.mean(axis=1)).tolist()))
+    pse, margin, simultaneous = (rounded(float(value)) for value in lenth(sizes))
     quantiles = stats.halfnorm.ppf((np.arange(len(sizes)) + 0.5) / len(sizes)).tolist()
-    order = sorted(zip(names, sizes.tolist(), strict=True), key=lambda one: (rounded(abs(one[1])), one[0]))
+    order = sorted(zip(names, sizes.tolist(), strict=True), key=lambda one: (abs(one[1]), one[0]))
     points = tuple(
         Point(factors, size, quantile, abs(size) > simultaneous)
         for (factors, size), quantile in zip(order, quantiles, strict=True)
@@ -346,7 +336,6 @@ def half_normal(responses: Responses) -> HalfNormal:
 
 
 def check_two_levels(responses: Responses) -> None:
-    """Raise ValueError for a factor of more than two levels."""
     for factor, levels in responses.factors.items():
         if len(levels) > 2:
             raise ValueError(f"factor {factor!r} has {len(levels)} levels; choose two of them with restricted()")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from analysis.effects.contrasts import STEP, anchor, cell_summaries, contrasts, from_the_reference, steps
+from analysis.effects.contrasts import STEP, cell_summaries, contrasts, from_the_reference, reference_cell, steps
 from analysis.statistics.estimates import Outcome, verdicts
 from analysis.study.settings import SettingResults, split_by_setting
 from tests.harness.studies import REFERENCE, Trial, read_back, trial
@@ -101,21 +101,21 @@ def test_test_sets_are_kept_apart(results_of: ResultsOf) -> None:
 
 def test_the_anchor_is_the_cell_at_all_base_levels(results_of: ResultsOf) -> None:
     results = results_of(four_cells(0, 30.0, 31.0, 29.0, 29.5)[::-1])
-    assert anchor(results) == trial().cell
+    assert reference_cell(results) == trial().cell
 
 
 def test_the_anchor_is_the_nearest_cell_where_that_one_is_absent(results_of: ResultsOf) -> None:
     cells = four_cells(0, 30.0, 31.0, 29.0, 29.5)
-    assert anchor(results_of([cells[3], cells[2], cells[1]])) == cells[2].cell
+    assert reference_cell(results_of([cells[3], cells[2], cells[1]])) == cells[2].cell
 
 
 def test_cells_are_sorted_by_psnr_and_compared_with_the_anchor_on_shared_seeds(results_of: ResultsOf) -> None:
     better = [trial(seed, 31.0 + seed, residual=False) for seed in (0, 1, 2)]
     results = results_of([trial(0, 30.0), trial(1, 30.5), *better])
     first, second = cell_summaries(results)
-    assert (first.label, second.label, second.is_anchor) == ("residual=false", "residual=true", True)
+    assert (first.label, second.label, second.is_reference) == ("residual=false", "residual=true", True)
     assert (first.psnr["Set5"].mean, first.over_baseline["Set5"]) == (32.0, 32.0 - 28.5)
-    assert (first.to_anchor["Set5"].mean, first.to_anchor["Set5"].n) == (((31.0 - 30.0) + (32.0 - 30.5)) / 2, 2)
+    assert (first.to_reference["Set5"].mean, first.to_reference["Set5"].n) == (((31.0 - 30.0) + (32.0 - 30.5)) / 2, 2)
     assert first.train_s == 12.5 + (0 + 1 + 2) / 3
 
 
@@ -182,7 +182,7 @@ def test_a_body_that_contributes_nothing_is_dead(
     results_of: ResultsOf, psnr: float, probes: dict[str, Any], reason: str
 ) -> None:
     one = dataclasses.replace(trial(0, psnr), probes=probes)
-    found = results_of([one]).dead
+    found = results_of([one]).collapsed
     assert list(found) == ([(one.cell, 0)] if reason else [])
     assert reason in "".join(found.values())
 
@@ -190,7 +190,7 @@ def test_a_body_that_contributes_nothing_is_dead(
 def test_contrasts_name_the_dead_cells_that_they_rest_on(results_of: ResultsOf) -> None:
     dead = trial(0, 28.5, residual=False)
     (residual,) = contrasts(results_of([trial(0, 30.0), dead]))
-    assert residual.dead == (dead.cell,)
+    assert residual.collapsed == (dead.cell,)
 
 
 def chain_of(psnr: Sequence[float], seed: int = 0) -> list[Trial]:
@@ -240,7 +240,7 @@ def test_what_a_level_does_alone_is_its_pair_with_the_reference(results_of: Resu
     ]
     assert alone[0].psnr["Set5"].mean == pytest.approx((-1.0 - 1.4) / 2)
     assert averaged[0].psnr["Set5"].mean == pytest.approx((-1.25 - 1.7) / 2)
-    assert all(pair[0] == anchor(results) for each in alone for pair in each.pairs.cells)
+    assert all(pair[0] == reference_cell(results) for each in alone for pair in each.pairs.cells)
 
 
 def test_an_alignment_that_follows_bn_moves_along_with_it_alone(results_of: ResultsOf) -> None:
@@ -252,7 +252,7 @@ def test_an_alignment_that_follows_bn_moves_along_with_it_alone(results_of: Resu
     ]
     results = results_of([each for each in cells if each.levels != {**REFERENCE, "bn": "post", "align": 1}])
     bn = next(each for each in from_the_reference(results) if each.factor == "bn")
-    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), anchor(results))
+    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), reference_cell(results))
 
 
 def test_single_changes_of_the_reference_have_no_second_reading(results_of: ResultsOf) -> None:

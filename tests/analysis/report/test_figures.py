@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning:matplotlib.*", "erro
 def whole(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
     """A whole study of the components under two seeds, with samples."""
     finished, left_out = components_study(range(2))
-    return section_in(migrated_database, tmp_path_factory, finished, left_out=left_out, samples=True)
+    return results_in(migrated_database, tmp_path_factory, finished, left_out=left_out, samples=True)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def crowded(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -
             ("quadratic", "my.own.package.surrogates.LearnedHyperbolicTangent"),
         )
     ]
-    return section_in(migrated_database, tmp_path_factory, finished, samples=True)
+    return results_in(migrated_database, tmp_path_factory, finished, samples=True)
 
 
 def crowded_trial(residual: bool | str, bn: str, act: str, surrogate: str) -> Trial:
@@ -71,13 +71,13 @@ def crowded_trial(residual: bool | str, bn: str, act: str, surrogate: str) -> Tr
     )
 
 
-def section_in(
+def results_in(
     database: Path, factory: pytest.TempPathFactory, finished: Sequence[Trial], **others: Any
 ) -> SettingResults:
     folder = factory.mktemp("study")
     (folder / "mlflow.db").write_bytes(database.read_bytes())
-    (section,) = split_by_setting(loaded(f"sqlite:///{folder}/mlflow.db", folder, finished, **others))
-    return section
+    (results,) = split_by_setting(loaded(f"sqlite:///{folder}/mlflow.db", folder, finished, **others))
+    return results
 
 
 def laid_out(draw: Callable[..., Any], *args: Any) -> Figure:
@@ -156,26 +156,26 @@ def pattern(luminance: Any, legend: Legend, text: Text) -> Any:
     return ink / ink.max()
 
 
-def drawings(section: SettingResults) -> dict[str, tuple[Any, ...]]:
-    """Every figure that the section's data allow, with its arguments."""
-    summaries, read = cell_summaries(section), factorial_analyses(section)
+def drawings(results: SettingResults) -> dict[str, tuple[Any, ...]]:
+    """Every figure that the results's data allow, with its arguments."""
+    summaries, read = cell_summaries(results), factorial_analyses(results)
     first = next(iter(read.values()))
-    ranges = range_table(section)
-    labels = [section.labels[cell] for cell in range_cells(section) if (ranges["cell"] == cell).any()]
+    ranges = range_table(results)
+    labels = [results.labels[cell] for cell in range_cells(results) if (ranges["cell"] == cell).any()]
     found = {
-        "effects": (figures.effects_figure, contrasts(section), section.sets, 0.05),
+        "effects": (figures.effects_figure, contrasts(results), results.sets, 0.05),
         "interactions": (figures.interactions_figure, read, 0.05),
         "means": (figures.means_figure, first, factor_pairs(first)[:6]),
         "shares": (figures.shares_figure, read),
         "half_normal": (figures.half_normal_figure, {name: one.half_normal for name, one in read.items()}),
-        "depth": (figures.depth_figure, depth_table(section), SHOWN_MEASURES),
+        "depth": (figures.depth_figure, depth_table(results), SHOWN_MEASURES),
         "ranges": (figures.ranges_figure, ranges, labels),
-        "pareto": (figures.pareto_figure, cost_table(section, summaries), section.sets),
-        "curves": (figures.curves_figure, curve_table(section), [cell.label for cell in summaries][:12]),
-        "strip": (figures.strip_figure, strips(section, summaries, "bicubic")[0][0]),
+        "pareto": (figures.pareto_figure, cost_table(results, summaries), results.sets),
+        "curves": (figures.curves_figure, curve_table(results), [cell.label for cell in summaries][:12]),
+        "strip": (figures.strip_figure, strips(results, summaries, "bicubic")[0][0]),
     }
-    aligned = alignment_table(section)
-    return found if aligned.empty else {**found, "alignment": (figures.alignment_figure, aligned, section.sets)}
+    aligned = alignment_table(results)
+    return found if aligned.empty else {**found, "alignment": (figures.alignment_figure, aligned, results.sets)}
 
 
 @pytest.fixture(scope="module")
@@ -326,8 +326,8 @@ class TestPictures:
     def test_the_cell_that_others_are_measured_against_is_always_shown(
         self, crowded: SettingResults, place: int
     ) -> None:
-        ranked = [dataclasses.replace(cell, is_anchor=False) for cell in cell_summaries(crowded)][:12]
-        ranked[place] = dataclasses.replace(ranked[place], is_anchor=True)
+        ranked = [dataclasses.replace(cell, is_reference=False) for cell in cell_summaries(crowded)][:12]
+        ranked[place] = dataclasses.replace(ranked[place], is_reference=True)
         shown = shown_cells(ranked)
         assert ranked[place] in shown
         assert (len(shown), shown[0], shown[-1]) == (MOST_CELLS, ranked[0], ranked[-1])

@@ -11,7 +11,8 @@ import pytest
 
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from analysis.__main__ import main
-from tests.harness.studies import REFERENCE, Trial, start, trial, write_study
+from analysis.report.page import compose
+from tests.harness.studies import REFERENCE, Trial, read_back, start, trial, write_study
 
 NEW, OLD = "a" * 16, "b" * 16
 """Two fingerprints of code."""
@@ -166,10 +167,7 @@ def test_the_report_can_be_made_again_from_its_results(report: Path, capsys: pyt
     assert capsys.readouterr().out == "components: up to date\n"
 
 
-def test_energy_of_some_trials_is_not_added_up(tracking_uri: str, tmp_path: Path) -> None:
-    write_study(tracking_uri, tmp_path / "outputs", [made(0, 30.0), trial(1, 30.0)])
-    places = ["--tracking-uri", tracking_uri, "--outputs", f"{tmp_path}/outputs", "--reports", f"{tmp_path}/reports"]
-    main(["components", *places])
-    page = (tmp_path / "reports" / "components" / "report.md").read_text(encoding="utf-8")
+def test_energy_of_some_trials_is_not_added_up(tmp_path: Path) -> None:
+    page = compose(read_back(tmp_path, [made(0, 30.0), trial(1, 30.0)]))["report.md"].decode()
     assert "is known for 1 of 2 only, on machines that measure it, so no sum is given" in page
     assert " J in total" not in page

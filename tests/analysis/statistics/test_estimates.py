@@ -19,11 +19,9 @@ from analysis.statistics.estimates import (
     over_images,
     power_of_difference,
     power_of_equivalence,
-    rounded,
     seeds_for_difference,
     seeds_for_equivalence,
     seeds_to_decide,
-    settled,
     sign_flip_p,
     smallest_sign_flip_p,
     student,
@@ -54,8 +52,10 @@ def test_interval_and_p_are_those_of_the_t_test() -> None:
     values = [0.09, 0.21, -0.03, 0.3]
     test = stats.ttest_1samp(values, 0)
     interval = test.confidence_interval(0.95)
-    got = estimate(values)
-    assert (got.low, got.high, got.p) == pytest.approx((interval.low, interval.high, test.pvalue), rel=1e-12)
+    exact = (interval.low, interval.high, test.pvalue)
+    got, shown = student(values), estimate(values)
+    assert (float(got.low), float(got.high), float(got.p)) == pytest.approx(exact, rel=1e-12)
+    assert (shown.low, shown.high, shown.p) == pytest.approx(exact, rel=1e-8)
 
 
 @pytest.mark.parametrize(("value", "p"), [(0.5, 0.0), (0.0, 1.0)])
@@ -83,13 +83,6 @@ def test_one_seed_that_is_not_a_number_leaves_no_interval() -> None:
     got = estimate([0.1, math.nan, 0.2])
     assert got.n == 3
     assert all(math.isnan(value) for value in (got.mean, got.low, got.high, got.p))
-
-
-def test_what_is_compared_does_not_depend_on_the_last_bits() -> None:
-    assert rounded(0.1 + 0.2) == rounded(0.3) == 0.3
-    assert rounded(1e-15) == 0
-    assert math.isnan(rounded(math.nan))
-    assert settled([1e-15, -2e-13, 0.25]).tolist() == [0, 0, 0.25]
 
 
 class TestExactTest:
@@ -339,34 +332,18 @@ class TestSeedsToDecide:
             assert all(need.likely is None or need.likely > seeds for need in needs)
 
 
-VALUES = {0: {"baby": 37.0, "bird": 40.2}, 1: {"baby": 37.4, "bird": 40.0}}
-REFERENCE = {0: {"baby": 36.5, "bird": 40.0}, 1: {"baby": 36.7, "bird": 39.6}}
+VALUES = {0: {"baby": 0.5, "bird": 0.2}, 1: {"baby": 0.7, "bird": 0.4}}
 
 
 class TestImages:
     def test_differences_are_averaged_over_seeds_and_estimated_over_pictures(self) -> None:
         """baby: (0.5 + 0.7) / 2 = 0.6; bird: (0.2 + 0.4) / 2 = 0.3."""
-        got = over_images(VALUES, REFERENCE)
+        got = over_images(VALUES)
         interval = stats.ttest_1samp([0.6, 0.3], 0).confidence_interval(0.95)
         assert (got.estimate.mean, got.estimate.n) == (pytest.approx(0.45), 2)
         assert (got.estimate.low, got.estimate.high) == pytest.approx((interval.low, interval.high))
-
-    def test_it_says_what_it_speaks_of(self) -> None:
-        got = over_images(VALUES, REFERENCE)
-        assert got.scope == (
-            "over 2 pictures, for the networks trained under seeds 0, 1: "
-            "it speaks of other pictures, not of other seeds"
-        )
-
-    def test_a_seed_of_one_side_is_dropped_and_named(self) -> None:
-        got = over_images({**VALUES, 2: {"baby": 99.0, "bird": 99.0}}, REFERENCE)
-        assert (got.seeds, got.dropped) == ((0, 1), (2,))
-        assert got.estimate == over_images(VALUES, REFERENCE).estimate
+        assert got.scope.startswith("over 2 pictures, for the networks trained under seeds 0, 1: it speaks of other")
 
     def test_a_missing_picture_is_an_error_that_names_it(self) -> None:
         with pytest.raises(IncompleteDataError, match=r"under every seed of both cells: bird$"):
-            over_images(VALUES, {**REFERENCE, 1: {"baby": 36.7}})
-
-    def test_no_shared_seed_is_an_error(self) -> None:
-        with pytest.raises(IncompleteDataError, match="one side has seeds 0, 1, the other seed 5"):
-            over_images(VALUES, {5: REFERENCE[0]})
+            over_images({**VALUES, 1: {"baby": 0.7}})

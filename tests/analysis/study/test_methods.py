@@ -10,7 +10,7 @@ import pytest
 
 from ablations.storage.folder import TrialFolder
 from ablations.storage.plans import write_plan
-from analysis.effects.contrasts import METHOD, anchor, contrasts
+from analysis.effects.contrasts import METHOD, contrasts, reference_cell
 from analysis.effects.depth import EVERY, shown
 from analysis.effects.factors import factorial_analyses
 from analysis.effects.findings import Assessment, Status, assessed, comparable
@@ -87,7 +87,7 @@ def test_bbcu_with_a_binary_upsampling_goes_by_its_name(results_of: ResultsOf) -
 def test_every_trained_method_is_compared_with_bbcu_and_interpolation_is_not(results_of: ResultsOf) -> None:
     results = setting_of(results_of(table_one()))
     found = contrasts(results)
-    assert results.labels[anchor(results)] == "BBCU-L"
+    assert results.labels[reference_cell(results)] == "BBCU-L"
     assert [(each.factor, each.base, each.level) for each in found] == [
         (METHOD, "BBCU-L", name) for name in ("SRResNet", "SRResNet-Lite", "BNN", "BTM", "BAM")
     ]
