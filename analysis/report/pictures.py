@@ -90,7 +90,7 @@ def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
 def sample_folders(results: SettingResults, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
     found: dict[str, tuple[Path, int]] = {}
     for cell in cells:
-        folders = ((results.study.samples[cell.cell, seed](), seed) for seed in cell.seeds)
+        folders = ((results.study.files[cell.cell, seed]("samples"), seed) for seed in cell.seeds)
         if first := next(((folder, seed) for folder, seed in folders if folder is not None), None):
             found[cell.cell] = first
     return found

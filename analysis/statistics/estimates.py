@@ -287,29 +287,25 @@ def tested(differences: Sequence[float], margin: float) -> tuple[float, float]:
 
 def explained(bare: Verdict, differences: Sequence[float], margin: float) -> Verdict:
     """The verdict with its reason and, if it is undecided, the seeds that would decide it."""
-    if bare.outcome is not Outcome.UNDECIDED:
-        return dataclasses.replace(bare, reason=decided_reason(bare, margin))
+    found, family = bare.estimate, among(bare.comparisons)
+    if bare.outcome in (Outcome.BETTER, Outcome.WORSE):
+        return dataclasses.replace(
+            bare, reason=f"{interval_text(found)}; corrected p = {bare.p_difference:.2g}{family}"
+        )
+    if bare.outcome is Outcome.EQUIVALENT and found.mean == found.low == found.high == 0:
+        return dataclasses.replace(bare, reason=f"the same score under each of {found.n} seeds")
+    if bare.outcome is Outcome.EQUIVALENT:
+        not_zero = "; not 0, but smaller than what matters" if bare.p_difference < ALPHA else ""
+        why = f"within {margin:g} dB of 0, corrected p = {bare.p_equivalence:.2g}{family}{not_zero}"
+        return dataclasses.replace(bare, reason=f"{interval_text(found)}: {why}")
     needed = seeds_to_decide(differences, margin, max(bare.comparisons, 1))
     if math.isnan(bare.p_difference):
         return dataclasses.replace(bare, reason=needed.reason, seeds_needed=needed)
-    if bare.estimate.p < ALPHA:
-        why = f"the interval excludes 0, but not after correction{among(bare.comparisons)}"
+    if found.p < ALPHA:
+        why = f"the interval excludes 0, but not after correction{family}"
     else:
-        why = f"{bare.estimate.n} seeds rule out neither no difference nor one of {margin:g} dB"
-    reason = f"{interval_text(bare.estimate)}: {why}; {needed.reason}"
-    return dataclasses.replace(bare, reason=reason, seeds_needed=needed)
-
-
-def decided_reason(found: Verdict, margin: float) -> str:
-    if found.outcome is not Outcome.EQUIVALENT:
-        return f"{interval_text(found.estimate)}; corrected p = {found.p_difference:.2g}{among(found.comparisons)}"
-    if found.estimate.mean == found.estimate.low == found.estimate.high == 0:
-        return f"the same score under each of {found.estimate.n} seeds"
-    not_zero = "; not 0, but smaller than what matters" if found.p_difference < ALPHA else ""
-    return (
-        f"{interval_text(found.estimate)}: within {margin:g} dB of 0, corrected p = {found.p_equivalence:.2g}"
-        f"{among(found.comparisons)}{not_zero}"
-    )
+        why = f"{found.n} seeds rule out neither no difference nor one of {margin:g} dB"
+    return dataclasses.replace(bare, reason=f"{interval_text(found)}: {why}; {needed.reason}", seeds_needed=needed)
 
 
 def interval_text(found: Estimate) -> str:

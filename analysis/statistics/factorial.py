@@ -30,24 +30,11 @@ class Responses:
 
     ``factors`` lists the levels of each, the reference first. ``values`` holds, by cell and then by seed, a score such
     as PSNR in dB; a cell or a seed without a score is absent. A score that is not a finite number makes every estimate
-    that needs it NaN: dropping it would select the seeds that went well. Raises ValueError for fewer than two levels,
-    and for a cell or level that is not of the design.
+    that needs it NaN: dropping it would select the seeds that went well.
     """
 
     factors: Mapping[str, tuple[str, ...]]
     values: Mapping[Cell, Mapping[int, float]]
-
-    def __post_init__(self) -> None:
-        if not self.factors:
-            raise ValueError("a factorial design needs a factor")
-        for name, levels in self.factors.items():
-            if len(set(levels)) != len(levels) or len(levels) < 2:
-                raise ValueError(f"factor {name!r} needs two levels or more, all different, not {list(levels)}")
-        for cell in self.values:
-            if len(cell) != len(self.factors):
-                raise ValueError(f"cell {cell!r} does not have a level for each of {', '.join(self.factors)}")
-            for level, (name, levels) in zip(cell, self.factors.items(), strict=True):
-                check_level(name, level, levels)
 
     @property
     def grid(self) -> tuple[Cell, ...]:
@@ -65,11 +52,6 @@ class Responses:
     def name(self, cell: Cell) -> str:
         """A cell as a user types it: ``residual=true bn=post``."""
         return " ".join(f"{factor}={level}" for factor, level in zip(self.factors, cell, strict=True))
-
-
-def check_level(factor: str, level: str, levels: Sequence[str]) -> None:
-    if level not in levels:
-        raise ValueError(f"unknown level of {factor} {level!r}; valid: {', '.join(levels)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +127,6 @@ class HalfNormal:
     pse: float
     margin: float
     simultaneous_margin: float
-    seeds: tuple[int, ...]
-    dropped: Mapping[int, tuple[Cell, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,19 +149,13 @@ class Shares:
 
     shares: tuple[Share, ...]
     total: Estimate
-    seeds: tuple[int, ...]
-    dropped: Mapping[int, tuple[Cell, ...]]
 
 
 def restricted(responses: Responses, levels: Mapping[str, tuple[str, ...]]) -> Responses:
     """The part of a design in which the named factors have only these levels, the reference of the part first.
 
-    It turns factors of many levels into pairs, and a design with gaps into a smaller one without. Raises ValueError
-    for a factor or level that is not of the design.
+    It turns factors of many levels into pairs, and a design with gaps into a smaller one without.
     """
-    for factor, chosen in levels.items():
-        for level in chosen:
-            check_level(factor, level, responses.factors.get(factor, ()))
     factors = {**responses.factors, **levels}
     inside = set(itertools.product(*factors.values()))
     return Responses(factors, {cell: scores for cell, scores in responses.values.items() if cell in inside})
@@ -332,7 +306,7 @@ def half_normal(responses: Responses) -> HalfNormal:
         Point(factors, size, quantile, abs(size) > simultaneous)
         for (factors, size), quantile in zip(order, quantiles, strict=True)
     )
-    return HalfNormal(points, pse, margin, simultaneous, scores.seeds, scores.dropped)
+    return HalfNormal(points, pse, margin, simultaneous)
 
 
 def check_two_levels(responses: Responses) -> None:
@@ -377,7 +351,7 @@ def shapley(responses: Responses) -> Shares:
         Share(factor, tuple(gains.tolist()), estimate(gains.tolist()), fraction(gains, total))
         for factor, gains in zip(responses.factors, by_factor, strict=True)
     )
-    return Shares(shares, estimate(total.tolist()), scores.seeds, scores.dropped)
+    return Shares(shares, estimate(total.tolist()))
 
 
 def shapley_weights(components: int) -> Array:

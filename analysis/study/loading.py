@@ -84,11 +84,6 @@ class StudyResults:
         """The learning curves of all finished trials: a row per (cell, seed, step, metric)."""
         return curve_frame({identity: fetch("curve.csv") for identity, fetch in self.files.items()})
 
-    @functools.cached_property
-    def samples(self) -> Mapping[Identity, Callable[[], Path | None]]:
-        """For each finished trial, a function that returns the local folder of its sample pictures, or None."""
-        return {identity: functools.partial(fetch, "samples") for identity, fetch in self.files.items()}
-
     def record(self, identity: Identity) -> dict[str, Any]:
         """Return the ``result.json`` of a finished trial; empty if it cannot be read."""
         path = self.files[identity]("result.json") if identity in self.files else None
@@ -142,7 +137,8 @@ def study_results(
         if row["state"] == "missing" and identity not in planned:
             continue
         row |= {"cell": identity[0], "seed": identity[1]}
-        row["reason"] = "" if row["state"] == "finished" else row.get("reason") or no_reason(row["state"])
+        reason = row.get("reason") or NO_REASON.get(row["state"], "no reason was recorded")
+        row["reason"] = "" if row["state"] == "finished" else reason
         rows.append(row)
         if found.get("state") == "finished" and folder is not None:
             files[identity] = functools.partial(existing_file, folder.path)
@@ -205,10 +201,6 @@ def facts_row(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, A
     }
 
 
-def no_reason(state: str) -> str:
-    return NO_REASON.get(state, "no reason was recorded")
-
-
 def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
@@ -255,7 +247,8 @@ def curve_frame(paths: Mapping[Identity, Path | None]) -> pd.DataFrame:
 
 
 def existing_file(folder: Path, name: str) -> Path | None:
-    return folder / name if (folder / name).exists() else None
+    path = folder / name
+    return path if path.exists() else None
 
 
 def left_out_cell(row: Mapping[str, Any]) -> LeftOut:

@@ -70,21 +70,6 @@ def names_of(task: str) -> dict[str, str]:
     return {**OTHER_NAMES, **dict(zip(paper["method"].tolist(), paper["name"].tolist(), strict=True))}
 
 
-def compared_methods(
-    cells: pd.DataFrame, reference: Mapping[str, str], factors: Sequence[str], task: str
-) -> dict[str, str]:
-    """Return the paper's name of each cell's method if the cells compare methods, otherwise an empty dict.
-
-    They do if each cell is a different published method, and at least one is neither BBCU nor a variant of it.
-    """
-    names = names_of(task)
-    found = {str(row["cell"]): method_of(row, reference, factors) for _, row in cells.iterrows()}
-    published_once = len(set(found.values())) == len(found) and all(method in names for method in found.values())
-    if not published_once or len(found) < 2 or OWN_METHODS.issuperset(found.values()):
-        return {}
-    return {cell: names[method] for cell, method in found.items()}
-
-
 def groups_of(keys: Sequence[Mapping[str, str]]) -> list[list[int]]:
     """Return, for each key that no other one contains, the positions of the keys that agree with it, in order.
 

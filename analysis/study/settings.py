@@ -11,7 +11,7 @@ from ablations.space.factors import SHOWN
 from ablations.space.settings import telling_apart
 from ablations.storage.folder import Identity
 from analysis.study.loading import LeftOut, StudyResults
-from analysis.study.methods import compared_methods, settings_of_methods
+from analysis.study.methods import OWN_METHODS, method_of, names_of, settings_of_methods
 from analysis.study.probes import SAME_SCORE_DB, Records, baseline_again, read_records
 
 KEY_LENGTH = SHOWN  # how many characters of a SHA-256 are shown
@@ -130,7 +130,8 @@ def split_by_setting(study: StudyResults) -> list[SettingResults]:
     for group, setting, own in zip(groups, main, settings, strict=True):
         trials = study.trials.iloc[sorted(place for number in group for place in rows[number][1])]
         left_out = tuple(row for row in study.left_out if dict(row.setting) in own)
-        title = " ".join(f"{name}={setting_value(name, setting.get(name, ''))}" for name in apart)
+        shown = {name: setting.get(name) or "none" for name in apart}
+        title = " ".join(f"{key}={value[:KEY_LENGTH] if key == 'data' else value}" for key, value in shown.items())
         methods = methods_in(study, trials, setting)
         labels = methods or cell_labels(trials, study.factors)
         found.append(SettingResults(title, setting, trials, left_out, study.factors, labels, study, methods))
@@ -163,11 +164,16 @@ def tested_on(trials: pd.DataFrame) -> str:
 
 
 def methods_in(study: StudyResults, trials: pd.DataFrame, setting: Mapping[str, str]) -> dict[str, str]:
-    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict."""
-    if trials.empty:
+    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict.
+
+    They do if each cell is a different published method, and at least one is neither BBCU nor a variant of it.
+    """
+    names, cells = names_of(setting.get("task.name", "")), trials.drop_duplicates("cell")
+    found = {str(row["cell"]): method_of(row, study.reference, study.factors) for _, row in cells.iterrows()}
+    published_once = len(set(found.values())) == len(found) and all(method in names for method in found.values())
+    if not published_once or len(found) < 2 or OWN_METHODS.issuperset(found.values()):
         return {}
-    cells = trials.drop_duplicates("cell")
-    return compared_methods(cells, study.reference, study.factors, setting.get("task.name", ""))
+    return {cell: names[method] for cell, method in found.items()}
 
 
 def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:
@@ -190,13 +196,6 @@ def setting_of(row: "pd.Series") -> dict[str, str]:
         for name, value in row.items()
         if isinstance(name, str) and name.startswith("setting/") and value != ""
     }
-
-
-def setting_value(key: str, value: str) -> str:
-    """A value of the setting as a heading shows it: a fingerprint is cut short, a missing value is "none"."""
-    if value == "":
-        return "none"
-    return value[:KEY_LENGTH] if key == "data" else value
 
 
 def varying(levels: Iterable[Mapping[str, str]], factors: Iterable[str]) -> list[str]:

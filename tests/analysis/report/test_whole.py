@@ -144,10 +144,6 @@ def test_a_collapsed_trial_is_said_at_the_top_marked_and_listed(page: str) -> No
     assert "**Includes collapsed trials: `residual=true bn=pre`.**" in page
 
 
-def test_what_was_left_out_is_listed(page: str) -> None:
-    assert "| `residual=true bn=out` | no add to stand after |" in page
-
-
 def test_energy_is_shown_where_every_trial_has_it_and_said_to_be_unknown_elsewhere(report: Path, page: str) -> None:
     first, _, second = page.partition("## Setting 2")
     total = 1000 * 10 + sum((0, 1, 2, 0, 1, 0, 2, 0, 1, 2))
@@ -159,12 +155,6 @@ def test_energy_is_shown_where_every_trial_has_it_and_said_to_be_unknown_elsewhe
     assert "is not known: the machine does not measure it" in second
     assert "Energy (J)" not in second
     assert pd.read_csv(report / "setting1-trials.csv")["timing/energy_j"].count() == 10
-
-
-def test_the_report_can_be_made_again_from_its_results(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    main(["--check", "--reports", str(report.parent)])
-    assert capsys.readouterr().out == "components: up to date\n"
 
 
 def test_energy_of_some_trials_is_not_added_up(tmp_path: Path) -> None:
