@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.report.archive import ARCHIVE, opened
 from analysis.report.words import render
-from analysis.statistics.estimates import MARGIN_DB, Verdict, verdicts
+from analysis.statistics.estimates import MARGIN_DB, verdicts
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults, load, load_folder
 from analysis.study.settings import cell_labels, setting_of, test_sets
@@ -33,16 +33,6 @@ class Match:
     first: str
     second: str
     label: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Compared:
-    """One matched cell on one test set; the verdict is on the second study's PSNR minus the first's, in dB."""
-
-    match: Match
-    test_set: str
-    seeds: tuple[int, ...]
-    verdict: Verdict
 
 
 @contextlib.contextmanager
@@ -124,24 +114,35 @@ def known_cells(trials: pd.DataFrame, factors: Sequence[str], apart: Iterable[st
     return found
 
 
-def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[Compared]:
-    first, second = (side.set_index(["cell", "seed"]) for side in sides)
-    found: list[Compared] = []
+def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[dict[str, Any]]:
+    """Return a row for each matched cell and test set that both studies scored.
+
+    The verdict is on the second study's PSNR minus the first's, in dB.
+    """
+    found: list[dict[str, Any]] = []
     for name in [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]:
-        before, after = (side[f"metric/{name}/psnr_db"].dropna() for side in (first, second))
+        before, after = (scores_by_cell(side, name) for side in sides)
         rows = []
         for match in matched:
-            scores = [
-                dict(side[cell]) if cell in side.index.get_level_values("cell") else {}
-                for side, cell in ((before, match.first), (after, match.second))
-            ]
-            seeds = tuple(sorted(scores[0].keys() & scores[1].keys()))
-            if any(scores):
-                rows.append((match, seeds, rounded([float(scores[1][seed] - scores[0][seed]) for seed in seeds])))
+            first, second = before.get(match.first, {}), after.get(match.second, {})
+            seeds = sorted(first.keys() & second.keys())
+            if first or second:
+                rows.append((match.label, seeds, rounded([second[seed] - first[seed] for seed in seeds])))
         family = verdicts([differences for _, _, differences in rows], margin)
         found += [
-            Compared(match, name, seeds, verdict) for (match, seeds, _), verdict in zip(rows, family, strict=True)
+            {"label": label, "test_set": name, "seeds": seeds, "verdict": verdict}
+            for (label, seeds, _), verdict in zip(rows, family, strict=True)
         ]
+    return found
+
+
+def scores_by_cell(trials: pd.DataFrame, test_set: str) -> dict[str, dict[int, float]]:
+    """Return the PSNR on a test set by cell and seed."""
+    known = trials.dropna(subset=[f"metric/{test_set}/psnr_db"])
+    found: dict[str, dict[int, float]] = {}
+    columns = (known[name].tolist() for name in ("cell", "seed", f"metric/{test_set}/psnr_db"))
+    for cell, seed, score in zip(*columns, strict=True):
+        found.setdefault(cell, {})[seed] = score
     return found
 
 
