@@ -284,11 +284,13 @@ class CudaGraphStep:
 
 
 def use_cache(folder: Path) -> None:
-    """Keep compiled code in ``folder`` for other processes and later runs, unless a cache is configured already.
+    """Cache compiled code in ``folder`` for other processes and later runs, unless a cache is configured already.
 
-    Call it before torch's compiler is imported. torch locks the entries, so processes may share the folder.
+    Call it before torch's compiler is imported. torch locks the entries, so processes may share the folder. Each set of
+    vector instructions has a folder inside it, because code that was compiled for AVX-512 crashes a machine without it.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve()))
+    instructions = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve() / instructions))
 
 
 @functools.cache
