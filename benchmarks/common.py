@@ -40,7 +40,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; says first on which processor the figures are measured."""
     given = parser.parse_args(arguments)
     print(processor(), flush=True)
@@ -64,7 +64,7 @@ def write_figures(path: Path | None, figures: Any) -> None:
 # --- times ------------------------------------------------------------------------------------------------------------
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
+def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
     """Milliseconds of each call of every way, in rounds that take turns, so that a slow moment hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -92,7 +92,7 @@ def print_times(times: Mapping[str, Sequence[float]], unit: str = "ms", referenc
 
 
 @dataclass(frozen=True)
-class Ended:
+class CompletedCommand:
     """A command that has ended: what it printed, its wall time in s, and its largest memory in MiB."""
 
     text: str
@@ -100,7 +100,7 @@ class Ended:
     mib: float
 
 
-def run_command(arguments: Sequence[str], folder: Path) -> Ended:
+def run_command(arguments: Sequence[str], folder: Path) -> CompletedCommand:
     """Run ``python run.py`` in ``folder`` as a user does; exits with its output if it fails."""
     output = folder / "output"
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -112,7 +112,7 @@ def run_command(arguments: Sequence[str], folder: Path) -> Ended:
     text = output.read_text(encoding="utf-8")
     if status:
         sys.exit(f"the command failed:\n{text[-4000:]}")
-    return Ended(text, time.perf_counter() - start, used.ru_maxrss / 1024)
+    return CompletedCommand(text, time.perf_counter() - start, used.ru_maxrss / 1024)
 
 
 def results_in(folder: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import in_turns, parsed, parser_of, print_times, write_figures
+from benchmarks.common import interleaved, parse_arguments, parser_of, print_times, write_figures
 
 ROUNDS, BATCHES = 7, 100
 WAVES = 6
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--patch", type=int, default=32, help="side of an input patch in pixels (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="patches in a step (%(default)s)")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     print(f"batches of {given.batch} patches of {given.patch} x {given.patch} input pixels, one thread")
     figures = {}
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
@@ -98,7 +98,7 @@ def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, b
         data.train, task.scale, patch, batch, seed=0, degradation=task.degradation, release=data.release
     )
     steps = iter(range(ROUNDS * BATCHES))
-    times = in_turns({"batch": lambda: [sampler.batch_at(next(steps)) for _ in range(BATCHES)]}, ROUNDS)
+    times = interleaved({"batch": lambda: [sampler.batch_at(next(steps)) for _ in range(BATCHES)]}, ROUNDS)
     batch_ms = [milliseconds / BATCHES for milliseconds in times["batch"]]
     return {
         "pictures": len(data.train),

@@ -17,7 +17,7 @@ from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.acceleration import enable_int8
 from bbcu.training.evaluation import Evaluation, restore
 from bbcu.training.loop import resolve_device
-from benchmarks.common import in_turns, parsed, parser_of, print_times, write_figures
+from benchmarks.common import interleaved, parse_arguments, parser_of, print_times, write_figures
 from benchmarks.references import WrittenOut, rebuilt
 
 SCALE = 2
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="auto")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     torch.set_num_threads(given.threads)
     print(f"x{SCALE} to {given.size}, {given.channels} channels, {given.blocks} blocks, {given.threads} threads")
     times = measure(given)
@@ -61,7 +61,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
         "self-ensemble": lambda: restore(network, picture, device, Evaluation(self_ensemble=True)),
         "PSNR and SSIM": lambda: task.score(output, truth),
     }
-    return in_turns(ways, given.rounds)
+    return interleaved(ways, given.rounds)
 
 
 if __name__ == "__main__":

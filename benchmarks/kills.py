@@ -27,7 +27,7 @@ from pathlib import Path
 from ablations.storage.folder import TrialFolder, study_folder
 from ablations.storage.lease import leases
 from ablations.tracking.client import client_of
-from benchmarks.common import parsed, parser_of, write_figures
+from benchmarks.common import parse_arguments, parser_of, write_figures
 from tests.harness.faults import BASIC, JOBLIB, TRIALS, Command, Endings, check_nothing_lost, endings
 from tests.harness.support import STUDY, Workplace
 
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--launcher", choices=LAUNCHERS, default="basic")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         tally = kill_often(Path(scratch), given.kills, given.launcher, random.Random(given.seed))

@@ -26,7 +26,7 @@ from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.evaluation import evaluate, mean_score
 from bbcu.training.loop import Training, resolve_device
 from bbcu.training.settings import TrainSettings
-from benchmarks.common import parsed, parser_of, write_figures
+from benchmarks.common import parse_arguments, parser_of, write_figures
 
 SCALE = 2
 MARGIN_DB = 0.05
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     torch.set_num_threads(given.threads)
     plain = TrainSettings(given.steps, 16, given.patch, 1e-3, "cosine", "fp32", compile=False)
     ways = {"plain": Way(plain), "fast": Way(dataclasses.replace(plain, precision="auto", compile=True))}

@@ -19,7 +19,7 @@ from benchmarks.common import (
     LAUNCHERS,
     TINY,
     noise_pictures,
-    parsed,
+    parse_arguments,
     parser_of,
     print_times,
     run_command,
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS))
     parser.add_argument("--trials", type=int, default=40, help="of each launcher (%(default)s)")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     figures = {}
     for launcher in given.launchers:
         with tempfile.TemporaryDirectory(dir=given.scratch) as name:

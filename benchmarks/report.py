@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import parsed, parser_of, write_figures
+from benchmarks.common import parse_arguments, parser_of, write_figures
 
 STUDY = "benchmark"
 LEVELS = {
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--runs", type=int, default=10_000, help="how many runs (%(default)s)")
     parser.add_argument("--report", action="store_true", help="write every trial's files and make the report")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:
         folder = Path(name)
         start = time.perf_counter()
@@ -117,18 +117,18 @@ def build(folder: Path, runs: int, files: bool) -> None:
     first.write_result(template)
     synchronise(outputs, STUDY, uri)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        numbers = list(filter(there, range(1, runs)))
+        numbers = list(filter(exists, range(1, runs)))
         identities = [(str(result(number)["cell"]), number % SEEDS) for number in numbers]
         copy_runs(database, identities, [facts(number) for number in numbers])
         database.commit()
     if files:
-        for number in filter(there, range(1, runs)):
+        for number in filter(exists, range(1, runs)):
             copy_folder(first, result(number), outputs)
     else:
         shutil.rmtree(outputs)
 
 
-def there(number: int) -> bool:
+def exists(number: int) -> bool:
     """Whether the run of this number exists: the second seed of every fiftieth cell is missing."""
     return number % (50 * SEEDS) != 1
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.storage.plans import write_plan
-from benchmarks.common import REPOSITORY, TINY, parsed, parser_of, print_times, run_command, write_figures
+from benchmarks.common import REPOSITORY, TINY, parse_arguments, parser_of, print_times, run_command, write_figures
 from benchmarks.report import copy_runs
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MANY = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("overrides", nargs="*", help="the sweep, as behind run.py -m; -- before them")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     overrides = [*TINY, f"study.name={STUDY}", "train.steps=2", *(given.overrides or MANY)]
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:

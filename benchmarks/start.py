@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from benchmarks.common import REPOSITORY, milliseconds, parsed, parser_of, print_times, write_figures
+from benchmarks.common import REPOSITORY, milliseconds, parse_arguments, parser_of, print_times, write_figures
 
 STEPS = 5
 """A trial prints a line five times, so that of five steps each one is seen."""
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*", help="what is typed behind run.py; -- before them")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     figures: dict[str, list[float]] = {}
     for name, program in (
         ("nothing", "pass"),

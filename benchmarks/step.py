@@ -40,7 +40,7 @@ from bbcu.training.acceleration import (
 )
 from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
 from bbcu.training.settings import TrainSettings
-from benchmarks.common import in_turns, milliseconds, parsed, parser_of, print_times, write_figures
+from benchmarks.common import interleaved, milliseconds, parse_arguments, parser_of, print_times, write_figures
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
 
 BATCH, PATCH, ALIGN = 16, 32, 130.0
@@ -171,7 +171,7 @@ def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dic
         ratio = f"x{warm[name] / warm[first]:.2f} of {first}"
         print(f"warm after {started:.1f} s, then {warm[name]:.1f} ms a step, {ratio}", flush=True)
     print(f"  now {rounds} rounds of {steps} steps each; medians follow", flush=True)
-    return in_turns({name: contestant.step for name, contestant in contestants.items()}, rounds, steps)
+    return interleaved({name: contestant.step for name, contestant in contestants.items()}, rounds, steps)
 
 
 def compare_networks(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each in a round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
-    given = parsed(parser, None)
+    given = parse_arguments(parser, None)
     names = given.networks.split(",")
     wrong = [name for name in names if name not in NETWORKS]
     if wrong:

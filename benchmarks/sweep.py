@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import LAUNCHERS, parsed, parser_of, results_in, run_command, write_figures
+from benchmarks.common import LAUNCHERS, parse_arguments, parser_of, results_in, run_command, write_figures
 
 SMALL = ("residual=true,false", "bn=none,post", "train.steps=100", "tracking.evaluations=1")
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="the first is the reference"
     )
     parser.add_argument("overrides", nargs="*", help="the sweep, as behind run.py -m; -- before them")
-    given = parsed(parser, arguments)
+    given = parse_arguments(parser, arguments)
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         for launcher in given.launchers:

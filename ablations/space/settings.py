@@ -29,7 +29,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def telling_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Few keys that together distinguish all these flat settings, the task first, then by name.
 
     A key that distinguishes no more settings than those before it is left out.

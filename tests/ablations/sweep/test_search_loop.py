@@ -118,7 +118,7 @@ def test_a_cell_that_fails_is_told_so_and_the_others_are_found(
     space = ("surrogate=quadratic,clip,broken_part.Broken",)
     outcome = search(workplace, 3, "hydra.sweeper.retries=0", space=space)
     assert outcome.status == 1
-    assert "1 of 3 trials have no result; the others are kept" in outcome.message
+    assert "1 of 3 trials have no result; the results of the others are saved" in outcome.message
     assert len(workplace.results()) == 2
     (failed,) = [record for record in found(workplace)["history"] if record["state"] == "failed"]
     assert "no derivative today" in failed["reason"]
