@@ -54,7 +54,7 @@ def test_a_search_trains_as_many_cells_as_it_may_and_tells_the_best(workplace: W
     assert told["best"]["values"]["psnr_db"] == pytest.approx(psnr_of(best))
     assert told["best"]["cell"] == f"{best.cell}/0"
     assert "best cell" in outcome.out
-    assert "train these cells again under new seeds" in outcome.out
+    assert "retrain these cells under new seeds" in outcome.out
     assert "search.json" in states_run(workplace)
 
 
