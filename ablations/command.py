@@ -22,8 +22,6 @@ INSTALLED = Path(__file__).with_name("conf")
 CONF = INSTALLED if INSTALLED.is_dir() else ROOT / "conf"
 """The folder of configs: a wheel has it in the package, a clone at its root."""
 
-RESUME = "the same command goes on from there"
-
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(config: DictConfig) -> float:
@@ -38,8 +36,8 @@ def run(config: DictConfig) -> float:
     except stopping.Interrupted as error:
         if in_sweep:
             raise
-        print(f"{program()}: {error}; {RESUME}", file=sys.stderr)
-        sys.exit(128 + (stopping.asked_by() or signal.SIGINT))
+        print(f"{program()}: {error}; {stopping.RESUME}", file=sys.stderr)
+        sys.exit(128 + (stopping.received_signal() or signal.SIGINT))
     except BbcuError as error:
         if in_sweep:
             raise
@@ -77,5 +75,5 @@ def main() -> None:
             raise
         sys.exit(f"{program()}: {error if isinstance(error, BbcuError) else explain(error)}")
     except KeyboardInterrupt:
-        print(f"{program()}: stopped; what is finished is kept, and {RESUME}", file=sys.stderr)
+        print(f"{program()}: stopped; finished results are saved; {stopping.RESUME}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

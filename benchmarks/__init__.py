@@ -1,1 +1,1 @@
-"""Commands that measure: each prints our time beside a reference's, from one run, as a ratio."""
+"""Commands that measure performance; most print ratios to a reference that is measured in the same run."""

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, rounds that take turns, ratios of medians, and commands in a folder."""
+"""Shared by the benchmarks: options, interleaved measurements, ratios of medians, and running commands."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ TINY = (
     *("channels=4", "blocks=1", "train.batch=2", "train.patch=8", "train.precision=fp32", "train.compile=false"),
     *("threads=1", "device=cpu", "progress=false"),
 )
-"""A trial of a fraction of a second; what is recorded of it is what is recorded of any."""
+"""A trial of a fraction of a second, with the same records as any other."""
 
 LAUNCHERS = {
     "basic": ("hydra/launcher=basic",),
@@ -33,22 +33,22 @@ LAUNCHERS = {
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+    """Return a parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     parser.add_argument("--scratch", type=Path, help="where temporary files go")
     return parser
 
 
-def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; says first on which processor the figures are measured."""
-    given = parser.parse_args(arguments)
+def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Print the processor, and return the parsed arguments."""
+    options = parser.parse_args(arguments)
     print(processor(), flush=True)
-    return given
+    return options
 
 
 def processor() -> str:
-    """The processor, its cores, and the widest instructions that torch uses on it."""
+    """Return the processor, its cores, and the widest instructions that torch uses on it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if sys.platform == "linux" else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     cores, instructions = len(os.sched_getaffinity(0)), torch.backends.cpu.get_cpu_capability()
@@ -64,8 +64,8 @@ def write_figures(path: Path | None, figures: Any) -> None:
 # --- times ------------------------------------------------------------------------------------------------------------
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
-    """Milliseconds of each call of every way, in rounds that take turns, so that a slow moment hits all alike."""
+def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
+    """Return the milliseconds of each call; the ways take turns, so that disturbances affect all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, run in ways.items():
@@ -92,7 +92,7 @@ def print_times(times: Mapping[str, Sequence[float]], unit: str = "ms", referenc
 
 
 @dataclass(frozen=True)
-class Ended:
+class CompletedCommand:
     """A command that has ended: what it printed, its wall time in s, and its largest memory in MiB."""
 
     text: str
@@ -100,7 +100,7 @@ class Ended:
     mib: float
 
 
-def run_command(arguments: Sequence[str], folder: Path) -> Ended:
+def run_command(arguments: Sequence[str], folder: Path) -> CompletedCommand:
     """Run ``python run.py`` in ``folder`` as a user does; exits with its output if it fails."""
     output = folder / "output"
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -112,11 +112,11 @@ def run_command(arguments: Sequence[str], folder: Path) -> Ended:
     text = output.read_text(encoding="utf-8")
     if status:
         sys.exit(f"the command failed:\n{text[-4000:]}")
-    return Ended(text, time.perf_counter() - start, used.ru_maxrss / 1024)
+    return CompletedCommand(text, time.perf_counter() - start, used.ru_maxrss / 1024)
 
 
 def results_in(folder: Path) -> list[dict[str, Any]]:
-    """The results of every trial below ``folder``."""
+    """Return the results of every trial below ``folder``."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/*/*/seed*/result.json"))]
 
 

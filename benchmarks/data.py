@@ -4,7 +4,8 @@
     python -m benchmarks.data --train DIR                        # pictures of your own
     python -m benchmarks.data --generate 800 --size 2040x1356    # as many generated pictures, in a temporary folder
 
-Each figure comes from a process of its own: the first finds the cache of prepared data empty, the second full.
+Each figure is measured in a new process: the first starts with an empty cache of prepared data, the second with a full
+one.
 """
 
 import multiprocessing
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import in_turns, parsed, parser_of, print_times, write_figures
+from benchmarks.common import interleaved, parse_arguments, parser_of, print_times, write_figures
 
 ROUNDS, BATCHES = 7, 100
 WAVES = 6
@@ -38,26 +39,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--patch", type=int, default=32, help="side of an input patch in pixels (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="patches in a step (%(default)s)")
-    given = parsed(parser, arguments)
-    print(f"batches of {given.batch} patches of {given.patch} x {given.patch} input pixels, one thread")
+    options = parse_arguments(parser, arguments)
+    print(f"batches of {options.batch} patches of {options.patch} x {options.patch} input pixels, one thread")
     figures = {}
-    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-        train = given.train
-        if given.generate:
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        train = options.train
+        if options.generate:
             train = Path(scratch) / "generated"
-            generate(train, given.generate, *map(int, given.size.split("x")))
-        for task in given.tasks:
-            figures[task] = measure_task(task, train, Path(scratch) / "cache", given.patch, given.batch)
+            generate(train, options.generate, *map(int, options.size.split("x")))
+        for task in options.tasks:
+            figures[task] = measure_task(task, train, Path(scratch) / "cache", options.patch, options.batch)
             print(task)
-            print_times({cache: found["batch_ms"] for cache, found in figures[task].items()})
-            for cache, found in figures[task].items():
+            print_times({cache: figure["batch_ms"] for cache, figure in figures[task].items()})
+            for cache, figure in figures[task].items():
                 print(
-                    f"  {cache}: {found['pictures']} pictures opened in {found['open_s']:.2f} s,"
-                    f" {found['patches_per_s']:.0f} patches/s, largest memory {found['memory_peak_mib']:.0f} MiB,"
-                    f" {found['memory_after_mib']['anonymous']:.0f} MiB of its own after it",
+                    f"  {cache}: {figure['pictures']} pictures opened in {figure['open_s']:.2f} s,"
+                    f" {figure['patches_per_s']:.0f} patches/s, largest memory {figure['memory_peak_mib']:.0f} MiB,"
+                    f" {figure['memory_after_mib']['anonymous']:.0f} MiB of them its own afterwards",
                     flush=True,
                 )
-    write_figures(given.json, figures)
+    write_figures(options.json, figures)
 
 
 def generate(folder: Path, number: int, width: int, height: int) -> None:
@@ -98,7 +99,7 @@ def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, b
         data.train, task.scale, patch, batch, seed=0, degradation=task.degradation, release=data.release
     )
     steps = iter(range(ROUNDS * BATCHES))
-    times = in_turns({"batch": lambda: [sampler.batch_at(next(steps)) for _ in range(BATCHES)]}, ROUNDS)
+    times = interleaved({"batch": lambda: [sampler.batch_at(next(steps)) for _ in range(BATCHES)]}, ROUNDS)
     batch_ms = [milliseconds / BATCHES for milliseconds in times["batch"]]
     return {
         "pictures": len(data.train),
@@ -112,7 +113,7 @@ def open_and_draw(task_name: str, train: Path | None, cache: Path, patch: int, b
 
 
 def memory() -> dict[str, float]:
-    """The memory of this process in MiB: its own, and mapped files, which the system can take back."""
+    """Return the memory of this process in MiB: its own, and mapped files, which the system can take back."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "Rss" in name}
     return {"anonymous": kib["RssAnon"] / 1024, "files": kib["RssFile"] / 1024}

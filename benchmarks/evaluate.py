@@ -1,4 +1,4 @@
-"""The cost of scoring a network on whole pictures: beside the released arithmetic, in tiles, as self-ensemble.
+"""Measure how long a network takes to restore whole pictures, also with the released arithmetic and in tiles.
 
 python -m benchmarks.evaluate
 python -m benchmarks.evaluate --channels 64 --blocks 16 --size 512x512
@@ -17,7 +17,7 @@ from bbcu.model.networks import NetworkSpec, build
 from bbcu.training.acceleration import enable_int8
 from bbcu.training.evaluation import Evaluation, restore
 from bbcu.training.loop import resolve_device
-from benchmarks.common import in_turns, parsed, parser_of, print_times, write_figures
+from benchmarks.common import interleaved, parse_arguments, parser_of, print_times, write_figures
 from benchmarks.references import WrittenOut, rebuilt
 
 SCALE = 2
@@ -32,22 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="auto")
-    given = parsed(parser, arguments)
-    torch.set_num_threads(given.threads)
-    print(f"x{SCALE} to {given.size}, {given.channels} channels, {given.blocks} blocks, {given.threads} threads")
-    times = measure(given)
+    options = parse_arguments(parser, arguments)
+    torch.set_num_threads(options.threads)
+    shape = f"{options.channels} channels, {options.blocks} blocks"
+    print(f"x{SCALE} to {options.size}, {shape}, {options.threads} threads")
+    times = measure(options)
     print_times(times)
     print(f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    write_figures(given.json, times)
+    write_figures(options.json, times)
 
 
-def measure(given: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds per picture of every way."""
-    width, height = map(int, given.size.split("x"))
+def measure(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the milliseconds per picture of each variant."""
+    width, height = map(int, options.size.split("x"))
     truth = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    task, device = SuperResolution(SCALE), resolve_device(given.device)
+    task, device = SuperResolution(SCALE), resolve_device(options.device)
     picture, truth = task.pair(truth)
-    spec = NetworkSpec(SCALE, given.channels, given.blocks, align=130 * given.channels / 64)
+    spec = NetworkSpec(SCALE, options.channels, options.blocks, align=130 * options.channels / 64)
     network, floats = (build("srresnet", spec, 0).to(device) for _ in range(2))
     if missing_for_int8(device) is None:
         enable_int8(network)
@@ -61,7 +62,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
         "self-ensemble": lambda: restore(network, picture, device, Evaluation(self_ensemble=True)),
         "PSNR and SSIM": lambda: task.score(output, truth),
     }
-    return in_turns(ways, given.rounds)
+    return interleaved(ways, options.rounds)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python -m benchmarks.kills --kills 50 --launcher joblib    # with two workers, which are killed too
 
 The study has four cells under two seeds, with a snapshot after each step. Its command and all its processes are killed
-with SIGKILL, and the command is given again until the study is complete. Then a new study begins.
+with SIGKILL, and the command is run again until the study is complete. Then a new study begins.
 
 Every other kill comes at a moment drawn evenly from the time that the command would take for the remaining trials. The
 others wait for a phase that is drawn first, each with the same chance, so that short phases are hit as well. The
@@ -27,7 +27,7 @@ from pathlib import Path
 from ablations.storage.folder import TrialFolder, study_folder
 from ablations.storage.lease import leases
 from ablations.tracking.client import client_of
-from benchmarks.common import parsed, parser_of, write_figures
+from benchmarks.common import parse_arguments, parser_of, write_figures
 from tests.harness.faults import BASIC, JOBLIB, TRIALS, Command, Endings, check_nothing_lost, endings
 from tests.harness.support import STUDY, Workplace
 
@@ -70,7 +70,7 @@ Wait = Callable[["Study", Command], None]
 
 @dataclass
 class Tally:
-    """The phases in which kills fell, how many studies were completed, and what was wrong with them."""
+    """The phases of the kills, the number of completed studies, and the errors that were found."""
 
     phases: Counter[str] = field(default_factory=Counter)
     studies: int = 0
@@ -83,7 +83,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Study:
-    """A study in a workplace of its own."""
+    """A study in a separate workplace."""
 
     place: Workplace
     launcher: str
@@ -92,17 +92,17 @@ class Study:
         return Command(self.place, (*CELLS, *LAUNCHERS[self.launcher]), None, self.place.notes())
 
     def done(self) -> int:
-        """How many trials have a result."""
+        """Return how many trials have a result."""
         return len(list(study_folder(self.place.outputs, STUDY).glob("*/seed*/result.json")))
 
     def phase(self, began: float) -> str:
-        """The phase of a command that began at ``began``, as the disk shows it; with workers, that of one of them."""
+        """Return the phase, read from the disk, of a command that started at ``began``; with workers, that of one."""
         if not is_newer(study_folder(self.place.outputs, STUDY) / "plan.json", began):
             return "planning"
-        held = leases(self.place.outputs, STUDY)
-        if not held:
+        present = leases(self.place.outputs, STUDY)
+        if not present:
             return "conclusion" if self.done() == NUMBER else "between trials"
-        lease = held[0]
+        lease = present[0]
         trial = TrialFolder(self.place.outputs, STUDY, lease.cell, lease.seed)
         if trial.result_path.exists():
             return "closing the run"
@@ -112,7 +112,7 @@ class Study:
 
 
 def is_newer(path: Path, moment: float) -> bool:
-    """Whether the file exists and was written since; file systems round times down to a tick."""
+    """Return whether the file was written after ``moment``; file systems round times down."""
     try:
         return path.stat().st_mtime > moment - 0.01
     except OSError:
@@ -120,25 +120,25 @@ def is_newer(path: Path, moment: float) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Kill as often as asked, and print the result; exits with status 1 if anything was wrong."""
+    """Kill the command repeatedly and print the result; exit with status 1 if a study differs."""
     parser = parser_of(__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--launcher", choices=LAUNCHERS, default="basic")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    given = parsed(parser, arguments)
+    options = parse_arguments(parser, arguments)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-        tally = kill_often(Path(scratch), given.kills, given.launcher, random.Random(given.seed))
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        tally = kill_often(Path(scratch), options.kills, options.launcher, random.Random(options.seed))
     print(f"{tally.kills} kills in {tally.studies} studies of {NUMBER} trials, {time.perf_counter() - start:.0f} s")
     for phase in PHASES:
         print(f"  {phase:16s} {tally.phases[phase]:4d}")
     print("\n".join(tally.wrong) or "nothing lost, nothing twice, every result equal to the undisturbed one")
-    write_figures(given.json, {"phases": dict(tally.phases), "studies": tally.studies, "wrong": tally.wrong})
+    write_figures(options.json, {"phases": dict(tally.phases), "studies": tally.studies, "wrong": tally.wrong})
     sys.exit(1 if tally.wrong else 0)
 
 
 def kill_often(scratch: Path, kills: int, launcher: str, draws: random.Random) -> Tally:
-    """Kill commands until there are so many kills, and let the last study complete."""
+    """Kill commands ``kills`` times, and let the last study complete."""
     template = scratch / "template.db"
     client_of(f"sqlite:///{template}").search_experiments()
     places = (Workplace.apart(scratch / f"study{number}", template) for number in itertools.count())
@@ -182,7 +182,7 @@ def run_and_kill(study: Study, wait: Wait, tally: Tally) -> int | None:
 
 
 def undisturbed(study: Study) -> tuple[Endings, float]:
-    """What the trials come to without a kill, and how many seconds the command takes."""
+    """Return the results of the trials without a kill, and the duration of the command in seconds."""
     start, command = time.perf_counter(), study.start()
     outcome = command.end()
     if outcome.status:
@@ -195,7 +195,7 @@ def to_the_end(study: Study, command: Command) -> None:
 
 
 def draw(draws: random.Random, number: int, left: float) -> Wait:
-    """The moment of a kill: by turns any time within ``left`` seconds, and a time in any phase."""
+    """Return a function that waits for the next kill: by turns a time within ``left`` seconds and a time in a phase."""
     if number % 2 == 0:
         seconds = draws.uniform(0, left)
         return lambda study, command: command.join(seconds)

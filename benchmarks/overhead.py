@@ -1,4 +1,4 @@
-"""What a trial takes beyond its own work: its config, its folder, its lease, its snapshots and its MLflow run.
+"""Measure the overhead of a trial: its config, folder, lease, snapshots and MLflow run.
 
     python -m benchmarks.overhead                    # 40 trials one after the other, and 40 by two workers
     python -m benchmarks.overhead --launchers basic --trials 100
@@ -19,7 +19,7 @@ from benchmarks.common import (
     LAUNCHERS,
     TINY,
     noise_pictures,
-    parsed,
+    parse_arguments,
     parser_of,
     print_times,
     run_command,
@@ -33,21 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS))
     parser.add_argument("--trials", type=int, default=40, help="of each launcher (%(default)s)")
-    given = parsed(parser, arguments)
+    options = parse_arguments(parser, arguments)
     figures = {}
-    for launcher in given.launchers:
-        with tempfile.TemporaryDirectory(dir=given.scratch) as name:
+    for launcher in options.launchers:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as name:
             pictures = noise_pictures(Path(name) / "pictures")
-            sweep = ("-m", "train.steps=50", f"hydra.sweeper.replicates={given.trials}", *LAUNCHERS[launcher])
+            sweep = ("-m", "train.steps=50", f"hydra.sweeper.replicates={options.trials}", *LAUNCHERS[launcher])
             run_command([*sweep, *TINY, *pictures], Path(name))
             figures[launcher] = measured(Path(name))
         print(launcher)
         print_times(figures[launcher], "s")
-    write_figures(given.json, figures)
+    write_figures(options.json, figures)
 
 
 def measured(folder: Path) -> dict[str, list[float]]:
-    """Seconds of each trial in all, of its own work, and of the rest, without the first and last of each process."""
+    """Return the seconds of each trial, of its own work, and of the rest; drop the first and last of each process."""
     by_process: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for path in folder.glob("outputs/*/*/seed*"):
         (attempt,) = json.loads((path / "state.json").read_text(encoding="utf-8"))["attempts"]

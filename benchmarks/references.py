@@ -1,4 +1,4 @@
-"""What a training step is measured against: the release's arithmetic, the full-precision twin, and a matrix product."""
+"""References for a training step: the released arithmetic, the full-precision twin, and a matrix product."""
 
 import time
 
@@ -13,7 +13,7 @@ from bbcu.training.acceleration import has_bf16
 
 
 class WrittenOut(nn.Module):
-    """A BBCU unit with every operation a tensor of its own, as the released code trains it in fp32.
+    """A BBCU unit with a separate tensor for every operation, as the released code trains it in fp32.
 
     The surrogate's slope comes from a second path, a piecewise quadratic that is added and subtracted again.
     """
@@ -50,7 +50,7 @@ class Twin(nn.Module):
 
 
 def rebuilt(network: str, spec: NetworkSpec, replacement: type[WrittenOut] | type[Twin]) -> nn.Module:
-    """A network of ours with each of its units replaced."""
+    """Return our network with each of its units replaced."""
     built = assemble(network, spec)
     for unit in binary_units(built):
         unit.initial_weight(unit.weight, unit.weight, torch.Generator().manual_seed(0))
@@ -62,7 +62,7 @@ def rebuilt(network: str, spec: NetworkSpec, replacement: type[WrittenOut] | typ
 
 
 def multiply_adds(network: nn.Module, x: Tensor) -> int:
-    """The multiply-adds of the convolutions in one forward pass of a twin over ``x``."""
+    """Return the multiply-adds of the convolutions in one forward pass of a twin over ``x``."""
     counted: list[int] = []
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
@@ -78,7 +78,7 @@ def multiply_adds(network: nn.Module, x: Tensor) -> int:
 
 
 def matrix_product_seconds(operations: float, device: torch.device, size: int = 2048) -> float:
-    """The seconds of ``operations`` multiply-adds at the rate of one large matrix product, in bf16 if there is any."""
+    """Return the seconds of ``operations`` multiply-adds at the rate of a large matrix product, in bf16 if possible."""
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if has_bf16(device) else torch.float32)
     repeats = 10
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""How long a study of many runs takes to become a typed frame, or a whole report, and how much memory.
+"""Measure the time and memory to load a study of many runs, or to write its report.
 
     python -m benchmarks.report                    # 10,000 runs of 20 params and 20 metrics, in a temporary folder
     python -m benchmarks.report --runs 1000
@@ -6,8 +6,8 @@
 
 The runs are a full factorial design of five factors under four seeds, of which two cells in a hundred lack one. A trial
 has four test sets, a curve of 100 points and the probes of 32 binary units. One run is logged as a trial logs it and
-its rows are copied in the database, since logging takes minutes. The figures come from a process of its own, which
-begins with nothing imported.
+its rows are copied in the database, since logging takes minutes. The figures are measured in a new process, in
+which nothing is imported yet.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import parsed, parser_of, write_figures
+from benchmarks.common import parse_arguments, parser_of, write_figures
 
 STUDY = "benchmark"
 LEVELS = {
@@ -38,7 +38,7 @@ LEVELS = {
 
 FIXED = {"residual": "true", "act": "inside", "threshold": "true", "weight": "l1"}
 TEST_SETS = {"Set5": 5, "Set14": 14, "B100": 20, "Urban100": 20}
-"""The test sets, and how many pictures of each a result tells the score of."""
+"""The test sets, and the number of pictures that a result scores in each."""
 
 CURVE_POINTS = 100
 UNITS = 32
@@ -49,17 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--runs", type=int, default=10_000, help="how many runs (%(default)s)")
     parser.add_argument("--report", action="store_true", help="write every trial's files and make the report")
-    given = parsed(parser, arguments)
-    with tempfile.TemporaryDirectory(dir=given.scratch) as name:
+    options = parse_arguments(parser, arguments)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
         start = time.perf_counter()
-        build(folder, given.runs, given.report)
-        print(f"built {given.runs} runs in {time.perf_counter() - start:.0f} s", flush=True)
+        build(folder, options.runs, options.report)
+        print(f"built {options.runs} runs in {time.perf_counter() - start:.0f} s", flush=True)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            figures = pool.apply(report, (folder,)) if given.report else pool.apply(measure, (folder,))
+            figures = pool.apply(report, (folder,)) if options.report else pool.apply(measure, (folder,))
     for what, value in figures.items():
         print(f"{what:24s} {value:10.1f}")
-    write_figures(given.json, figures)
+    write_figures(options.json, figures)
 
 
 def measure(folder: Path) -> dict[str, float]:
@@ -98,12 +98,12 @@ def report(folder: Path) -> dict[str, float]:
 
 
 def peak_mebibytes() -> float:
-    """The largest resident memory of this process so far, in MiB."""
+    """Return the largest resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def build(folder: Path, runs: int, files: bool) -> None:
-    """A store with ``runs`` finished runs of one study, and with ``files`` their folders too."""
+    """Create a store with ``runs`` finished runs of one study, and with ``files`` their folders too."""
     from ablations.storage.folder import CurvePoint, TrialFolder
     from ablations.tracking.client import prepare_tracking
     from ablations.tracking.sync import synchronise
@@ -117,33 +117,33 @@ def build(folder: Path, runs: int, files: bool) -> None:
     first.write_result(template)
     synchronise(outputs, STUDY, uri)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        numbers = list(filter(there, range(1, runs)))
+        numbers = list(filter(exists, range(1, runs)))
         identities = [(str(result(number)["cell"]), number % SEEDS) for number in numbers]
         copy_runs(database, identities, [facts(number) for number in numbers])
         database.commit()
     if files:
-        for number in filter(there, range(1, runs)):
+        for number in filter(exists, range(1, runs)):
             copy_folder(first, result(number), outputs)
     else:
         shutil.rmtree(outputs)
 
 
-def there(number: int) -> bool:
-    """Whether the run of this number exists: the second seed of every fiftieth cell is missing."""
+def exists(number: int) -> bool:
+    """Return whether the run of this number exists: the second seed of every fiftieth cell is missing."""
     return number % (50 * SEEDS) != 1
 
 
 def levels_of(cell: int) -> dict[str, str]:
-    """The levels of a cell of the design by its number, which counts them as digits."""
-    found = dict(FIXED)
+    """Return the levels of a cell of the design by its number, which counts them as digits."""
+    chosen = dict(FIXED)
     for factor, levels in LEVELS.items():
         cell, place = divmod(cell, len(levels))
-        found[factor] = levels[place]
-    return found
+        chosen[factor] = levels[place]
+    return chosen
 
 
 def result(number: int) -> dict[str, Any]:
-    """The ``result.json`` of one trial, as large as MLflow's facts are: 20 params and 20 metrics."""
+    """Return the ``result.json`` of one trial, as large as MLflow's facts are: 20 params and 20 metrics."""
     cell, seed = divmod(number, SEEDS)
     levels = levels_of(cell)
     return {
@@ -182,12 +182,12 @@ def result(number: int) -> dict[str, Any]:
 
 
 def score(number: int) -> float:
-    """A PSNR in dB that looks like noise, the same for the same number."""
+    """Return a PSNR in dB that looks like noise and depends only on the number."""
     return 30.0 + math.sin(number**2)
 
 
 def unit(number: int) -> dict[str, Any]:
-    """The probes of one binary unit."""
+    """Return the probes of one binary unit."""
     spread = {"p1": -1.0, "p25": -0.5, "p50": 0.0, "p75": 0.5, "p99": 1.0, "std": 0.5}
     return {
         **dict.fromkeys(("sign_loss", "output_loss", "window", "entropy", "flipped"), abs(math.sin(number))),
@@ -198,7 +198,7 @@ def unit(number: int) -> dict[str, Any]:
 
 
 def facts(number: int) -> dict[str, Any]:
-    """The params, tags and metrics of a trial in MLflow, by key."""
+    """Return the params, tags and metrics of a trial in MLflow, by key."""
     from ablations.tracking.runs import facts_of, final_metrics
 
     document = result(number)
@@ -209,9 +209,9 @@ def facts(number: int) -> dict[str, Any]:
 def copy_runs(
     database: sqlite3.Connection, identities: Sequence[tuple[str, int]], facts: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Copy the one run that is there, with its params, tags and metrics, for the cell and seed of each other trial.
+    """Copy the only run in the store, with its params, tags and metrics, for the cell and seed of each other trial.
 
-    ``facts`` may give what else is a trial's own, by key.
+    ``facts`` has further values of each trial by key.
     """
     ((original,),) = database.execute("select run_uuid from runs").fetchall()
     tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall()]
@@ -232,7 +232,7 @@ def copy_runs(
 
 
 def copied(row: Mapping[str, Any], number: int, own: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of some table as the copy of this number has it, with what is its own trial's."""
+    """Return a row of a table changed for the copy with this number, whose own values are ``own``."""
     changed = {**row, "run_uuid": f"{number:032x}"}
     if row.get("key") in own:
         changed["value"] = own[row["key"]]
@@ -240,7 +240,7 @@ def copied(row: Mapping[str, Any], number: int, own: Mapping[str, Any]) -> dict[
 
 
 def copy_folder(first: Any, own: Mapping[str, Any], outputs: Path) -> None:
-    """The folder of another trial, with the first one's curve."""
+    """Create the folder of another trial with the curve of the first."""
     folder = outputs / STUDY / own["cell"] / f"seed{own['seed']}"
     folder.mkdir(parents=True)
     shutil.copyfile(first.curve_path, folder / "curve.csv")

@@ -1,11 +1,10 @@
-"""How long a study with thousands of finished runs takes to find out that nothing is left to do.
+"""Measure how long a sweep of thousands of finished trials takes to find that nothing is left to do.
 
     python -m benchmarks.resume                # more than ten thousand cells
     python -m benchmarks.resume -- OVERRIDE OVERRIDE ...
 
-The study is planned as the command plans it; every trial then gets a result and a run in MLflow that are copies of one
-that was really trained, and the command is run again, as a user would. Each figure is of a whole command, with Python's
-start and all imports.
+The study is planned by the command's code. Every trial then gets copies of the result and the MLflow run of one trial
+that was trained, and the command is run again. Each figure is for a whole command, with Python's start and all imports.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.storage.plans import write_plan
-from benchmarks.common import REPOSITORY, TINY, parsed, parser_of, print_times, run_command, write_figures
+from benchmarks.common import REPOSITORY, TINY, parse_arguments, parser_of, print_times, run_command, write_figures
 from benchmarks.report import copy_runs
 
 if TYPE_CHECKING:
@@ -38,13 +37,13 @@ MANY = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("overrides", nargs="*", help="the sweep, as behind run.py -m; -- before them")
-    given = parsed(parser, arguments)
-    overrides = [*TINY, f"study.name={STUDY}", "train.steps=2", *(given.overrides or MANY)]
+    options = parse_arguments(parser, arguments)
+    overrides = [*TINY, f"study.name={STUDY}", "train.steps=2", *(options.overrides or MANY)]
     figures: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(dir=given.scratch) as name:
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
         trials = build(folder, overrides)
-        # Another folder has no results yet, so that this is planning and listing alone.
+        # A folder without results, to measure planning and listing alone.
         planning = (f"outputs={folder / 'empty'}", f"tracking.uri=sqlite:///{folder / 'empty.db'}")
         for what, more, expected in (
             ("planned and listed", (*planning, "hydra.sweeper.dry_run=true"), f"0 done already, {trials} to train"),
@@ -57,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{what}: {trials} trials, {ended.seconds:.1f} s, {ended.mib:.0f} MiB", flush=True)
             figures[what] = [ended.seconds]
     print_times(figures, "s")
-    write_figures(given.json, figures)
+    write_figures(options.json, figures)
 
 
 def build(folder: Path, overrides: Sequence[str]) -> int:
-    """A study whose every trial has a result and a run; how many trials it has."""
+    """Create a study in which every trial has a result and a run; return the number of trials."""
     from ablations.planning.plan import plan_record
 
     run_command([*TINY, f"study.name={STUDY}", "train.steps=2"], folder)
@@ -85,7 +84,7 @@ def build(folder: Path, overrides: Sequence[str]) -> int:
 
 
 def planned(overrides: Sequence[str]) -> "Plan":
-    """The plan that the command makes of these overrides."""
+    """Return the plan that the command makes of these overrides."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

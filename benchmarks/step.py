@@ -1,14 +1,14 @@
-"""The training step beside its references, in interleaved rounds of one run: ``python -m benchmarks.step``.
+"""Compare the training step with references, in interleaved rounds of one run: ``python -m benchmarks.step``.
 
     eager    the units written out op by op in fp32, as the released code computes them
     fp       the full-precision twin, in bf16 if the hardware has it, not compiled
-    fp_fast  the twin compiled: what the hardware gives without binarisation
+    fp_fast  the twin compiled: the speed of the hardware without binarisation
     gemm     the twin's multiply-adds, forward and backward, at the rate of one large matrix product, in bf16 too
 
-``--ways`` compares our own ways to run a step instead, with what each brings: precision, compiled units, on a CPU signs
-that are convolved in bytes and, on a GPU, steps that are replayed as a CUDA graph.
+``--ways`` compares our own accelerations instead: precision, compiled units, int8 convolutions on a CPU, and steps that
+are replayed as a CUDA graph on a GPU.
 
-A job beside it can slow a step of several threads tenfold; the spread shows it, and such a run is worth nothing.
+Another busy job can slow a step of several threads tenfold; discard a run with a large spread.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from bbcu.training.acceleration import (
 )
 from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
 from bbcu.training.settings import TrainSettings
-from benchmarks.common import in_turns, milliseconds, parsed, parser_of, print_times, write_figures
+from benchmarks.common import interleaved, milliseconds, parse_arguments, parser_of, print_times, write_figures
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
 
 BATCH, PATCH, ALIGN = 16, 32, 130.0
@@ -73,7 +73,7 @@ class Contestant:
         self.train: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = self._train
         self.rules: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
-    def train_as_we_do(self) -> None:
+    def use_our_optimiser(self) -> None:
         """Use our optimiser, and our rules for cuDNN; the references have torch's."""
         self.optimiser = adam(self.network, 1e-4, self.device)
         self.rules = deterministic_fp32
@@ -82,7 +82,7 @@ class Contestant:
         self.train = CudaGraphStep(self._train)
 
     def step(self) -> float:
-        """Train one step and wait for its end; its milliseconds."""
+        """Train one step, wait for its end, and return the milliseconds."""
         return milliseconds(self._whole_step)
 
     def _whole_step(self) -> None:
@@ -111,7 +111,7 @@ def ours(
     int8: bool | str = "auto",
     replayed: bool = True,
 ) -> Contestant:
-    """Our step, by default in the fastest way there is; only a CPU convolves in bytes, only a GPU replays."""
+    """Return our step, by default with every acceleration that the device supports."""
     built = build(network, spec, 0)
     settings = TrainSettings(1, BATCH, PATCH, 1e-4, "constant", precision, compiled, replayed, int8)
     plan = plan_for(built, device, settings)
@@ -120,7 +120,7 @@ def ours(
     if plan.compiles:
         compile_units(built)
     contestant = Contestant(built, spec.scale, device, bf16=plan.precision == "bf16")
-    contestant.train_as_we_do()
+    contestant.use_our_optimiser()
     if plan.replays:
         contestant.replay()
     return contestant
@@ -157,7 +157,7 @@ def cells() -> dict[str, tuple[str, NetworkSpec]]:
 
 
 def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Milliseconds of the steps of every contestant; prints each as soon as it is warm, beside the first."""
+    """Return the milliseconds of each contestant's steps; print a first ratio as soon as a contestant is warm."""
     first = ""
     warm: dict[str, float] = {}
     for name, contestant in contestants.items():
@@ -171,16 +171,16 @@ def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dic
         ratio = f"x{warm[name] / warm[first]:.2f} of {first}"
         print(f"warm after {started:.1f} s, then {warm[name]:.1f} ms a step, {ratio}", flush=True)
     print(f"  now {rounds} rounds of {steps} steps each; medians follow", flush=True)
-    return in_turns({name: contestant.step for name, contestant in contestants.items()}, rounds, steps)
+    return interleaved({name: contestant.step for name, contestant in contestants.items()}, rounds, steps)
 
 
 def compare_networks(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
-    """Each network beside its references; ratios of medians."""
+    """Compare each network with its references by ratios of medians."""
     report: dict[str, Any] = {}
     for name in names:
         network, spec = NETWORKS[name]
         print(name, flush=True)
-        # What needs no compilation comes first, so that a first ratio is there within seconds.
+        # Contestants without compilation come first, so that a first ratio is printed within seconds.
         contestants = {**references(network, spec, device), "ours": ours(network, spec, device)}
         twin = contestants["fp_fast"]
         operations = 3 * multiply_adds(twin.network, twin.inputs)
@@ -199,7 +199,7 @@ def compare_networks(names: list[str], device: torch.device, rounds: int, steps:
 
 
 def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
-    """Each network in each of our ways to run a step; ratios to the plainest."""
+    """Compare our accelerations of each network by ratios to none of them."""
     precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
     replays = (False, True) if device.type == "cuda" else (False,)
     integers = (False, True) if missing_for_int8(device) is None else (False,)
@@ -219,7 +219,7 @@ def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int
 
 
 def compare_methods(device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
-    """Every method and level; ratios to BBCU."""
+    """Compare every method and level by ratios to BBCU."""
     print("methods and levels", flush=True)
     contestants = {name: ours(network, spec, device) for name, (network, spec) in cells().items()}
     times = measured(contestants, rounds, steps)
@@ -236,22 +236,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each in a round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
-    given = parsed(parser, None)
-    names = given.networks.split(",")
+    options = parse_arguments(parser, None)
+    names = options.networks.split(",")
     wrong = [name for name in names if name not in NETWORKS]
     if wrong:
         parser.error(f"--networks: {wrong[0]} is not one of {', '.join(NETWORKS)}")
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     retain_freed_memory()
-    device = resolve_device(given.device)
+    device = resolve_device(options.device)
     with side_stream(device):
-        if given.methods:
-            report = compare_methods(device, given.rounds, given.steps)
+        if options.methods:
+            report = compare_methods(device, options.rounds, options.steps)
         else:
-            compare = compare_ways if given.ways else compare_networks
-            report = compare(names, device, given.rounds, given.steps)
-    write_figures(given.json, report)
+            compare = compare_ways if options.ways else compare_networks
+            report = compare(names, device, options.rounds, options.steps)
+    write_figures(options.json, report)
 
 
 if __name__ == "__main__":

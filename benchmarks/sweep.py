@@ -1,10 +1,10 @@
-"""Where the time of a sweep goes, and whether trials side by side are faster than one after the other.
+"""Measure how a sweep spends its time, and whether parallel trials are faster than sequential ones.
 
     python -m benchmarks.sweep                                             # four small cells on bundled photographs
     python -m benchmarks.sweep --launchers joblib -- OVERRIDE OVERRIDE ... # any sweep, as it is typed behind run.py -m
 
-Each launcher runs the same sweep in a folder of its own, as a user starts it. The workers' time is divided by what the
-results say of it.
+Each launcher runs the same sweep in a new folder, by the command. The workers' time is divided by the timings in the
+results.
 """
 
 import os
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import LAUNCHERS, parsed, parser_of, results_in, run_command, write_figures
+from benchmarks.common import LAUNCHERS, parse_arguments, parser_of, results_in, run_command, write_figures
 
 SMALL = ("residual=true,false", "bn=none,post", "train.steps=100", "tracking.evaluations=1")
 
@@ -34,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="the first is the reference"
     )
     parser.add_argument("overrides", nargs="*", help="the sweep, as behind run.py -m; -- before them")
-    given = parsed(parser, arguments)
+    options = parse_arguments(parser, arguments)
     figures: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-        for launcher in given.launchers:
-            figures[launcher] = run_sweep(launcher, given.overrides or SMALL, Path(scratch) / launcher)
-            print_sweep(launcher, figures[launcher], figures[given.launchers[0]])
-    write_figures(given.json, figures)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        for launcher in options.launchers:
+            figures[launcher] = run_sweep(launcher, options.overrides or SMALL, Path(scratch) / launcher)
+            print_sweep(launcher, figures[launcher], figures[options.launchers[0]])
+    write_figures(options.json, figures)
 
 
 def run_sweep(launcher: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -60,13 +60,13 @@ def run_sweep(launcher: str, overrides: Sequence[str], folder: Path) -> dict[str
     }
 
 
-def print_sweep(launcher: str, found: dict[str, Any], reference: dict[str, Any]) -> None:
-    steps, ratio = found["step_ms"], found["wall_s"] / reference["wall_s"]
-    print(f"{launcher}: {len(steps)} trials in {found['wall_s']:.0f} s, {found['workers']} at once, x{ratio:.2f}")
+def print_sweep(launcher: str, figures: dict[str, Any], reference: dict[str, Any]) -> None:
+    steps, ratio = figures["step_ms"], figures["wall_s"] / reference["wall_s"]
+    print(f"{launcher}: {len(steps)} trials in {figures['wall_s']:.0f} s, {figures['workers']} at once, x{ratio:.2f}")
     print(f"  step {statistics.median(steps):.0f} ms ({min(steps):.0f} to {max(steps):.0f}), medians of each trial")
-    print(f"  largest trial {found['trial_mib']:.0f} MiB")
-    for part, seconds in found["spent_s"].items():
-        share = 100 * seconds / (found["wall_s"] * found["workers"])
+    print(f"  largest trial {figures['trial_mib']:.0f} MiB")
+    for part, seconds in figures["spent_s"].items():
+        share = 100 * seconds / (figures["wall_s"] * figures["workers"])
         print(f"  {part:12s} {seconds:8.1f} s of the workers' time, {share:5.1f} %", flush=True)
 
 

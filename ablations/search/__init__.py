@@ -1,1 +1,1 @@
-"""Cells chosen by Optuna as the sweep goes."""
+"""Choose cells by Optuna while a sweep runs."""

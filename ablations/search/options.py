@@ -15,29 +15,29 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 
 QUALITY = "psnr_db"
 OBJECTIVES: dict[str, Direction] = {QUALITY: "maximize", "ops_g": "minimize", "params_k": "minimize"}
-"""What can be searched for, and which direction is better."""
+"""The objectives of a search, each with the direction that is better."""
 
 OPTION_KEYS = ("trials", "objectives", "sampler", "pruner", "storage", "seed")
-"""The keys of ``hydra.sweeper`` that a search takes."""
+"""The keys of ``hydra.sweeper`` that are options of a search."""
 
 SAMPLERS = {"tpe": "TPESampler", "nsga2": "NSGAIISampler", "random": "RandomSampler"}
 PRUNERS = {"none": "NopPruner", "median": "MedianPruner", "halving": "SuccessiveHalvingPruner"}
-"""The samplers and pruners, and the classes of Optuna that they are."""
+"""The names of samplers and pruners, and the classes of Optuna that implement them."""
 
 POPULATION = 8
-"""The size of a generation of NSGA-II. Optuna's default of 50 is more cells than most studies train at all."""
+"""The size of a generation of NSGA-II; Optuna's default of 50 is more cells than most studies train in total."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search; each field is the key of ``hydra.sweeper`` of its name, except the last three.
+    """How to search; each field is a key of ``hydra.sweeper``, except ``name``, ``code`` and ``on_change``.
 
-    ``trials`` is how many cells to train at most, those of earlier sessions included. ``objectives`` are keys of
+    ``trials`` is the largest number of cells to train, including those of earlier sessions. ``objectives`` are keys of
     ``OBJECTIVES``. ``sampler`` is tpe, nsga2 or random, by default tpe for one objective and nsga2 for several.
     ``pruner`` is none, median or halving. ``storage`` is a file that ends in .log, or the URL of a database in SQLite
     or PostgreSQL. ``name`` is the study's. ``code`` is the fingerprint of the code that trains, and ``on_change`` says
-    what to do with scores of other code: stop, keep them, or retrain, which starts a new search. Raises ConfigError for
-    options that are not valid.
+    what to do with scores of different code: stop, keep them, or retrain, which starts a new search. Raises ConfigError
+    for invalid options.
     """
 
     trials: int
@@ -68,20 +68,20 @@ class SearchOptions:
 
 
 def _check_objectives(objectives: Sequence[str], pruner: str) -> None:
-    asked = f"hydra.sweeper.objectives=[{','.join(objectives)}]"
+    option = f"hydra.sweeper.objectives=[{','.join(objectives)}]"
     for name in objectives:
         if name not in OBJECTIVES:
             raise ConfigError(f"hydra.sweeper.objectives: {unknown('objective', name, OBJECTIVES)}")
         if objectives.count(name) > 1:
-            raise ConfigError(f"{asked}: {name} is there twice")
+            raise ConfigError(f"{option}: {name} is named twice")
     if QUALITY not in objectives:
-        raise ConfigError(f"{asked}: {QUALITY} must be among them; hydra.sweeper.dry_run=true lists costs untrained")
+        raise ConfigError(f"{option}: {QUALITY} must be among them; hydra.sweeper.dry_run=true lists costs untrained")
     if len(objectives) > 1 and pruner != "none":
-        raise ConfigError(f"hydra.sweeper.pruner={pruner}: needs one objective, and {asked} has {len(objectives)}")
+        raise ConfigError(f"hydra.sweeper.pruner={pruner}: needs one objective, and {option} has {len(objectives)}")
 
 
 def sampler_of(name: str, seed: int) -> "BaseSampler":
-    """Make a sampler; Optuna is imported only now, as that takes a while and most sweeps do without it."""
+    """Return a sampler; Optuna is imported here because that is slow and most sweeps do not need it."""
     import optuna.samplers
 
     more = {"population_size": POPULATION} if name == "nsga2" else {}

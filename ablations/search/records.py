@@ -1,4 +1,4 @@
-"""What a search is told and what it tells: rows, proposals, outcomes, and the record of every row that was drawn."""
+"""The data that goes into and out of a search: rows, proposals, outcomes, and a record of every row that was drawn."""
 
 import enum
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from ablations.space.rows import Row
 
 @dataclass(frozen=True)
 class IdentifiedRow:
-    """What a row is: the key of its cell, or None and the reason why it is not a cell.
+    """The cell of a row: its key, or None and the reason why the row is not a cell.
 
-    The key must cover all that the cell's values depend on, seeds included: of two rows with one key only one is
-    trained, and values stored under another key are never mixed with these. ``values`` are those of a cell that is
-    trained already, which costs nothing when it is drawn; None for others.
+    The key must cover everything that the cell's values depend on, including seeds: of the rows with the same key only
+    one is trained, and only values under the same key are compared. ``values`` has the objectives of a cell that is
+    already trained, or None.
     """
 
     cell: str | None
@@ -23,7 +23,7 @@ class IdentifiedRow:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A cell to train, and the row that asks for it; ``number`` is the row's number in the history."""
+    """A cell to train and its row; ``number`` is the row's number in the history."""
 
     number: int
     row: Row
@@ -32,7 +32,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell is trained; ``values`` has each objective, and may have more."""
+    """A cell was trained; ``values`` has at least the objectives."""
 
     values: Mapping[str, float]
 
@@ -46,7 +46,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A cell was ended early at a step because it scored too low; it is never proposed again."""
+    """A cell was pruned at a step because its score was too low; it is never proposed again."""
 
     step: int
 
@@ -57,8 +57,9 @@ CellOutcome = Finished | Failed | Pruned
 class RowState(enum.StrEnum):
     """The state of a row that was drawn.
 
-    Only the first five were, or will be, proposed. The cell of a known row had its values already, the cell of a
-    repeated row was drawn before, and an abandoned row, whose process died, is proposed again under another number.
+    Only rows in the first five states are or were proposed. The cell of a known row had values before it was drawn, the
+    cell of a repeated row was drawn before, and an abandoned row, whose process died, is proposed again under a new
+    number.
     """
 
     QUEUED = "queued"
@@ -81,8 +82,8 @@ UNDECIDED = (RowState.FAILED, RowState.ABANDONED, RowState.QUEUED)
 class Record:
     """One row of the history; ``dataclasses.asdict`` makes it JSON.
 
-    ``cell`` is None if the row is not a cell. ``values`` is empty without a result. ``reason`` says why a row failed,
-    was left out or was not proposed, and ``step`` where it was pruned.
+    ``cell`` is None if the row is not a cell. ``values`` is empty without a result. ``reason`` is why a row failed, was
+    left out or was not proposed, and ``step`` is where it was pruned.
     """
 
     number: int

@@ -1,8 +1,8 @@
-"""The search over cells: which one to train next, learned from those that are trained, by Optuna's ask and tell.
+"""Search for the best cells by Optuna's ask-and-tell interface: the results so far decide which cell is trained next.
 
-A search owns no loop. It is asked for cells, told their results, and keeps all of that in a storage, so that it can be
-stopped at any time, continued by another process, or shared by several at once. Optuna's samplers draw rows; this
-module ensures that no cell is trained twice, that nothing is lost with a process, and that the search ends.
+The caller owns the loop: it asks for cells and tells their outcomes. Everything is stored, so a search can be stopped
+at any time, resumed by another process, or shared by several processes. Optuna's samplers draw rows; this module
+ensures that no cell is trained twice, that a killed process loses nothing, and that the search ends.
 """
 
 import functools
@@ -38,47 +38,47 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRAWS = 3
-"""How many rows are drawn for one new cell before the nearest new one is taken; a draw costs milliseconds."""
+"""How many rows are drawn for one new cell before the nearest new cell is taken; a draw costs milliseconds."""
 
 
 class Search:
-    """A search over the rows of ``levels``, which has the texts of each swept key.
+    """A search over the rows of ``levels``, which maps each swept key to the texts of its values.
 
-    A search with the same name, objectives, levels and cells in the same storage is the same search and continues. If
-    any of these changes, a new one starts, since values would not compare. For one process and one seed it is
-    deterministic, across sessions too: what is drawn depends on the seed and the history alone.
+    The same name, objectives, levels and cells in the same storage resume a search; if any of these changes, a new
+    search starts, since values would not be comparable. With one process and one seed it is deterministic, across
+    sessions too: a draw depends on the seed and the history alone.
 
-    ``identify`` is called once for each row that is looked at. What a search proposes belongs to this process until it
-    is told, until the process ends, or until :meth:`close`. Raises ConfigError if no row is a cell, and if other code
-    has scored cells and ``options.on_change`` is stop; BbcuError for a storage that cannot be used.
+    ``identify`` is called once for each row. A proposal is reserved for this process until its outcome is told, the
+    process ends, or :meth:`close`. Raises ConfigError if no row is a cell, and if different code has scored cells and
+    ``options.on_change`` is stop; BbcuError for a storage that cannot be used.
     """
 
     def __init__(self, options: SearchOptions, levels: Sweep, identify: Callable[[Row], IdentifiedRow]) -> None:
         self.options = options
         self._levels = {key: list(dict.fromkeys(values)) for key, values in levels.items()}
-        self._identify = functools.cache(functools.partial(self._look, identify))
+        self._identify = functools.cache(functools.partial(self._identify_row, identify))
         self._known: dict[str, list[float]] = {}
         self._live: dict[int, Trial] = {}
         directions = [OBJECTIVES[name] for name in options.objectives]
         self._stored = StoredSearch.opened(options, f"{options.name}-{self._fingerprint()}", directions)
         self._backend, self._study = self._stored.backend, self._stored.study
-        self._worker_lock = self._backend.worker_lock()
+        self._backend.hold_worker_lock()
 
     def close(self) -> None:
-        """Give up what was proposed and not told; another search may then propose it."""
+        """Release the proposals without an outcome, so that another process may propose them."""
         self._live.clear()
-        self._worker_lock.release()
+        self._backend.release_worker_lock()
 
     def ask(self, count: int) -> list[Proposal]:
-        """Return up to ``count`` cells to train, each new and proposed to nobody else; fewer if the search has ended.
+        """Return up to ``count`` cells to train, each untrained and not yet proposed; fewer if the search has ended.
 
-        Cells whose process died, and cells to retry, come first and are not counted again. Then rows are drawn. A row
-        of a known cell is told its values at once, a row that is not a cell is told so, and neither is proposed. If the
-        draws bring nothing new, the new row that differs from the last draw in the fewest keys is taken, until the
-        space is exhausted.
+        Cells whose process died, and cells to retry, come first and are not counted again. Then rows are drawn. The
+        sampler gets the values of a row whose cell is known, and learns that a row is not a cell; neither is proposed.
+        If the draws yield nothing new, the new row that differs from the last draw in the fewest keys is taken, until
+        the space is exhausted.
         """
         with self._backend.locked():
-            self._worker_lock.renew()
+            self._backend.hold_worker_lock()
             self._queue_abandoned()
             proposals: list[Proposal] = []
             while len(proposals) < count:
@@ -91,17 +91,17 @@ class Search:
     def tell(self, proposal: Proposal, outcome: CellOutcome) -> None:
         """Record the outcome of a proposal of this search.
 
-        A value that is not finite is a failure. If another process has taken over the cell, because this one seemed to
-        be gone, values are kept as known and other outcomes are dropped.
+        A value that is not finite is a failure. If the cell was given to another process because this one seemed to be
+        dead, its values are saved as those of a known cell and other outcomes are dropped.
         """
         with self._backend.locked():
             trial = self._live.pop(proposal.number, None)
             if trial is None:
-                raise ValueError(f"proposal {proposal.number} is not this search's, or is told already")
+                raise ValueError(f"proposal {proposal.number} is not this search's, or already has an outcome")
             if self._stored.is_running(proposal.number):
                 self._record_outcome(trial, outcome)
                 return
-            log.warning("%s was given to another process meanwhile", " ".join(proposal.row))
+            log.warning("%s was given to another process in the meantime", " ".join(proposal.row))
             if isinstance(outcome, Finished):
                 self._known[proposal.cell] = self._objective_values(outcome.values)
 
@@ -123,7 +123,7 @@ class Search:
             return bool(trial.should_prune())
 
     def retry_failed(self) -> int:
-        """Queue every cell that has failed and has no result since, once more, before all else; return how many."""
+        """Queue every failed cell without a later result again, before all other cells; return how many."""
         with self._backend.locked():
             latest = {
                 record.cell: record
@@ -138,7 +138,7 @@ class Search:
     def front(self) -> list[Record]:
         """Return the cells of the Pareto front, the best in the first objective first; for one objective, the best.
 
-        Cells that were known and not drawn are not among them.
+        It does not include known cells that were not drawn.
         """
         numbers = {trial.number for trial in self._study.best_trials}
         by_cell: dict[str | None, Record] = {}
@@ -153,17 +153,17 @@ class Search:
         """Return every row that was drawn, in the order of the draws."""
         return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
-    # --- what is drawn ------------------------------------------------------------------------------------------------
+    # --- drawing ------------------------------------------------------------------------------------------------
 
-    def _look(self, identify: Callable[[Row], IdentifiedRow], row: Row) -> IdentifiedRow:
-        """Identify a row, and remember the values of a cell that is trained already."""
-        found = identify(row)
-        if found.cell is not None and found.values is not None:
-            self._known[found.cell] = self._objective_values(found.values)
-        return found
+    def _identify_row(self, identify: Callable[[Row], IdentifiedRow], row: Row) -> IdentifiedRow:
+        """Identify a row, and remember the values of a cell that is already trained."""
+        identified = identify(row)
+        if identified.cell is not None and identified.values is not None:
+            self._known[identified.cell] = self._objective_values(identified.values)
+        return identified
 
     def _fingerprint(self) -> str:
-        """Identify what makes values comparable; the key of one cell stands for the setting of all."""
+        """Return a hash of what makes values comparable; the key of one cell covers the setting of all cells."""
         first = tuple(f"{key}={texts[0]}" for key, texts in self._levels.items())
         cells = (self._identify(row).cell for row in _rows_around(self._levels, first))
         base = next((cell for cell in cells if cell is not None), None)
@@ -182,8 +182,8 @@ class Search:
         return None
 
     def _next_new(self) -> Proposal | None:
-        """Draw a new cell, or take one near to the draw; None if the budget or the space is used up."""
-        if self._spent() >= self.options.trials:
+        """Draw a new cell, or take one close to the draw; None if the budget or the space is exhausted."""
+        if self._proposed_cells() >= self.options.trials:
             return None
         for _ in range(DRAWS):
             trial = self._draw()
@@ -198,25 +198,24 @@ class Search:
                 return proposal
         return None
 
-    def _spent(self) -> int:
-        """Count the cells that were proposed, each once."""
+    def _proposed_cells(self) -> int:
+        """Return the number of different cells that were proposed."""
         proposed = (*UNDECIDED, RowState.RUNNING, RowState.FINISHED, RowState.PRUNED)
         return len({record.cell for record in self.history() if record.cell and record.state in proposed})
 
     def _draw(self) -> "Trial":
-        """Draw a row; its random numbers depend on nothing but the seed and the number of draws before."""
+        """Draw a row; its random numbers depend only on the seed and the number of earlier draws."""
         from optuna.distributions import CategoricalDistribution
 
         self._study.sampler = sampler_of(self.options.chosen_sampler, self._seed_of_draw())
-        # A key with one value is not a choice and would only cost a line in the storage.
+        # A key with one value is not a choice, and would only take space in the storage.
         choices = {key: CategoricalDistribution(texts) for key, texts in self._levels.items() if len(texts) > 1}
         return self._study.ask(dict(choices))
 
     def _seed_of_draw(self) -> int:
         """Derive a seed from the number of draws so far.
 
-        Retries, and rows lost with the process that drew them, are not counted, so that the draws to come are the same
-        as without them.
+        Retries, and rows whose process died, are not counted, so that later draws are the same as without them.
         """
         drawn = sum(map(counts_as_drawn, self._study.get_trials(deepcopy=False)))
         return int.from_bytes(hashlib.sha256(f"{self.options.seed} {drawn}".encode()).digest()[:4])
@@ -224,28 +223,28 @@ class Search:
     def _propose(self, trial: "Trial") -> Proposal | None:
         """Return the proposal that a drawn row makes, or None after recording why it makes none."""
         row = self._row_of(trial.params)
-        found = self._identify(row)
+        identified = self._identify(row)
         earlier = [record for record in self.history() if record.number != trial.number]
-        if found.cell is None:
+        if identified.cell is None:
             is_first = all(record.row != row for record in earlier)
-            self._refuse(trial, RowState.LEFT_OUT if is_first else RowState.REPEATED, None, found.reason)
+            self._refuse(trial, RowState.LEFT_OUT if is_first else RowState.REPEATED, None, identified.reason)
             return None
-        same = [record for record in earlier if record.cell == found.cell and record.state != RowState.REPEATED]
+        same = [record for record in earlier if record.cell == identified.cell and record.state != RowState.REPEATED]
         valued = [record for record in same if record.state in WITH_VALUES]
-        values = list(valued[0].values.values()) if valued else self._known.get(found.cell)
+        values = list(valued[0].values.values()) if valued else self._known.get(identified.cell)
         if values and all(record.row != row for record in valued):
-            note_state(trial, RowState.KNOWN, cell=found.cell)
+            note_state(trial, RowState.KNOWN, cell=identified.cell)
             self._study.tell(trial, values)
             return None
         is_queued = "queued" in trial.user_attrs
         blocking = [record for record in same if not (is_queued and record.state in UNDECIDED)]
         if blocking:
             reason = f"the cell of row {blocking[-1].number}, which is {blocking[-1].state}"
-            self._refuse(trial, RowState.REPEATED, found.cell, reason)
+            self._refuse(trial, RowState.REPEATED, identified.cell, reason)
             return None
-        trial.set_user_attr("proposed", {"cell": found.cell, "worker": self._worker_lock.worker})
+        trial.set_user_attr("proposed", {"cell": identified.cell, "worker": self._backend.worker})
         self._live[trial.number] = trial
-        return Proposal(trial.number, row, found.cell)
+        return Proposal(trial.number, row, identified.cell)
 
     def _refuse(self, trial: "Trial", state: RowState, cell: str | None, reason: str) -> None:
         """Record that a row is not proposed.
@@ -256,11 +255,11 @@ class Search:
         from optuna.trial import TrialState
 
         note_state(trial, state, cell=cell, reason=reason)
-        teaches = state == RowState.LEFT_OUT and len(self.options.objectives) == 1
-        self._study.tell(trial, state=TrialState.PRUNED if teaches else TrialState.FAIL)
+        as_pruned = state == RowState.LEFT_OUT and len(self.options.objectives) == 1
+        self._study.tell(trial, state=TrialState.PRUNED if as_pruned else TrialState.FAIL)
 
     def _nearest_new(self, row: Row) -> Row | None:
-        """Return the row of a cell that the history lacks that differs from ``row`` in the fewest keys."""
+        """Return the row that differs from ``row`` in the fewest keys among those whose cell is not in the history."""
         seen = {record.cell for record in self.history()}
         for candidate in _rows_around(self._levels, row, random.Random(self._seed_of_draw())):
             cell = self._identify(candidate).cell
@@ -268,10 +267,10 @@ class Search:
                 return candidate
         return None
 
-    # --- what is recorded ---------------------------------------------------------------------------------------------
+    # --- recording ---------------------------------------------------------------------------------------------
 
     def _queue_abandoned(self) -> None:
-        """Queue each cell whose process has ended once; a cell that has a result by now is told that instead."""
+        """Queue each cell whose process has ended, once; if the cell has a result by now, record that instead."""
         from optuna.trial import TrialState
 
         queued = {record.cell for record in self.history() if record.state == RowState.QUEUED}
@@ -284,18 +283,18 @@ class Search:
             if cell is not None and cell in self._known:
                 self._study.tell(trial.number, self._known[cell])
                 continue
-            # Queued before it is told, so that nothing is lost if this process ends in between.
+            # Queue it before closing its row, so that nothing is lost if this process ends in between.
             if record.cell is not None and record.cell not in queued:
                 self._queue(record.row, record.cell, again=record.number)
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _has_ended(self, worker: str) -> bool:
-        return worker != self._worker_lock.worker and self._backend.has_ended(worker)
+        return worker != self._backend.worker and self._backend.has_ended(worker)
 
     def _queue(self, row: Row, cell: str | None, *, again: int | None = None) -> None:
-        """Let a row be drawn before all others; ``again`` is its number if it was drawn before.
+        """Queue a row to be drawn before all others; ``again`` is its number if it was drawn before.
 
-        The sampler's notes on that draw are copied, because its result would count for less without them.
+        The sampler's notes on that draw are copied, because without them the sampler would give its result less weight.
         """
         note = {"cell": cell, "row": list(row), "again": again is not None}
         params = {key: text for key, text in map(split, row) if len(self._levels[key]) > 1}

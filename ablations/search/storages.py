@@ -1,7 +1,7 @@
 """The storage backends of a search: a journal, SQLite or PostgreSQL, each safe with several processes at once.
 
-A backend opens Optuna's storage, locks it, and tells which processes of a search are alive. Locks of the operating
-system, or of a database session, are released however a process ends, so nothing ever waits for a timeout.
+A backend opens Optuna's storage, locks it, and checks which processes of a search are alive. Locks of the operating
+system, or of a database session, are released however a process ends, so no process waits for a timeout.
 """
 
 import abc
@@ -20,11 +20,11 @@ from bbcu.errors import BbcuError, ConfigError, unknown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
 
 def check_storage(storage: str) -> None:
-    """Raise ConfigError for a storage of a kind that does not exist, or that would be lost with the process."""
+    """Raise ConfigError for a kind of storage that does not exist, or that would be lost when the process ends."""
     path = storage.removeprefix("sqlite:///")
     is_sqlite = path != storage and path not in ("", ":memory:") and "?" not in path
     is_journal = "://" not in storage and storage.endswith(".log")
@@ -36,7 +36,7 @@ def check_storage(storage: str) -> None:
 
 @contextlib.contextmanager
 def opened(storage: str) -> Iterator[tuple["StorageBackend", "BaseStorage"]]:
-    """Open a storage and lock it: several processes that start at once would each make its tables.
+    """Open a storage and lock it, since processes that start at the same time would each create its tables.
 
     Raises BbcuError for a storage that cannot be used.
     """
@@ -49,22 +49,11 @@ def opened(storage: str) -> Iterator[tuple["StorageBackend", "BaseStorage"]]:
             yield backend, backend.open()
 
 
-class WorkerLock(abc.ABC):
-    """A lock that a process of a search holds as long as it lives, by which others see that it does."""
+class StorageBackend(abc.ABC):
+    """Where a search is stored; ``worker`` identifies its process, whose lock shows others that it is alive."""
 
     def __init__(self) -> None:
         self.worker = uuid.uuid4().hex
-
-    @abc.abstractmethod
-    def renew(self) -> None:
-        """Acquire the lock again if it was lost with a connection."""
-
-    @abc.abstractmethod
-    def release(self) -> None: ...
-
-
-class StorageBackend(abc.ABC):
-    """Where a search is stored."""
 
     @abc.abstractmethod
     def open(self) -> "BaseStorage": ...
@@ -74,11 +63,15 @@ class StorageBackend(abc.ABC):
         """Lock the storage against other threads and processes, which wait."""
 
     @abc.abstractmethod
-    def worker_lock(self) -> WorkerLock: ...
+    def hold_worker_lock(self) -> None:
+        """Acquire the lock of this process, unless it is held; a lock may be lost with a connection."""
+
+    @abc.abstractmethod
+    def release_worker_lock(self) -> None: ...
 
     @abc.abstractmethod
     def has_ended(self, worker: str) -> bool:
-        """Return whether the process of a worker lock has ended; call it while the storage is locked."""
+        """Return whether the process of a worker has ended; call it while the storage is locked."""
 
 
 def _backend_of(storage: str) -> StorageBackend:
@@ -90,22 +83,30 @@ def _backend_of(storage: str) -> StorageBackend:
 
 
 class _File(StorageBackend):
-    """A file, with locks of the operating system beside it."""
+    """A file, with locks of the operating system next to it."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path.absolute()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(self._path.with_name(f".{path.name}.lock"), poll_interval=0.01)
         self._workers = self._path.with_name(f".{path.name}.workers")
+        # The lock belongs to the process, not to a thread.
+        self._own_lock = filelock.FileLock(self._workers / self.worker, thread_local=False)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         with self._lock:
             yield
 
-    def worker_lock(self) -> WorkerLock:
+    def hold_worker_lock(self) -> None:
         self._workers.mkdir(exist_ok=True)
-        return _FileLock(self._workers)
+        if not self._own_lock.is_locked:
+            self._own_lock.acquire()
+
+    def release_worker_lock(self) -> None:
+        (self._workers / self.worker).unlink(missing_ok=True)
+        self._own_lock.release()
 
     def has_ended(self, worker: str) -> bool:
         path = self._workers / worker
@@ -119,25 +120,9 @@ class _File(StorageBackend):
         return True
 
 
-class _FileLock(WorkerLock):
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._path = folder / self.worker
-        # It belongs to the whole process, whichever thread asks.
-        self._lock = filelock.FileLock(self._path, thread_local=False)
-        self._lock.acquire()
-
-    def renew(self) -> None:
-        """Do nothing: a lock on a file is never lost."""
-
-    def release(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._lock.release()
-
-
 class _SQLite(_File):
     WAIT_SECONDS = 60
-    """How long to wait for other users of the file; SQLite's own 5 s are too few while a program reads it all."""
+    """How long to wait for other users of the file; SQLite's 5 s are too short while a program reads all of it."""
 
     def open(self) -> "BaseStorage":
         from optuna.storages import RDBStorage
@@ -145,7 +130,7 @@ class _SQLite(_File):
         return RDBStorage(f"sqlite:///{self._path}", engine_kwargs={"creator": self._connect})
 
     def _connect(self) -> sqlite3.Connection:
-        """Connect without waiting for the disk, which is four times as fast; a power cut can lose the last moment."""
+        """Connect without waiting for the disk, which is four times as fast; a power cut may lose recent changes."""
         connection = sqlite3.connect(self._path, timeout=self.WAIT_SECONDS, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -160,7 +145,7 @@ class _Journal(_File):
         path, lock = self._path, self._lock
 
         class WholeLinesLock(JournalFileOpenLock):
-            """Our lock in place of Optuna's, which a killed process leaves behind for half a minute."""
+            """Our lock instead of Optuna's, which stays in place for half a minute after its process was killed."""
 
             def acquire(self) -> bool:
                 lock.acquire()
@@ -191,12 +176,14 @@ class _PostgreSQL(StorageBackend):
     A connection pooler that shares sessions, as PgBouncer does by transaction, would break them.
     """
 
-    # The server gives up a session that has been unreachable for a minute, as after a power cut.
+    # The server closes a session whose client has been unreachable for a minute, for example after a power cut.
     KEEPALIVES = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 
     def __init__(self, url: str) -> None:
         from sqlalchemy import NullPool, create_engine
 
+        super().__init__()
+        self._session: Connection | None = None
         self._url = url
         options = {"options": self.KEEPALIVES}
         self._engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options)
@@ -212,37 +199,26 @@ class _PostgreSQL(StorageBackend):
             _advisory(session, "pg_advisory_lock", "bbcu search")
             yield
 
-    def worker_lock(self) -> WorkerLock:
-        return _SessionLock(self._engine)
+    def hold_worker_lock(self) -> None:
+        from sqlalchemy import text
+        from sqlalchemy.exc import DBAPIError
+
+        if self._session is not None:
+            try:
+                self._session.execute(text("SELECT 1"))
+                return
+            except DBAPIError:
+                self._session.invalidate()
+        self._session = self._engine.connect()
+        _advisory(self._session, "pg_advisory_lock", self.worker)
+
+    def release_worker_lock(self) -> None:
+        if self._session is not None:
+            self._session.close()
 
     def has_ended(self, worker: str) -> bool:
         with self._engine.connect() as session:
             return bool(_advisory(session, "pg_try_advisory_lock", worker))
-
-
-class _SessionLock(WorkerLock):
-    def __init__(self, engine: "Engine") -> None:
-        super().__init__()
-        self._engine = engine
-        self._session = self._acquire()
-
-    def _acquire(self) -> "Connection":
-        session = self._engine.connect()
-        _advisory(session, "pg_advisory_lock", self.worker)
-        return session
-
-    def renew(self) -> None:
-        from sqlalchemy import text
-        from sqlalchemy.exc import DBAPIError
-
-        try:
-            self._session.execute(text("SELECT 1"))
-        except DBAPIError:
-            self._session.invalidate()
-            self._session = self._acquire()
-
-    def release(self) -> None:
-        self._session.close()
 
 
 def _advisory(session: "Connection", function: str, name: str) -> Any:
@@ -255,14 +231,14 @@ def _advisory(session: "Connection", function: str, name: str) -> Any:
 
 @contextlib.contextmanager
 def _errors_in_one_line(storage: str) -> Iterator[None]:
-    """Turn what fails when a storage is opened into a BbcuError that names the storage."""
+    """Turn errors of opening a storage into a BbcuError of one line that names the storage."""
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (OSError, ImportError, KeyError, ValueError, SQLAlchemyError, OptunaError) as error:
-        # Optuna's own text is advice for programmers; the reason is its cause.
+        # Optuna's message is advice for programmers; the cause has the reason.
         cause = error.__cause__ if isinstance(error, OptunaError) and error.__cause__ is not None else error
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         raise BbcuError(f"hydra.sweeper.storage={_without_password(storage)}: cannot be used: {reason}") from error

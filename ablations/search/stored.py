@@ -1,4 +1,4 @@
-"""The history of a search: Optuna's study in a storage, one for each version of the code that trains."""
+"""Store the history of a search as a study of Optuna, one for each version of the training code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 RESTART = "+"
-"""The suffix of a study's name, once for each time that the search was started again for other code."""
+"""The suffix that a study's name gets for each restart of the search because the code has changed."""
 
 CODE = "code"
 """The attribute of Optuna's study that has the fingerprint of the code that trained its cells."""
@@ -32,10 +32,10 @@ class StoredSearch:
 
     @classmethod
     def opened(cls, options: SearchOptions, name: str, directions: Sequence[Direction]) -> "StoredSearch":
-        """Open the latest study of that name; make one if there is none, or if the search is to start again.
+        """Open the latest study of that name; create one if it does not exist or ``options.on_change`` restarts it.
 
-        Raises BbcuError for a storage that cannot be used, and ConfigError if other code has scored its cells and the
-        user has not chosen what to do.
+        Raises BbcuError for a storage that cannot be used, and ConfigError if different code has scored its cells and
+        ``options.on_change`` is stop.
         """
         import optuna
 
@@ -61,7 +61,7 @@ class StoredSearch:
         return self.study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
 
     def copy_notes(self, earlier: "FrozenTrial", later: "FrozenTrial") -> None:
-        """Copy the sampler's own notes on a row, such as its generation, to a queued row that lacks them."""
+        """Copy the sampler's notes on a row, such as its generation, to a queued row that lacks them."""
         for name, note in earlier.system_attrs.items():
             if name not in later.system_attrs:
                 self.storage.set_trial_system_attr(self._id_of(later.number), name, note)
@@ -73,12 +73,12 @@ class StoredSearch:
 
 
 def _has_scores(study: "Study") -> bool:
-    """Return whether a sampler would learn anything from the study."""
+    """Return whether the study has a score that a sampler would use."""
     return any(trial.values or trial.intermediate_values for trial in study.get_trials(deepcopy=False))
 
 
 def _scored_by_other_code(study: "Study", options: SearchOptions) -> bool:
-    """Return whether a study has scores of other code; raise ConfigError if so and the user has not chosen."""
+    """Return whether a study has scores of different code; raise ConfigError if ``options.on_change`` is stop."""
     made_by = study.user_attrs.get(CODE)
     if made_by == options.code or not _has_scores(study):
         return False
@@ -90,12 +90,12 @@ def _scored_by_other_code(study: "Study", options: SearchOptions) -> bool:
 
 
 def note_state(trial: "Trial", state: RowState, **more: object) -> None:
-    """Store our own note on a row; the words of its keys are those of every search that is stored already."""
+    """Store the state of a row as an attribute; its key and format must not change, as stored searches have them."""
     trial.set_user_attr("verdict", {"standing": state, **more})
 
 
 def state_of(trial: "FrozenTrial") -> RowState:
-    """Return the state of a row by Optuna's state and our own note, which counts only once Optuna's is final."""
+    """Return the state of a row: Optuna's, refined by the stored attribute once Optuna's is final."""
     from optuna.trial import TrialState
 
     if trial.state == TrialState.WAITING:

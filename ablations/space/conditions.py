@@ -1,4 +1,4 @@
-"""Conditions, which say what combinations of levels a rule or an ``exclude`` applies to. They are parsed, never run.
+"""Parse and evaluate the conditions of rules and of ``exclude``, which select combinations of levels.
 
     residual=false and bn!=post
     binarize contains head or align>130
@@ -59,7 +59,7 @@ class Comparison:
     value: Value
 
     def holds(self, levels: Values, automatic: float | None = None) -> bool:
-        """Whether the comparison is true of these levels; ``automatic`` is the number that ``align=auto`` stands for.
+        """Return whether the comparison is true of these levels; ``automatic`` is the value of ``align=auto``.
 
         ``<`` and the like are false unless both sides are numbers. Raises ConfigError if the key has no level.
         """
@@ -82,7 +82,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Not:
-    """Hold if the part does not."""
+    """The negation of a condition."""
 
     part: "Condition"
 
@@ -95,7 +95,7 @@ class Not:
 
 @dataclass(frozen=True)
 class AllOf:
-    """Hold if every part does."""
+    """The conjunction of conditions."""
 
     parts: tuple["Condition", ...]
 
@@ -108,7 +108,7 @@ class AllOf:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Hold if at least one part does."""
+    """The disjunction of conditions."""
 
     parts: tuple["Condition", ...]
 
@@ -124,7 +124,7 @@ Condition = Comparison | Not | AllOf | AnyOf
 
 
 def keys_of(condition: Condition) -> tuple[str, ...]:
-    """The keys that a condition reads, each once, in the order of its text."""
+    """Return the keys that a condition reads, each once, in the order of its text."""
     if isinstance(condition, Comparison):
         return (condition.key,)
     parts = (condition.part,) if isinstance(condition, Not) else condition.parts
@@ -132,7 +132,7 @@ def keys_of(condition: Condition) -> tuple[str, ...]:
 
 
 def _resolve_auto(value: Value, number: float | None) -> Value:
-    """Replace ``auto`` by the number that it stands for, in lists too; without a number it stays a name."""
+    """Replace ``auto`` by ``number``, in lists too, unless ``number`` is None."""
     if isinstance(value, tuple):
         return tuple(_resolve_auto(entry, number) for entry in value)
     return number if value == AUTO and number is not None else value
@@ -143,7 +143,7 @@ def _contains(values: Value, value: Value) -> bool:
 
 
 def _equal(one: Value, other: Value) -> bool:
-    """Whether two values are equal, lists as sets; unlike in Python, 1 does not equal true."""
+    """Return whether two values are equal, lists as sets; unlike in Python, 1 does not equal true."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return all(_contains(other, entry) for entry in one) and all(_contains(one, entry) for entry in other)
     return isinstance(one, bool) == isinstance(other, bool) and one == other
@@ -155,14 +155,13 @@ def _equal(one: Value, other: Value) -> bool:
 def parse(text: str, keys: Collection[str] = tuple(FACTORS)) -> Condition:
     """Parse a condition on ``keys``.
 
-    A comparison with a level that does not exist would never hold, so it is refused like an unknown key. Raises
-    ConfigError, which names the column and what is valid there.
+    Raises ConfigError, which names the column and what is valid there, also for a level that does not exist.
     """
     return _condition(_parsed(text, "condition", keys), text)
 
 
 def value_of(text: str) -> Value:
-    """Type the text of a value as Hydra would; text that is not a value, as ``a b``, is returned as it is."""
+    """Convert the text of a value as Hydra would; text that is not a value, such as ``a b``, is returned unchanged."""
     try:
         return _value(_parsed(text, "value", ()))
     except ConfigError:
@@ -170,7 +169,7 @@ def value_of(text: str) -> Value:
 
 
 def value_text(value: Value) -> str:
-    """A value the way a user types it, quoted only if it would be read as another value without quotes."""
+    """Return a value as a user types it, in quotes only if it would be read as another value without them."""
     if isinstance(value, tuple):
         return f"[{','.join(map(value_text, value))}]"
     if not isinstance(value, str):
@@ -183,7 +182,7 @@ def value_text(value: Value) -> str:
 
 @functools.cache
 def _parser() -> Any:
-    """Build the parser once; lark is imported here because its 40 ms would delay commands that parse nothing."""
+    """Build the parser once; importing lark takes 40 ms, which commands without conditions save."""
     from lark import Lark
 
     # The basic lexer splits the text whatever the parser expects, so that "android" is never read as "and" and "roid".
@@ -191,7 +190,7 @@ def _parser() -> Any:
 
 
 def _parsed(text: str, start: str, keys: Collection[str]) -> Any:
-    """The syntax tree of the text, from the rule ``start``; checks the keys and the depth on the way."""
+    """Return the syntax tree of the text, from the rule ``start``, after checking its keys and depth."""
     from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
     steps = _parser().parse_interactive(text, start=start)
@@ -212,12 +211,12 @@ def _parsed(text: str, start: str, keys: Collection[str]) -> Any:
     except UnexpectedToken as error:
         at_end = error.token.type == "$END"
         position = len(text) if at_end else int(error.token.start_pos or 0)
-        found = "but the text ends" if at_end else f"not {str(error.token)!r}"
-        _refuse(text, position, f"expected {_valid_after(text[:position], start)}, {found}")
+        actual = "but the text ends" if at_end else f"not {str(error.token)!r}"
+        _refuse(text, position, f"expected {_valid_after(text[:position], start)}, {actual}")
 
 
 def _valid_after(beginning: str, start: str) -> str:
-    """What may follow the beginning of a text, as a user would type it."""
+    """Return what may follow the beginning of a text, as a user would type it."""
     steps = _parser().parse_interactive(beginning, start=start)
     steps.exhaust_lexer()
     valid = steps.accepts()
@@ -234,7 +233,7 @@ def _refuse(text: str, position: int, why: str) -> NoReturn:
 
 
 def _condition(tree: Any, text: str) -> Condition:
-    """The condition of a syntax tree, without parentheses and double negations that mean nothing."""
+    """Return the condition of a syntax tree, without redundant parentheses and double negations."""
     if tree.data == "comparison":
         return _comparison(tree, text)
     if tree.data == "negated":
@@ -271,7 +270,7 @@ _FLOAT = re.compile(rf"[+-]?(?:{_DIGITS}\.?|{_DIGITS}?\.[0-9](?:_?[0-9])*)(?:[eE
 
 
 def _typed(word: str) -> Value:
-    """The value of a word without quotes."""
+    """Return the value of a word without quotes."""
     named = {"true": True, "false": False, "null": None}
     if word.lower() in named:
         return named[word.lower()]
@@ -281,9 +280,9 @@ def _typed(word: str) -> Value:
 
 
 def _checked(key: str, sign: str, value: Value) -> Value:
-    """The value to compare a key with, as a level if the key is a factor.
+    """Return the value to compare a key with, as a level if the key is a factor.
 
-    Raises ConfigError for a comparison that no level could fulfil.
+    Raises ConfigError for a comparison that no level can satisfy.
     """
     factor = FACTORS.get(key)
     if sign == "in":
@@ -296,7 +295,7 @@ def _checked(key: str, sign: str, value: Value) -> Value:
         return value
     if sign == "contains" and factor:
         if not factor.members:
-            raise ConfigError(f"contains asks what a list has in it, and {key} is not a list")
+            raise ConfigError(f"contains needs a list, and {key} is not a list")
         if value not in factor.members:
             raise ConfigError(unknown(f"part of {key}", value_text(value), factor.members))
         return value

@@ -1,6 +1,6 @@
-"""Designs by name: which combinations of a sweep are trained, and in which order.
+"""The designs by name: which combinations of a sweep are trained, and in which order.
 
-:mod:`ablations.space.rows` and :mod:`ablations.space.fractions` list the rows of each, with an example.
+:mod:`ablations.space.rows` and :mod:`ablations.space.fractions` implement them, each with an example.
 """
 
 import math
@@ -19,8 +19,7 @@ from bbcu.errors import ConfigError, unknown
 class Listing:
     """The rows of a design, and notes for the user about them.
 
-    ``needs_every_row`` is true of a fraction: without one of its rows its effects are mixed in another way than the
-    notes say.
+    ``needs_every_row`` is true of a fraction, whose notes on its aliased effects hold only for the complete fraction.
     """
 
     rows: tuple[Row, ...]
@@ -33,30 +32,30 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Design:
-    """The options that a design takes, and the function that lists its rows."""
+    """The options of a design, and the function that lists its rows."""
 
     options: tuple[str, ...]
     listing: Callable[[Sweep, Options], Listing]
 
 
 def rows_of(design: str, sweep: Sweep, options: Options) -> Listing:
-    """List the rows of the design with this name; an option that is None counts as not given.
+    """List the rows of the design with this name; an option that is None counts as missing.
 
     ``rows_of("full", {"bn": ["pre", "post"]}, {}).rows`` is ``(("bn=pre",), ("bn=post",))``. Raises ConfigError for an
-    unknown design, an option that the design does not take and an option that it needs and was not given.
+    unknown design, an unknown option and a missing option.
     """
     if design not in DESIGNS:
         raise ConfigError(f"hydra.sweeper.design={design}: {unknown('design', design, DESIGNS)}")
-    given = {name: value for name, value in options.items() if value is not None}
-    for name in given:
+    chosen = {name: value for name, value in options.items() if value is not None}
+    for name in chosen:
         if name not in DESIGNS[design].options:
             valid = DESIGNS[design].options or ("none",)
             raise ConfigError(f"hydra.sweeper.{name}: {unknown(f'option of design={design}', name, valid)}")
-    return DESIGNS[design].listing(sweep, given)
+    return DESIGNS[design].listing(sweep, chosen)
 
 
 def halvings_of(fraction: str) -> int:
-    """How often a full factorial is halved to get ``fraction``: 2 for ``1/4``."""
+    """Return how often a full factorial is halved to get ``fraction``: 2 for ``1/4``."""
     match = re.fullmatch(r"1/([1-9][0-9]*)", fraction.replace(" ", ""))
     denominator = int(match[1]) if match else 0
     if denominator < 2 or denominator.bit_count() != 1:
@@ -79,7 +78,7 @@ def _leave_one_out(sweep: Sweep, options: Options) -> Listing:
 
 
 def _rebased(sweep: Sweep, options: Options) -> dict[str, list[str]]:
-    """The sweep with the base of the option ``reference``, which holds levels as YAML types them."""
+    """Return the sweep with the bases of the option ``reference``, whose levels are typed by YAML."""
     reference = options.get("reference", {})
     if not isinstance(reference, Mapping):
         raise ConfigError(f"hydra.sweeper.reference={reference}: write key and value, as in {{bn: post}}")
@@ -87,7 +86,7 @@ def _rebased(sweep: Sweep, options: Options) -> dict[str, list[str]]:
 
 
 def _chain(sweep: Sweep, options: Options) -> Listing:
-    """The whole chain, for every combination of the other keys of the sweep.
+    """List the whole chain for every combination of the other keys of the sweep.
 
     ``{"task": ["sr_x2", "sr_x4"]}`` with ``steps=["act=after align=1", "bn=post"]`` yields ::
 

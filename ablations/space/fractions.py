@@ -1,4 +1,4 @@
-"""Regular two-level fractions of a full factorial, and which effects each cannot tell apart.
+"""Regular two-level fractions of a full factorial, and the effects that each aliases.
 
 An effect is written as the product of its factors: ``residual*bn`` is the interaction of the two. In this file it is a
 bit mask over the factors, so the product of two effects is their exclusive or. A *word* is an effect that is constant
@@ -13,23 +13,23 @@ from ablations.space.rows import Row, Sweep, check_values, row_of
 from bbcu.errors import ConfigError, unknown
 
 MAX_SEARCHED = 11
-"""Most factors for which generators are searched: two seconds at most; one factor more takes ten times as long."""
+"""The largest number of factors for which generators are searched; that takes two seconds, one more factor twenty."""
 
 MAX_FACTORS = 16
-"""Most factors for which effects are listed; each further factor doubles their number."""
+"""The largest number of factors for which effects are listed; each further factor doubles their number."""
 
 MIN_RESOLUTION = 3
-"""With less, two main effects cannot be told apart, which answers no question of an ablation."""
+"""With a lower resolution main effects are aliased with each other, which is useless for an ablation."""
 
 ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIII", "XIV", "XV", "XVI")
 
 
 @dataclass(frozen=True)
 class Fraction:
-    """A regular two-level fraction of a full factorial, and what it cannot tell apart.
+    """A regular two-level fraction of a full factorial, and the effects that it aliases.
 
     ``generators`` define the factors that are not varied freely; ``defining_relation`` has every word; each entry of
-    ``aliases`` has the effects of which only the sum can be estimated.
+    ``aliases`` has effects of which only the sum can be estimated.
     """
 
     rows: tuple[Row, ...]
@@ -61,10 +61,10 @@ class Fraction:
 
 
 def fractional(sweep: Sweep, halvings: int | None = None, generators: Sequence[str] = ()) -> Fraction:
-    """A regular fraction of the keys with two values, either halved ``halvings`` times or with these ``generators``.
+    """Return a regular fraction of the keys with two values, halved ``halvings`` times or with these ``generators``.
 
-    A generator is a text as ``threshold=residual*bn*act``: threshold is at its first value if an even number of the
-    three is at its second. ``{"A": ["1", "2"], "B": ["1", "2"], "C": ["1", "2"]}``, halved once, is ``C=A*B`` ::
+    A generator is a text such as ``threshold=residual*bn*act``: threshold is at its first value if an even number of
+    the three is at its second. ``{"A": ["1", "2"], "B": ["1", "2"], "C": ["1", "2"]}``, halved once, is ``C=A*B`` ::
 
         ("A=1", "B=1", "C=1")
         ("A=1", "B=2", "C=2")
@@ -75,7 +75,7 @@ def fractional(sweep: Sweep, halvings: int | None = None, generators: Sequence[s
     the fewest shortest words. The row of all first values is always included. Sources: Box and Hunter, Technometrics
     1961; Fries and Hunter, Technometrics 1980.
 
-    Raises ConfigError for a key with three values or more, and if main effects could not be told apart.
+    Raises ConfigError for a key with three values or more, and if main effects would be aliased.
     """
     check_values(sweep)
     factors = [key for key, values in sweep.items() if len(values) > 1]
@@ -85,12 +85,12 @@ def fractional(sweep: Sweep, halvings: int | None = None, generators: Sequence[s
     if len(factors) > MAX_FACTORS:
         raise ConfigError(f"fractional: {len(factors)} factors with two values are more than {MAX_FACTORS}")
     if (halvings is None) == (not generators):
-        raise ConfigError("fractional: give either the fraction, as in 1/4, or generators, as in threshold=residual*bn")
+        raise ConfigError("fractional: set either the fraction, as in 1/4, or generators, as in threshold=residual*bn")
     words = _words_of(factors, generators) if halvings is None else _best_words(factors, halvings)
     group = sorted(_group(words.values()), key=_rank)
     resolution = group[0].bit_count()
     if resolution < MIN_RESOLUTION:
-        raise ConfigError(f"fractional: {_text(factors, group[0])} is constant, so main effects cannot be told apart")
+        raise ConfigError(f"fractional: {_text(factors, group[0])} is constant, so main effects are aliased")
     return Fraction(
         rows=_fraction_rows(sweep, factors, words.values()),
         generators=tuple(f"{factors[place]}={_text(factors, word ^ 1 << place)}" for place, word in words.items()),
@@ -101,7 +101,7 @@ def fractional(sweep: Sweep, halvings: int | None = None, generators: Sequence[s
 
 
 def _rank(effect: int) -> tuple[int, list[int]]:
-    """Sort key: effects of few factors first, and of those the ones with early factors."""
+    """Return a sort key: effects of few factors first, then effects of early factors."""
     return effect.bit_count(), [place for place in range(effect.bit_length()) if effect >> place & 1]
 
 
@@ -110,7 +110,7 @@ def _text(factors: Sequence[str], effect: int) -> str:
 
 
 def _group(words: Iterable[int]) -> list[int]:
-    """Every product of the words, which is every word of the fraction."""
+    """Return every product of the words, which is every word of the fraction."""
     group: list[int] = []
     for word in words:
         group += [word, *(word ^ other for other in group)]
@@ -118,7 +118,7 @@ def _group(words: Iterable[int]) -> list[int]:
 
 
 def _words_of(factors: Sequence[str], generators: Sequence[str]) -> dict[int, int]:
-    """The word of each generator, by the place of the factor that it defines.
+    """Return the word of each generator by the index of the factor that it defines.
 
     Raises ConfigError for a text that is not a generator of these factors.
     """
@@ -141,16 +141,16 @@ def _words_of(factors: Sequence[str], generators: Sequence[str]) -> dict[int, in
 
 
 def _best_words(factors: Sequence[str], halvings: int) -> dict[int, int]:
-    """The words of the generators of minimum aberration, which define the last factors, by those factors' places.
+    """Return the words of the generators of minimum aberration by the indices of the last factors, which they define.
 
-    Raises ConfigError if no fraction of that size keeps main effects apart.
+    Raises ConfigError if main effects are aliased in every fraction of that size.
     """
     most = max((p for p in range(len(factors)) if len(factors) < 2 ** (len(factors) - p)), default=0)
     if not 1 <= halvings <= most:
         sizes = ", ".join(f"1/{2**p}" for p in range(1, most + 1)) or "none"
         raise ConfigError(
             f"fractional: 1/{2 ** max(halvings, 0)} of {len(factors)} factors with two values ({', '.join(factors)}) "
-            f"cannot keep their main effects apart; possible: {sizes}"
+            f"would alias their main effects; possible: {sizes}"
         )
     if len(factors) > MAX_SEARCHED:
         raise ConfigError(f"fractional: {len(factors)} factors are more than {MAX_SEARCHED}; write the generators")
@@ -159,11 +159,11 @@ def _best_words(factors: Sequence[str], halvings: int) -> dict[int, int]:
 
 
 def _best_products(free: int, halvings: int) -> tuple[int, ...]:
-    """The products of ``free`` factors that, as generators, make the fewest short words: a depth-first search.
+    """Return the products of ``free`` factors that, as generators, make the fewest short words: a depth-first search.
 
     Words only accumulate, so a choice that already has as many short words as the best one is not extended. Longer
-    products are tried first. The first product need only be the first of its length: any other one becomes it by
-    renaming factors.
+    products are tried first. The first product need only be the first of its length: renaming factors turns any
+    other one into it.
     """
     products = sorted((mask for mask in range(1 << free) if mask.bit_count() > 1), key=lambda p: (-p.bit_count(), p))
     first_of_length = {product.bit_count(): product for product in reversed(products)}
@@ -188,7 +188,7 @@ def _best_products(free: int, halvings: int) -> tuple[int, ...]:
 
 
 def _fraction_rows(sweep: Sweep, factors: Sequence[str], words: Iterable[int]) -> tuple[Row, ...]:
-    """The rows of the full factorial, in its order, in which every word has an even number of second values."""
+    """Return the rows of the full factorial, in its order, in which every word has an even number of second values."""
     rows = []
     for places in itertools.product((0, 1), repeat=len(factors)):
         seconds = sum(place << factor for factor, place in enumerate(places))
@@ -199,7 +199,7 @@ def _fraction_rows(sweep: Sweep, factors: Sequence[str], words: Iterable[int]) -
 
 
 def _aliases(factors: Sequence[str], group: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """Every set of effects that are estimated together, those with the fewest factors first."""
+    """Return every set of effects that are estimated together, those with the fewest factors first."""
     seen = set(group)
     aliases = []
     for effect in sorted(range(1, 1 << len(factors)), key=_rank):

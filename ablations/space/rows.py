@@ -1,7 +1,7 @@
-"""The rows of each design: every combination, one change at a time, a chain of changes, a random sample.
+"""List the rows of each design: every combination, one change at a time, a chain of changes, a random sample.
 
-A sweep maps each key to the texts of its values as they stand on the command line. The first value of a key is its
-base, which the others are compared with.
+A sweep maps each key to the texts of its values as typed on the command line. The first value of a key is its base,
+with which the others are compared.
 """
 
 import itertools
@@ -17,7 +17,7 @@ Row = tuple[str, ...]
 
 
 def full(sweep: Sweep) -> list[Row]:
-    """The full factorial: every choice of one value for each key, the last key varying fastest.
+    """List the full factorial: every choice of one value for each key, the last key varying fastest.
 
     ``{"residual": ["true", "false"], "bn": ["pre", "post"]}`` yields ::
 
@@ -30,9 +30,9 @@ def full(sweep: Sweep) -> list[Row]:
 
 
 def one_at_a_time(sweep: Sweep) -> list[Row]:
-    """The base, then every other value of every key, changed alone.
+    """List the base, then every other value of every key, changed alone.
 
-    It cannot show that two changes together are worth more or less than each alone.
+    These rows cannot show interactions.
     ``{"residual": ["true", "false", "block"], "bn": ["none", "post"]}`` yields ::
 
         ("residual=true", "bn=none")
@@ -47,7 +47,7 @@ def one_at_a_time(sweep: Sweep) -> list[Row]:
 
 
 def leave_one_out(sweep: Sweep) -> list[Row]:
-    """The complete method, then the method without each component: every key alone at its last value.
+    """List the complete method, then the method without each component: every key alone at its last value.
 
     The first value of a key has the component, and the last does not. Values between them are other forms of the
     component and are in no row. ``{"residual": ["true", "block", "false"], "threshold": ["true", "false"]}`` yields ::
@@ -60,9 +60,9 @@ def leave_one_out(sweep: Sweep) -> list[Row]:
 
 
 def chain(steps: Sequence[Sequence[str]]) -> list[Row]:
-    """Apply changes one after the other and keep each; keys are in the order in which the steps name them.
+    """List the cumulative results of changes; keys are in the order in which the steps name them.
 
-    What a change is worth depends on those before it, so another order of the steps is another chain.
+    The effect of a change depends on those before it, so the same steps in a different order are a different chain.
     ``[["act=after", "align=1"], ["bn=post"], ["bn=none", "align=auto"]]`` yields ::
 
         ("act=after", "align=1")
@@ -118,7 +118,7 @@ def random_cells(sweep: Sweep, cells: int, seed: int) -> list[Row]:
 
 
 def rebased(sweep: Sweep, reference: Mapping[str, str]) -> dict[str, list[str]]:
-    """Put the value that ``reference`` names for a key first, as its base, and add it if the sweep does not list it.
+    """Move the value that ``reference`` names for a key to the front as its base; add it if the sweep lacks it.
 
     Raises ConfigError for a key that the sweep does not have.
     """
@@ -132,7 +132,7 @@ def rebased(sweep: Sweep, reference: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def row_of(values: Mapping[str, str]) -> Row:
-    """``{"residual": "true", "bn": "pre"}`` as ``("residual=true", "bn=pre")``."""
+    """Return ``{"residual": "true", "bn": "pre"}`` as ``("residual=true", "bn=pre")``."""
     return tuple(f"{key}={value}" for key, value in values.items())
 
 
@@ -144,7 +144,7 @@ def check_values(sweep: Sweep) -> None:
 
 
 def _row_at(sweep: Sweep, number: int) -> Row:
-    """The row at this place of ``full(sweep)``, counted from 0."""
+    """Return the row with this index in ``full(sweep)``."""
     texts = []
     for key in reversed(list(sweep)):
         number, place = divmod(number, len(sweep[key]))

@@ -1,4 +1,4 @@
-"""Settings as flat keys, and which keys distinguish one setting from another."""
+"""Flatten settings, and select the keys that distinguish them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,29 +10,29 @@ DEFAULTS: Mapping[str, Any] = {
     "network.standardise": False,
     "evaluation.self_ensemble": False,
 }
-"""Keys that are left out of a cell's key while they have this value.
+"""Values with which a key of the setting is left out of a cell's key.
 
-A key that is added to the setting goes here with the behaviour before there was the key, so that no cell's key changes.
+A new key of the setting is added here with its earlier, implicit value, so that the keys of existing cells stay.
 """
 
 
 def identifying(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a setting that goes into a cell's key: its flat keys that are not at their default."""
+    """Return the part of a setting that enters a cell's key: its flat keys that differ from their default."""
     return {key: value for key, value in flatten(setting).items() if key not in DEFAULTS or value != DEFAULTS[key]}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"train": {"steps": 5}}`` as ``{"train.steps": 5}``."""
+    """Return ``{"train": {"steps": 5}}`` as ``{"train.steps": 5}``."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
 
 
-def telling_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Few keys that together distinguish all these flat settings, the task first, then by name.
+def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a small set of keys that distinguishes these flat settings, the task first, then by name.
 
-    A key that distinguishes no more settings than those before it is left out.
+    A key is left out if it distinguishes no settings beyond the keys before it.
     """
 
     def distinct(keys: Sequence[str]) -> int:

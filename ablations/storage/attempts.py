@@ -1,8 +1,8 @@
-"""The state of a trial on disk: what it is, why, since when, and every attempt at it.
+"""The state of a trial on disk, the reason for it, and every attempt at the trial.
 
-``state.json`` in the trial's folder is written when an attempt begins and when it ends. A whole ``result.json`` makes a
-trial finished; ``state.json`` tells the rest. Planned and excluded trials have no folder: the study's ``plan.json``
-lists them.
+``state.json`` in the trial's folder is written when an attempt begins and when it ends. A trial is finished if its
+``result.json`` is complete; otherwise ``state.json`` has its state. Planned and excluded trials have no folder: the
+study's ``plan.json`` lists them.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from ablations.storage.files import read_json, write_atomically
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import Lease, living_lease, this_host
 
-PROCESS_DIED = "the process ended without writing a reason"
+PROCESS_DIED = "the process ended without recording a reason"
 RESULT_LOST = "its result.json is damaged or missing"
 
 
@@ -39,10 +39,10 @@ WITHOUT_RESULT = (State.FAILED, State.INTERRUPTED, State.PRUNED)
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a trial; times are in seconds since the epoch, ``ended`` is None while it runs.
+    """One attempt at a trial; times are in seconds since the epoch, and ``ended`` is None while it runs.
 
     ``from_step`` is the step of the snapshot that it resumed from, 0 if it started from scratch. ``step`` and
-    ``psnr_db`` are those at which it was pruned, None for others.
+    ``psnr_db`` say where a pruned attempt ended; they are None for others.
     """
 
     number: int
@@ -69,7 +69,7 @@ class History:
 
     @property
     def state(self) -> State:
-        """The state that was written last, whether its process still runs or not."""
+        """The state that was recorded last, even if its process has died since."""
         return self.last.state if self.last else State.PLANNED
 
     @property
@@ -91,23 +91,20 @@ def history_of(folder: TrialFolder) -> History:
 
 
 def present_state(folder: TrialFolder) -> tuple[State, str]:
-    """Return the state of a trial as it is now, and its reason; a process that is gone does not run."""
+    """Return the present state of a trial and the reason; it runs only if its process is alive."""
     if folder.result() is not None:
         return State.FINISHED, ""
     last = history_of(folder).last
     if last is not None and last.state == State.RUNNING and living_lease(folder) is not None:
         return State.RUNNING, ""
-    # It may have finished since the result was looked for.
+    # It may have finished since the result was read.
     if folder.result() is not None:
         return State.FINISHED, ""
-    return state_at_rest(folder, last)
+    return state_without_process(folder, last)
 
 
-def state_at_rest(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
-    """Return the state and the reason of a trial that has no whole result and that no process works at.
-
-    ``last`` is the latest attempt at it.
-    """
+def state_without_process(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
+    """Return the state and reason of a trial without a valid result or a process; ``last`` is its latest attempt."""
     if last is None or last.state == State.FINISHED:
         is_lost = last is not None or folder.result_path.exists()
         return (State.INTERRUPTED, RESULT_LOST) if is_lost else (State.PLANNED, "")
@@ -132,17 +129,17 @@ def update_attempt(folder: TrialFolder, **changes: Any) -> None:
         _write(folder, (*attempts[:-1], dataclasses.replace(attempts[-1], **changes)))
 
 
-def end_attempt(folder: TrialFolder, state: State, reason: str = "", **found: Any) -> None:
-    """Record how the latest attempt ended, with ``found`` as its other fields.
+def end_attempt(folder: TrialFolder, state: State, reason: str = "", **changes: Any) -> None:
+    """Record how the latest attempt ended, and change its other fields, as in ``step=120``.
 
-    It never ends before it began, even if the clock was set back in between.
+    If the clock was set back since, the attempt ends when it began.
     """
     ended = max([time.time(), *(attempt.began for attempt in history_of(folder).attempts[-1:])])
-    update_attempt(folder, state=state, reason=reason, ended=ended, **found)
+    update_attempt(folder, state=state, reason=reason, ended=ended, **changes)
 
 
 def closed_attempt(attempt: Attempt, folder: TrialFolder) -> Attempt:
-    """Return the attempt as it stands once no process works at it; one that died ended at its last trace on disk."""
+    """Return the attempt as ended; one whose process died ended when it last wrote to the trial's folder."""
     if attempt.state != State.RUNNING:
         return attempt
     ended = attempt.began
@@ -159,6 +156,6 @@ def _write(folder: TrialFolder, attempts: tuple[Attempt, ...]) -> None:
 
 
 def progress_text(lease: Lease) -> str:
-    """Say how far a running trial is: ``training, step 120/500, 33.91 dB``."""
+    """Return the progress of a running trial: ``training, step 120/500, 33.91 dB``."""
     psnr = "" if lease.psnr_db is None else f", {lease.psnr_db:.2f} dB"
     return f"{lease.phase}, step {lease.step}/{lease.steps}{psnr}"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically, and read files that may be damaged."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from bbcu.errors import BbcuError
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace ``path`` by ``text``; a reader, or a crash, finds the old file or the new one and nothing between."""
+    """Replace ``path`` by ``text``; readers see the old content or the new one, never a part, even after a crash."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -21,8 +21,8 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to, and move it to ``path`` unless an error is raised.
 
-    With ``durable`` the content is on the disk first, so that it survives a power cut; without, it survives the end of
-    this process only.
+    ``durable`` waits until the content is on the disk, so that it survives a power cut; otherwise it survives only the
+    end of this process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -40,7 +40,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in ``path``, or None if there is none or it was cut short."""
+    """Return the JSON object in ``path``, or None if the file is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

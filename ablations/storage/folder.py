@@ -1,4 +1,4 @@
-"""The folders of a study and of its trials: which file is where, and the result of a trial."""
+"""The folders of a study and of its trials: their layout, and the files that hold a trial's result."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from ablations.space.factors import SHOWN
 from ablations.storage.files import read_json, replacing, write_atomically
 
 Identity = tuple[str, int]
-"""The cell's key and the seed, which no two trials of a study share."""
+"""The cell's key and the seed, which identify a trial within its study."""
 
 RESULT_KEYS = {
     *("study", "cell", "name", "factors", "levels", "reference", "setting", "method", "task", "seed"),
@@ -36,7 +36,7 @@ def study_folder(outputs: Path, study: str) -> Path:
 
 
 class TrialFolder:
-    """``outputs/<study>/<cell>/seed<N>/``: everything that one trial writes."""
+    """``outputs/<study>/<cell>/seed<N>/``: the files of one trial."""
 
     def __init__(self, outputs: Path, study: str, cell: str, seed: int) -> None:
         self.outputs, self.study, self.cell, self.seed = outputs, study, cell, seed
@@ -52,16 +52,16 @@ class TrialFolder:
 
     @classmethod
     def of(cls, path: Path) -> "TrialFolder":
-        """Return the trial folder at ``path``, which must be of the form above."""
+        """Return the trial folder at ``path``, which must have that form."""
         return cls(path.parents[2], path.parents[1].name, path.parent.name, int(path.name.removeprefix("seed")))
 
     def shortened(self, path: Path) -> str:
-        """Return a path in this folder with most of the cell's key as a ``*``, for the screen; a shell completes it."""
+        """Return a path in this folder with the cell's key shortened to a shell pattern such as ``3f9c01d2a4be*``."""
         short = f"{self.cell[:SHOWN]}*" if len(self.cell) > SHOWN else self.cell
         return str(Path(*(short if part == self.cell else part for part in path.parts)))
 
     def result(self) -> dict[str, Any] | None:
-        """Return the trial's result, or None if it has none, or one that is damaged or another trial's."""
+        """Return the trial's result, or None if it is missing, damaged or another trial's."""
         result = read_json(self.result_path)
         if result is None or not result.keys() >= RESULT_KEYS:
             return None
@@ -80,7 +80,7 @@ class TrialFolder:
                     writer.writerow([point.step, name, repr(value), repr(point.time)])
 
     def curve(self) -> list[CurvePoint]:
-        """Read the learning curve, one point per row of the table; empty if there is none."""
+        """Read the learning curve, one point per row of the table; empty if the file is missing."""
         if not self.curve_path.exists():
             return []
         with self.curve_path.open(newline="", encoding="utf-8") as file:
@@ -90,15 +90,12 @@ class TrialFolder:
 
 def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
     """Return every trial folder of a study, sorted by cell and seed."""
-    found = [TrialFolder.of(path) for path in study_folder(outputs, study).glob("*/seed*") if path.is_dir()]
-    return sorted(found, key=lambda folder: (folder.cell, folder.seed))
+    folders = [TrialFolder.of(path) for path in study_folder(outputs, study).glob("*/seed*") if path.is_dir()]
+    return sorted(folders, key=lambda folder: (folder.cell, folder.seed))
 
 
-def counts(result: Mapping[str, Any] | None, *, code: str, on_change: str) -> bool:
-    """Return whether a result answers for its trial now, so that nothing is trained again.
-
-    One that other code than that of the fingerprint ``code`` made counts only with ``on_change=keep``.
-    """
+def is_current(result: Mapping[str, Any] | None, *, code: str, on_change: str) -> bool:
+    """Return whether a result may be reused: the code with the fingerprint ``code`` made it, or ``on_change=keep``."""
     return result is not None and (on_change == "keep" or result["provenance"].get("code") == code)
 
 

@@ -1,10 +1,10 @@
-"""Who works at a trial: one process at a time, with a heartbeat that others can see.
+"""Locks and leases, so that only one process at a time runs a trial and others can see that it is alive.
 
-A process that works at a trial holds a lock of the operating system, which is released however the process ends, and a
-lease: a file of the study that says who works there and how far the work is. The holder renews it, which is its
-heartbeat. :class:`SilenceMonitor` finds holders that are alive and hang: their lease has not changed for longer than
-the study allows. :func:`revoke` then kills the holder if it runs on this machine, and otherwise removes its lease,
-which the holder notices at its next heartbeat.
+A process that runs a trial holds a lock of the operating system, which is released however the process ends, and a
+lease: a file in the study's folder that names the process and its progress. Each renewal of the lease is a heartbeat.
+:class:`SilenceMonitor` finds processes that are alive but hang: their lease has not changed for longer than the study
+allows. :func:`revoke` then kills such a process if it runs on this machine, and otherwise removes its lease, which the
+process notices at its next heartbeat.
 
 Silence is measured by the monitor's own monotonic clock, from the moment at which it saw the lease change. So clocks
 that differ between machines, or are set back, do not matter.
@@ -36,28 +36,29 @@ log = logging.getLogger(__name__)
 RUNNING = ".running"
 """The folder of a study's leases: few files however many trials there are, so a view can read it every second."""
 
-MOST_BETWEEN_LOOKS = 5.0
-"""How many seconds between two looks of a monitor count at most."""
+MAX_SECONDS_BETWEEN_POLLS = 5.0
+"""How much silence a monitor adds at most between two polls."""
 
 HEARTBEAT_SECONDS = 1.0
-"""How often a lease is renewed at most; it is a small file, written without waiting for the disk."""
+"""The shortest time between two renewals of a lease; it is a small file, written without waiting for the disk."""
 
 
 class TrialBusy(BbcuError):
-    """Another process works at the trial."""
+    """Another process runs the trial."""
 
 
 class LeaseLost(BbcuError):
-    """The trial was taken from this process, which had sent no heartbeat; another one works at it."""
+    """The trial was given to another process because this one sent no heartbeat."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The content of a lease: who works at a trial, since when, and how far it is.
+    """The content of a lease: which process runs a trial, since when, and its progress.
 
-    ``token`` is new for every holder. ``born`` distinguishes a process from a later one with the same ``pid``.
-    ``session`` is the sweep that started the trial, empty for a single run. ``psnr_db`` is the mean over the test sets
-    at the latest evaluation, after step ``scored_at``; None before the first. ``began`` is in seconds since the epoch.
+    ``token`` is unique to each holder. ``process_start`` distinguishes a process from a later one with the same
+    ``pid``. ``session`` is the sweep that started the trial, empty for a single run. ``psnr_db`` is the mean over the
+    test sets at the latest evaluation, after step ``scored_at``; None before the first. ``began`` is in seconds since
+    the epoch.
     """
 
     study: str
@@ -65,12 +66,11 @@ class Lease:
     seed: int
     name: str
     session: str
-    attempt: int
     steps: int
     token: str
     host: str
     pid: int
-    born: str
+    process_start: str
     began: float
     heartbeats: int = 0
     phase: str = "preparing"
@@ -80,14 +80,14 @@ class Lease:
 
     @property
     def is_here(self) -> bool:
-        """Whether its process was started on this machine since the machine was."""
+        """Whether its process was started on this machine since the machine's latest start."""
         return self.host == this_host()
 
     @property
     def is_alive(self) -> bool:
         """Whether its process exists; one on another machine counts as alive, since it cannot be seen from here."""
         if self.is_here:
-            return birth_of(self.pid) == self.born
+            return process_start_of(self.pid) == self.process_start
         # What ran on this machine before it was restarted has ended.
         return self.host.partition("/")[0] != this_host().partition("/")[0]
 
@@ -114,20 +114,20 @@ def read_lease(path: Path) -> Lease | None:
 
 
 def leases(outputs: Path, study: str) -> list[Lease]:
-    """Return the leases of a study whose process is alive as far as can be known from here, by cell and seed."""
-    found = [read_lease(path) for path in lease_files(outputs, study)]
-    return [lease for lease in found if lease is not None and lease.is_alive]
+    """Return the leases of a study whose process is alive, as :attr:`Lease.is_alive` knows it, by cell and seed."""
+    present = [read_lease(path) for path in lease_files(outputs, study)]
+    return [lease for lease in present if lease is not None and lease.is_alive]
 
 
 def living_lease(folder: TrialFolder) -> Lease | None:
-    """Return the lease of the process that works at a trial, as far as can be known from here."""
+    """Return the lease of the process that runs a trial, or None; a process on another machine counts as alive."""
     lease = read_lease(lease_path(folder))
     return lease if lease is not None and lease.is_alive else None
 
 
 @functools.cache
 def this_host() -> str:
-    """Return the machine's name and, if the system has one, the identifier of its latest start."""
+    """Return the machine's name and, if the system provides it, the identifier of its latest start."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -135,18 +135,18 @@ def this_host() -> str:
     return f"{platform.node()}/{start}"
 
 
-def birth_of(pid: int) -> str | None:
-    """Return when the process ``pid`` was started, in the system's own units; None if it has ended."""
+def process_start_of(pid: int) -> str | None:
+    """Return when the process ``pid`` was started, in the system's units; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    # The third field of all is the state, and the twenty-second the time of the start.
+    # Field 3 of the file is the state, field 22 the time of the start.
     return None if fields[0] in "ZX" else fields[19]
 
 
-class HeldTrial:
-    """A trial that this process holds."""
+class HeldLease:
+    """The lease of a trial that this process has locked."""
 
     def __init__(self, folder: TrialFolder, lease: Lease) -> None:
         self._path, self._lease = lease_path(folder), lease
@@ -170,13 +170,15 @@ class HeldTrial:
             self._write()
 
     def check(self) -> None:
-        """Raise LeaseLost if the trial was taken away; call it before writing anything to the trial's folder."""
+        """Raise LeaseLost if the lease was revoked; call it before writing anything to the trial's folder."""
         on_disk = read_lease(self._path)
-        # A disk that does not answer does not mean that the lease is lost.
+        # If the disk does not answer, the lease is not lost.
         is_gone = on_disk is None and self._is_written and _is_gone(self._path)
         if is_gone or (on_disk is not None and on_disk.token != self._lease.token):
             own = self._lease
-            raise LeaseLost(f"{own.name} seed {own.seed} was given to another process, as this one sent no heartbeat")
+            raise LeaseLost(
+                f"{own.name} seed {own.seed} was given to another process because this one sent no heartbeat"
+            )
 
     def _write(self) -> None:
         self._written_at = time.monotonic()
@@ -185,9 +187,9 @@ class HeldTrial:
             self._is_written = True
         except OSError as error:
             if not self._has_warned:
-                log.warning("%s cannot be written (%s); the work goes on", self._path, error.strerror)
+                log.warning("%s cannot be written (%s); the trial continues", self._path, error.strerror)
                 self._has_warned = True
-            # A full disk still takes a new date, and a monitor looks at that too.
+            # A full disk still accepts a new date, which a monitor checks too.
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
@@ -203,10 +205,10 @@ def _is_gone(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: TrialFolder, name: str, *, session: str = "", attempt: int = 1, steps: int = 0) -> Iterator[HeldTrial]:
+def trial_lock(folder: TrialFolder, name: str, *, session: str = "", steps: int = 0) -> Iterator[HeldLease]:
     """Lock a trial against other processes; the system releases the lock however this process ends.
 
-    Raises TrialBusy if another process works at it, and BbcuError if its folder cannot be written to.
+    Raises TrialBusy if another process runs it, and BbcuError if its folder cannot be written to.
     """
     lock = filelock.FileLock(folder.path / ".lock", timeout=0)
     try:
@@ -217,62 +219,62 @@ def held(folder: TrialFolder, name: str, *, session: str = "", attempt: int = 1,
     except OSError as error:
         raise BbcuError(f"{folder.path}: cannot be written to: {error.strerror}") from error
     try:
-        own = _new_lease(folder, name, session, attempt, steps)
+        own = _new_lease(folder, name, session, steps)
         try:
-            yield HeldTrial(folder, own)
+            yield HeldLease(folder, own)
         finally:
             _remove(folder, own)
     finally:
         lock.release()
 
 
-def _new_lease(folder: TrialFolder, name: str, session: str, attempt: int, steps: int) -> Lease:
-    """Return a lease of this process; raise TrialBusy if a process of another machine has one."""
+def _new_lease(folder: TrialFolder, name: str, session: str, steps: int) -> Lease:
+    """Return a lease of this process; raise TrialBusy if a process on another machine has one."""
     path = lease_path(folder)
     before = read_lease(path)
-    # A lock may not work across machines; a lease in a folder that they share does.
+    # A lock may not work across machines; a lease in a shared folder does.
     if before is not None and not before.is_here and before.is_alive:
         raise TrialBusy(f"{folder.path} is being trained by {before.place}; if that is gone, remove {path}")
     return Lease(
-        *(folder.study, folder.cell, folder.seed, name, session, attempt, steps),
+        *(folder.study, folder.cell, folder.seed, name, session, steps),
         token=uuid.uuid4().hex,
         host=this_host(),
         pid=os.getpid(),
-        born=birth_of(os.getpid()) or "",
+        process_start=process_start_of(os.getpid()) or "",
         began=time.time(),
     )
 
 
 def _remove(folder: TrialFolder, own: Lease) -> bool:
-    """Remove a lease, unless another process has replaced it; return whether it was there."""
+    """Remove a lease, unless another process has replaced it; return whether it was still in place."""
     path = lease_path(folder)
     found = read_lease(path)
     if found is None or found.token != own.token:
         return False
-    # On a disk that cannot be written to it stays; others see that its process has gone, or holds no lock.
+    # If the disk cannot be written to, the file stays; others see that its process has ended, or holds no lock.
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
     return True
 
 
 class SilenceMonitor:
-    """Finds the leases that have not been renewed for ``silence`` seconds while it looked.
+    """Finds the leases that have not been renewed for ``silence`` seconds while it polled.
 
-    Between two looks only a few seconds count: a monitor that did not look for a while, because it was stopped together
-    with its workers or because the machine slept, has not seen them silent.
+    Between two polls only a few seconds count: if the monitor was stopped together with its workers, or the machine was
+    suspended, the time in between is not silence.
     """
 
     def __init__(self, silence: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._silence, self._clock = silence, clock
-        self._looked_at = clock()
+        self._polled_at = clock()
         self._seen: dict[Path, tuple[object, float]] = {}
 
     def silent(self, outputs: Path, study: str) -> list[Lease]:
-        """Return the leases that have stayed the same for too long and whose process is, or may be, alive."""
+        """Return the leases that have not changed for too long and whose process is, or may be, alive."""
         now = self._clock()
-        passed = min(now - self._looked_at, MOST_BETWEEN_LOOKS)
-        self._looked_at = now
-        found, seen = [], {}
+        passed = min(now - self._polled_at, MAX_SECONDS_BETWEEN_POLLS)
+        self._polled_at = now
+        silent, seen = [], {}
         for path in lease_files(outputs, study):
             try:
                 state: object = (path.read_bytes(), path.stat().st_mtime_ns)
@@ -283,25 +285,25 @@ class SilenceMonitor:
             seen[path] = (state, quiet)
             lease = read_lease(path)
             if lease is not None and lease.is_alive and quiet > self._silence:
-                found.append(lease)
+                silent.append(lease)
         self._seen = seen
-        return found
+        return silent
 
 
 def revoke(outputs: Path, lease: Lease) -> None:
-    """Take a trial from a process that sends no heartbeat, so that the trial can be started again.
+    """Free a trial whose process sends no heartbeat, so that the trial can be started again.
 
-    A process of this machine is killed, which releases the trial at once; this process itself is never killed. A
-    process on another machine loses its lease and its lock file: if it wakes up, it sees that and stops.
+    A process on this machine is killed, which releases the lock at once; this process itself is never killed. A process
+    on another machine loses its lease and its lock file: if it wakes up, it notices and stops.
     """
     folder = TrialFolder(outputs, lease.study, lease.cell, lease.seed)
     if lease.is_here:
-        if lease.pid != os.getpid() and birth_of(lease.pid) == lease.born:
+        if lease.pid != os.getpid() and process_start_of(lease.pid) == lease.process_start:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(lease.pid, signal.SIGKILL)
             log.warning("%s seed %d: %s sent no heartbeat and was killed", lease.name, lease.seed, lease.place)
         return
-    # Of two monitors only one succeeds: the lock file that the other would remove belongs to the next holder.
+    # Of two monitors only one gets here, or the second would remove the lock file of the next holder.
     if _remove(folder, lease):
         (folder.path / ".lock").unlink(missing_ok=True)
         log.warning("%s seed %d was taken from %s, which sent no heartbeat", lease.name, lease.seed, lease.place)

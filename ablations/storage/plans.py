@@ -1,4 +1,4 @@
-"""The plan of a study on disk: every trial that was asked for, and what was left out."""
+"""The plan of a study on disk: every trial that was requested, and the combinations that were left out."""
 
 import json
 import time
@@ -9,21 +9,21 @@ from typing import Any
 import filelock
 
 from ablations.space.factors import level_text
-from ablations.space.settings import flatten, telling_apart
+from ablations.space.settings import distinguishing_keys, flatten
 from ablations.storage.files import read_json, write_atomically
 from ablations.storage.folder import Identity, study_folder
 from bbcu.errors import BbcuError
 
-AS_ASKED = ("levels", "setting")
-"""The keys of a plan's row that say what was asked for, before it was brought into canonical form."""
+REQUESTED = ("levels", "setting")
+"""The keys of a plan's row that hold the requested levels and setting, before they are put into canonical form."""
 
 
 def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
-    """Merge a plan into what the study has planned before; raise BbcuError if the disk cannot be written to.
+    """Merge a plan into the study's earlier plans; raise BbcuError if the disk cannot be written to.
 
     A plan is ``{"trials": [{"cell", "seed", "factors", ...}], "left_out": [{"factors", "reason"}], ...}``. Trials are
-    identified by cell and seed, left-out combinations by levels and setting. Each row gets ``planned_at``, the time at
-    which it was planned first, in seconds since the epoch. The other keys are replaced.
+    identified by cell and seed, left-out combinations by levels and setting. Each row gets ``planned_at``, the
+    time at which it was first planned, in seconds since the epoch. The other keys are replaced.
     """
     folder = study_folder(outputs, study)
     try:
@@ -37,7 +37,7 @@ def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
 
 def _merged(before: Mapping[str, Any], plan: Mapping[str, Any], now: float) -> dict[str, Any]:
     merged = dict(plan)
-    for name, keys in (("trials", ("cell", "seed")), ("left_out", AS_ASKED)):
+    for name, keys in (("trials", ("cell", "seed")), ("left_out", REQUESTED)):
         known = {_text_of(row, keys): row for row in before[name]}
         new = {_text_of(row, keys): row for row in plan.get(name, [])}
         times = {text: known[text].get("planned_at", now) if text in known else now for text in new}
@@ -45,10 +45,10 @@ def _merged(before: Mapping[str, Any], plan: Mapping[str, Any], now: float) -> d
             {**known, **{text: {**row, "planned_at": times[text]} for text, row in new.items()}}.values()
         )
     if before["left_out"]:
-        # What an earlier command left out and this one plans is not left out any more.
-        planned = {_text_of(row, AS_ASKED) for row in plan.get("trials", [])}
-        planned -= {_text_of(row, AS_ASKED) for row in plan.get("left_out", [])}
-        merged["left_out"] = [row for row in merged["left_out"] if _text_of(row, AS_ASKED) not in planned]
+        # A combination that an earlier command left out and this one plans is no longer left out.
+        planned = {_text_of(row, REQUESTED) for row in plan.get("trials", [])}
+        planned -= {_text_of(row, REQUESTED) for row in plan.get("left_out", [])}
+        merged["left_out"] = [row for row in merged["left_out"] if _text_of(row, REQUESTED) not in planned]
     return merged
 
 
@@ -57,19 +57,20 @@ def _text_of(row: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def read_plan(outputs: Path, study: str) -> dict[str, Any]:
-    """Return what the study has planned so far; an empty plan if there is none."""
+    """Return the study's plan; it is empty before the first sweep."""
     return read_json(study_folder(outputs, study) / "plan.json") or {"trials": [], "left_out": []}
 
 
 def trial_names(trials: Iterable[tuple[Identity, str, Mapping[str, Any]]]) -> dict[Identity, str]:
-    """Name each trial of a study, given with its cell's name and its setting.
+    """Name each trial of a study; ``trials`` has the name of each one's cell and its setting.
 
-    A name is the cell's, followed by the keys that distinguish the settings of the study: ``bn=post task.name=sr_x4``.
+    A trial's name is its cell's name and the keys that distinguish the settings of the study: ``bn=post
+    task.name=sr_x4``.
     """
     # A study has many cells and few settings.
     texts = {identity: (name, json.dumps(setting, sort_keys=True)) for identity, name, setting in trials}
     settings = {text: flatten(json.loads(text)) for text in {text for _, text in texts.values()}}
-    keys = telling_apart(list(settings.values()))
+    keys = distinguishing_keys(list(settings.values()))
     endings = {
         text: [f"{key}={level_text(setting[key])}" for key in keys if key in setting]
         for text, setting in settings.items()

@@ -1,6 +1,6 @@
-"""Ending a trial of a search early: after each evaluation the trial asks, and the process of the search answers.
+"""Let a search prune its trials: after each evaluation a trial sends a request, and the search's process answers it.
 
-Requests and answers are small files beside the trial's lease, so they work with every launcher.
+Requests and answers are small files next to the trial's lease, so they work with every launcher.
 """
 
 import json
@@ -16,7 +16,7 @@ from ablations.storage.lease import lease_path
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
-"""How long a trial waits for an answer; a search that runs answers within a fraction of a second."""
+"""How long a trial waits for an answer; a running search answers within a fraction of a second."""
 
 POLL_SECONDS = 0.02
 
@@ -33,22 +33,22 @@ class TrialPruned(Exception):
 
 
 class PruningClient:
-    """The trial's side: asks the search whether to go on, if the trial belongs to a search."""
+    """The trial's side: asks the search whether to continue, if the trial belongs to one."""
 
     def __init__(self, folder: TrialFolder, session: str) -> None:
         self._request, self._answer = request_path(folder), answer_path(folder)
         self._asks = bool(session) and search_marker(folder, session).exists()
 
     def check(self, step: int, psnr_db: float) -> None:
-        """Raise TrialPruned if the search wants the trial to end; without an answer the trial goes on."""
+        """Raise TrialPruned if the search prunes the trial; without an answer the trial continues."""
         if not self._asks:
             return
         try:
-            # A late answer to an earlier attempt must not count for this one.
+            # A late answer to an earlier attempt must not apply to this one.
             self._answer.unlink(missing_ok=True)
             write_atomically(self._request, json.dumps({"step": step, "psnr_db": psnr_db}) + "\n", durable=False)
         except OSError as error:
-            log.warning("the search cannot be asked at step %d: %s; the training goes on", step, error.strerror)
+            log.warning("the search cannot be asked at step %d: %s; training continues", step, error.strerror)
             return
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
@@ -64,27 +64,27 @@ class PruningClient:
 
 @dataclass(frozen=True)
 class PruningRequest:
-    """The search's side: a running trial has reached ``psnr_db`` after ``step`` steps and waits for an answer."""
+    """The search's side: a trial with ``psnr_db`` after ``step`` steps waits for the answer."""
 
     folder: TrialFolder
     step: int
     psnr_db: float
 
     def answer(self, *, prune: bool) -> None:
-        """Tell the trial whether to end."""
+        """Answer the trial, which ends if ``prune`` is set."""
         request_path(self.folder).unlink(missing_ok=True)
         text = json.dumps({"step": self.step, "prune": prune}) + "\n"
         write_atomically(answer_path(self.folder), text, durable=False)
 
 
 def open_request(folder: TrialFolder) -> PruningRequest | None:
-    """Return the request that the trial in ``folder`` has made and that has no answer yet, or None."""
+    """Return the unanswered request of the trial in ``folder``, or None."""
     content = read_json(request_path(folder))
     return None if content is None else PruningRequest(folder, content["step"], content["psnr_db"])
 
 
 def request_path(folder: TrialFolder) -> Path:
-    return lease_path(folder).with_suffix(".question")
+    return lease_path(folder).with_suffix(".request")
 
 
 def answer_path(folder: TrialFolder) -> Path:
@@ -92,5 +92,5 @@ def answer_path(folder: TrialFolder) -> Path:
 
 
 def search_marker(folder: TrialFolder, session: str) -> Path:
-    """Return the file that says that the sweep ``session`` is a search, which answers requests."""
+    """Return the file that marks the sweep ``session`` as a search, which answers requests."""
     return lease_path(folder).parent / f"{session}.search"

@@ -1,7 +1,7 @@
 """Snapshots of a training, from which an interrupted trial resumes.
 
-A snapshot is one file, written atomically, whose name has the step and the start of the SHA-256 of its bytes. One that
-was cut short or damaged does not match its name and is skipped for the one before.
+A snapshot is one file, written atomically, whose name has the step and the start of the SHA-256 of its bytes. A damaged
+or truncated file does not match its name, and the snapshot before it is used.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-"""How many snapshots a trial keeps: the newest, and one in case that is damaged."""
+RETAINED = 2
+"""How many snapshots of a trial are retained: the newest, and one in case that is damaged."""
 
 NAME = re.compile(r"step(\d+)-([0-9a-f]{16})\.pt")
 
@@ -30,7 +30,7 @@ class Snapshots:
     """The snapshots of one trial in ``folder``.
 
     ``origin`` has what must be the same to resume a training, such as the code and the version of torch. A snapshot of
-    another origin is skipped, since the result would belong to neither.
+    a different origin is skipped, since the result would belong to neither.
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
@@ -39,9 +39,9 @@ class Snapshots:
         self._has_warned = False
 
     def save(self, step: int, state: Mapping[str, Any]) -> bool:
-        """Save ``state`` as that of ``step`` and delete older ones but one; return whether it could be written.
+        """Save ``state`` as that of ``step`` and delete old snapshots; return whether it could be written.
 
-        Without a snapshot a trial can still finish, so the training goes on.
+        A trial can finish without a snapshot, so a failure is logged and not raised.
         """
         import torch
 
@@ -54,22 +54,22 @@ class Snapshots:
                 temporary.write_bytes(content)
         except OSError as error:
             if not self._has_warned:
-                log.warning("no snapshot at step %d: %s; the training goes on", step, error.strerror)
+                log.warning("no snapshot at step %d: %s; training continues", step, error.strerror)
             self._has_warned = True
             return False
         self._has_warned = False
-        # One that was skipped does not count: if its step is later, it would push out those that do.
-        for path in [path for path in self._newest_first() if path not in self._skipped][KEPT:]:
+        # A skipped snapshot of a later step must not displace a usable one.
+        for path in [path for path in self._newest_first() if path not in self._skipped][RETAINED:]:
             path.unlink(missing_ok=True)
         return True
 
     def newest(self, device: "torch.device | str" = "cpu") -> dict[str, Any] | None:
-        """Return the newest state that is whole and of this origin, or None; log why each other one is skipped."""
+        """Return the newest state that is intact and of this origin, or None; log why a newer one is skipped."""
         for path in self._newest_first():
             reason, state = self._read(path, device)
             if state is not None:
                 return state
-            log.warning("%s: %s; it is skipped", path, reason)
+            log.warning("%s: %s; skipped", path, reason)
             self._skipped.add(path)
         return None
 
@@ -87,13 +87,13 @@ class Snapshots:
     def _read(self, path: Path, device: "torch.device | str") -> tuple[str, dict[str, Any] | None]:
         import torch
 
-        found = NAME.fullmatch(path.name)
-        assert found is not None
+        match = NAME.fullmatch(path.name)
+        assert match is not None
         try:
             content = path.read_bytes()
         except OSError as error:
             return f"cannot be read: {error.strerror}", None
-        if hashlib.sha256(content).hexdigest()[:16] != found[2]:
+        if hashlib.sha256(content).hexdigest()[:16] != match[2]:
             return "the file is damaged", None
         try:
             saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
@@ -101,10 +101,8 @@ class Snapshots:
             return f"torch does not load it: {first_line(error)}", None
         if not isinstance(saved, dict) or saved.keys() != {"origin", "state"} or not isinstance(saved["origin"], dict):
             return "it is not a snapshot", None
-        differing = sorted(key for key in {*saved["origin"], *self._origin} if self._differs(saved["origin"], key))
+        origin = saved["origin"]
+        differing = sorted(key for key in {*origin, *self._origin} if origin.get(key) != self._origin.get(key))
         if differing:
-            return f"made with another {', '.join(differing)}", None
+            return f"made with a different {', '.join(differing)}", None
         return "", saved["state"]
-
-    def _differs(self, origin: Mapping[str, Any], key: str) -> bool:
-        return bool(origin.get(key) != self._origin.get(key))

@@ -1,4 +1,4 @@
-"""The status of a study: the state of each trial, read from the study's folder."""
+"""Read the status of a study, the state of each of its trials, from the study's folder."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.space.factors import SHOWN
-from ablations.storage.attempts import Attempt, State, history_of, state_at_rest
+from ablations.storage.attempts import Attempt, State, history_of, state_without_process
 from ablations.storage.folder import Identity, TrialFolder, study_folder
 from ablations.storage.lease import Lease, leases, living_lease
 from ablations.storage.plans import read_plan, trial_names
@@ -22,9 +22,9 @@ SEED = re.compile(r"seed\d+")
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """The state of a trial; ``lease`` is set while it runs, ``attempts`` unless it has finished.
+    """The state of a trial; ``lease`` is set while it runs, and ``attempts`` unless it has finished.
 
-    ``since`` is when it entered its state, in seconds since the epoch, None if that was not recorded.
+    ``since`` is when it entered the state, in seconds since the epoch, or None if that was not recorded.
     """
 
     folder: TrialFolder
@@ -42,7 +42,7 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """The states of a study's trials; ``excluded`` are the combinations that its plan leaves out, with the reasons."""
+    """The states of a study's trials; ``excluded`` has the combinations that its plan leaves out, with the reasons."""
 
     folder: Path
     trials: tuple[TrialStatus, ...]
@@ -60,7 +60,7 @@ class StudyStatus:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What a study has planned: each trial's name, when it was planned first, and what is left out."""
+    """The plan of a study: each trial's name, when it was first planned, and the excluded combinations."""
 
     names: Mapping[Identity, str]
     times: Mapping[Identity, float | None]
@@ -68,11 +68,14 @@ class PlanSummary:
 
 
 class StatusReader:
-    """Reads the status of a study; reading again costs only what has changed."""
+    """Reads the status of a study; repeated reads open only the files that have changed.
+
+    Raises ConfigError, which names the studies that exist, for one that does not.
+    """
 
     def __init__(self, outputs: Path, study: str) -> None:
-        if study not in (there := studies(outputs)):
-            raise ConfigError(f"no study {study!r} in {outputs}; there: {', '.join(there) if there else 'none'}")
+        if study not in (available := studies(outputs)):
+            raise ConfigError(f"no study {study!r} in {outputs}; available: {', '.join(available) or 'none'}")
         self._outputs, self._study = outputs, study
         self._plan_stamp: object = None
         self._plan = PlanSummary({}, {}, ())
@@ -82,14 +85,14 @@ class StatusReader:
     def read(self) -> StudyStatus:
         plan = self._read_plan()
         running = {(lease.cell, lease.seed): lease for lease in leases(self._outputs, self._study)}
-        begun = identities_in(study_folder(self._outputs, self._study))
+        started = identities_in(study_folder(self._outputs, self._study))
         trials = []
-        # A trial that was run without a sweep is in no plan.
-        for identity in [*plan.names, *sorted(begun - plan.names.keys())]:
+        # A trial that was run without a sweep is not in the plan.
+        for identity in [*plan.names, *sorted(started - plan.names.keys())]:
             name = plan.names.get(identity, "")
             trial = TrialStatus(self._folder(identity), name, State.PLANNED)
-            if identity in begun:
-                trial = self._begun(trial.folder, name, running.get(identity))
+            if identity in started:
+                trial = self._started(trial.folder, name, running.get(identity))
             if trial.state == State.PLANNED:
                 trial = dataclasses.replace(trial, since=plan.times.get(identity))
             trials.append(trial)
@@ -110,7 +113,7 @@ class StatusReader:
             self._folders[identity] = TrialFolder(self._outputs, self._study, *identity)
         return self._folders[identity]
 
-    def _begun(self, folder: TrialFolder, name: str, lease: Lease | None) -> TrialStatus:
+    def _started(self, folder: TrialFolder, name: str, lease: Lease | None) -> TrialStatus:
         """Return the status of a trial that has a folder."""
         finished = None if lease is not None else self._result_name(folder)
         if finished is not None:
@@ -118,15 +121,15 @@ class StatusReader:
             return TrialStatus(folder, name or own_name, State.FINISHED, since=written_ns / 1e9)
         history = history_of(folder)
         if lease is None and history.state == State.RUNNING:
-            # It may have begun since the leases were listed.
+            # It may have started since the leases were listed.
             lease = living_lease(folder)
         name = name or (lease.name if lease is not None else folder.cell[:SHOWN])
         if lease is not None:
             return TrialStatus(folder, name, State.RUNNING, "", lease.began, history.attempts, lease)
-        return TrialStatus(folder, name, *state_at_rest(folder, history.last), history.since, history.attempts)
+        return TrialStatus(folder, name, *state_without_process(folder, history.last), history.since, history.attempts)
 
     def _result_name(self, folder: TrialFolder) -> tuple[tuple[int, int], str] | None:
-        """Return the stamp of the trial's result and the name in it, or None if it has no whole result."""
+        """Return the stamp of the trial's result and the name in it, or None if it has no valid result."""
         stamp = stamp_of(folder.result_path)
         if stamp is None:
             return None
@@ -140,7 +143,7 @@ class StatusReader:
 
 
 def identities_in(folder: Path) -> set[Identity]:
-    """Return the trials that have a folder in a study's; without path objects, as there may be thousands."""
+    """Return the trials that have a folder, without path objects, since there may be thousands."""
     with os.scandir(folder) as entries:
         cells = [entry for entry in entries if entry.is_dir()]
     names = ((cell.name, name) for cell in cells for name in os.listdir(cell) if SEED.fullmatch(name))
@@ -158,7 +161,7 @@ def studies(outputs: Path) -> list[str]:
 
 
 def record_of(status: StudyStatus) -> dict[str, Any]:
-    """Return the status as JSON can hold it; times are in seconds since the epoch."""
+    """Return the status as plain data for JSON; times are in seconds since the epoch."""
     return {
         "study": status.folder.name,
         "folder": str(status.folder),
@@ -183,7 +186,7 @@ def trial_record(trial: TrialStatus) -> dict[str, Any]:
 
 
 def lease_record(lease: Lease) -> dict[str, Any]:
-    """Return what a lease says of a running trial; a PSNR that is not finite becomes None, for JSON."""
+    """Return the progress in a lease as plain data; a PSNR that is not finite becomes None, which JSON requires."""
     is_finite = lease.psnr_db is not None and math.isfinite(lease.psnr_db)
     names = ("session", "pid", "phase", "step", "steps", "scored_at")
     return {
@@ -195,9 +198,9 @@ def lease_record(lease: Lease) -> dict[str, Any]:
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
-    """Return the date of a file in ns and its size, or None if there is none."""
+    """Return the modification time of a file in ns and its size, or None if it is missing."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size

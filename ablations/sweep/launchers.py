@@ -1,4 +1,4 @@
-"""The launchers of Hydra: which one runs a sweep if the user has not chosen, and how each of them runs trials."""
+"""Hydra's launchers: the default choice, and how each of them runs trials."""
 
 import importlib.util
 import os
@@ -16,24 +16,24 @@ from ablations.trial.devices import visible_gpus
 JOBLIB = "joblib"
 
 BATCH = 32
-"""The fewest trials that a launcher of this machine gets at once; a sweep that is stopped waits for its batch."""
+"""The smallest batch of trials for a launcher on this machine; a sweep that is stopped waits for its batch."""
 
 BATCHES_PER_WORKER = 8
-"""How many trials a batch has for each worker, so that few workers wait for the last trial of a batch."""
+"""The number of trials in a batch for each worker, so that workers rarely idle at the end of a batch."""
 
-BATCH_ELSEWHERE = 1000
-"""How many trials a launcher gets that passes them on to other machines."""
+REMOTE_BATCH = 1000
+"""The size of a batch for a launcher that submits trials to other machines."""
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------
 
 
 def with_launcher(config: DictConfig, config_loader: ConfigLoader) -> DictConfig:
-    """Return the config of a sweep, with joblib as its launcher if nobody has chosen one and joblib is faster.
+    """Return the config of a sweep, with joblib as the launcher if none is chosen and joblib is faster.
 
     Several trials of one thread each share cores better than one trial of several threads, since much of a trial is not
     its steps. So joblib is chosen on several cores without a GPU, and with several GPUs for a trial on each; with one
-    GPU trials run one after the other. A launcher that the user or a study names stays.
+    GPU trials run one after the other. A launcher that the user or a study names is used.
     """
     jobs = gpus() or cores()
     if jobs == 1 or is_chosen(config) or JOBLIB not in config_loader.get_group_options("hydra/launcher"):
@@ -46,9 +46,9 @@ def with_launcher(config: DictConfig, config_loader: ConfigLoader) -> DictConfig
 
 
 def is_chosen(config: DictConfig) -> bool:
-    """Return whether the user or a study names a launcher, or sets an option of one."""
-    typed = [text.lstrip("+~") for text in OmegaConf.select(config, "hydra.overrides.hydra") or []]
-    names_one = any(text.startswith(("hydra/launcher", "hydra.launcher")) for text in typed)
+    """Return whether the user or a study selects a launcher or sets one of its options."""
+    overrides = [text.lstrip("+~") for text in OmegaConf.select(config, "hydra.overrides.hydra") or []]
+    names_one = any(text.startswith(("hydra/launcher", "hydra.launcher")) for text in overrides)
     return names_one or OmegaConf.select(config, "hydra.runtime.choices")["hydra/launcher"] != "basic"
 
 
@@ -57,7 +57,7 @@ def cores() -> int:
 
 
 def gpus() -> int:
-    """Count the GPUs; torch, which takes a second to import, is asked only if there may be one."""
+    """Count the GPUs; import torch, which takes a second, only if there may be one."""
     may_have_one = os.path.exists("/proc/driver/nvidia") or os.path.exists("/dev/kfd")
     return visible_gpus() if may_have_one and importlib.util.find_spec("torch") else 0
 
@@ -66,7 +66,7 @@ def gpus() -> int:
 
 
 def _jobs(launcher: DictConfig) -> int | None:
-    """Return how many jobs joblib's key ``n_jobs`` allows at once; a launcher without that key does not say."""
+    """Return how many jobs the key ``n_jobs`` allows at once, or None for a launcher without that key."""
     jobs = OmegaConf.select(launcher, "n_jobs")
     if jobs is None:
         return None
@@ -83,8 +83,8 @@ def _ray_jobs(launcher: DictConfig) -> int | None:
 class LauncherKind:
     """How a launcher runs jobs.
 
-    ``at_once`` returns how many it runs side by side, None if it does not say. ``starts_all`` is set if it starts a
-    process for every job of a batch at the same moment.
+    ``at_once`` returns how many it runs at once, or None if that is unknown. ``starts_all`` is set if it starts a
+    process for every job of a batch immediately.
     """
 
     at_once: Callable[[DictConfig], int | None] = _jobs
@@ -98,12 +98,12 @@ KINDS = {
     ),
     "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher": LauncherKind(_ray_jobs),
 }
-"""The kind of each launcher, by the ``_target_`` of its config; others are described by ``n_jobs``, if they have it."""
+"""The kind of each launcher, by the ``_target_`` of its config; others run as many jobs as ``n_jobs`` allows."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where trials run: Hydra's launcher, how many at once (None: not known), and the overrides that each job gets."""
+    """Where trials run: Hydra's launcher, how many at once (None if unknown), and the overrides of each job."""
 
     launcher: Launcher
     at_once: int | None
@@ -117,9 +117,9 @@ class Workers:
     ) -> "Workers":
         """Return the workers of a sweep.
 
-        Trials side by side share the cores: together they must not use more threads than there are, because waiting
-        threads spin and slow the others down. No trial draws a progress bar or repeats what the sweep prints.
-        ``silent`` keeps other processes from writing to a terminal that the sweep draws on; their logs have all of it.
+        Trials that run at once divide the cores, because waiting threads spin and slow the others down. Trials do not
+        draw progress bars or repeat what the sweep prints. ``silent`` keeps other processes from writing to a terminal
+        that the sweep draws on; their logs are complete.
         """
         config = OmegaConf.select(master, "hydra.launcher")
         kind = KINDS.get(str(OmegaConf.select(config, "_target_")), LauncherKind())
@@ -133,7 +133,7 @@ class Workers:
 
     @property
     def batch(self) -> int:
-        """How many trials to hand to the launcher at once."""
+        """The number of trials to pass to the launcher at once."""
         if self.starts_all:
             return self.at_once or 1
-        return BATCH_ELSEWHERE if self.at_once is None else max(BATCH, BATCHES_PER_WORKER * self.at_once)
+        return REMOTE_BATCH if self.at_once is None else max(BATCH, BATCHES_PER_WORKER * self.at_once)

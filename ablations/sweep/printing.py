@@ -1,4 +1,4 @@
-"""What a sweep prints before and after its trials."""
+"""Print what a sweep will do, and the results of a search."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ from bbcu.model.methods import BASELINE
 if TYPE_CHECKING:
     from bbcu.model.cost import Cost
 
-DONE, TO_LOG, TO_TRAIN = "done", "to be logged", "to train"
-"""What is left to do for a planned trial."""
+DONE, TO_LOG, TO_TRAIN = "done", "to log", "to train"
+"""The work that remains for a planned trial."""
 
 
 def names_in(plan: Plan) -> dict[Identity, str]:
-    """Name each trial of a plan as ``python -m ablations status`` does."""
+    """Return the name of each trial of a plan, as ``python -m ablations status`` prints it."""
     return trial_names((entry.identity, entry.trial.name, entry.trial.cell.setting) for entry in plan.trials)
 
 
@@ -37,7 +37,7 @@ def print_left_out(plan: Plan) -> None:
 
 
 def print_design(plan: Plan) -> None:
-    """Print what the design cannot tell, and conditions that may be mistyped; nothing for a full factorial."""
+    """Print the limitations of the design, and conditions that may be mistyped because they excluded nothing."""
     for note in plan.design["notes"]:
         print(f"design {plan.design['name']}: {note}")
     for condition in plan.unused_conditions:
@@ -54,8 +54,8 @@ def print_dry_run(plan: Plan, states: Mapping[Identity, str]) -> None:
             costs[entry.structure] = cost_of(entry.trial)
         cost = costs[entry.structure]
         key, seed = entry.identity
-        price = (cost.printed_ops_g, f"{cost.params_k:.1f}")
-        rows.append([key[:SHOWN], names[entry.identity], str(seed), states[entry.identity], *price])
+        facts = [key[:SHOWN], names[entry.identity], str(seed), states[entry.identity]]
+        rows.append([*facts, cost.printed_ops_g, f"{cost.params_k:.1f}"])
     print_table(["cell", "levels", "seed", "state", "OPs (G)", "params (K)"], rows)
     print_left_out(plan)
     print_design(plan)
@@ -72,14 +72,14 @@ def cost_of(trial: Trial) -> "Cost":
 
 
 def baseline_line(result: Mapping[str, Any]) -> str:
-    """Return what each test set of a result scores without a network."""
+    """Return the scores of the baseline on each test set of a result as one line."""
     scores = result["baseline"].items()
     sets = (f"{name} {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" for name, score in scores)
     return f"{result['task']}, {baseline_label(result)}: {', '.join(sets)}"
 
 
 def print_search(report: Mapping[str, Any]) -> None:
-    """Print the best cell of a search, or its front."""
+    """Print the best cell of a search, or its Pareto front."""
     records = report["front"] if "front" in report else [report["best"]] if report["best"] else []
     rows = [
         [
@@ -89,11 +89,11 @@ def print_search(report: Mapping[str, Any]) -> None:
         for record in records
     ]
     print_table(["front" if "front" in report else "best cell", *report["objectives"]], rows)
-    print("the best of many noisy scores is too high: train these cells again under new seeds before reporting them")
+    print("the best of many noisy scores is biased upwards: retrain these cells under new seeds before reporting them")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns, without the seconds that rich takes for a dry run of ten thousand rows."""
+    """Print rows in aligned columns; rich would take seconds for the ten thousand rows of a dry run."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,9 +1,9 @@
-"""Runs trials through a launcher of Hydra until each has ended, whatever happens to workers, launchers or machines.
+"""Run trials by a launcher of Hydra until each has ended, even if workers, launchers or machines fail.
 
-A launcher gets a batch and may give up all of it when one worker dies. So trials are started in rounds, and after each
-the disk says which are left. When a batch breaks, the trials that were running then are started alone in the next
-rounds: one that kills its worker every time is found, and costs the others no more than a return to their snapshots. A
-trial that another sweep works at is left to that sweep, and started here if it ends without a result.
+A launcher gets a batch of trials and may fail as a whole when one worker dies. So trials are started in rounds, and
+after each round the disk shows which trials remain. If a batch fails, the trials that were running are started one by
+one in the next rounds: a trial that kills its worker every time is found, and the others resume from their snapshots. A
+trial that another sweep runs is left to that sweep, and started here if it ends without a result.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ablations.planning.plan import PlannedTrial
 from ablations.storage import stopping
 from ablations.storage.attempts import State, end_attempt, history_of
 from ablations.storage.files import first_line
-from ablations.storage.folder import Identity, counts, study_folder
+from ablations.storage.folder import Identity, is_current, study_folder
 from ablations.storage.lease import LeaseLost, SilenceMonitor, TrialBusy, leases, revoke
 from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
@@ -33,16 +33,16 @@ from bbcu.errors import BbcuError
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5
-"""How often the monitor looks at the running trials, unless ``look_seconds`` says otherwise."""
+POLL_SECONDS = 0.5
+"""How often the monitor polls the running trials by default."""
 
 WAIT_SECONDS = 0.5
-"""How long to wait while other sweeps work at all trials that are left."""
+"""How long to wait while other sweeps run all remaining trials."""
 
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial ended in this sweep, and why; ``step`` is where it was pruned."""
+    """How a trial ended in this sweep, and the reason; ``step`` is the step at which it was pruned."""
 
     state: State
     reason: str = ""
@@ -54,10 +54,11 @@ FINISHED = TrialOutcome(State.FINISHED)
 
 @dataclass
 class Rounds:
-    """Starts trials until each has ended; ``outcomes`` grows as they do.
+    """Starts trials until each has ended, and records their ``outcomes``.
 
-    ``retries`` is how often a trial is started again that has failed, or whose worker has died while it ran alone.
-    ``look`` is called every ``look_seconds`` from another thread, for a view.
+    ``retries`` is how often a trial is restarted if it fails, or if its worker dies while it runs alone. ``silence`` is
+    the number of seconds without a heartbeat after which a trial is restarted. Another thread calls ``on_poll`` every
+    ``poll_seconds``, to update a view.
     """
 
     workers: Workers
@@ -65,8 +66,8 @@ class Rounds:
     study: str
     retries: int
     silence: float
-    look: Callable[[], None] = lambda: None
-    look_seconds: float = LOOK_SECONDS
+    on_poll: Callable[[], None] = lambda: None
+    poll_seconds: float = POLL_SECONDS
     outcomes: dict[Identity, TrialOutcome] = field(default_factory=dict)
     _failures: Counter[Identity] = field(default_factory=Counter)
     _suspects: set[Identity] = field(default_factory=set)
@@ -75,37 +76,38 @@ class Rounds:
         """Run these trials; return the outcome of each that was started before the sweep was asked to stop."""
         left = list(entries)
         with self._monitor():
-            while left and stopping.asked_by() is None:
-                # Between two batches this process itself runs no trial, even if a full disk kept its leases.
-                found = leases(self.outputs, self.study)
-                others = [lease for lease in found if not (lease.is_here and lease.pid == os.getpid())]
+            while left and stopping.received_signal() is None:
+                # Between two batches this process runs no trial, even if a full disk prevented the removal of its
+                # leases.
+                present = leases(self.outputs, self.study)
+                others = [lease for lease in present if not (lease.is_here and lease.pid == os.getpid())]
                 busy = {(lease.cell, lease.seed) for lease in others}
                 batch = self._next_batch([entry for entry in left if entry.identity not in busy])
                 if not (batch and self._launch(batch)):
                     time.sleep(WAIT_SECONDS)
-                    self._take_over_results(left)
+                    self._record_results(left)
                 left = [entry for entry in left if entry.identity not in self.outcomes]
         return {entry.identity: self.outcomes[entry.identity] for entry in entries if entry.identity in self.outcomes}
 
     def _next_batch(self, ready: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-        """Return one suspect alone, or a whole batch of others."""
+        """Return one trial that may have killed its worker, alone, or a batch of other trials."""
         suspects = [entry for entry in ready if entry.identity in self._suspects]
         return suspects[:1] or list(ready[: self.workers.batch])
 
     def _launch(self, batch: Sequence[PlannedTrial]) -> bool:
-        """Run these trials and record how they ended; return False if other sweeps work at all of them."""
+        """Run these trials and record how they ended; return False if other sweeps run all of them."""
         jobs = [[*entry.overrides, *self.workers.overrides] for entry in batch]
         try:
             returns = self.workers.launcher.launch(jobs, initial_job_idx=0)
         except Exception as error:
-            log.debug("the launcher gave up", exc_info=True)
-            self._after_a_break(batch, error)
+            log.debug("the launcher failed", exc_info=True)
+            self._recover_batch(batch, error)
             return True
         errors = [None if job.status == JobStatus.COMPLETED else error_of(job) for job in returns]
-        for entry, ended_by in zip(batch, errors, strict=True):
+        for entry, cause in zip(batch, errors, strict=True):
             self._suspects.discard(entry.identity)
-            self._record(entry, ended_by)
-        return not all(isinstance(ended_by, TrialBusy) for ended_by in errors)
+            self._record(entry, cause)
+        return not all(isinstance(cause, TrialBusy) for cause in errors)
 
     def _record(self, entry: PlannedTrial, error: BaseException | None) -> None:
         """Record how a job ended."""
@@ -114,28 +116,28 @@ class Rounds:
         elif isinstance(error, (TrialBusy, LeaseLost)):
             return
         elif isinstance(error, Interrupted):
-            if stopping.asked_by() is not None:
+            if stopping.received_signal() is not None:
                 self.outcomes[entry.identity] = TrialOutcome(State.INTERRUPTED, str(error))
         elif isinstance(error, TrialPruned):
             self.outcomes[entry.identity] = TrialOutcome(State.PRUNED, str(error), error.step)
         else:
-            # A BbcuError will be raised again by the next attempt too, unless it is a trial that failed.
-            can_succeed = not isinstance(error, BbcuError) or type(error) is TrialFailed
-            self._count_failure(entry, reason_of(error), retry=can_succeed)
+            # The next attempt would raise the same BbcuError, except a TrialFailed.
+            may_succeed = not isinstance(error, BbcuError) or type(error) is TrialFailed
+            self._count_failure(entry, first_line(error), retry=may_succeed)
 
     def _count_failure(self, entry: PlannedTrial, reason: str, *, retry: bool) -> None:
-        """Count a failure; the trial has failed for good if no retry is left."""
+        """Count a failure, and record it as the trial's outcome if no retry is left."""
         self._failures[entry.identity] += 1
         if retry and self._failures[entry.identity] <= self.retries:
             log.warning("%s; retrying", reason)
         else:
             self.outcomes[entry.identity] = TrialOutcome(State.FAILED, reason)
 
-    def _after_a_break(self, batch: Sequence[PlannedTrial], error: Exception) -> None:
-        """Sort a batch that the launcher gave up: which trials finished, which were running, which never began."""
-        if stopping.asked_by() is not None:
+    def _recover_batch(self, batch: Sequence[PlannedTrial], error: Exception) -> None:
+        """Decide for each trial of a failed batch whether it finished, runs alone next, is retried or has failed."""
+        if stopping.received_signal() is not None:
             return
-        self._take_over_results(batch)
+        self._record_results(batch)
         unfinished = [entry for entry in batch if entry.identity not in self.outcomes]
         running = [entry for entry in unfinished if history_of(entry.folder).state == State.RUNNING]
         log.warning("a worker died (%s); %d trials were running", first_line(error), len(running))
@@ -144,33 +146,33 @@ class Rounds:
             return
         for entry in unfinished:
             self._count_failure(entry, reason := f"its worker died: {first_line(error)}", retry=True)
-            # If it died before it began, the latest attempt in its history is an earlier one.
+            # If the worker died before the attempt began, the latest attempt on disk is an earlier one.
             if entry.identity in self.outcomes and entry in running:
                 with contextlib.suppress(OSError):
                     end_attempt(entry.folder, State.FAILED, reason)
 
-    def _take_over_results(self, entries: Sequence[PlannedTrial]) -> None:
-        """Record the trials that have a result on disk, whichever sweep made it."""
+    def _record_results(self, entries: Sequence[PlannedTrial]) -> None:
+        """Record the trials that have a result on disk, by this sweep or another."""
         for entry in entries:
-            if counts(entry.folder.result(), code=code_of(entry.trial), on_change=entry.config.on_change):
+            if is_current(entry.folder.result(), code=code_of(entry.trial), on_change=entry.config.on_change):
                 self.outcomes[entry.identity] = FINISHED
 
     @contextlib.contextmanager
     def _monitor(self) -> Iterator[None]:
-        """Watch the running trials from another thread, and kill those that send no heartbeat."""
+        """Poll the running trials in another thread, and revoke the leases of those that send no heartbeat."""
         over = threading.Event()
         monitor = SilenceMonitor(self.silence)
 
-        def watch() -> None:
-            while not over.wait(self.look_seconds):
+        def poll() -> None:
+            while not over.wait(self.poll_seconds):
                 try:
                     for lease in monitor.silent(self.outputs, self.study):
                         revoke(self.outputs, lease)
-                    self.look()
+                    self.on_poll()
                 except Exception:
                     log.debug("the monitor failed", exc_info=True)
 
-        thread = threading.Thread(target=watch, name="monitor", daemon=True)
+        thread = threading.Thread(target=poll, name="monitor", daemon=True)
         thread.start()
         try:
             yield
@@ -180,19 +182,13 @@ class Rounds:
 
 
 def error_of(job: JobReturn) -> BaseException:
-    """Return why a job failed, without the property that raises the error and first writes to the terminal."""
+    """Return the error of a job; the public property would print and raise it."""
     error = job._return_value
     return error if isinstance(error, BaseException) else RuntimeError("unknown")
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the most informative line of an error: the first, or the last if the first announces a remote trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines and lines[0].endswith("trace:") else first_line(error)
-
-
 def remove_markers(outputs: Path, study: str, session: str) -> None:
-    """Remove the files that a sweep has left beside the leases."""
+    """Remove a sweep's files next to the leases."""
     for path in (study_folder(outputs, study) / ".running").glob(f"{session}.*"):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""A sweep whose cells are chosen while it runs: the loop around :class:`ablations.search.search.Search`.
+"""Run a sweep whose cells are chosen by :class:`ablations.search.search.Search`.
 
-Each round asks the search for as many cells as run at once, trains them like any other sweep, and tells the search the
-results. Cells with results on disk are not trained again. If the search prunes, a cell's learning
-curve reaches it while the cell is trained.
+Each round asks the search for as many cells as run at once, trains them like any other sweep, and reports the outcomes
+to the search. Cells with results on disk are not trained again. If the search prunes, it receives the learning curve of
+a cell during its training.
 """
 
 import dataclasses
@@ -34,37 +34,37 @@ STORAGE = "search.log"
 """The default storage of a search: a journal in the study's folder."""
 
 REPORT = "search.json"
-"""The file in the study's folder that has the best cell or the front, and every row that was drawn."""
+"""The file in the study's folder with the best cell or the Pareto front, and every row that was drawn."""
 
 AT_ONCE = 4
-"""How many cells to ask for if the launcher does not say how many it runs at once."""
+"""The number of cells to ask for if it is unknown how many the launcher runs at once."""
 
 ANSWER_SECONDS = 0.1
-"""How often the search looks for requests of its trials, which wait for the answer."""
+"""How often the search polls for requests of its trials, which wait for the answer."""
 
 
 def search_options(options: SweeperConfig, base: Config, code: str) -> SearchOptions:
     """Return the options of a search whose cells ``code`` trains; raise ConfigError for those that are not valid."""
     if options.trials is None:
         raise ConfigError("hydra.sweeper.design=search needs hydra.sweeper.trials")
-    given = {name: value for name, value in options.design_options.items() if value is not None}
-    for name in given:
+    chosen = {name: value for name, value in options.design_options.items() if value is not None}
+    for name in chosen:
         if name not in OPTION_KEYS:
             raise ConfigError(f"hydra.sweeper.{name}: design=search takes {', '.join(OPTION_KEYS)}")
-    if "objectives" in given:
-        given["objectives"] = tuple(given["objectives"])
+    if "objectives" in chosen:
+        chosen["objectives"] = tuple(chosen["objectives"])
     storage = str(study_folder(Path(base.outputs), base.study.name) / STORAGE)
     defaults = {"name": base.study.name, "storage": storage, "code": code, "on_change": base.on_change}
-    found = SearchOptions(**{**defaults, **given})
-    if found.pruner != "none" and options.replicates > 1:
+    search = SearchOptions(**{**defaults, **chosen})
+    if search.pruner != "none" and options.replicates > 1:
         raise ConfigError(
-            f"hydra.sweeper.pruner={found.pruner}: ends single trials, so hydra.sweeper.replicates must be 1"
+            f"hydra.sweeper.pruner={search.pruner}: ends single trials, so hydra.sweeper.replicates must be 1"
         )
-    return found
+    return search
 
 
 class SearchLoop:
-    """Runs a search to its end; ``plan`` grows by every cell that is proposed."""
+    """Runs a search to its end; ``plan`` collects the trials of every proposed cell."""
 
     def __init__(self, planner: RowPlanner, options: SweeperConfig, base: Config) -> None:
         self._planner = planner
@@ -81,8 +81,8 @@ class SearchLoop:
         self.search = Search(settings, planner.swept, self._identify)
 
     def run(self, rounds: Rounds, on_new: Callable[[], object]) -> dict[Identity, TrialOutcome]:
-        """Search, running trials by ``rounds``; call ``on_new`` when the plan has grown; return all outcomes."""
-        rounds.look, rounds.look_seconds = self._answering(rounds.look), ANSWER_SECONDS
+        """Search and run the trials by ``rounds``; call ``on_new`` whenever the plan grows; return all outcomes."""
+        rounds.on_poll, rounds.poll_seconds = self._answering(rounds.on_poll), ANSWER_SECONDS
         marker = search_marker(TrialFolder(self._outputs, self._study, "", 0), rounds.workers.session)
         try:
             marker.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class SearchLoop:
             # As in any other sweep, the same command retries what has failed.
             self.search.retry_failed()
             at_once = rounds.workers.at_once or AT_ONCE
-            while stopping.asked_by() is None and (proposals := self.search.ask(at_once)):
+            while stopping.received_signal() is None and (proposals := self.search.ask(at_once)):
                 self._plan_for(proposals)
                 on_new()
                 self._train(proposals, rounds)
@@ -101,7 +101,7 @@ class SearchLoop:
         return rounds.outcomes
 
     def _plan_for(self, proposals: Sequence[Proposal]) -> None:
-        """Add the trials of the proposed cells to the plan, and to the study's."""
+        """Add the trials of the proposed cells to the plan, and to that of the study."""
         present = {entry.identity for entry in self.plan.trials}
         new = []
         for proposal in proposals:
@@ -114,20 +114,20 @@ class SearchLoop:
             write_plan(self._outputs, self._study, plan_record(dataclasses.replace(self.plan, trials=new)))
 
     def _train(self, proposals: Sequence[Proposal], rounds: Rounds) -> None:
-        """Train the proposed cells and tell the search the results."""
+        """Train the proposed cells and report the outcomes to the search."""
         rounds.run([entry for proposal in proposals for entry in self._plans[proposal.row].trials])
         for proposal in proposals:
             trials = self._plans[proposal.row].trials
             ended = [rounds.outcomes.get(entry.identity) for entry in trials]
             known = [outcome for outcome in ended if outcome is not None and outcome.state != State.INTERRUPTED]
-            # A cell that was interrupted stays open: it is the first to be proposed next time.
+            # An interrupted cell stays open and is proposed first next time.
             if len(known) == len(trials):
                 self.search.tell(proposal, cell_outcome(trials, known))
 
     def _identify(self, row: Row) -> IdentifiedRow:
         """Return which cell a row is, with its values if all its trials are finished.
 
-        Raises ConfigError if other code, or other pictures, made its results and the user has not chosen what to do.
+        Raises ConfigError if its results were made by different code or on different pictures, and ``on_change=stop``.
         """
         plan = self._plans[row] = self._planner.plan(row)
         if self._on_change != "retrain":
@@ -138,21 +138,21 @@ class SearchLoop:
         seeds = ",".join(str(entry.trial.seed) for entry in plan.trials)
         return IdentifiedRow(f"{plan.trials[0].identity[0]}/{seeds}", values=values_of(plan.trials))
 
-    def _answering(self, look: Callable[[], None]) -> Callable[[], None]:
-        """Return a function that does ``look`` and then answers the requests of running trials."""
+    def _answering(self, on_poll: Callable[[], None]) -> Callable[[], None]:
+        """Return a function that calls ``on_poll`` and then answers the requests of running trials."""
 
-        def look_and_answer() -> None:
-            look()
+        def poll_and_answer() -> None:
+            on_poll()
             for entry in list(self.plan.trials):
                 request = open_request(entry.folder)
                 if request is not None:
                     proposal = self._proposals[entry.identity]
                     request.answer(prune=self.search.report(proposal, request.step, request.psnr_db))
 
-        return look_and_answer
+        return poll_and_answer
 
     def report(self) -> dict[str, Any]:
-        """Return what was found so far: the best cell or the front, and every row that was drawn."""
+        """Return the best cell or the Pareto front so far, and every row that was drawn."""
         front = [dataclasses.asdict(record) for record in self.search.front()]
         several = len(self.search.options.objectives) > 1
         return {
@@ -164,9 +164,9 @@ class SearchLoop:
 
 
 def values_of(trials: Sequence[PlannedTrial]) -> dict[str, float] | None:
-    """Return a cell's objectives by its results, the PSNR as the mean over seeds; None if a result is missing.
+    """Return the objectives of a cell, with the PSNR as the mean over seeds; None if a result is missing.
 
-    Raises ConfigError for a result of other code if the user has not chosen what to do with it.
+    Raises ConfigError if a result was made by different code and ``on_change=stop``.
     """
     results = [entry.folder.result() for entry in trials]
     present = [
@@ -180,7 +180,7 @@ def values_of(trials: Sequence[PlannedTrial]) -> dict[str, float] | None:
 
 
 def cell_outcome(trials: Sequence[PlannedTrial], ended: Sequence[TrialOutcome]) -> CellOutcome:
-    """Return what to tell the search of a cell whose trials ended so."""
+    """Return the outcome of a cell whose trials ended like this."""
     values = values_of(trials)
     if values is not None:
         return Finished(values)

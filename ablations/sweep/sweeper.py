@@ -1,8 +1,7 @@
-"""The sweep: plan every trial, train what is not done yet, and print the results.
+"""The sweep: plan every trial, train those that are not done, and print the results.
 
-The sweeper owns the loop; a launcher of Hydra runs the jobs, and each job is
-:func:`ablations.trial.execution.run_trial`. What is planned, done and failed is read from disk and from MLflow, so the
-same command can be given again at any time, and by several people at once.
+A launcher of Hydra runs the jobs, each of which is :func:`ablations.trial.execution.run_trial`. The state of every
+trial is read from the disk and MLflow, so the same command can be run again at any time, even by several users at once.
 """
 
 import contextlib
@@ -23,14 +22,14 @@ from ablations.planning.plan import Plan, RowPlanner, make_plan, plan_record
 from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
 from ablations.storage.files import first_line
-from ablations.storage.folder import Identity, mean_psnr, study_folder, trial_folders
+from ablations.storage.folder import Identity, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
 from ablations.sweep.launchers import Workers
 from ablations.sweep.printing import DONE, TO_LOG, TO_TRAIN, names_in
 from ablations.sweep.rounds import Rounds, TrialOutcome, remove_markers
-from ablations.tracking.client import finished_runs, prepare_tracking, without_collecting
-from ablations.tracking.sync import end_abandoned, log_states, synchronise
+from ablations.tracking.client import finished_runs, prepare_tracking, without_garbage_collection
+from ablations.tracking.sync import log_states, synchronise
 from ablations.trial.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_code, made_by_other_code
 from ablations.trial.identity import trains
 from ablations.watching.live import LiveView
@@ -50,15 +49,15 @@ def sweep(
     """Run a sweep; return the mean PSNR over its trials in dB, or None for a dry run.
 
     Raises SystemExit with status 1, after everything else has run, if a trial has no result, and BbcuError before
-    anything runs for what a user can correct. A sweep that is asked to stop exits with the status of the signal.
+    anything runs for errors that the user can correct. A sweep that is stopped exits with the status of the signal.
     """
     if options.replicates < 1:
         raise ConfigError(f"hydra.sweeper.replicates={options.replicates}: must be at least 1")
     if options.retries < 0:
         raise ConfigError(f"hydra.sweeper.retries={options.retries}: must be at least 0")
     if options.design == "search":
-        return search(arguments, options, master, config_loader, launcher)
-    with without_collecting():
+        return search(RowPlanner(arguments, options, master, config_loader), options, master, launcher)
+    with without_garbage_collection():
         plan = make_plan(arguments, options, master, config_loader)
         base = plan.trials[0].config
         states = states_on_disk(plan)
@@ -83,22 +82,15 @@ def sweep(
     outcomes: Mapping[Identity, TrialOutcome] = {}
     if pending:
         done = {identity for identity, state in states.items() if state != TO_TRAIN}
-        with running(launcher, master, options, base, Shown(watched(plan), done), experiment) as rounds:
+        with running(launcher, master, options, base, ViewedTrials(watched_trials(plan), done), experiment) as rounds:
             outcomes = rounds.run(pending)
-    return conclude(plan, outcomes)
+    return summarise(plan, outcomes)
 
 
-def search(
-    arguments: Sequence[str],
-    options: SweeperConfig,
-    master: DictConfig,
-    config_loader: ConfigLoader,
-    launcher: Launcher,
-) -> float | None:
+def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, launcher: Launcher) -> float | None:
     """Run a sweep whose cells a search chooses; otherwise like :func:`sweep`."""
     from ablations.sweep.search_loop import SearchLoop
 
-    planner = RowPlanner(arguments, options, master, config_loader)
     base = planner.base()
     if options.dry_run:
         rows = math.prod(len(values) for values in planner.swept.values())
@@ -107,14 +99,14 @@ def search(
     experiment = prepare_tracking(base.tracking.uri, base.study.name)
     loop = SearchLoop(planner, options, base)
     trials: dict[Identity, WatchedTrial] = {}
-    with running(launcher, master, options, base, Shown(trials), experiment) as rounds:
-        outcomes = loop.run(rounds, lambda: trials.update(watched(loop.plan)))
+    with running(launcher, master, options, base, ViewedTrials(trials), experiment) as rounds:
+        outcomes = loop.run(rounds, lambda: trials.update(watched_trials(loop.plan)))
     printing.print_left_out(loop.plan)
     printing.print_search(loop.report())
-    return conclude(loop.plan, outcomes) if loop.plan.trials else None
+    return summarise(loop.plan, outcomes) if loop.plan.trials else None
 
 
-def watched(plan: Plan) -> dict[Identity, WatchedTrial]:
+def watched_trials(plan: Plan) -> dict[Identity, WatchedTrial]:
     """Return the trials of a plan as a view shows them."""
     names = names_in(plan)
     return {
@@ -126,8 +118,8 @@ def watched(plan: Plan) -> dict[Identity, WatchedTrial]:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a view of the sweep shows: its trials, to which a search adds, and those that were done before."""
+class ViewedTrials:
+    """The trials that a view shows, to which a search adds, and those that were done before the sweep."""
 
     trials: Mapping[Identity, WatchedTrial]
     done: Set[Identity] = frozenset()
@@ -135,81 +127,77 @@ class Shown:
 
 @contextlib.contextmanager
 def running(
-    launcher: Launcher, master: DictConfig, options: SweeperConfig, base: Config, shown: Shown, experiment: str
+    launcher: Launcher, master: DictConfig, options: SweeperConfig, base: Config, shown: ViewedTrials, experiment: str
 ) -> Iterator[Rounds]:
-    """Yield the rounds to run trials in, with all that goes on beside them: signals, the view, and MLflow's states."""
+    """Yield the rounds that run trials; handle signals, show progress, and keep MLflow up to date until the end."""
     outputs, study, session = Path(base.outputs), base.study.name, uuid.uuid4().hex[:12]
     view = LiveView(outputs, study, shown.trials, shown.done, base.progress, session=session)
     workers = Workers.of(launcher, master, base, session, silent=view.is_display)
     rounds = Rounds(workers, outputs, study, options.retries, base.tracking.silence_s)
-    stopping.forget()
+    stopping.clear_request()
     record_states(outputs, study, base, experiment)
     try:
         with (
-            stopping.listening(stopping.marker_of(outputs, study, session), tell=not view.is_display),
+            stopping.handling_signals(stopping.marker_of(outputs, study, session), announce=not view.is_display),
             view,
         ):
-            rounds.look = view.update
+            rounds.on_poll = view.update
             yield rounds
     finally:
         remove_markers(outputs, study, session)
-        log_missing(outputs, study, base.tracking.uri, experiment)
+        log_missing(outputs, study, base.tracking.uri)
         record_states(outputs, study, base, experiment)
 
 
 def record_states(outputs: Path, study: str, base: Config, experiment: str) -> None:
-    """Log every trial's state to MLflow; if it does not answer, another message says so."""
+    """Log every trial's state to MLflow; an error is reported elsewhere."""
     try:
         log_states(outputs, study, base.tracking.uri, experiment)
     except Exception as error:
         log.debug("the states are not in MLflow: %s", first_line(error))
 
 
-def log_missing(outputs: Path, study: str, uri: str, experiment: str) -> None:
-    """Log what MLflow missed while it was away, and end the runs of killed workers; or say how to do that later."""
+def log_missing(outputs: Path, study: str, uri: str) -> None:
+    """Log what MLflow missed while it was unavailable; if it still is, print the command that does this later."""
     try:
-        known = finished_runs(uri, experiment)
-        missing = [
-            folder
-            for folder in trial_folders(outputs, study)
-            if (folder.cell, folder.seed) not in known and folder.result_path.exists()
-        ]
-        if missing:
-            synchronise(outputs, study, uri)
-        else:
-            end_abandoned(outputs, study, uri, experiment)
+        synchronise(outputs, study, uri)
     except Exception as error:
         log.warning("MLflow at %s does not answer (%s)", uri, first_line(error))
-        log.warning("when it is back: python -m ablations sync %s --outputs %s --tracking-uri %s", study, outputs, uri)
+        log.warning(
+            "when it is available again: python -m ablations sync %s --outputs %s --tracking-uri %s",
+            study,
+            outputs,
+            uri,
+        )
 
 
 def states_on_disk(plan: Plan) -> dict[Identity, str]:
-    """Return DONE for each trial with a result that counts and TO_TRAIN for the others.
+    """Return DONE for each trial with a usable result and TO_TRAIN for the others.
 
-    Only cells that have a folder are looked into. Raises ConfigError if other code has made results of these very
-    configs and the user has not chosen what to do with them.
+    Only cells that have a folder are read. Raises ConfigError if different code made results of these configs and
+    ``on_change=stop``.
     """
     config = plan.trials[0].config
     folder = study_folder(Path(config.outputs), plan.study)
-    begun = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     states, changed = {}, []
     for entry in plan.trials:
-        result = entry.folder.result() if entry.identity[0] in begun else None
+        result = entry.folder.result() if entry.identity[0] in started else None
         states[entry.identity] = TO_TRAIN if result is None else DONE
         if result is not None and is_of_other_code(result, entry.trial):
             changed.append((entry, result))
     if changed and config.on_change == "stop":
         entry, result = changed[0]
         raise ConfigError(
-            f"{len(changed)} of {len(plan.trials)} trials have a result of other code, as {entry.trial.name} seed "
-            f"{entry.trial.seed}: {made_by_other_code(result, entry.trial)}; {HOW_TO_CHOOSE}"
+            f"{len(changed)} of {len(plan.trials)} trials have a result of different code, such as "
+            f"{entry.trial.name} seed {entry.trial.seed}: {made_by_other_code(result, entry.trial)}; {HOW_TO_CHOOSE}"
         )
     if config.on_change == "retrain":
         states |= {entry.identity: TO_TRAIN for entry, _ in changed}
     return states
 
 
-def conclude(plan: Plan, outcomes: Mapping[Identity, TrialOutcome]) -> float:
+def summarise(plan: Plan, outcomes: Mapping[Identity, TrialOutcome]) -> float:
     """Print every trial's outcome and how to make the report; exit with status 1 if a trial has no result."""
     values, without = [], 0
     rows, baselines = [], set()
@@ -230,12 +218,12 @@ def conclude(plan: Plan, outcomes: Mapping[Identity, TrialOutcome]) -> float:
     for line in sorted(baselines):
         print(line)
     print(f"report: python -m analysis {plan.study}", flush=True)
-    number = stopping.asked_by()
+    number = stopping.received_signal()
     if number is not None and without:
-        print(
-            f"run.py: stopped; {without} of {len(plan.trials)} trials are left, and the same command goes on from there"
-        )
+        print(f"run.py: stopped; {without} of {len(plan.trials)} trials are left; {stopping.RESUME}")
         raise SystemExit(128 + number)
     if without:
-        raise SystemExit(f"run.py: {without} of {len(plan.trials)} trials have no result; the others are kept")
+        raise SystemExit(
+            f"run.py: {without} of {len(plan.trials)} trials have no result; the results of the others are saved"
+        )
     return statistics.fmean(values) if values else math.nan

@@ -1,4 +1,4 @@
-"""The MLflow store: opening it, creating it once, and finding experiments and runs."""
+"""Open and create the MLflow store, and find experiments and runs in it."""
 
 import contextlib
 import dataclasses
@@ -27,11 +27,11 @@ from ablations.storage.files import check_writable, first_line, replacing
 
 
 class TrackingError(BbcuError):
-    """The tracking store cannot be used at all; the message says which and why."""
+    """The tracking store cannot be used; the message has its address and the reason."""
 
 
 def quiet_mlflow() -> None:
-    """Turn off telemetry, progress bars and the migration log; must run before mlflow is imported."""
+    """Turn off MLflow's telemetry, progress bars and migration log; must run before mlflow is imported."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -40,13 +40,13 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # That a server does not answer is reported once, by the caller.
+    # The caller reports once that a server does not answer.
     for name in ("urllib3", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def client_of(uri: str) -> "MlflowClient":
-    """Return a client of the tracking store at ``uri``; raise TrackingError if there is none."""
+    """Return a client of the tracking store at ``uri``; raise TrackingError if it cannot be opened."""
     quiet_mlflow()
     from mlflow import MlflowClient
 
@@ -60,18 +60,18 @@ def client_of(uri: str) -> "MlflowClient":
 def prepare_tracking(uri: str, study: str) -> str:
     """Create the store's schema and the study's experiment; return the experiment's id.
 
-    The parent calls this once, before any worker starts: several processes that find an empty SQLite file, or that
-    create the same experiment, make each other fail. SQLite is set to write-ahead mode, which is several times faster.
+    The parent calls this once, before any worker starts: processes that set up an empty SQLite file, or create the same
+    experiment, at the same time make each other fail. SQLite is set to write-ahead mode, which is several times faster.
     """
     sqlite = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
     if sqlite:
         check_writable(sqlite.parent, f"tracking.uri={uri}")
     try:
         if sqlite:
-            _make_database(sqlite)
+            _create_database(sqlite)
         client = client_of(uri)
         location = (sqlite.parent / "mlruns" / study).as_uri() if sqlite else None
-        experiment = client.get_experiment_by_name(study) or _make_experiment(client, study, location)
+        experiment = client.get_experiment_by_name(study) or _create_experiment(client, study, location)
         if experiment.lifecycle_stage != "active":
             raise TrackingError(f"the MLflow experiment {study!r} is deleted: restore it, or choose another study.name")
         return str(experiment.experiment_id)
@@ -81,21 +81,21 @@ def prepare_tracking(uri: str, study: str) -> str:
         raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
 
 
-def _make_database(path: Path) -> None:
-    """Make an SQLite store at ``path``, unless there is one, in write-ahead mode.
+def _create_database(path: Path) -> None:
+    """Create an SQLite store in write-ahead mode at ``path``, unless it exists.
 
-    MLflow makes one in seconds, statement by statement. So it is made elsewhere and moved into place: one that was cut
-    short, or made by two processes at once, could never be used.
+    MLflow takes seconds to set up the schema, and a store whose setup was interrupted, or was run by two processes at
+    once, could never be used. So the store is created elsewhere and moved into place.
     """
     if not path.exists() or not path.stat().st_size:
         with filelock.FileLock(path.with_name(f"{path.name}.lock")):
             if not path.exists() or not path.stat().st_size:
                 with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-                    made = Path(folder) / path.name
-                    client_of(f"sqlite:///{made}").search_experiments()
-                    _write_ahead(made)
+                    created = Path(folder) / path.name
+                    client_of(f"sqlite:///{created}").search_experiments()
+                    _write_ahead(created)
                     with replacing(path) as temporary:
-                        shutil.copyfile(made, temporary)
+                        shutil.copyfile(created, temporary)
     _write_ahead(path)
 
 
@@ -104,11 +104,11 @@ def _write_ahead(path: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def _make_experiment(client: "MlflowClient", study: str, location: str | None) -> "Experiment":
+def _create_experiment(client: "MlflowClient", study: str, location: str | None) -> "Experiment":
     try:
         identifier = client.create_experiment(study, artifact_location=location)
     except Exception:
-        # Another sweep may have created it since.
+        # Another sweep may have created it in the meantime.
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
             raise
@@ -117,12 +117,12 @@ def _make_experiment(client: "MlflowClient", study: str, location: str | None) -
 
 
 def experiment_id(uri: str, study: str) -> str:
-    """Return the id of the study's experiment; raise ConfigError, which names those that exist, if there is none."""
+    """Return the id of the study's experiment; raise ConfigError, which lists the studies, if it does not exist."""
     client = client_of(uri)
     experiment = client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
-        names = sorted(found.name for found in client.search_experiments() if found.name != "Default")
-        raise ConfigError(f"no study {study!r} in {uri}; there: {', '.join(names) if names else 'none'}")
+        names = sorted(other.name for other in client.search_experiments() if other.name != "Default")
+        raise ConfigError(f"no study {study!r} in {uri}; available: {', '.join(names) or 'none'}")
     return str(experiment.experiment_id)
 
 
@@ -135,7 +135,7 @@ def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
     runs: list[Run] = []
     token = None
     while True:
-        with without_collecting():
+        with without_garbage_collection():
             page = client.search_runs(
                 [experiment], condition, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
             )
@@ -146,11 +146,11 @@ def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
 
 
 @contextlib.contextmanager
-def without_collecting() -> Iterator[None]:
-    """Pause Python's collection of reference cycles, while millions of objects are made that stay.
+def without_garbage_collection() -> Iterator[None]:
+    """Pause Python's collection of reference cycles while millions of long-lived objects are created.
 
-    The collector walks through all of them again and again and frees none: that took two thirds of the time in which
-    MLflow lists thousands of runs. Objects outside cycles are freed as always.
+    The collector walks through all of them again and again and frees none; that took two thirds of the time in which
+    MLflow lists thousands of runs. Objects outside cycles are freed as usual.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -180,8 +180,8 @@ def is_finished(uri: str, experiment: str, cell: str, seed: int) -> bool:
 
 
 @contextlib.contextmanager
-def reading(uri: str) -> Iterator[None]:
-    """Turn every error of the store into one line; a missing SQLite file is an error and is not created.
+def one_line_errors(uri: str) -> Iterator[None]:
+    """Turn every error of the store into an error with a message of one line; do not create a missing SQLite file.
 
     Raises ConfigError if the file is missing, and TrackingError if the store cannot be read.
     """
@@ -197,15 +197,15 @@ def reading(uri: str) -> Iterator[None]:
 
 
 def study_names(uri: str) -> list[str]:
-    """List the studies in the store, sorted; raises as :func:`reading` does."""
-    with reading(uri):
+    """List the studies in the store, sorted; raises as :func:`one_line_errors` does."""
+    with one_line_errors(uri):
         experiments = client_of(uri).search_experiments()
     return sorted(experiment.name for experiment in experiments if experiment.name != "Default")
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordedRun:
-    """What MLflow holds of a trial; ``artifacts`` is the address of its files."""
+    """MLflow's record of a trial; ``artifacts`` is the address of its files."""
 
     run_id: str
     name: str
@@ -218,21 +218,21 @@ class RecordedRun:
 
 
 def recorded_runs(uri: str, study: str) -> dict[Identity, RecordedRun]:
-    """Return the run that counts for each trial of a study: its first finished one, otherwise its last.
+    """Return one run for each trial of a study: its first finished one, otherwise its last.
 
     Raises ConfigError if the database or the study does not exist, and TrackingError if the store cannot be read.
     """
-    found: dict[Identity, RecordedRun] = {}
-    with reading(uri):
+    runs: dict[Identity, RecordedRun] = {}
+    with one_line_errors(uri):
         for run in search_runs(uri, experiment_id(uri, study)):
             identity = identity_of(run)
-            if identity is not None and (identity not in found or found[identity].state != "finished"):
-                found[identity] = _recorded(run)
-    return found
+            if identity is not None and (identity not in runs or runs[identity].state != "finished"):
+                runs[identity] = _recorded(run)
+    return runs
 
 
 def _recorded(run: "Run") -> RecordedRun:
-    """A run as plain data; MLflow has one status for interrupted and pruned, which a tag distinguishes."""
+    """Return a run as plain data; a tag distinguishes interrupted from pruned, which have the same status in MLflow."""
     tags, info = run.data.tags, run.info
     state = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}.get(info.status, "running")
     if tags.get("state") in ("failed", "interrupted", "pruned"):
@@ -250,9 +250,9 @@ def _recorded(run: "Run") -> RecordedRun:
 
 
 def run_file(uri: str, run: RecordedRun, name: str) -> Path | None:
-    """Return the local path of a file or folder among a run's artifacts, or None if it has none of that name.
+    """Return the local path of a file or folder among a run's artifacts, or None if there is no such artifact.
 
-    Artifacts on this machine are opened in place, because asking MLflow takes 20 ms each.
+    Artifacts on this machine are opened in place, because a request to MLflow takes 20 ms for each.
     """
     address = urlparse(run.artifacts)
     if address.scheme in ("", "file"):

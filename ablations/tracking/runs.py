@@ -1,4 +1,4 @@
-"""One MLflow run for each trial: what is logged when the trial starts, while it trains and at its end."""
+"""Log a trial to its MLflow run: when it starts, while it trains and at its end."""
 
 import dataclasses
 import functools
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 1000
-"""How many metrics MLflow accepts in one ``log_batch``."""
+"""The largest number of metrics that MLflow accepts in one ``log_batch``."""
 
 PATIENCE_SECONDS = 60.0
 PATIENCE_SHARE = 0.05
-"""How long a trial waits for MLflow in total, in seconds or as a share of its own time, whichever is more."""
+"""The longest time that a trial waits for MLflow in total: seconds, or a share of the trial's time if that is more."""
 
 TAG_LENGTH = 5000
-"""How many characters a tag of MLflow may have."""
+"""The largest number of characters in a tag of MLflow."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What is logged of a trial when it starts: its identity, its name, its params and tags."""
+    """What is logged when a trial starts: its identity, name, params and tags."""
 
     study: str
     cell: str
@@ -49,7 +49,7 @@ class RunFacts:
 
 
 def end_run(client: "MlflowClient", run_id: str, state: str, reason: str = "", ended: float | None = None) -> None:
-    """Close a run with the state of its trial and the reason; ``ended`` is in seconds since the epoch, or now."""
+    """Close a run with the trial's state and the reason; ``ended`` is in seconds since the epoch, by default now."""
     status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
     if reason:
         client.set_tag(run_id, "reason", reason[:TAG_LENGTH])
@@ -58,31 +58,31 @@ def end_run(client: "MlflowClient", run_id: str, state: str, reason: str = "", e
 
 
 def location_of(folder: TrialFolder) -> str:
-    """Return the machine and the path of a trial's folder, as its run has them."""
+    """Return the machine and the path of a trial's folder, as its run records them."""
     return f"{platform.node()}:{folder.path.resolve()}"
 
 
 class TrialRun:
-    """One trial's run in MLflow, from RUNNING to FINISHED or FAILED; ``seconds`` is how long MLflow has taken so far.
+    """The MLflow run of one trial; ``seconds`` is the time that calls to MLflow have taken so far.
 
-    A store that stops answering never stops a training: the first call that fails is logged as a warning, later calls
-    are skipped, and the records wait on disk for :func:`ablations.tracking.sync.synchronise`. ``experiment`` is None if
-    the store did not answer at the start. ``began`` is when the trial began, in seconds since the epoch, or now.
+    A store that does not answer never stops a training: the first failing call is logged as a warning, later calls are
+    skipped, and :func:`ablations.tracking.sync.synchronise` logs the records from the disk later. ``experiment`` is
+    None if the store did not answer at the start. ``began`` is in seconds since the epoch, by default now.
     """
 
     def __init__(self, uri: str, experiment: str | None, facts: RunFacts, began: float | None = None) -> None:
         self._uri, self._experiment, self._facts = uri, experiment or "", facts
         self._began = None if began is None else int(1000 * began)
-        self._away = experiment is None
-        self._made = time.monotonic()
+        self._is_unavailable = experiment is None
+        self._created_at = time.monotonic()
         self._run_id = ""
         self.seconds = 0.0
         self._call(self._start)
 
     @property
     def recorded(self) -> bool:
-        """Whether everything so far is in MLflow."""
-        return not self._away
+        """Whether MLflow has accepted everything so far."""
+        return not self._is_unavailable
 
     def log_curve(self, points: Sequence[CurvePoint]) -> None:
         """Log every metric of ``points``, in as few calls as MLflow allows."""
@@ -100,15 +100,15 @@ class TrialRun:
     def finish(self, folder: TrialFolder, metrics: Mapping[str, float], step: int, ended: float | None = None) -> None:
         """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED.
 
-        ``ended`` is when the trial ended, in seconds since the epoch, or now.
+        ``ended`` is in seconds since the epoch, by default now.
         """
         self.log_curve([CurvePoint(step, metrics)])
         self._call(lambda: self._log_files(folder))
-        self._call(self._retire_others)
+        self._call(self._supersede_others)
         self._call(lambda: end_run(self._client, self._run_id, "finished", ended=ended))
 
-    def leave(self, folder: TrialFolder, state: str, reason: str, ended: float | None = None) -> None:
-        """Close the run of a trial that has no result with its state ("failed", "interrupted", "pruned") and reason."""
+    def close_without_result(self, folder: TrialFolder, state: str, reason: str, ended: float | None = None) -> None:
+        """Close the run of a trial without a result with its state (failed, interrupted or pruned) and the reason."""
         self._call(lambda: self._log_files(folder))
         self._call(lambda: end_run(self._client, self._run_id, state, reason, ended))
 
@@ -124,15 +124,15 @@ class TrialRun:
         self._client.log_batch(self._run_id, params=params, tags=[RunTag("state", "running")])
 
     def _end_abandoned(self) -> None:
-        """Close the runs that a killed process left open; the caller holds the trial, so no process writes to them."""
+        """Close the runs that a killed process left open; the caller has locked the trial, so they are not in use."""
         for run in search_runs(self._uri, self._experiment, f"{self._own_runs()} and attributes.status = 'RUNNING'"):
             end_run(self._client, run.info.run_id, "interrupted", PROCESS_DIED)
 
-    def _retire_others(self) -> None:
-        """Mark other runs of this trial as interrupted, since only one may count.
+    def _supersede_others(self) -> None:
+        """Mark other runs of this trial as interrupted, since only one may be finished.
 
-        The result of a finished one was no longer on disk; an open one comes from a call that was repeated because the
-        server was slow.
+        The result of an earlier finished run was lost from the disk; an open one comes from a call that was repeated
+        because the server was slow.
         """
         for run in search_runs(self._uri, self._experiment, self._own_runs()):
             if run.info.run_id == self._run_id or run.info.status not in ("FINISHED", "RUNNING"):
@@ -146,7 +146,7 @@ class TrialRun:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def _log_files(self, folder: TrialFolder) -> None:
-        # MLflow looks up the run at each call, so all files go in one.
+        # MLflow looks up the run at each call, so one call logs all files.
         with tempfile.TemporaryDirectory() as name:
             for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
                 if path.exists():
@@ -156,17 +156,17 @@ class TrialRun:
             self._client.log_artifacts(self._run_id, name)
 
     def _call(self, action: Callable[[], object]) -> None:
-        if self._away:
+        if self._is_unavailable:
             return
-        if self.seconds > max(PATIENCE_SECONDS, PATIENCE_SHARE * (time.monotonic() - self._made)):
-            self._away = True
+        if self.seconds > max(PATIENCE_SECONDS, PATIENCE_SHARE * (time.monotonic() - self._created_at)):
+            self._is_unavailable = True
             log.warning("MLflow at %s is too slow; the records wait on disk", self._uri)
             return
         start = time.perf_counter()
         try:
             action()
         except Exception as error:
-            self._away = True
+            self._is_unavailable = True
             log.warning("MLflow at %s does not accept records (%s); they wait on disk", self._uri, first_line(error))
         finally:
             self.seconds += time.perf_counter() - start
@@ -183,7 +183,7 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def facts_of(result: Mapping[str, Any], folder: TrialFolder | None = None) -> RunFacts:
-    """Return what MLflow gets of a trial, from its result or from what is known of it before it starts."""
+    """Return the facts to log, from a trial's result or from what is known before it starts."""
     setting = {name: str(value) for name, value in flatten(result["setting"]).items()}
     factors = {name: level_text(level) for name, level in result["factors"].items()}
     provenance = result["provenance"]

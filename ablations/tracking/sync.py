@@ -1,4 +1,4 @@
-"""Logging to MLflow from disk: a study's folder holds every fact, so its runs can be written later, or once more."""
+"""Log a study to MLflow from its folder, which has every fact: after a failure of the server, or into another store."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from ablations.storage.attempts import (
     present_state,
 )
 from ablations.storage.folder import TrialFolder, steps_of, study_folder, trial_folders
-from ablations.storage.lease import TrialBusy, held
+from ablations.storage.lease import TrialBusy, trial_lock
 from ablations.storage.plans import read_plan
 from ablations.storage.snapshots import Snapshots
 from ablations.storage.status import StatusReader, record_of
@@ -21,13 +21,13 @@ from ablations.tracking.client import client_of, finished_runs, identity_of, pre
 from ablations.tracking.runs import TrialRun, end_run, facts_of, final_metrics, location_of
 
 STATES = "states"
-"""The name of the run that has the state of every trial."""
+"""The name of the run that holds the state of every trial."""
 
 
 def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
-    """Log every result on disk that MLflow does not hold as finished; return the folders that were logged.
+    """Log every result on disk that MLflow lacks; return the folders that were logged.
 
-    Open runs whose trial has no process any more are closed as the trial ended.
+    Runs that a killed process left open are closed with the state of their trial.
     """
     experiment = prepare_tracking(uri, study)
     known = finished_runs(uri, experiment)
@@ -35,7 +35,7 @@ def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
     for folder in trial_folders(outputs, study):
         if (folder.cell, folder.seed) in known or folder.result() is None:
             continue
-        with contextlib.suppress(TrialBusy), held(folder, "logging"):
+        with contextlib.suppress(TrialBusy), trial_lock(folder, "logging"):
             if log_from_disk(folder, uri, experiment):
                 logged.append(folder)
     end_abandoned(outputs, study, uri, experiment)
@@ -43,7 +43,7 @@ def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
 
 
 def end_abandoned(outputs: Path, study: str, uri: str, experiment: str) -> None:
-    """Close the runs that killed processes have left open, except those of trials in other folders."""
+    """Close the runs that killed processes left open, except those of trials in other folders."""
     client = client_of(uri)
     for run in search_runs(uri, experiment, "attributes.status = 'RUNNING'"):
         identity = identity_of(run)
@@ -52,8 +52,8 @@ def end_abandoned(outputs: Path, study: str, uri: str, experiment: str) -> None:
         folder = TrialFolder(outputs, study, *identity)
         if run.data.tags.get("folder") != location_of(folder) or not folder.path.is_dir():
             continue
-        with contextlib.suppress(TrialBusy), held(folder, "logging"):
-            # The process that held the trial a moment ago may have closed it.
+        with contextlib.suppress(TrialBusy), trial_lock(folder, "logging"):
+            # The process that has just released the trial may have closed it.
             if client.get_run(run.info.run_id).info.status != "RUNNING":
                 continue
             state, reason = present_state(folder)
@@ -65,8 +65,8 @@ def end_abandoned(outputs: Path, study: str, uri: str, experiment: str) -> None:
 def synchronise_all(outputs: Path, study: str, uri: str) -> tuple[int, int]:
     """Log every run of a study that MLflow lacks, and the states of all trials.
 
-    Returns how many trials with and without a result were logged. Runs that exist stay as they are, so nothing is
-    logged twice.
+    Returns how many trials with and without a result were logged. Existing runs are not changed, so
+    nothing is logged twice.
     """
     finished = len(synchronise(outputs, study, uri))
     experiment = prepare_tracking(uri, study)
@@ -90,21 +90,21 @@ def log_without_result(outputs: Path, study: str, uri: str, experiment: str) -> 
         facts = facts_of({"provenance": {"git": "unknown", "dirty": True}, **planned[identity]}, folder)
         run = TrialRun(uri, experiment, facts, last.began)
         run.log_curve(folder.curve())
-        run.leave(folder, state, reason, last.ended)
+        run.close_without_result(folder, state, reason, last.ended)
         others += run.recorded
     return others
 
 
 def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:
-    """Log the state of every trial of a study, planned and excluded ones too, to a run of their own.
+    """Log the state of every trial of a study, including planned and excluded ones, to the run ``states``.
 
-    That run, called ``states``, has each trial's state with reason, attempts and times in ``states.json``, and the
-    number of trials in each state as a metric.
+    Its ``states.json`` has each trial's state with the reason, attempts and times; its metrics are the number of trials
+    in each state.
     """
     status = StatusReader(outputs, study).read()
     client = client_of(uri)
-    found = search_runs(uri, experiment, f"tags.kind = '{STATES}'")
-    run = found[0] if found else client.create_run(experiment, tags={"kind": STATES, "study": study}, run_name=STATES)
+    runs = search_runs(uri, experiment, f"tags.kind = '{STATES}'")
+    run = runs[0] if runs else client.create_run(experiment, tags={"kind": STATES, "study": study}, run_name=STATES)
     client.log_text(run.info.run_id, json.dumps(record_of(status), indent=1), "states.json")
     for state, number in status.counts.items():
         client.log_metric(run.info.run_id, f"trials/{state}", number)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.space.factors import FACTORS, SHOWN
 from ablations.space.settings import identifying
-from ablations.storage.folder import TrialFolder, counts
+from ablations.storage.folder import TrialFolder, is_current
 from ablations.storage.plans import read_plan
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
@@ -69,7 +69,7 @@ def told_apart(made_by: str | None, code: str) -> str:
 
 def is_reusable(result: Mapping[str, Any], config: "Config", trial: "Trial") -> bool:
     """Whether a result counts; raises ConfigError if other code made it and the user has not chosen."""
-    if counts(result, code=code_of(trial), on_change=config.on_change):
+    if is_current(result, code=code_of(trial), on_change=config.on_change):
         return True
     if config.on_change == "retrain":
         log.info("%s seed %d is retrained: %s", trial.name, trial.seed, made_by_other_code(result, trial))

@@ -16,7 +16,7 @@ from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
 from ablations.storage.files import first_line, replacing, write_atomically
 from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
-from ablations.storage.lease import HeldTrial, LeaseLost, held
+from ablations.storage.lease import HeldLease, LeaseLost, trial_lock
 from ablations.storage.pruning import PruningClient, TrialPruned
 from ablations.storage.snapshots import Snapshots
 from ablations.tracking.client import experiment_id, is_finished, prepare_tracking
@@ -72,7 +72,7 @@ class Execution:
     trial: Trial
     data: "PreparedData"
     folder: TrialFolder
-    lease: HeldTrial
+    lease: HeldLease
     stop: stopping.StopSign
 
     @property
@@ -90,7 +90,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     from bbcu.training.acceleration import use_cache
 
     marker = stopping.marker_of(Path(config.outputs), config.study.name, config.session) if config.session else None
-    with stopping.listening_to(marker, for_good=in_sweep) as stop:
+    with stopping.handling_signals_for_trial(marker, for_good=in_sweep) as stop:
         stop.check()
         # First of all: torch chooses its cache folder as soon as any part of its compiler is imported.
         use_cache(Path(config.outputs) / ".cache" / "compiled")
@@ -101,7 +101,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
         folder = trial.folder(config.outputs)
         experiment = experiment_of(config, in_sweep=in_sweep)
         steps = config.train.steps if trains(config) else 0
-        with held(folder, trial.name, session=config.session, steps=steps) as lease:
+        with trial_lock(folder, trial.name, session=config.session, steps=steps) as lease:
             # Another process may have finished the trial while this one waited for the lease.
             result = folder.result()
             if result is not None and is_reusable(result, config, trial):
@@ -174,8 +174,8 @@ def _execute(execution: Execution, experiment: str | None, *, in_sweep: bool) ->
 
 def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_sweep: bool) -> dict[str, Any]:
     config, trial, folder = execution.config, execution.trial, execution.folder
-    attempt = begin_attempt(folder)
-    execution.lease.heartbeat(now=True, attempt=attempt.number)
+    begin_attempt(folder)
+    execution.lease.heartbeat(now=True)
     origin = provenance(device_name(config), threads, trial.seed, code_of(trial))
     run = TrialRun(config.tracking.uri, experiment, facts_of({**trial.facts(), "provenance": origin}, folder))
 
@@ -183,7 +183,7 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
         # On a full disk even this may fail; the next process to look sees that nobody holds the lease.
         with contextlib.suppress(OSError):
             end_attempt(folder, state, reason, **reached)
-        run.leave(folder, state, reason)
+        run.close_without_result(folder, state, reason)
 
     try:
         write_atomically(folder.config_path, as_yaml(config))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.config import Config
 from ablations.storage.folder import CurvePoint
-from ablations.storage.lease import HeldTrial
+from ablations.storage.lease import HeldLease
 from ablations.storage.pruning import PruningClient
 from ablations.storage.snapshots import Snapshots
 from ablations.storage.stopping import Interrupted, StopSign
@@ -41,7 +41,7 @@ def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
 class Links:
     """What a recorder writes to, and what may end its trial early: the signal to stop and the pruner of a search."""
 
-    lease: HeldTrial
+    lease: HeldLease
     run: TrialRun
     snapshots: Snapshots
     stop: StopSign

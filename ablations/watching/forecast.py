@@ -1,4 +1,4 @@
-"""How fast a sweep goes and how long it will take, learned from the trials that finish."""
+"""Predict how long a sweep will take from the trials that have finished."""
 
 import heapq
 from collections import deque
@@ -9,11 +9,11 @@ from ablations.storage.lease import Lease
 from ablations.watching.tracker import Ending, WatchedTrial
 
 AT_ONCE_SECONDS = 30.0
-"""How long a number of trials side by side counts after it has fallen: between two trials a worker has none."""
+"""How long a drop in the number of running trials is ignored: a worker has no trial between two trials."""
 
 
 class Forecast:
-    """Predicts how long running and waiting trials take; all predictions are None before a trial has finished."""
+    """Predicts how long running and waiting trials take; predictions are None until a trial has finished."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._began = clock, clock()
@@ -23,7 +23,7 @@ class Forecast:
         self._at_once: deque[tuple[float, int]] = deque()
 
     def learn(self, endings: Iterable[Ending]) -> None:
-        """Learn from trials that have ended."""
+        """Update the mean time of a step by trials that have ended."""
         for ending in endings:
             if ending.state == State.FINISHED:
                 self._finished += 1
@@ -31,13 +31,13 @@ class Forecast:
                     self._seconds += ending.seconds
                     self._steps += ending.steps
 
-    def see(self, running: Collection[Lease]) -> None:
-        """Learn from the trials that run now."""
+    def observe(self, running: Collection[Lease]) -> None:
+        """Update the pace of each running trial and the number of trials at once."""
         now = self._clock()
         self._at_once.append((now, len(running)))
         while now - self._at_once[0][0] > AT_ONCE_SECONDS:
             self._at_once.popleft()
-        # The first step may compile, so a trial's own pace counts from the first step that was seen done.
+        # The first step may compile, so the pace of a trial is measured from the first step that was observed.
         seen = {lease.token: (now, lease.step) for lease in running if lease.step}
         self._first_seen = {token: self._first_seen.get(token, moment) for token, moment in seen.items()}
 
@@ -48,11 +48,11 @@ class Forecast:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """The mean time of a step, including all that a trial does besides."""
+        """The mean time of a step, including a trial's time outside its steps."""
         return self._seconds / self._steps if self._steps else None
 
     def left_of(self, lease: Lease) -> float | None:
-        """Return how many seconds a running trial needs, by its own pace if that is known."""
+        """Return the remaining seconds of a running trial, by its own pace if that is known."""
         pace = self.seconds_per_step
         began, step = self._first_seen.get(lease.token, (0.0, lease.step))
         if lease.step > step:
@@ -60,7 +60,7 @@ class Forecast:
         return None if pace is None else pace * (lease.steps - lease.step)
 
     def left(self, running: Collection[Lease], waiting: Iterable[WatchedTrial]) -> float | None:
-        """Return how many seconds all trials need if as many run side by side as lately."""
+        """Return the remaining seconds of all trials if as many run at once as recently."""
         pace = self.seconds_per_step
         if pace is None:
             return None
@@ -72,7 +72,7 @@ class Forecast:
         return max(ends)
 
 
-def span(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Write a duration in its two largest units: ``45 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"

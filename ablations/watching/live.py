@@ -1,8 +1,8 @@
-"""What a sweep shows while it runs: a display on a terminal, plain lines elsewhere.
+"""Show the progress of a sweep while it runs: a display on a terminal, plain lines elsewhere.
 
-The view belongs to the process of the sweep and learns everything from the study's folder, so it is the same for every
-launcher and sees what other sweeps do to the same trials. A trial that came and went between two updates, or elsewhere,
-is found by a look at all that is left, twice a minute and at the end.
+The view runs in the sweep's process and reads the study's folder, so it is the same for every launcher and shows the
+trials of other sweeps too. Each update reads the leases. A trial that started and ended between two updates is found by
+reading the folders of all unfinished trials, twice a minute and at the end.
 """
 
 import contextlib
@@ -27,30 +27,31 @@ from ablations.storage.attempts import WITHOUT_RESULT, State
 from ablations.storage.files import first_line
 from ablations.storage.folder import Identity
 from ablations.storage.lease import Lease
-from ablations.watching.forecast import Forecast, span
+from ablations.watching.forecast import Forecast, duration
 from ablations.watching.tracker import Ending, TrialTracker, WatchedTrial
 
-LOOK_EVERYWHERE_SECONDS = 30.0
-"""How often all trials that are left are looked at, to find those whose lease was never seen."""
+POLL_ALL_SECONDS = 30.0
+"""How often the folders of all unfinished trials are read, to find those whose lease was never seen."""
 
 LINE_SECONDS = 60.0
-"""How long nothing is printed at most while trials run."""
+"""The longest time without a printed line while trials run."""
 
-NAMED = 4
-"""How many running trials a plain line names."""
+MAX_NAMED = 4
+"""The largest number of running trials that a plain line names."""
 
 BAR_WIDTH = 16
 
 DRAW_SECONDS = 0.4
-"""How often the display is drawn at most; that takes some milliseconds, and a search updates more often."""
+"""The shortest time between two drawings, which take milliseconds; a search updates more often."""
 
 
 class LiveView:
     """Shows the progress of a sweep, as a context manager; call :meth:`update` about twice a second.
 
-    ``done`` are the trials that were finished before. ``session`` is this sweep; what other sweeps run is marked.
-    ``show`` is "auto" (a display on a terminal, lines elsewhere), True (the display; a file gets its last state only)
-    or False (nothing). Log messages that go through ``console``, by default rich's, appear above the display.
+    ``done`` are the trials that had finished before. ``session`` identifies this sweep; trials of other sweeps are
+    marked. ``show`` is "auto" (a display on a terminal, lines elsewhere), True (the display, of which a file gets only
+    the last state) or False (nothing). Log messages that go through ``console``, by default rich's, appear above the
+    display.
     """
 
     def __init__(
@@ -75,18 +76,18 @@ class LiveView:
         if self._shows:
             self._tracker = TrialTracker(*self._sweep)
             self._forecast = Forecast(self._clock)
-            self._printed_at = self._looked_at = self._clock()
+            self._printed_at = self._polled_all_at = self._clock()
             self._live = Live(
                 console=self._console,
                 auto_refresh=False,
                 transient=self._console.is_interactive,
-                # A stream that goes to a file stays there.
+                # Do not redirect a stream that is written to a file.
                 redirect_stdout=sys.stdout.isatty(),
                 redirect_stderr=sys.stderr.isatty(),
             )
             self._rows_before = 0
             if self.is_display:
-                with ignoring_lost_terminal():
+                with ignoring_broken_output():
                     self._live.start()
                 self._draw()
         return self
@@ -97,30 +98,30 @@ class LiveView:
         if not self._shows:
             return
         try:
-            self._show(self._tracker.look() + self._tracker.look_everywhere())
+            self._show(self._tracker.poll() + self._tracker.poll_all())
             if self.is_display:
                 self._draw()
         finally:
-            with ignoring_lost_terminal():
+            with ignoring_broken_output():
                 self._live.stop()
 
     def update(self) -> None:
-        """Look at what has changed and show it."""
+        """Show what has changed."""
         if not self._shows:
             return
-        endings = self._tracker.look()
-        if self._clock() - self._looked_at >= LOOK_EVERYWHERE_SECONDS:
-            endings += self._tracker.look_everywhere()
-            self._looked_at = self._clock()
+        endings = self._tracker.poll()
+        if self._clock() - self._polled_all_at >= POLL_ALL_SECONDS:
+            endings += self._tracker.poll_all()
+            self._polled_all_at = self._clock()
         self._show(endings)
         if not self.is_display and self._tracker.running and self._clock() - self._printed_at >= LINE_SECONDS:
             self._print(self._progress_line())
 
     def _show(self, endings: list[Ending]) -> None:
         self._forecast.learn(endings)
-        self._forecast.see(self._tracker.running.values())
+        self._forecast.observe(self._tracker.running.values())
         for ending in endings:
-            # A display counts what has finished; what has not is worth a line that stays.
+            # A display counts finished trials; other endings are printed as lines that stay.
             if not self.is_display or ending.state != State.FINISHED:
                 self._print(self._ending_line(ending))
         if self.is_display and self._clock() - self._drawn_at >= DRAW_SECONDS:
@@ -128,12 +129,12 @@ class LiveView:
 
     def _draw(self) -> None:
         self._drawn_at = self._clock()
-        with ignoring_lost_terminal(), holding_log_messages():
+        with ignoring_broken_output(), blocking_log_messages():
             self._live.update(self._display(), refresh=True)
 
     def _print(self, line: str) -> None:
         self._printed_at = self._clock()
-        with ignoring_lost_terminal():
+        with ignoring_broken_output():
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     # --- lines --------------------------------------------------------------------------------------------------------
@@ -142,8 +143,8 @@ class LiveView:
         if ending.state != State.FINISHED:
             folder = ending.trial.folder
             log = f"; see {folder.shortened(folder.log_path)}" * (ending.state == State.FAILED)
-            return f"{ending.state}: {ending.trial.title}: {first_line(ending.reason or 'no reason was given')}{log}"
-        took = "" if ending.seconds is None else f" in {span(ending.seconds)}"
+            return f"{ending.state}: {ending.trial.title}: {first_line(ending.reason or 'no reason recorded')}{log}"
+        took = "" if ending.seconds is None else f" in {duration(ending.seconds)}"
         done = f"{self._tracker.counts[State.FINISHED]}/{len(self._tracker.trials)}"
         return f"{done} {ending.trial.title}: {ending.psnr_db:.2f} dB{took}" + self._left(", ")
 
@@ -151,14 +152,14 @@ class LiveView:
         running = list(self._tracker.running.items())
         named = [
             f"{self._tracker.trials[identity].title} step {lease.step}/{lease.steps}{decibels(lease, ' ')}"
-            for identity, lease in running[:NAMED]
+            for identity, lease in running[:MAX_NAMED]
         ]
-        if len(running) > NAMED:
-            named.append(f"{len(running) - NAMED} more")
+        if len(running) > MAX_NAMED:
+            named.append(f"{len(running) - MAX_NAMED} more")
         return f"{', '.join(self._numbers())}: {', '.join(named)}"
 
     def _numbers(self) -> list[str]:
-        """Return the numbers of the headline, each with its label."""
+        """Return the labelled numbers of the headline."""
         counts, trials = self._tracker.counts, len(self._tracker.trials)
         done, cells = self._tracker.cells
         numbers = [f"{counts[State.FINISHED]}/{trials} trials done"]
@@ -171,26 +172,26 @@ class LiveView:
         return [*numbers, *filter(None, [self._left()])]
 
     def _left(self, before: str = "") -> str:
-        """Return the time left; empty if it is unknown, nothing is left, or the sweep is to stop."""
-        if stopping.asked_by() is not None:
+        """Return the remaining time after ``before``; empty if it is unknown or zero, or if the sweep is stopping."""
+        if stopping.received_signal() is not None:
             return ""
         running, waiting = self._tracker.running.values(), list(self._tracker.waiting)
         seconds = self._forecast.left(running, waiting) if running or waiting else None
-        return "" if seconds is None else f"{before}{span(seconds)} left"
+        return "" if seconds is None else f"{before}{duration(seconds)} left"
 
     # --- the display --------------------------------------------------------------------------------------------------
 
     def _display(self) -> Group:
         headline = Text("  ".join(self._numbers()), style="bold")
-        if stopping.asked_by() is not None:
+        if stopping.received_signal() is not None:
             headline.append(f"  {stopping.STOPPING}", style="yellow")
         running = list(self._tracker.running.items())
-        # One line stays free for the cursor.
+        # Leave a line for the cursor.
         room = max(1, self._console.size.height - 1 - len(headline.wrap(self._console, self._console.width)))
         shown = running if len(running) <= room else running[: room - 1]
         rest = [Text(f"and {len(running) - len(shown)} more", style="dim")] * (len(shown) < len(running))
-        # The display never gets lower, or it would flicker, and a line that is printed at that very moment could leave
-        # a line of the display behind.
+        # The display never shrinks: it would flicker, and a line printed at the same time could leave a part of it
+        # behind.
         used = len(shown) + len(rest)
         self._rows_before = min(room, max(used, self._rows_before))
         blank = [Text("")] * (self._rows_before - used)
@@ -208,26 +209,26 @@ class LiveView:
                 ProgressBar(max(1, lease.steps), lease.step, width=BAR_WIDTH),
                 Text(f"{lease.step}/{lease.steps}"),
                 Text(decibels(lease)),
-                Text(f"{span(seconds)} left" if seconds else ""),
+                Text(f"{duration(seconds)} left" if seconds else ""),
                 Text(self._place(lease), style="dim"),
             )
         return table
 
     def _place(self, lease: Lease) -> str:
-        """Return where a trial runs, unless this sweep runs it on this machine."""
+        """Return where a trial runs; empty if this sweep runs it on this machine."""
         if lease.session != self._session:
             return f"elsewhere: {lease.place}"
         return "" if lease.is_here else f"on {lease.host.partition('/')[0]}"
 
 
 def decibels(lease: Lease, before: str = "") -> str:
-    """Return the latest mean PSNR of a running trial, empty before the first."""
+    """Return the latest mean PSNR of a running trial after ``before``; empty until the first evaluation."""
     return "" if lease.psnr_db is None or math.isnan(lease.psnr_db) else f"{before}{lease.psnr_db:.2f} dB"
 
 
 @contextlib.contextmanager
-def holding_log_messages() -> Iterator[None]:
-    """Make other threads wait with their log messages: two that draw at once on a rich console tear the display."""
+def blocking_log_messages() -> Iterator[None]:
+    """Make other threads wait with their log messages, which would corrupt a display that is being drawn."""
     with contextlib.ExitStack() as stack:
         for handler in logging.getLogger().handlers:
             handler.acquire()
@@ -236,8 +237,8 @@ def holding_log_messages() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ignoring_lost_terminal() -> Iterator[None]:
-    """Ignore that the terminal is gone, or that the disk behind it is full: neither must end a sweep."""
-    # Rich exits the program when it writes to a pipe that nobody reads.
+def ignoring_broken_output() -> Iterator[None]:
+    """Ignore errors of the output, such as a closed terminal or a full disk, which must not end a sweep."""
+    # Rich exits the program when it writes to a closed pipe.
     with contextlib.suppress(OSError, SystemExit):
         yield

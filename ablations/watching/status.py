@@ -1,7 +1,7 @@
-"""``python -m ablations status STUDY``: the state of each trial of a study, read from its folder.
+"""``python -m ablations status STUDY``: print the state of each trial of a study from its folder.
 
-Nothing is written and nothing is locked, so it can be asked at any time and from any machine that sees the folder. A
-trial counts as finished by the rule that a sweep uses: its ``result.json`` is whole.
+It writes and locks nothing, so it can run at any time on any machine that can read the folder. As in a sweep, a trial
+is finished if its ``result.json`` is valid.
 """
 
 import argparse
@@ -17,23 +17,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ablations.storage import stopping
 from ablations.storage.attempts import PROCESS_DIED, Attempt, State, progress_text
 from ablations.storage.files import first_line
 from ablations.storage.status import StatusReader, StudyStatus, TrialStatus, record_of
-from ablations.watching.forecast import span
+from ablations.watching.forecast import duration
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 """How often ``--watch`` reads the status."""
 
-QUIET_LOOKS = 3
-"""How many looks in a row must find nothing that runs: between two trials of a sweep nothing does, for a moment."""
+IDLE_READS = 3
+"""``--watch`` ends after this many reads in a row without a running trial; between two trials there may be none."""
 
-LISTED = 20
-"""How many trials of a state are listed."""
+MAX_LISTED = 20
+"""The largest number of trials of a state that are listed."""
 
-ATTEMPTS_LISTED = 5
-
-RESUME = "the same command goes on from there"
+MAX_ATTEMPTS_LISTED = 5
 
 
 def lines_of(status: StudyStatus, now: float) -> list[str]:
@@ -48,44 +47,44 @@ def lines_of(status: StudyStatus, now: float) -> list[str]:
         lines += section(state, [ended_lines(trial) for trial in status.of(state)])
     lines += section("excluded", [[f"{row['name']}: {row['reason']}"] for row in status.excluded])
     if not counts[State.RUNNING] and counts[State.PLANNED] + counts[State.FAILED] + counts[State.INTERRUPTED]:
-        lines += ["", RESUME]
+        lines += ["", stopping.RESUME]
     return lines
 
 
 def section(title: str, entries: Sequence[Sequence[str]]) -> list[str]:
-    """Return a title with entries of several lines each, at most LISTED of them; nothing without entries."""
+    """Return a title with at most MAX_LISTED entries of several lines each; empty without entries."""
     if not entries:
         return []
-    lines = ["", title, *(f"  {line}" for entry in entries[:LISTED] for line in entry)]
-    more = len(entries) - LISTED
+    lines = ["", title, *(f"  {line}" for entry in entries[:MAX_LISTED] for line in entry)]
+    more = len(entries) - MAX_LISTED
     return [*lines, f"  and {more} more; --json lists all"] if more > 0 else lines
 
 
 def running_line(trial: TrialStatus, now: float) -> str:
     lease = trial.lease
     assert lease is not None
-    since = f"since {moment(lease.began)} ({span(max(0.0, now - lease.began))})"
+    since = f"since {local_time(lease.began)} ({duration(max(0.0, now - lease.began))})"
     return f"{trial.title}: {progress_text(lease)}, {lease.place}, {since}"
 
 
 def ended_lines(trial: TrialStatus) -> list[str]:
-    """Return a trial without a result: the reason, the attempts at it, and where its log is."""
-    lines = [f"{trial.title}: {first_line(trial.reason or 'no reason was given')}"]
-    lines += [f"  {attempt_text(attempt, len(trial.attempts))}" for attempt in trial.attempts[-ATTEMPTS_LISTED:]]
+    """Return the reason why a trial has no result, its attempts, and the path of its log."""
+    lines = [f"{trial.title}: {first_line(trial.reason or 'no reason recorded')}"]
+    lines += [f"  {attempt_text(attempt, len(trial.attempts))}" for attempt in trial.attempts[-MAX_ATTEMPTS_LISTED:]]
     return [*lines, f"  log: {trial.folder.shortened(trial.folder.log_path)}"]
 
 
 def attempt_text(attempt: Attempt, of: int) -> str:
-    ended = "" if attempt.ended is None else f" to {moment(attempt.ended)}"
+    ended = "" if attempt.ended is None else f" to {local_time(attempt.ended)}"
     start = f", resumed after step {attempt.from_step}" if attempt.from_step else ""
-    reason = first_line(attempt.reason or "no reason was given")
+    reason = first_line(attempt.reason or "no reason recorded")
     how = PROCESS_DIED if attempt.state == State.RUNNING else f"{attempt.state}: {reason}"
     where = f"process {attempt.pid} on {attempt.host}"
-    return f"attempt {attempt.number} of {of}: {moment(attempt.began)}{ended}{start}, {where}: {how}"
+    return f"attempt {attempt.number} of {of}: {local_time(attempt.began)}{ended}{start}, {where}: {how}"
 
 
-def moment(seconds: float) -> str:
-    """Write a time since the epoch as the local date and time."""
+def local_time(seconds: float) -> str:
+    """Format a time in seconds since the epoch as the local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
@@ -93,7 +92,7 @@ def moment(seconds: float) -> str:
 
 
 def add_command(commands: Any) -> None:
-    """Add ``status`` to ``commands``, which argparse made by ``add_subparsers``."""
+    """Add the command ``status`` to the result of argparse's ``add_subparsers``."""
     parser = commands.add_parser("status", help="print the state of each trial of a study")
     parser.add_argument("study", help="the study's name, as in study.name")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
@@ -102,14 +101,14 @@ def add_command(commands: Any) -> None:
     parser.set_defaults(run=show_status)
 
 
-def show_status(given: argparse.Namespace) -> None:
-    """Print the status of a study; raise ConfigError, which names the studies that exist, if it does not exist."""
-    reader = StatusReader(given.outputs, given.study)
-    if given.watch:
-        status = watch(reader.read, None if given.json else rich.get_console(), lambda: time.sleep(LOOK_SECONDS))
+def show_status(options: argparse.Namespace) -> None:
+    """Print the status of a study; raise ConfigError, which names the existing studies, if it does not exist."""
+    reader = StatusReader(options.outputs, options.study)
+    if options.watch:
+        status = watch(reader.read, None if options.json else rich.get_console(), lambda: time.sleep(POLL_SECONDS))
     else:
         status = reader.read()
-    if given.json:
+    if options.json:
         print(json.dumps(record_of(status), indent=1))
     else:
         print("\n".join(lines_of(status, time.time())))
@@ -118,16 +117,16 @@ def show_status(given: argparse.Namespace) -> None:
 def watch(read: Callable[[], StudyStatus], console: Console | None, wait: Callable[[], None]) -> StudyStatus:
     """Read the status until nothing runs, or until Ctrl-C, and return the last one.
 
-    It is drawn on ``console``, if that is a terminal, and removed from there at the end.
+    It is drawn on ``console`` if that is a terminal, and erased at the end.
     """
     status, quiet = read(), 0
     display = Live(console=console or Console(quiet=True), auto_refresh=False, transient=True)
     with display, contextlib.suppress(KeyboardInterrupt):
-        while quiet < QUIET_LOOKS:
+        while quiet < IDLE_READS:
             lines = "\n".join(lines_of(status, time.time()))
             display.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
             quiet = 0 if status.counts[State.RUNNING] else quiet + 1
-            if quiet < QUIET_LOOKS:
+            if quiet < IDLE_READS:
                 wait()
                 status = read()
     return status

@@ -1,4 +1,4 @@
-"""Which trials of a sweep wait, run and have ended, learned from the study's folder."""
+"""Track which trials of a sweep are waiting, running and ended, by reading the study's folder."""
 
 import os
 from collections import Counter
@@ -6,18 +6,18 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.storage.attempts import Attempt, State, history_of, state_at_rest
+from ablations.storage.attempts import Attempt, State, history_of, state_without_process
 from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
 from ablations.storage.lease import Lease, leases, living_lease
 from ablations.storage.status import stamp_of
 
 PREPARING = "preparing"
-"""The phase of a lease whose holder does not train yet, and may find that it need not."""
+"""The phase of a lease whose process does not train yet, and may find that the trial is finished."""
 
 
 @dataclass(frozen=True)
 class WatchedTrial:
-    """A trial as a view shows it: its name, how many steps it trains, and its folder."""
+    """A trial as a view shows it: its name, its number of training steps, and its folder."""
 
     name: str
     steps: int
@@ -33,7 +33,7 @@ class Ending:
     """How an attempt at a trial ended.
 
     ``psnr_db`` is the mean over the test sets, for a finished trial. ``seconds`` is how long the attempt took and
-    ``steps`` how many steps it trained; both are None if its beginning or end was not recorded.
+    ``steps`` how many steps it trained; both are None if a time was not recorded.
     """
 
     trial: WatchedTrial
@@ -46,7 +46,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Stamps:
-    """The date in ns and the size of a trial's files, None for a missing one; they change when a file is rewritten."""
+    """The modification time in ns and the size of a trial's files, None for a missing one."""
 
     result: tuple[int, int] | None = None
     state: tuple[int, int] | None = None
@@ -59,8 +59,8 @@ class Stamps:
 class TrialTracker:
     """Tracks the trials of a sweep; a trial in neither ``running`` nor ``ended`` waits.
 
-    ``trials`` may grow meanwhile, in another thread too, as those of a search do. A look reads the leases, which are
-    few, and a trial's folder only after its lease has gone.
+    ``trials`` may grow, even in another thread, as those of a search do. A poll reads the leases, which are few, and
+    the folder of a trial only after its lease was removed.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class TrialTracker:
         self._add_new()
 
     def _add_new(self) -> None:
-        """Add the trials that did not exist at the last look."""
+        """Add the trials that did not exist at the last poll."""
         known, self.trials = self.trials, dict(self._given)
         new = [identity for identity in self.trials if identity not in known]
         self.ended |= {identity: State.FINISHED for identity in new if identity in self._done}
-        # What is in their folders was written by earlier sweeps; only later changes are news.
-        self._stamps |= {identity: Stamps.of(self.trials[identity].folder) for identity in self._begun(new)}
+        # Earlier sweeps wrote the present files; only later changes are endings.
+        self._stamps |= {identity: Stamps.of(self.trials[identity].folder) for identity in self._started(new)}
 
     @property
     def waiting(self) -> Iterator[WatchedTrial]:
-        """The trials that have not begun."""
+        """The trials that have not started."""
         return (
             trial
             for identity, trial in self.trials.items()
@@ -106,15 +106,15 @@ class TrialTracker:
         cells = {identity[0] for identity in self.trials}
         return len(cells) - len(unfinished), len(cells)
 
-    def look(self) -> list[Ending]:
-        """Read the leases; return how the trials ended that do not run any more."""
+    def poll(self) -> list[Ending]:
+        """Read the leases; return the endings of the trials that have stopped running."""
         if len(self._given) != len(self.trials):
             self._add_new()
         # Oldest first, so that rows of a view only ever move up.
         by_age = sorted(leases(self._outputs, self._study), key=lambda lease: lease.began)
         found = {(lease.cell, lease.seed): lease for lease in by_age}
         before = self.running
-        # A process that gets a finished trial holds it for a moment, to see that there is nothing to do.
+        # A process that is given a finished trial locks it briefly and finds nothing to do.
         self.running = {
             identity: lease
             for identity, lease in found.items()
@@ -127,17 +127,17 @@ class TrialTracker:
         ]
         for identity in self.running:
             if self.ended.pop(identity, None) == State.FINISHED:
-                # It is retrained, and its old result is not what it ends with.
+                # It is retrained; its old result is not its ending.
                 self._stamps[identity] = Stamps.of(self.trials[identity].folder)
         return [ending for ending in endings if ending is not None]
 
-    def look_everywhere(self) -> list[Ending]:
-        """Return how trials ended whose lease was never seen; those that never began cost nothing."""
-        endings = [self._unseen(identity) for identity in self._begun(self.trials) if identity not in self.running]
+    def poll_all(self) -> list[Ending]:
+        """Return the endings of trials whose lease was never seen; trials without a folder are not read."""
+        endings = [self._unseen(identity) for identity in self._started(self.trials) if identity not in self.running]
         return [ending for ending in endings if ending is not None]
 
-    def _begun(self, identities: Collection[Identity]) -> list[Identity]:
-        """Return those of some trials that have a folder and have not finished."""
+    def _started(self, identities: Collection[Identity]) -> list[Identity]:
+        """Return those trials that have a folder and have not finished."""
         left = [identity for identity in identities if self.ended.get(identity) != State.FINISHED]
         try:
             begun = set(os.listdir(study_folder(self._outputs, self._study))) if left else set()
@@ -146,7 +146,7 @@ class TrialTracker:
         return [identity for identity in left if identity[0] in begun]
 
     def _after(self, identity: Identity, lease: Lease) -> Ending | None:
-        """Return how the attempt ended whose lease has gone."""
+        """Return how the attempt ended whose lease was removed."""
         now = living_lease(self.trials[identity].folder)
         if now is not None and now.token == lease.token:
             # A directory listing may miss a file that is being replaced.
@@ -173,14 +173,14 @@ class TrialTracker:
         if now.result != before.result or attempt is None:
             ending = _finish_of(trial, attempt)
         if ending is None and attempt is not None:
-            ending = Ending(trial, *state_at_rest(trial.folder, attempt))
+            ending = Ending(trial, *state_without_process(trial.folder, attempt))
         if ending is not None:
             self.ended[identity] = ending.state
         return ending
 
 
 def _is_of(attempt: Attempt, lease: Lease) -> bool:
-    """Return whether an attempt that has not ended is the lease's."""
+    """Return whether an attempt belongs to the lease and has not ended."""
     return attempt.state == State.RUNNING and (attempt.host, attempt.pid) == (lease.host.partition("/")[0], lease.pid)
 
 
@@ -191,6 +191,6 @@ def _finish_of(trial: WatchedTrial, attempt: Attempt | None) -> Ending | None:
         return None
     if attempt is None or attempt.ended is None:
         return Ending(trial, State.FINISHED, psnr_db=mean_psnr(result))
-    # If the clock was set back meanwhile, the time that it took is unknown.
+    # If the clock was set back, the duration is unknown.
     seconds = attempt.ended - attempt.began or None
     return Ending(trial, State.FINISHED, "", mean_psnr(result), seconds, trial.steps - attempt.from_step)

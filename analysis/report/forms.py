@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from ablations.tracking.client import client_of, experiment_id, reading, search_runs
+from ablations.tracking.client import client_of, experiment_id, one_line_errors, search_runs
 from analysis.report.latex import PLACE, ShownTable, as_latex, plain
 from analysis.report.words import environment
 
@@ -170,7 +170,7 @@ def log_report(tracking_uri: str, study: str, paths: Mapping[str, Path]) -> str:
     ``paths`` maps names there to files. The run of an earlier report is deleted. The run has no cell, so nothing
     mistakes it for a trial. Raises TrackingError if MLflow cannot be reached.
     """
-    with reading(tracking_uri):
+    with one_line_errors(tracking_uri):
         client, experiment = client_of(tracking_uri), experiment_id(tracking_uri, study)
         earlier = search_runs(tracking_uri, experiment, f"tags.kind = '{KIND}'")
         run = client.create_run(experiment, run_name=KIND, tags={"kind": KIND, "study": study})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from ablations.space.factors import SHOWN
-from ablations.space.settings import telling_apart
+from ablations.space.settings import distinguishing_keys
 from ablations.storage.folder import Identity
 from analysis.study.loading import LeftOut, StudyResults
 from analysis.study.methods import OWN_METHODS, method_of, names_of, settings_of_methods
@@ -125,7 +125,7 @@ def split_by_setting(study: StudyResults) -> list[SettingResults]:
             groups.append([])
             main.append(dict(row.setting))
             settings.append([dict(row.setting)])
-    apart = telling_apart(main)
+    apart = distinguishing_keys(main)
     found = []
     for group, setting, own in zip(groups, main, settings, strict=True):
         trials = study.trials.iloc[sorted(place for number in group for place in rows[number][1])]

@@ -178,7 +178,7 @@ def binariser_of(name: str) -> Binariser:
 
 
 def _is_binary(weight: Tensor, shape: torch.Size) -> bool:
-    """Whether ``weight`` has this shape and, up to rounding, at most two values for each filter."""
+    """Return whether ``weight`` has this shape and, up to rounding, at most two values for each filter."""
     if weight.shape != shape:
         return False
     low, high = weight.amin(PER_FILTER, keepdim=True), weight.amax(PER_FILTER, keepdim=True)

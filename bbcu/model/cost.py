@@ -1,4 +1,4 @@
-"""The cost of a network in operations and parameters: as the paper counts, and with everything counted.
+"""Count the operations and parameters of a network: as the paper does, and with everything counted.
 
 As the paper counts: the multiply-adds of the convolutions in one forward pass on a 320 x 180 input, and their weights;
 a binary multiply-add counts 1/64, a binary weight 1/32. Nothing else counts. Source: section 4.1 of the BBCU paper; the
@@ -214,7 +214,7 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the page."""
+    """Print ``docs/cost.md``."""
     description = "Print the cost of every method next to the paper's figures, in Markdown."
     argparse.ArgumentParser(prog="python -m bbcu.model.cost", description=description).parse_args(arguments)
     print(page(rows()), end="")

@@ -79,7 +79,7 @@ def sign_conv2d(signs: Tensor, weight: Tensor) -> Tensor:
 
 @functools.cache
 def missing_for_int8(device: torch.device) -> str | None:
-    """Return why ``device`` cannot convolve in int8, as text for a log; None if it can and the result is right."""
+    """Return why ``device`` cannot convolve in int8, as text for a log; None if it computes the correct result."""
     if device.type != "cpu":
         return "int8 convolutions need a CPU"
     capabilities = torch.cpu.get_capabilities()

@@ -48,7 +48,7 @@ FREE = frozenset(
 
 
 def has_scale(unit: BinaryUnit) -> bool:
-    """Whether the unit multiplies by a scale at inference: unless its weights are plain signs."""
+    """Return whether the unit multiplies by a scale at inference: unless its weights are plain signs."""
     return not isinstance(unit.binariser, Plain)
 
 

@@ -23,7 +23,7 @@ ALIGN = 130.0
 """The residual alignment of the published networks, for methods with ``align=auto`` and a binary part."""
 
 MEDIUM = "bbcu binarize=[body,up]"
-"""BBCU-M: not a method of its own, but BBCU with binary upsampling."""
+"""BBCU-M, which is BBCU with binary upsampling."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ("SRResNet x2", "bam"): _BAM_REASON,
     ("SRResNet x4", "bam"): _BAM_REASON,
 }
-"""Why the paper's figure differs from what its own rule gives, by network and method."""
+"""Why the paper's figure differs from the result of its own rule, by network and method."""
 
 
 def published_costs() -> dict[tuple[str, str], dict[str, str]]:

@@ -22,17 +22,17 @@ def look_up(key: str, name: str, table: Mapping[str, Any], base: type) -> Any:
     if not module:
         raise ConfigError(f"{unknown(key, name, table)}, or the dotted path of a class of your own")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        kind = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{key} {name!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        what = f"a {found.__mro__[1].__name__}" if isinstance(found, type) else "not a class"
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        what = f"a {kind.__mro__[1].__name__}" if isinstance(kind, type) else "not a class"
         raise ConfigError(f"{key}={name}: must be a subclass of {base.__name__}, and {attribute} is {what}")
-    return found
+    return kind
 
 
 def probe(kind: type[nn.Module], x: Tensor) -> Tensor:
-    """Return what a new instance of ``kind`` makes of ``x`` on the CPU, to check a user's class.
+    """Return the output of a new instance of ``kind`` for ``x`` on the CPU, to check a user's class.
 
     The default device may be another one, and the global random state is restored.
     """

@@ -57,7 +57,7 @@ class BitMemory(nn.Module):
 
     The units of a body share one memory and use it in their order. A reimplementation from the abstract of Xin et al.,
     Binarized Neural Network for Single Image Super Resolution, ECCV 2020 (bit accumulation mechanism, BAM); the paper
-    does not give the initial weight, 1/16 is this package's choice.
+    does not state the initial weight; 1/16 is our choice.
     """
 
     def __init__(self, units: int) -> None:

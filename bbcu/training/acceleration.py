@@ -1,7 +1,7 @@
-"""What makes a training step fast: bf16, compiled binary units, int8 binary convolutions, CUDA graphs.
+"""Accelerate training steps: bf16, compiled binary units, int8 binary convolutions, CUDA graphs.
 
-:func:`plan_for` decides which of them are used and says why; the other functions apply them. Only training is affected:
-evaluation runs the same parameters in fp32 and uncompiled, except for int8, which gives the same numbers.
+:func:`plan_for` decides which of them are used, with the reasons; the other functions apply them. Only training is
+affected: evaluation runs the same parameters in fp32 and uncompiled, except for int8, whose results are identical.
 """
 
 import contextlib
@@ -41,24 +41,24 @@ Over 32 units of 2**20 values: (662 - 480) ms on an AMD EPYC, and (7.7 - 3.2) ms
 """
 
 GRAPH_STEPS = 20
-"""A training of fewer steps is over before recording a CUDA graph has paid."""
+"""In a training of fewer steps, recording a CUDA graph costs more than it saves."""
 
 EAGER_STEPS = 3
-"""Steps before one is recorded, in which libraries choose their algorithms."""
+"""Steps before the recorded one, in which libraries choose their algorithms."""
 
 COMPILED_KINDS = 256
-"""How many different units a process may compile; torch's default of eight is too few for a sweep."""
+"""The number of different units that a process may compile; torch's default of eight is too low for a sweep."""
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Options of mallopt, from glibc's malloc.h."""
 
 
-# --- what is decided --------------------------------------------------------------------------------------------------
+# --- decisions --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class AccelerationPlan:
-    """How a network is trained on a device: its precision, what is used, and a line of text for each decision."""
+    """How a network is trained on a device: its precision, which accelerations are used, and the reason for each."""
 
     precision: str
     compiles: bool
@@ -89,7 +89,7 @@ def plan_for(network: nn.Module, device: torch.device, settings: TrainSettings) 
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bf16 in hardware; emulation is slower than fp32."""
+    """Return whether ``device`` multiplies bf16 in hardware; emulation is slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
@@ -97,7 +97,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """The precision on ``device``, "fp32" or "bf16", and the reason; it is part of a cell.
+    """Return the precision on ``device``, "fp32" or "bf16", and the reason; it is part of a cell.
 
     There is no "tf32", since every GPU that has it has bf16 too.
     """
@@ -109,13 +109,13 @@ def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
 
 def cpp_compiler() -> str | None:
-    """The path of the C++ compiler that torch would call: ``CXX`` if it is set, else the first usual one."""
+    """Return the path of the C++ compiler that torch would call: ``CXX`` if it is set, else the first usual one."""
     candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
     return next((found for name in candidates if (found := shutil.which(name))), None)
 
 
 def missing_for_compilation(device: torch.device) -> str | None:
-    """What torch needs to compile for ``device`` and does not find, in words; None if nothing is missing."""
+    """Return which requirement of compilation for ``device`` is missing, as text for a log, or None."""
     if cpp_compiler() is None:
         return "no C++ compiler found (g++, clang++ or CXX)"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
@@ -124,7 +124,7 @@ def missing_for_compilation(device: torch.device) -> str | None:
 
 
 def _forced(wanted: bool | str, units: int, missing: str | None) -> Decision | None:
-    """The decision about ``units`` binary units that leaves nothing to weigh; None if it has to be weighed."""
+    """Return the decision about ``units`` binary units that the settings force, or None if it is open."""
     if wanted is False:
         return False, "as requested"
     if units == 0:
@@ -185,7 +185,7 @@ def resolve_cuda_graph(wanted: bool | str, device: torch.device, own: list[str],
 
 
 def user_classes(network: nn.Module) -> list[str]:
-    """The names of the classes in ``network`` that are neither from this package nor from torch."""
+    """Return the names of the classes in ``network`` that are neither from this package nor from torch."""
     kinds = {type(module) for module in network.modules()}
     return sorted(kind.__qualname__ for kind in kinds if kind.__module__.partition(".")[0] not in ("bbcu", "torch"))
 
@@ -207,9 +207,9 @@ def deterministic_fp32() -> Iterator[None]:
 
 @functools.cache
 def retain_freed_memory() -> None:
-    """Make glibc keep freed memory in the process for the next step; other C libraries are left alone.
+    """Make glibc retain freed memory in the process for the next step; do nothing with other C libraries.
 
-    A step frees hundreds of megabytes. Returned to the system, they come back zeroed and page by page in every step.
+    A step frees hundreds of megabytes. Without this, the system zeroes them and maps them page by page in every step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -284,11 +284,13 @@ class CudaGraphStep:
 
 
 def use_cache(folder: Path) -> None:
-    """Keep compiled code in ``folder`` for other processes and later runs, unless a cache is configured already.
+    """Cache compiled code in ``folder`` for other processes and later runs, unless a cache is configured already.
 
-    Call it before torch's compiler is imported. torch locks the entries, so processes may share the folder.
+    Call it before torch's compiler is imported. torch locks the entries, so processes may share the folder. Each set of
+    vector instructions has a folder inside it, because code that was compiled for AVX-512 crashes a machine without it.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve()))
+    instructions = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve() / instructions))
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def restore(network: nn.Module, picture: Input, device: torch.device, how: Evalu
         batch = to_tensor(picture).unsqueeze(0).to(device)
         symmetries = range(8) if how.self_ensemble else range(1)
         outputs = (_turned_back(_run(network, _turned(batch, turn), how.tile), turn) for turn in symmetries)
-        # Sums the generator, so that only one output at a time is in memory beside the sum.
+        # A generator, so that only the sum and one output are in memory.
         output = sum(outputs, next(outputs)) / len(symmetries)
         if not torch.isfinite(output).all():
             raise TrainingDiverged("the network's output holds nan or inf")
@@ -87,18 +87,18 @@ def _run(network: nn.Module, batch: Tensor, tile: int) -> Tensor:
 
 
 def radius_of(network: nn.Module) -> int:
-    """How many input pixels around a pixel its output depends on; raises ConfigError if the network does not say."""
+    """Return the radius of the receptive field in input pixels; raise ConfigError if the network has no ``radius``."""
     radius = getattr(network, "radius", None)
     if not isinstance(radius, int):
         raise ConfigError(
-            f"evaluation.tile: {type(network).__name__} does not say how far it sees; "
-            "give it a property radius, in input pixels"
+            f"evaluation.tile: {type(network).__name__} must have a property radius, "
+            "the radius of its receptive field in input pixels"
         )
     return radius
 
 
 def _spans(size: int, tile: int, radius: int) -> Iterator[tuple[int, int, int, int]]:
-    """Cut an axis into tiles: yield (start, end) of what is run, and (first, last) of what is kept of it."""
+    """Divide an axis into tiles: yield (start, end) of the input of each, and (first, last) of the output to use."""
     for first in range(0, size, tile):
         last = min(first + tile, size)
         yield max(0, first - radius), min(size, last + radius), first, last
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def mean_score(scores: Mapping[str, Score]) -> Score:
-    """The mean over the pictures of a set, as the field computes it: of the dB, not of the errors."""
+    """Return the mean over the pictures of a set, as the field computes it: of the dB, not of the errors."""
     return Score(
         psnr_db=float(np.mean([score.psnr_db for score in scores.values()])),
         ssim=float(np.mean([score.ssim for score in scores.values()])),

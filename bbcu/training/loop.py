@@ -37,13 +37,13 @@ DIVERGED_RATIO = 10.0
 """... and above this many times its first loss ..."""
 
 DIVERGED_STEPS = 20
-"""... on average over this many steps, so that one bad batch ends nothing."""
+"""... on average over this many steps, so that one bad batch does not end a training."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class TrainingDiverged(BbcuError):
-    """The loss is not finite or has grown too far; the same steps would lead there again."""
+    """The loss is not finite or has grown too far; a retry would diverge too."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StepReport:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" is CUDA if there is one. Raises BbcuError if it is not available."""
+    """Return the device called ``name``; "auto" is CUDA if there is one. Raises BbcuError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -73,7 +73,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def adam(network: nn.Module, rate: float, device: torch.device) -> torch.optim.Adam:
-    """The optimiser of a training; on a GPU its rate and counts are tensors, so that a CUDA graph sees them change."""
+    """Return the optimiser; on a GPU its rate and counts are tensors, so that a CUDA graph sees them change."""
     if device.type != "cuda":
         return torch.optim.Adam(network.parameters(), rate, betas=ADAM_BETAS)
     on_device = torch.tensor(rate, device=device)
@@ -85,8 +85,8 @@ def batches(
 ) -> Iterator[tuple[int, Callable[[], Batch]]]:
     """Yield each step from ``first`` to ``last`` with a function that returns its batch.
 
-    With ``prefetch`` a thread draws the next batch during a step, which pays if another device does the step. The
-    batches are the same either way, since each depends on the seed and the step alone.
+    With ``prefetch`` a thread draws the next batch during a step, which saves time if a GPU computes the step. The
+    batches are the same in both cases, since each depends on the seed and the step alone.
     """
     if not prefetch:
         for step in range(first, last + 1):
@@ -102,7 +102,7 @@ def batches(
 
 
 class Training:
-    """Trains a network in place; ``step`` is the last one that is done, 0 before the first.
+    """Trains a network in place; ``step`` is the last completed step, 0 before the first.
 
     After any step ``state_dict`` holds everything that the steps to come depend on. A training that has loaded it ends
     with the same network, bit for bit if the same steps give the same bits twice. ``seconds`` is the duration of each
@@ -133,7 +133,7 @@ class Training:
         return max(0.0, self.seconds[0] - statistics.median(self.seconds))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the training, of types that ``torch.save`` accepts.
+        """Return the state of the training, of types that ``torch.save`` accepts.
 
         The next step changes the tensors in place: save or copy them before it.
         """
@@ -183,7 +183,7 @@ class Training:
             # --- data ------------------------------------------------------------------------------------------------
             inputs, targets = (part.to(device, non_blocking=True) for part in batch())
 
-            # --- what changes from step to step ----------------------------------------------------------------------
+            # --- progress and learning rate ----------------------------------------------------------------------
             self.network.train()
             for unit in self._units:
                 unit.set_progress((step - 1) / settings.steps)

@@ -1,4 +1,4 @@
-"""What comes before the first step of a training: the seed, the network, the statistics of its inputs, the patches."""
+"""Prepare a training: seed torch, build the network, set the statistics of its inputs, and sample patches."""
 
 from collections.abc import Callable, Sequence
 
@@ -36,7 +36,7 @@ def prepare_training(
 
 
 def standardise(network: nn.Module, pairs: Sequence[Pair]) -> None:
-    """Set the input statistics of a network that standardises its input; other networks are left alone.
+    """Set the input statistics of a network that standardises its input; other networks are not changed.
 
     The mean and the standard deviation are those of each channel over all pixels of the training inputs, in [0, 1].
     """

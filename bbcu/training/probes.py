@@ -107,12 +107,12 @@ VISIBLE = 0.1 / 255
 
 
 def dead_body(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> str | None:
-    """Say why the output of ``network`` is only its skip connection; None if its layers contribute.
+    """Return why the output of ``network`` is only its skip connection, or None if its layers contribute.
 
     The contribution is the output minus ``network.skip(x)``. If it is constant in each channel of every picture, except
-    at the borders, where padding shows, then nothing of the picture reached the output. That happens without residuals,
-    if signs become equal for all pixels. A user's network without ``skip`` is never called dead.
-    Batches are (pictures, channels, height, width) in [0, 1].
+    at the borders, which padding changes, the layers pass on no information about the picture. That happens without
+    residuals, if signs become equal for all pixels. A user's network without ``skip`` is never reported. Batches are
+    (pictures, channels, height, width) in [0, 1].
     """
     skip = getattr(network, "skip", None)
     if skip is None:
@@ -129,7 +129,7 @@ def dead_body(network: nn.Module, batches: Iterable[Tensor], device: torch.devic
 
 
 def _middle(x: Tensor) -> Tensor:
-    """The middle half of (pictures, channels, height, width) in both directions."""
+    """Return the middle half of (pictures, channels, height, width) in both directions."""
     top, left = (size // 4 for size in x.shape[-2:])
     return x[..., top : x.shape[-2] - top, left : x.shape[-1] - left]
 
@@ -147,7 +147,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def _flipped(unit: BinaryUnit, start: Mapping[str, Tensor] | None, key: str) -> float | None:
-    """The share of the unit's binary weights whose sign differs from the same weight in ``start``."""
+    """Return the share of the unit's binary weights whose sign differs from the same weight in ``start``."""
     if start is None:
         return None
     before, now = (sign(unit.binariser(weight.to(unit.weight))) for weight in (start[key], unit.weight))
@@ -177,22 +177,23 @@ class Fit:
         self.sums = self.sums + torch.stack([ones, *(product.sum(PER_CHANNEL) for product in products)])
 
     def loss(self) -> float | None:
-        """The root of the share of the spread of y that a x + b misses; 0 if y is constant, None before any value."""
+        """Return the root of the share of y's spread that a x + b leaves; 0 if y is constant, None before any value."""
         if not isinstance(self.sums, Tensor):
             return None
         count, x, y, xx, xy, yy = self.sums
-        spread_x, spread_y = (_cut(square - total**2 / count, square) for total, square in ((x, xx), (y, yy)))
+        spread_x, spread_y = (_or_zero(square - total**2 / count, square) for total, square in ((x, xx), (y, yy)))
         explained = torch.where(spread_x > 0, (xy - x * y / count) ** 2 / spread_x, 0.0).minimum(spread_y)
         if not spread_y.sum() > 0:
             return rounded(spread_y.sum())
         return rounded(((spread_y - explained).sum() / spread_y.sum()).sqrt())
 
     def mean_of_x(self) -> Tensor | None:
-        """The mean of each channel of x."""
+        """Return the mean of each channel of x."""
         return self.sums[1] / self.sums[0] if isinstance(self.sums, Tensor) else None
 
 
-def _cut(spread: Tensor, squares: Tensor) -> Tensor:
+def _or_zero(spread: Tensor, squares: Tensor) -> Tensor:
+    """Return ``spread``, or 0 if it is only rounding error in ``squares``."""
     return torch.where(spread <= ROUNDING * squares, 0.0, spread)
 
 
@@ -229,14 +230,14 @@ class Spread:
         self.counts = counts if self.counts is None else self.counts + counts
 
     def deviation(self) -> float | None:
-        """The standard deviation, not rounded; None before any value."""
+        """Return the standard deviation, not rounded; None before any value."""
         if self.counts is None or not isinstance(self.sums, Tensor):
             return None
         total, squares = self.sums
-        return math.sqrt(_cut(squares - total**2 / self.counts.sum(), squares) / self.counts.sum())
+        return math.sqrt(_or_zero(squares - total**2 / self.counts.sum(), squares) / self.counts.sum())
 
     def measurements(self) -> dict[str, float | None] | None:
-        """The percentiles and the standard deviation; None before any value."""
+        """Return the percentiles and the standard deviation; None before any value."""
         deviation = self.deviation()
         if self.counts is None or deviation is None:
             return None
@@ -249,7 +250,7 @@ class Spread:
 
 
 def _bins(values: Tensor) -> Tensor:
-    """The bin of each value, 0 to 2 * BINS_PER_SIDE; the middle one is for values near zero."""
+    """Return the bin of each value, 0 to 2 * BINS_PER_SIDE; the middle one is for values near zero."""
     size = values.flatten().float().nan_to_num().abs()
     place = (size.clamp_min(10.0**MIN_EXPONENT).log10() - MIN_EXPONENT) * BINS_PER_DECADE
     place = 1 + place.floor().clamp(0, BINS_PER_SIDE - 1)
@@ -258,7 +259,7 @@ def _bins(values: Tensor) -> Tensor:
 
 
 def _centre(place: int) -> float:
-    """The logarithmic middle of a bin."""
+    """Return the logarithmic middle of a bin."""
     offset = place - BINS_PER_SIDE
     if offset == 0:
         return 0.0
@@ -304,9 +305,9 @@ class UnitProbe:
             self._seen = {}
 
     def measurements(self) -> dict[str, Any]:
-        """All measurements of the unit but ``flipped``."""
+        """Return all measurements of the unit but ``flipped``."""
         positive = self.sign_fit.mean_of_x()
-        beside = self.residual if self.residual.counts is not None else self.input
+        stream = self.residual if self.residual.counts is not None else self.input
         return {
             "sign_loss": self.sign_fit.loss(),
             "entropy": None if positive is None else rounded(_entropy((1 + positive) / 2).mean()),
@@ -316,7 +317,7 @@ class UnitProbe:
             "residual": self.residual.measurements(),
             "branch": self.branch.measurements(),
             "input": self.input.measurements(),
-            "branch_ratio": _ratio(self.branch.deviation(), beside.deviation()),
+            "branch_ratio": _ratio(self.branch.deviation(), stream.deviation()),
         }
 
     def _begin(self, unit: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -368,7 +369,7 @@ class UnitProbe:
                 self.output_fit.add(y, reference)
 
     def _without_binarisation(self, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Tensor, set[str]]:
-        """The unit's output for the same arguments without binarisation, and the names of what was replaced."""
+        """Return the unit's output for the same arguments without binarisation, and the names of what was replaced."""
         # The bit memory of BAM has already recalled and stored the signs of this pass; u includes what it recalled.
         memory = self.unit.memory
         self.unit.set_memory(None)
@@ -383,7 +384,7 @@ class UnitProbe:
 
 
 def _arguments(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The arguments of a unit, whether positional or by keyword."""
+    """Return the arguments of a unit, whether positional or by keyword."""
     return x, residual
 
 
@@ -396,7 +397,7 @@ def _matched(values: Tensor, model: Tensor) -> Tensor:
 
 
 def _entropy(share: Tensor) -> Tensor:
-    """The binary entropy in bits of a probability."""
+    """Return the binary entropy in bits of a probability."""
     return -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)) / math.log(2)
 
 

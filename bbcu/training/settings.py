@@ -1,4 +1,4 @@
-"""How a network is trained: the settings of a training, and the learning rate that they give each step."""
+"""The settings of a training, and the learning rate of each step."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ VALID: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train; raises ConfigError for a value that does not exist.
+    """How to train; raises ConfigError for an invalid value.
 
     ``steps`` optimiser steps of ``batch`` patches, each ``patch`` x ``patch`` input pixels. ``lr`` is Adam's initial
     learning rate. ``schedule`` keeps it ("constant"), lowers it to zero along half a cosine ("cosine"), or halves it at
@@ -47,7 +47,7 @@ class TrainSettings:
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:
-    """The learning rate of step ``step``, counted from 1 to ``settings.steps``."""
+    """Return the learning rate of step ``step``, counted from 1 to ``settings.steps``."""
     if settings.schedule == "constant":
         return settings.lr
     if settings.schedule == "halved":

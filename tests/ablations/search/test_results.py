@@ -151,7 +151,7 @@ def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
         ),
         (
             {"objectives": ("psnr_db", "psnr_db")},
-            "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is there twice",
+            "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is named twice",
         ),
         (
             {"objectives": ("ops_g",)},

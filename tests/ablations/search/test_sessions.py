@@ -257,7 +257,7 @@ def test_a_proposal_is_told_once_and_not_after_it_was_given_up(journal: str, clo
         search.close()
     else:
         finish(search, proposals)
-    with pytest.raises(ValueError, match="proposal 0 is not this search's, or is told already"):
+    with pytest.raises(ValueError, match="proposal 0 is not this search's, or already has an outcome"):
         finish(search, proposals)
 
 

@@ -245,7 +245,7 @@ def test_the_text_of_a_value_is_typed(text: str, value: Value) -> None:
         pytest.param(
             "bn contains post",
             13,
-            "contains asks what a list has in it, and bn is not a list",
+            "contains needs a list, and bn is not a list",
             id="contains without a list",
         ),
         pytest.param("bn in post", 7, "in needs a list, as in bn in [post]", id="in without a list"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ablations.storage.files import write_atomically
 from ablations.storage.folder import CurvePoint, TrialFolder
-from ablations.storage.lease import Lease, birth_of, lease_path, this_host
+from ablations.storage.lease import Lease, lease_path, process_start_of, this_host
 
 CELL = "a" * 64
 
@@ -51,11 +51,11 @@ def finished(outputs: Path, seed: int = 0) -> TrialFolder:
 def put_lease(folder: TrialFolder, **changes: Any) -> Lease:
     """Write the lease of this very process, except for ``changes``, without its lock."""
     lease = Lease(
-        *(folder.study, folder.cell, folder.seed, "bbcu", "", 1, 500),
+        *(folder.study, folder.cell, folder.seed, "bbcu", "", 500),
         token="some",
         host=this_host(),
         pid=os.getpid(),
-        born=birth_of(os.getpid()) or "",
+        process_start=process_start_of(os.getpid()) or "",
         began=time.time(),
     )
     lease = dataclasses.replace(lease, **changes)

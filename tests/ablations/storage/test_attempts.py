@@ -22,7 +22,7 @@ from ablations.storage.attempts import (
 )
 from ablations.storage.files import write_atomically
 from ablations.storage.folder import RESULT_KEYS, TrialFolder
-from ablations.storage.lease import held
+from ablations.storage.lease import trial_lock
 from tests.ablations.storage.helpers import put_lease
 
 ENDINGS = (State.FINISHED, State.FAILED, State.INTERRUPTED, State.PRUNED)
@@ -127,14 +127,14 @@ def test_one_that_left_no_sign_ended_as_it_began(folder: TrialFolder) -> None:
 
 
 def test_a_trial_runs_while_its_process_does(folder: TrialFolder) -> None:
-    with held(folder, "bbcu"):
+    with trial_lock(folder, "bbcu"):
         begin_attempt(folder)
         assert present_state(folder) == (State.RUNNING, "")
 
 
 @pytest.mark.parametrize(
     "lease",
-    [None, {"born": "0"}, {"host": f"{os.uname().nodename}/an earlier start"}],
+    [None, {"process_start": "0"}, {"host": f"{os.uname().nodename}/an earlier start"}],
     ids=["none", "of-a-process-that-ended", "from-before-a-restart"],
 )
 def test_a_trial_whose_process_is_gone_is_interrupted_whatever_it_wrote(

@@ -22,12 +22,12 @@ from ablations.storage.lease import (
     LeaseLost,
     SilenceMonitor,
     TrialBusy,
-    birth_of,
-    held,
     lease_path,
     leases,
+    process_start_of,
     read_lease,
     revoke,
+    trial_lock,
 )
 from bbcu.errors import BbcuError
 from tests.ablations.storage.helpers import Warnings, put_lease
@@ -58,7 +58,7 @@ def lease_of(folder: TrialFolder) -> Lease:
 
 
 def hold(folder: TrialFolder, connection: Connection) -> None:
-    with held(folder, "other"):
+    with trial_lock(folder, "other"):
         connection.send("held")
         connection.recv()
 
@@ -97,12 +97,12 @@ def holder_of(folder: TrialFolder) -> Iterator[Holder]:
 
 
 def is_gone(pid: int) -> bool:
-    return birth_of(pid) is None
+    return process_start_of(pid) is None
 
 
 def is_free(folder: TrialFolder) -> bool:
     try:
-        with held(folder, "asking"):
+        with trial_lock(folder, "asking"):
             return True
     except TrialBusy:
         return False
@@ -112,7 +112,7 @@ def is_free(folder: TrialFolder) -> bool:
 
 
 def test_a_trial_that_another_process_holds_is_busy(folder: TrialFolder) -> None:
-    with holder_of(folder), pytest.raises(TrialBusy, match="another process"), held(folder, "bbcu"):
+    with holder_of(folder), pytest.raises(TrialBusy, match="another process"), trial_lock(folder, "bbcu"):
         pass
 
 
@@ -132,12 +132,12 @@ def test_a_trial_is_free_again_when_its_holder_is_killed(folder: TrialFolder) ->
         os.kill(holder.pid, signal.SIGKILL)
         wait_until(lambda: is_gone(holder.pid), "the holder to end")
         assert leases(folder.outputs, STUDY) == []
-        with held(folder, "bbcu") as ours:
+        with trial_lock(folder, "bbcu") as ours:
             assert lease_of(folder).token == ours.lease.token
 
 
 def test_a_trial_is_free_again_when_the_work_fails(folder: TrialFolder) -> None:
-    with pytest.raises(ZeroDivisionError), held(folder, "bbcu"):
+    with pytest.raises(ZeroDivisionError), trial_lock(folder, "bbcu"):
         _ = 1 / 0
     assert not lease_path(folder).exists()
     assert is_free(folder)
@@ -147,7 +147,7 @@ def take_turns(folder: TrialFolder, turns: int) -> int:
     """Hold the trial so many times, and count how often somebody else was found inside."""
     inside, met = folder.path / "inside", 0
     while turns:
-        with contextlib.suppress(TrialBusy), held(folder, "turn") as own:
+        with contextlib.suppress(TrialBusy), trial_lock(folder, "turn") as own:
             try:
                 inside.touch(exist_ok=False)
             except FileExistsError:
@@ -164,11 +164,11 @@ def test_of_processes_that_rush_for_a_trial_one_at_a_time_has_it(folder: TrialFo
 
 
 def test_a_lease_tells_who_works_there_and_how_far_the_work_is(folder: TrialFolder) -> None:
-    with held(folder, "bbcu", session="s", attempt=2, steps=100) as own:
+    with trial_lock(folder, "bbcu", session="s", steps=100) as own:
         own.heartbeat(now=True, phase="training", step=7, scored_at=5, psnr_db=31.5)
         (lease,) = leases(folder.outputs, STUDY)
     assert (lease.study, lease.cell, lease.seed) == (STUDY, folder.cell, 0)
-    assert (lease.name, lease.session, lease.attempt, lease.steps) == ("bbcu", "s", 2, 100)
+    assert (lease.name, lease.session, lease.steps) == ("bbcu", "s", 100)
     assert (lease.phase, lease.step, lease.scored_at, lease.psnr_db) == ("training", 7, 5, 31.5)
     assert lease.place == f"process {os.getpid()} on {platform.node()}"
 
@@ -176,7 +176,7 @@ def test_a_lease_tells_who_works_there_and_how_far_the_work_is(folder: TrialFold
 def test_a_folder_that_cannot_be_written_to_is_told_by_its_path() -> None:
     with open_folder() as outputs, without_root_rights():
         folder = trial(outputs)
-        with pytest.raises(BbcuError, match=f"{folder.path}: cannot be written to"), held(folder, "bbcu"):
+        with pytest.raises(BbcuError, match=f"{folder.path}: cannot be written to"), trial_lock(folder, "bbcu"):
             pass
 
 
@@ -194,7 +194,7 @@ def test_a_lease_of_another_machine_is_respected(folder: TrialFolder) -> None:
     theirs = put_lease(folder, host="elsewhere/1", pid=7)
     with (
         pytest.raises(TrialBusy, match=f"by process 7 on elsewhere; if that is gone, remove {lease_path(folder)}"),
-        held(folder, "bbcu"),
+        trial_lock(folder, "bbcu"),
     ):
         pass
     assert leases(folder.outputs, STUDY) == [theirs]
@@ -207,7 +207,7 @@ def test_what_ran_before_this_machine_was_started_anew_is_gone(folder: TrialFold
 
 
 def test_a_process_that_got_the_number_of_one_that_ended_is_not_the_holder(folder: TrialFolder) -> None:
-    put_lease(folder, born="0")
+    put_lease(folder, process_start="0")
     assert leases(folder.outputs, STUDY) == []
     assert is_free(folder)
 
@@ -216,7 +216,7 @@ def test_a_process_that_ended_has_no_birth_even_while_its_parent_has_not_looked(
     process = FORK.Process(target=time.sleep, args=(60,))
     process.start()
     assert process.pid is not None
-    assert (birth_of(process.pid) or "").isdigit()
+    assert (process_start_of(process.pid) or "").isdigit()
     os.kill(process.pid, signal.SIGKILL)
     wait_until(lambda: is_gone(process.pid or 0), "the process to end")
     process.join()
@@ -237,20 +237,20 @@ def test_a_process_of_this_machine_that_stands_still_is_ended_and_its_trial_is_f
 
 def test_a_process_that_got_the_number_of_a_silent_one_is_left_alone(folder: TrialFolder) -> None:
     with holder_of(folder) as holder:
-        revoke(folder.outputs, dataclasses.replace(lease_of(folder), born="0"))
+        revoke(folder.outputs, dataclasses.replace(lease_of(folder), process_start="0"))
         assert not is_free(folder)
         assert holder.let_go() == 0
 
 
 def test_a_process_does_not_end_itself(folder: TrialFolder) -> None:
     """If it did, the tests would end here."""
-    with held(folder, "bbcu") as own:
+    with trial_lock(folder, "bbcu") as own:
         revoke(folder.outputs, own.lease)
         own.heartbeat(now=True)
 
 
 def test_a_holder_elsewhere_finds_at_its_next_beat_that_its_trial_was_taken_away(folder: TrialFolder) -> None:
-    with held(folder, "bbcu") as own:
+    with trial_lock(folder, "bbcu") as own:
         revoke(folder.outputs, put_lease(folder, **{**vars(own.lease), "host": "elsewhere/1"}))
         with pytest.raises(LeaseLost, match="bbcu seed 0 was given to another process"):
             own.heartbeat(now=True)
@@ -260,7 +260,7 @@ def test_a_trial_that_was_taken_away_is_another_process_s_and_stays_so_when_the_
     folder: TrialFolder,
 ) -> None:
     with contextlib.ExitStack() as others:
-        with held(folder, "bbcu") as own:
+        with trial_lock(folder, "bbcu") as own:
             revoke(folder.outputs, put_lease(folder, **{**vars(own.lease), "host": "elsewhere/1"}))
             others.enter_context(holder_of(folder))
             theirs = lease_of(folder)
@@ -326,7 +326,7 @@ def test_a_lease_that_stays_the_same_for_too_long_is_silent(folder: TrialFolder,
 
 
 def test_a_beat_ends_the_silence(folder: TrialFolder, watched: Watched) -> None:
-    with held(folder, "bbcu") as own:
+    with trial_lock(folder, "bbcu") as own:
         watched.after(0)
         assert watched.after(61) == [own.lease]
         own.heartbeat(now=True)
@@ -346,7 +346,7 @@ def test_dates_that_are_wrong_neither_hasten_nor_hold_up_a_verdict(
 
 
 def test_a_clock_that_is_set_back_between_two_beats_does_not_matter(folder: TrialFolder, watched: Watched) -> None:
-    with held(folder, "bbcu") as own:
+    with trial_lock(folder, "bbcu") as own:
         watched.after(40)
         own.heartbeat(now=True)
         os.utime(lease_path(folder), (0, 0))
@@ -362,7 +362,7 @@ def test_a_date_that_is_renewed_alone_is_a_sign_of_life(folder: TrialFolder, wat
 
 
 def test_a_process_that_is_gone_is_not_silent(folder: TrialFolder, watched: Watched) -> None:
-    put_lease(folder, born="0")
+    put_lease(folder, process_start="0")
     watched.after(0)
     assert watched.after(61) == []
 
@@ -396,7 +396,7 @@ def test_a_lease_that_was_gone_for_a_while_has_the_whole_time_again(folder: Tria
 
 
 def test_a_lease_that_somebody_has_removed_is_lost(folder: TrialFolder) -> None:
-    with held(folder, "bbcu") as own:
+    with trial_lock(folder, "bbcu") as own:
         lease_path(folder).unlink()
         with pytest.raises(LeaseLost):
             own.check()
@@ -410,7 +410,7 @@ def fill_the_disk() -> None:
 def beat_on_a_full_disk(folder: TrialFolder) -> tuple[list[str], Lease, float]:
     """What is said of three beats that cannot be written, and the lease that lies there with its date."""
     heard = Warnings()
-    with held(folder, "bbcu") as own:
+    with trial_lock(folder, "bbcu") as own:
         os.utime(lease_path(folder), (0, 0))
         fill_the_disk()
         for step in (1, 2, 3):
@@ -422,14 +422,14 @@ def beat_on_a_full_disk(folder: TrialFolder) -> tuple[list[str], Lease, float]:
 def test_a_full_disk_at_a_beat_stops_nothing_is_told_once_and_leaves_a_sign_of_life(folder: TrialFolder) -> None:
     texts, lease, moment = in_another_process(beat_on_a_full_disk, folder)
     (text,) = texts
-    assert text == f"{lease_path(folder)} cannot be written (File too large); the work goes on"
+    assert text == f"{lease_path(folder)} cannot be written (File too large); the trial continues"
     assert lease.step == 0
     assert moment > 0
 
 
 def hold_on_a_full_disk(folder: TrialFolder) -> bool:
     fill_the_disk()
-    with held(folder, "bbcu") as own:
+    with trial_lock(folder, "bbcu") as own:
         own.heartbeat(now=True)
         return not lease_path(folder).exists()
 
@@ -439,7 +439,7 @@ def test_a_disk_that_was_full_from_the_beginning_takes_no_trial_away(folder: Tri
 
 
 def test_a_disk_that_does_not_answer_takes_no_trial_away() -> None:
-    with open_folder() as outputs, held(trial(outputs), "bbcu") as own:
+    with open_folder() as outputs, trial_lock(trial(outputs), "bbcu") as own:
         outputs.chmod(0)
         try:
             with without_root_rights():

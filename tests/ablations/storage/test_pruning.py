@@ -140,7 +140,7 @@ def test_a_disk_that_cannot_be_written_to_stops_nothing(caplog: pytest.LogCaptur
         client = PruningClient(searched(outputs), SESSION)
         with without_root_rights():
             client.check(20, 31.5)
-    assert "the search cannot be asked at step 20: Permission denied; the training goes on" in caplog.text
+    assert "the search cannot be asked at step 20: Permission denied; training continues" in caplog.text
 
 
 # --- a whole trial ----------------------------------------------------------------------------------------------------

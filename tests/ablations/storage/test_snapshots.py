@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ablations.storage.snapshots import KEPT, Snapshots
+from ablations.storage.snapshots import RETAINED, Snapshots
 from tests.ablations.storage.helpers import Warnings
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
 
@@ -71,7 +71,7 @@ def test_the_newest_counts_by_its_step(folder: Path) -> None:
 
 def test_the_two_newest_are_kept(folder: Path) -> None:
     save(folder, 1, 2, 3, 4)
-    assert KEPT == 2
+    assert RETAINED == 2
     assert steps_in(folder) == [3, 4]
 
 
@@ -124,9 +124,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before_and_this_is_told(
     save(folder, 1, 2)
     spoil(path_of(folder, 2))
     assert newest_step(folder) == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{path_of(folder, 2)}: the file is damaged; it is skipped"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [f"{path_of(folder, 2)}: the file is damaged; skipped"]
 
 
 def test_where_all_are_damaged_there_is_nothing_to_go_on_from(folder: Path) -> None:
@@ -151,7 +149,7 @@ def test_one_of_another_origin_is_passed_over_and_what_differs_is_named(
 ) -> None:
     save(folder, 1)
     assert newest_step(folder, origin) is None
-    assert f"made with another {named}; it is skipped" in caplog.text
+    assert f"made with a different {named}; skipped" in caplog.text
 
 
 def test_later_ones_of_another_origin_do_not_push_out_those_that_count(folder: Path) -> None:
@@ -221,7 +219,7 @@ def test_a_file_that_holds_something_else_is_passed_over(
     digest = hashlib.sha256((folder / "written.pt").read_bytes()).hexdigest()[:16]
     (folder / "written.pt").rename(folder / f"step000000001-{digest}.pt")
     assert newest_step(folder) is None
-    assert "it is not a snapshot; it is skipped" in caplog.text
+    assert "it is not a snapshot; skipped" in caplog.text
 
 
 def test_files_of_other_names_are_none_of_them(folder: Path) -> None:
@@ -238,7 +236,7 @@ def test_one_that_cannot_be_read_is_passed_over(caplog: pytest.LogCaptureFixture
         path_of(folder, 2).chmod(0)
         with without_root_rights():
             assert newest_step(folder) == 1
-    assert "cannot be read: Permission denied; it is skipped" in caplog.text
+    assert "cannot be read: Permission denied; skipped" in caplog.text
 
 
 # --- a disk that takes nothing ----------------------------------------------------------------------------------------
@@ -257,7 +255,7 @@ def save_on_a_full_disk(folder: Path) -> tuple[list[bool], list[str]]:
 def test_a_full_disk_is_told_once_and_the_snapshots_of_before_stay(folder: Path) -> None:
     done, texts = in_another_process(save_on_a_full_disk, folder)
     assert done == [True, False, False, True, False]
-    assert texts == [f"no snapshot at step {step}: File too large; the training goes on" for step in (2, 5)]
+    assert texts == [f"no snapshot at step {step}: File too large; training continues" for step in (2, 5)]
     assert steps_in(folder) == [1, 4]
     assert len(list(folder.iterdir())) == 2
 
@@ -268,4 +266,4 @@ def test_a_folder_that_cannot_be_written_to_stops_nothing(caplog: pytest.LogCapt
         with without_root_rights():
             assert not snapshots.save(2, state_of(2))
         assert newest_step(outputs / "snapshots") == 1
-    assert "no snapshot at step 2: Permission denied; the training goes on" in caplog.text
+    assert "no snapshot at step 2: Permission denied; training continues" in caplog.text

@@ -19,7 +19,7 @@ from ablations.storage import stopping
 from ablations.storage.attempts import PROCESS_DIED, State, history_of, present_state
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import leases
-from ablations.storage.stopping import Interrupted, StopSign, listening, listening_to, marker_of
+from ablations.storage.stopping import Interrupted, StopSign, handling_signals, handling_signals_for_trial, marker_of
 from ablations.tracking.client import client_of
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
 from tests.harness.support import STUDY, Workplace, ended, wait_until
@@ -35,9 +35,9 @@ EACH = pytest.mark.parametrize("number", list(WORDS), ids=lambda number: number.
 
 @pytest.fixture(autouse=True)
 def nobody_has_asked() -> Iterator[None]:
-    stopping.forget()
+    stopping.clear_request()
     yield
-    stopping.forget()
+    stopping.clear_request()
 
 
 @pytest.fixture
@@ -53,39 +53,39 @@ def handlers() -> list[Any]:
 
 
 def test_a_trial_goes_on_while_nobody_asks() -> None:
-    with listening_to(None, for_good=False) as stop:
+    with handling_signals_for_trial(None, for_good=False) as stop:
         stop.check()
         assert stop.reason() is None
-    assert stopping.asked_by() is None
+    assert stopping.received_signal() is None
 
 
 @EACH
 def test_a_signal_asks_the_trial_to_stop(number: signal.Signals) -> None:
-    with listening_to(None, for_good=False) as stop:
+    with handling_signals_for_trial(None, for_good=False) as stop:
         signal.raise_signal(number)
         assert stop.reason() == WORDS[number]
         with pytest.raises(Interrupted) as told:
             stop.check()
     assert str(told.value) == WORDS[number]
-    assert stopping.asked_by() == number
+    assert stopping.received_signal() == number
 
 
 def test_the_first_signal_is_answered_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with listening():
+    with handling_signals():
         signal.raise_signal(signal.SIGINT)
     assert "stopping after the current steps; Ctrl-C again stops at once" in capfd.readouterr().err
 
 
 @EACH
 def test_a_second_time_from_the_keyboard_stops_at_once(number: signal.Signals) -> None:
-    with listening():
+    with handling_signals():
         signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
 
 def test_a_cluster_may_ask_as_often_as_it_likes() -> None:
-    with listening_to(None, for_good=False) as stop:
+    with handling_signals_for_trial(None, for_good=False) as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
         assert stop.reason() == WORDS[signal.SIGTERM]
@@ -93,7 +93,7 @@ def test_a_cluster_may_ask_as_often_as_it_likes() -> None:
 
 def test_signals_are_as_they_were_afterwards() -> None:
     before = handlers()
-    with listening():
+    with handling_signals():
         assert handlers() != before
     assert handlers() == before
 
@@ -101,7 +101,7 @@ def test_signals_are_as_they_were_afterwards() -> None:
 def listen_while_ignoring(number: signal.Signals) -> tuple[bool, bool]:
     """Whether a signal that is ignored asks for something, and whether it is still ignored afterwards."""
     signal.signal(number, signal.SIG_IGN)
-    with listening_to(None, for_good=False) as stop:
+    with handling_signals_for_trial(None, for_good=False) as stop:
         signal.raise_signal(number)
         asks = stop.reason() is not None
     return asks, signal.getsignal(number) == signal.SIG_IGN
@@ -113,22 +113,22 @@ def test_a_signal_that_somebody_has_set_to_be_ignored_stays_so(number: signal.Si
 
 
 def test_a_request_of_before_is_forgotten() -> None:
-    stopping.request(signal.SIGINT)
-    with listening_to(None, for_good=False) as stop:
+    stopping.request_stop(signal.SIGINT)
+    with handling_signals_for_trial(None, for_good=False) as stop:
         assert stop.reason() is None
 
 
 def test_a_trial_in_the_process_of_its_sweep_hears_what_the_sweep_was_asked() -> None:
-    with listening():
+    with handling_signals():
         signal.raise_signal(signal.SIGINT)
-        with listening_to(None, for_good=True) as stop:
+        with handling_signals_for_trial(None, for_good=True) as stop:
             assert stop.reason() == WORDS[signal.SIGINT]
-        assert stopping.asked_by() == signal.SIGINT
+        assert stopping.received_signal() == signal.SIGINT
 
 
 def stop_without_a_terminal() -> str | None:
     os.close(sys.__stderr__.fileno() if sys.__stderr__ else 2)
-    with listening_to(None, for_good=False) as stop:
+    with handling_signals_for_trial(None, for_good=False) as stop:
         signal.raise_signal(signal.SIGINT)
         return stop.reason()
 
@@ -141,7 +141,7 @@ def test_in_another_thread_the_work_is_done_and_no_signal_is_touched() -> None:
     before, seen = handlers(), []
 
     def work() -> None:
-        with listening_to(None, for_good=True) as stop:
+        with handling_signals_for_trial(None, for_good=True) as stop:
             seen.append((stop.reason(), handlers()))
 
     thread = threading.Thread(target=work)
@@ -154,7 +154,7 @@ def test_in_another_thread_the_work_is_done_and_no_signal_is_touched() -> None:
 
 
 def test_a_sweep_passes_a_signal_on_by_its_file_and_takes_that_away_when_it_leaves(marker: Path) -> None:
-    with listening(marker):
+    with handling_signals(marker):
         assert not marker.exists()
         signal.raise_signal(signal.SIGTERM)
         assert marker.exists()
@@ -177,9 +177,9 @@ def test_the_file_of_another_sweep_stops_nothing(marker: Path, tmp_path: Path) -
 
 def test_a_sweep_that_cannot_leave_its_file_is_asked_all_the_same() -> None:
     with open_folder() as outputs, without_root_rights():
-        with listening(marker_of(outputs, "study", "session")):
+        with handling_signals(marker_of(outputs, "study", "session")):
             signal.raise_signal(signal.SIGTERM)
-        assert stopping.asked_by() == signal.SIGTERM
+        assert stopping.received_signal() == signal.SIGTERM
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
@@ -190,13 +190,13 @@ def work_on(number: signal.Signals) -> list[str | None]:
     heard = []
     # A signal that ends the worker is not to end the tests.
     with contextlib.suppress(KeyboardInterrupt):
-        with listening_to(None, for_good=True) as stop:
+        with handling_signals_for_trial(None, for_good=True) as stop:
             heard.append(stop.reason())
             signal.raise_signal(number)
             heard.append(stop.reason())
-        stopping.forget()
+        stopping.clear_request()
         signal.raise_signal(number)
-        with listening_to(None, for_good=True) as stop:
+        with handling_signals_for_trial(None, for_good=True) as stop:
             heard.append(stop.reason())
             signal.raise_signal(number)
             heard.append(stop.reason())
@@ -210,7 +210,7 @@ def test_a_worker_hears_of_signals_in_its_trials_and_outlives_those_between_them
 
 def work_quietly(out: int) -> None:
     os.dup2(out, 2)
-    with listening_to(None, for_good=True):
+    with handling_signals_for_trial(None, for_good=True):
         signal.raise_signal(signal.SIGINT)
 
 

@@ -149,7 +149,7 @@ def test_a_sweep_that_is_told_to_end_keeps_a_snapshot_and_goes_on_from_it(
         os.kill(command.pid, signal.SIGCONT)
         outcome = command.end()
     assert outcome.status == 128 + signal.SIGTERM
-    assert "4 of 4 trials are left, and the same command goes on from there" in outcome.text
+    assert "4 of 4 trials are left; run the same command again to resume" in outcome.text
     (begun,) = [history for folder in workplace.trials() if (history := history_of(folder)).attempts]
     assert (begun.state, begun.attempts[-1].reason) == (State.INTERRUPTED, "asked to stop (SIGTERM)")
     go_on(workplace, undisturbed)
@@ -165,7 +165,7 @@ def test_a_sweep_with_workers_that_is_told_to_end_tells_them(workplace: Workplac
         let_go(workers)
         outcome = command.end()
     assert outcome.status == 128 + signal.SIGTERM
-    assert "the same command goes on from there" in outcome.text
+    assert "run the same command again to resume" in outcome.text
     go_on(workplace, undisturbed)
 
 
@@ -219,7 +219,7 @@ def test_a_second_ctrl_c_stops_a_sweep_and_its_workers_at_once(workplace: Workpl
         let_go(workers)
     assert outcome.status == 128 + signal.SIGINT
     assert "Traceback" not in outcome.text
-    assert "run.py: stopped; what is finished is kept, and the same command goes on from there" in outcome.text
+    assert "run.py: stopped; finished results are saved; run the same command again to resume" in outcome.text
     go_on(workplace, undisturbed)
 
 
@@ -285,7 +285,7 @@ def test_a_trial_that_kills_its_worker_each_time_ends_as_failed_and_the_others_f
     with started(parts, *with_surrogate("Killed"), *JOBLIB) as command:
         outcome = command.end()
     assert outcome.status == 1
-    assert "1 of 3 trials have no result; the others are kept" in outcome.text
+    assert "1 of 3 trials have no result; the results of the others are saved" in outcome.text
     check_nothing_lost(parts, of_seed(0, undisturbed), failed=1)
     (failed,) = [folder for folder in parts.trials() if folder.result() is None]
     assert history_of(failed).state == State.FAILED

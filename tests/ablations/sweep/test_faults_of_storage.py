@@ -188,7 +188,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(
         damage(path)
     go_on(workplace, undisturbed)
     assert history_of(folder).attempts[-1].from_step == goes_on_from
-    assert folder.log_path.read_text(encoding="utf-8").count("it is skipped") == len(which(snapshots))
+    assert folder.log_path.read_text(encoding="utf-8").count("; skipped") == len(which(snapshots))
 
 
 def of_another_trial(path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_server_that_is_away_for_a_while_costs_no_training_and_no_metric(
             let_go(halted)
             outcome = command.end()
         assert outcome.status == 0, outcome.text
-        assert "when it is back: python -m ablations sync adhoc" in outcome.text
+        assert "when it is available again: python -m ablations sync adhoc" in outcome.text
         server.start()
         again = go_on(workplace, undisturbed)
         assert "4 done already, nothing to train" in again.out

@@ -196,9 +196,9 @@ HOLD = """
 import sys
 from pathlib import Path
 from ablations.storage.folder import TrialFolder
-from ablations.storage.lease import held
+from ablations.storage.lease import trial_lock
 
-with held(TrialFolder.of(Path(sys.argv[1])), "other"):
+with trial_lock(TrialFolder.of(Path(sys.argv[1])), "other"):
     print("held", flush=True)
     sys.stdin.read()
 """

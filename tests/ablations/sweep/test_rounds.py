@@ -22,7 +22,7 @@ from ablations.space.cells import Cell
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
 from ablations.storage.folder import RESULT_KEYS, TrialFolder
-from ablations.storage.lease import LeaseLost, TrialBusy, birth_of, held, lease_path
+from ablations.storage.lease import LeaseLost, TrialBusy, lease_path, process_start_of, trial_lock
 from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
 from ablations.sweep.launchers import Workers
@@ -42,9 +42,9 @@ MOST_LOOKS = 60
 
 @pytest.fixture(autouse=True)
 def nobody_has_asked() -> Iterator[None]:
-    stopping.forget()
+    stopping.clear_request()
     yield
-    stopping.forget()
+    stopping.clear_request()
 
 
 def planned(outputs: Path, seed: int, on_change: str = "stop") -> PlannedTrial:
@@ -158,7 +158,7 @@ class Sweep:
 
         def look() -> None:
             if next(looks) > MOST_LOOKS:
-                stopping.request(signal.SIGTERM)
+                stopping.request_stop(signal.SIGTERM)
             self.look()
 
         workers = Workers(self.launcher, 1, ("session=s",))
@@ -228,7 +228,7 @@ def test_a_trial_whose_worker_was_stopped_goes_out_again_and_is_charged_nothing(
 
 def test_a_sweep_that_is_asked_to_stop_sends_nothing_more_out(tmp_path: Path) -> None:
     def stop(folder: TrialFolder) -> None:
-        stopping.request(signal.SIGINT)
+        stopping.request_stop(signal.SIGINT)
         raise Interrupted("stopped from the keyboard")
 
     sweep = Sweep(tmp_path, {33: [stop]})
@@ -281,7 +281,7 @@ def test_a_trial_that_died_before_it_began_keeps_what_an_attempt_before_came_to(
 
 def test_a_break_after_the_sweep_was_asked_to_stop_charges_nobody(tmp_path: Path) -> None:
     def stop_and_die(folder: TrialFolder) -> None:
-        stopping.request(signal.SIGINT)
+        stopping.request_stop(signal.SIGINT)
         die(folder)
 
     sweep = Sweep(tmp_path, {0: [stop_and_die]}, retries=0)
@@ -327,7 +327,7 @@ def stranger() -> Iterator[int]:
 
 def put_foreign_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
     """Write the lease of another sweep's worker, which is the process ``pid`` except for ``changes``."""
-    put_lease(folder, **{"session": "another", "pid": pid, "born": birth_of(pid) or "", **changes})
+    put_lease(folder, **{"session": "another", "pid": pid, "process_start": process_start_of(pid) or "", **changes})
 
 
 def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stranger: int) -> None:
@@ -362,7 +362,9 @@ def test_a_trial_that_turns_out_to_be_another_s_is_waited_for_and_charged_nothin
     assert sweep.batches == [[0]]
 
 
-@pytest.mark.parametrize("lease", [{"born": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"])
+@pytest.mark.parametrize(
+    "lease", [{"process_start": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"]
+)
 def test_the_lease_of_a_process_that_is_gone_holds_nobody_up(tmp_path: Path, lease: dict[str, Any]) -> None:
     sweep = Sweep(tmp_path, {})
     put_foreign_lease(sweep.folder(0), os.getpid(), **lease)
@@ -371,7 +373,7 @@ def test_the_lease_of_a_process_that_is_gone_holds_nobody_up(tmp_path: Path, lea
 
 
 def hold(folder: TrialFolder, connection: Connection) -> None:
-    with held(folder, "other"):
+    with trial_lock(folder, "other"):
         connection.send("held")
         connection.recv()
 

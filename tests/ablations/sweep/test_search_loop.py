@@ -54,7 +54,7 @@ def test_a_search_trains_as_many_cells_as_it_may_and_tells_the_best(workplace: W
     assert told["best"]["values"]["psnr_db"] == pytest.approx(psnr_of(best))
     assert told["best"]["cell"] == f"{best.cell}/0"
     assert "best cell" in outcome.out
-    assert "train these cells again under new seeds" in outcome.out
+    assert "retrain these cells under new seeds" in outcome.out
     assert "search.json" in states_run(workplace)
 
 
@@ -118,7 +118,7 @@ def test_a_cell_that_fails_is_told_so_and_the_others_are_found(
     space = ("surrogate=quadratic,clip,broken_part.Broken",)
     outcome = search(workplace, 3, "hydra.sweeper.retries=0", space=space)
     assert outcome.status == 1
-    assert "1 of 3 trials have no result; the others are kept" in outcome.message
+    assert "1 of 3 trials have no result; the results of the others are saved" in outcome.message
     assert len(workplace.results()) == 2
     (failed,) = [record for record in found(workplace)["history"] if record["state"] == "failed"]
     assert "no derivative today" in failed["reason"]

@@ -85,7 +85,7 @@ def test_what_a_killed_process_left_running_is_closed_before_the_next_attempt(
 def test_a_failed_run_carries_its_reason(tmp_path: Path, tracking_uri: str) -> None:
     experiment = prepare_tracking(tracking_uri, "tiny")
     run = TrialRun(tracking_uri, experiment, facts_of(result()))
-    run.leave(TrialFolder(tmp_path, "tiny", CELL, 0), "failed", "the loss is nan at step 7")
+    run.close_without_result(TrialFolder(tmp_path, "tiny", CELL, 0), "failed", "the loss is nan at step 7")
     (failed,) = runs(tracking_uri)
     assert (failed.info.status, failed.data.tags["reason"]) == ("FAILED", "the loss is nan at step 7")
     assert finished_runs(tracking_uri, experiment_id(tracking_uri, "tiny")) == set()
@@ -130,7 +130,7 @@ def test_a_deleted_experiment_is_named(tracking_uri: str) -> None:
 
 def test_an_unknown_study_is_refused_with_those_there_are(tracking_uri: str) -> None:
     prepare_tracking(tracking_uri, "tiny")
-    with pytest.raises(ConfigError, match=r"'huge'.*there: tiny"):
+    with pytest.raises(ConfigError, match=r"'huge'.*available: tiny"):
         experiment_id(tracking_uri, "huge")
 
 

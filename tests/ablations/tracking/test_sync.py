@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from ablations.__main__ import main
 from ablations.storage.attempts import PROCESS_DIED, Attempt, State, begin_attempt, end_attempt, history_of
 from ablations.storage.folder import TrialFolder
-from ablations.storage.lease import held
+from ablations.storage.lease import trial_lock
 from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
 from ablations.tracking.sync import synchronise, synchronise_all
 from tests.harness.servers import recorded_file
@@ -136,7 +136,7 @@ def test_a_trial_without_a_result_is_told_by_its_params_too(study: Workplace, em
 
 
 def test_a_trial_that_somebody_works_at_gets_no_run(empty: Workplace) -> None:
-    with held(folder_of(empty, KILLED), "somebody"):
+    with trial_lock(folder_of(empty, KILLED), "somebody"):
         assert rebuilt(empty) == (1, 2)
     assert rebuilt(empty) == (0, 1)
 
@@ -173,7 +173,7 @@ def test_the_state_of_every_trial_is_told_with_its_reason_and_its_time(empty: Wo
 
 
 def test_states_that_have_changed_since_are_told_anew_by_the_same_run(empty: Workplace) -> None:
-    with held(folder_of(empty, KILLED), "somebody"):
+    with trial_lock(folder_of(empty, KILLED), "somebody"):
         rebuilt(empty)
         assert states_of(empty)["counts"]["running"] == 1
     rebuilt(empty)

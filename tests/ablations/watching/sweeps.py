@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ablations.storage.attempts import State, begin_attempt, update_attempt
 from ablations.storage.folder import Identity, TrialFolder
-from ablations.storage.lease import HeldTrial, held
+from ablations.storage.lease import HeldLease, trial_lock
 from ablations.watching.live import LiveView
 from ablations.watching.tracker import WatchedTrial
 
@@ -51,11 +51,11 @@ def result_of(folder: TrialFolder, psnr_db: float = 33.91) -> dict[str, Any]:
 
 
 @contextmanager
-def at_work(folder: TrialFolder, name: str, session: str = SESSION, steps: int = STEPS) -> Iterator[HeldTrial]:
+def at_work(folder: TrialFolder, name: str, session: str = SESSION, steps: int = STEPS) -> Iterator[HeldLease]:
     """A trial that this process works at, from the moment at which its attempt has begun."""
-    with held(folder, name, session=session, steps=steps) as hold:
-        attempt = begin_attempt(folder, BEGAN)
-        hold.heartbeat(now=True, attempt=attempt.number, phase="training")
+    with trial_lock(folder, name, session=session, steps=steps) as hold:
+        begin_attempt(folder, BEGAN)
+        hold.heartbeat(now=True, phase="training")
         yield hold
 
 

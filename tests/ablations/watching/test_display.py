@@ -159,11 +159,11 @@ def test_a_sweep_that_is_to_stop_says_so_and_no_time(on_terminal: Sweep) -> None
                 finish(on_terminal.folders["one"])
             on_terminal.draw(view)
             assert on_terminal.screen[0].endswith("2 min left")
-            stopping.request(signal.SIGINT)
+            stopping.request_stop(signal.SIGINT)
             on_terminal.draw(view)
             assert on_terminal.screen[0].endswith(f"0 running  2400 trials/h  {stopping.STOPPING}")
     finally:
-        stopping.forget()
+        stopping.clear_request()
 
 
 def test_the_display_is_drawn_twice_a_second_however_often_it_is_looked(on_terminal: Sweep) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from ablations.storage.attempts import State, update_attempt
 from ablations.storage.lease import Lease
-from ablations.watching.forecast import Forecast, span
+from ablations.watching.forecast import Forecast, duration
 from ablations.watching.tracker import Ending, WatchedTrial
 from tests.ablations.watching.sweeps import BEGAN, SESSION, STEPS, STUDY, Clock, Sweep, finish, folder_of
 
@@ -24,7 +24,7 @@ def waiting(*steps: int) -> list[WatchedTrial]:
 def running(*steps: int) -> list[Lease]:
     """Trials of STEPS steps that are after these; each keeps its token."""
     return [
-        Lease(STUDY, "c", seed, "x", SESSION, 1, STEPS, f"token {seed}", "host", 1, "", BEGAN, step=step)
+        Lease(STUDY, "c", seed, "x", SESSION, STEPS, f"token {seed}", "host", 1, "", BEGAN, step=step)
         for seed, step in enumerate(steps)
     ]
 
@@ -61,26 +61,26 @@ def test_what_waits_takes_its_steps_in_as_many_places_as_there_were(
     forecast: Forecast, steps: tuple[int, ...], at_once: int, seconds: float
 ) -> None:
     forecast.learn([finished(seconds=20.0, steps=40)])
-    forecast.see(running(*[0] * at_once))
+    forecast.observe(running(*[0] * at_once))
     assert forecast.left([], waiting(*steps)) == seconds
 
 
 def test_what_waits_begins_where_a_running_trial_ends_first(forecast: Forecast) -> None:
     forecast.learn([finished(seconds=50.0, steps=100)])
     now = running(90, 20)
-    forecast.see(now)
+    forecast.observe(now)
     assert forecast.left(now, []) == 80 / 2
     assert forecast.left(now, waiting(100)) == 10 / 2 + 100 / 2
 
 
 def test_a_place_that_was_free_for_long_is_none(clock: Clock, forecast: Forecast) -> None:
     forecast.learn([finished(seconds=50.0, steps=100)])
-    forecast.see(running(0, 0))
+    forecast.observe(running(0, 0))
     clock.now += 30
-    forecast.see(running(0))
+    forecast.observe(running(0))
     assert forecast.left([], waiting(100, 100)) == 50
     clock.now += 1
-    forecast.see(running(0))
+    forecast.observe(running(0))
     assert forecast.left([], waiting(100, 100)) == 100
 
 
@@ -98,9 +98,9 @@ def test_a_trial_that_trains_nothing_teaches_nothing_of_steps(forecast: Forecast
 
 def test_a_running_trial_goes_at_its_own_pace_once_that_is_seen(clock: Clock, forecast: Forecast) -> None:
     forecast.learn([finished(seconds=50.0, steps=100)])
-    forecast.see(running(0))
+    forecast.observe(running(0))
     clock.now += 100
-    forecast.see(running(10))
+    forecast.observe(running(10))
     assert forecast.left_of(running(10)[0]) == 90 / 2
     clock.now += 40
     assert forecast.left_of(running(20)[0]) == 80 * 4
@@ -138,4 +138,4 @@ def test_a_trial_that_was_resumed_teaches_by_the_steps_of_its_last_attempt(sweep
     ],
 )
 def test_a_time_is_told_in_its_largest_units(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+    assert duration(seconds) == text

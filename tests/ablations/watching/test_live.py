@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ablations.storage.attempts import State, end_attempt
-from ablations.storage.lease import held
+from ablations.storage.lease import trial_lock
 from ablations.watching.tracker import TrialTracker
 from tests.ablations.watching.sweeps import SESSION, STUDY, Sweep, finish, worker
 
@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed_leaves_an_interrupted_trial(sweep: Sweep) -> No
         process.kill()
         process.join()
         view.update()
-    assert sweep.lines == ["interrupted: one seed 0: the process ended without writing a reason"]
+    assert sweep.lines == ["interrupted: one seed 0: the process ended without recording a reason"]
 
 
 def test_a_trial_that_is_tried_again_is_told_of_each_time(sweep: Sweep) -> None:
@@ -175,9 +175,9 @@ def test_a_trial_that_begins_while_all_are_looked_at_has_not_ended(sweep: Sweep)
     with sweep.at_work("one"):
         end_attempt(sweep.folders["one"], State.FAILED, "long ago")
     tracker = TrialTracker(sweep.outputs, STUDY, sweep.trials, ())
-    assert tracker.look() == []
+    assert tracker.poll() == []
     with sweep.at_work("one"):
-        assert tracker.look_everywhere() == []
+        assert tracker.poll_all() == []
 
 
 def test_at_the_end_everything_is_told_once(sweep: Sweep) -> None:
@@ -198,7 +198,7 @@ def test_a_trial_that_another_sweep_has_finished_counts_once(sweep: Sweep) -> No
         sweep.clock.now += 30
         view.update()
         # This sweep gives it out too, and its worker finds that it is done.
-        with held(sweep.folders["one"], "one", session=SESSION):
+        with trial_lock(sweep.folders["one"], "one", session=SESSION):
             view.update()
         view.update()
     assert len(sweep.lines) == 1
@@ -207,7 +207,7 @@ def test_a_trial_that_another_sweep_has_finished_counts_once(sweep: Sweep) -> No
 def test_a_trial_that_proves_to_be_finished_when_it_is_taken_up_counts(sweep: Sweep) -> None:
     sweep.run("one")
     with sweep.view() as view:
-        with held(sweep.folders["one"], "one", session=SESSION):
+        with trial_lock(sweep.folders["one"], "one", session=SESSION):
             view.update()
         view.update()
     assert [line.split(":")[0] for line in sweep.lines] == ["1/3 one seed 0"]

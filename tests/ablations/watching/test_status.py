@@ -15,10 +15,10 @@ from rich.console import Console
 
 from ablations.storage.attempts import State, update_attempt
 from ablations.storage.folder import TrialFolder
-from ablations.storage.lease import HeldTrial
+from ablations.storage.lease import HeldLease
 from ablations.storage.plans import read_plan, write_plan
 from ablations.storage.status import StatusReader, StudyStatus, record_of
-from ablations.watching.status import add_command, lines_of, moment, watch
+from ablations.watching.status import add_command, lines_of, local_time, watch
 from bbcu.errors import ConfigError
 from tests.ablations.watching.sweeps import BEGAN, STUDY, Screen, at_work, finish, folder_of, run, worker
 
@@ -44,7 +44,7 @@ class Study:
     def folder(self, name: str, seed: int = 0) -> TrialFolder:
         return folder_of(self.outputs, name, seed)
 
-    def at_work(self, name: str) -> AbstractContextManager[HeldTrial]:
+    def at_work(self, name: str) -> AbstractContextManager[HeldLease]:
         return at_work(self.folder(name), name)
 
     def end(self, name: str, state: State, reason: str, seconds: float = 60.0) -> None:
@@ -96,7 +96,7 @@ def test_a_trial_whose_process_was_killed_is_interrupted(study: Study) -> None:
         process.kill()
         process.join()
         assert study.counted() == {"planned": 2, "interrupted": 1, "excluded": 1}
-    assert study.section("interrupted")[0] == "  one seed 0: the process ended without writing a reason"
+    assert study.section("interrupted")[0] == "  one seed 0: the process ended without recording a reason"
 
 
 def test_a_trial_that_is_trained_anew_is_running_whatever_result_it_had(study: Study) -> None:
@@ -191,7 +191,7 @@ def test_a_running_trial_is_told_with_its_step_score_and_place(study: Study) -> 
         hold.heartbeat(now=True, step=40, scored_at=25, psnr_db=31.5, began=NOW - 750)
         (line,) = study.section("running")
     where = f"process {os.getpid()} on {os.uname().nodename}"
-    assert line == f"  one seed 0: training, step 40/100, 31.50 dB, {where}, since {moment(NOW - 750)} (12 min)"
+    assert line == f"  one seed 0: training, step 40/100, 31.50 dB, {where}, since {local_time(NOW - 750)} (12 min)"
 
 
 def test_a_trial_without_a_result_is_told_with_its_attempts_and_its_log(study: Study) -> None:
@@ -200,11 +200,12 @@ def test_a_trial_without_a_result_is_told_with_its_attempts_and_its_log(study: S
         changes = {"state": State.FAILED, "reason": "out of memory\nin a long story", "ended": BEGAN + 90}
         update_attempt(study.folder("one"), **changes, from_step=40)
     where = f"process {os.getpid()} on {os.uname().nodename}"
-    began = moment(BEGAN)
+    began = local_time(BEGAN)
     assert study.section("failed") == [
         "  one seed 0: out of memory",
-        f"    attempt 1 of 2: {began} to {moment(BEGAN + 60)}, {where}: interrupted: stopped from the keyboard",
-        f"    attempt 2 of 2: {began} to {moment(BEGAN + 90)}, resumed after step 40, {where}: failed: out of memory",
+        f"    attempt 1 of 2: {began} to {local_time(BEGAN + 60)}, {where}: interrupted: stopped from the keyboard",
+        f"    attempt 2 of 2: {began} to {local_time(BEGAN + 90)}, resumed after step 40, {where}: "
+        "failed: out of memory",
         f"    log: {study.outputs / STUDY}/{study.folder('one').cell[:12]}*/seed0/trial.log",
     ]
 
@@ -217,7 +218,7 @@ def test_many_of_a_kind_are_cut_off_and_counted(study: Study) -> None:
     assert lines[-1] == "  and 2 more; --json lists all"
 
 
-GOES_ON = "the same command goes on from there"
+GOES_ON = "run the same command again to resume"
 
 
 def test_a_study_says_how_to_resume_if_something_is_left_and_nothing_runs(study: Study) -> None:
@@ -301,7 +302,7 @@ def test_a_study_that_is_not_there_is_refused_with_those_that_are(study: Study) 
     run(TrialFolder(study.outputs, "alone", "c" * 64, 0), "x")
     (study.outputs / "empty").mkdir()
     with pytest.raises(
-        ConfigError, match=f"^no study 'huge' in {re.escape(str(study.outputs))}; there: alone, {STUDY}$"
+        ConfigError, match=f"^no study 'huge' in {re.escape(str(study.outputs))}; available: alone, {STUDY}$"
     ):
         command("huge", "--outputs", str(study.outputs))
 
@@ -314,7 +315,7 @@ def test_a_path_is_no_study(study: Study, name: str) -> None:
 
 def test_a_folder_without_studies_is_said_to_have_none(tmp_path: Path) -> None:
     for outputs in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigError, match="there: none"):
+        with pytest.raises(ConfigError, match="available: none"):
             command("huge", "--outputs", str(outputs))
 
 

@@ -268,7 +268,9 @@ def test_long_curves_are_averaged_over_windows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("study", "database", "said"),
     [
-        pytest.param("componets", "mlflow.db", r"no study 'componets' in .*there: components", id="an unknown study"),
+        pytest.param(
+            "componets", "mlflow.db", r"no study 'componets' in .*available: components", id="an unknown study"
+        ),
         pytest.param("components", "absent.db", "no tracking database at", id="a missing database"),
         pytest.param("components", "notes.txt", "", id="a file that is not a database"),
     ],

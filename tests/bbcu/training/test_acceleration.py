@@ -5,6 +5,8 @@ import dataclasses
 import logging
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,26 @@ def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
     use_cache(tmp_path)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+
+
+USE_CACHE = """
+import os, pathlib, sys
+from bbcu.training.acceleration import use_cache
+use_cache(pathlib.Path(sys.argv[1]))
+print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+"""
+
+
+def test_machines_with_other_vector_instructions_do_not_share_compiled_code(tmp_path: Path) -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    # torch lets the environment lower what the processor can do.
+    for environment, folder in (
+        (plain, torch.backends.cpu.get_cpu_capability().lower()),
+        ({**plain, "ATEN_CPU_CAPABILITY": "default"}, "default"),
+    ):
+        command = [sys.executable, "-c", USE_CACHE, str(tmp_path)]
+        process = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert process.stdout.strip() == str(tmp_path / folder)
 
 
 # --- the same training ------------------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def test_no_pixel_of_a_binary_dncnn_reaches_farther_than_its_radius(binarize: tu
 
 
 def test_a_network_that_does_not_say_how_far_it_sees_cannot_be_run_in_tiles() -> None:
-    with pytest.raises(ConfigError, match=r"^evaluation\.tile: Sequential does not say how far it sees; .* radius"):
+    with pytest.raises(ConfigError, match=r"^evaluation\.tile: Sequential must have a property radius"):
         restore(lopsided(), soft_blobs(0, 12, 12), CPU, Evaluation(tile=8))
 
 
