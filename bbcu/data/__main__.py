@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_line().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has read enough. At its end Python flushes again, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except BbcuError as error:
         print(f"data: {error}", file=sys.stderr)
         return WRONG_USE if isinstance(error, ConfigError) else FAILED
@@ -126,11 +131,11 @@ def run_check(options: argparse.Namespace) -> None:
     task = make_task({"name": options.task, **{key: 10 for key in STRENGTHS.get(options.task, ())}})
     if options.inputs == "given" and task.degradation is not None:
         raise ConfigError(f"--inputs given: {task.name} makes its inputs from the pictures")
-    inputs = f"X{task.scale}" if options.inputs == "given" else None
+    scale = task.scale if options.inputs == "given" else None
     refused = False
     cache = ImageInfoCache(None)  # decodes each picture once for both roles
     for role in [options.role] if options.role else ROLES:
-        found = inspect(options.folder, role, task, options.patch, inputs=inputs, cache=cache)
+        found = inspect(options.folder, role, task, options.patch, scale=scale, cache=cache)
         print("\n".join(describe(found, role, task.name)))
         refused = refused or bool(found.refused)
     if refused:

@@ -38,15 +38,15 @@ class Inspection:
 
 
 def inspect(
-    path: Path, role: Role, task: Task, patch: int, *, inputs: str | None = None, cache: ImageInfoCache | None = None
+    path: Path, role: Role, task: Task, patch: int, *, scale: int | None = None, cache: ImageInfoCache | None = None
 ) -> Inspection:
     """Check every picture of a folder as a trial of ``task`` would, and continue where the trial would stop.
 
-    ``patch`` is the side of a training patch in input pixels, ``inputs`` the folder of the user's inputs, such as "X2".
+    ``patch`` is the side of a training patch in input pixels, ``scale`` that of the user's inputs, if they are used.
     Raises DataError if there are no pictures, or if their names are ambiguous.
     """
     cache = cache or ImageInfoCache(None)
-    pictures = find_pictures(path, role, inputs)
+    pictures = find_pictures(path, role, scale)
     usable: dict[str, ImageInfo] = {}
     refused = []
     for picture in pictures:

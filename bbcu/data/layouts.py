@@ -15,7 +15,6 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 DIV2K_TRUTHS: dict[Role, str] = {"train": "DIV2K_train_HR", "test": "DIV2K_valid_HR"}
 CROPPED_TRUTH = re.compile(r"GTmod([1-9][0-9]*)")
-SCALE_FOLDER = re.compile(r"X([1-9][0-9]*)")
 
 CROPPED_FOR_EVERY_SCALE = 12
 """A multiple of the scales 2, 3 and 4."""
@@ -41,8 +40,10 @@ class _Layout:
     inputs: str | None = None
 
 
-def locate(path: Path, role: Role, inputs: str | None) -> tuple[Located, ...]:
-    """Find the pictures of one set, sorted by name, and their inputs if those are asked for.
+def locate(path: Path, role: Role, scale: int | None) -> tuple[Located, ...]:
+    """Find the pictures of one set, sorted by name, and with a ``scale`` the user's inputs of that scale.
+
+    With None for the scale, inputs are made from the truths.
 
     The first of these layouts that fits is used:
 
@@ -55,8 +56,7 @@ def locate(path: Path, role: Role, inputs: str | None) -> tuple[Located, ...]:
        without inputs the scale is not known, and only ``GTmod12`` or a single one is accepted.
     4. ``DIR/baby.png``: a plain folder, which has no inputs.
 
-    ``inputs`` names the folder of a scale, such as X2, to use the user's inputs; with None they are made from the
-    truths. In layouts 1 to 3 an input has the name of its truth, with or without the suffix x2, the same in a whole
+    In layouts 1 to 3 an input has the name of its truth, with or without the suffix x2, the same in a whole
     folder. An image is recognised by its ending, in any case; an input may have another image format than its truth.
     Hidden files and subfolders are ignored. A folder named like an image is returned as an image, and refused when
     read.
@@ -65,25 +65,17 @@ def locate(path: Path, role: Role, inputs: str | None) -> tuple[Located, ...]:
     for a truth without its input or an input without its truth.
     """
     path = Path(path)
-    scale = None if inputs is None else _scale_of(inputs)
     found = _benchmark(path) or _div2k(path, role) or _cropped(path, scale) or _Layout(path)
     truths = list_images(found.truths)
     if scale is None:
         return tuple(Located(truth.stem, truth, None) for truth in truths)
     if found.inputs is None:
         raise DataError(
-            f"{printable(path)}: is a plain folder of images, without inputs at {inputs}; the layouts with inputs are "
+            f"{printable(path)}: is a plain folder of images, without inputs at X{scale}; the layouts with inputs are "
             f"{PAIRED_LAYOUTS}"
         )
     input_folder = Path(f"{found.inputs}{scale}")
     return _pair(truths, list_images(input_folder), found.truths, input_folder, f"x{scale}")
-
-
-def _scale_of(inputs: str) -> int:
-    match = SCALE_FOLDER.fullmatch(inputs)
-    if match is None:
-        raise DataError(f"inputs {inputs!r}: is not the folder of a scale, such as X2")
-    return int(match[1])
 
 
 # ---- the layouts -----------------------------------------------------------------------------------------------------
@@ -111,8 +103,8 @@ def _cropped(path: Path, scale: int | None) -> _Layout | None:
     """Recognise DIR/GTmod12 and the like; raises DataError if it is ambiguous which of them to use."""
     multiples = sorted(
         int(match[1])
-        for name in _names_if_any(path)
-        if (match := CROPPED_TRUTH.fullmatch(name)) is not None and os.path.isdir(path / name)
+        for place in path.glob("GTmod*")
+        if (match := CROPPED_TRUTH.fullmatch(place.name)) is not None and place.is_dir()
     )
     if not multiples:
         return None
@@ -126,13 +118,6 @@ def _cropped(path: Path, scale: int | None) -> _Layout | None:
         purpose = "as truths" if scale is None else f"as truths at scale {scale}"
         raise DataError(f"{printable(path)}: it is not clear which of its folders to use {purpose}: {names}")
     return _Layout(path / f"GTmod{chosen[0]}", f"{path}/LRbicx")
-
-
-def _names_if_any(path: Path) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------

@@ -42,65 +42,52 @@ class Task(Hashable, Protocol):
     @property
     def name(self) -> str:
         """The name that ``make_task`` takes."""
-        ...
 
     @property
     def identity(self) -> str:
         """A name for the task's pairs that no task with other pairs has; valid in a file name."""
-        ...
 
     @property
     def scale(self) -> int:
         """The size of the truth over that of the input."""
-        ...
 
     @property
     def colours(self) -> int:
         """The channels of input and truth: 3 or 1."""
-        ...
 
     @property
     def border(self) -> int:
         """The width of the border of the truth that is not scored, in pixels."""
-        ...
 
     @property
     def levels(self) -> tuple[str, ...]:
         """The strengths that it is tested at, as suffixes to the name of a test set; ("",) if there is only one."""
-        ...
 
     @property
     def baseline_name(self) -> str:
         """The method that is the baseline: bicubic or identity."""
-        ...
 
     @property
     def degradation(self) -> Degradation | None:
         """How training patches are degraded as they are drawn; None if inputs are made from whole pictures."""
-        ...
 
     def parameters(self) -> dict[str, Any]:
         """The canonical argument of ``make_task`` for this task."""
-        ...
 
     def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
         """The (input, truth) that training patches are cut from; the truth twice if there is a ``degradation``.
 
         ``given`` is the user's own input, which is taken as it is.
         """
-        ...
 
     def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
         """The (input, truth) of a test picture at one of the ``levels``."""
-        ...
 
     def baseline(self, input: Input) -> Pixels:
         """Restore an input without a network: the result that every network has to beat."""
-        ...
 
     def score(self, output: Pixels, truth: Pixels) -> Score:
         """Compare a restored picture with the truth, as the papers on this task do."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -111,29 +111,22 @@ def shortened(ending: str) -> Callable[[Path], None]:
     return write
 
 
+# test_bad_pictures.py has those that docs/pictures.md lists.
 BAD_FILES = [
-    pytest.param("x.png", saved("RGBA"), "alpha channel or a transparent colour (mode RGBA)", id="rgba"),
     pytest.param("x.png", saved("LA"), "alpha channel or a transparent colour (mode LA)", id="gray with alpha"),
     pytest.param("x.png", transparent_palette, "alpha channel or a transparent colour (mode P)", id="clear palette"),
     pytest.param("x.png", transparent_colour, "alpha channel or a transparent colour (mode RGB)", id="clear colour"),
-    pytest.param("x.png", saved("I;16"), "16 or more bits a channel (mode I;16)", id="16-bit gray png"),
     pytest.param("x.tif", saved("I;16"), "16 or more bits a channel (mode I;16)", id="16-bit gray tiff"),
     pytest.param("x.tif", saved("I"), "16 or more bits a channel (mode I)", id="32-bit gray tiff"),
     pytest.param("x.png", deep_png, "16 or more bits a channel (mode RGB)", id="16-bit colour png"),
     pytest.param("x.tif", deep_tiff, "16 or more bits a channel (mode RGB)", id="16-bit colour tiff"),
-    pytest.param("x.jpg", saved("CMYK"), "the colour mode CMYK", id="cmyk jpeg"),
     pytest.param("x.tif", saved("CMYK"), "the colour mode CMYK", id="cmyk tiff"),
     pytest.param("x.tif", saved("LAB"), "the colour mode LAB", id="lab"),
-    pytest.param("x.png", shortened("png"), "cannot be decoded", id="truncated png"),
     pytest.param("x.jpg", shortened("jpg"), "cannot be decoded", id="truncated jpeg"),
     pytest.param("x.bmp", shortened("bmp"), "cannot be decoded", id="truncated bmp"),
     pytest.param("x.tif", shortened("tif"), "cannot be decoded", id="truncated tiff"),
-    pytest.param("x.png", lambda path: path.write_bytes(b""), "is an empty file", id="empty"),
-    pytest.param("x.png", lambda path: path.write_text("not a picture"), "is not a picture in one of", id="text"),
     pytest.param("x.png", lambda path: Image.new("L", (4, 4)).save(path, "GIF"), "is not a picture", id="gif"),
-    pytest.param("x.png", lambda path: path.mkdir(), "is a folder", id="folder"),
     pytest.param("x.png", lambda path: os.mkfifo(path), "is not a regular file", id="pipe"),
-    pytest.param("x.png", lambda path: path.symlink_to("gone.png"), "a link to a file that", id="dangling link"),
     pytest.param("x.png", lambda path: path.symlink_to(path), "cannot be read", id="link to itself"),
     pytest.param("x.png", lambda path: None, "does not exist", id="missing"),
 ]

@@ -50,7 +50,7 @@ def test_sizes_are_counted_and_repeated_pictures_named(tmp_path: Path) -> None:
 def test_given_inputs_of_another_size_are_refused_with_both_files(tmp_path: Path) -> None:
     save(noise(40, 50), tmp_path / "HR" / "a.png")
     save(noise(20, 26), tmp_path / "LR_bicubic" / "X2" / "ax2.png")
-    (reason,) = inspect(tmp_path, "test", X2, patch=16, inputs="X2").refused
+    (reason,) = inspect(tmp_path, "test", X2, patch=16, scale=2).refused
     assert "ax2.png: the input is 26 x 20 pixels" in reason
     assert f"{tmp_path / 'HR' / 'a.png'} shrunk by 2 is 25 x 20" in reason
 

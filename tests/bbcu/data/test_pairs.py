@@ -155,7 +155,7 @@ def given_set(path: Path, input: Pixels) -> Path:
 def test_a_given_input_is_used_as_it_is(tmp_path: Path) -> None:
     input = noise(12, 15, seed=1)
     given = given_set(tmp_path, input)
-    data = prepare(folder(given, {"set": given}, "X2"), X2, patch=8)
+    data = prepare(folder(given, {"set": given}, 2), X2, patch=8)
     expected = (Pair("baby", input, noise(25, 31)[:24, :30]),)
     assert_same_pairs(data.train, expected)
     assert_same_pairs(data.test["set"], expected)
@@ -163,14 +163,14 @@ def test_a_given_input_is_used_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_given_input_survives_the_cache(tmp_path: Path) -> None:
-    pictures = folder(None, {"set": given_set(tmp_path / "set", noise(12, 15, seed=1))}, "X2")
+    pictures = folder(None, {"set": given_set(tmp_path / "set", noise(12, 15, seed=1))}, 2)
     made = prepare(pictures, X2, patch=8, cache=tmp_path / "cache")
     assert_same(made, prepare(pictures, ReadOnly(2), patch=8, cache=tmp_path / "cache"))
 
 
 def test_given_inputs_are_other_data_than_made_ones_even_where_they_are_equal(tmp_path: Path) -> None:
     given = given_set(tmp_path / "set", downscale(noise(25, 31)[:24, :30], 2))
-    of_given, of_made = (prepare(folder(None, {"set": given}, inputs), X2, 8, tmp_path) for inputs in ("X2", None))
+    of_given, of_made = (prepare(folder(None, {"set": given}, inputs), X2, 8, tmp_path) for inputs in (2, None))
     assert_same_pairs(of_given.test["set"], of_made.test["set"])
     assert of_given.fingerprint != of_made.fingerprint
 
@@ -179,7 +179,7 @@ def test_given_inputs_are_other_data_than_made_ones_even_where_they_are_equal(tm
 def test_a_given_input_of_the_wrong_size_is_refused_with_both_files(tmp_path: Path, height: int, width: int) -> None:
     given = given_set(tmp_path, noise(height, width))
     with pytest.raises(DataError) as error:
-        prepare(folder(None, {"set": given}, "X2"), X2, patch=8)
+        prepare(folder(None, {"set": given}, 2), X2, patch=8)
     assert str(error.value) == (
         f"{given}/LR_bicubic/X2/babyx2.png: the input is {width} x {height} pixels; "
         f"{given}/HR/baby.png shrunk by 2 is 15 x 12"
