@@ -60,7 +60,8 @@ class Download:
     ``folder`` is its place below the target folder. Of an archive only the folder ``member`` is unpacked, or everything
     if that is None. ``sets`` names the data sets that are subfolders of ``folder``, if it is not a set itself.
     ``sha256`` is None only for a user's URL without a checksum. ``usage`` are the overrides of a study on a download
-    that is a set itself, with DIR for the target folder.
+    that is a set itself, with DIR for the target folder. ``source`` is the GitHub repository and the file that publish
+    checksum and size.
     """
 
     name: str
@@ -70,7 +71,6 @@ class Download:
     unpack: Kind | Literal["none"]
     folder: str
     member: str | None
-    layout: str
     licence: str
     source: str
     usage: str = ""
@@ -95,8 +95,7 @@ DIV2K_ARCHIVES = (
     ("DIV2K_valid_LR_bicubic_X3", 54513392, "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3"),
     ("DIV2K_valid_LR_bicubic_X4", 31505881, "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"),
 )
-"""Name, bytes and SHA-256 of each archive of DIV2K, as TensorFlow Datasets records them for its own downloads;
-github.com/tensorflow/datasets, tensorflow_datasets/url_checksums/div2k.txt."""
+"""Name, bytes and SHA-256 of each archive of DIV2K, as TensorFlow Datasets records them for its own downloads."""
 
 
 def _div2k(archive: str, size: int, sha256: str) -> Download:
@@ -112,7 +111,6 @@ def _div2k(archive: str, size: int, sha256: str) -> Download:
         unpack="zip",
         folder=f"DIV2K/{folder}",
         member=folder,
-        layout="DIV2K, truths" if is_truth else "DIV2K, inputs",
         licence="academic research only",
         source="tensorflow/datasets: url_checksums/div2k.txt",
         usage=usage if is_truth else f"{usage} (with DIV2K_train_HR and DIV2K_valid_HR)",
@@ -123,8 +121,6 @@ DOWNLOADS: Mapping[str, Download] = {
     download.name: download
     for download in (
         *(_div2k(*archive) for archive in DIV2K_ARCHIVES),
-        # Checksum and size: github.com/YeapJieShen/single-image-super-resolution, tests/utils/test_imresize.py, which
-        # compares its resizing with these very files.
         Download(
             name="benchmark",
             url="https://cv.snu.ac.kr/research/EDSR/benchmark.tar",
@@ -133,13 +129,11 @@ DOWNLOADS: Mapping[str, Download] = {
             unpack="tar",
             folder="benchmark",
             member="benchmark",
-            layout="a folder for each set, with HR and LR_bicubic",
             licence="none stated; research benchmarks",
             source="YeapJieShen/single-image-super-resolution: tests/utils/test_imresize.py",
             sets=("Set5", "Set14", "B100", "Urban100"),
         ),
-        # Checksum and size: github.com/SharoonSharif/conv3x3-engine-zynq, eval/README.md; an unrelated
-        # project, github.com/hasslelee/flipguard, records the same two.
+        # An unrelated project, github.com/hasslelee/flipguard, records the same checksum and size.
         Download(
             name="BSDS500",
             url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
@@ -148,7 +142,6 @@ DOWNLOADS: Mapping[str, Download] = {
             unpack="tar",
             folder="BSDS500",
             member="BSR/BSDS500/data/images",
-            layout="plain folders train, val and test",
             licence="non-commercial research and education",
             source="SharoonSharif/conv3x3-engine-zynq: eval/README.md",
             usage="data=folder data.train=DIR/BSDS500/train data.test='{BSDS500: DIR/BSDS500/test}'",
@@ -187,7 +180,6 @@ def download_of(url: str, sha256: str | None) -> Download:
         unpack=ARCHIVES.get(ending, "none"),
         folder=folder,
         member=None,
-        layout="as the file has it",
         licence="unknown",
         source="the command line",
         usage=f"data=folder data.train=DIR/{folder}",

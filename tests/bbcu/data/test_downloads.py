@@ -510,7 +510,7 @@ def test_fetch_says_where_the_set_is_and_how_to_use_it(
     sha256 = hashlib.sha256(content).hexdigest().upper()
     assert main(["fetch", site.url, "--to", str(tmp_path), "--sha256", sha256]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"set.zip is in {tmp_path}/set: as the file has it",
+        f"set.zip is in {tmp_path}/set",
         f"use it: data=folder data.train={tmp_path}/set",
     ]
 

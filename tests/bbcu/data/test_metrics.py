@@ -62,11 +62,6 @@ def test_psnr_of_bytes_does_not_wrap_below_zero() -> None:
     assert psnr(dark, light) == psnr(light, dark) == pytest.approx(20 * math.log10(25.5))
 
 
-def test_psnr_is_relative_to_the_peak() -> None:
-    output, truth = np.array([[0.6]]), np.array([[0.5]])
-    assert psnr(output, truth, peak=1.0) == pytest.approx(20.0)
-
-
 def test_psnr_of_identical_pictures_is_infinite() -> None:
     assert psnr(plane(4, 4, 0), plane(4, 4, 0)) == math.inf
 
