@@ -41,29 +41,18 @@ def ssim_by_windows(first: Plane, second: Plane) -> float:
 
 
 @pytest.mark.parametrize(
-    ("difference", "expected"),
-    [(1, 20 * math.log10(255)), (10, 20 * math.log10(25.5)), (255, 0.0)],
-    ids=lambda value: f"{value:.4g}",
+    ("first", "second", "expected"),
+    [
+        pytest.param([0, 0, 0], [1, 1, 1], 20 * math.log10(255), id="one level"),
+        pytest.param([10, 10, 10], [20, 20, 20], 20 * math.log10(25.5), id="ten levels"),
+        pytest.param([0, 0, 0], [255, 255, 255], 0.0, id="black for white"),
+        pytest.param([0, 0, 0], [6, 0, 0], 10 * math.log10(255**2 / (6**2 / 3)), id="the mean over all values"),
+        pytest.param([7, 8, 9], [7, 8, 9], math.inf, id="identical"),
+    ],
 )
-def test_psnr_of_a_constant_difference(difference: int, expected: float) -> None:
-    truth = np.zeros((4, 5, 3), dtype=np.uint8)
-    assert psnr(truth + np.uint8(difference), truth) == pytest.approx(expected, abs=1e-12)
-
-
-def test_psnr_averages_the_squared_error_over_all_values() -> None:
-    truth = np.zeros((2, 2, 3), dtype=np.uint8)
-    output = truth.copy()
-    output[0, 0, 0] = 6
-    assert psnr(output, truth) == pytest.approx(10 * math.log10(255**2 / (6**2 / 12)))
-
-
-def test_psnr_of_bytes_does_not_wrap_below_zero() -> None:
-    dark, light = np.array([[10]], dtype=np.uint8), np.array([[20]], dtype=np.uint8)
-    assert psnr(dark, light) == psnr(light, dark) == pytest.approx(20 * math.log10(25.5))
-
-
-def test_psnr_of_identical_pictures_is_infinite() -> None:
-    assert psnr(plane(4, 4, 0), plane(4, 4, 0)) == math.inf
+def test_psnr_is_that_of_the_mean_squared_error(first: list[int], second: list[int], expected: float) -> None:
+    one, other = (np.array([[pixel]], dtype=np.uint8) for pixel in (first, second))
+    assert psnr(one, other) == psnr(other, one) == pytest.approx(expected, abs=1e-12)
 
 
 SIZES = pytest.mark.parametrize(("height", "width"), [(11, 11), (11, 17), (24, 19)], ids=["one", "one row", "many"])

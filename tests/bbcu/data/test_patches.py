@@ -96,14 +96,6 @@ def test_a_batch_is_float32_with_channels_first(scale: int) -> None:
     assert truths.is_contiguous()
 
 
-@pytest.mark.parametrize(("level", "expected"), [(0, 0.0), (51, 0.2), (255, 1.0)])
-def test_a_batch_holds_levels_as_fractions_of_white(level: int, expected: float) -> None:
-    flat = np.full((8, 8, 3), level, dtype=np.uint8)
-    sampler = PatchSampler([Pair("flat", flat, flat)], scale=1, patch=4, batch=2, seed=0)
-    for values in sampler.batch_at(0):
-        torch.testing.assert_close(values, torch.full((2, 3, 4, 4), expected))
-
-
 def sampler_of(task: Task, seed: int = 3, cache: Path | None = None) -> PatchSampler:
     data = prepare(some_pictures(), task, 6, cache)
     return PatchSampler(data.train, task.scale, 6, 4, seed, degradation=task.degradation, release=data.release)
