@@ -1,6 +1,6 @@
 """Operations and parameters by both counts; every expected number is written as a sum."""
 
-import subprocess
+import runpy
 import sys
 from decimal import Decimal
 from typing import Any
@@ -212,10 +212,12 @@ def test_the_page_is_what_the_command_prints(
     assert f"| `bam` | BAM | 18.55 | 20.52 | 225 | 226 | 19.42 | 233.3 | {row.remark} |" in written
 
 
-def test_the_command_runs_as_a_module() -> None:
-    command = [sys.executable, "-m", "bbcu.model.cost", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert "Print the cost of every method" in done.stdout
+def test_the_command_runs_as_a_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["cost", "--help"])
+    monkeypatch.delitem(sys.modules, "bbcu.model.cost")
+    with pytest.raises(SystemExit):
+        runpy.run_module("bbcu.model.cost", run_name="__main__")
+    assert "Print the cost of every method" in capsys.readouterr().out
 
 
 # --- with everything counted ------------------------------------------------------------------------------------------

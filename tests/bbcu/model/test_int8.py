@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bbcu.data.images import downscale
-from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.errors import ConfigError
 from bbcu.model import int8
@@ -23,7 +21,7 @@ from bbcu.training.acceleration import cpp_compiler, enable_int8, plan_for, reso
 from bbcu.training.evaluation import restore
 from bbcu.training.loop import Training
 from bbcu.training.settings import TrainSettings
-from tests.harness.builders import dncnn, drawn, noise, srresnet
+from tests.harness.builders import blobs, dncnn, drawn, noise, srresnet
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 HAS_VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni"))
@@ -102,11 +100,6 @@ def cells() -> dict[str, nn.Module]:
             unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
             networks[name] = srresnet(blocks=2, unit=UnitSpec(**unit), **method.network)
     return networks
-
-
-def blobs(seed: int, scale: int) -> Pair:
-    truth = np.kron(noise(8, 8, seed), np.ones((4, 4, 1), dtype=np.uint8))
-    return Pair(f"blobs{seed}", downscale(truth, scale) if scale > 1 else truth, truth)
 
 
 def assert_same_state(found: nn.Module, expected: nn.Module) -> None:
