@@ -1,7 +1,6 @@
 """The folder layouts in which people have their pictures, and which input belongs to which truth."""
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,6 @@ Role = Literal["train", "test"]
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 DIV2K_TRUTHS: dict[Role, str] = {"train": "DIV2K_train_HR", "test": "DIV2K_valid_HR"}
-CROPPED_TRUTH = re.compile(r"GTmod([1-9][0-9]*)")
-
-CROPPED_FOR_EVERY_SCALE = 12
-"""A multiple of the scales 2, 3 and 4."""
 
 PAIRED_LAYOUTS = "DIR/HR with DIR/LR_bicubic/X2, DIR/DIV2K_train_HR with DIR/DIV2K_train_LR_bicubic/X2, "
 PAIRED_LAYOUTS += "DIR/GTmod12 with DIR/LRbicx2"
@@ -52,8 +47,6 @@ def locate(path: Path, role: Role, scale: int | None) -> tuple[Located, ...]:
        ``DIV2K_train_HR``, the role test ``DIV2K_valid_HR``. DIR may be either of the two itself, in any role; its
        inputs are then expected beside it.
     3. ``DIR/GTmod12/baby.png`` with ``DIR/LRbicx2/baby.png``: the benchmarks of BasicSR, cropped to a multiple of 12.
-       Of several such folders the one of the scale is used, then ``GTmod12``, then the smallest multiple of the scale;
-       without inputs the scale is not known, and only ``GTmod12`` or a single one is accepted.
     4. ``DIR/baby.png``: a plain folder, which has no inputs.
 
     In layouts 1 to 3 an input has the name of its truth, with or without the suffix x2, the same in a whole
@@ -65,7 +58,7 @@ def locate(path: Path, role: Role, scale: int | None) -> tuple[Located, ...]:
     for a truth without its input or an input without its truth.
     """
     path = Path(path)
-    found = _benchmark(path) or _div2k(path, role) or _cropped(path, scale) or _Layout(path)
+    found = _benchmark(path) or _div2k(path, role) or _cropped(path) or _Layout(path)
     truths = list_images(found.truths)
     if scale is None:
         return tuple(Located(truth.stem, truth, None) for truth in truths)
@@ -87,6 +80,11 @@ def _benchmark(path: Path) -> _Layout | None:
     return _Layout(path / "HR", f"{path}/LR_bicubic/X") if os.path.isdir(path / "HR") else None
 
 
+def _cropped(path: Path) -> _Layout | None:
+    """Recognise DIR/GTmod12."""
+    return _Layout(path / "GTmod12", f"{path}/LRbicx") if os.path.isdir(path / "GTmod12") else None
+
+
 def _div2k(path: Path, role: Role) -> _Layout | None:
     """Recognise DIV2K, or one of its two folders of truths."""
     itself = Path(os.path.abspath(path))
@@ -97,27 +95,6 @@ def _div2k(path: Path, role: Role) -> _Layout | None:
     else:
         return None
     return _Layout(path / truths, f"{path / truths.removesuffix('_HR')}_LR_bicubic/X")
-
-
-def _cropped(path: Path, scale: int | None) -> _Layout | None:
-    """Recognise DIR/GTmod12 and the like; raises DataError if it is ambiguous which of them to use."""
-    multiples = sorted(
-        int(match[1])
-        for place in path.glob("GTmod*")
-        if (match := CROPPED_TRUTH.fullmatch(place.name)) is not None and place.is_dir()
-    )
-    if not multiples:
-        return None
-    preferred = [CROPPED_FOR_EVERY_SCALE] if scale is None else [scale, CROPPED_FOR_EVERY_SCALE]
-    fitting = multiples if scale is None else [multiple for multiple in multiples if multiple % scale == 0]
-    chosen = [multiple for multiple in preferred if multiple in fitting]
-    if not chosen and (scale is not None or len(fitting) == 1):
-        chosen = fitting[:1]
-    if not chosen:
-        names = ", ".join(f"GTmod{multiple}" for multiple in multiples)
-        purpose = "as truths" if scale is None else f"as truths at scale {scale}"
-        raise DataError(f"{printable(path)}: it is not clear which of its folders to use {purpose}: {names}")
-    return _Layout(path / f"GTmod{chosen[0]}", f"{path}/LRbicx")
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------

@@ -115,36 +115,9 @@ def test_the_first_layout_that_fits_is_taken(tmp_path: Path) -> None:
         assert locate(tmp_path, "test", None)[0].truth == tmp_path / truth
 
 
-def test_a_file_named_like_a_cropped_folder_makes_no_layout(tmp_path: Path) -> None:
-    make(tmp_path, "GTmod12", "a.png")
+def test_a_file_named_like_a_folder_of_truths_makes_no_layout(tmp_path: Path) -> None:
+    make(tmp_path, "GTmod12", "HR", "a.png")
     assert shown(tmp_path, locate(tmp_path, "test", None)) == [("a", "a.png", None)]
-
-
-@pytest.mark.parametrize(
-    ("folders", "inputs", "chosen"),
-    [
-        pytest.param(["GTmod12"], None, "GTmod12", id="the only one"),
-        pytest.param(["GTmod3"], None, "GTmod3", id="the only one, of another multiple"),
-        pytest.param(["GTmod2", "GTmod12"], None, "GTmod12", id="12 where no scale is known"),
-        pytest.param(["GTmod2", "GTmod12"], 2, "GTmod2", id="the scale's own"),
-        pytest.param(["GTmod2", "GTmod12"], 3, "GTmod12", id="12 before another multiple"),
-        pytest.param(["GTmod4", "GTmod8"], 2, "GTmod4", id="the smallest that the scale divides"),
-    ],
-)
-def test_of_several_cropped_folders_the_one_that_suits_the_scale_is_taken(
-    tmp_path: Path, folders: list[str], inputs: str | None, chosen: str
-) -> None:
-    make(tmp_path, *(f"{folder}/baby.png" for folder in folders), "LRbicx2/baby.png", "LRbicx3/baby.png")
-    assert locate(tmp_path, "test", inputs)[0].truth == tmp_path / chosen / "baby.png"
-
-
-@pytest.mark.parametrize(
-    ("inputs", "purpose"), [(None, "as truths"), (5, "as truths at scale 5")], ids=["no scale", "none fits"]
-)
-def test_cropped_folders_of_which_none_is_meant_are_all_named(tmp_path: Path, inputs: str | None, purpose: str) -> None:
-    make(tmp_path, "GTmod2/baby.png", "GTmod3/baby.png")
-    message = refusal(tmp_path, inputs)
-    assert message == f"{tmp_path}: it is not clear which of its folders to use {purpose}: GTmod2, GTmod3"
 
 
 # ---- truths and inputs -----------------------------------------------------------------------------------------------
