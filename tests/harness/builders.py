@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bbcu.data.images import Pixels, downscale
 from bbcu.data.pairs import Pair
 from bbcu.data.sources import InMemory, Picture, Pictures
+from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, SRResNet, build
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit, UnitShape
@@ -123,7 +124,14 @@ def in_another_process(
         return pool.submit(function, *arguments, **keywords).result()
 
 
-# ---- pairs -----------------------------------------------------------------------------------------------------------
+# ---- methods and pairs -----------------------------------------------------------------------------------------------
+
+
+def of_method(name: str, seed: int = 0) -> SRResNet:
+    """A small network of a published method."""
+    method = METHODS[name]
+    unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
+    return srresnet(blocks=2, seed=seed, unit=UnitSpec(**unit), **method.network)
 
 
 def blobs(seed: int = 0, scale: int = 2) -> Pair:

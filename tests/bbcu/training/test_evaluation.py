@@ -131,23 +131,6 @@ def test_self_ensemble_is_the_mean_of_the_outputs_for_the_eight_symmetries(
     assert not np.array_equal(found, restore(network, picture, CPU))
 
 
-def test_self_ensemble_takes_the_mean_before_it_rounds() -> None:
-    class Uneven(nn.Module):
-        """Answers 100.3 for upright pictures and 100.6 for those that lie on their side."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.full_like(x, (100.3 if x.shape[2] > x.shape[3] else 100.6) / 255)
-
-    picture = np.zeros((5, 4, 3), dtype=np.uint8)
-    assert np.unique(restore(Uneven(), picture, CPU, ENSEMBLE)).tolist() == [100]  # of 100 and 101 it would be 101
-
-
-@pytest.mark.parametrize("network", [nn.Identity(), nn.Upsample(scale_factor=2), nn.AvgPool2d(3, 1, 1)], ids=str)
-def test_self_ensemble_changes_nothing_for_a_network_without_a_preferred_direction(network: nn.Module) -> None:
-    picture = soft_blobs(0, 13, 18)
-    np.testing.assert_array_equal(restore(network, picture, CPU, ENSEMBLE), restore(network, picture, CPU))
-
-
 # ---- how far a network sees ------------------------------------------------------------------------------------------
 
 
