@@ -19,7 +19,7 @@ from bbcu.model.methods import BASELINE
 def _prepared(
     train: str | None,
     test: tuple[tuple[str, str], ...] | None,
-    inputs: str | None,
+    scale: int | None,
     task: "Task",
     patch: int,
     cache: Path,
@@ -31,7 +31,7 @@ def _prepared(
     if test is None:
         pictures = embedded()
     else:
-        pictures = folder(Path(train) if train else None, {name: Path(path) for name, path in test}, inputs)
+        pictures = folder(Path(train) if train else None, {name: Path(path) for name, path in test}, scale)
     return prepare(pictures, task, patch, cache)
 
 
@@ -48,7 +48,7 @@ def data_of(config: Config) -> "PreparedData":
         raise ConfigError("no value for data.train: set it on the command line, as in data.train=DIR")
     if config.data.inputs == "given" and task.degradation is not None:
         raise ConfigError(f"data.inputs=given: {task.name} makes its inputs from the pictures; use data.inputs=made")
-    inputs = f"X{task.scale}" if config.data.inputs == "given" else None
+    scale = task.scale if config.data.inputs == "given" else None
     # A method that trains nothing scores the same whatever others train on.
     train = config.data.train if trains else None
-    return _prepared(train, tuple(config.data.test.items()), inputs, task, config.train.patch, cache)
+    return _prepared(train, tuple(config.data.test.items()), scale, task, config.train.patch, cache)

@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import os
 import re
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bbcu.data.downloads import DOWNLOAD_OF_SET, DOWNLOADS, Download, download_of, fetch
-from bbcu.data.inspection import Inspection, inspect
 from bbcu.data.layouts import Role, printable
-from bbcu.data.sources import ImageInfoCache
-from bbcu.data.tasks import STRENGTHS, TASKS, make_task
+from bbcu.data.pairs import check_picture
+from bbcu.data.sources import ImageInfo, ImageInfoCache, Pictures, find_pictures, fingerprint
+from bbcu.data.tasks import STRENGTHS, TASKS, Task, make_task
 from bbcu.errors import BbcuError, ConfigError, DataError, unknown
 
 ROLES: tuple[Role, ...] = ("train", "test")
@@ -32,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_line().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has read enough. At its end Python flushes again, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except BbcuError as error:
         print(f"data: {error}", file=sys.stderr)
         return WRONG_USE if isinstance(error, ConfigError) else FAILED
@@ -100,7 +106,7 @@ def run_fetch(options: argparse.Namespace) -> None:
             )
         print(f"{options.set} is in {printable(place / options.set)}, from {download.name}")
     else:
-        print(f"{download.name} is in {printable(place)}: {download.layout}")
+        print(f"{download.name} is in {printable(place)}")
     print(f"use it: {download.usage_of(options.set).replace('DIR/', f'{printable(options.to)}/')}")
 
 
@@ -126,35 +132,49 @@ def run_check(options: argparse.Namespace) -> None:
     task = make_task({"name": options.task, **{key: 10 for key in STRENGTHS.get(options.task, ())}})
     if options.inputs == "given" and task.degradation is not None:
         raise ConfigError(f"--inputs given: {task.name} makes its inputs from the pictures")
-    inputs = f"X{task.scale}" if options.inputs == "given" else None
-    refused = False
     cache = ImageInfoCache(None)  # decodes each picture once for both roles
-    for role in [options.role] if options.role else ROLES:
-        found = inspect(options.folder, role, task, options.patch, inputs=inputs, cache=cache)
-        print("\n".join(describe(found, role, task.name)))
-        refused = refused or bool(found.refused)
-    if refused:
+    roles = [options.role] if options.role else ROLES
+    refused = [check_role(role, options, task, cache) for role in roles]
+    if any(refused):
         raise DataError(f"{printable(options.folder)}: a trial of {task.name} would stop at the first refused picture")
 
 
-def describe(found: Inspection, role: Role, task_name: str) -> list[str]:
-    """The lines that are printed for one role."""
+def check_role(role: Role, options: argparse.Namespace, task: Task, cache: ImageInfoCache) -> bool:
+    """Check every picture as a trial would, and print the result for one role; return whether one is refused.
+
+    A picture that is refused does not end the check, as it would a trial.
+    """
+    pictures = find_pictures(options.folder, role, task.scale if options.inputs == "given" else None)
+    infos: dict[str, ImageInfo] = {}
+    refused = []
+    for picture in pictures:
+        try:
+            check_picture(picture, cache.info, task, options.patch if role == "train" else None)
+            infos[picture.name] = cache.info(picture.truth)
+        except DataError as error:
+            refused.append(str(error))
     purpose = "to train on" if role == "train" else "to test on"
-    lines = [f"{task_name}, {purpose}: {len(found.usable)} pictures can be used, {len(found.refused)} are refused"]
-    sizes = found.sizes.most_common()
-    lines += [f"  {number} of {width} x {height}" for (width, height), number in sizes[:SIZES_SHOWN]]
+    print(f"{task.name}, {purpose}: {len(infos)} pictures can be used, {len(refused)} are refused")
+    sizes = Counter((info.width, info.height) for info in infos.values()).most_common()
+    for (width, height), number in sizes[:SIZES_SHOWN]:
+        print(f"  {number} of {width} x {height}")
     if len(sizes) > SIZES_SHOWN:
-        widths, heights = zip(*found.sizes, strict=True)
-        rest = sum(number for _, number in sizes[SIZES_SHOWN:])
-        lines.append(
-            f"  {rest} of {len(sizes) - SIZES_SHOWN} other sizes; all within "
-            f"{min(widths)} x {min(heights)} and {max(widths)} x {max(heights)}"
+        widths, heights = zip(*(size for size, _ in sizes), strict=True)
+        print(
+            f"  {sum(number for _, number in sizes[SIZES_SHOWN:])} of {len(sizes) - SIZES_SHOWN} other sizes; all "
+            f"within {min(widths)} x {min(heights)} and {max(widths)} x {max(heights)}"
         )
-    lines += [f"  the same pixels: {', '.join(names)}" for names in found.duplicates]
-    lines += [f"  refused: {reason}" for reason in found.refused]
-    if found.fingerprint is not None:
-        lines.append(f"  fingerprint {found.fingerprint}")
-    return lines
+    names = defaultdict(list)
+    for name, info in infos.items():
+        names[info].append(name)
+    for same in names.values():
+        if len(same) > 1:
+            print(f"  the same pixels: {', '.join(same)}")
+    for reason in refused:
+        print(f"  refused: {reason}")
+    if not refused:
+        print(f"  fingerprint {fingerprint(Pictures(pictures, {}), cache)}")
+    return bool(refused)
 
 
 if __name__ == "__main__":

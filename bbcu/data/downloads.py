@@ -1,8 +1,7 @@
 """Public data sets by name: downloaded, checked against a published SHA-256, and unpacked.
 
 A broken download resumes where it stopped, also in the next run of the program. A set appears under its name only when
-it is complete. pooch names the file, compares the checksum and deletes a wrong file; it cannot resume, so it is given a
-downloader that can.
+it is complete.
 """
 
 import hashlib
@@ -21,7 +20,6 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import filelock
-import pooch  # type: ignore[import-untyped]
 import requests
 from urllib3.exceptions import HTTPError
 
@@ -43,6 +41,12 @@ DOWNLOADS_FOLDER = ".downloads"
 TEMPORARY_FAULTS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 """Status codes below 500 after which it is worth trying again."""
 
+ATTEMPTS = 5
+"""How many attempts in a row without a new byte end a download."""
+
+TIMEOUT_SECONDS = 30.0
+"""How long a server may send nothing until the attempt has failed."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,7 +60,8 @@ class Download:
     ``folder`` is its place below the target folder. Of an archive only the folder ``member`` is unpacked, or everything
     if that is None. ``sets`` names the data sets that are subfolders of ``folder``, if it is not a set itself.
     ``sha256`` is None only for a user's URL without a checksum. ``usage`` are the overrides of a study on a download
-    that is a set itself, with DIR for the target folder.
+    that is a set itself, with DIR for the target folder. ``source`` is the GitHub repository and the file that publish
+    checksum and size.
     """
 
     name: str
@@ -66,7 +71,6 @@ class Download:
     unpack: Kind | Literal["none"]
     folder: str
     member: str | None
-    layout: str
     licence: str
     source: str
     usage: str = ""
@@ -91,8 +95,7 @@ DIV2K_ARCHIVES = (
     ("DIV2K_valid_LR_bicubic_X3", 54513392, "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3"),
     ("DIV2K_valid_LR_bicubic_X4", 31505881, "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"),
 )
-"""Name, bytes and SHA-256 of each archive of DIV2K, as TensorFlow Datasets records them for its own downloads;
-github.com/tensorflow/datasets, tensorflow_datasets/url_checksums/div2k.txt."""
+"""Name, bytes and SHA-256 of each archive of DIV2K, as TensorFlow Datasets records them for its own downloads."""
 
 
 def _div2k(archive: str, size: int, sha256: str) -> Download:
@@ -108,7 +111,6 @@ def _div2k(archive: str, size: int, sha256: str) -> Download:
         unpack="zip",
         folder=f"DIV2K/{folder}",
         member=folder,
-        layout="DIV2K, truths" if is_truth else "DIV2K, inputs",
         licence="academic research only",
         source="tensorflow/datasets: url_checksums/div2k.txt",
         usage=usage if is_truth else f"{usage} (with DIV2K_train_HR and DIV2K_valid_HR)",
@@ -119,8 +121,6 @@ DOWNLOADS: Mapping[str, Download] = {
     download.name: download
     for download in (
         *(_div2k(*archive) for archive in DIV2K_ARCHIVES),
-        # Checksum and size: github.com/YeapJieShen/single-image-super-resolution, tests/utils/test_imresize.py, which
-        # compares its resizing with these very files.
         Download(
             name="benchmark",
             url="https://cv.snu.ac.kr/research/EDSR/benchmark.tar",
@@ -129,13 +129,11 @@ DOWNLOADS: Mapping[str, Download] = {
             unpack="tar",
             folder="benchmark",
             member="benchmark",
-            layout="a folder for each set, with HR and LR_bicubic",
             licence="none stated; research benchmarks",
             source="YeapJieShen/single-image-super-resolution: tests/utils/test_imresize.py",
             sets=("Set5", "Set14", "B100", "Urban100"),
         ),
-        # Checksum and size: github.com/SharoonSharif/conv3x3-engine-zynq, eval/README.md; an unrelated
-        # project, github.com/hasslelee/flipguard, records the same two.
+        # An unrelated project, github.com/hasslelee/flipguard, records the same checksum and size.
         Download(
             name="BSDS500",
             url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
@@ -144,7 +142,6 @@ DOWNLOADS: Mapping[str, Download] = {
             unpack="tar",
             folder="BSDS500",
             member="BSR/BSDS500/data/images",
-            layout="plain folders train, val and test",
             licence="non-commercial research and education",
             source="SharoonSharif/conv3x3-engine-zynq: eval/README.md",
             usage="data=folder data.train=DIR/BSDS500/train data.test='{BSDS500: DIR/BSDS500/test}'",
@@ -183,7 +180,6 @@ def download_of(url: str, sha256: str | None) -> Download:
         unpack=ARCHIVES.get(ending, "none"),
         folder=folder,
         member=None,
-        layout="as the file has it",
         licence="unknown",
         source="the command line",
         usage=f"data=folder data.train=DIR/{folder}",
@@ -193,23 +189,11 @@ def download_of(url: str, sha256: str | None) -> Download:
 # ---- fetching --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When a download is given up: after ``failures`` attempts in a row without a new byte.
-
-    The pause before an attempt is ``pause_seconds`` times the failures so far. A server that sends nothing for
-    ``timeout_seconds`` has failed.
-    """
-
-    failures: int = 5
-    pause_seconds: float = 1.0
-    timeout_seconds: float = 30.0
-
-
-def fetch(download: Download, target: Path, *, progress: Progress, retry: RetryPolicy = RetryPolicy()) -> Path:
+def fetch(download: Download, target: Path, *, progress: Progress, pause_seconds: float = 1.0) -> Path:
     """Download and unpack below ``target`` unless it is there already, and return its path.
 
-    Without a checksum to compare, the SHA-256 of the file is logged.
+    A download is given up after five attempts in a row without a new byte; the pause before an attempt is
+    ``pause_seconds`` times the failures so far. Without a checksum to compare, the SHA-256 of the file is logged.
     Raises DataError, which names the URL or the file, if the server refuses, the connection breaks too often, the size
     or the checksum is wrong, the archive is damaged, too large or unsafe, the disk cannot be written, or another
     process is fetching the same.
@@ -221,7 +205,10 @@ def fetch(download: Download, target: Path, *, progress: Progress, retry: RetryP
             downloads.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(downloads / f"{download.folder.replace('/', '-')}.lock", timeout=0):
                 if not _exists(place):
-                    _install(_retrieve(download, downloads, progress, retry), download, place)
+                    part = _Part(downloads / f"{hashlib.sha256(download.url.encode()).hexdigest()}.part")
+                    _complete(part, download, progress, pause_seconds)
+                    _check_sha256(part, download)
+                    _install(part, download, place)
     except filelock.Timeout:
         raise DataError(f"{printable(place)}: another process is fetching it") from None
     except OSError as error:
@@ -234,42 +221,71 @@ def _exists(place: Path) -> bool:
     return place.is_file() or (place.is_dir() and any(place.iterdir()))
 
 
-def _retrieve(download: Download, downloads: Path, progress: Progress, retry: RetryPolicy) -> Path:
-    """Download a file, or return the one that an earlier run downloaded and could not unpack."""
-    known_hash = None if download.sha256 is None else f"sha256:{download.sha256.lower()}"
-    downloader = ResumingDownloader(download.bytes, progress, retry)
-    # The user sees the progress bar; pooch would log every step besides.
-    pooch.get_logger().setLevel(logging.WARNING)
-    try:
-        file = Path(pooch.retrieve(download.url, known_hash=known_hash, path=downloads, downloader=downloader))
-    except ValueError as error:
-        # The checksum is wrong; pooch has deleted the file, and its message names both checksums.
-        raise DataError(f"{printable(download.url)}: {one_line(error)}") from None
-    if known_hash is None:
-        logger.warning("%s: no checksum was given to compare; the SHA-256 is %s", download.url, pooch.file_hash(file))
-    return file
+class _Part:
+    """The beginning of a file, and a record of the whole file beside it; both survive the program.
+
+    ``validator`` is the server's name for this version of the file; without one the part cannot be resumed. ``total``
+    is the size of the whole file in bytes.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Read the record of an earlier run, if there is one."""
+        self.file, self._record = file, file.with_name(f"{file.name}.json")
+        self.validator: str | None = None
+        self.total: int | None = None
+        # Without a readable record the download starts over, which is always right.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(self._record.read_text())
+            self.validator, self.total = record["validator"], record["total"]
+
+    @property
+    def size(self) -> int:
+        return self.file.stat().st_size if self.file.exists() else 0
+
+    @property
+    def resumable(self) -> bool:
+        return self.validator is not None and self.size > 0
+
+    def describe(self, validator: str | None, total: int | None) -> None:
+        self.validator, self.total = validator, total
+        self._record.write_text(json.dumps({"validator": validator, "total": total}))
+
+    def remove(self) -> None:
+        self.file.unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
+        self.validator = self.total = None
 
 
-def _install(file: Path, download: Download, place: Path) -> None:
+def _check_sha256(part: _Part, download: Download) -> None:
+    """Raise DataError and delete the file if its checksum is wrong; log the checksum if none is known."""
+    with open(part.file, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if download.sha256 is None:
+        logger.warning("%s: no checksum was given to compare; the SHA-256 is %s", download.url, found)
+    elif found != download.sha256.lower():
+        part.remove()
+        raise DataError(f"{printable(download.url)}: the SHA-256 is {found}, not {download.sha256.lower()}")
+
+
+def _install(part: _Part, download: Download, place: Path) -> None:
     """Unpack a file, move the result to its place in one step, and delete the file unless the disk failed."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    if download.unpack == "none":
-        os.replace(file, place)
-        return
     # On the same disk as the place, so that it can be renamed.
     unpacking = place.with_name(f".{place.name}.unpacking")
     shutil.rmtree(unpacking, ignore_errors=True)
     try:
-        unpacking.mkdir()
-        try:
-            unpack(file, download.unpack, download.member, unpacking)
-        except DataError as error:
-            file.unlink()
-            raise DataError(f"{printable(download.url)}: {error}") from None
-        os.rename(_content_of(unpacking) if download.member is None else unpacking, place)
+        if download.unpack == "none":
+            os.replace(part.file, place)
+        else:
+            unpacking.mkdir()
+            unpack(part.file, download.unpack, download.member, unpacking)
+            os.rename(_content_of(unpacking) if download.member is None else unpacking, place)
+    except DataError as error:
+        part.remove()
+        raise DataError(f"{printable(download.url)}: {error}") from None
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
-    file.unlink()
+    part.remove()
 
 
 def _content_of(folder: Path) -> Path:
@@ -285,143 +301,87 @@ class _TemporaryFault(Exception):
     """An attempt failed in a way that may not happen again."""
 
 
-@dataclass
-class _Part:
-    """The beginning of a file, and a record of the whole file beside it; both survive the program.
-
-    ``validator`` is the server's name for this version of the file; without one the part cannot be resumed. ``total``
-    is the size of the whole file in bytes.
-    """
-
-    file: Path
-    validator: str | None = None
-    total: int | None = None
-
-    @classmethod
-    def resume(cls, file: Path) -> "_Part":
-        """Read the record of an earlier run, if there is one."""
-        part = cls(file)
-        # Without a readable record the download starts over, which is always right.
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(part.record.read_text())
-            part.validator, part.total = record["validator"], record["total"]
-        return part
-
-    @property
-    def record(self) -> Path:
-        return self.file.with_name(f"{self.file.name}.json")
-
-    @property
-    def size(self) -> int:
-        return self.file.stat().st_size if self.file.exists() else 0
-
-    @property
-    def resumable(self) -> bool:
-        return self.validator is not None and self.size > 0
-
-    @property
-    def complete(self) -> bool:
-        return self.total is not None and self.size == self.total
-
-    def start_over(self, validator: str | None, total: int | None) -> None:
-        self.file.write_bytes(b"")
-        self.validator, self.total = validator, total
-        self.record.write_text(json.dumps({"validator": validator, "total": total}))
-
-    def move(self, place: Path) -> None:
-        os.replace(self.file, place)
-        self.record.unlink(missing_ok=True)
-
-
-class ResumingDownloader:
-    """Downloads a file for pooch, and resumes where an attempt stopped, in this run or an earlier one.
+def _complete(part: _Part, download: Download, progress: Progress, pause_seconds: float) -> None:
+    """Download what is missing of a file, in several attempts if need be; raises DataError, which names the URL.
 
     The rest is requested with Range and If-Range. A server that does not support ranges, does not say which version of
     the file it has, or has another version by now makes the download start over.
     """
-
-    def __init__(self, size: int | None, progress: Progress, retry: RetryPolicy) -> None:
-        """Expect ``size`` bytes, or what the server states if that is None."""
-        self._size, self._progress, self._retry = size, progress, retry
-
-    def __call__(self, url: str, output_file: str, pooch: object) -> None:
-        """Write the file at ``url`` to ``output_file``; raises DataError, which names the URL.
-
-        The part is kept beside ``output_file``, which pooch deletes after a failure.
-        """
-        part = _Part.resume(Path(output_file).with_name(f"{hashlib.sha256(url.encode()).hexdigest()}.part"))
-        most, failures = part.size, 0
-        while not part.complete:
-            try:
-                self._attempt(url, part)
-                break
-            except _TemporaryFault as error:
-                failures = 1 if part.size > most else failures + 1
-                most = max(most, part.size)
-                if failures >= self._retry.failures:
-                    outlook = f"; the same command resumes at byte {part.size}" if part.resumable else ""
-                    raise DataError(
-                        f"{printable(url)}: given up after {failures} attempts without progress: {error}{outlook}"
-                    ) from None
-                time.sleep(failures * self._retry.pause_seconds)
-        part.move(Path(output_file))
-
-    def _attempt(self, url: str, part: _Part) -> None:
-        """Request what is missing and append it; raises _TemporaryFault if another attempt may succeed."""
-        start = part.size if part.resumable else 0
-        # Without an encoding: decoding would change a .tgz that the server calls a gzip encoding of a .tar.
-        headers = {"Accept-Encoding": "identity"}
-        if start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": str(part.validator)}
+    most, failures = part.size, 0
+    while part.total is None or part.size != part.total:
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=self._retry.timeout_seconds) as response:
-                self._check_answer(url, part, start, response)
-                self._append(url, part, response)
-        except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
-            raise _TemporaryFault(one_line(error)) from error
-        except requests.RequestException as error:
-            raise DataError(f"{printable(url)}: {one_line(error)}") from error
+            _attempt(part, download, progress)
+            part.describe(part.validator, part.size)
+        except _TemporaryFault as error:
+            failures = 1 if part.size > most else failures + 1
+            most = max(most, part.size)
+            if failures >= ATTEMPTS:
+                outlook = f"; the same command resumes at byte {part.size}" if part.resumable else ""
+                raise DataError(
+                    f"{printable(download.url)}: given up after {failures} attempts without progress: {error}{outlook}"
+                ) from None
+            time.sleep(failures * pause_seconds)
 
-    def _check_answer(self, url: str, part: _Part, start: int, response: requests.Response) -> None:
-        """Let the part start over unless the answer continues it; raises if the answer cannot be used."""
-        status = response.status_code
-        if status == HTTPStatus.PARTIAL_CONTENT and start:
-            if not _continues(response, start, part):
-                part.start_over(None, None)
-                raise _TemporaryFault("the server answered with another part of the file, or of another file")
-        elif status == HTTPStatus.OK:
-            length = response.headers.get("Content-Length", "")
-            part.start_over(_validator_of(response), int(length) if length.isdecimal() else None)
-        elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            part.start_over(None, None)
-            raise _TemporaryFault("the server has less of the file than is here")
-        else:
-            answer = f"the server answered {status} {printable(response.reason or '')}".rstrip()
-            if status in TEMPORARY_FAULTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise _TemporaryFault(answer)
-            raise DataError(f"{printable(url)}: {answer}")
-        if self._size is not None and part.total is not None and part.total != self._size:
-            total = part.total
-            part.start_over(None, None)
-            raise DataError(f"{printable(url)}: the server has {total} bytes, not the expected {self._size}")
 
-    def _append(self, url: str, part: _Part, response: requests.Response) -> None:
-        """Append what arrives; raises _TemporaryFault if it ends too early, and DataError if there is too much."""
-        expected = self._size if self._size is not None else part.total
-        most = LARGEST if expected is None else expected
-        size = part.size
-        with open(part.file, "ab") as stream:
-            for chunk in response.raw.stream(CHUNK, decode_content=False):
-                size += len(chunk)
-                if size > most:
-                    break
-                stream.write(chunk)
-                self._progress(size, expected)
-        if size > most:
-            part.start_over(None, None)
-            raise DataError(f"{printable(url)}: the server sends more than the {most} bytes that are expected")
-        if expected is not None and size < expected:
-            raise _TemporaryFault(f"it ended after {size} of {expected} bytes")
+def _attempt(part: _Part, download: Download, progress: Progress) -> None:
+    """Request what is missing and append it; raises _TemporaryFault if another attempt may succeed."""
+    start = part.size if part.resumable else 0
+    # Without an encoding: decoding would change a .tgz that the server calls a gzip encoding of a .tar.
+    headers = {"Accept-Encoding": "identity"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": str(part.validator)}
+    try:
+        with requests.get(download.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+            _check_answer(part, download, start, response)
+            _append(part, download, response, progress)
+    except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
+        raise _TemporaryFault(one_line(error)) from error
+    except requests.RequestException as error:
+        raise DataError(f"{printable(download.url)}: {one_line(error)}") from error
+
+
+def _check_answer(part: _Part, download: Download, start: int, response: requests.Response) -> None:
+    """Let the part start over unless the answer continues it; raises if the answer cannot be used."""
+    status = response.status_code
+    if status == HTTPStatus.PARTIAL_CONTENT and start:
+        if not _continues(response, start, part):
+            part.remove()
+            raise _TemporaryFault("the server answered with another part of the file, or of another file")
+    elif status == HTTPStatus.OK:
+        length = response.headers.get("Content-Length", "")
+        part.file.write_bytes(b"")
+        part.describe(_validator_of(response), int(length) if length.isdecimal() else None)
+    elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
+        part.remove()
+        raise _TemporaryFault("the server has less of the file than is here")
+    else:
+        answer = f"the server answered {status} {printable(response.reason or '')}".rstrip()
+        if status in TEMPORARY_FAULTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _TemporaryFault(answer)
+        raise DataError(f"{printable(download.url)}: {answer}")
+    if download.bytes is not None and part.total not in (None, download.bytes):
+        total = part.total
+        part.remove()
+        raise DataError(f"{printable(download.url)}: the server has {total} bytes, not the expected {download.bytes}")
+
+
+def _append(part: _Part, download: Download, response: requests.Response, progress: Progress) -> None:
+    """Append what arrives; raises _TemporaryFault if it ends too early, and DataError if there is too much."""
+    expected = part.total if download.bytes is None else download.bytes
+    most = LARGEST if expected is None else expected
+    size = part.size
+    with open(part.file, "ab") as stream:
+        for chunk in response.raw.stream(CHUNK, decode_content=False):
+            size += len(chunk)
+            if size > most:
+                break
+            stream.write(chunk)
+            progress(size, expected)
+    if size > most:
+        part.remove()
+        raise DataError(f"{printable(download.url)}: the server sends more than the {most} bytes that are expected")
+    if expected is not None and size < expected:
+        raise _TemporaryFault(f"it ended after {size} of {expected} bytes")
 
 
 def _continues(response: requests.Response, start: int, part: _Part) -> bool:
@@ -429,14 +389,11 @@ def _continues(response: requests.Response, start: int, part: _Part) -> bool:
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
     if match is None or int(match[1]) != start:
         return False
-    if part.total is not None and match[2] not in ("*", str(part.total)):
-        return False
-    return _validator_of(response) in (None, part.validator)
+    same_size = part.total is None or match[2] in ("*", str(part.total))
+    return same_size and _validator_of(response) in (None, part.validator)
 
 
 def _validator_of(response: requests.Response) -> str | None:
     """The server's name for the version of the file; a weak ETag does not promise equal bytes."""
     tag = response.headers.get("ETag")
-    if tag is not None and not tag.startswith("W/"):
-        return tag
-    return response.headers.get("Last-Modified")
+    return tag if tag is not None and not tag.startswith("W/") else response.headers.get("Last-Modified")

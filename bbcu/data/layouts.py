@@ -1,7 +1,6 @@
 """The folder layouts in which people have their pictures, and which input belongs to which truth."""
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,6 @@ Role = Literal["train", "test"]
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 DIV2K_TRUTHS: dict[Role, str] = {"train": "DIV2K_train_HR", "test": "DIV2K_valid_HR"}
-CROPPED_TRUTH = re.compile(r"GTmod([1-9][0-9]*)")
-SCALE_FOLDER = re.compile(r"X([1-9][0-9]*)")
-
-CROPPED_FOR_EVERY_SCALE = 12
-"""A multiple of the scales 2, 3 and 4."""
 
 PAIRED_LAYOUTS = "DIR/HR with DIR/LR_bicubic/X2, DIR/DIV2K_train_HR with DIR/DIV2K_train_LR_bicubic/X2, "
 PAIRED_LAYOUTS += "DIR/GTmod12 with DIR/LRbicx2"
@@ -41,8 +35,10 @@ class _Layout:
     inputs: str | None = None
 
 
-def locate(path: Path, role: Role, inputs: str | None) -> tuple[Located, ...]:
-    """Find the pictures of one set, sorted by name, and their inputs if those are asked for.
+def locate(path: Path, role: Role, scale: int | None) -> tuple[Located, ...]:
+    """Find the pictures of one set, sorted by name, and with a ``scale`` the user's inputs of that scale.
+
+    With None for the scale, inputs are made from the truths.
 
     The first of these layouts that fits is used:
 
@@ -51,12 +47,9 @@ def locate(path: Path, role: Role, inputs: str | None) -> tuple[Located, ...]:
        ``DIV2K_train_HR``, the role test ``DIV2K_valid_HR``. DIR may be either of the two itself, in any role; its
        inputs are then expected beside it.
     3. ``DIR/GTmod12/baby.png`` with ``DIR/LRbicx2/baby.png``: the benchmarks of BasicSR, cropped to a multiple of 12.
-       Of several such folders the one of the scale is used, then ``GTmod12``, then the smallest multiple of the scale;
-       without inputs the scale is not known, and only ``GTmod12`` or a single one is accepted.
     4. ``DIR/baby.png``: a plain folder, which has no inputs.
 
-    ``inputs`` names the folder of a scale, such as X2, to use the user's inputs; with None they are made from the
-    truths. In layouts 1 to 3 an input has the name of its truth, with or without the suffix x2, the same in a whole
+    In layouts 1 to 3 an input has the name of its truth, with or without the suffix x2, the same in a whole
     folder. An image is recognised by its ending, in any case; an input may have another image format than its truth.
     Hidden files and subfolders are ignored. A folder named like an image is returned as an image, and refused when
     read.
@@ -65,25 +58,17 @@ def locate(path: Path, role: Role, inputs: str | None) -> tuple[Located, ...]:
     for a truth without its input or an input without its truth.
     """
     path = Path(path)
-    scale = None if inputs is None else _scale_of(inputs)
-    found = _benchmark(path) or _div2k(path, role) or _cropped(path, scale) or _Layout(path)
+    found = _benchmark(path) or _div2k(path, role) or _cropped(path) or _Layout(path)
     truths = list_images(found.truths)
     if scale is None:
         return tuple(Located(truth.stem, truth, None) for truth in truths)
     if found.inputs is None:
         raise DataError(
-            f"{printable(path)}: is a plain folder of images, without inputs at {inputs}; the layouts with inputs are "
+            f"{printable(path)}: is a plain folder of images, without inputs at X{scale}; the layouts with inputs are "
             f"{PAIRED_LAYOUTS}"
         )
     input_folder = Path(f"{found.inputs}{scale}")
     return _pair(truths, list_images(input_folder), found.truths, input_folder, f"x{scale}")
-
-
-def _scale_of(inputs: str) -> int:
-    match = SCALE_FOLDER.fullmatch(inputs)
-    if match is None:
-        raise DataError(f"inputs {inputs!r}: is not the folder of a scale, such as X2")
-    return int(match[1])
 
 
 # ---- the layouts -----------------------------------------------------------------------------------------------------
@@ -93,6 +78,11 @@ def _scale_of(inputs: str) -> int:
 def _benchmark(path: Path) -> _Layout | None:
     """Recognise DIR/HR."""
     return _Layout(path / "HR", f"{path}/LR_bicubic/X") if os.path.isdir(path / "HR") else None
+
+
+def _cropped(path: Path) -> _Layout | None:
+    """Recognise DIR/GTmod12."""
+    return _Layout(path / "GTmod12", f"{path}/LRbicx") if os.path.isdir(path / "GTmod12") else None
 
 
 def _div2k(path: Path, role: Role) -> _Layout | None:
@@ -105,34 +95,6 @@ def _div2k(path: Path, role: Role) -> _Layout | None:
     else:
         return None
     return _Layout(path / truths, f"{path / truths.removesuffix('_HR')}_LR_bicubic/X")
-
-
-def _cropped(path: Path, scale: int | None) -> _Layout | None:
-    """Recognise DIR/GTmod12 and the like; raises DataError if it is ambiguous which of them to use."""
-    multiples = sorted(
-        int(match[1])
-        for name in _names_if_any(path)
-        if (match := CROPPED_TRUTH.fullmatch(name)) is not None and os.path.isdir(path / name)
-    )
-    if not multiples:
-        return None
-    preferred = [CROPPED_FOR_EVERY_SCALE] if scale is None else [scale, CROPPED_FOR_EVERY_SCALE]
-    fitting = multiples if scale is None else [multiple for multiple in multiples if multiple % scale == 0]
-    chosen = [multiple for multiple in preferred if multiple in fitting]
-    if not chosen and (scale is not None or len(fitting) == 1):
-        chosen = fitting[:1]
-    if not chosen:
-        names = ", ".join(f"GTmod{multiple}" for multiple in multiples)
-        purpose = "as truths" if scale is None else f"as truths at scale {scale}"
-        raise DataError(f"{printable(path)}: it is not clear which of its folders to use {purpose}: {names}")
-    return _Layout(path / f"GTmod{chosen[0]}", f"{path}/LRbicx")
-
-
-def _names_if_any(path: Path) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------

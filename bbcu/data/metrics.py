@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from bbcu.data.images import Plane
 
+PEAK = 255.0
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-SSIM_RANGE = 255.0
-SSIM_LUMINANCE_CONSTANT = (0.01 * SSIM_RANGE) ** 2
-SSIM_CONTRAST_CONSTANT = (0.03 * SSIM_RANGE) ** 2
+SSIM_LUMINANCE_CONSTANT = (0.01 * PEAK) ** 2
+SSIM_CONTRAST_CONSTANT = (0.03 * PEAK) ** 2
 
 STRIP = 32
 """Rows of windows that are computed at once, so that they fit into a processor's cache."""
@@ -31,14 +31,14 @@ def _gaussian() -> Plane:
 WEIGHTS = _gaussian()
 
 
-def psnr(output: NDArray[Any], truth: NDArray[Any], peak: float = 255.0) -> float:
+def psnr(output: NDArray[Any], truth: NDArray[Any]) -> float:
     """Measure the peak signal-to-noise ratio in dB over all pixels and channels; inf for identical pictures.
 
-    ``peak`` is the range of the values. Raises ValueError when the shapes differ.
+    Takes values on the scale of 0 to 255. Raises ValueError if the shapes differ.
     """
     _check_same_shape(output, truth)
     error = float(np.mean((output.astype(np.float64) - truth.astype(np.float64)) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
+    return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
 
 def ssim(output: NDArray[Any], truth: NDArray[Any]) -> float:

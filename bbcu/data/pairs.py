@@ -4,7 +4,6 @@ The cache of a task is a file of pixels, mapped into memory, and an index of the
 larger than memory is prepared picture by picture, and trained on through the map.
 """
 
-import json
 import logging
 import math
 import mmap
@@ -13,7 +12,7 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +22,17 @@ from numpy.typing import NDArray
 
 from bbcu.data.images import Pixels
 from bbcu.data.metrics import SSIM_WINDOW
-from bbcu.data.sources import ImageInfo, ImageInfoCache, Picture, Pictures, Source, by_role, fingerprint
+from bbcu.data.sources import (
+    ImageInfo,
+    ImageInfoCache,
+    Picture,
+    Pictures,
+    Source,
+    by_role,
+    checked,
+    fingerprint,
+    with_checksum,
+)
 from bbcu.data.tasks import Input, Score, Task
 from bbcu.errors import DataError
 
@@ -164,37 +173,32 @@ def _read(picture: Picture) -> tuple[Pixels, Pixels | None]:
 
 
 def _fill(place: Path, pictures: Pictures, task: Task, identity: str) -> PreparedData | None:
-    """Write the cache of a task, which appears complete or not at all, and open it; warn and return None on failure."""
+    """Write the cache of a task, which appears complete or not at all, and open it; warn and return None on failure.
+
+    Another process may have been faster: then its cache is opened. A process that has mapped a damaged cache keeps
+    those pixels until it closes the map.
+    """
     temporary = place.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         temporary.mkdir(parents=True)
-        try:
-            with open(temporary / PIXELS_FILE, "xb") as stream:
-                made = _make(pictures, task, identity, lambda values: _append(stream, values))
-            (temporary / INDEX_FILE).write_text(_sealed(_index(made)), encoding="utf-8")
-            return _publish(temporary, place, task, identity)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with open(temporary / PIXELS_FILE, "xb") as stream:
+            made = _make(pictures, task, identity, lambda values: _append(stream, values))
+        (temporary / INDEX_FILE).write_text(with_checksum(_index(made)), encoding="utf-8")
+        with filelock.FileLock(place.with_suffix(".lock")):
+            present = _open(place, task, identity, warn=False)
+            if present is not None:
+                return present
+            if place.is_dir():
+                old = temporary.with_suffix(".old")
+                os.replace(place, old)
+                shutil.rmtree(old, ignore_errors=True)
+            os.rename(temporary, place)
+            return _open(place, task, identity)
     except OSError as error:
         logger.warning("the prepared pictures cannot be cached in %s: %s", place, error)
         return None
-
-
-def _publish(temporary: Path, place: Path, task: Task, identity: str) -> PreparedData | None:
-    """Rename a complete cache to its place, unless another process has been faster, and open what is there.
-
-    A process that has mapped a damaged cache keeps those pixels until it closes the map.
-    """
-    with filelock.FileLock(place.with_suffix(".lock")):
-        present = _open(place, task, identity, warn=False)
-        if present is not None:
-            return present
-        if place.is_dir():
-            old = temporary.with_suffix(".old")
-            os.replace(place, old)
-            shutil.rmtree(old, ignore_errors=True)
-        os.rename(temporary, place)
-        return _open(place, task, identity)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _append(stream: BinaryIO, values: NDArray[Any]) -> dict[str, Any]:
@@ -213,34 +217,17 @@ def _append(stream: BinaryIO, values: NDArray[Any]) -> dict[str, Any]:
 
 def _index(made: PreparedData) -> dict[str, Any]:
     """Everything but the pixels, for JSON."""
-
-    def described(pairs: tuple[Pair, ...]) -> list[dict[str, Any]]:
-        return [{"name": pair.name, "input": pair.input, "truth": pair.truth} for pair in pairs]
-
     return {
         "format": CACHE_FORMAT,
         "task": made.task.identity,
         "fingerprint": made.fingerprint,
-        "train": described(made.train),
-        "test": {set_name: described(pairs) for set_name, pairs in made.test.items()},
+        "train": list(map(asdict, made.train)),
+        "test": {set_name: list(map(asdict, pairs)) for set_name, pairs in made.test.items()},
         "baseline": {
-            set_name: {name: [score.psnr_db, score.ssim] for name, score in scores.items()}
+            set_name: {name: astuple(score) for name, score in scores.items()}
             for set_name, scores in made.baseline.items()
         },
     }
-
-
-def _sealed(index: Mapping[str, Any]) -> str:
-    """The text of an index, after a line with its checksum."""
-    text = json.dumps(index)
-    return f"{zlib.crc32(text.encode())}\n{text}"
-
-
-def _unsealed(text: str) -> Any:
-    check, _, content = text.partition("\n")
-    if check != str(zlib.crc32(content.encode())):
-        raise ValueError("the checksum of the index is wrong")
-    return json.loads(content)
 
 
 def _open(place: Path, task: Task, identity: str, *, warn: bool = True) -> PreparedData | None:
@@ -248,7 +235,7 @@ def _open(place: Path, task: Task, identity: str, *, warn: bool = True) -> Prepa
     if not os.path.lexists(place):
         return None
     try:
-        index = _unsealed((place / INDEX_FILE).read_text(encoding="utf-8"))
+        index = checked(place / INDEX_FILE)
         if [index["format"], index["task"], index["fingerprint"]] != [CACHE_FORMAT, task.identity, identity]:
             raise ValueError("it is the cache of other data")
         return _mapped(index, place / PIXELS_FILE, task)

@@ -39,16 +39,13 @@ class Source(Protocol):
     @property
     def origin(self) -> str:
         """The name in error messages, usually a path."""
-        ...
 
     @property
     def stamp(self) -> tuple[str, ...] | None:
         """The place of the pixels, then what changes when they change; None if nothing reliably does."""
-        ...
 
     def read(self) -> Pixels:
         """Read (height, width, 3), RGB; raises DataError, which names the origin."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -93,14 +90,11 @@ class InMemory:
 class Photograph:
     """A photograph in an installed package; ``file`` is relative to the folder of ``package``.
 
-    ``halve`` is for JPEG files: shrinking them by 2 removes the artifacts, which would otherwise be part of the truth.
+    JPEG files are shrunk by 2, which removes the artifacts that would otherwise be part of the truth.
     """
 
-    name: str
     package: str
     file: str
-    halve: bool
-    credit: str
 
     @property
     def origin(self) -> str:
@@ -109,12 +103,12 @@ class Photograph:
     @property
     def stamp(self) -> tuple[str, ...] | None:
         stamp = self._image().stamp
-        return None if stamp is None else (*stamp, f"halve={self.halve}")
+        return None if stamp is None else (*stamp, "photograph")
 
     def read(self) -> Pixels:
         """Read the photograph without importing its package."""
         pixels = self._image().read()
-        return downscale(crop_to_multiple(pixels, 2), 2) if self.halve else pixels
+        return downscale(crop_to_multiple(pixels, 2), 2) if self.file.endswith(".jpg") else pixels
 
     def _image(self) -> ImageFile:
         package = importlib.util.find_spec(self.package)
@@ -140,25 +134,16 @@ class Pictures:
     test: dict[str, tuple[Picture, ...]]
 
 
+# docs/data.md names the authors and the licences.
 EMBEDDED_TRAIN = (
-    Photograph("china", "sklearn", "datasets/images/china.jpg", True, "danielbuechele, CC BY 2.0"),
-    Photograph("flower", "sklearn", "datasets/images/flower.jpg", True, "vultilion, CC BY 2.0"),
-    Photograph("rocket", "skimage", "data/rocket.jpg", True, "SpaceX, public domain"),
-    Photograph(
-        "grace_hopper",
-        "matplotlib",
-        "mpl-data/sample_data/grace_hopper.jpg",
-        True,
-        "James S. Davis for the United States Navy, public domain",
-    ),
-    Photograph("motorcycle_left", "skimage", "data/motorcycle_left.png", False, "Middlebury stereo data, GCPR 2014"),
-    Photograph("motorcycle_right", "skimage", "data/motorcycle_right.png", False, "Middlebury stereo data, GCPR 2014"),
+    Photograph("sklearn", "datasets/images/china.jpg"),
+    Photograph("sklearn", "datasets/images/flower.jpg"),
+    Photograph("skimage", "data/rocket.jpg"),
+    Photograph("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    Photograph("skimage", "data/motorcycle_left.png"),
+    Photograph("skimage", "data/motorcycle_right.png"),
 )
-EMBEDDED_TEST = (
-    Photograph("astronaut", "skimage", "data/astronaut.png", False, "NASA, public domain"),
-    Photograph("chelsea", "skimage", "data/chelsea.png", False, "Stefan van der Walt, CC0"),
-    Photograph("coffee", "skimage", "data/coffee.png", False, "Rachel Michetti, CC0"),
-)
+EMBEDDED_TEST = tuple(Photograph("skimage", f"data/{name}.png") for name in ("astronaut", "chelsea", "coffee"))
 
 
 def embedded() -> Pictures:
@@ -166,15 +151,15 @@ def embedded() -> Pictures:
 
     They let the program run anywhere without a download; six training pictures are too few for a published result.
     """
-    train, test = (tuple(Picture(found.name, found) for found in some) for some in (EMBEDDED_TRAIN, EMBEDDED_TEST))
+    train, test = (tuple(Picture(Path(one.file).stem, one) for one in some) for some in (EMBEDDED_TRAIN, EMBEDDED_TEST))
     return Pictures(train, {EMBEDDED_SET: test})
 
 
-def folder(train: Path | None, test: Mapping[str, Path], inputs: str | None = None) -> Pictures:
+def folder(train: Path | None, test: Mapping[str, Path], scale: int | None = None) -> Pictures:
     """Find the images in a training folder and in one folder for each test set, in any of the known layouts.
 
-    Images are named and sorted by their stem, so the same pictures in another file format are the same data. ``inputs``
-    names the folder of the user's inputs, such as "X2"; None lets them be made. Nothing is read yet; see
+    Images are named and sorted by their stem, so the same pictures in another file format are the same data. With a
+    ``scale``, the user's inputs of that scale are used; with None they are made. Nothing is read yet; see
     :func:`bbcu.data.layouts.locate`.
     Raises DataError, which names the path, for a folder that is missing or without images, for images with the same
     stem, and for the name of a test set that has other characters than letters, digits, hyphens and underscores.
@@ -185,16 +170,16 @@ def folder(train: Path | None, test: Mapping[str, Path], inputs: str | None = No
             f"test set names may hold only letters, digits, hyphens and underscores: {', '.join(map(repr, refused))}"
         )
     return Pictures(
-        () if train is None else find_pictures(train, "train", inputs),
-        {name: find_pictures(path, "test", inputs) for name, path in test.items()},
+        () if train is None else find_pictures(train, "train", scale),
+        {name: find_pictures(path, "test", scale) for name, path in test.items()},
     )
 
 
-def find_pictures(path: Path, role: Role, inputs: str | None = None) -> tuple[Picture, ...]:
+def find_pictures(path: Path, role: Role, scale: int | None = None) -> tuple[Picture, ...]:
     """Find the pictures of one folder; see :func:`folder`."""
     return tuple(
         Picture(found.name, ImageFile(found.truth), ImageFile(found.input) if found.input else None)
-        for found in locate(Path(path), role, inputs)
+        for found in locate(Path(path), role, scale)
     )
 
 
@@ -225,6 +210,20 @@ def measure(pixels: Pixels) -> ImageInfo:
     return ImageInfo(height, width, hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest())
 
 
+def with_checksum(content: Any) -> str:
+    """The JSON of ``content`` after a line with its checksum, for :func:`checked`."""
+    text = json.dumps(content)
+    return f"{zlib.crc32(text.encode())}\n{text}"
+
+
+def checked(file: Path) -> Any:
+    """Read what :func:`with_checksum` wrote; raises ValueError or OSError for a damaged file."""
+    check, _, text = file.read_text(encoding="utf-8").partition("\n")
+    if check != str(zlib.crc32(text.encode())):
+        raise ValueError(f"the checksum of {file.name} is wrong")
+    return json.loads(text)
+
+
 class ImageInfoCache:
     """The infos of sources, cached in a file by their stamps, so that a large data set is not decoded for every trial.
 
@@ -243,11 +242,11 @@ class ImageInfoCache:
         if stamp is None:
             return measure(source.read())
         place, *state = stamp
-        known = self._known.get(place)
-        if isinstance(known, list) and len(known) == 5 and known == _entry(place, state, known[1:4]):
-            return ImageInfo(*known[1:4])
+        known_state, *known = self._known.get(place, [None])
+        if known_state == state:
+            return ImageInfo(*known)
         info = measure(source.read())
-        self._new[place] = self._known[place] = _entry(place, state, [info.height, info.width, info.digest])
+        self._new[place] = self._known[place] = [state, info.height, info.width, info.digest]
         return info
 
     def save(self) -> None:
@@ -259,25 +258,18 @@ class ImageInfoCache:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self._file.with_suffix(".lock")):
                 try:
-                    temporary.write_text(json.dumps({**self._read(), **self._new}), encoding="utf-8")
+                    temporary.write_text(with_checksum({**self._read(), **self._new}), encoding="utf-8")
                     os.replace(temporary, self._file)
                 finally:
                     temporary.unlink(missing_ok=True)
         self._new = {}
 
     def _read(self) -> dict[str, list[Any]]:
-        if self._file is None:
-            return {}
-        try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
-
-def _entry(place: str, state: list[str], info: list[Any]) -> list[Any]:
-    """The cached values of a source, with their checksum."""
-    return [state, *info, zlib.crc32(json.dumps([place, state, *info]).encode())]
+        found: dict[str, list[Any]] = {}
+        if self._file is not None:
+            with contextlib.suppress(OSError, ValueError):
+                found = checked(self._file)
+        return found
 
 
 def fingerprint(pictures: Pictures, cache: ImageInfoCache | None = None) -> str:

@@ -42,65 +42,52 @@ class Task(Hashable, Protocol):
     @property
     def name(self) -> str:
         """The name that ``make_task`` takes."""
-        ...
 
     @property
     def identity(self) -> str:
         """A name for the task's pairs that no task with other pairs has; valid in a file name."""
-        ...
 
     @property
     def scale(self) -> int:
         """The size of the truth over that of the input."""
-        ...
 
     @property
     def colours(self) -> int:
         """The channels of input and truth: 3 or 1."""
-        ...
 
     @property
     def border(self) -> int:
         """The width of the border of the truth that is not scored, in pixels."""
-        ...
 
     @property
     def levels(self) -> tuple[str, ...]:
         """The strengths that it is tested at, as suffixes to the name of a test set; ("",) if there is only one."""
-        ...
 
     @property
     def baseline_name(self) -> str:
         """The method that is the baseline: bicubic or identity."""
-        ...
 
     @property
     def degradation(self) -> Degradation | None:
         """How training patches are degraded as they are drawn; None if inputs are made from whole pictures."""
-        ...
 
     def parameters(self) -> dict[str, Any]:
         """The canonical argument of ``make_task`` for this task."""
-        ...
 
     def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
         """The (input, truth) that training patches are cut from; the truth twice if there is a ``degradation``.
 
         ``given`` is the user's own input, which is taken as it is.
         """
-        ...
 
     def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
         """The (input, truth) of a test picture at one of the ``levels``."""
-        ...
 
     def baseline(self, input: Input) -> Pixels:
         """Restore an input without a network: the result that every network has to beat."""
-        ...
 
     def score(self, output: Pixels, truth: Pixels) -> Score:
         """Compare a restored picture with the truth, as the papers on this task do."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -132,14 +119,10 @@ class SuperResolution:
     def pair(self, picture: Pixels, given: Pixels | None = None) -> tuple[Pixels, Pixels]:
         """Crop a picture (height, width, 3) to a multiple of the scale, and shrink it: (input, truth).
 
-        Raises ValueError for a picture smaller than the scale, and for a ``given`` input of the wrong size.
+        Raises ValueError for a picture smaller than the scale.
         """
         cropped = crop_to_multiple(picture, self.scale)
-        if given is None:
-            return downscale(cropped, self.scale), cropped
-        if (given.shape[0] * self.scale, given.shape[1] * self.scale) != cropped.shape[:2]:
-            raise ValueError(f"the given input {given.shape} is not {cropped.shape} shrunk by {self.scale}")
-        return given, cropped
+        return downscale(cropped, self.scale) if given is None else given, cropped
 
     def test_pair(self, picture: Pixels, level: str, given: Pixels | None = None) -> tuple[Input, Pixels]:
         return self.pair(picture, given)
@@ -202,7 +185,7 @@ class Denoising:
 
         numpy guarantees that the stream of RandomState stays the same in every version.
         """
-        _refuse_given(self.name, given)
+        self.pair(picture, given)
         sigma = self.sigma[self.levels.index(level)]
         noise = np.random.RandomState(NOISE_SEED).normal(0, sigma, picture.shape)
         return (picture + noise).astype(np.float32), picture
@@ -237,7 +220,7 @@ class ArtifactReduction:
 
     @property
     def identity(self) -> str:
-        return "-".join([self.name, *map(str, self.quality)])
+        return "-".join([self.name, *map(_text, self.quality)])
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -317,54 +300,36 @@ def make_task(parameters: Mapping[str, Any]) -> Task:
     for key in keys:
         if key not in given:
             raise ConfigError(f"no value for task.{key}: the task {name} needs one")
+    if not keys:
+        return SuperResolution(int(name.removeprefix("sr_x")))
+    tested, trained = (f"task.{key}={given[key]}" for key in keys)
+    strengths, train = _numbers(tested, given[keys[0]]), _numbers(trained, given[keys[1]])
+    if len(set(strengths)) < len(strengths):
+        raise ConfigError(f"{tested}: names a number twice")
+    low, high = train[0], train[-1]
+    if len(train) > 2:
+        raise ConfigError(f"{trained}: must be a range, as in [10,50], or one number")
     if name == Denoising.name:
-        return _denoising(given)
-    if name == ArtifactReduction.name:
-        return _artifact_reduction(given)
-    return SuperResolution(int(name.removeprefix("sr_x")))
-
-
-def _denoising(given: Mapping[str, Any]) -> Denoising:
-    sigma, train = _strengths("task.sigma", given["sigma"]), _range("task.train_sigma", given["train_sigma"])
-    if not all(0 < value <= 255 for value in sigma):
-        raise ConfigError(f"task.sigma={given['sigma']}: must be above 0, and at most 255")
-    if not 0 <= train[0] <= train[1] <= 255:
-        raise ConfigError(f"task.train_sigma={given['train_sigma']}: must be a range within 0 to 255, as in [0,75]")
-    return Denoising(sigma, train)
-
-
-def _artifact_reduction(given: Mapping[str, Any]) -> ArtifactReduction:
-    quality, train = _strengths("task.quality", given["quality"]), _range("task.train_quality", given["train_quality"])
+        if not all(0 < value <= 255 for value in strengths):
+            raise ConfigError(f"{tested}: must be above 0, and at most 255")
+        if not 0 <= low <= high <= 255:
+            raise ConfigError(f"{trained}: must be a range within 0 to 255, as in [0,75]")
+        return Denoising(strengths, (low, high))
     least, most = QUALITIES
-    for key, values in (("quality", quality), ("train_quality", train)):
+    for text, values in ((tested, strengths), (trained, train)):
         if not all(value.is_integer() and least <= value <= most for value in values):
-            raise ConfigError(f"task.{key}={given[key]}: must be whole numbers from {least} to {most}")
-    if train[0] > train[1]:
-        raise ConfigError(f"task.train_quality={given['train_quality']}: must be a range, as in [10,50]")
-    return ArtifactReduction(tuple(map(int, quality)), (int(train[0]), int(train[1])))
+            raise ConfigError(f"{text}: must be whole numbers from {least} to {most}")
+    if low > high:
+        raise ConfigError(f"{trained}: must be a range, as in [10,50]")
+    return ArtifactReduction(tuple(map(int, strengths)), (int(low), int(high)))
 
 
-def _range(key: str, value: object) -> tuple[float, float]:
-    numbers = _numbers(key, value)
-    if len(numbers) > 2:
-        raise ConfigError(f"{key}={value}: must be a range, as in [10,50], or one number")
-    return numbers[0], numbers[-1]
-
-
-def _strengths(key: str, value: object) -> tuple[float, ...]:
-    numbers = _numbers(key, value)
-    if len(set(numbers)) < len(numbers):
-        raise ConfigError(f"{key}={value}: names a number twice")
-    return numbers
-
-
-def _numbers(key: str, value: object) -> tuple[float, ...]:
-    """One number or a list of them, as floats."""
-    numbers = []
-    for number in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise ConfigError(f"{key}={value}: must be a number, or a list of numbers")
-        numbers.append(float(number))
+def _numbers(text: str, value: object) -> tuple[float, ...]:
+    """One number or a list of them, as floats; ``text`` is how the user wrote it."""
+    numbers = value if isinstance(value, list | tuple) else [value]
     if not numbers:
-        raise ConfigError(f"{key}={value}: must name at least one number")
-    return tuple(numbers)
+        raise ConfigError(f"{text}: must name at least one number")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ConfigError(f"{text}: must be a number, or a list of numbers")
+    return tuple(map(float, numbers))

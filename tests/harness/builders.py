@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bbcu.data.images import Pixels
+from bbcu.data.images import Pixels, downscale
+from bbcu.data.pairs import Pair
 from bbcu.data.sources import InMemory, Picture, Pictures
+from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, SRResNet, build
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit, UnitShape
@@ -120,3 +122,19 @@ def in_another_process(
     """What a function of a test file gives in a process of its own, a fork of this one."""
     with ProcessPoolExecutor(1, get_context("fork")) as pool:
         return pool.submit(function, *arguments, **keywords).result()
+
+
+# ---- methods and pairs -----------------------------------------------------------------------------------------------
+
+
+def of_method(name: str, seed: int = 0) -> SRResNet:
+    """A small network of a published method."""
+    method = METHODS[name]
+    unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
+    return srresnet(blocks=2, seed=seed, unit=UnitSpec(**unit), **method.network)
+
+
+def blobs(seed: int = 0, scale: int = 2) -> Pair:
+    """A pair of pictures with edges that bilinear interpolation blurs; the truth has 48 x 48 pixels."""
+    truth = soft_blobs(seed, 48, 48)
+    return Pair(f"blobs{seed}", truth if scale == 1 else downscale(truth, scale), truth)

@@ -27,18 +27,18 @@ class Kind:
     """A kind of picture, how to make it in a folder, and what becomes of it.
 
     ``refused`` is the message, DIR being the folder; where it is None, ``used`` fails unless the pictures are treated
-    as the page says. ``inputs`` are those that are asked for.
+    as the page says. ``scale`` is that of the inputs that are asked for.
     """
 
     make: Callable[[Path], object]
     refused: str | None = None
     used: Callable[[Path], object] | None = None
-    inputs: str | None = None
+    scale: int | None = None
 
 
-def prepared(path: Path, task: Task = X2, inputs: str | None = None) -> PreparedData:
+def prepared(path: Path, task: Task = X2, scale: int | None = None) -> PreparedData:
     """What a trial trains and tests on."""
-    return prepare(folder(path, {"set": path}, inputs), task, patch=8)
+    return prepare(folder(path, {"set": path}, scale), task, patch=8)
 
 
 def shown(path: Path) -> np.ndarray:
@@ -55,21 +55,9 @@ def truncated(path: Path) -> None:
     os.truncate(path / "x.png", (path / "x.png").stat().st_size // 2)
 
 
-def deep(path: Path) -> None:
-    Image.new("I;16", (24, 24), 40_000).save(path / "x.png")
-
-
-def transparent(path: Path) -> None:
-    Image.new("RGBA", (24, 24)).save(path / "x.png")
-
-
 def palette(path: Path) -> None:
     Image.fromarray(noise(24, 24) // 86 * 86).quantize(256).save(path / "x.png")
     assert Image.open(path / "x.png").mode == "P"
-
-
-def four_inks(path: Path) -> None:
-    Image.new("CMYK", (24, 24)).save(path / "x.jpg")
 
 
 def of_two_kinds(path: Path) -> None:
@@ -130,18 +118,18 @@ KINDS = {
         "DIR/x.png: is not a picture in one of the formats PNG, JPEG, BMP, TIFF",
     ),
     "16 bits a channel": Kind(
-        deep,
+        lambda path: Image.new("I;16", (24, 24), 40_000).save(path / "x.png"),
         "DIR/x.png: holds 16 or more bits a channel (mode I;16); needed: 8-bit RGB, gray or palette, without "
         "transparency",
     ),
     "transparency": Kind(
-        transparent,
+        lambda path: Image.new("RGBA", (24, 24)).save(path / "x.png"),
         "DIR/x.png: has an alpha channel or a transparent colour (mode RGBA); needed: 8-bit RGB, gray or palette, "
         "without transparency",
     ),
     "a palette": Kind(palette, used=is_looked_up),
     "a JPEG in CMYK": Kind(
-        four_inks,
+        lambda path: Image.new("CMYK", (24, 24)).save(path / "x.jpg"),
         "DIR/x.jpg: has the colour mode CMYK; needed: 8-bit RGB, gray or palette, without transparency",
     ),
     "a single pixel": Kind(
@@ -161,7 +149,7 @@ KINDS = {
     "a low resolution of the wrong size": Kind(
         input_of_wrong_size,
         "DIR/LR_bicubic/X2/xx2.png: the input is 14 x 12 pixels; DIR/HR/x.png shrunk by 2 is 15 x 12",
-        inputs="X2",
+        scale=2,
     ),
     "gray where colour is needed, colour where gray is": Kind(gray_and_colour, used=suits_the_task),
     "a name that is not UTF-8": Kind(not_utf8, "DIR/\\udcff.png: the name of the file is not UTF-8; rename it"),
@@ -178,30 +166,24 @@ def place() -> Iterator[Path]:
         yield path / "pictures"
 
 
+@pytest.mark.parametrize("among_good", [False, True], ids=["alone", "among good ones"])
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_picture_that_cannot_be_used_is_refused_in_one_line_that_names_it(kind: Kind, place: Path) -> None:
+def test_a_picture_that_cannot_be_used_is_refused_in_one_line_that_names_it(
+    kind: Kind, among_good: bool, place: Path
+) -> None:
     kind.make(place)
+    if among_good:
+        save(noise(24, 30), place / ("HR" if kind.scale else "") / "good.png")
+    if among_good and kind.scale:
+        save(noise(12, 15), place / "LR_bicubic" / "X2" / "goodx2.png")
     with without_root_rights(), pytest.raises(DataError) as error:
-        prepared(place, inputs=kind.inputs)
+        prepared(place, scale=kind.scale)
     message = str(error.value)
     assert kind.refused is not None
     expected = kind.refused.replace("DIR", str(place))
     # What a decoder says of a damaged file is its own, and changes with its version.
     assert message.startswith(expected) if expected.endswith(": ") else message == expected
     assert message.isprintable()
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_one_bad_picture_among_good_ones_is_refused_as_well(kind: Kind, place: Path) -> None:
-    kind.make(place)
-    good = place / "HR" if kind.inputs else place
-    save(noise(24, 30), good / "good.png")
-    if kind.inputs:
-        save(noise(12, 15), place / "LR_bicubic" / "X2" / "goodx2.png")
-    with without_root_rights(), pytest.raises(DataError) as error:
-        prepared(place, inputs=kind.inputs)
-    assert kind.refused is not None
-    assert str(error.value).startswith(kind.refused.replace("DIR", str(place)))
 
 
 @pytest.mark.parametrize("kind", USED)
@@ -225,23 +207,11 @@ def test_pictures_of_two_folders_may_share_a_name(tmp_path: Path) -> None:
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def rows() -> dict[str, tuple[str, str]]:
-    """What the page's table says of each kind: (what happens, message or treatment)."""
+def test_the_table_of_the_page_has_the_kinds_that_are_tested_and_what_becomes_of_each() -> None:
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-    assert all(len(row) == 3 for row in cells)
-    return {name: (happens, text) for name, happens, text in cells[1:]}
-
-
-def test_the_page_has_the_kinds_that_are_tested() -> None:
-    assert list(rows()) == list(KINDS)
-    assert len(KINDS) == 16
-
-
-@pytest.mark.parametrize("name", list(KINDS))
-def test_the_page_says_what_is_tested(name: str) -> None:
-    happens, text = rows()[name]
-    refused = KINDS[name].refused
-    assert happens == ("used" if refused is None else "refused")
-    if refused is not None:
-        assert f"`{refused.removesuffix(': ')}`" in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][1:]
+    assert [name for name, _, _ in rows] == list(KINDS)
+    for name, happens, text in rows:
+        refused = KINDS[name].refused
+        assert happens == ("used" if refused is None else "refused"), name
+        assert refused is None or f"`{refused.removesuffix(': ')}`" in text, name

@@ -3,27 +3,24 @@
 import contextlib
 import hashlib
 import logging
-import math
 import multiprocessing
 import os
-import re
 import resource
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
 
 from bbcu.data import pairs
-from bbcu.data.images import Pixels, downscale
+from bbcu.data.images import Pixels
 from bbcu.data.pairs import Pair, PreparedData, prepare
-from bbcu.data.sources import Picture, Pictures, fingerprint, folder
+from bbcu.data.sources import InMemory, Picture, Pictures, fingerprint, with_checksum
 from bbcu.data.tasks import ArtifactReduction, Denoising, Score, SuperResolution, Task
 from bbcu.errors import DataError
 from tests.harness.builders import (
@@ -32,7 +29,6 @@ from tests.harness.builders import (
     open_folder,
     picture,
     picture_of,
-    save,
     some_pictures,
     without_root_rights,
 )
@@ -88,41 +84,33 @@ def test_the_baseline_is_scored_for_every_test_picture() -> None:
     assert data.baseline["SetB"]["fourth"] == X2.score(X2.baseline(fourth.input), fourth.truth)
 
 
-@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 24), (4, 32)])
+# To train on: a patch of 8 x 8 input pixels. To test on: 11 pixels for the window of SSIM, the scale at either border,
+# and that rounded up to a multiple of the scale.
 @pytest.mark.parametrize("turn", [False, True], ids=["too low", "too narrow"])
-def test_a_training_picture_holds_at_least_one_patch(scale: int, least: int, turn: bool) -> None:
+@pytest.mark.parametrize("role", ["train", "test"])
+@pytest.mark.parametrize(
+    ("task", "to_train", "to_test"),
+    [
+        pytest.param(X2, 16, 16, id="sr_x2"),
+        pytest.param(SuperResolution(3), 24, 18, id="sr_x3"),
+        pytest.param(SuperResolution(4), 32, 20, id="sr_x4"),
+        pytest.param(DENOISE, 8, 11, id="denoise"),
+        pytest.param(JPEG, 8, 11, id="jpeg"),
+    ],
+)
+def test_a_picture_holds_at_least_one_patch_or_one_window_of_the_score(
+    task: Task, to_train: int, to_test: int, role: str, turn: bool
+) -> None:
     def pictures(short: int) -> Pictures:
-        height, width = (50, short) if turn else (short, 50)
-        return Pictures((picture("large", 50, 50), picture("small", height, width)), {})
+        both = picture("large", 50, 50), picture("small", *((50, short) if turn else (short, 50)))
+        return Pictures(both, {}) if role == "train" else Pictures((), {"set": both})
 
-    assert prepare(pictures(least), SuperResolution(scale), patch=8).train[1].name == "small"
+    least = to_train if role == "train" else to_test
+    data = prepare(pictures(least), task, patch=8)
+    assert [pair.name for pair in (*data.train, *data.test.get("set", ()))] == ["large", "small"]
     size = f"{least - 1} x 50" if turn else f"50 x {least - 1}"
     with pytest.raises(DataError, match=rf"^somewhere/small\.png: .* {size} pixels; .* at least {least} x {least}$"):
-        prepare(pictures(least - 1), SuperResolution(scale), patch=8)
-
-
-# 11 pixels for the window of SSIM, the scale at either border, and that rounded up to a multiple of the scale.
-@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 18), (4, 20)])
-@pytest.mark.parametrize("turn", [False, True], ids=["too low", "too narrow"])
-def test_a_test_picture_holds_at_least_one_window_of_the_score(scale: int, least: int, turn: bool) -> None:
-    def pictures(short: int) -> Pictures:
-        height, width = (50, short) if turn else (short, 50)
-        return Pictures((), {"large": (picture("large", 50, 50),), "small": (picture("small", height, width),)})
-
-    assert prepare(pictures(least), SuperResolution(scale), patch=8).baseline["small"]
-    size = f"{least - 1} x 50" if turn else f"50 x {least - 1}"
-    with pytest.raises(DataError, match=rf"^somewhere/small\.png: .* {size} pixels; .* at least {least} x {least}$"):
-        prepare(pictures(least - 1), SuperResolution(scale), patch=8)
-
-
-@pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
-def test_where_nothing_is_shrunk_one_patch_and_one_window_are_enough(task: Task) -> None:
-    data = prepare(Pictures((picture("a", 8, 9),), {"set": (picture("b", 11, 11),)}), task, patch=8)
-    assert (len(data.train), list(data.baseline["set"])) == (1, ["b"])
-    with pytest.raises(DataError, match=r"^somewhere/a\.png: .* 9 x 7 pixels; .* at least 8 x 8$"):
-        prepare(Pictures((picture("a", 7, 9),), {}), task, patch=8)
-    with pytest.raises(DataError, match=r"^somewhere/b\.png: .* 11 x 10 pixels; .* at least 11 x 11$"):
-        prepare(Pictures((), {"set": (picture("b", 10, 11),)}), task, patch=8)
+        prepare(pictures(least - 1), task, patch=8)
 
 
 def test_every_level_of_a_task_is_a_test_set_of_its_own() -> None:
@@ -145,53 +133,18 @@ def test_if_patches_are_degraded_as_they_are_drawn_a_training_pair_has_its_truth
 # ---- given inputs ----------------------------------------------------------------------------------------------------
 
 
-def given_set(path: Path, input: Pixels) -> Path:
-    """The layout of the benchmarks, with one picture of 24 x 30 pixels and an odd row and column."""
-    save(noise(25, 31), path / "HR" / "baby.png")
-    save(input, path / "LR_bicubic" / "X2" / "babyx2.png")
-    return path
-
-
-def test_a_given_input_is_used_as_it_is(tmp_path: Path) -> None:
-    input = noise(12, 15, seed=1)
-    given = given_set(tmp_path, input)
-    data = prepare(folder(given, {"set": given}, "X2"), X2, patch=8)
-    expected = (Pair("baby", input, noise(25, 31)[:24, :30]),)
+def test_a_given_input_is_used_as_it_is_with_the_truth_cut_to_fit() -> None:
+    data = prepare(Pictures((GIVEN,), {"set": (GIVEN,)}), X2, patch=8)
+    expected = (Pair("given", noise(12, 15, seed=1), noise(25, 31)[:24, :30]),)
     assert_same_pairs(data.train, expected)
     assert_same_pairs(data.test["set"], expected)
-    assert data.baseline["set"]["baby"] == X2.score(X2.baseline(input), expected[0].truth)
-
-
-def test_a_given_input_survives_the_cache(tmp_path: Path) -> None:
-    pictures = folder(None, {"set": given_set(tmp_path / "set", noise(12, 15, seed=1))}, "X2")
-    made = prepare(pictures, X2, patch=8, cache=tmp_path / "cache")
-    assert_same(made, prepare(pictures, ReadOnly(2), patch=8, cache=tmp_path / "cache"))
-
-
-def test_given_inputs_are_other_data_than_made_ones_even_where_they_are_equal(tmp_path: Path) -> None:
-    given = given_set(tmp_path / "set", downscale(noise(25, 31)[:24, :30], 2))
-    of_given, of_made = (prepare(folder(None, {"set": given}, inputs), X2, 8, tmp_path) for inputs in ("X2", None))
-    assert_same_pairs(of_given.test["set"], of_made.test["set"])
-    assert of_given.fingerprint != of_made.fingerprint
-
-
-@pytest.mark.parametrize(("height", "width"), [(13, 15), (12, 16), (24, 30), (15, 12)])
-def test_a_given_input_of_the_wrong_size_is_refused_with_both_files(tmp_path: Path, height: int, width: int) -> None:
-    given = given_set(tmp_path, noise(height, width))
-    with pytest.raises(DataError) as error:
-        prepare(folder(None, {"set": given}, "X2"), X2, patch=8)
-    assert str(error.value) == (
-        f"{given}/LR_bicubic/X2/babyx2.png: the input is {width} x {height} pixels; "
-        f"{given}/HR/baby.png shrunk by 2 is 15 x 12"
-    )
 
 
 @pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
 def test_a_task_that_makes_its_inputs_takes_none(task: Task) -> None:
-    with pytest.raises(ValueError, match=f"{task.name} makes its inputs itself"):
-        task.pair(noise(12, 12), noise(12, 12))
-    with pytest.raises(ValueError, match=f"{task.name} makes its inputs itself"):
-        task.test_pair(noise(12, 12), "", noise(12, 12))
+    for make in (task.pair, lambda picture, given: task.test_pair(picture, "", given)):
+        with pytest.raises(ValueError, match=f"{task.name} makes its inputs itself"):
+            make(noise(12, 12), noise(12, 12))
 
 
 # ---- the cache of pairs ----------------------------------------------------------------------------------------------
@@ -204,16 +157,28 @@ class ReadOnly(SuperResolution):
         raise AssertionError("the pair was made and not read from the cache")
 
 
-def test_pairs_and_scores_are_read_from_the_cache(tmp_path: Path) -> None:
-    made = prepare(some_pictures(), X2, patch=8, cache=tmp_path / "cache")
-    assert_same(made, prepare(some_pictures(), X2, patch=8))
-    assert_same(made, prepare(some_pictures(), ReadOnly(2), patch=8, cache=tmp_path / "cache"))
+FLAT = picture_of("flat", np.full((20, 20, 3), 77, dtype=np.uint8))
+GIVEN = Picture("given", InMemory(noise(25, 31), "truth.png"), InMemory(noise(12, 15, seed=1), "input.png"))
 
 
-def test_a_picture_that_the_baseline_restores_perfectly_survives_the_cache(tmp_path: Path) -> None:
-    flat = picture_of("flat", np.full((20, 20, 3), 77, dtype=np.uint8))
-    prepare(Pictures((), {"set": (flat,)}), X2, patch=8, cache=tmp_path)
-    assert prepare(Pictures((), {"set": (flat,)}), ReadOnly(2), 8, tmp_path).baseline["set"]["flat"].psnr_db == math.inf
+@pytest.mark.parametrize(
+    ("pictures", "task"),
+    [
+        pytest.param(some_pictures(), X2, id="sr_x2"),
+        pytest.param(some_pictures(), DENOISE, id="denoise"),
+        pytest.param(some_pictures(), JPEG, id="jpeg"),
+        pytest.param(Pictures((), {}), X2, id="nothing at all"),
+        pytest.param(Pictures((), some_pictures().test), X2, id="test sets alone"),
+        pytest.param(Pictures((GIVEN,), {"set": (GIVEN,)}), X2, id="given inputs"),
+        pytest.param(Pictures((), {"set": (FLAT,)}), X2, id="a picture that the baseline restores perfectly"),
+    ],
+)
+def test_pairs_and_scores_are_read_from_the_cache(pictures: Pictures, task: Task, tmp_path: Path) -> None:
+    expected = prepare(pictures, task, patch=8)
+    index = place_of(prepare(pictures, task, 8, tmp_path / "cache"), tmp_path / "cache") / "index.json"
+    before = index.stat()
+    assert_same(prepare(pictures, task, 8, tmp_path / "cache"), expected)
+    assert index.stat() == before
 
 
 def place_of(data: PreparedData, cache: Path) -> Path:
@@ -226,48 +191,35 @@ def kept(cache: Path) -> list[str]:
     return sorted(str(path) for path in files if path.parent.name)
 
 
-def test_the_cache_is_a_folder_of_two_files_named_by_fingerprint_and_task(tmp_path: Path) -> None:
-    data = prepare(some_pictures(), X2, patch=8, cache=tmp_path)
-    name = f"{data.fingerprint[:16]}-sr_x2"
-    assert kept(tmp_path) == [f"{name}/index.json", f"{name}/pixels.bin"]
-
-
 @pytest.mark.parametrize(
     ("task", "name"),
     [
+        pytest.param(X2, "sr_x2", id="sr_x2"),
+        pytest.param(SuperResolution(3), "sr_x3", id="sr_x3"),
         pytest.param(Denoising((25.0,), (0.0, 75.0)), "denoise-25", id="denoise"),
         pytest.param(Denoising((15.0, 12.5), (0.0, 75.0)), "denoise-15-12.5", id="denoise at two levels"),
         pytest.param(ArtifactReduction((10, 40), (1, 50)), "jpeg-10-40", id="jpeg"),
     ],
 )
-def test_the_strengths_that_are_tested_are_part_of_the_name(task: Task, name: str, tmp_path: Path) -> None:
+def test_the_cache_is_a_folder_of_two_files_named_by_fingerprint_task_and_tested_strengths(
+    task: Task, name: str, tmp_path: Path
+) -> None:
     data = prepare(some_pictures(), task, patch=8, cache=tmp_path)
-    assert place_of(data, tmp_path).name == f"{data.fingerprint[:16]}-{name}"
-    assert place_of(data, tmp_path).is_dir()
-
-
-def test_how_a_task_trains_is_no_part_of_its_cache(tmp_path: Path) -> None:
-    for train_sigma in ((0.0, 75.0), (25.0, 25.0)):
-        data = prepare(some_pictures(), Denoising((25.0,), train_sigma), patch=8, cache=tmp_path)
-        assert data.task.parameters()["train_sigma"] == list(train_sigma)
-    assert len(kept(tmp_path)) == 2
+    place = f"{data.fingerprint[:16]}-{name}"
+    assert kept(tmp_path) == [f"{place}/index.json", f"{place}/pixels.bin"]
 
 
 @pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
-def test_a_task_with_another_kind_of_input_survives_the_cache(task: Task, tmp_path: Path) -> None:
-    made = prepare(some_pictures(), task, patch=8)
-    for _ in range(2):
-        assert_same(made, prepare(some_pictures(), task, patch=8, cache=tmp_path))
-
-
-@pytest.mark.parametrize("task", [DENOISE, JPEG], ids=["denoise", "jpeg"])
-def test_a_truth_that_is_its_own_input_lies_on_disk_once(task: Task, tmp_path: Path) -> None:
+def test_a_truth_that_is_its_own_input_is_on_disk_once_however_the_task_trains(task: Task, tmp_path: Path) -> None:
     pictures = Pictures((picture("a", 64, 64),), {})
-    prepare(pictures, task, patch=8, cache=tmp_path)
+    one_strength = {"denoise": Denoising((25.0,), (25.0, 25.0)), "jpeg": ArtifactReduction((10,), (7, 7))}[task.name]
+    prepare(pictures, one_strength, patch=8, cache=tmp_path)
     data = prepare(pictures, task, patch=8, cache=tmp_path)
     (pair,) = data.train
+    assert len(kept(tmp_path)) == 2
     assert (place_of(data, tmp_path) / "pixels.bin").stat().st_size == 64 * 64 * task.colours
     assert np.shares_memory(pair.input, pair.truth)
+    assert data.task == task
 
 
 def test_the_pixels_of_a_cache_cannot_be_written_to(tmp_path: Path) -> None:
@@ -285,20 +237,6 @@ def test_pixels_that_were_released_come_back(tmp_path: Path) -> None:
     assert_same(data, prepare(some_pictures(), X2, patch=8))
 
 
-@pytest.mark.parametrize("test", [{}, some_pictures().test], ids=["nothing at all", "test sets alone"])
-def test_data_without_training_pictures_survive_the_cache(tmp_path: Path, test: dict[str, tuple[Picture, ...]]) -> None:
-    made = prepare(Pictures((), test), X2, patch=8, cache=tmp_path)
-    assert made.train == ()
-    assert_same(made, prepare(Pictures((), test), ReadOnly(2), patch=8, cache=tmp_path))
-
-
-def test_the_same_pictures_are_cached_for_each_task(tmp_path: Path) -> None:
-    for scale in (2, 3):
-        prepare(some_pictures(), SuperResolution(scale), patch=8, cache=tmp_path)
-    for scale in (2, 3):
-        assert prepare(some_pictures(), ReadOnly(scale), patch=8, cache=tmp_path).train[0].input.shape[0] == 24 // scale
-
-
 def test_sizes_are_checked_even_where_the_pairs_are_cached(tmp_path: Path) -> None:
     prepare(some_pictures(), X2, patch=8, cache=tmp_path)
     with pytest.raises(DataError, match="needs at least 26 x 26"):
@@ -313,34 +251,10 @@ def test_a_cache_of_an_earlier_format_is_not_used(tmp_path: Path, monkeypatch: p
 
 
 def flip(file: Path, place: int) -> None:
-    """Turn one bit of one byte over; a digit stays a digit, a letter a letter."""
+    """Change one bit of one byte."""
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
-
-
-def of_pixels(damage: Callable[[Path], object]) -> Callable[[Path], object]:
-    return lambda place: damage(place / "pixels.bin")
-
-
-def of_index(damage: Callable[[Path], object]) -> Callable[[Path], object]:
-    return lambda place: damage(place / "index.json")
-
-
-def cut_in_half(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def flipped_behind(text: str, further: int = 0) -> Callable[[Path], None]:
-    """Flip a bit of the character that follows the first occurrence of a text, however its quotes are written."""
-    pattern = re.escape(text).replace('"', r"\\*\"").replace(r"\ ", " ?")
-
-    def damage(file: Path) -> None:
-        found = re.search(pattern, file.read_text(encoding="utf-8"))
-        assert found is not None
-        flip(file, found.end() + further)
-
-    return damage
 
 
 def data_of_another(place: Path) -> None:
@@ -360,49 +274,43 @@ def folder_in_place_of(file: Path) -> None:
     file.mkdir()
 
 
+PIXELS, INDEX = "pixels.bin", "index.json"
 DAMAGE = [
     pytest.param(nothing_there, id="an empty folder"),
-    pytest.param(of_pixels(Path.unlink), id="no pixels"),
-    pytest.param(of_pixels(lambda file: file.write_bytes(b"")), id="empty pixels"),
-    pytest.param(of_pixels(cut_in_half), id="pixels cut in half"),
-    pytest.param(of_pixels(lambda file: os.truncate(file, file.stat().st_size - 1)), id="the last byte of the pixels"),
-    pytest.param(of_pixels(lambda file: flip(file, 0)), id="one bit of the first pixel"),
-    pytest.param(of_pixels(lambda file: flip(file, file.stat().st_size - 1)), id="one bit of the last pixel"),
-    pytest.param(of_pixels(folder_in_place_of), id="a folder for pixels"),
-    pytest.param(of_index(Path.unlink), id="no index"),
-    pytest.param(of_index(lambda file: file.write_bytes(b"")), id="empty index"),
-    pytest.param(of_index(lambda file: file.write_bytes(b"nonsense" * 100)), id="nonsense for an index"),
-    pytest.param(of_index(lambda file: file.write_text("{}")), id="an index that says nothing"),
-    pytest.param(of_index(lambda file: file.write_text("[" * 100_000)), id="an index nested without end"),
-    pytest.param(of_index(cut_in_half), id="index cut in half"),
-    pytest.param(of_index(flipped_behind('"fingerprint": "')), id="one bit of the fingerprint"),
-    pytest.param(of_index(flipped_behind('"name": "')), id="one bit of a name"),
-    pytest.param(of_index(flipped_behind('"start": ')), id="one bit of a place"),
-    pytest.param(of_index(flipped_behind('"shape": [')), id="one bit of a shape"),
-    pytest.param(of_index(flipped_behind('"type": "uint')), id="one bit of a type"),
-    pytest.param(of_index(flipped_behind('"check": ')), id="one bit of a checksum"),
-    pytest.param(of_index(flipped_behind('"third": [', further=1)), id="one bit of a score"),
-    pytest.param(of_index(folder_in_place_of), id="a folder for an index"),
     pytest.param(data_of_another, id="data of another"),
+    *(
+        pytest.param(lambda place, file=file, damage=damage: damage(place / file), id=f"{file}: {name}")
+        for file in (PIXELS, INDEX)
+        for name, damage in {
+            "missing": Path.unlink,
+            "empty": lambda file: file.write_bytes(b""),
+            "nonsense": lambda file: file.write_bytes(b"nonsense" * 100),
+            "cut in half": lambda file: os.truncate(file, file.stat().st_size // 2),
+            "the last byte missing": lambda file: os.truncate(file, file.stat().st_size - 1),
+            "one bit of the first byte": lambda file: flip(file, 0),
+            "one bit in the middle": lambda file: flip(file, file.stat().st_size // 2),
+            "one bit of the last byte": lambda file: flip(file, file.stat().st_size - 1),
+            "a folder": folder_in_place_of,
+        }.items()
+    ),
+    pytest.param(lambda place: (place / INDEX).write_text("{}"), id="an index without a checksum"),
+    pytest.param(lambda place: (place / INDEX).write_text(with_checksum({})), id="an index that says nothing"),
+    pytest.param(lambda place: (place / INDEX).write_text("[" * 100_000), id="an index nested without end"),
 ]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache_is_rebuilt(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_a_damaged_cache_is_rebuilt_and_that_is_logged(
+    tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
     expected = prepare(some_pictures(), X2, patch=8)
     place = place_of(prepare(some_pictures(), X2, patch=8, cache=tmp_path), tmp_path)
+    assert caplog.text == ""
     damage(place)
     assert_same(expected, prepare(some_pictures(), X2, patch=8, cache=tmp_path))
-    assert_same(expected, prepare(some_pictures(), ReadOnly(2), patch=8, cache=tmp_path))
-    assert sorted(path.name for path in place.iterdir()) == ["index.json", "pixels.bin"]
-
-
-def test_a_rebuilt_cache_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = place_of(prepare(some_pictures(), X2, patch=8, cache=tmp_path), tmp_path)
-    assert caplog.text == ""
-    flip(place / "pixels.bin", 0)
-    prepare(some_pictures(), X2, patch=8, cache=tmp_path)
     assert f"the prepared pictures in {place} are rebuilt" in caplog.text
+    assert_same(expected, prepare(some_pictures(), ReadOnly(2), patch=8, cache=tmp_path))
+    assert sorted(path.name for path in place.iterdir()) == [INDEX, PIXELS]
 
 
 def test_a_reader_of_the_old_pixels_is_not_disturbed_when_the_cache_is_rebuilt(tmp_path: Path) -> None:
@@ -487,17 +395,11 @@ def test_a_disk_that_is_full_is_not_used(tmp_path: Path, most: int) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-class Meeting(Protocol):
-    """A barrier between threads, or one between processes."""
-
-    def wait(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class InStep(SuperResolution):
-    """The same task, where all who prepare it wait for each other before they write; one that starts again is alone."""
+    """The same task, in which all processes that prepare it wait for each other before they write."""
 
-    together: Meeting
+    together: Barrier
 
     def score(self, output: Pixels, truth: Pixels) -> Score:
         with contextlib.suppress(threading.BrokenBarrierError):
@@ -509,19 +411,8 @@ LARGE = Pictures((picture("large", 600, 600),), some_pictures().test)
 SEVERAL = 4
 
 
-def test_several_threads_may_fill_the_cache_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    task = InStep(2, threading.Barrier(SEVERAL, timeout=10))
-    with ThreadPoolExecutor(SEVERAL) as pool:
-        results = [pool.submit(prepare, LARGE, task, 8, tmp_path) for _ in range(SEVERAL)]
-    expected = prepare(LARGE, X2, patch=8)
-    for data in (*(result.result() for result in results), prepare(LARGE, ReadOnly(2), patch=8, cache=tmp_path)):
-        assert_same(data, expected)
-    assert [Path(name).name for name in kept(tmp_path)] == ["index.json", "pixels.bin"]
-    assert caplog.text == ""
-
-
-def prepared_in_step(cache: Path, together: Meeting, answers: "Queue[tuple[str, list[str]]]") -> None:
-    """Prepare in a process of its own, and say what came of it and what was warned of."""
+def prepared_in_step(cache: Path, together: Barrier, answers: "Queue[tuple[str, list[str]]]") -> None:
+    """Prepare in a process of its own, and report a digest of the result and the warnings."""
     warnings = warnings_of("bbcu.data.pairs")
     data = prepare(LARGE, InStep(2, together), 8, cache)
     answers.put((summary(data), warnings))

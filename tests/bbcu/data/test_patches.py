@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -94,14 +93,6 @@ def test_a_batch_is_float32_with_channels_first(scale: int) -> None:
     assert inputs.dtype == truths.dtype == torch.float32
     assert inputs.is_contiguous()
     assert truths.is_contiguous()
-
-
-@pytest.mark.parametrize(("level", "expected"), [(0, 0.0), (51, 0.2), (255, 1.0)])
-def test_a_batch_holds_levels_as_fractions_of_white(level: int, expected: float) -> None:
-    flat = np.full((8, 8, 3), level, dtype=np.uint8)
-    sampler = PatchSampler([Pair("flat", flat, flat)], scale=1, patch=4, batch=2, seed=0)
-    for values in sampler.batch_at(0):
-        torch.testing.assert_close(values, torch.full((2, 3, 4, 4), expected))
 
 
 def sampler_of(task: Task, seed: int = 3, cache: Path | None = None) -> PatchSampler:
@@ -199,14 +190,6 @@ def test_what_is_degraded_may_lie_between_and_beyond_the_levels() -> None:
     assert float(inputs.min()) < 0
     assert float(inputs.max()) > 1
     torch.testing.assert_close(inputs, truths * 2 - 127.75 / 255)
-
-
-def test_the_patches_of_a_batch_have_noise_of_their_own() -> None:
-    flat = np.full((8, 8, 3), 128, dtype=np.uint8)
-    task = Denoising((25.0,), (25.0, 25.0))
-    sampler = PatchSampler([Pair("flat", flat, flat)], 1, 8, batch=6, seed=0, degradation=task.degradation)
-    inputs, _ = sampler.batch_at(0)
-    assert not any(torch.equal(one, other) for one, other in combinations(inputs, 2))
 
 
 def test_noise_does_not_choose_the_patches() -> None:

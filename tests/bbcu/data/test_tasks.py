@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn.functional import interpolate
 
-from bbcu.data.images import Pixels, crop_to_multiple, downscale, luma, rounded, upscale
+from bbcu.data.images import Pixels, crop_to_multiple, downscale, luma, upscale
 from bbcu.data.metrics import psnr, ssim
 from bbcu.data.sources import embedded
 from bbcu.data.tasks import ArtifactReduction, Denoising, SuperResolution, Task, make_task
@@ -47,42 +45,6 @@ def test_the_score_is_that_of_the_luma_inside_the_border(scale: int) -> None:
     output_luma, truth_luma = (luma(image)[scale : 24 - scale, scale : 32 - scale] for image in (output, truth))
     assert score.psnr_db == psnr(output_luma, truth_luma)
     assert score.ssim == ssim(output_luma, truth_luma)
-
-
-def border(image: Pixels, width: int) -> Pixels:
-    changed = image.copy()
-    changed[:width] = changed[-width:] = 0
-    changed[:, :width] = changed[:, -width:] = 0
-    return changed
-
-
-@SCALES
-def test_a_border_as_wide_as_the_scale_does_not_count_and_the_next_pixel_does(scale: int) -> None:
-    task, output, truth = SuperResolution(scale), noise(24, 32, seed=1), noise(24, 32, seed=2)
-    assert task.score(border(output, scale), truth) == task.score(output, truth)
-    assert task.score(border(output, scale + 1), truth) != task.score(output, truth)
-
-
-def test_super_resolution_has_one_level_and_degrades_no_patches() -> None:
-    task = SuperResolution(2)
-    assert (task.levels, task.degradation, task.baseline_name) == (("",), None, "bicubic")
-    assert (task.colours, task.border, task.identity) == (3, 2, "sr_x2")
-
-
-@SCALES
-def test_a_given_input_is_taken_as_it_is_with_the_truth_cut_to_fit(scale: int) -> None:
-    picture, given = noise(13 * scale - 1, 15 * scale + 1), noise(12, 15, seed=1)
-    for input, truth in (
-        SuperResolution(scale).pair(picture, given),
-        SuperResolution(scale).test_pair(picture, "", given),
-    ):
-        np.testing.assert_array_equal(input, given)
-        np.testing.assert_array_equal(truth, crop_to_multiple(picture, scale))
-
-
-def test_a_given_input_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the given input \(12, 14, 3\) is not \(24, 30, 3\) shrunk by 2"):
-        SuperResolution(2).pair(noise(24, 30), noise(12, 14))
 
 
 # ---- denoising -------------------------------------------------------------------------------------------------------
@@ -122,33 +84,6 @@ def test_denoising_is_scored_on_all_three_channels_without_a_border() -> None:
     assert score.ssim == pytest.approx(np.mean(channels), abs=1e-12)
 
 
-@pytest.mark.parametrize("channel", [0, 1, 2])
-def test_every_channel_counts_up_to_the_corner(channel: int) -> None:
-    truth = noise(12, 15)
-    output = truth.copy()
-    output[0, 0, channel] ^= 128
-    assert denoising().score(output, truth).psnr_db == pytest.approx(10 * np.log10(255**2 * 12 * 15 * 3 / 128**2))
-
-
-@pytest.mark.parametrize(
-    ("sigma", "levels"),
-    [
-        pytest.param((25.0,), ("",), id="one"),
-        pytest.param((15.0, 25.0, 50.0), ("-sigma15", "-sigma25", "-sigma50"), id="three"),
-        pytest.param((12.5, 25.0), ("-sigma12_5", "-sigma25"), id="a fraction"),
-    ],
-)
-def test_several_strengths_of_noise_are_levels(sigma: tuple[float, ...], levels: tuple[str, ...]) -> None:
-    assert denoising(*sigma).levels == levels
-
-
-def test_every_level_has_its_own_strength() -> None:
-    task = denoising(15.0, 50.0)
-    for level, sigma in zip(task.levels, task.sigma, strict=True):
-        (input, _), (alone, _) = task.test_pair(noise(12, 15), level), denoising(sigma).test_pair(noise(12, 15), "")
-        np.testing.assert_array_equal(input, alone)
-
-
 def strengths(task: Denoising, count: int = 2000) -> NDArray[np.float64]:
     """The strength of the noise of each of many training patches, measured."""
     patches = np.full((count, 12, 12, 3), 128, dtype=np.uint8)
@@ -176,12 +111,6 @@ def test_a_single_strength_is_every_patchs() -> None:
     np.testing.assert_allclose(strengths(denoising(train=(25.0, 25.0)), count=200), 25, rtol=0.15)
 
 
-def test_a_training_without_noise_has_its_truth_for_input() -> None:
-    patches = noise(8, 8)[None]
-    degraded = denoising(train=(0.0, 0.0)).degradation(patches, np.random.default_rng(0))
-    np.testing.assert_array_equal(degraded, patches)
-
-
 # ---- JPEG artifact reduction -----------------------------------------------------------------------------------------
 
 
@@ -194,19 +123,6 @@ def as_the_codec_does(gray: Pixels, quality: int) -> Pixels:
     file = io.BytesIO()
     Image.fromarray(gray[..., 0]).save(file, format="JPEG", quality=quality)
     return np.asarray(Image.open(io.BytesIO(file.getvalue())))[..., None]
-
-
-def test_a_gray_picture_is_taken_as_it_is() -> None:
-    levels = soft_blobs(0, 16, 24)[..., :1]
-    for part in restoring().pair(levels.repeat(3, axis=2)):
-        np.testing.assert_array_equal(part, levels)
-
-
-def test_a_colour_picture_is_taken_as_the_luma_of_matlab_rounded() -> None:
-    expected = np.floor(luma(noise(16, 24)) + 0.5)[..., None]
-    for part in restoring().pair(noise(16, 24)):
-        assert part.dtype == np.uint8
-        np.testing.assert_array_equal(part, expected)
 
 
 @pytest.mark.parametrize("quality", [1, 10, 40, 100])
@@ -241,26 +157,20 @@ def test_artifact_reduction_is_scored_on_the_whole_gray_picture() -> None:
     assert score.ssim == ssim(output[..., 0], truth[..., 0])
 
 
-def qualities(train: tuple[int, int], count: int = 120) -> Counter[int]:
+def qualities(train: tuple[int, int], count: int) -> Counter[int]:
     """How often each quality was drawn for a patch, recognised by what the codec makes of it."""
     patch = soft_blobs(0, 16, 16)[..., :1]
-    by_result = {as_the_codec_does(patch, quality).tobytes(): quality for quality in range(1, 101)}
-    known = {quality: as_the_codec_does(patch, quality).tobytes() for quality in range(train[0], train[1] + 1)}
-    assert len(set(known.values())) == len(known)
+    by_result = {as_the_codec_does(patch, quality).tobytes(): quality for quality in range(5, 40)}
+    assert len(by_result) == 35
     degraded = restoring(train=train).degradation(np.stack([patch] * count), np.random.default_rng(0))
     assert degraded.shape == (count, 16, 16, 1)
-    assert degraded.dtype == np.uint8
-    by_result |= {result: quality for quality, result in known.items()}
     return Counter(by_result[result.tobytes()] for result in degraded)
 
 
 def test_a_training_draws_every_quality_of_its_range_both_ends_among_them() -> None:
-    found = qualities((30, 33))
+    found = qualities((30, 33), count=120)
     assert sorted(found) == [30, 31, 32, 33]
     assert min(found.values()) > 15
-
-
-def test_a_single_quality_is_every_patchs() -> None:
     assert qualities((10, 10), count=20) == {10: 20}
 
 
@@ -288,18 +198,14 @@ BY_NAME = [
 
 
 @pytest.mark.parametrize(("parameters", "task"), BY_NAME)
-def test_a_task_is_made_by_its_name_and_what_belongs_to_that(parameters: dict[str, Any], task: Task) -> None:
+def test_a_task_is_made_by_its_name_and_its_keys_and_again_by_its_parameters(
+    parameters: dict[str, Any], task: Task
+) -> None:
     made = make_task(parameters)
-    assert made == task
+    again = make_task(json.loads(json.dumps(made.parameters())))
+    assert again == made == task
     assert hash(made) == hash(task)
     assert made.name == parameters["name"]
-
-
-@pytest.mark.parametrize(("parameters", "task"), BY_NAME)
-def test_the_parameters_of_a_task_make_it_again(parameters: dict[str, Any], task: Task) -> None:
-    again = make_task(json.loads(json.dumps(make_task(parameters).parameters())))
-    assert again == task
-    assert again.parameters() == task.parameters()
 
 
 SPELLINGS = [
@@ -319,118 +225,82 @@ def test_spellings_of_one_task_have_one_form(spellings: list[dict[str, Any]]) ->
 
 
 VALID = "; valid: sr_x2, sr_x3, sr_x4, denoise, jpeg"
+RANGE, WHOLE, NUMBER = (
+    "must be a range",
+    "must be whole numbers from 1 to 100",
+    "must be a number, or a list of numbers",
+)
+REFUSED_VALUES = [
+    *(({**DENOISE, "sigma": sigma}, "sigma", "must be above 0, and at most 255") for sigma in (0, -1, 255.5, [25, 0])),
+    *(
+        ({**DENOISE, "sigma": sigma}, "sigma", NUMBER)
+        for sigma in ("25", True, float("nan"), float("inf"), [[25]], {"a": 1})
+    ),
+    ({**DENOISE, "sigma": []}, "sigma", "must name at least one number"),
+    ({**DENOISE, "sigma": [25, 25.0]}, "sigma", "names a number twice"),
+    *(
+        ({**DENOISE, "train_sigma": train}, "train_sigma", RANGE)
+        for train in ([75, 0], [-1, 5], [0, 256], [0, 10, 20], 300)
+    ),
+    *(({**JPEG, "quality": quality}, "quality", WHOLE) for quality in (0, 101, 10.5, [10, 0])),
+    ({**JPEG, "quality": [10, 10]}, "quality", "names a number twice"),
+    *(({**JPEG, "train_quality": train}, "train_quality", WHOLE) for train in ([0, 50], [1, 101], [1, 2.5])),
+    *(({**JPEG, "train_quality": train}, "train_quality", RANGE) for train in ([50, 1], [1, 2, 3])),
+    ({**JPEG, "train_quality": "low"}, "train_quality", NUMBER),
+]
 REFUSED = [
-    *(
-        pytest.param({"name": name}, f"unknown task '{name}'", id=f"name {name!r}")
-        for name in ("sr_x5", "sr_x02", "SR_X2", "", "Denoise", "None")
-    ),
-    pytest.param({}, "unknown task 'None'", id="no name"),
-    pytest.param({"name": "sr_x2", "sigma": 25}, "task.sigma=25: the task sr_x2 has no such key", id="sigma of sr"),
-    pytest.param({**DENOISE, "quality": 10}, "task.quality=10: the task denoise has no such key", id="of jpeg"),
-    pytest.param({**JPEG, "train_sigma": 5}, "task.train_sigma=5: the task jpeg has no such key", id="of denoise"),
-    pytest.param({**DENOISE, "noise": 1}, "task.noise=1: the task denoise has no such key", id="of nobody"),
-    pytest.param({**DENOISE, "sigma": None}, "no value for task.sigma: the task denoise needs one", id="no sigma"),
-    pytest.param({"name": "jpeg", "quality": 1}, "no value for task.train_quality: the task jpeg", id="no range"),
-    *(
-        pytest.param({**DENOISE, "sigma": value}, f"task.sigma={value}: must be {rule}", id=f"sigma {value}")
-        for value, rule in (
-            (0, "above 0, and at most 255"),
-            (-1, "above 0, and at most 255"),
-            (255.5, "above 0, and at most 255"),
-            ([25, 0], "above 0, and at most 255"),
-            ("25", "a number, or a list of numbers"),
-            (True, "a number, or a list of numbers"),
-            (float("nan"), "a number, or a list of numbers"),
-            (float("inf"), "a number, or a list of numbers"),
-            ([[25]], "a number, or a list of numbers"),
-            ({"a": 1}, "a number, or a list of numbers"),
-        )
-    ),
-    pytest.param({**DENOISE, "sigma": []}, "task.sigma=[]: must name at least one number", id="no sigma in the list"),
-    pytest.param({**DENOISE, "sigma": [25, 25.0]}, "names a number twice", id="sigma twice"),
-    *(
-        pytest.param({**DENOISE, "train_sigma": value}, f"task.train_sigma={value}: must be a range", id=f"{value}")
-        for value in ([75, 0], [-1, 5], [0, 256], [0, 10, 20], 300)
-    ),
-    *(
-        pytest.param(
-            {**JPEG, "quality": value}, f"task.quality={value}: must be whole numbers from 1 to 100", id=f"q{value}"
-        )
-        for value in (0, 101, 10.5, [10, 0])
-    ),
-    pytest.param({**JPEG, "quality": [10, 10]}, "task.quality=[10, 10]: names a number twice", id="quality twice"),
-    *(
-        pytest.param({**JPEG, "train_quality": value}, f"task.train_quality={value}: must be ", id=f"train {value}")
-        for value in ([50, 1], [0, 50], [1, 101], [1, 2.5], [1, 2, 3], "low")
-    ),
+    *(({"name": name}, f"unknown task '{name}'") for name in ("sr_x5", "sr_x02", "SR_X2", "", "Denoise", "None", None)),
+    ({"name": "sr_x2", "sigma": 25}, "task.sigma=25: the task sr_x2 has no such key"),
+    ({**DENOISE, "quality": 10}, "task.quality=10: the task denoise has no such key"),
+    ({**JPEG, "train_sigma": 5}, "task.train_sigma=5: the task jpeg has no such key"),
+    ({**DENOISE, "noise": 1}, "task.noise=1: the task denoise has no such key"),
+    ({**DENOISE, "sigma": None}, "no value for task.sigma: the task denoise needs one"),
+    ({"name": "jpeg", "quality": 1}, "no value for task.train_quality: the task jpeg"),
+    *((given, f"task.{key}={given[key]}: {rule}") for given, key, rule in REFUSED_VALUES),
 ]
 
 
-@pytest.mark.parametrize(("parameters", "message"), REFUSED)
+@pytest.mark.parametrize(("parameters", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_cannot_be_a_task_is_refused_in_one_line(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         make_task(parameters)
-    assert str(error.value).startswith(message) or message == "names a number twice"
-    assert message in str(error.value)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
     assert not message.startswith("unknown task") or str(error.value).endswith(VALID)
 
 
-@pytest.mark.parametrize(
-    "pair",
-    [
-        pytest.param((denoising(25.0), denoising(25.00001)), id="the seventh digit"),
-        pytest.param((denoising(15.0), denoising(15.0, 25.0)), id="one more"),
-        pytest.param((denoising(15.0, 25.0), denoising(25.0, 15.0)), id="the order"),
-        pytest.param((restoring(10), restoring(20)), id="quality"),
-        pytest.param((denoising(10.0), restoring(10)), id="the kind"),
-    ],
-)
-def test_tasks_whose_pairs_differ_have_identities_that_differ(pair: tuple[Task, Task]) -> None:
-    one, other = pair
-    assert one.identity != other.identity
+def test_tasks_whose_pairs_differ_have_identities_that_differ() -> None:
+    """They differ in the seventh digit, in one strength more, in the order, and in the kind of task."""
+    strengths = ((25.0,), (25.00001,), (15.0,), (15.0, 25.0), (25.0, 15.0), (10.0,))
+    tasks = [*(denoising(*sigma) for sigma in strengths), restoring(10), restoring(20)]
+    assert len({task.identity for task in tasks}) == len(tasks)
 
 
 # ---- measured scores -------------------------------------------------------------------------------------------------
 
 
-def as_matlab_enlarges(image: Pixels, scale: int) -> Pixels:
-    """Bicubic interpolation with a = -0.5 and the border mirrored: torch's antialiased one, enlarging."""
-    border = 4
-    mirrored = np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric").astype(np.float64)
-    batch = torch.from_numpy(mirrored.transpose(2, 0, 1))[None]
-    size = (mirrored.shape[0] * scale, mirrored.shape[1] * scale)
-    large = interpolate(batch, size=size, mode="bicubic", antialias=True, align_corners=False)
-    cut = border * scale
-    return rounded(large[0, :, cut:-cut, cut:-cut].permute(1, 2, 0).numpy())
-
-
 # Mean PSNR in dB and SSIM over astronaut, chelsea and coffee; docs/data.md has those of the sets of the papers.
 MEASURED = [
-    ({"name": "sr_x2"}, "baseline", 32.7182, 0.9195),
-    ({"name": "sr_x2"}, "matlab", 32.5226, 0.9160),
-    ({"name": "sr_x3"}, "baseline", 30.1380, 0.8571),
-    ({"name": "sr_x3"}, "matlab", 29.9938, 0.8538),
-    ({"name": "sr_x4"}, "baseline", 28.6755, 0.8077),
-    ({"name": "sr_x4"}, "matlab", 28.5373, 0.8048),
-    ({**JPEG, "quality": 10}, "baseline", 29.5432, 0.8032),
-    ({**JPEG, "quality": 20}, "baseline", 31.9234, 0.8753),
-    ({**JPEG, "quality": 30}, "baseline", 33.2335, 0.9049),
-    ({**JPEG, "quality": 40}, "baseline", 34.1478, 0.9207),
-    ({**DENOISE, "sigma": 15}, "baseline", 24.9246, 0.4876),
-    ({**DENOISE, "sigma": 25}, "baseline", 20.6329, 0.3091),
-    ({**DENOISE, "sigma": 50}, "baseline", 15.0852, 0.1420),
+    ({"name": "sr_x2"}, 32.7182, 0.9195),
+    ({"name": "sr_x3"}, 30.1380, 0.8571),
+    ({"name": "sr_x4"}, 28.6755, 0.8077),
+    ({**JPEG, "quality": 10}, 29.5432, 0.8032),
+    ({**JPEG, "quality": 20}, 31.9234, 0.8753),
+    ({**JPEG, "quality": 30}, 33.2335, 0.9049),
+    ({**JPEG, "quality": 40}, 34.1478, 0.9207),
+    ({**DENOISE, "sigma": 15}, 24.9246, 0.4876),
+    ({**DENOISE, "sigma": 25}, 20.6329, 0.3091),
+    ({**DENOISE, "sigma": 50}, 15.0852, 0.1420),
 ]
 
 
-@pytest.mark.parametrize(("parameters", "how", "psnr_db", "similarity"), MEASURED)
+@pytest.mark.parametrize(("parameters", "psnr_db", "similarity"), MEASURED)
 def test_the_inputs_of_the_bundled_photographs_score_what_was_measured(
-    parameters: dict[str, Any], how: str, psnr_db: float, similarity: float
+    parameters: dict[str, Any], psnr_db: float, similarity: float
 ) -> None:
     task, scores = make_task(parameters), []
     for picture in embedded().test["embedded"]:
         input, truth = task.test_pair(picture.truth.read(), "")
-        output = task.baseline(input) if how == "baseline" else as_matlab_enlarges(rounded(input), task.scale)
-        scores.append(task.score(output, truth))
+        scores.append(task.score(task.baseline(input), truth))
     assert np.mean([score.psnr_db for score in scores]) == pytest.approx(psnr_db, abs=0.0002)
     assert np.mean([score.ssim for score in scores]) == pytest.approx(similarity, abs=0.0002)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bbcu.data.images import downscale
-from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
-from bbcu.errors import ConfigError
 from bbcu.model import int8
 from bbcu.model.int8 import sign_conv2d
 from bbcu.model.methods import METHODS
@@ -23,7 +21,7 @@ from bbcu.training.acceleration import cpp_compiler, enable_int8, plan_for, reso
 from bbcu.training.evaluation import restore
 from bbcu.training.loop import Training
 from bbcu.training.settings import TrainSettings
-from tests.harness.builders import dncnn, drawn, noise, srresnet
+from tests.harness.builders import blobs, dncnn, drawn, noise, of_method, srresnet
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 HAS_VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni"))
@@ -90,23 +88,12 @@ def test_the_operator_is_what_it_declares_to_the_compiler() -> None:
 # --- whole networks ---------------------------------------------------------------------------------------------------
 
 
-def cells() -> dict[str, nn.Module]:
-    """A network of each method, of each kind, and one with all parts binary."""
-    networks = {
-        "everywhere": srresnet(binarize=("head", "body", "up", "tail")),
-        "double filter": srresnet(channels=12, unit=UnitSpec(residual=False, act="none", threshold=False)),
-        "dncnn": dncnn(blocks=2),
-    }
-    for name, method in METHODS.items():
-        if method.all_levels["binarize"]:
-            unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
-            networks[name] = srresnet(blocks=2, unit=UnitSpec(**unit), **method.network)
-    return networks
-
-
-def blobs(seed: int, scale: int) -> Pair:
-    truth = np.kron(noise(8, 8, seed), np.ones((4, 4, 1), dtype=np.uint8))
-    return Pair(f"blobs{seed}", downscale(truth, scale) if scale > 1 else truth, truth)
+CELLS: dict[str, Callable[[], nn.Module]] = {
+    "everywhere": lambda: srresnet(binarize=("head", "body", "up", "tail")),
+    "double filter": lambda: srresnet(channels=12, unit=UnitSpec(residual=False, act="none", threshold=False)),
+    "dncnn": lambda: dncnn(blocks=2),
+    **{name: functools.partial(of_method, name) for name, method in METHODS.items() if method.all_levels["binarize"]},
+}
 
 
 def assert_same_state(found: nn.Module, expected: nn.Module) -> None:
@@ -125,9 +112,9 @@ def trained(network: nn.Module, settings: TrainSettings) -> Training:
 
 @needs_vnni
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", cells())
+@pytest.mark.parametrize("name", CELLS)
 def test_a_training_in_int8_equals_the_one_in_floating_point(name: str, precision: str) -> None:
-    plain, fast = cells()[name], cells()[name]
+    plain, fast = CELLS[name](), CELLS[name]()
     settings = dataclasses.replace(SETTINGS, precision=precision)
     assert not trained(plain, dataclasses.replace(settings, int8=False)).plan.in_bytes
     assert trained(fast, dataclasses.replace(settings, int8=True)).plan.in_bytes
@@ -142,7 +129,7 @@ def test_a_training_in_int8_equals_the_one_in_floating_point(name: str, precisio
 @pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
 def test_so_does_a_compiled_one() -> None:
     settings = dataclasses.replace(SETTINGS, precision="bf16", compile=True)
-    plain, fast = (srresnet(blocks=2) for _ in range(2))
+    plain, fast = (srresnet() for _ in range(2))
     trained(plain, dataclasses.replace(settings, int8=False))
     trained(fast, dataclasses.replace(settings, int8=True))
     assert_same_state(fast, plain)
@@ -241,8 +228,3 @@ def test_a_torch_that_cannot_or_is_wrong_is_not_used(
     machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
     machine.setattr(int8, "sign_conv2d", convolution)
     assert int8.missing_for_int8(CPU) == reason
-
-
-def test_an_unknown_value_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train.int8=always"):
-        dataclasses.replace(SETTINGS, int8="always")

@@ -15,8 +15,6 @@ from ablations.space.cells import Cell, canonical_levels
 from ablations.space.factors import FACTORS, REFERENCE, parse_level, unit_factors
 from ablations.space.rules import Backbone
 from ablations.trial.identity import Trial
-from bbcu.data.images import downscale
-from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.data.tasks import TASKS, make_task
 from bbcu.model.methods import BASELINE, METHODS, Method
@@ -26,6 +24,7 @@ from bbcu.model.surrogates import ErrorDecay, sign
 from bbcu.training.loop import StepReport, Training
 from bbcu.training.preparation import standardise
 from bbcu.training.settings import TrainSettings
+from tests.harness.builders import blobs as textures
 from tests.harness.paths import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -91,13 +90,6 @@ def test_no_two_trained_methods_of_one_width_are_the_same() -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def picture(seed: int, scale: int) -> Pair:
-    """Flat squares, whose edges bilinear interpolation blurs."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3)).astype(np.uint8)
-    truth = np.kron(coarse, np.ones((2 * scale, 2 * scale, 1), dtype=np.uint8))
-    return Pair(f"blobs{seed}", downscale(truth, scale), truth)
-
-
 class NoisyBlobs:
     """Batches (noisy, clean) of flat squares with noise of sigma 50 out of 255."""
 
@@ -130,7 +122,7 @@ def losses_of(
 
 def blobs(network: nn.Module, scale: int = 2) -> PatchSampler:
     """A sampler of flat squares; sets the statistics of a network that standardises."""
-    pairs = [picture(seed, scale) for seed in range(2)]
+    pairs = [textures(seed, scale) for seed in range(2)]
     standardise(network, pairs)
     return PatchSampler(pairs, scale, SETTINGS.patch, SETTINGS.batch, seed=0)
 

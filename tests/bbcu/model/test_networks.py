@@ -12,7 +12,7 @@ from ablations.space.cells import canonical_levels
 from ablations.space.factors import FACTORS, REFERENCE, Level
 from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.model.initialisation import initialise
-from bbcu.model.networks import Body, NetworkSpec, SRResNet, Upsampler
+from bbcu.model.networks import Body, NetworkSpec, SRResNet
 from bbcu.model.specs import UnitSpec
 from tests.harness.builders import drawn, srresnet
 
@@ -44,10 +44,6 @@ def patches(seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_output_is_scale_times_the_input(scale: int) -> None:
     assert srresnet(scale, 4)(torch.rand(1, 3, 7, 9)).shape == (1, 3, 7 * scale, 9 * scale)
-
-
-def test_the_fourfold_upsampler_shuffles_twice() -> None:
-    assert [stage.out_channels for stage in Upsampler(NetworkSpec(4, 4, 1)).stages] == [4 * 2**2, 4 * 2**2]
 
 
 def test_a_network_whose_tail_is_zero_is_bilinear_interpolation() -> None:

@@ -18,12 +18,10 @@ from ablations.space.factors import FACTORS
 from bbcu.errors import ConfigError
 from bbcu.model.activations import ACTIVATIONS, Clamp, FusedRPReLU, RPReLU
 from bbcu.model.binarisers import BINARISERS, Binariser, binariser_of
-from bbcu.model.initialisation import small_normal
-from bbcu.model.networks import NetworkSpec, binary_units, build
+from bbcu.model.networks import NetworkSpec, build
 from bbcu.model.registry import look_up
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import SURROGATES, ErrorDecay, Surrogate, sign, surrogate_of
-from bbcu.model.units import BinaryUnit, UnitShape
 from tests.harness.builders import drawn, unit
 from tests.harness.paths import DOCS
 from tests.harness.support import Workplace
@@ -197,18 +195,6 @@ def test_the_gradient_of_irnet_is_that_of_its_formula(progress: float, dtype: to
     torch.testing.assert_close(gradient, leaf.grad, **close)
 
 
-def test_half_of_the_signs_of_an_irnet_filter_are_positive_whatever_its_mean() -> None:
-    weight = torch.rand(8, 16, 3, 3, generator=torch.Generator().manual_seed(0)) + 5
-    shares = (BINARISERS["irnet"]()(weight) > 0).float().mean((1, 2, 3))
-    torch.testing.assert_close(shares, torch.full((8,), 0.5), atol=0.1, rtol=0)
-
-
-@pytest.mark.parametrize("name", list(BINARISERS))
-def test_a_filter_has_two_binary_weights_of_opposite_sign(name: str) -> None:
-    for kernel in BINARISERS[name]()(latent(torch.float32)):
-        assert kernel.unique().tolist() == [-kernel.max(), kernel.max()]
-
-
 @pytest.mark.parametrize("weight", list(BINARISERS))
 def test_taking_the_scale_out_of_the_convolution_only_changes_the_rounding(weight: str) -> None:
     built = unit(4, 6, weight=weight, act="none", threshold=False).double()
@@ -311,14 +297,10 @@ class Soft(Surrogate):
 
 
 class Halves(Binariser):
-    """Every weight is plus or minus a half; after a step all latent weights are positive."""
+    """Every weight is plus or minus a half."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (0.5 * sign(weight) - weight).detach()
-
-    def after_step(self, weight: Tensor) -> None:
-        with torch.no_grad():
-            weight.clamp_(min=0.25)
 
 
 class Ternary(Binariser):
@@ -326,25 +308,6 @@ class Ternary(Binariser):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight.round()
-
-
-class DoubledUnit(BinaryUnit):
-    """A unit whose branch counts twice."""
-
-    def branch(self, x: Tensor) -> Tensor:
-        return 2 * super().branch(x)
-
-
-class Enlarger(nn.Module):
-    """A network of one unit, enlarged by repetition."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.unit = spec.binary_unit(UnitShape(spec.colours, spec.colours, initial_weight=small_normal))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(self.unit(x, x), scale_factor=float(self.spec.scale), mode="nearest")
 
 
 def own(name: str) -> str:
@@ -358,40 +321,6 @@ def image() -> Tensor:
 def gradients(network: nn.Module) -> dict[str, Tensor]:
     network(image()).square().sum().backward()
     return {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
-
-
-def test_a_network_trains_with_a_users_surrogate() -> None:
-    network = build("srresnet", NetworkSpec(2, 4, 1, UnitSpec(surrogate=own("Steep"))), 0)
-    usual = build("srresnet", NetworkSpec(2, 4, 1, UnitSpec(surrogate="identity")), 0)
-    assert torch.equal(network(image()), usual(image()))
-    first, second = gradients(network), gradients(usual)
-    # The gradient of the last threshold passes one sign.
-    torch.testing.assert_close(first["body.units.1.threshold"], 2 * second["body.units.1.threshold"])
-
-
-def test_a_network_trains_with_a_users_binariser() -> None:
-    network = build("srresnet", NetworkSpec(2, 4, 1, UnitSpec(weight=own("Halves"))), 0)
-    first = binary_units(network)[0]
-    assert set(first.binariser(first.weight).flatten().tolist()) == {-0.5, 0.5}
-    assert gradients(network)["body.units.0.weight"].abs().sum() > 0
-    first.after_step()
-    assert first.weight.min() == 0.25
-
-
-def test_a_network_is_built_of_a_users_units() -> None:
-    network = build("srresnet", NetworkSpec(2, 4, 1, unit_class=own("DoubledUnit"), binarize=("body", "up", "tail")), 0)
-    usual = build("srresnet", NetworkSpec(2, 4, 1, binarize=("body", "up", "tail")), 0)
-    assert {type(built) for built in binary_units(network)} == {DoubledUnit}
-    x = drawn(1, 4, 6, 6)
-    torch.testing.assert_close(binary_units(network)[0].branch(x), 2 * binary_units(usual)[0].branch(x))
-
-
-def test_a_users_network_gets_its_initial_values_from_the_seed() -> None:
-    network, again, other = (build(own("Enlarger"), NetworkSpec(3, 4, 1), seed) for seed in (0, 0, 1))
-    assert network(image()).shape == (2, 3, 24, 21)
-    assert torch.equal(network.unit.weight, again.unit.weight)
-    assert not torch.equal(network.unit.weight, other.unit.weight)
-    assert gradients(network)["unit.weight"].abs().sum() > 0
 
 
 SMALL = {"scale": 2, "channels": 4, "blocks": 1}
@@ -503,9 +432,13 @@ def my_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ],
 )
 def test_the_parts_of_the_page_train(name: str, spec: dict[str, Any], my_parts: Path) -> None:
-    network = build(name, NetworkSpec(2, 4, 1, **spec), 0)
-    found = gradients(network)
+    network, again, other = (build(name, NetworkSpec(2, 4, 1, **spec), seed) for seed in (0, 0, 1))
+    found, usual = gradients(network), gradients(build("srresnet", NetworkSpec(2, 4, 1), 0))
     assert network(image()).shape == (2, 3, 16, 14)
+    assert torch.equal(again(image()), network(image()))
+    assert not torch.equal(other(image()), network(image()))
+    weight = "body.units.0.weight"
+    assert found.keys() != usual.keys() or not torch.equal(found[weight], usual[weight])
     assert set(found) == {name for name, _ in network.named_parameters()}
     assert all(gradient.isfinite().all() for gradient in found.values())
     assert found["body.units.0.weight"].abs().sum() > 0

@@ -172,14 +172,18 @@ def gradients(network: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "bbcu": {"align": 130.0},
-    "bn pre": {"unit": UnitSpec(bn="pre")},
+    "bbcu, a binary upsampler": {"align": 130.0, "binarize": ("body", "up")},
     "irnet": {"unit": UnitSpec(bn="post", act="after", act_fn="hardtanh", surrogate="ede", weight="irnet")},
-    "own surrogate": {"unit": UnitSpec(surrogate=f"{__name__}.Triangle")},
-    "block, prelu": {"unit": UnitSpec(residual="block", act_fn="prelu", surrogate="ho", weight="l1mag")},
-    "bn out, plain": {"unit": UnitSpec(residual=False, bn="out", surrogate="clip", weight="plain", threshold=False)},
-    "bam": {"unit": UnitSpec(residual="block", bn="pre", surrogate="clip"), "accumulate": True},
-    "up too": {"binarize": ("head", "body", "up", "tail")},
+    "a residual of two units, bn out, own surrogate": {
+        "unit": UnitSpec(
+            residual="block",
+            bn="out",
+            act_fn="prelu",
+            surrogate=f"{__name__}.Triangle",
+            weight="l1mag",
+            threshold=False,
+        )
+    },
 }
 
 

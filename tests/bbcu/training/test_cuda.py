@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bbcu.data.images import downscale
 from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.model.methods import METHODS
@@ -29,7 +28,7 @@ from bbcu.training.evaluation import restore
 from bbcu.training.loop import StepReport, Training
 from bbcu.training.probes import probe
 from bbcu.training.settings import TrainSettings
-from tests.harness.builders import dncnn, soft_blobs, srresnet
+from tests.harness.builders import blobs, dncnn, srresnet
 from tests.harness.paths import REPOSITORY
 
 pytestmark = pytest.mark.cuda
@@ -64,9 +63,8 @@ class Asking(Counting):
         return super().forward(u)
 
 
-def pairs(scale: int = 2, colours: int = 3) -> list[Pair]:
-    truths = [soft_blobs(seed, 48, 56)[..., :colours] for seed in range(2)]
-    return [Pair(f"blobs{seed}", downscale(truth, scale), truth) for seed, truth in enumerate(truths)]
+def pairs(scale: int = 2) -> list[Pair]:
+    return [blobs(seed, scale) for seed in range(2)]
 
 
 def of_method(name: str) -> nn.Module:

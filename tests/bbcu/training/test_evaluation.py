@@ -8,24 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bbcu.data.images import Pixels, downscale, to_tensor
+from bbcu.data.images import Pixels, to_tensor
 from bbcu.data.pairs import Pair
-from bbcu.data.tasks import Denoising, Score, SuperResolution
+from bbcu.data.tasks import Denoising, Input, Score, SuperResolution
 from bbcu.errors import ConfigError
-from bbcu.model.networks import SRResNet, binary_units
+from bbcu.model.networks import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.training.evaluation import Evaluation, _run, evaluate, mean_score, radius_of, restore
 from bbcu.training.loop import TrainingDiverged
-from tests.harness.builders import dncnn, soft_blobs, srresnet
+from tests.harness.builders import blobs, dncnn, soft_blobs, srresnet
 
 CPU = torch.device("cpu")
 WHOLE, ENSEMBLE = Evaluation(), Evaluation(self_ensemble=True)
-
-
-def photograph(seed: int = 0) -> Pair:
-    """A picture with edges that bilinear interpolation blurs."""
-    truth = soft_blobs(seed, 48, 48)
-    return Pair(f"blobs{seed}", downscale(truth, 2), truth)
 
 
 def off_the_threshold(network: nn.Module) -> nn.Module:
@@ -43,32 +37,23 @@ def off_the_threshold(network: nn.Module) -> nn.Module:
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_scores_every_picture_and_shows_its_output() -> None:
-    network, pairs = srresnet(), (photograph(2), photograph(3))
-    shown: list[tuple[str, str, tuple[int, ...]]] = []
-    scores = evaluate(
-        network,
-        {"A": pairs},
-        SuperResolution(2),
-        CPU,
-        on_picture=lambda name, pair, out: shown.append((name, pair.name, out.shape)),
-    )
-    assert list(scores["A"]) == ["blobs2", "blobs3"]
-    assert shown == [("A", "blobs2", (48, 48, 3)), ("A", "blobs3", (48, 48, 3))]
-
-
 @pytest.mark.parametrize("how", [WHOLE, ENSEMBLE, Evaluation(tile=7)], ids=["whole", "ensemble", "tiles"])
-def test_a_score_is_that_of_the_picture_that_is_restored_in_this_way(how: Evaluation) -> None:
-    network, task, pair = srresnet(), SuperResolution(2), photograph(2)
-    scores = evaluate(network, {"A": (pair,)}, task, CPU, how)
-    assert scores == {"A": {"blobs2": task.score(restore(network, pair.input, CPU, how), pair.truth)}}
+def test_every_picture_is_restored_in_this_way_scored_and_shown(how: Evaluation) -> None:
+    network, task, pairs = srresnet(), SuperResolution(2), (blobs(2), blobs(3))
+    shown: list[tuple[str, Pair, Pixels]] = []
+    scores = evaluate(network, {"A": pairs}, task, CPU, how, on_picture=lambda *picture: shown.append(picture))
+    restored = [restore(network, pair.input, CPU, how) for pair in pairs]
+    expected = {pair.name: task.score(output, pair.truth) for pair, output in zip(pairs, restored, strict=True)}
+    assert scores == {"A": expected}
+    assert [(name, pair) for name, pair, _ in shown] == [("A", pair) for pair in pairs]
+    np.testing.assert_array_equal([output for *_, output in shown], restored)
 
 
 def test_evaluation_uses_running_statistics() -> None:
     """In evaluation a picture's score does not depend on which others are scored beside it."""
     network = srresnet(unit=UnitSpec(bn="post"))
-    alone = evaluate(network, {"A": (photograph(2),)}, SuperResolution(2), CPU)
-    beside = evaluate(network, {"A": (photograph(3), photograph(2))}, SuperResolution(2), CPU)
+    alone = evaluate(network, {"A": (blobs(2),)}, SuperResolution(2), CPU)
+    beside = evaluate(network, {"A": (blobs(3), blobs(2))}, SuperResolution(2), CPU)
     assert alone["A"]["blobs2"] == beside["A"]["blobs2"]
 
 
@@ -81,7 +66,7 @@ def test_an_output_that_is_no_picture_is_a_divergence(value: float) -> None:
     network = nn.Conv2d(3, 3, 1, bias=False)
     network.weight.data.fill_(value)
     with pytest.raises(TrainingDiverged, match="nan or inf"):
-        restore(network, photograph().input, CPU)
+        restore(network, blobs().input, CPU)
 
 
 def test_an_input_between_and_beyond_the_levels_reaches_the_network_as_it_is() -> None:
@@ -146,28 +131,6 @@ def test_self_ensemble_is_the_mean_of_the_outputs_for_the_eight_symmetries(
     assert not np.array_equal(found, restore(network, picture, CPU))
 
 
-def test_the_eight_symmetries_are_eight() -> None:
-    picture = soft_blobs(0, 6, 6).astype(np.float64)
-    assert len({symmetry(picture, number).tobytes() for number in range(8)}) == 8
-
-
-def test_self_ensemble_takes_the_mean_before_it_rounds() -> None:
-    class Uneven(nn.Module):
-        """Answers 100.3 for upright pictures and 100.6 for those that lie on their side."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.full_like(x, (100.3 if x.shape[2] > x.shape[3] else 100.6) / 255)
-
-    picture = np.zeros((5, 4, 3), dtype=np.uint8)
-    assert np.unique(restore(Uneven(), picture, CPU, ENSEMBLE)).tolist() == [100]  # of 100 and 101 it would be 101
-
-
-@pytest.mark.parametrize("network", [nn.Identity(), nn.Upsample(scale_factor=2), nn.AvgPool2d(3, 1, 1)], ids=str)
-def test_self_ensemble_changes_nothing_for_a_network_without_a_preferred_direction(network: nn.Module) -> None:
-    picture = soft_blobs(0, 13, 18)
-    np.testing.assert_array_equal(restore(network, picture, CPU, ENSEMBLE), restore(network, picture, CPU))
-
-
 # ---- how far a network sees ------------------------------------------------------------------------------------------
 
 
@@ -184,47 +147,47 @@ def reach(network: nn.Module, side: int, scale: int) -> int:
     middle = side // 2
     before = torch.full((1, 3, side, side), 0.5, dtype=torch.float64)
     after = before.clone()
-    after[0, :, middle, middle] += 0.5
+    after[0, :, middle, middle] = 0
     with torch.inference_mode():
         changed = (network(after) != network(before)).any(dim=1)[0]
     places = changed.nonzero() // scale
     return int((places - middle).abs().max())
 
 
-FULL = [
-    *(
-        pytest.param(srresnet(scale, 4, blocks, binarize=()), scale, id=f"srresnet x{scale}, {blocks} blocks")
-        for scale in (1, 2, 3, 4)
-        for blocks in (1, 2)
-    ),
-    *(pytest.param(dncnn(4, blocks, binarize=()), 1, id=f"dncnn, {blocks} blocks") for blocks in (1, 2)),
-]
-
-
-@pytest.mark.parametrize(("network", "scale"), FULL)
-def test_a_pixel_reaches_as_far_as_the_radius_and_no_farther(network: nn.Module, scale: int) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(srresnet(scale, 4, blocks, binarize=()) for scale in (1, 2, 3, 4) for blocks in (1, 2)),
+        *(dncnn(4, blocks, binarize=()) for blocks in (1, 2)),
+    ],
+    ids=lambda network: f"{type(network).__name__} x{network.spec.scale}, {network.spec.blocks} blocks",
+)
+def test_a_pixel_reaches_as_far_as_the_radius_and_no_farther(network: nn.Module) -> None:
     radius = radius_of(network)
-    side = 2 * radius + 7
-    assert reach(seeing_everything(network), side, scale) == radius
+    assert reach(seeing_everything(network), 2 * radius + 7, network.spec.scale) == radius
 
 
 PARTS = ("head", "body", "up", "tail")
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("binarize", [("body",), PARTS], ids=["body", "everything"])
-@pytest.mark.parametrize("accumulate", [False, True], ids=["plain", "with bit memory"])
-def test_no_pixel_of_a_binary_srresnet_reaches_farther_than_its_radius(
-    scale: int, binarize: tuple[str, ...], accumulate: bool
-) -> None:
-    network = srresnet(scale, binarize=binarize, accumulate=accumulate, standardise=True).double().eval()
-    assert 0 < reach(network, 2 * radius_of(network) + 7, scale) <= radius_of(network)
-
-
-@pytest.mark.parametrize("binarize", [("body",), ("head", "body", "tail")], ids=["body", "everything"])
-def test_no_pixel_of_a_binary_dncnn_reaches_farther_than_its_radius(binarize: tuple[str, ...]) -> None:
-    network = dncnn(binarize=binarize).double().eval()
-    assert reach(network, 2 * radius_of(network) + 7, 1) <= radius_of(network)
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(
+            pytest.param(
+                srresnet(scale, binarize=binarize, accumulate=accumulate, standardise=True),
+                id=f"srresnet x{scale} {binarize} {accumulate}",
+            )
+            for scale in (2, 3, 4)
+            for binarize in (("body",), PARTS)
+            for accumulate in (False, True)
+        ),
+        pytest.param(dncnn(), id="dncnn"),
+        pytest.param(dncnn(binarize=("head", "body", "tail")), id="dncnn, everything"),
+    ],
+)
+def test_no_pixel_of_a_binary_network_reaches_farther_than_its_radius(network: nn.Module) -> None:
+    assert 0 < reach(network.double().eval(), 2 * radius_of(network) + 7, network.spec.scale) <= radius_of(network)
 
 
 def test_a_network_that_does_not_say_how_far_it_sees_cannot_be_run_in_tiles() -> None:
@@ -267,22 +230,22 @@ def test_tiles_change_nothing(network: nn.Module, height: int, width: int, tile:
         torch.testing.assert_close(_run(exact, batch, tile), exact(batch), rtol=0, atol=1e-12)
 
 
+NOISY, _ = Denoising((50.0,), (0.0, 75.0)).test_pair(soft_blobs(4, 37, 50), "")
+
+
 @pytest.mark.parametrize(
-    "network",
-    [srresnet(), srresnet(3, binarize=()), off_the_threshold(dncnn())],
-    ids=["binary srresnet", "full srresnet", "binary dncnn"],
+    ("network", "picture"),
+    [
+        pytest.param(srresnet(), soft_blobs(4, 61, 50), id="binary srresnet"),
+        pytest.param(srresnet(3, binarize=()), soft_blobs(4, 61, 50), id="full srresnet"),
+        pytest.param(off_the_threshold(dncnn()), soft_blobs(4, 61, 50), id="binary dncnn"),
+        pytest.param(off_the_threshold(dncnn()), NOISY, id="noise"),
+    ],
 )
 @pytest.mark.parametrize("how", [WHOLE, ENSEMBLE], ids=["plain", "self-ensemble"])
-def test_a_photograph_comes_out_of_tiles_byte_for_byte(network: nn.Module, how: Evaluation) -> None:
-    picture = soft_blobs(4, 61, 50)
+def test_a_picture_comes_out_of_tiles_byte_for_byte(network: nn.Module, picture: Input, how: Evaluation) -> None:
     tiled = Evaluation(how.self_ensemble, tile=24)
     np.testing.assert_array_equal(restore(network, picture, CPU, tiled), restore(network, picture, CPU, how))
-
-
-def test_noise_comes_out_of_tiles_byte_for_byte() -> None:
-    noisy, _ = Denoising((50.0,), (0.0, 75.0)).test_pair(soft_blobs(4, 37, 50), "")
-    network = off_the_threshold(dncnn())
-    np.testing.assert_array_equal(restore(network, noisy, CPU, Evaluation(tile=16)), restore(network, noisy, CPU))
 
 
 class Largest(nn.Module):
@@ -299,32 +262,8 @@ class Largest(nn.Module):
         return x
 
 
-def test_a_tile_bounds_what_is_run_at_once() -> None:
-    network = Largest()
-    picture = soft_blobs(0, 40, 70)
-    np.testing.assert_array_equal(restore(network, picture, CPU, Evaluation(tile=16)), picture)
-    assert network.side == 16 + 2 * network.radius
-
-
-def test_without_a_tile_the_whole_picture_is_run() -> None:
-    network = Largest()
-    restore(network, soft_blobs(0, 40, 70), CPU)
-    assert network.side == 70
-
-
-class Short(SRResNet):
-    """Says that it sees one pixel less than it does."""
-
-    @property
-    def radius(self) -> int:
-        return super().radius - 1
-
-
-def test_the_tests_of_tiles_can_fail() -> None:
-    whole = srresnet(4, 4, binarize=())
-    short = Short(whole.spec)
-    short.load_state_dict(whole.state_dict())
-    batch = to_tensor(soft_blobs(0, 23, 17))[None].double()
-    with torch.inference_mode():
-        exact, seamed = seeing_everything(whole)(batch), _run(seeing_everything(short), batch, 8)
-    assert not torch.allclose(seamed, exact, rtol=0, atol=1e-12)
+@pytest.mark.parametrize(("tile", "side"), [(16, 16 + 2 * Largest.radius), (0, 70)])
+def test_a_tile_bounds_what_is_run_at_once(tile: int, side: int) -> None:
+    network, picture = Largest(), soft_blobs(0, 40, 70)
+    np.testing.assert_array_equal(restore(network, picture, CPU, Evaluation(tile=tile)), picture)
+    assert network.side == side

@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bbcu.data.images import downscale
 from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.data.tasks import Denoising
 from bbcu.errors import BbcuError, ConfigError
-from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit
@@ -30,24 +28,16 @@ from bbcu.training.loop import (
     resolve_device,
 )
 from bbcu.training.settings import TrainSettings, learning_rate_at
-from tests.harness.builders import dncnn, srresnet
+from tests.harness.builders import blobs, dncnn, of_method, srresnet
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(steps=40, batch=4, patch=12, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
 
 
-def photograph(seed: int = 0) -> Pair:
-    """Soft blobs: a picture with edges that bilinear interpolation blurs."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 256, (12, 12, 3)).astype(np.uint8)
-    truth = np.kron(coarse, np.ones((4, 4, 1), dtype=np.uint8))
-    return Pair(f"blobs{seed}", downscale(truth, 2), truth)
-
-
 def trained(settings: TrainSettings = SETTINGS, seed: int = 0) -> tuple[SRResNet, list[StepReport]]:
     network = srresnet(align=16.25, seed=seed)
     reports: list[StepReport] = []
-    sampler = PatchSampler([photograph(0), photograph(1)], 2, settings.patch, settings.batch, seed)
+    sampler = PatchSampler([blobs(0), blobs(1)], 2, settings.patch, settings.batch, seed)
     Training(network, sampler, settings, CPU).run(reports.append)
     return network, reports
 
@@ -130,7 +120,7 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 
 
 def test_batches_that_are_drawn_ahead_are_the_same() -> None:
-    sampler = PatchSampler((photograph(0),), 2, patch=8, batch=2, seed=3)
+    sampler = PatchSampler((blobs(0),), 2, patch=8, batch=2, seed=3)
     plain, ahead = (
         [(step, batch()) for step, batch in batches(sampler, 1, 4, prefetch=ahead)] for ahead in (False, True)
     )
@@ -156,7 +146,7 @@ class Cell:
     noise: Denoising | None = None
 
     def training(self, seed: int = 0) -> Training:
-        pairs = [photograph(0), photograph(1)]
+        pairs = [blobs(0), blobs(1)]
         if self.noise is not None:
             pairs = [dataclasses.replace(pair, input=pair.truth) for pair in pairs]
         sampler = PatchSampler(
@@ -176,14 +166,6 @@ def of_levels(**levels: object) -> Cell:
     return Cell(lambda seed: srresnet(align=16.25, blocks=2, seed=seed, unit=unit))
 
 
-def of_method(name: str) -> Cell:
-    """A published method."""
-    method = METHODS[name]
-    unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
-    accumulate = bool(method.network.get("accumulate"))
-    return Cell(lambda seed: srresnet(blocks=2, seed=seed, unit=UnitSpec(**unit), accumulate=accumulate))
-
-
 class Dropping(BinaryUnit):
     """A unit of a user's own that draws random numbers while it trains."""
 
@@ -196,13 +178,13 @@ CELLS = {
     "bn=post": of_levels(bn="post"),
     "surrogate=ede": of_levels(surrogate="ede"),
     "weight=irnet": of_levels(weight="irnet"),
-    "method=bnn": of_method("bnn"),
-    "method=bam": of_method("bam"),
+    "method=bnn": Cell(lambda seed: of_method("bnn", seed)),
+    "method=bam": Cell(lambda seed: of_method("bam", seed)),
     "dncnn": Cell(lambda seed: dncnn(blocks=2, seed=seed), noise=Denoising((25.0,), (0.0, 75.0))),
     "random": Cell(lambda seed: srresnet(seed=seed, unit_class=f"{__name__}.Dropping")),
     "bf16": Cell(of_levels().network, dataclasses.replace(SHORT, precision="bf16")),
 }
-COMPILED = Cell(of_levels(bn="post").network, dataclasses.replace(SHORT, compile=True))
+COMPILED = Cell(lambda seed: srresnet(seed=seed, unit=UnitSpec(bn="post")), dataclasses.replace(SHORT, compile=True))
 
 
 class Left(Exception):
@@ -229,17 +211,6 @@ def resume(training: Training, content: bytes) -> Training:
     return training
 
 
-def are_equal(one: object, other: object) -> bool:
-    """Whether two trees of tensors and numbers are the same bit for bit."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(are_equal(value, other[key]) for key, value in one.items())
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(are_equal, one, other))
-    return one == other
-
-
 def assert_resumes_as_if_uninterrupted(cell: Cell, *left: int) -> None:
     """Train without and with interruptions after these steps; compare everything that the two leave."""
     torch.manual_seed(0)
@@ -258,7 +229,7 @@ def assert_resumes_as_if_uninterrupted(cell: Cell, *left: int) -> None:
     assert reports == undisturbed
     ours, theirs = training.state_dict(), whole.state_dict()
     assert len(ours.pop("seconds")) == len(theirs.pop("seconds")) == LAST
-    assert are_equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -327,11 +298,6 @@ def test_a_loss_that_has_left_every_bound_ends_the_training_and_says_from_where_
     message = "the loss has grown from 0.05 to 1.05, over 20 steps, at step 20 of 40"
     with pytest.raises(TrainingDiverged, match=message):
         scripted([0.05] + [1.1] * 39).run(lambda report: None)
-
-
-def test_a_rate_that_is_far_too_high_leaves_every_bound_long_before_the_loss_is_no_number() -> None:
-    with pytest.raises(TrainingDiverged, match=r"the loss has grown from 0\.\d+ to .*, at step 20 of 40"):
-        trained(dataclasses.replace(SETTINGS, lr=3.0))
 
 
 @pytest.mark.parametrize(
