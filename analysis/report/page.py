@@ -27,13 +27,7 @@ from analysis.effects.contrasts import (
 )
 from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table
 from analysis.effects.depth import EVERY, SHOWN_MEASURES, depth_table, range_table
-from analysis.effects.factors import (
-    FactorialAnalysis,
-    factor_pairs,
-    factorial_analyses,
-    merged_cells,
-    part_costs,
-)
+from analysis.effects.factors import FactorialAnalysis, factor_pairs, factorial_analyses, merged_cells, part_costs
 from analysis.effects.findings import PROBES, Assessment, Status, assessed, comparable
 from analysis.report import figures, frames
 from analysis.report.archive import recording, write_archive
