@@ -27,14 +27,7 @@ from analysis.effects.contrasts import (
 )
 from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table
 from analysis.effects.depth import EVERY, SHOWN_MEASURES, depth_table, range_table
-from analysis.effects.factors import (
-    BINARY,
-    FactorialAnalysis,
-    factor_pairs,
-    factorial_analyses,
-    merged_cells,
-    part_costs,
-)
+from analysis.effects.factors import FactorialAnalysis, factor_pairs, factorial_analyses, merged_cells, part_costs
 from analysis.effects.findings import PROBES, Assessment, Status, assessed, comparable
 from analysis.report import figures, frames
 from analysis.report.archive import recording, write_archive
@@ -397,8 +390,8 @@ def readable(value: object) -> str:
 
 CONSTANTS = {
     **{"MOST_LINES": MOST_LINES, "MOST_CELLS": MOST_CELLS, "MOST_INTERACTIONS": MOST_INTERACTIONS},
-    **{"SHOWN_PER_SET": SHOWN_PER_SET, "SAME_COST": SAME_COST, "NOT_RECORDED": NOT_RECORDED, "BINARY": BINARY},
-    **{"EVERY": EVERY, "PROBES": PROBES, "Outcome": Outcome, "Status": Status},
+    **{"SHOWN_PER_SET": SHOWN_PER_SET, "SAME_COST": SAME_COST, "NOT_RECORDED": NOT_RECORDED, "EVERY": EVERY},
+    **{"PROBES": PROBES, "Outcome": Outcome, "Status": Status},
 }
 FUNCTIONS = (
     *(change_in_words, codes, counted, data_of, drawable, effects_of_order, energies, factor_pairs, fixed_levels),
