@@ -200,9 +200,9 @@ def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(tracking_uri:
     left_out = {"levels": {**REFERENCE, "bn": "out"}, "setting": trial().setting, "reason": "no add to stand after"}
     write_study(tracking_uri, tmp_path, two_cells(1), planned=[trial(3)], left_out=[left_out])
     failed, folder = start(tracking_uri, tmp_path, trial(1))
-    failed.leave(folder, "failed", "loss is not finite | step 7\nsecond line")
+    failed.close_without_result(folder, "failed", "loss is not finite | step 7\nsecond line")
     interrupted, _ = start(tracking_uri, tmp_path, trial(2))
-    interrupted.leave(folder, "interrupted", "stopped by the user")
+    interrupted.close_without_result(folder, "interrupted", "stopped by the user")
     page = page_of(compose(load(tracking_uri, "components", tmp_path)))
     assert "| `residual=true` | 1 | failed | loss is not finite \\| step 7 second line |" in page
     assert "| `residual=true` | 2 | interrupted | stopped by the user |" in page
@@ -212,7 +212,7 @@ def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(tracking_uri:
 
 def test_a_study_without_a_finished_trial_still_has_a_page(tracking_uri: str, tmp_path: Path) -> None:
     run, folder = start(tracking_uri, tmp_path, trial())
-    run.leave(folder, "failed", "out of memory")
+    run.close_without_result(folder, "failed", "out of memory")
     page = page_of(compose(load(tracking_uri, "components", tmp_path)))
     assert "No trial is finished yet" in page
     assert "out of memory" in page
