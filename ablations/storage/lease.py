@@ -248,8 +248,8 @@ def _new_lease(folder: TrialFolder, name: str, session: str, steps: int) -> Leas
 def _remove(folder: TrialFolder, own: Lease) -> bool:
     """Remove a lease, unless another process has replaced it; return whether it was still in place."""
     path = lease_path(folder)
-    found = read_lease(path)
-    if found is None or found.token != own.token:
+    present = read_lease(path)
+    if present is None or present.token != own.token:
         return False
     # If the disk cannot be written to, the file stays; others see that its process has ended, or holds no lock.
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The door through which Hydra finds the sweeper; the sweeper itself is :mod:`ablations.sweep.sweeper`.
+"""Register the sweeper as a plugin of Hydra; its implementation is :mod:`ablations.sweep.sweeper`.
 
 Hydra imports every plugin at each start, so nothing heavy is imported before a sweep begins.
 """
@@ -15,10 +15,10 @@ from ablations.config import SweeperConfig
 
 
 class AblationSweeper(Sweeper):
-    """Trains every cell of a design once, and those that are done already not again."""
+    """Trains every cell of a design that is not done yet."""
 
     def __init__(self, **options: Any) -> None:
-        # Hydra hands lists and mappings over as nodes of its config; the designs know plain ones.
+        # Hydra passes lists and mappings as nodes of its config; designs need plain ones.
         plain: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in options.items()

@@ -182,9 +182,9 @@ def unfinished(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
     left_out = {"levels": {**REFERENCE, "bn": "out"}, "setting": trial().setting, "reason": "no add to stand after"}
     write_study(uri, place, two_cells(1), planned=[trial(3)], left_out=[left_out])
     failed, folder = start(uri, place, trial(1))
-    failed.leave(folder, "failed", "loss is not finite | step 7\nsecond line")
+    failed.close_without_result(folder, "failed", "loss is not finite | step 7\nsecond line")
     interrupted, _ = start(uri, place, trial(2))
-    interrupted.leave(folder, "interrupted", "stopped by the user")
+    interrupted.close_without_result(folder, "interrupted", "stopped by the user")
     return page_of(compose(load(uri, "components", place)))
 
 

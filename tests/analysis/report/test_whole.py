@@ -45,7 +45,7 @@ def study(tracking_uri: str, outputs: Path) -> None:
     run, folder = start(tracking_uri, outputs, failed)
     begin_attempt(folder)
     end_attempt(folder, State.FAILED, "loss is not finite at step 7")
-    run.leave(folder, "failed", "loss is not finite at step 7")
+    run.close_without_result(folder, "failed", "loss is not finite at step 7")
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_an_unfinished_trial_has_the_state_and_reason_of_its_folder(tmp_path: Pa
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        pytest.param(State.RUNNING, "ended without writing a reason", id="killed"),
+        pytest.param(State.RUNNING, "without recording a reason", id="killed"),
         pytest.param(State.FINISHED, "result.json is damaged or missing", id="result lost"),
     ],
 )
@@ -149,7 +149,7 @@ class TestMLflow:
         self, tracking_uri: str, tmp_path: Path
     ) -> None:
         run, folder = start(tracking_uri, tmp_path, trial(psnr_db=31.0))
-        run.leave(folder, "failed", "out of memory")
+        run.close_without_result(folder, "failed", "out of memory")
         write_folder(tmp_path, [trial(psnr_db=31.0)])
         (row,) = load(tracking_uri, "components", tmp_path).trials.to_dict("records")
         assert (row["state"], row["reason"], row["run_id"], row["metric/Set5/psnr_db"]) == ("finished", "", "", 31.0)
@@ -159,7 +159,7 @@ class TestMLflow:
     ) -> None:
         for seed, state in enumerate(("failed", "interrupted", "pruned")):
             run, folder = start(tracking_uri, tmp_path, trial(seed))
-            run.leave(folder, state, f"why it is {state}")
+            run.close_without_result(folder, state, f"why it is {state}")
         start(tracking_uri, tmp_path, trial(3))
         trials = load(tracking_uri, "components", tmp_path).trials
         assert dict(zip(trials["state"], trials["reason"], strict=True)) == {
@@ -171,7 +171,7 @@ class TestMLflow:
 
     def test_the_folder_is_believed_before_mlflow(self, tracking_uri: str, tmp_path: Path) -> None:
         run, folder = start(tracking_uri, tmp_path, trial())
-        run.leave(folder, "failed", "by MLflow")
+        run.close_without_result(folder, "failed", "by MLflow")
         begin_attempt(folder)
         end_attempt(folder, State.INTERRUPTED, "by the folder")
         (row,) = load(tracking_uri, "components", tmp_path).trials.to_dict("records")
@@ -180,10 +180,10 @@ class TestMLflow:
     def test_the_finished_run_counts_among_several(self, tracking_uri: str, tmp_path: Path) -> None:
         done = trial(psnr_db=31.0)
         first, folder = start(tracking_uri, tmp_path, done)
-        first.leave(folder, "failed", "out of memory")
+        first.close_without_result(folder, "failed", "out of memory")
         write_study(tracking_uri, tmp_path, [done])
         last, _ = start(tracking_uri, tmp_path, done)
-        last.leave(folder, "interrupted", "a second run of a finished trial")
+        last.close_without_result(folder, "interrupted", "a second run of a finished trial")
         trials = load(tracking_uri, "components", tmp_path / "elsewhere").trials
         assert list(trials["state"]) == ["finished"]
         assert list(trials["metric/Set5/psnr_db"]) == [31.0]
