@@ -71,8 +71,8 @@ class Download:
     unpack: Kind | Literal["none"]
     folder: str
     member: str | None
-    licence: str
-    source: str
+    licence: str = ""
+    source: str = ""
     usage: str = ""
     sets: tuple[str, ...] = ()
 
@@ -180,8 +180,6 @@ def download_of(url: str, sha256: str | None) -> Download:
         unpack=ARCHIVES.get(ending, "none"),
         folder=folder,
         member=None,
-        licence="unknown",
-        source="the command line",
         usage=f"data=folder data.train=DIR/{folder}",
     )
 

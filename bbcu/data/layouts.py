@@ -27,12 +27,8 @@ class Located:
     input: Path | None
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """The folders of a set; ``inputs`` takes the scale as X2 or x2, and is None for a layout without inputs."""
-
-    truths: Path
-    inputs: str | None = None
+Layout = tuple[Path, str]
+"""The folder of the truths of a set, and that of its inputs up to the number of the scale."""
 
 
 def locate(path: Path, role: Role, scale: int | None) -> tuple[Located, ...]:
@@ -58,34 +54,34 @@ def locate(path: Path, role: Role, scale: int | None) -> tuple[Located, ...]:
     for a truth without its input or an input without its truth.
     """
     path = Path(path)
-    found = _benchmark(path) or _div2k(path, role) or _cropped(path) or _Layout(path)
-    truths = list_images(found.truths)
+    truth_folder, input_folders = _benchmark(path) or _div2k(path, role) or _cropped(path) or (path, None)
+    truths = list_images(truth_folder)
     if scale is None:
         return tuple(Located(truth.stem, truth, None) for truth in truths)
-    if found.inputs is None:
+    if input_folders is None:
         raise DataError(
             f"{printable(path)}: is a plain folder of images, without inputs at X{scale}; the layouts with inputs are "
             f"{PAIRED_LAYOUTS}"
         )
-    input_folder = Path(f"{found.inputs}{scale}")
-    return _pair(truths, list_images(input_folder), found.truths, input_folder, f"x{scale}")
+    input_folder = Path(f"{input_folders}{scale}")
+    return _pair(truths, list_images(input_folder), truth_folder, input_folder, f"x{scale}")
 
 
 # ---- the layouts -----------------------------------------------------------------------------------------------------
 # os.path.isdir returns False for a folder that cannot be looked into; listing it later says why.
 
 
-def _benchmark(path: Path) -> _Layout | None:
+def _benchmark(path: Path) -> Layout | None:
     """Recognise DIR/HR."""
-    return _Layout(path / "HR", f"{path}/LR_bicubic/X") if os.path.isdir(path / "HR") else None
+    return (path / "HR", f"{path}/LR_bicubic/X") if os.path.isdir(path / "HR") else None
 
 
-def _cropped(path: Path) -> _Layout | None:
+def _cropped(path: Path) -> Layout | None:
     """Recognise DIR/GTmod12."""
-    return _Layout(path / "GTmod12", f"{path}/LRbicx") if os.path.isdir(path / "GTmod12") else None
+    return (path / "GTmod12", f"{path}/LRbicx") if os.path.isdir(path / "GTmod12") else None
 
 
-def _div2k(path: Path, role: Role) -> _Layout | None:
+def _div2k(path: Path, role: Role) -> Layout | None:
     """Recognise DIV2K, or one of its two folders of truths."""
     itself = Path(os.path.abspath(path))
     if itself.name in DIV2K_TRUTHS.values():
@@ -94,7 +90,7 @@ def _div2k(path: Path, role: Role) -> _Layout | None:
         truths = DIV2K_TRUTHS[role]
     else:
         return None
-    return _Layout(path / truths, f"{path / truths.removesuffix('_HR')}_LR_bicubic/X")
+    return (path / truths, f"{path / truths.removesuffix('_HR')}_LR_bicubic/X")
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------

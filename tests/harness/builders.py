@@ -138,3 +138,12 @@ def blobs(seed: int = 0, scale: int = 2) -> Pair:
     """A pair of pictures with edges that bilinear interpolation blurs; the truth has 48 x 48 pixels."""
     truth = soft_blobs(seed, 48, 48)
     return Pair(f"blobs{seed}", truth if scale == 1 else downscale(truth, scale), truth)
+
+
+def perturbed(module: Any) -> Any:
+    """The module in evaluation, with every parameter moved away from the constants that some start at."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()

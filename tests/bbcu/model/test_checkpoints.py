@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bbcu.model.checkpoints import RELEASED_ALIGN, CheckpointError, from_released_state, load, to_released_state
 from bbcu.model.networks import NetworkSpec, SRResNet, build
 from bbcu.model.specs import UnitSpec
-from tests.harness.builders import dncnn, srresnet
+from tests.harness.builders import dncnn, perturbed, srresnet
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("bbcu_l_x2", "bbcu_m_x4", "bbcu_dncnn_color")
@@ -130,15 +130,6 @@ SMALL = [
     pytest.param(lambda: dncnn(8, 2, align=130.0), id="DnCNN colour"),
     pytest.param(lambda: dncnn(6, 3, align=130.0, colours=1), id="DnCNN gray"),
 ]
-
-
-def perturbed(network: nn.Module) -> nn.Module:
-    """The network with every parameter moved away from its initial value."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network.eval()
 
 
 @pytest.mark.parametrize("make", SMALL)

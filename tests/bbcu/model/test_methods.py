@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from torch import Tensor, nn
+from torch import nn
 
 from ablations.config import register
 from ablations.space.cells import Cell, canonical_levels
 from ablations.space.factors import FACTORS, REFERENCE, parse_level, unit_factors
 from ablations.space.rules import Backbone
 from ablations.trial.identity import Trial
+from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
-from bbcu.data.tasks import TASKS, make_task
+from bbcu.data.tasks import TASKS, Denoising, make_task
 from bbcu.model.methods import BASELINE, METHODS, Method
 from bbcu.model.networks import NetworkSpec, binary_units, build
 from bbcu.model.specs import UnitSpec
@@ -90,17 +91,12 @@ def test_no_two_trained_methods_of_one_width_are_the_same() -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-class NoisyBlobs:
-    """Batches (noisy, clean) of flat squares with noise of sigma 50 out of 255."""
-
-    def __init__(self, colours: int) -> None:
-        self.colours = colours
-
-    def batch_at(self, step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(step)
-        coarse = torch.rand(4, self.colours, 6, 6, generator=generator)
-        clean = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        return clean + 50 / 255 * torch.randn(clean.shape, generator=generator), clean
+def noisy(colours: int) -> PatchSampler:
+    """A sampler of flat squares with noise of sigma 50."""
+    truths = [textures(seed, 1).truth[..., :colours] for seed in range(2)]
+    degradation = Denoising((50.0,), (50.0, 50.0)).degradation
+    pairs = [Pair("", truth, truth) for truth in truths]
+    return PatchSampler(pairs, 1, 24, SETTINGS.batch, seed=0, degradation=degradation)
 
 
 def losses_of(
@@ -141,7 +137,7 @@ def test_a_method_learns_super_resolution(name: str, scale: int) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_method_learns_to_denoise(name: str, colours: int) -> None:
     network = network_of(name, 1, "dncnn", colours)
-    assert_learns(losses_of(network, NoisyBlobs(colours)))
+    assert_learns(losses_of(network, noisy(colours)))
 
 
 def test_the_latent_weights_of_bnn_are_clipped_to_where_they_can_flip_back() -> None:

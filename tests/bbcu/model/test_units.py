@@ -13,17 +13,7 @@ from bbcu.model.networks import Body, NetworkSpec, SRResNet, Standardisation, bi
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import sign
 from bbcu.model.units import AddPerChannel, BinaryUnit, BitMemory
-from tests.harness.builders import drawn, srresnet, unit
-
-
-def perturbed(module: Any) -> Any:
-    """The module with every parameter moved away from the constants that some start at."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return module
-
+from tests.harness.builders import drawn, perturbed, srresnet, unit
 
 # --- the unit ---------------------------------------------------------------------------------------------------------
 
