@@ -64,3 +64,9 @@ def tracking_uri(migrated_database: Path, tmp_path: Path) -> str:
 def workplace(tracking_uri: str, tmp_path: Path) -> Workplace:
     """Small pictures and a tracking store, to run the whole command with."""
     return Workplace.make(tmp_path, tracking_uri)
+
+
+@pytest.fixture(scope="session")
+def dry_workplace(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
+    """A workplace that many tests share, for commands that train and record nothing."""
+    return Workplace.apart(tmp_path_factory.mktemp("dry"), migrated_database)

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from tests.harness.support import STUDY, Outcome, Workplace, inherited, wait_unt
 SECONDS = 600
 """The longest that anything may take on a busy machine."""
 
+STEPS = 6
 TRIALS = (
     *("bn=pre,post", "hydra.sweeper.replicates=2"),
-    *("train.steps=12", "train.lr=0.01", "train.precision=fp32", "train.compile=false"),
+    *(f"train.steps={STEPS}", "train.lr=0.01", "train.precision=fp32", "train.compile=false"),
     *("tracking.snapshot_s=0", "tracking.evaluations=3"),
 )
 """Two cells under two seeds, in arithmetic that repeats bit for bit, with a snapshot after each step."""
 
+ONE_SEED = (*TRIALS, "hydra.sweeper.replicates=1")
 BASIC = ("hydra/launcher=basic",)
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
@@ -38,9 +40,9 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 PLAN = Moment("os.rename", r"/plan\.json ")
 RUN_BEGINS = Moment("sql", "INSERT INTO params")
-SNAPSHOT_BEGINS = Moment("open", r"/snapshots/\.step\S+ w", 5)
-SNAPSHOT_ENDS = Moment("os.rename", r"/snapshots/step\S+\.pt ", 5)
-LATER_SNAPSHOT = Moment("os.rename", r"/snapshots/step\S+\.pt ", 17)
+SNAPSHOT_BEGINS = Moment("open", r"/snapshots/\.step\S+ w", 3)
+SNAPSHOT_ENDS = Moment("os.rename", r"/snapshots/step\S+\.pt ", 3)
+LATER_SNAPSHOT = dataclasses.replace(SNAPSHOT_ENDS, nth=STEPS + SNAPSHOT_ENDS.nth)
 CURVE_IS_LOGGED = Moment("sql", "INSERT INTO latest_metrics")
 RESULT = Moment("os.rename", r"/seed\d+/result\.json ")
 FILES_ARE_LOGGED = Moment("shutil.copyfile", r"/mlruns/\S+/result\.json ")
@@ -114,6 +116,14 @@ def started(workplace: Workplace, *overrides: str, halt: Moment | None = None) -
         command.wait()
 
 
+def kill_sweep_at(moment: Moment, workplace: Workplace, *overrides: str) -> None:
+    """Start a sweep that runs its trials itself, and kill it at this moment."""
+    with started(workplace, *overrides, *BASIC, halt=moment) as command:
+        command.halted()
+        command.send(signal.SIGKILL)
+        assert command.end().status == -signal.SIGKILL
+
+
 # --- what must hold whatever has happened -----------------------------------------------------------------------------
 
 
@@ -174,6 +184,14 @@ def check_nothing_lost(workplace: Workplace, undisturbed: Endings, failed: int =
     check_recorded(workplace, trials=len(undisturbed), failed=failed)
     assert nobody_works(workplace)
     assert [str(folder.path) for folder in workplace.trials() if folder.snapshots.exists() and not failed] == []
+
+
+def rerun(workplace: Workplace, undisturbed: Endings, trials: Sequence[str] = TRIALS) -> Outcome:
+    """Run the command again in this process, and check that nothing was lost."""
+    again = workplace.sweep(*trials)
+    assert again.status == 0, again.text
+    check_nothing_lost(workplace, undisturbed)
+    return again
 
 
 def nobody_works(workplace: Workplace) -> bool:
