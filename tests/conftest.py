@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def workplace(tracking_uri: str, tmp_path: Path) -> Workplace:
 
 
 @pytest.fixture(scope="session")
-def dry_workplace(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
+def new_workplace(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Callable[[], Workplace]:
+    """Create a workplace, for fixtures that several tests share."""
+    return lambda: Workplace.apart(tmp_path_factory.mktemp("workplace"), migrated_database)
+
+
+@pytest.fixture(scope="session")
+def dry_workplace(new_workplace: Callable[[], Workplace]) -> Workplace:
     """A workplace that many tests share, for commands that train and record nothing."""
-    return Workplace.apart(tmp_path_factory.mktemp("dry"), migrated_database)
+    return new_workplace()

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +21,9 @@ FOUR_NAMES = {"bn=pre", "bn=post", "residual=false bn=pre", "residual=false bn=p
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> tuple[Workplace, Outcome]:
+def swept(new_workplace: Callable[[], Workplace]) -> tuple[Workplace, Outcome]:
     """A sweep over four cells, for tests that train no other."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("swept"), migrated_database)
+    workplace = new_workplace()
     return workplace, workplace.sweep(*FOUR)
 
 
@@ -143,9 +142,9 @@ REASON = "the loss is nan at step 2 of 2"
 
 
 @pytest.fixture(scope="module")
-def diverged(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> tuple[Workplace, Outcome]:
+def diverged(new_workplace: Callable[[], Workplace]) -> tuple[Workplace, Outcome]:
     """A sweep whose first trial diverged."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("diverged"), migrated_database)
+    workplace = new_workplace()
     return workplace, workplace.sweep(*ONE_DIVERGES)
 
 
@@ -196,9 +195,9 @@ def test_only_a_failed_trial_is_tried_again(diverged: tuple[Workplace, Outcome])
 
 
 @pytest.fixture(scope="module")
-def spoiled(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
+def spoiled(new_workplace: Callable[[], Workplace]) -> Workplace:
     """A workplace with every kind of unusable folder beside the pictures."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("spoiled"), migrated_database)
+    workplace = new_workplace()
     folder = workplace.folder
     (folder / "empty").mkdir()
     (folder / "file").write_text("not a database, a folder or a picture\n" * 100, encoding="utf-8")

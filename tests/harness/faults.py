@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,8 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 # --- a command that stops at a chosen moment --------------------------------------------------------------------------
 
-PLAN = Moment("os.rename", r"/plan\.json ")
-RUN_BEGINS = Moment("sql", "INSERT INTO params")
-SNAPSHOT_BEGINS = Moment("open", r"/snapshots/\.step\S+ w", 3)
 SNAPSHOT_ENDS = Moment("os.rename", r"/snapshots/step\S+\.pt ", 3)
 LATER_SNAPSHOT = dataclasses.replace(SNAPSHOT_ENDS, nth=STEPS + SNAPSHOT_ENDS.nth)
-CURVE_IS_LOGGED = Moment("sql", "INSERT INTO latest_metrics")
-RESULT = Moment("os.rename", r"/seed\d+/result\.json ")
-FILES_ARE_LOGGED = Moment("shutil.copyfile", r"/mlruns/\S+/result\.json ")
-RUN_ENDS = Moment("sql", "UPDATE runs SET status='FINISHED'")
-SNAPSHOTS_GO = Moment("os.remove", r"/snapshots/step")
-LEASE_GOES = Moment("os.remove", r"/\.running/\w+-seed\d+\.json ")
 
 
 class Command(CommandProcess):
@@ -168,9 +159,9 @@ def of_seed(seed: int, endings: Endings) -> Endings:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Endings:
+def undisturbed(new_workplace: Callable[[], Workplace]) -> Endings:
     """The study without any fault."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("undisturbed"), migrated_database)
+    workplace = new_workplace()
     outcome = workplace.sweep(*TRIALS)
     assert outcome.status == 0, outcome.text
     found = endings(workplace)

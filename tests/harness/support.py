@@ -57,6 +57,13 @@ class Outcome:
         """Both streams together."""
         return self.out + self.message
 
+    @property
+    def refusal(self) -> str:
+        """The one line with which the command has refused to run; it must have status 1."""
+        (line,) = self.message.splitlines()
+        assert self.status == 1
+        return line
+
 
 @dataclasses.dataclass(frozen=True)
 class Workplace:

@@ -1,26 +1,22 @@
 """A trial that is asked to stop: how it is asked, and what it saves so that the same command resumes it."""
 
 import contextlib
-import csv
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import torch
 
 from ablations.storage import stopping
 from ablations.storage.attempts import State, history_of, present_state
-from ablations.storage.folder import TrialFolder
-from ablations.storage.lease import leases
 from ablations.storage.stopping import Interrupted, StopSign, listening, listening_to, marker_of
-from ablations.tracking.client import client_of
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
+from tests.harness.faults import check_nothing_lost, endings
 from tests.harness.support import Workplace, wait_until
 
 FORK = get_context("fork")
@@ -249,36 +245,11 @@ def stopped(workplace: Workplace, number: signal.Signals, step: int) -> int | No
         process.join()
 
 
-class Left(NamedTuple):
-    """What a finished trial has left that does not depend on time."""
-
-    result: dict[str, Any]
-    curve: list[tuple[str, str, str]]
-    checkpoint: dict[str, torch.Tensor]
-
-
-def left_in(folder: TrialFolder) -> Left:
-    result = folder.result()
-    assert result is not None
-    with folder.curve_path.open(newline="", encoding="utf-8") as file:
-        curve = [(str(row["step"]), str(row["metric"]), str(row["value"])) for row in csv.DictReader(file)]
-    network = torch.load(folder.checkpoint_path, weights_only=True)
-    return Left({name: part for name, part in result.items() if name not in ("timing", "provenance")}, curve, network)
-
-
-def curve_in_mlflow(workplace: Workplace, run_id: str) -> set[tuple[str, str, str]]:
-    """The curve that a run holds, as the rows of ``curve.csv``."""
-    client = client_of(workplace.uri)
-    names = ("train/loss", "train/psnr_db", "Tiny/psnr_db")
-    points = [point for name in names for point in client.get_metric_history(run_id, name)]
-    return {(str(point.step), point.key, repr(point.value)) for point in points}
-
-
 @pytest.mark.slow
 def test_a_trial_that_was_stopped_twice_has_the_result_of_an_undisturbed_one(
-    tmp_path: Path, migrated_database: Path
+    new_workplace: Callable[[], Workplace],
 ) -> None:
-    place, other = (Workplace.apart(tmp_path / name, migrated_database) for name in ("stopped", "undisturbed"))
+    place, other = (new_workplace() for _ in range(2))
     folder = place.folder_of(*LONG)
     assert other.run(*LONG).status == 0
 
@@ -288,22 +259,11 @@ def test_a_trial_that_was_stopped_twice_has_the_result_of_an_undisturbed_one(
     assert (folder.result(), present_state(folder)) == (None, (State.INTERRUPTED, WORDS[signal.SIGINT]))
     assert place.run(*LONG).status == 0
 
-    ours, theirs = left_in(folder), left_in(other.folder_of(*LONG))
-    assert ours.result == theirs.result
-    assert ours.curve == theirs.curve
-    assert len(ours.curve) == 16 * 2 + 4
-    assert ours.checkpoint.keys() == theirs.checkpoint.keys()
-    assert all(torch.equal(value, theirs.checkpoint[name]) for name, value in ours.checkpoint.items())
+    check_nothing_lost(place, endings(other))
+    assert sum(len(point.metrics) for point in folder.curve()) == 16 * 2 + 4
 
     first, second, third = history_of(folder).attempts
     assert [attempt.state for attempt in (first, second, third)] == ["interrupted", "interrupted", "finished"]
     assert 0 == first.from_step < 10 <= second.from_step < 30 <= third.from_step < 100
-    assert not folder.snapshots.exists()
-    assert leases(place.outputs, folder.study) == []
-
-    runs = place.runs()
-    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED", "KILLED"]
-    reasons = {run.data.tags["reason"] for run in runs if run.info.status == "KILLED"}
-    assert reasons == {WORDS[signal.SIGTERM], WORDS[signal.SIGINT]}
-    (finished,) = place.runs("FINISHED")
-    assert set(ours.curve) <= curve_in_mlflow(place, finished.info.run_id)
+    reasons = [run.data.tags["reason"] for run in place.runs("KILLED")]
+    assert sorted(reasons) == [WORDS[signal.SIGTERM], WORDS[signal.SIGINT]]

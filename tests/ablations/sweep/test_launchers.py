@@ -8,7 +8,7 @@ import secrets
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,9 @@ def swept(launcher: Sequence[str], workplace: Workplace) -> Iterator[Sweep]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Sweep:
+def reference(new_workplace: Callable[[], Workplace]) -> Sweep:
     """The study by the basic launcher: one trial after the other, in this process."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("basic"), migrated_database)
+    workplace = new_workplace()
     return Sweep(workplace, workplace.sweep(*STUDY), "")
 
 
@@ -108,13 +108,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path)
         for name in LAUNCHERS
     ],
 )
-def sweep(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
-) -> Iterator[Sweep]:
+def sweep(request: pytest.FixtureRequest, new_workplace: Callable[[], Workplace]) -> Iterator[Sweep]:
     """The study by one of the launchers."""
-    with swept(
-        LAUNCHERS[request.param], Workplace.apart(tmp_path_factory.mktemp(request.param), migrated_database)
-    ) as sweep:
+    with swept(LAUNCHERS[request.param], new_workplace()) as sweep:
         yield sweep
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from ablations.trial.execution import TrialFailed, TrialHopeless
 from ablations.trial.identity import Trial
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
-from tests.ablations.storage.helpers import FORK, holder_of, put_lease
+from tests.ablations.storage.helpers import FORK, put_lease
 
 STUDY = "rounds"
 
@@ -357,29 +356,6 @@ def test_a_trial_that_proves_to_be_held_is_waited_for_without_using_a_retry(tmp_
     sweep = Sweep(tmp_path, {0: [be_too_late]}, retries=0)
     assert sweep.run(0) == {0: FINISHED}
     assert sweep.batches == [[0]]
-
-
-@pytest.mark.parametrize("lease", [{"born": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"])
-def test_the_lease_of_a_process_that_is_gone_is_ignored(tmp_path: Path, lease: dict[str, Any]) -> None:
-    sweep = Sweep(tmp_path, {})
-    put_foreign_lease(sweep.folder(0), os.getpid(), **lease)
-    assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
-    assert sweep.batches == [[0, 1]]
-
-
-def test_a_stopped_process_is_killed_and_its_trial_launched(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, {}, silence=0.2)
-    with holder_of(sweep.folder(0)) as holder:
-        os.kill(holder.pid, signal.SIGSTOP)
-        assert sweep.run(0) == {0: FINISHED}
-        holder.process.join(60)
-        assert holder.process.exitcode == -signal.SIGKILL
-
-
-def test_a_trial_of_a_silent_machine_is_launched(tmp_path: Path, stranger: int) -> None:
-    sweep = Sweep(tmp_path, {}, silence=0.2)
-    put_foreign_lease(sweep.folder(0), stranger, host="elsewhere/1")
-    assert sweep.run(0) == {0: FINISHED}
 
 
 def test_a_view_that_raises_stops_nothing(tmp_path: Path, stranger: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ablations.storage.attempts import State, history_of, present_state
 from ablations.storage.folder import TrialFolder
+from ablations.storage.lease import lease_path
 from ablations.storage.plans import read_plan
 from ablations.tracking.client import client_of, experiment_id, search_runs
 from tests.harness.support import STUDY, Outcome, Workplace, contents
@@ -187,8 +188,9 @@ def test_a_hopeless_cell_is_pruned_and_stays_so(workplace: Workplace) -> None:
     for folder in pruned:
         state, reason = present_state(folder)
         assert state == State.PRUNED
-        assert reason.startswith("pruned at step 2 with ")
-        assert len(history_of(folder).attempts) == 1
+        (attempt,) = history_of(folder).attempts
+        assert (attempt.step, reason) == (2, f"pruned at step 2 with {attempt.psnr_db:.2f} dB")
+        assert not lease_path(folder).exists()
     by_cell = {folder.cell for folder in pruned}
     assert {run.data.tags["cell"] for run in workplace.runs("KILLED")} == by_cell
     assert all(run.data.tags["state"] == "pruned" for run in workplace.runs("KILLED"))

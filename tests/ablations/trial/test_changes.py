@@ -42,9 +42,9 @@ def code_of(folder: TrialFolder) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
+def finished(new_workplace: Callable[[], Workplace]) -> Workplace:
     """A workplace with a finished trial, for tests to copy."""
-    place = Workplace.apart(tmp_path_factory.mktemp("finished"), migrated_database)
+    place = new_workplace()
     assert place.sweep().status == 0
     return place
 
@@ -73,8 +73,7 @@ def test_a_result_of_other_code_stops_the_command_in_one_line_and_stays(
 ) -> None:
     before = contents(of_other_code.path)
     outcome = command(place)
-    assert outcome.status == 1
-    (line,) = outcome.message.splitlines()
+    line = outcome.refusal
     assert f"it was made by code {OTHER}, and the present code is {code_fingerprint()}" in line
     assert "on_change=keep reuses it, on_change=retrain replaces it, and another study.name" in line
     assert contents(of_other_code.path) == before
@@ -144,8 +143,7 @@ def test_a_dry_run_reports_other_code(place: Workplace, of_other_code: TrialFold
 
 def test_a_search_stops_at_a_result_of_other_code_and_names_it(place: Workplace, of_other_code: TrialFolder) -> None:
     outcome = place.sweep(*SEARCH)
-    assert outcome.status == 1
-    (line,) = outcome.message.splitlines()
+    line = outcome.refusal
     name = f"it was made by code {OTHER}, and the present code is {code_fingerprint()}"
     assert f"reference seed 0 has a result, but {name}" in line
     assert len(place.results()) == 1
@@ -178,8 +176,7 @@ def changed(place: Workplace) -> Workplace:
 )
 def test_results_on_two_sets_of_pictures_are_not_mixed(changed: Workplace, overrides: tuple[str, ...]) -> None:
     outcome = changed.sweep(*overrides)
-    assert outcome.status == 1
-    (line,) = outcome.message.splitlines()
+    line = outcome.refusal
     assert "study adhoc has reference seed 0 on other pictures: their fingerprint was " in line
     assert "on_change=retrain trains on these beside them, and another study.name leaves them alone" in line
     assert len(changed.results()) == len(changed.runs()) == 1
@@ -251,8 +248,7 @@ def with_part(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
 
 def test_a_missing_part_stops_a_search_in_one_line(place: Workplace) -> None:
     outcome = place.sweep(*SEARCH, "surrogate=quadratic,no_such_module.Steep")
-    assert outcome.status == 1
-    (line,) = outcome.message.splitlines()
+    line = outcome.refusal
     assert line.startswith("run.py: surrogate 'no_such_module.Steep' cannot be imported")
 
 
