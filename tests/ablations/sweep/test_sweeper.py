@@ -35,7 +35,7 @@ def dry(workplace: Workplace, *overrides: str) -> Outcome:
 def sampled_rows() -> list[tuple[str, ...]]:
     sweep = {name: [level_text(level) for level in factor.levels] for name, factor in FACTORS.items()}
     sweep |= {"align": ["auto", "1", "1.3e2"], "residual": ["TRUE", "false", "'block'"], "method": ["bbcu", "bnn"]}
-    return list(rows_of("random", sweep, {"cells": 8, "seed": 3}).rows)
+    return list(rows_of("random", sweep, {"cells": 6, "seed": 3}).rows)
 
 
 @pytest.mark.parametrize(

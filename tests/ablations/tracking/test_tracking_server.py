@@ -77,7 +77,7 @@ def test_a_trial_that_starts_while_the_server_is_away_is_trained_and_logged_late
         finally:
             server.start()
     assert outcome.status == 0, outcome.text
-    assert outcome.text.count("wait on disk") == 2
+    assert outcome.text.count("wait on disk") == 2, outcome.text
     assert f"when it is back: python -m ablations sync away --outputs {workplace.outputs}" in outcome.text
 
     assert synchronise(workplace, "away") == f"2 results and 0 trials without a result were logged to {workplace.uri}"
