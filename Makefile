@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: study test lint docs clean constraints
 
-study: .venv/installed  ## train the first study on the photographs that come along, and write its report
+study: .venv/installed  ## train the first study on the bundled photographs, and write its report
 	$(BIN)/python run.py -m study=residual_bn hydra/launcher=joblib
 	$(BIN)/python -m analysis residual_bn
 
@@ -27,7 +27,7 @@ docs: .venv/installed  ## build the documentation into site/; a warning is an er
 clean:
 	rm -rf .venv
 
-constraints:  ## write constraints.txt anew from the newest versions that pyproject.toml admits
+constraints:  ## rewrite constraints.txt from the newest versions that pyproject.toml allows
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
 	.venv-constraints/bin/pip install --quiet --editable .[dev,docs]

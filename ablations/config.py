@@ -186,10 +186,10 @@ def as_yaml(config: Config) -> str:
 class SweeperConfig:
     """The keys of ``hydra.sweeper``.
 
-    ``design`` says which combinations of the swept keys are cells, and those from ``reference`` to ``storage`` are
-    options that one design or another takes, None where they are not given; see :mod:`ablations.space.designs`, and
-    :class:`ablations.search.search.SearchOptions` for those of ``design=search``. ``exclude`` has conditions on cells
-    to leave out; see :mod:`ablations.space.conditions`. ``retries`` is how often a trial that failed is tried again.
+    ``design`` says which combinations of the swept keys are cells. The keys from ``reference`` to ``storage`` are
+    options of one design or another, None if not given; see :mod:`ablations.space.designs`, and
+    :class:`ablations.search.options.SearchOptions` for those of ``design=search``. ``exclude`` has conditions on cells
+    to leave out; see :mod:`ablations.space.conditions`. ``retries`` is how often a failed trial is retried.
     """
 
     _target_: str = "hydra_plugins.ablation_sweeper.AblationSweeper"
@@ -213,7 +213,7 @@ class SweeperConfig:
 
     @property
     def design_options(self) -> dict[str, Any]:
-        """What a design may be given, by the names under which it takes them."""
+        """The options that a design may take, by name."""
         names = (
             *("reference", "steps", "fraction", "generators", "cells", "seed"),
             *("trials", "objectives", "sampler", "pruner", "storage"),
@@ -269,7 +269,7 @@ def check_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
 
 
 def check_ranges(config: Config) -> None:
-    """Raise ConfigError for a value that no trial can be run with."""
+    """Raise ConfigError for a value out of range."""
     at_least: dict[str, tuple[float, float]] = {
         "channels": (config.channels, 1),
         "blocks": (config.blocks, 1),
@@ -320,7 +320,7 @@ def check_data(data: DataConfig) -> None:
         for key, is_set in unused.items():
             if is_set:
                 value = getattr(data, key.removeprefix("data."))
-                raise ConfigError(f"{key}={value} has no effect on the photographs of data=embedded; add data=folder")
+                raise ConfigError(NO_EFFECT.format(key=f"{key}={value}"))
     elif not test:
         raise ConfigError(REQUIRED["data.test"])
 
@@ -329,6 +329,8 @@ REQUIRED = {
     "data.test": "data.test is required with data=folder: name at least one test set, as in data.test='{Set5: DIR}'",
 }
 """The message for a required key, where more is to be said than its name."""
+
+NO_EFFECT = "{key} has no effect on the photographs of data=embedded; add data=folder"
 
 ON_CHANGE = ("stop", "keep", "retrain")
 """What to do with a result of the same config that was made by other code, or on pictures that have changed since."""
@@ -348,7 +350,7 @@ def _missing_option(error: MissingConfigException) -> str:
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> str:
-    """What Hydra or OmegaConf refused, in one line that says what is valid."""
+    """An error of Hydra or OmegaConf as one line that says what is valid."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _missing_option(error)
@@ -359,6 +361,8 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     full_key = getattr(cause, "full_key", None)
     if isinstance(error, ConfigCompositionException) and full_key and isinstance(parent, DictConfig):
         reason = str(cause).splitlines()[0]
+        if full_key.startswith("data.test."):
+            return NO_EFFECT.format(key="data.test")
         if "is not in struct" in reason or "not in" in reason:
             prefix = full_key.rpartition(".")[0]
             valid = [f"{prefix}.{name!s}" if prefix else str(name) for name in parent if name != "hydra"]

@@ -33,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report_or_check(arguments: Sequence[str]) -> None:
-    """Write a study's report, regenerate one, or check all."""
     parser = command_line()
     options = parser.parse_args(arguments)
     if options.check:
@@ -49,7 +48,6 @@ def report_or_check(arguments: Sequence[str]) -> None:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return the command's arguments, except those of ``compare``."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Write the report of a study.",
@@ -83,13 +81,6 @@ def margin_in_db(text: str) -> float:
     return margin
 
 
-def margin_of(options: argparse.Namespace) -> float:
-    """Return the margin that was typed, or the default."""
-    from analysis.statistics.estimates import MARGIN_DB
-
-    return MARGIN_DB if options.margin is None else float(options.margin)
-
-
 def studies_in_words(tracking_uri: str) -> str:
     """List the studies in the store, or say why it cannot be read."""
     from ablations.tracking.client import study_names
@@ -107,24 +98,19 @@ def write_report(options: argparse.Namespace) -> Path:
     stderr says so. The imports are here because they take seconds, which ``--help`` and a wrong argument need not wait
     for.
     """
-    from analysis.report.archive import recording, write_archive
-    from analysis.report.forms import log_report, write_forms
-    from analysis.report.page import compose, write
+    from analysis.report.forms import log_report
+    from analysis.report.page import write_all
+    from analysis.statistics.estimates import MARGIN_DB
     from analysis.study.loading import load
 
-    margin = margin_of(options)
     results = load(options.tracking_uri, options.study, options.outputs)
-    recorded, asked = recording(results)
-    files = compose(recorded, margin)
-    page = write(files, (options.reports or REPORTS) / options.study)
-    archive = write_archive(results, asked, margin, page.parent)
-    written = [*(page.parent / name for name in files), *write_forms(files, page.parent), archive]
+    folder = (options.reports or REPORTS) / options.study
+    written = write_all(results, options.margin or MARGIN_DB, folder)
     try:
-        paths = {path.relative_to(page.parent).as_posix(): path for path in written}
-        log_report(options.tracking_uri, options.study, paths)
+        log_report(options.tracking_uri, options.study, {path.relative_to(folder).as_posix(): path for path in written})
     except BbcuError as error:
         print(f"analysis: the report is written, but could not be logged to MLflow: {error}", file=sys.stderr)
-    return page
+    return written[0]
 
 
 def regenerate(folder: Path, options: argparse.Namespace) -> Path:
@@ -132,20 +118,12 @@ def regenerate(folder: Path, options: argparse.Namespace) -> Path:
 
     It stays in its folder unless ``--reports`` is given, and keeps its margin unless another one is given.
     """
-    from analysis.report.archive import ARCHIVE, opened, recording, write_archive
-    from analysis.report.forms import write_forms
-    from analysis.report.page import compose, write
+    from analysis.report.archive import ARCHIVE, opened
+    from analysis.report.page import write_all
 
-    target = options.reports / folder.resolve().name if options.reports else folder
     with opened(folder / ARCHIVE) as archive:
-        margin = archive.margin if options.margin is None else options.margin
-        recorded, asked = recording(archive.results)
-        files = compose(recorded, margin)
-        page = write(files, target)
-        write_forms(files, target)
-        if margin != archive.margin or target != folder:
-            write_archive(archive.results, asked, margin, target)
-    return page
+        target = options.reports / folder.resolve().name if options.reports else folder
+        return write_all(archive.results, options.margin or archive.margin, target)[0]
 
 
 def check_reports(reports: Path) -> None:
@@ -171,10 +149,11 @@ def comparison(arguments: Sequence[str]) -> str:
     options = parser.parse_args(arguments)
 
     from analysis.report.compare import compare, study_at
+    from analysis.statistics.estimates import MARGIN_DB
 
     place = options.tracking_uri, options.outputs
     with study_at(options.first, *place) as first, study_at(options.second, *place) as second:
-        return compare(first, second, (options.first, options.second), margin_of(options))
+        return compare(first, second, (options.first, options.second), options.margin or MARGIN_DB)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -68,6 +68,13 @@ class _EarlierNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Restore the spec that the import system has replaced; the module is already loaded."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Return the module's code, for ``python -m bbcu.cost``."""
+        spec = importlib.util.find_spec(EARLIER_NAMES[fullname])
+        assert spec is not None
+        assert isinstance(spec.loader, importlib.abc.InspectLoader)
+        return spec.loader.get_code(spec.name)
 
 
 sys.meta_path.append(_EarlierNameFinder())

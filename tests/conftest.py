@@ -28,8 +28,6 @@ gc.set_threshold(100_000, 50, 100)
 COMPILED = REPOSITORY / ".pytest_cache" / f"compiled-{torch.backends.cpu.get_cpu_capability()}"
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
 
-SHARED = REPOSITORY.parent / "shared"
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip tests that need a CUDA device if there is none, and start with the files that have the most slow tests.

@@ -5,9 +5,12 @@
 
 import importlib
 import importlib.util
+import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +113,12 @@ def test_every_command_that_is_named_exists(
     assert left.value.code == 0
     shown = capsys.readouterr().out
     assert all(option in shown for option in rest if option.startswith("--"))
+
+
+def test_the_command_for_costs_still_runs_under_its_earlier_name() -> None:
+    command = [sys.executable, "-m", "bbcu.cost", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "usage: python -m bbcu.model.cost" in done.stdout
 
 
 def run_module(module: str, *arguments: str) -> None:
@@ -265,6 +274,40 @@ def status_of(main: Callable[[], None]) -> object:
 def test_a_recipe_runs(heading: str, trials: int, recipes: Workplace) -> None:
     run_commands(section(heading), recipes)
     assert len(recipes.results()) == trials
+
+
+@pytest.mark.slow
+def test_a_factor_of_ones_own_is_listed_swept_and_reported(recipes: Workplace) -> None:
+    """In processes of their own, since a declared factor stays for as long as its process."""
+    (commands,) = (found["code"] for found in FENCED.finditer(section("A factor")) if found["language"] == "sh")
+    small = shlex.join(recipes.overrides("hydra/launcher=basic", "hydra.sweeper.replicates=2"))
+    uri = f"--tracking-uri {recipes.uri}"
+    script = commands.replace("act_fn=rprelu,hardtanh", f"act_fn=rprelu,hardtanh {small}")
+    script = script.replace("analysis gain", f"analysis gain {uri}").replace(
+        "python run.py", f"python {REPOSITORY}/run.py"
+    )
+    script += f"python {REPOSITORY}/run.py --help\npython -m ablations space\n"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    modules = os.pathsep.join([str(recipes.folder), str(REPOSITORY)])
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=recipes.folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": modules},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in recipes.outputs.glob("gain/*/seed0/result.json")]
+    assert {(result["factors"]["gain"], result["factors"]["act_fn"]) for result in results} == {
+        ("none", "rprelu"),
+        ("none", "hardtanh"),
+        ("channel", "rprelu"),
+        ("unit", "rprelu"),
+    }
+    assert "hardtanh cuts off what a gain has made large" in done.stdout
+    assert "gain: none" in done.stdout
+    assert "weight, gain" in done.stdout
+    assert "gain=channel" in (recipes.folder / "reports" / "gain" / "report.md").read_text()
 
 
 @pytest.mark.slow

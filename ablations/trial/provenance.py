@@ -80,7 +80,7 @@ def _as_text(node: object) -> str:
 def _source_of(module: str) -> Path | None:
     """The file of a module of the user's; None where it has none, as one that is compiled.
 
-    One that is not there is told by whoever builds the network.
+    A module that does not exist is reported when the network is built.
     """
     try:
         path = getattr(importlib.import_module(module), "__file__", None)

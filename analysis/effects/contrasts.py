@@ -19,25 +19,17 @@ from analysis.statistics.estimates import (
     Verdict,
     estimate,
     over_images,
-    rounded,
-    settled,
     summary,
     verdicts,
 )
+from analysis.statistics.rounding import rounded, settled
 from analysis.study.methods import BBCU, UNTRAINED
 from analysis.study.settings import SettingResults, label
 
-METHOD = "method"
-"""Stands for the factor if whole methods are compared."""
-
-STEP = "step"
-"""Stands for the factor if a cell is compared with the one before it."""
-
-MOST_STEPS = 12
-"""More cells than this were not put in a row by hand, so they are not a chain."""
-
-MOST_MOVED = 2
-"""A step of a chain changes at most so many factors, as from BatchNorm to alignment."""
+METHOD = "method"  # stands for the factor if whole methods are compared
+STEP = "step"  # stands for the factor if a cell is compared with the one before it
+MOST_STEPS = 12  # more cells than this were not put in a row by hand, so they are not a chain
+MOST_MOVED = 2  # a step of a chain changes at most so many factors, as from BatchNorm to alignment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +39,11 @@ class Pairs:
     cells: tuple[tuple[str, str], ...]
     moved_along: tuple[str, ...] = ()
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Every cell of the pairs once."""
+        return tuple(dict.fromkeys(cell for pair in self.cells for cell in pair))
+
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
@@ -54,8 +51,8 @@ class Contrast:
 
     ``by_seed`` holds, for each test set, the difference in dB, averaged over the pairs of cells within each of
     ``seeds``; ``psnr`` is estimated from it. ``dropped`` are the seeds under which some cell of a pair is not
-    finished, and ``dead`` the cells with a trial whose binary body contributes nothing. ``verdicts`` are those of the
-    family of all contrasts on a test set, and ``images`` holds estimates over pictures if their scores are recorded.
+    finished, and ``collapsed`` the cells with a collapsed trial. ``verdicts`` are those of the family of all contrasts
+    on a test set, and ``images`` holds estimates over pictures if their scores are recorded.
     ``ops_g`` and ``params_k`` are the mean change in cost over the pairs.
     """
 
@@ -65,23 +62,13 @@ class Contrast:
     pairs: Pairs
     seeds: tuple[int, ...]
     dropped: tuple[int, ...]
-    dead: tuple[str, ...]
+    collapsed: tuple[str, ...]
     by_seed: Mapping[str, tuple[float, ...]]
     psnr: Mapping[str, Estimate]
     verdicts: Mapping[str, Verdict]
     images: Mapping[str, ImageEstimate]
     ops_g: float
     params_k: float
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """Every cell of the pairs once."""
-        return tuple(dict.fromkeys(cell for pair in self.pairs.cells for cell in pair))
-
-    @property
-    def runs(self) -> int:
-        """The number of runs behind the numbers."""
-        return len(self.cells) * len(self.seeds)
 
     @property
     def change(self) -> str:
@@ -96,18 +83,18 @@ class Contrast:
 class CellSummary:
     """The scores of one cell over the seeds under which it is finished.
 
-    By test set: ``psnr`` (dB) and ``ssim``, ``over_baseline`` (dB, the mean over seeds), and ``to_anchor`` (dB, paired
-    within a seed). ``train_s`` is the mean over seeds.
+    By test set: ``psnr`` (dB) and ``ssim``, ``over_baseline`` (dB, the mean over seeds), and ``to_reference``
+    (dB, paired within a seed). ``train_s`` is the mean over seeds.
     """
 
     cell: str
     label: str
-    is_anchor: bool
+    is_reference: bool
     seeds: tuple[int, ...]
     psnr: Mapping[str, Summary]
     ssim: Mapping[str, Summary]
     over_baseline: Mapping[str, float]
-    to_anchor: Mapping[str, Estimate]
+    to_reference: Mapping[str, Estimate]
     ops_g: float
     params_k: float
     train_s: float
@@ -133,7 +120,7 @@ def from_the_reference(results: SettingResults, margin: float = MARGIN_DB) -> li
     """
     if results.methods or results.cells.empty:
         return []
-    centre = anchor(results)
+    centre = reference_cell(results)
     found = []
     several, complete = False, True
     for factor, change, pairs in changes(results):
@@ -157,7 +144,7 @@ def changes(results: SettingResults) -> Iterator[tuple[str, tuple[str, str], Pai
 
 def method_contrasts(results: SettingResults) -> list[Contrast]:
     """Every trained method against BBCU, or against the first one if BBCU is missing, in the order of the study."""
-    base = anchor(results) if not results.cells.empty else ""
+    base = reference_cell(results) if not results.cells.empty else ""
     others = results.cells.index[~results.cells["method"].isin(UNTRAINED)]
     return [
         contrast(results, METHOD, (results.methods[base], results.methods[cell]), Pairs(((base, cell),)))
@@ -177,7 +164,7 @@ def steps(results: SettingResults, margin: float = MARGIN_DB) -> list[Contrast]:
         return []
     asked, recorded = levels_by_cell(results, "level"), levels_by_cell(results, "factor")
     moved = [moved_levels(recorded[one], recorded[other], asked[other]) for one, other in itertools.pairwise(cells)]
-    centre = anchor(results)
+    centre = reference_cell(results)
     far = any(len(moved_levels(recorded[centre], recorded[cell], asked[cell])) > 1 for cell in cells)
     if not far or not all(1 <= len(each) <= MOST_MOVED for each in moved) or is_grid(list(asked.values())):
         return []
@@ -210,7 +197,6 @@ def is_grid(levels: Sequence[Mapping[str, str]]) -> bool:
 
 
 def judged(found: Sequence[Contrast], sets: Sequence[str], margin: float) -> list[Contrast]:
-    """The contrasts with the verdicts of their family on each test set."""
     families = {name: verdicts([each.by_seed[name] for each in found], margin) for name in sets}
     return [
         dataclasses.replace(each, verdicts={name: families[name][index] for name in sets})
@@ -277,7 +263,7 @@ def contrast(results: SettingResults, factor: str, change: tuple[str, str], pair
         pairs=pairs,
         seeds=seeds,
         dropped=tuple(seed for seed in results.seeds if seed not in seeds),
-        dead=dead_cells(results, pairs),
+        collapsed=collapsed_cells(results, pairs),
         by_seed=by_seed,
         psnr={name: estimate(values) for name, values in by_seed.items()},
         verdicts={},
@@ -287,10 +273,8 @@ def contrast(results: SettingResults, factor: str, change: tuple[str, str], pair
     )
 
 
-def dead_cells(results: SettingResults, pairs: Pairs) -> tuple[str, ...]:
-    """The cells of the pairs that have a trial whose binary body contributes nothing."""
-    involved = {cell for pair in pairs.cells for cell in pair}
-    return tuple(dict.fromkeys(cell for cell, _ in results.dead if cell in involved))
+def collapsed_cells(results: SettingResults, pairs: Pairs) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cell for cell, _ in results.collapsed if cell in pairs.members))
 
 
 def complete_seeds(results: SettingResults, pairs: Pairs) -> tuple[int, ...]:
@@ -298,7 +282,7 @@ def complete_seeds(results: SettingResults, pairs: Pairs) -> tuple[int, ...]:
 
     A seed that lacks one pair would shift the average by how that pair differs from the others, so it is dropped.
     """
-    finished = [set(results.seeds_of(cell)) for cell in {cell for pair in pairs.cells for cell in pair}]
+    finished = [set(results.seeds_of(cell)) for cell in pairs.members]
     return tuple(sorted(set.intersection(*finished)))
 
 
@@ -310,27 +294,22 @@ def differences(scores: Mapping[Identity, float], pairs: Pairs, seeds: Sequence[
 
 def image_estimate(results: SettingResults, test_set: str, pairs: Pairs, seeds: Sequence[int]) -> ImageEstimate | None:
     """The difference over pictures, averaged over the pairs; None if trials did not record each picture's score."""
-    sides = [
-        {
-            seed: mean_by_picture([results.pictures(test_set, (pair[side], seed)) for pair in pairs.cells])
-            for seed in seeds
-        }
-        for side in (1, 0)
-    ]
-    if not seeds or any(not scores for side in sides for scores in side.values()):
-        return None
     try:
-        return over_images(*sides)
+        return over_images({seed: picture_differences(results, test_set, pairs, seed) for seed in seeds})
     except IncompleteDataError:
         return None
 
 
-def mean_by_picture(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each picture's score; empty if some cell lacks a picture that another has."""
-    pictures = set(scores[0])
-    if any(set(each) != pictures for each in scores):
+def picture_differences(results: SettingResults, test_set: str, pairs: Pairs, seed: int) -> dict[str, float]:
+    """The second cell's score minus the first's in each picture; empty if some cell lacks a picture of another."""
+    scores = {cell: results.pictures(test_set, (cell, seed)) for cell in pairs.members}
+    pictures = scores[pairs.cells[0][0]].keys()
+    if any(found.keys() != pictures for found in scores.values()):
         return {}
-    return {picture: float(np.mean([each[picture] for each in scores])) for picture in sorted(pictures)}
+    return {
+        picture: float(np.mean([scores[other][picture] - scores[base][picture] for base, other in pairs.cells]))
+        for picture in sorted(pictures)
+    }
 
 
 def cost_change(results: SettingResults, pairs: Pairs, name: str) -> float:
@@ -339,7 +318,7 @@ def cost_change(results: SettingResults, pairs: Pairs, name: str) -> float:
     return float(np.mean([cost[other] - cost[base] for base, other in pairs.cells]))
 
 
-def anchor(results: SettingResults) -> str:
+def reference_cell(results: SettingResults) -> str:
     """The finished cell with the most factors at their base level, the first of several.
 
     Among methods it is BBCU, or the first one if BBCU is missing.
@@ -357,7 +336,7 @@ def cell_summaries(results: SettingResults) -> list[CellSummary]:
     """Every finished cell, the highest mean PSNR over all test sets first, then by key."""
     if results.cells.empty:
         return []
-    centre = anchor(results)
+    centre = reference_cell(results)
     scored = [f"{kind}{name}/{metric}" for name in results.sets for kind, metric in SCORES]
     metrics = {name: results.scores(name) for name in [*scored, *COSTS]}
     found = [cell_summary(results, cell, centre, metrics) for cell in results.seeds_by_cell]
@@ -371,7 +350,7 @@ COSTS = ("cost/ops_g", "cost/params_k", "timing/train_s")
 def descending_psnr(cell: CellSummary) -> tuple[bool, float, str]:
     """A sort key; a PSNR that is not a number comes last, and equal ones are ordered by the cell's key."""
     mean = rounded(float(np.mean([score.mean for score in cell.psnr.values()])))
-    return (math.isnan(mean), 0.0 if math.isnan(mean) else -mean, cell.cell)
+    return (math.isnan(mean), -mean if mean == mean else 0.0, cell.cell)
 
 
 def cell_summary(
@@ -389,7 +368,7 @@ def cell_summary(
     return CellSummary(
         cell=cell,
         label=results.labels[cell],
-        is_anchor=cell == centre,
+        is_reference=cell == centre,
         seeds=tuple(seeds),
         psnr={name: summary(found) for name, found in psnr.items()},
         ssim={name: summary(values(f"{name}/ssim")) for name in results.sets},
@@ -397,7 +376,9 @@ def cell_summary(
             name: summary(np.subtract(found, values(f"baseline/{name}/psnr_db")).tolist()).mean
             for name, found in psnr.items()
         },
-        to_anchor={name: estimate(differences(metrics[f"{name}/psnr_db"], to_centre, shared)) for name in results.sets},
+        to_reference={
+            name: estimate(differences(metrics[f"{name}/psnr_db"], to_centre, shared)) for name in results.sets
+        },
         ops_g=values("cost/ops_g")[0],
         params_k=values("cost/params_k")[0],
         train_s=summary(values("timing/train_s")).mean,

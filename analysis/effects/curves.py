@@ -89,6 +89,5 @@ def cost_table(results: SettingResults, cells: Sequence[CellSummary]) -> pd.Data
 
 
 def costs_differ(table: pd.DataFrame) -> bool:
-    """Whether cells differ in cost, so that there is a trade-off to show."""
     here = table[table["source"] == "here"]
     return bool(here["ops_g"].nunique() > 1 or here["params_k"].nunique() > 1)

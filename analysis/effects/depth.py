@@ -1,7 +1,7 @@
 """Tabulate what the probes measured unit by unit, from the input of the network to its output.
 
-Cells that differ from the anchor in one factor are set beside each other, or each cell by its name if there are few or
-if they are methods; a mean over cells that differ in several factors would show the mixture.
+Cells that differ from the reference cell in one factor are set beside each other, or each cell by its name if there
+are few or if they are methods; a mean over cells that differ in several factors would show the mixture.
 ``bbcu.training.probes`` defines each measure.
 """
 
@@ -10,40 +10,30 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.effects.contrasts import anchor, base_and_others
+from analysis.effects.contrasts import base_and_others, reference_cell
 from analysis.study.settings import SettingResults
 
 SHOWN_FACTORS = ("residual", "bn", "align", "act", "surrogate", "threshold", "weight", "act_fn")
 """The factors whose levels are set beside each other."""
 
-SHOWN_MEASURES = ("output_loss", "sign_loss", "window")
-"""The measures that are drawn by depth."""
-
-MOST_FACTORS = 3
-"""More columns of panels are too small to read."""
-
-MOST_ALL = 7
-"""So few cells are all drawn if no two of them differ in some factor alone."""
-
-EVERY = "cell"
-"""Stands for the factor if every cell has a line, under its name."""
-
-MOST_RANGES = 6
-"""How many cells' value ranges are drawn."""
+SHOWN_MEASURES = ("output_loss", "sign_loss", "window")  # the measures that are drawn by depth
+MOST_FACTORS = 3  # more columns of panels are too small to read
+MOST_ALL = 7  # so few cells are all drawn if no two of them differ in some factor alone
+EVERY = "cell"  # stands for the factor if every cell has a line, under its name
+MOST_RANGES = 6  # how many cells' value ranges are drawn
 
 DEPTH_COLUMNS = ["factor", "level", "cell", "depth", "measure", "mean", "low", "high", "n"]
 ENDS = ["beside_p1", "beside_p99", "branch_p1", "branch_p99"]
 RANGE_COLUMNS = ["cell", "label", "depth", "has_residual", *ENDS, "n"]
 
-CellsByLevel = Mapping[str, Mapping[str, str]]
-"""By factor and then by level, a cell that has this level."""
+CellsByLevel = Mapping[str, Mapping[str, str]]  # by factor and then by level, a cell that has this level
 
 
 def star(results: SettingResults) -> dict[str, dict[str, str]]:
-    """By factor of several levels, the anchor and the cells that differ from it in that factor alone."""
+    """By factor of several levels, the reference cell and the cells that differ from it in that factor alone."""
     if results.cells.empty:
         return {}
-    centre = results.cells.loc[anchor(results)]
+    centre = results.cells.loc[reference_cell(results)]
     found: dict[str, dict[str, str]] = {}
     for factor in SHOWN_FACTORS:
         if factor not in results.factors:
@@ -85,12 +75,12 @@ def depth_table(results: SettingResults) -> pd.DataFrame:
 
 
 def range_cells(results: SettingResults) -> list[str]:
-    """The cells whose value ranges are drawn: the anchor, and those that are drawn by depth, if they were measured."""
+    """The measured cells whose value ranges are drawn: the reference cell, and those that are drawn by depth."""
     if results.cells.empty:
         return []
     measured = set(results.units["cell"])
     every = shown(results) if results.methods else {**star(results), **shown(results)}
-    cells = [anchor(results), *(cell for levels in every.values() for cell in levels.values())]
+    cells = [reference_cell(results), *(cell for levels in every.values() for cell in levels.values())]
     return [cell for cell in dict.fromkeys(cells) if cell in measured][:MOST_RANGES]
 
 

@@ -3,10 +3,11 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from analysis.effects.contrasts import base_and_others, levels_by_cell
-from analysis.statistics.estimates import MARGIN_DB, IncompleteDataError, Verdict, rounded, verdicts
+from analysis.statistics.estimates import MARGIN_DB, IncompleteDataError, Verdict, verdicts
 from analysis.statistics.factorial import (
     FEWEST_FOR_HALF_NORMAL,
     Cell,
@@ -21,23 +22,18 @@ from analysis.statistics.factorial import (
     restricted,
     shapley,
 )
+from analysis.statistics.rounding import rounded
 from analysis.study.settings import SettingResults
 from bbcu.model.specs import PARTS
 
-MOST_CELLS = 4096
-"""A larger grid is that of unrelated cells, such as published methods, and not a design."""
+Found = TypeVar("Found")
 
-MOST_COMPONENTS = 10
-"""Shapley shares need all 2^k cells; nobody trains them all for more components than this."""
+MOST_CELLS = 4096  # a larger grid is that of unrelated cells, such as published methods, and not a design
+MOST_COMPONENTS = 10  # Shapley shares need all 2^k cells; nobody trains them all for more components than this
+FEW_SEEDS = 2  # so few seeds hardly measure noise, so a half-normal plot takes it from the effects themselves
+PARTED = "binarize"  # the factor whose levels list the parts of the network that are binary
 
-FEW_SEEDS = 2
-"""So few seeds hardly measure noise, so a half-normal plot takes it from the effects themselves."""
-
-PARTED = "binarize"
-"""The factor whose levels list the parts of the network that are binary."""
-
-FULL, BINARY = "full", "binary"
-"""The levels of a part: in full precision, the reference, or binary."""
+FULL, BINARY = "full", "binary"  # the levels of a part: in full precision, the reference, or binary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +55,13 @@ class FactorialAnalysis:
     problems: tuple[str, ...]
 
     @property
+    def judged(self) -> tuple[tuple[Effect, Verdict], ...]:
+        """Every effect with its verdict; empty if no effect can be estimated."""
+        return tuple(zip(self.effects.effects if self.effects else (), self.verdicts, strict=True))
+
+    @property
     def interactions(self) -> tuple[Effect, ...]:
-        """The effects of two factors together."""
-        return tuple(each for each in self.effects.effects if len(each.term.moved) > 1) if self.effects else ()
+        return tuple(effect for effect, _ in self.judged if len(effect.term.moved) > 1)
 
 
 def factorial_analyses(results: SettingResults, margin: float = MARGIN_DB) -> dict[str, FactorialAnalysis]:
@@ -94,7 +94,6 @@ def separate_parts(levels: Sequence[str]) -> tuple[str, ...]:
 
 
 def parts_in(level: str) -> list[str]:
-    """The parts that a level such as ``[body,up]`` lists."""
     return [part for part in level.strip("[]").replace(" ", "").split(",") if part]
 
 
@@ -120,7 +119,6 @@ def responses_of(results: SettingResults, factors: Mapping[str, tuple[str, ...]]
 
 
 def places_of(results: SettingResults, factors: Collection[str]) -> dict[str, Cell]:
-    """The place of every finished cell in the design."""
     return {cell: place_of(levels, factors) for cell, levels in levels_by_cell(results, "level").items()}
 
 
@@ -156,49 +154,29 @@ def merged_cells(results: SettingResults, factors: Mapping[str, tuple[str, ...]]
 
 
 def analyse(responses: Responses, margin: float) -> FactorialAnalysis:
-    """Estimate everything that the cells of a design allow."""
+    """Estimate everything that the cells of a design allow, and say what they do not allow."""
     problems: list[str] = []
-    found, whole = estimated(responses, problems)
+
+    def attempt(estimator: Callable[[Responses], Found], design: Responses, refusal: str) -> Found | None:
+        try:
+            return estimator(design)
+        except IncompleteDataError as error:
+            problems.append(f"{refusal}: {error}.")
+            return None
+
+    direct = attempt(effects, responses, "Not all cells of the design are there")
+    found = direct or attempt(fitted_effects, responses, "Nor can effects be fitted")
     judged = verdicts([each.by_seed for each in found.effects], margin) if found else []
     pair_levels = {factor: levels[:2] for factor, levels in responses.factors.items()}
     held = {factor: levels for factor, levels in pair_levels.items() if len(responses.factors[factor]) > 2}
     pairs = restricted(responses, pair_levels)
-    plot, shares = plotted(pairs), shared(pairs, problems)
-    return FactorialAnalysis(responses, whole, found, tuple(judged), plot, shares, held, tuple(problems))
-
-
-def estimated(responses: Responses, problems: list[str]) -> tuple[Effects | None, bool]:
-    """Main effects and interactions, and whether they are from all cells, not fitted to those that there are."""
-    try:
-        return effects(responses), True
-    except IncompleteDataError as error:
-        problems.append(f"Not all cells of the design are there: {error}.")
-    try:
-        return fitted_effects(responses), False
-    except IncompleteDataError as error:
-        problems.append(f"Nor can effects be fitted: {error}.")
-        return None, False
-
-
-def plotted(pairs: Responses) -> HalfNormal | None:
-    """The half-normal plot, if there are few seeds and enough factors."""
-    if len(pairs.factors) < FEWEST_FOR_HALF_NORMAL or len(pairs.seeds) > FEW_SEEDS:
-        return None
-    try:
-        return half_normal(pairs)
-    except IncompleteDataError:
-        return None
-
-
-def shared(pairs: Responses, problems: list[str]) -> Shares | None:
-    """The Shapley shares, if all cells between reference and ablated are there."""
-    if len(pairs.factors) > MOST_COMPONENTS:
-        return None
-    try:
-        return shapley(pairs)
-    except IncompleteDataError as error:
-        problems.append(f"The gain cannot be shared among the components: {error}.")
-        return None
+    few = len(pairs.factors) <= MOST_COMPONENTS
+    shares = attempt(shapley, pairs, "The gain cannot be shared among the components") if few else None
+    # The plot needs the cells that the shares need, so that a refusal is said once.
+    whole = shares is not None or not few
+    plotted = whole and len(pairs.factors) >= FEWEST_FOR_HALF_NORMAL and len(pairs.seeds) <= FEW_SEEDS
+    plot = attempt(half_normal, pairs, "There is no half-normal plot") if plotted else None
+    return FactorialAnalysis(responses, direct is not None, found, tuple(judged), plot, shares, held, tuple(problems))
 
 
 def marginal_means(found: FactorialAnalysis, first: str, second: str) -> dict[str, list[float]]:

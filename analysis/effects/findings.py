@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.effects.contrasts import Pairs, complete_seeds, cost_change, dead_cells, differences, matches
+from ablations.storage.folder import Identity
+from analysis.effects.contrasts import Pairs, collapsed_cells, complete_seeds, cost_change, differences, matches
 from analysis.published.tables import points
-from analysis.statistics.estimates import ALPHA, MARGIN_DB, Estimate, Outcome, estimate, holm, rounded, verdicts
+from analysis.statistics.estimates import ALPHA, MARGIN_DB, Estimate, Outcome, estimate, holm, verdicts
+from analysis.statistics.rounding import rounded
 from analysis.study import methods
 from analysis.study.settings import SettingResults
 
-PSNR = "PSNR"
-"""The measure of a claim about quality, in dB on each test set; any other measure is a probe."""
+PSNR = "PSNR"  # the measure of a claim about quality, in dB on each test set; any other measure is a probe
 
 PROBES = {
     "output_loss": "Output loss: the share of a binary unit's output that binarising loses, after the best linear fit "
@@ -32,8 +33,7 @@ PROBES = {
 METHOD_KEYS = ("channels", *methods.METHOD_KEYS)
 """The part of a setting that a published method sets: methods that differ in it may be compared."""
 
-ABOVE_ONE = ">1"
-"""Any residual alignment that is switched on."""
+ABOVE_ONE = ">1"  # any residual alignment that is switched on
 
 
 class Status(enum.StrEnum):
@@ -64,12 +64,10 @@ class Finding:
 
     @property
     def on_methods(self) -> bool:
-        """Whether whole methods are compared."""
         return "method" in self.after
 
     @property
     def predicted(self) -> str:
-        """The direction in words."""
         return f"{self.measure.replace('_', ' ')} {'rises' if self.sign > 0 else 'falls'}"
 
     @property
@@ -84,16 +82,22 @@ class Finding:
 BARE = {"bn": "none", "align": "1"}
 ALIGNED = {"bn": "none", "align": ABOVE_ONE}
 NORMALISED = {"bn": "post", "align": "1"}
+AFTER, INSIDE = {"act": "after"}, {"act": "inside"}
 WITH_RESIDUAL, WITHOUT_RESIDUAL = {"residual": "true"}, {"residual": "false"}
+CLOSES = "closes the gap between the ranges"
+BN_CLOSES = f"BatchNorm after the convolution {CLOSES} of residual and branch"
+
+
+def component_finding(claim: str, before: Mapping[str, str], after: Mapping[str, str], measure: str = PSNR) -> Finding:
+    """The claim that changing a component with a residual beside it raises PSNR, or lowers another measure."""
+    return Finding(claim, measure, before, after, 1 if measure == PSNR else -1, WITH_RESIDUAL)
 
 
 def part_finding(part: str, before: str, after: str) -> Finding:
-    """The claim that binarising one more part costs PSNR."""
     return Finding(f"Binarising the {part} costs PSNR", PSNR, {"binarize": before}, {"binarize": after}, -1)
 
 
 def method_finding(name: str, method: str, *brings: str) -> Finding:
-    """The claim that BBCU is better than another method."""
     claim = f"BBCU is better than {name}"
     return Finding(claim, PSNR, {"method": method}, {"method": methods.BBCU}, +1, brings=brings)
 
@@ -101,34 +105,13 @@ def method_finding(name: str, method: str, *brings: str) -> Finding:
 FINDINGS: tuple[Finding, ...] = (
     Finding("The residual reduces what a unit loses of its output", "output_loss", WITHOUT_RESIDUAL, WITH_RESIDUAL, -1),
     Finding("The residual raises PSNR", PSNR, WITHOUT_RESIDUAL, WITH_RESIDUAL, +1),
-    Finding(
-        "BatchNorm after the convolution closes the gap between the ranges of residual and branch",
-        "range_gap",
-        BARE,
-        NORMALISED,
-        -1,
-        WITH_RESIDUAL,
-    ),
-    Finding("BatchNorm after the convolution raises PSNR", PSNR, BARE, NORMALISED, +1, WITH_RESIDUAL),
-    Finding("Residual alignment closes the gap between the ranges", "range_gap", BARE, ALIGNED, -1, WITH_RESIDUAL),
-    Finding(
-        "Residual alignment closes the gap between the ranges better than BatchNorm",
-        "range_gap",
-        NORMALISED,
-        ALIGNED,
-        -1,
-        WITH_RESIDUAL,
-    ),
-    Finding("Residual alignment raises PSNR", PSNR, BARE, ALIGNED, +1, WITH_RESIDUAL),
-    Finding("Residual alignment is better than BatchNorm", PSNR, NORMALISED, ALIGNED, +1, WITH_RESIDUAL),
-    Finding(
-        "The activation inside the residual is better than after the add",
-        PSNR,
-        {"act": "after"},
-        {"act": "inside"},
-        +1,
-        WITH_RESIDUAL,
-    ),
+    component_finding(BN_CLOSES, BARE, NORMALISED, "range_gap"),
+    component_finding("BatchNorm after the convolution raises PSNR", BARE, NORMALISED),
+    component_finding(f"Residual alignment {CLOSES}", BARE, ALIGNED, "range_gap"),
+    component_finding(f"Residual alignment {CLOSES} better than BatchNorm", NORMALISED, ALIGNED, "range_gap"),
+    component_finding("Residual alignment raises PSNR", BARE, ALIGNED),
+    component_finding("Residual alignment is better than BatchNorm", NORMALISED, ALIGNED),
+    component_finding("The activation inside the residual is better than after the add", AFTER, INSIDE),
     part_finding("body", "[]", "[body]"),
     part_finding("upsampling", "[body]", "[body,up]"),
     part_finding("head", "[body]", "[head,body]"),
@@ -142,15 +125,15 @@ FINDINGS: tuple[Finding, ...] = (
 )
 
 
-NOTHING = Estimate(math.nan, math.nan, math.nan, 0, math.nan)
+NOTHING, NO_PAIRS = Estimate(math.nan, math.nan, math.nan, 0, math.nan), Pairs(())
 
 
 @dataclasses.dataclass(frozen=True)
 class Assessment:
     """What one setting says of a finding, on one test set or of one probe.
 
-    ``where`` is the test set, or ``probes``; ``pairs`` are the pairs of cells, and ``dead`` names those of them whose
-    binary body contributes nothing. ``ops_g`` and ``params_k`` are the change in cost. ``published`` is the same
+    ``where`` is the test set, or ``probes``; ``collapsed`` names the collapsed
+    ones. ``ops_g`` and ``params_k`` are the change in cost. ``published`` is the same
     comparison in the paper's tables, as text. For what is not tested, the estimate has n = 0.
     """
 
@@ -162,16 +145,11 @@ class Assessment:
     by_seed: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    dead: tuple[str, ...] = ()
+    pairs: Pairs = NO_PAIRS
+    collapsed: tuple[str, ...] = ()
     ops_g: float = math.nan
     params_k: float = math.nan
     published: str = ""
-
-    @property
-    def n_pairs(self) -> int:
-        """The number of pairs of cells that are compared."""
-        return len(self.pairs)
 
 
 def comparable(found: Sequence[SettingResults]) -> list[list[SettingResults]]:
@@ -215,19 +193,23 @@ def assessed(group: Sequence[SettingResults], margin: float = MARGIN_DB) -> list
 
 
 def measured(finding: Finding, group: Sequence[SettingResults], merged: SettingResults) -> list[Assessment]:
-    """Measure one finding, a row per test set or one for a probe, without its status."""
     candidates = [merged] if finding.on_methods else group
     found = [(results, pairs) for results in candidates if (pairs := pairs_of(finding, results)).cells]
     if not found:
-        return [untested(finding, why_untested(finding, merged))]
+        where = "" if finding.measure == PSNR else "probes"
+        return [Assessment(finding, where, Status.NOT_TESTED, why_untested(finding, merged))]
     results, pairs = max(found, key=lambda one: len(one[1].cells))
-    seeds = complete_seeds(results, pairs)
-    if finding.measure != PSNR:
-        return [probe_row(finding, results, pairs, seeds)]
-    return [
-        row_of(finding, name, differences(results.scores(f"{name}/psnr_db"), pairs, seeds), results, pairs, seeds)
-        for name in results.sets
-    ]
+    if finding.measure == PSNR:
+        scores = {name: results.scores(f"{name}/psnr_db") for name in results.sets}
+    else:
+        scores = {"probes": probe_means(results, finding.measure)}
+    return [row_of(finding, where, by_trial, results, pairs) for where, by_trial in scores.items()]
+
+
+def probe_means(results: SettingResults, measure: str) -> dict[Identity, float]:
+    """The mean of a probe over all binary units of a trial, for the trials that have one."""
+    means = results.units.groupby(["cell", "seed"])[measure].mean().dropna()
+    return dict(zip(means.index.tolist(), means.tolist(), strict=True))
 
 
 def pairs_of(finding: Finding, results: SettingResults) -> Pairs:
@@ -252,7 +234,6 @@ def pairs_of(finding: Finding, results: SettingResults) -> Pairs:
 
 
 def side(finding: Finding, results: SettingResults, wanted: Mapping[str, str]) -> pd.DataFrame:
-    """The finished cells on one side of a finding."""
     cells = results.cells
     for name, level in {**finding.where, **wanted}.items():
         column = "method" if name == "method" else f"factor/{name}"
@@ -264,23 +245,11 @@ def side(finding: Finding, results: SettingResults, wanted: Mapping[str, str]) -
 
 def is_level(recorded: str, wanted: str) -> bool:
     """Whether a recorded level, as text, is the wanted one; numbers are compared as numbers."""
-    if wanted == ABOVE_ONE:
-        return as_number(recorded) > 1
-    if math.isfinite(as_number(wanted)):
-        return as_number(recorded) == as_number(wanted)
-    return recorded == wanted
-
-
-def as_number(text: str) -> float:
-    """The number in a text, NaN if it is not a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    number = pd.to_numeric(pd.Series([recorded, wanted]), errors="coerce")
+    return bool(number[0] > 1 if wanted == ABOVE_ONE else recorded == wanted or number[0] == number[1])
 
 
 def why_untested(finding: Finding, merged: SettingResults) -> str:
-    """Which side of a finding has no cell, or that no two cells are equal otherwise."""
     sides = {
         "; ".join(f"{name}={level}" for name, level in {**finding.where, **wanted}.items()): wanted
         for wanted in (finding.before, finding.after)
@@ -293,31 +262,23 @@ def why_untested(finding: Finding, merged: SettingResults) -> str:
     return "no two finished cells of one setting that differ in nothing else"
 
 
-def untested(finding: Finding, reason: str) -> Assessment:
-    """A finding that no pair of cells tests."""
-    return Assessment(finding, "" if finding.measure == PSNR else "probes", Status.NOT_TESTED, reason)
-
-
 def row_of(
-    finding: Finding,
-    where: str,
-    by_seed: tuple[float, ...],
-    results: SettingResults,
-    pairs: Pairs,
-    seeds: tuple[int, ...],
+    finding: Finding, where: str, scores: Mapping[Identity, float], results: SettingResults, pairs: Pairs
 ) -> Assessment:
-    """A finding with its numbers."""
+    seeds = complete_seeds(results, pairs)
+    seeds = tuple(seed for seed in seeds if all((cell, seed) in scores for cell in pairs.members))
+    by_seed = differences(scores, pairs, seeds)
     return Assessment(
         finding,
         where,
         Status.UNDECIDED if seeds else Status.NOT_TESTED,
-        "" if seeds else "no seed has all cells of its pairs",
+        "" if seeds else f"no seed has {finding.measure} of all cells of its pairs",
         estimate(by_seed),
         by_seed,
         seeds,
         tuple(seed for seed in results.seeds if seed not in seeds),
-        pairs.cells,
-        tuple(results.labels[cell] for cell in dead_cells(results, pairs)),
+        pairs,
+        tuple(results.labels[cell] for cell in collapsed_cells(results, pairs)),
         cost_change(results, pairs, "ops_g"),
         cost_change(results, pairs, "params_k"),
         in_the_paper(finding, where, results.setting.get("task.name", "")),
@@ -334,35 +295,18 @@ def in_the_paper(finding: Finding, where: str, task: str) -> str:
         return ""
     paper = points()
     paper = paper[paper["task"] == task]
-    before, after = (
-        paper[
-            paper["method"] == (wanted.get("method") or PUBLISHED_LEVELS.get(wanted.get("binarize", ""), ""))
-        ].set_index("test_set")["psnr_db"]
+    methods_of = (
+        wanted.get("method") or PUBLISHED_LEVELS.get(wanted.get("binarize", ""), "")
         for wanted in (finding.before, finding.after)
     )
+    before, after = (paper[paper["method"] == name].set_index("test_set")["psnr_db"] for name in methods_of)
     found = (after - before).dropna()
     if where in found:
         return f"{found[where]:+.2f} dB"
-    if found.empty:
-        return ""
-    return f"{found.min():+.2f} to {found.max():+.2f} dB on {len(found)} sets"
-
-
-def probe_row(finding: Finding, results: SettingResults, pairs: Pairs, seeds: tuple[int, ...]) -> Assessment:
-    """A finding on a probe: its mean over all binary units of a trial is compared."""
-    if results.units.empty:
-        return untested(finding, "the trials of these cells left no probes")
-    found = results.units.groupby(["cell", "seed"], as_index=False)[finding.measure].mean().dropna()
-    identities = zip(found["cell"].tolist(), found["seed"].tolist(), strict=True)
-    means = dict(zip(identities, found[finding.measure].tolist(), strict=True))
-    probed = tuple(seed for seed in seeds if all((cell, seed) in means for pair in pairs.cells for cell in pair))
-    if not probed:
-        return untested(finding, f"no seed has {finding.measure} of all cells of its pairs")
-    return row_of(finding, "probes", differences(means, pairs, probed), results, pairs, probed)
+    return "" if found.empty else f"{found.min():+.2f} to {found.max():+.2f} dB on {len(found)} sets"
 
 
 def judged_by_psnr(family: Sequence[Assessment], margin: float) -> list[Assessment]:
-    """The claims on a test set with their status, by :func:`analysis.statistics.estimates.verdicts`."""
     found = verdicts([row.by_seed for row in family], margin)
     return [
         dataclasses.replace(row, status=status_of(verdict.outcome, row.finding.sign), reason=verdict.reason)
@@ -382,17 +326,14 @@ def judged_by_probes(family: Sequence[Assessment]) -> list[Assessment]:
     """The claims on probes with their status: Student's test with Holm's correction. A probe has no margin."""
     varied = [bool(row.by_seed) and rounded(float(np.ptp(row.by_seed))) > 0 for row in family]
     corrected = holm([row.estimate.p if vary else math.nan for row, vary in zip(family, varied, strict=True)])
-    return [judged_by_probe(row, float(p)) for row, p in zip(family, corrected, strict=True)]
-
-
-def judged_by_probe(row: Assessment, p: float) -> Assessment:
-    """One claim on a probe with its status."""
-    if row.estimate.n < 2:
-        return dataclasses.replace(row, reason="one seed: no interval and no test")
-    if math.isnan(p):
-        return dataclasses.replace(row, reason="the seeds give the same number, or none: no test")
-    if p >= ALPHA:
-        return dataclasses.replace(row, reason=f"corrected p = {p:.2g}")
-    agrees = row.estimate.mean * row.finding.sign > 0
-    status = Status.SUPPORTED if agrees else Status.CONTRADICTED
-    return dataclasses.replace(row, status=status, reason=f"corrected p = {p:.2g}")
+    found = []
+    for row, p in zip(family, rounded(corrected.tolist()), strict=True):
+        if math.isnan(p):
+            alike = "the seeds give the same number, or none: no test"
+            reason = alike if row.estimate.n > 1 else "one seed: no interval and no test"
+        else:
+            reason = f"corrected p = {p:.2g}"
+        agrees = row.estimate.mean * row.finding.sign > 0
+        status = Status.UNDECIDED if not p < ALPHA else Status.SUPPORTED if agrees else Status.CONTRADICTED
+        found.append(dataclasses.replace(row, status=status, reason=reason))
+    return found

@@ -76,7 +76,6 @@ def _published() -> pd.DataFrame:
 
 
 def table_frame(table: PublishedTable) -> pd.DataFrame:
-    """One table with all columns of :func:`published`."""
     frame = pd.read_csv(FOLDER / f"table{table.number}.csv").rename(columns={table.level: "level", "method": "name"})
     frame = frame.reindex(columns=[*frame.columns, *({*QUALITIES} - {*frame.columns})])
     frame = frame.astype({"level": "int64", **dict.fromkeys((*QUALITIES, *COSTS), "float64")})

@@ -22,18 +22,15 @@ import pandas as pd
 from ablations.storage.files import replacing
 from ablations.storage.folder import Identity
 from analysis.report.pictures import SHOWN_PER_SET
-from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.loading import Fetch, LeftOut, StudyResults, existing_file
 from analysis.study.settings import natural
 from bbcu.errors import ConfigError
 
 ARCHIVE = "results.zip"
 
-MOMENT = (1980, 1, 1, 0, 0, 0)
-"""The time stamp of every file in the archive: the earliest that the format has."""
+MOMENT = (1980, 1, 1, 0, 0, 0)  # the time stamp of every file in the archive: the earliest that the format has
 
-Asked = set[tuple[Identity, str]]
-"""The files that a report read: the trial and the name."""
+Asked = set[tuple[Identity, str]]  # the files that a report read: the trial and the name
 
 
 def recording(results: StudyResults) -> tuple[StudyResults, Asked]:
@@ -114,12 +111,10 @@ def without_times(curve: Path) -> bytes:
 
 
 def as_json(content: object) -> bytes:
-    """Return JSON with sorted keys."""
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
 def numbered(trials: pd.DataFrame) -> list[tuple[int, Identity]]:
-    """Return every trial with its number in the frame."""
     return list(enumerate(zip(trials["cell"].astype(str), trials["seed"].astype(int), strict=True)))
 
 
@@ -146,7 +141,6 @@ class Archive:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Archive]:
-    """Unpack a ``results.zip`` for the duration of the context; raises ConfigError if it is not one."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         try:
@@ -164,7 +158,7 @@ def opened(path: Path) -> Iterator[Archive]:
 
 
 def restored(root: Path) -> Archive:
-    """Read an archive that was unpacked to ``root``; an old one without a margin had the default one."""
+    """Read an archive that was unpacked to ``root``."""
     known: Mapping[str, Any] = json.loads((root / "study.json").read_text(encoding="utf-8"))
     trials = pd.read_csv(root / "trials.csv", dtype="str", keep_default_na=False)
     metrics = [name for name in trials.columns if name.startswith("metric/")]
@@ -183,4 +177,4 @@ def restored(root: Path) -> Archive:
             if number in finished
         },
     )
-    return Archive(results, float(known.get("margin_db", MARGIN_DB)))
+    return Archive(results, float(known["margin_db"]))

@@ -7,6 +7,7 @@ differently.
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +15,12 @@ import numpy as np
 from matplotlib.image import imread
 
 from analysis.report.archive import ARCHIVE, opened
-from analysis.report.forms import forms
-from analysis.report.page import PAGE, compose
+from analysis.report.forms import PAGE, forms
+from analysis.report.page import compose
 from bbcu.errors import BbcuError, ConfigError
 
-MOST_PIXEL_DIFFERENCE = 2
-"""How far a pixel may be off, of 255 levels."""
-
-WORDS_SHOWN = 5
-"""How many words a message shows from the first one that differs."""
+MOST_PIXEL_DIFFERENCE = 2  # how far a pixel may be off, of 255 levels
+WORDS_SHOWN = 5  # how many words a message shows from the first one that differs
 
 
 class StaleReport(BbcuError):
@@ -71,43 +69,34 @@ def difference(path: Path, wanted: bytes) -> str:
     return table_difference(ours, theirs) if path.suffix == ".csv" else text_difference(ours, theirs)
 
 
-def first_unequal(ours: list[str], theirs: list[str]) -> int:
-    """Return the first position at which two lists differ."""
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    return next((n for n, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+def first_unequal(ours: list[str], theirs: list[str]) -> tuple[int, str | None, str | None]:
+    """Return the first position at which two lists differ, and what each has there; None beyond its end."""
+    pairs = enumerate(itertools.zip_longest(ours, theirs))
+    return next(((place, one, other) for place, (one, other) in pairs if one != other), (len(ours), None, None))
 
 
-def both(place: str, ours: str | None, theirs: str | None) -> str:
-    """Show the two values at a place."""
-    found, wanted = ("nothing" if text is None else repr(text) for text in (ours, theirs))
+def both(place: str, *values: str | None) -> str:
+    found, wanted = ("nothing" if text is None else repr(text) for text in values)
     return f"{place} is {found}, but the results give {wanted}"
-
-
-def at(items: list[str], index: int) -> str | None:
-    """Return an item, or None beyond the end."""
-    return items[index] if index < len(items) else None
 
 
 def text_difference(ours: list[str], theirs: list[str]) -> str:
     """Show the words from the first that differs on, with their line and column."""
-    number = first_unequal(ours, theirs)
-    lines = [at(side, number) for side in (ours, theirs)]
+    number, *lines = first_unequal(ours, theirs)
     if lines[0] is None or lines[1] is None:
         return both(f"line {number + 1}", *lines)
-    same = first_unequal(list(lines[0]), list(lines[1]))
-    start = lines[0].rfind(" ", 0, same) + 1
-    words = [" ".join(text[start:].split(" ")[:WORDS_SHOWN]) for text in lines if text is not None]
+    start = lines[0].rfind(" ", 0, first_unequal(list(lines[0]), list(lines[1]))[0]) + 1
+    words = [" ".join(str(text)[start:].split(" ")[:WORDS_SHOWN]) for text in lines]
     return both(f"line {number + 1}, column {start + 1}", *words)
 
 
 def table_difference(ours: list[str], theirs: list[str]) -> str:
     """Show the first cell of a CSV file that differs, with the name of its column."""
-    number = first_unequal(ours, theirs)
-    lines = [at(side, number) or "" for side in (ours, theirs)]
-    header, *cells = (next(csv.reader([text]), []) for text in (theirs[0], *lines))
-    column = first_unequal(*cells)
-    name = at(header, column) or "beyond the header"
-    return both(f"line {number + 1}, column {column + 1} ({name})", at(cells[0], column), at(cells[1], column))
+    number, *lines = first_unequal(ours, theirs)
+    header, *cells = (next(csv.reader([text or ""]), []) for text in (theirs[0], *lines))
+    column, *values = first_unequal(*cells)
+    name = header[column] if column < len(header) else "beyond the header"
+    return both(f"line {number + 1}, column {column + 1} ({name})", *values)
 
 
 def picture_difference(found: bytes, wanted: bytes) -> str:

@@ -16,15 +16,14 @@ from typing import Any
 import pandas as pd
 
 from analysis.report.archive import ARCHIVE, opened
-from analysis.report.rounding import rounded
 from analysis.report.words import render
-from analysis.statistics.estimates import MARGIN_DB, Verdict, verdicts
+from analysis.statistics.estimates import MARGIN_DB, verdicts
+from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults, load, load_folder
-from analysis.study.settings import cell_labels, natural, setting_of
+from analysis.study.settings import cell_labels, setting_of, test_sets
 from bbcu.errors import ConfigError
 
-Sides = tuple[pd.DataFrame, pd.DataFrame]
-"""The finished trials of both studies."""
+Sides = tuple[pd.DataFrame, pd.DataFrame]  # the finished trials of both studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +33,6 @@ class Match:
     first: str
     second: str
     label: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Compared:
-    """One matched cell on one test set; the verdict is on the second study's PSNR minus the first's, in dB."""
-
-    match: Match
-    test_set: str
-    seeds: tuple[int, ...]
-    verdict: Verdict
 
 
 @contextlib.contextmanager
@@ -69,7 +58,7 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
 
     Raises ValueError unless the margin is above 0.
     """
-    sides = finished(first), finished(second)
+    sides = first.finished, second.finished
     apart = settings_apart(sides)
     matched = matches(sides, (*first.factors, *second.factors), apart)
     same = sum(match.first == match.second for match in matched)
@@ -89,15 +78,9 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
     )
 
 
-def finished(results: StudyResults) -> pd.DataFrame:
-    """Return the finished trials."""
-    return results.trials[results.trials["state"] == "finished"]
-
-
 def setting_values(trials: pd.DataFrame) -> dict[str, set[str]]:
-    """Return the values of every key of the setting."""
-    columns = [str(column) for column in trials if str(column).startswith("setting/")]
-    return {column.removeprefix("setting/"): set(trials[column].fillna("")) for column in columns}
+    columns = trials.filter(regex="^setting/").fillna("")
+    return {str(name).removeprefix("setting/"): set(columns[name]) for name in columns}
 
 
 def settings_apart(sides: Sides) -> list[str]:
@@ -131,36 +114,36 @@ def known_cells(trials: pd.DataFrame, factors: Sequence[str], apart: Iterable[st
     return found
 
 
-def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[Compared]:
-    """Compare every matched cell on every test set that both studies scored."""
-    found: list[Compared] = []
-    for name in shared_sets(sides):
+def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[dict[str, Any]]:
+    """Return a row for each matched cell and test set that both studies scored.
+
+    The verdict is on the second study's PSNR minus the first's, in dB.
+    """
+    found: list[dict[str, Any]] = []
+    for name in [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]:
+        before, after = (scores_by_cell(side, name) for side in sides)
         rows = []
         for match in matched:
-            before, after = scores_by_seed(sides[0], match.first, name), scores_by_seed(sides[1], match.second, name)
-            seeds = tuple(sorted(before.keys() & after.keys()))
-            if before or after:
-                rows.append((match, seeds, rounded([after[seed] - before[seed] for seed in seeds])))
+            first, second = before.get(match.first, {}), after.get(match.second, {})
+            seeds = sorted(first.keys() & second.keys())
+            if first or second:
+                rows.append((match.label, seeds, rounded([second[seed] - first[seed] for seed in seeds])))
         family = verdicts([differences for _, _, differences in rows], margin)
         found += [
-            Compared(match, name, seeds, verdict) for (match, seeds, _), verdict in zip(rows, family, strict=True)
+            {"label": label, "test_set": name, "seeds": seeds, "verdict": verdict}
+            for (label, seeds, _), verdict in zip(rows, family, strict=True)
         ]
     return found
 
 
-def scores_by_seed(trials: pd.DataFrame, cell: str, test_set: str) -> dict[int, float]:
-    """Return the PSNR of a cell on a test set under each of its seeds."""
-    own = trials[trials["cell"] == cell].dropna(subset=[f"metric/{test_set}/psnr_db"])
-    return dict(zip(own["seed"].tolist(), own[f"metric/{test_set}/psnr_db"].tolist(), strict=True))
-
-
-def shared_sets(sides: Sides) -> list[str]:
-    """Return the test sets that both studies scored, Set5 before Set14."""
-    first, second = (
-        {str(c).split("/")[2] for c in side.dropna(axis=1, how="all") if str(c).startswith("metric/baseline/")}
-        for side in sides
-    )
-    return sorted(first & second, key=natural)
+def scores_by_cell(trials: pd.DataFrame, test_set: str) -> dict[str, dict[int, float]]:
+    """Return the PSNR on a test set by cell and seed."""
+    known = trials.dropna(subset=[f"metric/{test_set}/psnr_db"])
+    found: dict[str, dict[int, float]] = {}
+    columns = (known[name].tolist() for name in ("cell", "seed", f"metric/{test_set}/psnr_db"))
+    for cell, seed, score in zip(*columns, strict=True):
+        found.setdefault(cell, {})[seed] = score
+    return found
 
 
 def only_in(trials: pd.DataFrame, matched: set[str]) -> list[tuple[str, str, int]]:
@@ -172,16 +155,12 @@ def only_in(trials: pd.DataFrame, matched: set[str]) -> list[tuple[str, str, int
 
 def differing(sides: Sides) -> list[tuple[str, tuple[str, str]]]:
     """Return the settings, and what was recorded of code, packages and machines, that differ between the studies."""
-    first, second = ({**setting_values(side), **provenance_values(side)} for side in sides)
-    return [
-        (key, (spelt(first.get(key, {""})), spelt(second.get(key, {""}))))
-        for key in sorted({*first, *second})
-        if first.get(key, {""}) != second.get(key, {""})
-    ]
+    recorded = [{**setting_values(side), **provenance_values(side)} for side in sides]
+    pairs = {key: [side.get(key, {""}) for side in recorded] for key in sorted({*recorded[0], *recorded[1]})}
+    return [(key, (spelt(first), spelt(second))) for key, (first, second) in pairs.items() if first != second]
 
 
 def spelt(values: Iterable[str]) -> str:
-    """Spell values, including an absent one."""
     return " or ".join(value or "none" for value in sorted(values))
 
 

@@ -27,10 +27,10 @@ from analysis.effects.contrasts import Contrast
 from analysis.effects.depth import EVERY
 from analysis.effects.factors import FactorialAnalysis, marginal_means
 from analysis.report.pictures import Pixels, Strip, Tile
-from analysis.report.rounding import rounded
 from analysis.report.words import INTERACTION_WORDS
 from analysis.statistics.estimates import Outcome, Verdict
 from analysis.statistics.factorial import HalfNormal
+from analysis.statistics.rounding import rounded
 from analysis.study.settings import natural
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -57,8 +57,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 POINTS = (*MARKERS, "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
 """The marks of cells against cost; if there are more cells, all are marked alike and the table names them."""
 
-NO_RESIDUAL = "input (there is no residual)"
-
 Arguments = ParamSpec("Arguments")
 
 Draw = Callable[Concatenate[Figure, Arguments], None]
@@ -72,6 +70,9 @@ class Drawing:
     svg: bytes | None
 
 
+ALL_EQUAL = "all else equal"  # the legend of cells that differ in nothing else
+
+
 def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Arguments, Drawing]]:
     """Turn a function that draws on a figure into one that returns a :class:`Drawing`.
 
@@ -82,25 +83,20 @@ def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Argu
     def decorator(draw: Draw[Arguments]) -> Callable[Arguments, Drawing]:
         @functools.wraps(draw)
         def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawing:
+            png, svg = io.BytesIO(), io.BytesIO()
             with matplotlib.style.context(["default", str(STYLE)]):
                 figure = Figure()
                 draw(figure, *args, **kwargs)
-                png = saved(figure, "png", {"Software": None})
-                # The SVG reuses the layout of the PNG: that takes half the time, and the two are the same picture.
-                figure.set_layout_engine("none")
-                svg = saved(figure, "svg", {"Date": None, "Creator": None}) if vector else None
-            return Drawing(png, svg)
+                figure.savefig(png, format="png", metadata={"Software": None})
+                if vector:
+                    # The SVG reuses the layout of the PNG: that takes half the time, and they are the same picture.
+                    figure.set_layout_engine("none")
+                    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            return Drawing(png.getvalue(), svg.getvalue() if vector else None)
 
         return drawn
 
     return decorator
-
-
-def saved(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:
-    """The figure in one format."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=dict(metadata))
-    return buffer.getvalue()
 
 
 Mark = tuple[str, str, bool]
@@ -125,16 +121,11 @@ def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence
 
 
 @drawing()
-def interactions_figure(figure: Figure, readings: Mapping[str, FactorialAnalysis], margin: float) -> None:
+def interactions_figure(figure: Figure, analyses: Mapping[str, FactorialAnalysis], margin: float) -> None:
     """Draw a forest plot of the largest interactions of two factors, on every test set."""
     by_set = {
-        name: {
-            str(effect.term): verdict
-            for effect, verdict in zip(reading.effects.effects, reading.verdicts, strict=True)
-            if len(effect.term.moved) > 1
-        }
-        for name, reading in readings.items()
-        if reading.effects
+        name: {str(effect.term): verdict for effect, verdict in analysis.judged if len(effect.term.moved) > 1}
+        for name, analysis in analyses.items()
     }
     shared = [term for term in next(iter(by_set.values())) if all(term in found for found in by_set.values())]
     size = {term: max(abs(found[term].estimate.mean) for found in by_set.values()) for term in shared}
@@ -153,61 +144,45 @@ def forest(
 ) -> None:
     """Draw rows of estimates in a panel for each test set; the margin is shaded."""
     names = [wrapped(row, 34) for row in rows]
-    lines = sum(1 + name.count("\n") for name in names)
-    columns = columns_of(len(panels))
-    deep = math.ceil(len(panels) / columns)
-    figure.set_size_inches(WIDTH, 0.5 + deep * (0.9 + 0.16 * len(rows) + 0.22 * lines))
-    axes = list(figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for panel, (name, found) in zip(axes, panels.items(), strict=False):
+    height = 0.9 + 0.16 * len(rows) + 0.22 * sum(1 + name.count("\n") for name in names)
+    axes = grid(figure, len(panels), height, 0.5, wide=True, sharex=True, sharey=True)
+    for panel, (name, found) in zip(axes, panels.items(), strict=True):
         panel.axvspan(-margin, margin, color="0.9", linewidth=0)
         panel.axvline(0, color="0.3", linewidth=1)
         for row, verdict in enumerate(found):
-            draw_effect(panel, row, verdict)
+            marker, colour, filled = mark_of(verdict)
+            mean, low, high = verdict.estimate.mean, verdict.estimate.low, verdict.estimate.high
+            if verdict.estimate.n > 1:
+                panel.plot([low, high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
+            panel.plot([mean], [row], marker, color=colour, markersize=8, markerfacecolor=colour if filled else "w")
         panel.set_title(name)
         panel.margins(x=0.12)
         panel.locator_params(axis="x", nbins=5)
         panel.set_xlabel("difference in PSNR (dB)")
         panel.tick_params(labelbottom=True)
-    for panel in axes[len(panels) :]:
-        panel.remove()
     axes[0].set_yticks(range(len(rows)), names)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    verdict_legend(figure, [verdict for found in panels.values() for verdict in found], words)
+    shown = {mark_of(verdict) for found in panels.values() for verdict in found}
+    marks = {words[outcome]: mark for outcome, mark in VERDICT_MARKS.items()} | {"one seed, no verdict": ONE_SEED_MARK}
+    handles = {
+        name: Line2D([], [], marker=marker, color=colour, markerfacecolor=colour if filled else "w", markersize=8)
+        for name, (marker, colour, filled) in marks.items()
+        if (marker, colour, filled) in shown
+    }
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
 
 
 def mark_of(verdict: Verdict) -> Mark:
-    """Return marker, colour and filling for a verdict."""
     return ONE_SEED_MARK if verdict.estimate.n == 1 else VERDICT_MARKS[verdict.outcome]
 
 
-def verdict_legend(figure: Figure, shown: Sequence[Verdict], words: Mapping[Outcome, str]) -> None:
-    """Explain the marks that are used."""
-    marks = {words[outcome]: mark for outcome, mark in VERDICT_MARKS.items()} | {"one seed, no verdict": ONE_SEED_MARK}
-    there = {mark_of(verdict) for verdict in shown}
-    names = [name for name, mark in marks.items() if mark in there]
-    handles = [
-        Line2D([], [], marker=marker, color=colour, markerfacecolor=colour if filled else "w", markersize=8)
-        for marker, colour, filled in (marks[name] for name in names)
-    ]
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
-
-
-def draw_effect(panel: Axes, row: int, verdict: Verdict) -> None:
-    """Draw one estimate with the mark of its verdict."""
-    found = verdict.estimate
-    marker, colour, filled = mark_of(verdict)
-    if found.n > 1:
-        panel.plot([found.low, found.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-    panel.plot([found.mean], [row], marker, color=colour, markersize=8, markerfacecolor=colour if filled else "w")
-
-
 @drawing()
-def means_figure(figure: Figure, reading: FactorialAnalysis, pairs: Sequence[tuple[str, str]]) -> None:
+def means_figure(figure: Figure, analysis: FactorialAnalysis, pairs: Sequence[tuple[str, str]]) -> None:
     """Draw a panel per pair of factors: the mean PSNR at the levels of one, a line for each level of the other."""
     axes = grid(figure, len(pairs), 3.9)
     for panel, (first, second) in zip(axes, pairs, strict=False):
-        levels = reading.responses.factors[first]
-        for index, (level, means) in enumerate(rounded(marginal_means(reading, first, second)).items()):
+        levels = analysis.responses.factors[first]
+        for index, (level, means) in enumerate(rounded(marginal_means(analysis, first, second)).items()):
             style = LINE_STYLES[index % len(LINE_STYLES)]
             panel.plot(range(len(levels)), means, MARKERS[index % len(MARKERS)], linestyle=style, label=brief(level))
         panel.set_xticks(range(len(levels)), [brief(level) for level in levels])
@@ -222,15 +197,12 @@ def means_figure(figure: Figure, reading: FactorialAnalysis, pairs: Sequence[tup
 @drawing()
 def half_normal_figure(figure: Figure, plots: Mapping[str, HalfNormal]) -> None:
     """Draw a panel per test set: the size of each effect against its half-normal quantile, and Lenth's margins."""
-    axes = grid(figure, len(plots), 4.2)
-    for panel, (name, plot) in zip(axes, plots.items(), strict=False):
+    for panel, (name, plot) in zip(grid(figure, len(plots), 4.2), plots.items(), strict=True):
         sizes = [abs(point.effect) for point in plot.points]
         panel.plot([point.quantile for point in plot.points], sizes, "o", color="0.45", markerfacecolor="w")
-        for line, style, text in (
-            (plot.margin, ":", "margin"),
-            (plot.simultaneous_margin, "--", "simultaneous margin"),
-        ):
-            panel.axhline(line, linestyle=style, color="0.3", linewidth=1.2, label=text)
+        panel.axhline(plot.margin, linestyle=":", color="0.3", linewidth=1.2, label="margin")
+        both = plot.simultaneous_margin
+        panel.axhline(both, linestyle="--", color="0.3", linewidth=1.2, label="simultaneous margin")
         draw_standouts(panel, plot)
         panel.set_title(name)
         panel.set_xlabel("half-normal quantile")
@@ -257,9 +229,9 @@ def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
 
 
 @drawing()
-def shares_figure(figure: Figure, readings: Mapping[str, FactorialAnalysis]) -> None:
+def shares_figure(figure: Figure, analyses: Mapping[str, FactorialAnalysis]) -> None:
     """Draw a panel per test set: each component's share of the total gain in dB, with its 95 % interval."""
-    found = {name: reading.shares for name, reading in readings.items() if reading.shares}
+    found = {name: analysis.shares for name, analysis in analyses.items() if analysis.shares}
     most = max(len(shares.shares) for shares in found.values())
     axes = grid(figure, len(found), 1.2 + 0.42 * most)
     for panel, (name, shares) in zip(axes, found.items(), strict=False):
@@ -328,7 +300,6 @@ def legend_above(panel: Axes, title: str) -> None:
 
 
 def draw_line(panel: Axes, line: pd.DataFrame, across: str, label: str, index: int, alpha: float) -> None:
-    """Draw one line of means with the range of its seeds."""
     panel.fill_between(line[across], line["low"], line["high"], color=f"C{index % 7}", alpha=alpha, linewidth=0)
     panel.plot(line[across], line["mean"], label=label, **look(index, len(line)))
 
@@ -345,21 +316,19 @@ def look(index: int, points: int) -> dict[str, Any]:
 
 
 @drawing()
-def ranges_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) -> None:
+def ranges_figure(figure: Figure, table: pd.DataFrame) -> None:
     """Draw a panel per cell: the range of 98 % of the values of residual (or input) and branch, by depth."""
-    axes = grid(figure, len(labels), 3.0, shared=True)
-    for panel, label in zip(axes, labels, strict=False):
-        chosen = table[table["label"] == label].sort_values("depth")
-        has_residual = bool(chosen["has_residual"].any())
-        beside = ("residual", "C0", "") if has_residual else (NO_RESIDUAL, "C2", "..")
-        for (name, shade, hatch), low, high in (
-            (beside, "beside_p1", "beside_p99"),
-            (("branch", "C1", "////"), "branch_p1", "branch_p99"),
-        ):
+    cells = list(table.groupby("label", sort=False))
+    for panel, (label, chosen) in zip(grid(figure, len(cells), 3.0, sharex=True, sharey=True), cells, strict=True):
+        ordered = chosen.sort_values("depth")
+        has_residual = bool(ordered["has_residual"].any())
+        beside = ("residual", "C0", "") if has_residual else ("input (there is no residual)", "C2", "..")
+        for stream, (name, shade, hatch) in (("beside", beside), ("branch", ("branch", "C1", "////"))):
             filling: dict[str, Any] = {"facecolor": shade, "edgecolor": shade, "hatch": hatch, "alpha": 0.35}
-            panel.fill_between(chosen["depth"], chosen[low], chosen[high], label=name, linewidth=1.2, **filling)
+            low, high = ordered[f"{stream}_p1"], ordered[f"{stream}_p99"]
+            panel.fill_between(ordered["depth"], low, high, label=name, linewidth=1.2, **filling)
         panel.set_yscale("symlog", linthresh=0.1)
-        panel.set_title(wrapped(label, 34), fontsize=10)
+        panel.set_title(wrapped(str(label), 34), fontsize=10)
         panel.set_xlabel("binary unit, from the input on")
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         panel.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=[1]))
@@ -385,7 +354,7 @@ def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -
                 linestyle=LINE_STYLES[index % len(LINE_STYLES)],
                 color=f"C{index % 7}",
                 capsize=3,
-                label=group or "all else equal",
+                label=group or ALL_EQUAL,
             )
         panel.set_xscale("log")
         ticks = sorted(set(chosen["align"]))
@@ -448,21 +417,18 @@ def pareto(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     return ordered[ordered["mean"] > before]
 
 
-def grid(figure: Figure, count: int, height: float, shared: bool = False) -> list[Axes]:
-    """Return panels of a height in rows of equal width."""
-    columns = columns_of(count)
+def grid(figure: Figure, count: int, height: float, more: float = 0.2, wide: bool = False, **shared: Any) -> list[Axes]:
+    """Return panels of a height in rows of equal width, at most three side by side; four make a square.
+
+    The figure is ``more`` higher than its panels; a single panel does not take the whole width unless it is ``wide``.
+    """
+    columns = 2 if count == 4 else min(count, MOST_COLUMNS)
     rows = math.ceil(count / columns)
-    width = WIDTH if columns > 1 else 0.7 * WIDTH
-    figure.set_size_inches(width, 0.2 + height * rows)
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).flat)
+    figure.set_size_inches(WIDTH if wide or columns > 1 else 0.7 * WIDTH, more + height * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for panel in axes[count:]:
         panel.remove()
     return axes[:count]
-
-
-def columns_of(panels: int) -> int:
-    """Return the number of columns for some panels: four make a square."""
-    return 2 if panels == 4 else min(panels, MOST_COLUMNS)
 
 
 def brief(level: str) -> str:
@@ -473,57 +439,45 @@ def brief(level: str) -> str:
 
 def figure_legend(figure: Figure, labels: Sequence[str]) -> None:
     """Put one legend below all panels, in as many columns as fit."""
-    handles = {label or "all else equal": handle for label, handle in handles_by_label(figure).items()}
-    named = [label or "all else equal" for label in labels]
-    figure.legend(
-        [handles[label] for label in named if label in handles],
-        [label for label in named if label in handles],
-        loc="outside lower center",
-        ncols=legend_columns(named),
-        handlelength=4,
-    )
+    found = {label or ALL_EQUAL: handle for label, handle in handles_by_label(figure).items()}
+    named = [label or ALL_EQUAL for label in labels]
+    handles = {label: found[label] for label in named if label in found}
+    columns = legend_columns(named)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, handlelength=4)
 
 
 def legend_columns(labels: Sequence[str]) -> int:
-    """Return in how many columns the labels fit below a figure."""
     return balanced(len(labels), int(WIDTH / (0.7 + 0.085 * max(map(len, labels)))))
 
 
 @drawing()
 def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Draw a panel per metric, a line per cell in the order of ``labels``: the mean within the range of the seeds."""
+    """Draw a panel per metric, a line per cell in the order of ``labels``: the mean within the range of the seeds.
+
+    A loss that falls far has a logarithmic axis.
+    """
     metrics = sorted(table["metric"].unique(), key=lambda metric: (not metric.startswith("train/"), natural(metric)))
-    columns = columns_of(len(metrics))
-    rows = math.ceil(len(metrics) / columns)
-    figure.set_size_inches(WIDTH, 3.3 * rows + 0.3 + 0.24 * math.ceil(len(labels) / legend_columns(labels)))
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for panel, metric in zip(panels, metrics, strict=False):
-        draw_curves(panel, table[table["metric"] == metric], labels)
-        panel.set_title(metric_title(metric))
+    more = 0.3 + 0.24 * math.ceil(len(labels) / legend_columns(labels))
+    for panel, metric in zip(grid(figure, len(metrics), 3.3, more, wide=True), metrics, strict=True):
+        chosen = table[table["metric"] == metric]
+        for index, label in enumerate(labels):
+            line = chosen[chosen["label"] == label].sort_values("step")
+            if len(line):
+                draw_line(panel, line, "step", label, index, min(0.15, 0.6 / len(labels)))
+        if metric == "train/loss" and chosen["high"].max() > WIDE_RANGE * chosen["low"].min() > 0:
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_locator(NullLocator())
+        where, _, what = metric.rpartition("/")
+        names = {"psnr_db": "PSNR (dB)", "loss": "loss"}
+        panel.set_title(f"{'training' if where == 'train' else where}, {names.get(what, what)}")
         panel.set_xlabel("training step")
         panel.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    for panel in list(figure.axes)[len(metrics) :]:
-        panel.remove()
     figure_legend(figure, labels)
 
 
-def draw_curves(panel: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Draw one metric's lines and bands; a loss that falls far has a logarithmic axis."""
-    alpha = min(0.15, 0.6 / len(labels))
-    for index, label in enumerate(labels):
-        line = table[table["label"] == label].sort_values("step")
-        if line.empty:
-            continue
-        draw_line(panel, line, "step", label, index, alpha)
-    if table["metric"].iloc[0] == "train/loss" and table["high"].max() > WIDE_RANGE * table["low"].min() > 0:
-        panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_locator(NullLocator())
-
-
 def handles_by_label(figure: Figure) -> dict[str, Artist]:
-    """Return the line of each label, from the first panel that has one."""
     handles: dict[str, Artist] = {}
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -531,19 +485,13 @@ def handles_by_label(figure: Figure) -> dict[str, Artist]:
     return handles
 
 
-def metric_title(metric: str) -> str:
-    """Head the panel of a metric: ``Set5, PSNR (dB)``."""
-    where, _, what = metric.rpartition("/")
-    names = {"psnr_db": "PSNR (dB)", "loss": "loss"}
-    return f"{'training' if where == 'train' else where}, {names.get(what, what)}"
-
-
 @drawing(vector=False)
 def strip_figure(figure: Figure, strip: Strip) -> None:
     """Draw one test picture in blocks of three rows: the tiles, the window of each enlarged, and its error."""
     columns = balanced(len(strip.tiles), TILES_PER_ROW)
     blocks = math.ceil(len(strip.tiles) / columns)
-    captions = [caption(tile) for tile in strip.tiles]
+    scores = ["" if math.isnan(tile.psnr_db) else f"\n{tile.psnr_db:.2f} dB" for tile in strip.tiles]
+    captions = [wrapped(tile.title, CAPTION_LETTERS) + score for tile, score in zip(strip.tiles, scores, strict=True)]
     whole = max(tile.pixels.shape[:2] for tile in strip.tiles)
     tall, zoom_tall = whole[0] / whole[1], strip.place[2] / strip.place[3]
     lines = 1 + max(text.count("\n") for text in captions)
@@ -554,25 +502,22 @@ def strip_figure(figure: Figure, strip: Strip) -> None:
     axes = figure.subplots(3 * blocks, columns, squeeze=False, height_ratios=heights)
     for panel in axes.flat:
         panel.set_axis_off()
-    worst = largest_error(strip)
+    # The largest error of a cell's output is drawn white.
+    errors = [tile.error.max() for tile in strip.tiles if tile.error is not None and tile.seed is not None]
+    worst = float(max(errors, default=0.0)) or 1.0
     for index, (tile, text) in enumerate(zip(strip.tiles, captions, strict=True)):
         row, column = 3 * (index // columns), index % columns
         draw_tile(axes[row, column], tile.pixels, text)
         frame(axes[row, column], tile, strip)
+        psnr = tile.crop_psnr_db
+        here = "" if math.isnan(psnr) else "no error here" if math.isinf(psnr) else f"here {psnr:.2f} dB"
         if tile.zoom is not None:
-            draw_tile(axes[row + 1, column], tile.zoom, crop_caption(tile))
+            draw_tile(axes[row + 1, column], tile.zoom, here)
         if tile.error is not None:
             draw_tile(axes[row + 2, column], tile.error / worst, "")
 
 
-def largest_error(strip: Strip) -> float:
-    """Return the largest error of a cell's output in the window, which is drawn white; 1 if there is none."""
-    of_cells = [tile.error for tile in strip.tiles if tile.error is not None and tile.seed is not None]
-    return max((float(error.max()) for error in of_cells), default=0.0) or 1.0
-
-
 def draw_tile(panel: Axes, pixels: Pixels, text: str) -> None:
-    """Draw one picture with its caption, its pixels enlarged without smoothing."""
     panel.set_axis_on()
     panel.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     panel.set(xticks=[], yticks=[])
@@ -590,23 +535,10 @@ def frame(panel: Axes, tile: Tile, strip: Strip) -> None:
         panel.add_patch(Rectangle(corner, columns * scale, rows * scale, fill=False, edgecolor=colour, linewidth=width))
 
 
-def crop_caption(tile: Tile) -> str:
-    """Caption the window alone."""
-    if math.isnan(tile.crop_psnr_db):
-        return ""
-    return "no error here" if math.isinf(tile.crop_psnr_db) else f"here {tile.crop_psnr_db:.2f} dB"
-
-
 def balanced(count: int, most: int) -> int:
     """Return the number of columns, at most ``most``, that fills the rows most evenly."""
     rows = math.ceil(count / max(1, most))
     return math.ceil(count / rows)
-
-
-def caption(tile: Tile) -> str:
-    """Caption a tile with its name and the test set's PSNR, in lines that fit."""
-    psnr = "" if math.isnan(tile.psnr_db) else f"\n{tile.psnr_db:.2f} dB"
-    return wrapped(tile.title, CAPTION_LETTERS) + psnr
 
 
 def wrapped(text: str, letters: int) -> str:

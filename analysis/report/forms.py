@@ -24,11 +24,8 @@ from analysis.report.words import environment
 
 PAGE, HTML, TABLES = "report.md", "report.html", "tables"
 
-KIND = "report"
-"""The name of the MLflow run that shows a study's report, and the value of its tag ``kind``."""
-
-LARGEST_DATA = 2**20
-"""A larger CSV or SVG is linked and not embedded: no browser opens a page of a hundred megabytes."""
+KIND = "report"  # the name of the MLflow run that shows a study's report, and the value of its tag ``kind``
+LARGEST_DATA = 2**20  # a larger CSV or SVG is linked and not embedded: no browser opens a page of a hundred megabytes
 
 MEDIA = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv"}
 
@@ -114,14 +111,12 @@ def embed(tokens: Iterable[Token], files: Mapping[str, bytes]) -> None:
 
 
 def every(tokens: Iterable[Token]) -> Iterator[Token]:
-    """Yield all tokens and those inside them."""
     for token in tokens:
         yield token
         yield from every(token.children or [])
 
 
 def safe(content: str) -> str:
-    """Escape all tags but the allowed ones."""
     text = re.split(f"({ALLOWED_TAG.pattern})", content)
     return "".join(part if ALLOWED_TAG.fullmatch(part) else html.escape(html.unescape(part), False) for part in text)
 
@@ -149,7 +144,6 @@ def shown_tables(tokens: Sequence[Token]) -> list[ShownTable]:
 
 
 def shown_table(tokens: Sequence[Token], start: int, name: str, heading: str) -> ShownTable:
-    """Return the table that opens at ``start``."""
     rows: list[list[Token]] = []
     right = set()
     for token, inline in zip(tokens[start:], tokens[start + 1 :], strict=False):
@@ -165,7 +159,6 @@ def shown_table(tokens: Sequence[Token], start: int, name: str, heading: str) ->
 
 
 def as_csv(table: ShownTable) -> str:
-    """Return a table as it is shown, without marks."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([plain(cell) for cell in row] for row in table.rows)
     return buffer.getvalue()

@@ -11,19 +11,28 @@ from analysis.effects.findings import Assessment
 from analysis.report.pictures import Strip
 from analysis.statistics.estimates import Estimate, Verdict
 from analysis.statistics.factorial import Effect, Share
+from analysis.statistics.rounding import rounded
 from analysis.study.origins import codes
-from analysis.study.settings import SettingResults, label, varying
+from analysis.study.settings import SettingResults, label, levels_of, varying
 
 Row = dict[str, object]
 
 
+def rounded_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    numbers = [name for name, column in frame.items() if column.dtype == object or column.dtype.kind == "f"]
+    return frame.assign(**{str(name): [rounded(each) for each in frame[name].tolist()] for name in numbers})
+
+
+def as_csv(frame: pd.DataFrame) -> bytes:
+    """Return the frame as CSV with rounded numbers and one kind of line end."""
+    return str(rounded_frame(frame).to_csv(index=False, lineterminator="\n")).encode()
+
+
 def interval(found: Estimate, mean: str, low: str = "low_95_db", high: str = "high_95_db", p: str = "") -> Row:
-    """The columns of an estimate."""
     return {mean: found.mean, low: found.low, high: found.high, **({p: found.p} if p else {})}
 
 
 def verdict_columns(verdict: Verdict) -> Row:
-    """The columns of a verdict."""
     needed = verdict.seeds_needed
     return {
         "p_difference_holm": verdict.p_difference,
@@ -37,14 +46,13 @@ def verdict_columns(verdict: Verdict) -> Row:
 
 
 def spaced(values: Iterable[object]) -> str:
-    """Several values in one column."""
     return " ".join(map(str, values))
 
 
-def contrast_frame(contrasts: Sequence[Contrast], reading: str) -> pd.DataFrame:
-    """One row per contrast; ``reading`` says which pairs of cells are compared."""
+def contrast_frame(kinds: Mapping[str, Sequence[Contrast]]) -> pd.DataFrame:
+    """Return a row per contrast and test set; the keys of ``kinds`` say which pairs of cells are compared."""
     rows = []
-    for contrast in contrasts:
+    for reading, contrast in ((reading, contrast) for reading, found in kinds.items() for contrast in found):
         for name, found in contrast.psnr.items():
             pictures = contrast.images.get(name)
             over = pictures.estimate if pictures else None
@@ -61,7 +69,7 @@ def contrast_frame(contrasts: Sequence[Contrast], reading: str) -> pd.DataFrame:
                     "seeds": found.n,
                     "seeds_dropped": spaced(contrast.dropped),
                     "cell_pairs": len(contrast.pairs.cells),
-                    "collapsed_cells": len(contrast.dead),
+                    "collapsed_cells": len(contrast.collapsed),
                     "over_pictures_db": over.mean if over else "",
                     "over_pictures_low_95_db": over.low if over else "",
                     "over_pictures_high_95_db": over.high if over else "",
@@ -73,13 +81,12 @@ def contrast_frame(contrasts: Sequence[Contrast], reading: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cell_frame(cells: Sequence[CellSummary], section: SettingResults) -> pd.DataFrame:
-    """One row per cell."""
-    to_anchor = ("to_anchor_db", "to_anchor_low_95_db", "to_anchor_high_95_db", "to_anchor_p_uncorrected")
+def cell_frame(cells: Sequence[CellSummary], results: SettingResults) -> pd.DataFrame:
+    to_reference = [f"to_reference_{column}" for column in ("db", "low_95_db", "high_95_db", "p_uncorrected")]
     return pd.DataFrame(
         {
             "cell": cell.cell,
-            **{factor: section.cells.loc[cell.cell, f"level/{factor}"] for factor in section.factors},
+            **{factor: results.cells.loc[cell.cell, f"level/{factor}"] for factor in results.factors},
             "test_set": name,
             "seeds": len(cell.seeds),
             "psnr_mean_db": cell.psnr[name].mean,
@@ -87,31 +94,28 @@ def cell_frame(cells: Sequence[CellSummary], section: SettingResults) -> pd.Data
             "ssim_mean": cell.ssim[name].mean,
             "ssim_sd": cell.ssim[name].sd,
             "over_baseline_db": cell.over_baseline[name],
-            "is_anchor": cell.is_anchor,
-            **interval(cell.to_anchor[name], *to_anchor),
-            "to_anchor_seeds": cell.to_anchor[name].n,
+            "is_reference": cell.is_reference,
+            **interval(cell.to_reference[name], *to_reference),
+            "to_reference_seeds": cell.to_reference[name].n,
             "ops_g": cell.ops_g,
             "params_k": cell.params_k,
             "train_s": cell.train_s,
         }
         for cell in cells
-        for name in section.sets
+        for name in results.sets
     )
 
 
-def left_out_frame(section: SettingResults) -> pd.DataFrame:
-    """One row per cell that was left out, named by the levels that vary among those and the planned cells."""
-    levels = [dict(row.levels) for row in section.left_out]
-    planned = [
-        {factor: str(row[f"level/{factor}"]) for factor in section.factors} for _, row in section.trials.iterrows()
-    ]
-    names = varying([*levels, *planned], dict.fromkeys([*section.factors, *(name for row in levels for name in row)]))
-    rows = [(label(row, names), left.reason) for row, left in zip(levels, section.left_out, strict=True)]
+def left_out_frame(results: SettingResults) -> pd.DataFrame:
+    """Return a row per cell that was left out, named by the levels that vary among those and the planned cells."""
+    levels = [dict(row.levels) for row in results.left_out]
+    planned = [levels_of(row, results.factors) for _, row in results.trials.iterrows()]
+    names = varying([*levels, *planned], dict.fromkeys([*results.factors, *(name for row in levels for name in row)]))
+    rows = [(label(row, names), left.reason) for row, left in zip(levels, results.left_out, strict=True)]
     return pd.DataFrame(rows, columns=["cell", "reason"])
 
 
-def effect_frame(readings: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
-    """One row per main effect or interaction."""
+def effect_frame(analyses: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "test_set": name,
@@ -120,16 +124,15 @@ def effect_frame(readings: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
             **interval(effect.estimate, "effect_db", p="p_uncorrected"),
             **verdict_columns(verdict),
             "seeds": effect.estimate.n,
-            "method": reading.effects.method,
+            "method": analysis.effects.method,
         }
-        for name, reading in readings.items()
-        if reading.effects
-        for effect, verdict in zip(reading.effects.effects, reading.verdicts, strict=True)
+        for name, analysis in analyses.items()
+        if analysis.effects
+        for effect, verdict in analysis.judged
     )
 
 
-def share_frame(readings: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
-    """One row per component's share of the gain."""
+def share_frame(analyses: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "test_set": name,
@@ -137,26 +140,25 @@ def share_frame(readings: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
             **interval(share.gain, "gain_db", "gain_low_95_db", "gain_high_95_db"),
             **interval(share.fraction, "fraction", "fraction_low_95", "fraction_high_95"),
             "seeds": share.gain.n,
-            "total_gain_db": reading.shares.total.mean,
+            "total_gain_db": analysis.shares.total.mean,
         }
-        for name, reading in readings.items()
-        if reading.shares
-        for share in reading.shares.shares
+        for name, analysis in analyses.items()
+        if analysis.shares
+        for share in analysis.shares.shares
     )
 
 
-def part_effects(reading: FactorialAnalysis, part: str) -> list[tuple[Effect, Verdict, Share | None]]:
-    """The main effect of a part with its verdict, and its share if there is one; empty if it is not estimated."""
-    shares = {share.factor: share for share in reading.shares.shares} if reading.shares else {}
+def part_effects(analysis: FactorialAnalysis, part: str) -> list[tuple[Effect, Verdict, Share | None]]:
+    """Return the main effect of a part with its verdict, and its share if there is one; empty if not estimated."""
+    shares = {share.factor: share for share in analysis.shares.shares} if analysis.shares else {}
     return [
         (effect, verdict, shares.get(part))
-        for effect, verdict in zip(reading.effects.effects if reading.effects else (), reading.verdicts, strict=True)
+        for effect, verdict in analysis.judged
         if [factor for factor, _ in effect.term.moved] == [part]
     ]
 
 
-def part_frame(readings: Mapping[str, FactorialAnalysis], costs: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
-    """One row per part of the network: what binarising it does."""
+def part_frame(analyses: Mapping[str, FactorialAnalysis], costs: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "part": part,
@@ -170,8 +172,8 @@ def part_frame(readings: Mapping[str, FactorialAnalysis], costs: Mapping[str, tu
             "params_change_k": costs[part][1],
         }
         for part in costs
-        for name, reading in readings.items()
-        for effect, verdict, share in part_effects(reading, part)
+        for name, analysis in analyses.items()
+        for effect, verdict, share in part_effects(analysis, part)
     )
 
 
@@ -188,8 +190,8 @@ def finding_frame(rows: Sequence[Assessment]) -> pd.DataFrame:
             **interval(row.estimate, "mean", "low_95", "high_95", "p_uncorrected"),
             "seeds": spaced(row.seeds),
             "seeds_dropped": spaced(row.dropped),
-            "cell_pairs": row.n_pairs,
-            "collapsed_cells": len(row.dead),
+            "cell_pairs": len(row.pairs.cells),
+            "collapsed_cells": len(row.collapsed),
             "ops_change_g": row.ops_g,
             "params_change_k": row.params_k,
             "reason": row.reason,
@@ -198,15 +200,14 @@ def finding_frame(rows: Sequence[Assessment]) -> pd.DataFrame:
     )
 
 
-def trial_frame(section: SettingResults) -> pd.DataFrame:
+def trial_frame(results: SettingResults) -> pd.DataFrame:
     """One row per trial, with everything that is recorded of it but its provenance."""
-    frame = section.trials.assign(code=codes(section.trials)).drop(columns="provenance").dropna(axis=1, how="all")
+    frame = results.trials.assign(code=codes(results.trials)).drop(columns="provenance").dropna(axis=1, how="all")
     frame.columns = [column.removeprefix("metric/") for column in frame.columns]
     return frame
 
 
 def strip_frame(strips: Sequence[Strip]) -> pd.DataFrame:
-    """One row per tile of the picture strips."""
     return pd.DataFrame(
         {
             "test_set": strip.test_set,

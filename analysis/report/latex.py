@@ -15,16 +15,12 @@ from markdown_it.token import Token
 
 from analysis.report.words import environment
 
-LINE_LETTERS = 44
-"""A column with a longer text is a paragraph of lines of about this many letters."""
+LINE_LETTERS = 44  # a column with a longer text is a paragraph of lines of about this many letters
 
 PARAGRAPH = r">{\raggedright\arraybackslash}p{8cm}"
 
-MOST_LINES = 36
-"""A table with more lines of text is continued in another one."""
-
-LONGEST_WORD = 24
-"""In a paragraph, a longer word may be broken after each stretch of this many letters."""
+MOST_LINES = 36  # a table with more lines of text is continued in another one
+LONGEST_WORD = 24  # in a paragraph, a longer word may be broken after each stretch of this many letters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +60,6 @@ def template() -> Template:
 
 
 def parts_of(rows: Sequence[tuple[Token, ...]]) -> list[list[tuple[Token, ...]]]:
-    """Split rows so that each part fits on a page."""
     found: list[list[tuple[Token, ...]]] = [[]]
     lines = 0
     for row in rows:
@@ -83,8 +78,7 @@ def line(row: Sequence[Token], wrapped: frozenset[int]) -> str:
     return f"{{}}{text}" if text[:1] in ("[", "*") else text
 
 
-PLACE = re.compile(r'<a id="[\w.-]+">|</a>')
-"""A link target of the page, which paper does not have."""
+PLACE = re.compile(r'<a id="[\w.-]+">|</a>')  # a link target of the page, which paper does not have
 
 MARKS = {
     "strong_open": r"\textbf{",
@@ -124,7 +118,6 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    """Escape every letter that means something else to LaTeX; hyphens in a row stay apart."""
     return "-{}".join("".join(letter_for(letter) for letter in part) for part in re.split(r"-(?=-)", text))
 
 
@@ -137,7 +130,6 @@ def letter_for(letter: str) -> str:
 
 
 def plain(token: Token) -> str:
-    """Return the text of an inline token without any mark."""
     texts = (child for child in token.children or [] if child.type in ("text", "code_inline", "html_inline"))
     return "".join(child.content for child in texts if not is_place(child))
 

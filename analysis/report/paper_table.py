@@ -6,27 +6,23 @@ every known difference of protocol, budget or data.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from analysis.published.tables import BINARY, NO_NETWORK, SOURCE, TABLES, PublishedTable, published
-from analysis.report.rounding import rounded
 from analysis.report.words import count
 from analysis.statistics.estimates import Summary, summary
+from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults
-from analysis.study.methods import agrees, group_key, method_of
-from analysis.study.settings import KEY_LENGTH, natural, rows_by_setting, tested_on
+from analysis.study.methods import group_key, groups_of, method_of
+from analysis.study.settings import KEY_LENGTH, natural, rows_by_setting, test_sets, tested_on
 
-ABSENT = "—"
-"""Stands for a number that the paper or we do not have."""
-
-DOUBTED = "?"
-"""Marks a published number that does not fit its neighbours."""
-
-SAME_BASELINE_DB = 0.01
-"""Baselines closer than this come from the same pictures, prepared and scored in the same way."""
+ABSENT = "—"  # stands for a number that the paper or we do not have
+DOUBTED = "?"  # marks a published number that does not fit its neighbours
+SAME_BASELINE_DB = 0.01  # baselines closer than this come from the same pictures, prepared and scored in the same way
 
 
 NUMBERS = [
@@ -34,6 +30,9 @@ NUMBERS = [
     *("ops_g", "params_k", "doubt", "cost_doubt", "remark"),
 ]
 """The columns of the table's numbers, a row per method, source and test set."""
+
+
+NO_METHOD = f"No cell of this study is a method of table {{}} of {SOURCE}, so there is nothing to compare."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,81 +61,60 @@ class Group:
 def paper_tables(results: StudyResults) -> list[Table]:
     """Return a table for each task, budget and data set of the study that a table of the paper covers."""
     found = groups(results)
-    made = [table_of(results, group, number if len(found) > 1 else 0) for number, group in enumerate(found, start=1)]
-    titles = [table.title for table in made]
-    return [
-        table
-        if titles.count(table.title) == 1
-        else dataclasses.replace(table, title=f"{table.title}, {apart_in_words(group, found)}")
-        for table, group in zip(made, found, strict=True)
-    ]
+    return [table_of(results, group, found) for group in found]
 
 
 def apart_in_words(group: Group, found: Sequence[Group]) -> str:
     """Say how a group differs from the others of its task: by its data, its steps, or else its number."""
     others = [other for other in found if other.task == group.task]
+    if len(others) == 1:
+        return ""
     for key, noun in (("data", "data "), ("train.steps", "steps: ")):
         values = [other.setting.get(key, NOT_RECORDED) for other in others]
         if len(set(values)) == len(others):
-            return f"{noun}{group.setting.get(key, NOT_RECORDED)[:KEY_LENGTH]}"
-    return f"setting {next(n for n, other in enumerate(others, start=1) if other is group)}"
+            return f", {noun}{group.setting.get(key, NOT_RECORDED)[:KEY_LENGTH]}"
+    return f", setting {number_of(group, others)}"
+
+
+def number_of(group: Group, found: Sequence[Group]) -> int:
+    return next(number for number, other in enumerate(found, start=1) if other is group)
 
 
 def groups(results: StudyResults) -> list[Group]:
-    """Group the finished trials that may share a table, in the order of the study.
-
-    A method sets parts of the setting itself, and the Lite network its channels. A trial with fewer keys, such as an
-    untrained baseline, belongs to every group that agrees with the keys that it has.
-    """
-    finished = results.trials[results.trials["state"] == "finished"]
+    """Group the finished trials that may share a table, in the order of the study."""
+    finished = results.finished
     settings = {
         place: (setting, tested_on(finished.iloc[places]))
         for setting, places in rows_by_setting(finished)
         for place in places
     }
-    keys = {
-        index: group_key(settings[place][0], method, settings[place][1])
-        for place, (index, method) in enumerate(zip(finished.index, finished["method"].tolist(), strict=True))
-    }
-    distinct: list[dict[str, str]] = []
-    for key in sorted(keys.values(), key=len, reverse=True):
-        if not any(agrees(key, other) for other in distinct):
-            distinct.append(key)
-    order = list(keys.values())
-    distinct.sort(key=lambda key: next(place for place, other in enumerate(order) if agrees(other, key)))
+    methods = enumerate(finished["method"].tolist())
+    keys = [group_key(settings[place][0], method, settings[place][1]) for place, method in methods]
     about = {task: table for table in TABLES for task in table.tasks}
-
-    def data_seen(key: Mapping[str, str]) -> str:
-        first = next(place for place, other in enumerate(order) if agrees(other, key))
-        return settings[first][0].get("data", NOT_RECORDED)
-
-    return [
-        Group(
-            about[key["task.name"]],
-            key["task.name"],
-            {"data": data_seen(key), **key},
-            finished.loc[[index for index, other in keys.items() if agrees(other, key)]],
-        )
-        for key in distinct
-        if key.get("task.name") in about
-    ]
+    found = []
+    for places in groups_of(keys):
+        key = max((keys[place] for place in places), key=len)
+        task, data = key.get("task.name", ""), settings[places[0]][0].get("data", NOT_RECORDED)
+        if task in about:
+            found.append(Group(about[task], task, {"data": data, **key}, finished.iloc[places]))
+    return found
 
 
-def table_of(results: StudyResults, group: Group, number: int) -> Table:
-    """Make the table of one group; ``number`` is part of its file name unless it is 0."""
+def table_of(results: StudyResults, group: Group, found: Sequence[Group]) -> Table:
+    """Make the table of one of the groups."""
     paper = published()
     paper = paper[paper["task"] == group.task]
     columns = columns_of(group, paper)
     ours, others = our_numbers(results, group, columns, paper)
     numbers = pd.concat([paper_numbers(paper), ours], ignore_index=True)
     has_method = bool((ours["cell"] != "").any())
-    about = group.published
+    about, unit = group.published, "PSNR (dB)" if group.task == "denoise" else "PSNR (dB) / SSIM"
     return Table(
-        name=f"comparison-{group.task}" + (f"-{number}" if number else ""),
-        title=about.subject + (f", {group.task}" if about.number == 1 else ""),
-        header=("Method", "Numbers", "Seeds", "OPs (G)", "Params (K)", *(heading(group, name) for name in columns)),
+        name=f"comparison-{group.task}" + (f"-{number_of(group, found)}" if len(found) > 1 else ""),
+        title=about.subject + (f", {group.task}" if about.number == 1 else "") + apart_in_words(group, found),
+        header=("Method", "Numbers", "Seeds", "OPs (G)", "Params (K)", *(f"{name} {unit}" for name in columns)),
         rows=tuple(lines(numbers, list(columns))) if has_method else (),
-        caption=caption(group, columns) if has_method else no_method(group),
+        caption=caption(group, columns) if has_method else NO_METHOD.format(about.number),
         notes=tuple(notes(group, numbers, others)),
         frame=numbers,
     )
@@ -156,19 +134,7 @@ def columns_of(group: Group, paper: pd.DataFrame) -> dict[str, str]:
     return columns | {name: name for name in extra}
 
 
-def heading(group: Group, column: str) -> str:
-    """Head a test set's column, with its unit."""
-    return f"{column} PSNR (dB)" + ("" if group.task == "denoise" else " / SSIM")
-
-
-def test_sets(trials: pd.DataFrame) -> list[str]:
-    """Return the test sets that some trial was scored on."""
-    scored = [str(column) for column in trials.dropna(axis=1, how="all") if str(column).startswith("metric/baseline/")]
-    return list(dict.fromkeys(column.split("/")[2] for column in scored))
-
-
 def paper_numbers(paper: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's numbers with the columns :data:`NUMBERS`."""
     names = {"psnr_db": "psnr_mean_db", "ssim": "ssim_mean"}
     frame = paper.drop(columns="test_set").rename(columns={**names, "scored_set": "test_set"})
     return frame.assign(source="paper", cell="", seeds="", psnr_sd_db=math.nan, remark="")[NUMBERS]
@@ -201,34 +167,22 @@ def scores(
     def over_seeds(test_set: str, metric: str) -> Summary:
         column = f"{prefix}/{columns[test_set]}/{metric}"
         values = trials[column].dropna().tolist() if column in trials else []
-        return rounded(summary(values if cell else values[:1]))
+        return summary(values if cell else values[:1])
 
-    reached = {name: (over_seeds(name, "psnr_db"), over_seeds(name, "ssim")) for name in columns}
+    costs = {name: trials[f"metric/cost/{name}"].iloc[0] if cell else math.nan for name in ("ops_g", "params_k")}
     return [
         {
-            "name": about["name"],
-            "method": about["method"],
-            "kind": about["kind"],
-            "source": "ours",
-            "cell": cell,
-            "test_set": name,
-            "seeds": psnr.n,
-            "psnr_mean_db": psnr.mean,
-            "psnr_sd_db": psnr.sd,
-            "ssim_mean": ssim.mean,
-            "ops_g": trials["metric/cost/ops_g"].iloc[0] if cell else math.nan,
-            "params_k": trials["metric/cost/params_k"].iloc[0] if cell else math.nan,
-            "doubt": "",
-            "cost_doubt": "",
-            "remark": about["remark"],
+            **{key: about[key] for key in ("name", "method", "kind", "remark")},
+            **{"source": "ours", "cell": cell, "test_set": name, "seeds": psnr.n, **costs},
+            **{"psnr_mean_db": psnr.mean, "psnr_sd_db": psnr.sd, "ssim_mean": over_seeds(name, "ssim").mean},
+            **{"doubt": "", "cost_doubt": ""},
         }
-        for name, (psnr, ssim) in reached.items()
-        if psnr.n
+        for name in columns
+        if (psnr := over_seeds(name, "psnr_db")).n
     ]
 
 
 def single_seed(numbers: pd.DataFrame) -> bool:
-    """Tell whether some cell of ours has a score of one seed."""
     return bool((numbers.loc[numbers["cell"] != "", "seeds"] == 1).any())
 
 
@@ -238,24 +192,21 @@ def ranked(numbers: pd.DataFrame) -> pd.DataFrame:
     The paper's numbers and ours are ranked separately, and ours only without single seeds: the order of single runs is
     a matter of luck.
     """
-    found = numbers.copy()
-    for metric, digits in (("psnr", 2), ("ssim", 4)):
-        means = numbers["psnr_mean_db" if metric == "psnr" else "ssim_mean"]
-        found[metric] = [f"{mean:.{digits}f}" if mean == mean else "" for mean in means]
-    for (source, _), group in numbers[numbers["kind"] == BINARY].groupby(["source", "test_set"]):
-        if source == "ours" and single_seed(numbers[numbers["kind"] == BINARY]):
-            continue
-        for metric in ("psnr", "ssim"):
-            texts = found.loc[group.index, metric]
-            best = sorted({text for text in texts if text}, key=float, reverse=True)[:2]
-            if len(best) == 2:
-                marked = texts.replace({best[0]: f"**{best[0]}**", best[1]: f"*{best[1]}*"})
-                found.loc[group.index, metric] = marked
+    found = numbers.assign(
+        psnr=[f"{mean:.2f}" if mean == mean else "" for mean in numbers["psnr_mean_db"]],
+        ssim=[f"{mean:.4f}" if mean == mean else "" for mean in numbers["ssim_mean"]],
+    )
+    binary = found[found["kind"] == BINARY]
+    binary = binary[binary["source"] == "paper"] if single_seed(binary) else binary
+    for (_, group), metric in itertools.product(binary.groupby(["source", "test_set"]), ("psnr", "ssim")):
+        texts = group[metric]
+        best = sorted(set(texts) - {""}, key=float, reverse=True)[:2]
+        if len(best) == 2:
+            found.loc[group.index, metric] = texts.replace({best[0]: f"**{best[0]}**", best[1]: f"*{best[1]}*"})
     return found
 
 
 def lines(numbers: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield the table's rows: the paper's line of a method and ours below it."""
     by_source = {key: rows for key, rows in ranked(numbers).groupby(["name", "source"], sort=False)}
     for name in numbers["name"].unique():
         yield line(by_source[name, "paper"], "paper", columns)
@@ -268,7 +219,6 @@ def lines(numbers: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def line(rows: pd.DataFrame, source: str, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return one row of the table."""
     first = rows.iloc[0]
     ops, params = (
         ABSENT if cost != cost else f"{cost:.{digits}f}"
@@ -281,39 +231,26 @@ def line(rows: pd.DataFrame, source: str, columns: Sequence[str]) -> tuple[str, 
 
 
 def score_text(row: "pd.Series") -> str:
-    """Spell PSNR and SSIM on one test set, with the deviation over seeds and a mark of doubt."""
     spread = f" ± {row['psnr_sd_db']:.2f}" if row["psnr_sd_db"] == row["psnr_sd_db"] else ""
     ssim = f" / {row['ssim']}" if row["ssim"] else ""
     return f"{row['psnr']}{spread}{ssim}{f' {DOUBTED}' if row['doubt'] else ''}"
 
 
-def no_method(group: Group) -> str:
-    """Say that none of our cells is a method of the table."""
-    return (
-        f"No cell of this study is a method of table {group.published.number} of {SOURCE}, so there is nothing to "
-        "compare."
-    )
-
-
 def caption(group: Group, columns: Mapping[str, str]) -> str:
     """Say what the table shows, and the budget and data of ours."""
     setting = group.setting
-    seeds = group.trials["seed"].nunique()
-    recipe = [
-        count(int(setting[key]), noun)
-        for key, noun in (("train.steps", "step"), ("channels", "channel"), ("blocks", "block"))
-        if key in setting
-    ]
+    counted = (("train.steps", "step"), ("channels", "channel"), ("blocks", "block"))
+    recipe = [count(int(setting[key]), noun) for key, noun in counted if key in setting]
     recipe += [f"{name} {setting[f'train.{name}']}" for name in ("batch", "patch", "lr") if f"train.{name}" in setting]
     lacking = [name for name, ours in columns.items() if ours not in test_sets(group.trials)]
     unscored = f" We have no scores on {', '.join(lacking)}." if lacking else ""
     return (
         f"Table {group.published.number} of {SOURCE}, with our results below each row: "
-        f"{', '.join(recipe) or 'nothing trained'}, data `{setting['data'][:KEY_LENGTH]}`, {count(seeds, 'seed')}, "
-        "mean ± standard deviation over seeds. **Bold** is the best and *italic* the second best binary method, "
-        "separately among the paper's rows and ours; it is a ranking, not a verdict. A dash is a number that the paper "
-        f"does not print or that we do not have; {DOUBTED} marks a printed number that does not fit its "
-        f"neighbours.{unscored}"
+        f"{', '.join(recipe) or 'nothing trained'}, data `{setting['data'][:KEY_LENGTH]}`, "
+        f"{count(group.trials['seed'].nunique(), 'seed')}, mean ± standard deviation over seeds. **Bold** is the best "
+        "and *italic* the second best binary method, separately among the paper's rows and ours; it is a ranking, not "
+        "a verdict. A dash is a number that the paper does not print or that we do not have; "
+        f"{DOUBTED} marks a printed number that does not fit its neighbours.{unscored}"
     )
 
 
@@ -329,13 +266,11 @@ def notes(group: Group, numbers: pd.DataFrame, others: int) -> list[str]:
         for reason, doubted in rows[rows["doubt"] != ""].groupby("doubt", sort=False):
             found.append(f"{name} in the paper, {', '.join(doubted['test_set'])}: {reason}.")
         found += [f"{name} in the paper: {reason}." for reason in rows["cost_doubt"].unique() if reason]
-    absent = paper.loc[~paper["method"].isin(ours["method"]), "name"].unique()
-    if len(absent):
+    if absent := list(paper.loc[~paper["method"].isin(ours["method"]), "name"].unique()):
         found.append(f"Not trained here: {', '.join(absent)}.")
     if others:
-        found.append(
-            f"{count(others, 'cell')} of ours with other components {'is' if others == 1 else 'are'} not in this table."
-        )
+        verb = "is" if others == 1 else "are"
+        found.append(f"{count(others, 'cell')} of ours with other components {verb} not in this table.")
     return list(dict.fromkeys(found))
 
 
@@ -360,12 +295,10 @@ def data_notes(inputs: pd.DataFrame) -> list[str]:
         inputs[inputs["source"] == source].set_index("test_set")["psnr_mean_db"] for source in ("paper", "ours")
     )
     if theirs.empty or ours.empty:
-        return [
-            *found,
-            "The paper prints no row for the inputs themselves, so we cannot check that the pictures agree.",
-        ]
-    gaps = {name: rounded(float(ours[name] - theirs[name])) for name in theirs.index if name in ours}
-    same = [str(name) for name, gap in gaps.items() if abs(gap) <= SAME_BASELINE_DB]
+        said = "The paper prints no row for the inputs themselves, so we cannot check that the pictures agree."
+        return [*found, said]
+    gaps = {str(name): rounded(float(ours[name] - theirs[name])) for name in theirs.index if name in ours}
+    same = [name for name, gap in gaps.items() if abs(gap) <= SAME_BASELINE_DB]
     if same:
         found.append(
             f"Bicubic interpolation reaches the paper's PSNR on {', '.join(same)}: same pictures and protocol."

@@ -13,18 +13,16 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from analysis.effects.contrasts import CellSummary
-from analysis.report.rounding import rounded_number
+from analysis.statistics.rounding import rounded
 from analysis.study.methods import UNTRAINED
 from analysis.study.settings import SettingResults, natural
 
-SHOWN_PER_SET = 2
-"""How many pictures of a test set are shown; the report counts the others."""
+SHOWN_PER_SET = 2  # how many pictures of a test set are shown; the report counts the others
 
 MOST_CELLS = 6
 """How many cells a strip shows: reference, best, worst, and others at even distances in the ranking by PSNR."""
 
-ZOOM = 3
-"""The window is one part in so many of the picture's height and width."""
+ZOOM = 3  # the window is one part in so many of the picture's height and width
 
 Pixels = NDArray[np.float64]
 
@@ -56,12 +54,12 @@ class Strip:
     place: tuple[int, int, int, int]
 
 
-def strips(section: SettingResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int]:
+def strips(results: SettingResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int]:
     """Return the strips to show, and how many test pictures have samples in total.
 
     A cell is shown under the first of its seeds that left samples; ``baseline`` is the name of the baseline.
     """
-    folders = sample_folders(section, shown_cells(drawable(section, cells)))
+    folders = sample_folders(results, shown_cells(drawable(results, cells)))
     names = sorted(
         {path.relative_to(folder).as_posix() for folder, _ in folders.values() for path in folder.glob("*/*/")},
         key=lambda name: [natural(part) for part in name.split("/")],
@@ -70,12 +68,12 @@ def strips(section: SettingResults, cells: Sequence[CellSummary], baseline: str)
     for name in names:
         if sum(other.split("/")[0] == name.split("/")[0] for other in chosen) < SHOWN_PER_SET:
             chosen.append(name)
-    return [strip(section, folders, name, baseline) for name in chosen], len(names)
+    return [strip(results, folders, name, baseline) for name in chosen], len(names)
 
 
-def drawable(section: SettingResults, cells: Sequence[CellSummary]) -> list[CellSummary]:
+def drawable(results: SettingResults, cells: Sequence[CellSummary]) -> list[CellSummary]:
     """Return the cells with an output of their own: an untrained one has the baseline's, which every strip shows."""
-    trained = [cell for cell in cells if section.cells.loc[cell.cell, "method"] not in UNTRAINED]
+    trained = [cell for cell in cells if results.cells.loc[cell.cell, "method"] not in UNTRAINED]
     return trained or list(cells)
 
 
@@ -84,31 +82,30 @@ def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
     if len(cells) <= MOST_CELLS:
         return list(cells)
     places = [round(index * (len(cells) - 1) / (MOST_CELLS - 1)) for index in range(MOST_CELLS)]
-    for anchor in (place for place, cell in enumerate(cells) if cell.is_anchor and place not in places):
-        places[min(range(1, MOST_CELLS - 1), key=lambda index: abs(places[index] - anchor))] = anchor
+    for reference in (place for place, cell in enumerate(cells) if cell.is_reference and place not in places):
+        places[min(range(1, MOST_CELLS - 1), key=lambda index: abs(places[index] - reference))] = reference
     return [cells[place] for place in sorted(places)]
 
 
-def sample_folders(section: SettingResults, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
-    """Return the folder and seed to show of every cell that has samples."""
+def sample_folders(results: SettingResults, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
     found: dict[str, tuple[Path, int]] = {}
     for cell in cells:
-        folders = ((section.study.samples[cell.cell, seed](), seed) for seed in cell.seeds)
+        folders = ((results.study.files[cell.cell, seed]("samples"), seed) for seed in cell.seeds)
         if first := next(((folder, seed) for folder, seed in folders if folder is not None), None):
             found[cell.cell] = first
     return found
 
 
-def strip(section: SettingResults, folders: dict[str, tuple[Path, int]], name: str, baseline: str) -> Strip:
+def strip(results: SettingResults, folders: dict[str, tuple[Path, int]], name: str, baseline: str) -> Strip:
     """Return the tiles of one test picture, without those that no trial left."""
     test_set, picture = name.split("/")
-    scores = section.scores(f"{test_set}/psnr_db")
+    scores = results.scores(f"{test_set}/psnr_db")
     restored = [
-        Tile(section.labels[cell], seed, float(scores[cell, seed]), pixels)
+        Tile(results.labels[cell], seed, float(scores[cell, seed]), pixels)
         for cell, (folder, seed) in folders.items()
         if (pixels := pixels_of(folder / name / "output.png")) is not None
     ]
-    reached = rounded_number(section.finished[f"metric/baseline/{test_set}/psnr_db"].mean())
+    reached = rounded(results.finished[f"metric/baseline/{test_set}/psnr_db"].mean())
     before = common("input", folders, name, np.nan), common("baseline", folders, name, reached, baseline)
     truth = common("truth", folders, name, np.nan)
     tiles = [tile for tile in (*before, *restored, truth) if tile is not None]
@@ -150,11 +147,10 @@ def zoomed(tile: Tile, place: tuple[int, int, int, int], truth: Tile | None) -> 
     square = float(np.mean(error**2))
     psnr = -10 * math.log10(square) if square > 0 else math.inf
     flat = error.reshape(*error.shape[:2], -1).mean(axis=2)
-    return dataclasses.replace(tile, zoom=cut, error=flat, crop_psnr_db=rounded_number(psnr))
+    return dataclasses.replace(tile, zoom=cut, error=flat, crop_psnr_db=rounded(psnr))
 
 
 def common(kind: str, folders: dict[str, tuple[Path, int]], name: str, psnr_db: float, title: str = "") -> Tile | None:
-    """Return a picture that all cells share, from the first that has it."""
     for folder, _ in folders.values():
         pixels = pixels_of(folder / name / f"{kind}.png")
         if pixels is not None:

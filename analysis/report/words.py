@@ -2,19 +2,19 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.statistics.estimates import Estimate, Outcome, Summary, Verdict
+from analysis.study.loading import NOT_RECORDED
 from analysis.study.settings import KEY_LENGTH
 
 TEMPLATES = Path(__file__).with_name("templates")
 
-MOST_LETTERS = 200
-"""A Markdown table shows this much of a reason; the CSV has all of it."""
+MOST_LETTERS = 200  # a Markdown table shows this much of a reason; the CSV has all of it
 
 INTERACTION_WORDS = {
     Outcome.BETTER: "more than the sum",
@@ -36,7 +36,20 @@ def environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=lambda name: name is not None and ".html" in name,
     )
-    for function in (code, cell, whole_cell, estimate, judged, spread, fraction, listed, count, key):
+    for function in (
+        code,
+        cell,
+        whole_cell,
+        estimate,
+        judged,
+        spread,
+        fraction,
+        listed,
+        count,
+        key,
+        recorded,
+        fingerprints,
+    ):
         found.filters[function.__name__] = function
     return found
 
@@ -51,12 +64,10 @@ def render(template: str, **values: Any) -> str:
 
 
 def code(text: str) -> str:
-    """Set text as code; an empty text stays empty."""
     return f"`{text}`" if text else ""
 
 
 def key(text: str) -> str:
-    """Cut a SHA-256 to the characters that are shown."""
     return text[:KEY_LENGTH]
 
 
@@ -92,17 +103,14 @@ def estimate(found: Estimate) -> str:
 
 
 def judged(found: Estimate, verdict: Verdict) -> str:
-    """Spell a difference with its interval and verdict; one seed supports no verdict."""
     return estimate(found) + ("" if math.isnan(found.low) else f" {verdict.outcome}")
 
 
 def spread(found: Summary) -> str:
-    """Spell a mean PSNR in dB with its standard deviation, if it has one."""
     return f"{found.mean:.3f}" if found.n < 2 else f"{found.mean:.3f} ± {found.sd:.3f}"
 
 
 def fraction(found: Estimate) -> str:
-    """Spell a fraction in percent with its interval."""
     if not math.isfinite(found.mean):
         return "no gain to share"
     if found.n < 2:
@@ -112,14 +120,15 @@ def fraction(found: Estimate) -> str:
     return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], first_number: int) -> str:
-    """Lay out a Markdown table whose columns from ``first_number`` on are flush right."""
-    rule = ["---:" if index >= first_number else "---" for index in range(len(header))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+def with_counts(values: Mapping[str, int]) -> list[str]:
+    """Spell each value with how many trials have it."""
+    return [f"{value} ({count(number, 'trial')})" for value, number in values.items()]
 
 
-def values_with_counts(values: Mapping[str, int]) -> str:
-    """Spell the one value that all trials have, or each value with how many trials have it."""
-    if len(values) == 1:
-        return next(iter(values))
-    return "; ".join(f"{value} ({count(number, 'trial')})" for value, number in sorted(values.items()))
+def recorded(fingerprint: str) -> str:
+    """Set a fingerprint as code, unless none was recorded."""
+    return fingerprint if fingerprint == NOT_RECORDED else code(fingerprint)
+
+
+def fingerprints(values: Mapping[str, int]) -> list[str]:
+    return with_counts({recorded(value): number for value, number in values.items()})

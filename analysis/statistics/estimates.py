@@ -14,16 +14,17 @@ import dataclasses
 import enum
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
+from analysis.statistics.rounding import rounded, settled
+
 Array = npt.NDArray[np.float64]
 
-CONFIDENCE = 0.95
-"""The share of intervals that cover the truth, if differences between seeds are normal."""
+CONFIDENCE = 0.95  # the share of intervals that cover the truth, if differences between seeds are normal
 
 ALPHA = 0.05
 """How often a family of verdicts may hold a wrong one of a kind: a false difference, or a false equivalence."""
@@ -31,23 +32,11 @@ ALPHA = 0.05
 MARGIN_DB = 0.05
 """Differences in PSNR that are smaller than this do not matter; papers print two decimals and argue over 0.1 dB."""
 
-POWER = 0.8
-"""How probable the decision is to be, with the number of seeds that is said to be needed."""
-
-MOST_SEEDS = 1000
-"""Plans for more seeds than this are not computed."""
-
-CAUTION = 0.8
-"""The one-sided confidence of the upper limit of the spread that a cautious plan assumes (Browne, 1995)."""
-
-NO_SPREAD_DB = 1e-9
-"""Differences whose spread is smaller than this are the same number but for rounding."""
-
-MOST_FLIPPED = 20
-"""The exact test lists 2^n sign patterns; with more seeds than this the t test is safe without it."""
-
-DECIMALS, SIGNIFICANT_DIGITS = 12, 9
-"""Beyond these digits a score in dB or a p differs between processors and means nothing."""
+POWER = 0.8  # how probable the decision is to be, with the number of seeds that is said to be needed
+MOST_SEEDS = 1000  # plans for more seeds than this are not computed
+CAUTION = 0.8  # the one-sided confidence of the upper limit of the spread that a cautious plan assumes (Browne, 1995)
+NO_SPREAD_DB = 1e-9  # differences whose spread is smaller than this are the same number but for rounding
+MOST_FLIPPED = 20  # the exact test lists 2^n sign patterns; with more seeds than this the t test is safe without it
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(96)
 """Gauss-Legendre quadrature, fine enough for five digits of the power of a test."""
@@ -133,33 +122,19 @@ class Verdict:
 class ImageEstimate:
     """A difference estimated over pictures for networks that are trained, so ``estimate.n`` counts pictures.
 
-    It predicts other pictures with these very networks and not other ``seeds``, so no verdict on a component rests on
-    it. ``scope`` is that as a sentence, to be shown with the numbers.
+    It predicts other pictures with these very networks and not other seeds, so no verdict on a component rests on it.
+    ``scope`` is that as a sentence, to be shown with the numbers.
     """
 
     estimate: Estimate
-    seeds: tuple[int, ...]
-    dropped: tuple[int, ...]
     scope: str
 
 
-def rounded(number: float) -> float:
-    """Round to nine significant digits, so that the order of equal numbers does not depend on the processor."""
-    return float(f"{round(number, DECIMALS):.{SIGNIFICANT_DIGITS}g}")
-
-
-def settled(values: npt.ArrayLike) -> Array:
-    """Set numbers smaller than 10^-12 to 0: they are rounding errors, and 0 has a verdict of its own."""
-    array = np.asarray(values, dtype=float)
-    return np.where(np.abs(array) < 10.0**-DECIMALS, 0.0, array)
-
-
 def summary(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation and count; NaN for what needs more ``values``."""
     array = np.asarray(values, dtype=float)
     mean = float(array.mean()) if array.size else math.nan
     sd = float(array.std(ddof=1)) if array.size > 1 else math.nan
-    return Summary(mean, sd, int(array.size))
+    return rounded(Summary(mean, sd, int(array.size)))
 
 
 def student(values: npt.ArrayLike) -> Intervals:
@@ -169,7 +144,7 @@ def student(values: npt.ArrayLike) -> Intervals:
     """
     array = np.asarray(values, dtype=float)
     count = array.shape[-1]
-    mean, error = array.mean(axis=-1), standard_error(array)
+    mean, error = settled(array.mean(axis=-1)), standard_error(array)
     width = error * quantile(count)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf(np.abs(mean) / error, count - 1)
@@ -183,8 +158,7 @@ def quantile(count: int) -> float:
 
 
 def standard_error(values: Array) -> Array:
-    """The standard error of the mean over the last axis."""
-    return np.asarray(values.std(axis=-1, ddof=1) / math.sqrt(values.shape[-1]))
+    return settled(values.std(axis=-1, ddof=1) / math.sqrt(values.shape[-1]))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -193,7 +167,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if found.n < 2 or not np.all(np.isfinite(values)):
         return Estimate(found.mean, math.nan, math.nan, found.n, math.nan)
     got = student(values)
-    return Estimate(found.mean, float(got.low), float(got.high), found.n, float(got.p))
+    return rounded(Estimate(found.mean, float(got.low), float(got.high), found.n, float(got.p)))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -227,16 +201,16 @@ def what_seeds_allow(seeds: int, comparisons: int = 1) -> str:
     if seeds < 2:
         return "One seed has no spread: no interval, no test and no verdict."
     smallest = smallest_sign_flip_p(seeds)
-    reach = "can" if smallest * comparisons < ALPHA else "cannot"
+    able = "can" if smallest * comparisons < ALPHA else "cannot"
+    reach = rounded(quantile(seeds) / math.sqrt(seeds))
     return (
-        f"With {seeds} seeds the 95 % interval reaches {quantile(seeds) / math.sqrt(seeds):.2f} standard deviations to "
-        "either side, if differences are normal; without that assumption the smallest two-sided p is "
-        f"{smallest:.3g}, which {reach} fall below {ALPHA:g}{among(comparisons)}."
+        f"With {seeds} seeds the 95 % interval reaches {reach:.2f} standard deviations to either side, if differences "
+        f"are normal; without that assumption the smallest two-sided p is {smallest:.3g}, which {able} fall below "
+        f"{ALPHA:g}{among(comparisons)}."
     )
 
 
 def among(comparisons: int) -> str:
-    """The size of a family in words; empty for a family of one."""
     return f" among {comparisons} comparisons" if comparisons > 1 else ""
 
 
@@ -262,7 +236,7 @@ def equivalence_p(values: npt.ArrayLike, margin: float = MARGIN_DB) -> Array:
     It is below 0.05 exactly if the 90 % interval lies within the margin on both sides (Schuirmann, 1987).
     """
     array = np.asarray(values, dtype=float)
-    room, error = margin - np.abs(array.mean(axis=-1)), standard_error(array)
+    room, error = settled(margin - np.abs(array.mean(axis=-1))), standard_error(array)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = stats.t.sf(room / error, array.shape[-1] - 1)
     return np.where((error == 0) & (room == 0), 1.0, p)
@@ -293,12 +267,10 @@ def verdicts(differences: Sequence[Sequence[float]], margin: float = MARGIN_DB) 
     estimates = [estimate(values) for values in differences]
     tests = [tested(values, margin) for values in differences]
     comparisons = sum(not math.isnan(p) for p, _ in tests)
-    p_difference, p_equivalence = holm([p for p, _ in tests]), holm([p for _, p in tests])
+    p_difference, p_equivalence = (rounded(holm([each[kind] for each in tests]).tolist()) for kind in (0, 1))
     named = outcomes([found.mean for found in estimates], p_difference, p_equivalence)
     return [
-        explained(
-            Verdict(Outcome(name), "", found, float(different), float(equivalent), comparisons, None), values, margin
-        )
+        explained(Verdict(Outcome(name), "", found, different, equivalent, comparisons, None), values, margin)
         for name, found, different, equivalent, values in zip(
             named, estimates, p_difference, p_equivalence, differences, strict=True
         )
@@ -306,7 +278,6 @@ def verdicts(differences: Sequence[Sequence[float]], margin: float = MARGIN_DB) 
 
 
 def tested(differences: Sequence[float], margin: float) -> tuple[float, float]:
-    """The uncorrected p of a difference and of equivalence; NaN if nothing can be tested."""
     found = summary(differences)
     same = found.sd < NO_SPREAD_DB <= abs(found.mean)
     if found.n < 2 or not np.all(np.isfinite(differences)) or same:
@@ -316,34 +287,28 @@ def tested(differences: Sequence[float], margin: float) -> tuple[float, float]:
 
 def explained(bare: Verdict, differences: Sequence[float], margin: float) -> Verdict:
     """The verdict with its reason and, if it is undecided, the seeds that would decide it."""
-    if bare.outcome is not Outcome.UNDECIDED:
-        return dataclasses.replace(bare, reason=decided_reason(bare, margin))
+    found, family = bare.estimate, among(bare.comparisons)
+    if bare.outcome in (Outcome.BETTER, Outcome.WORSE):
+        return dataclasses.replace(
+            bare, reason=f"{interval_text(found)}; corrected p = {bare.p_difference:.2g}{family}"
+        )
+    if bare.outcome is Outcome.EQUIVALENT and found.mean == found.low == found.high == 0:
+        return dataclasses.replace(bare, reason=f"the same score under each of {found.n} seeds")
+    if bare.outcome is Outcome.EQUIVALENT:
+        not_zero = "; not 0, but smaller than what matters" if bare.p_difference < ALPHA else ""
+        why = f"within {margin:g} dB of 0, corrected p = {bare.p_equivalence:.2g}{family}{not_zero}"
+        return dataclasses.replace(bare, reason=f"{interval_text(found)}: {why}")
     needed = seeds_to_decide(differences, margin, max(bare.comparisons, 1))
     if math.isnan(bare.p_difference):
         return dataclasses.replace(bare, reason=needed.reason, seeds_needed=needed)
-    if bare.estimate.p < ALPHA:
-        why = f"the interval excludes 0, but not after correction{among(bare.comparisons)}"
+    if found.p < ALPHA:
+        why = f"the interval excludes 0, but not after correction{family}"
     else:
-        why = f"{bare.estimate.n} seeds rule out neither no difference nor one of {margin:g} dB"
-    reason = f"{interval_text(bare.estimate)}: {why}; {needed.reason}"
-    return dataclasses.replace(bare, reason=reason, seeds_needed=needed)
-
-
-def decided_reason(found: Verdict, margin: float) -> str:
-    """Why a verdict is better, worse or equivalent."""
-    if found.outcome is not Outcome.EQUIVALENT:
-        return f"{interval_text(found.estimate)}; corrected p = {found.p_difference:.2g}{among(found.comparisons)}"
-    if found.estimate.mean == found.estimate.low == found.estimate.high == 0:
-        return f"the same score under each of {found.estimate.n} seeds"
-    not_zero = "; not 0, but smaller than what matters" if found.p_difference < ALPHA else ""
-    return (
-        f"{interval_text(found.estimate)}: within {margin:g} dB of 0, corrected p = {found.p_equivalence:.2g}"
-        f"{among(found.comparisons)}{not_zero}"
-    )
+        why = f"{found.n} seeds rule out neither no difference nor one of {margin:g} dB"
+    return dataclasses.replace(bare, reason=f"{interval_text(found)}: {why}; {needed.reason}", seeds_needed=needed)
 
 
 def interval_text(found: Estimate) -> str:
-    """An estimate in words."""
     return f"{found.mean:+.3f} dB, 95 % interval {found.low:+.3f} to {found.high:+.3f}, {found.n} seeds"
 
 
@@ -407,7 +372,7 @@ def fewest(power_of: Callable[[int], float], sd: float) -> int | None:
     if not (math.isfinite(sd) and sd > 0):
         raise ValueError(f"the spread between seeds is {sd:g} dB and must be above 0: one seed does not show it")
     counts = range(2, MOST_SEEDS + 1)
-    index = bisect.bisect_left(counts, POWER, key=power_of)
+    index = bisect.bisect_left(counts, POWER, key=lambda seeds: rounded(power_of(seeds)))
     return counts[index] if index < len(counts) else None
 
 
@@ -438,51 +403,32 @@ def seeds_to_decide(differences: Sequence[float], margin: float = MARGIN_DB, com
 
 def upper_limit_of_sd(found: Summary) -> float:
     """The one-sided upper confidence limit of a standard deviation: 4 times the observed for two seeds, 2 for three."""
-    return found.sd * math.sqrt((found.n - 1) / float(stats.chi2.ppf(1 - CAUTION, found.n - 1)))
+    return rounded(found.sd * math.sqrt((found.n - 1) / float(stats.chi2.ppf(1 - CAUTION, found.n - 1))))
 
 
 def fewest_to_decide(sd: float, effect: float, margin: float, comparisons: int) -> int | None:
-    """The fewest seeds that show either the difference or that it is within the margin."""
     alpha = ALPHA / comparisons
     both = (seeds_for_difference(sd, effect, alpha), seeds_for_equivalence(sd, margin, effect, alpha))
     return min((seeds for seeds in both if seeds is not None), default=None)
 
 
 def count_text(seeds: int | None) -> str:
-    """A number of seeds in words."""
     return f"more than {MOST_SEEDS} seeds" if seeds is None else f"{seeds} seeds"
 
 
-def over_images(
-    values: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]]
-) -> ImageEstimate:
+def over_images(differences: Mapping[int, Mapping[str, float]]) -> ImageEstimate:
     """Estimate a difference over pictures: averaged over seeds within every picture, then over pictures.
 
-    Both arguments hold a score by seed and picture. Seeds that only one of them has are dropped and listed. Raises
-    IncompleteDataError if a seed lacks pictures that another has, or no seed is shared.
+    ``differences`` holds one by seed and picture. Raises IncompleteDataError if a seed lacks a picture of another.
     """
-    seeds = tuple(sorted(values.keys() & reference.keys()))
-    dropped = tuple(sorted(values.keys() ^ reference.keys()))
-    if not seeds:
-        raise IncompleteDataError(
-            f"no seed is shared: one side has {listed(sorted(values))}, the other {listed(sorted(reference))}"
-        )
-    scores = [side[seed] for side in (values, reference) for seed in seeds]
-    pictures = sorted(set().union(*scores))
-    lacking = sorted({picture for picture in pictures for score in scores if picture not in score})
-    if lacking:
+    pictures = sorted(set().union(*differences.values()))
+    lacking = [picture for picture in pictures if not all(picture in found for found in differences.values())]
+    if lacking or not pictures:
         raise IncompleteDataError(f"pictures without a score under every seed of both cells: {', '.join(lacking)}")
-    found = [
-        float(np.mean([values[seed][picture] - reference[seed][picture] for seed in seeds])) for picture in pictures
-    ]
+    found = [float(np.mean([by_picture[picture] for by_picture in differences.values()])) for picture in pictures]
+    seeds = f"seed{'s' if len(differences) > 1 else ''} {', '.join(map(str, differences))}"
     scope = (
-        f"over {len(pictures)} pictures, for the networks trained under {listed(seeds)}: it speaks of other pictures, "
+        f"over {len(pictures)} pictures, for the networks trained under {seeds}: it speaks of other pictures, "
         "not of other seeds"
     )
-    return ImageEstimate(estimate(found), seeds, dropped, scope)
-
-
-def listed(seeds: Iterable[int]) -> str:
-    """Seeds in words."""
-    names = [str(seed) for seed in seeds]
-    return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "no seed"
+    return ImageEstimate(estimate(found), scope)

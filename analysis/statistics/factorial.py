@@ -14,19 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from analysis.statistics.estimates import ALPHA, Array, Estimate, IncompleteDataError, estimate, rounded, settled
+from analysis.statistics.estimates import ALPHA, Array, Estimate, IncompleteDataError, estimate
+from analysis.statistics.rounding import rounded, settled
 
-Cell = tuple[str, ...]
-"""One level for every factor, in the order of the factors."""
+Cell = tuple[str, ...]  # one level for every factor, in the order of the factors
 
-MOST_NAMED = 6
-"""How many cells an error names before it counts the rest."""
-
-FEWEST_FOR_HALF_NORMAL = 3
-"""Two factors have three effects, with no majority to take the noise from."""
-
-TOLERANCE = 1e-9
-"""How far rounding may move a contrast off what the cells determine."""
+MOST_NAMED = 6  # how many cells an error names before it counts the rest
+FEWEST_FOR_HALF_NORMAL = 3  # two factors have three effects, with no majority to take the noise from
+TOLERANCE = 1e-9  # how far rounding may move a contrast off what the cells determine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,28 +30,14 @@ class Responses:
 
     ``factors`` lists the levels of each, the reference first. ``values`` holds, by cell and then by seed, a score such
     as PSNR in dB; a cell or a seed without a score is absent. A score that is not a finite number makes every estimate
-    that needs it NaN: dropping it would select the seeds that went well. Raises ValueError for fewer than two levels,
-    and for a cell or level that is not of the design.
+    that needs it NaN: dropping it would select the seeds that went well.
     """
 
     factors: Mapping[str, tuple[str, ...]]
     values: Mapping[Cell, Mapping[int, float]]
 
-    def __post_init__(self) -> None:
-        if not self.factors:
-            raise ValueError("a factorial design needs a factor")
-        for name, levels in self.factors.items():
-            if len(set(levels)) != len(levels) or len(levels) < 2:
-                raise ValueError(f"factor {name!r} needs two levels or more, all different, not {list(levels)}")
-        for cell in self.values:
-            if len(cell) != len(self.factors):
-                raise ValueError(f"cell {cell!r} does not have a level for each of {', '.join(self.factors)}")
-            for level, (name, levels) in zip(cell, self.factors.items(), strict=True):
-                check_level(name, level, levels)
-
     @property
     def grid(self) -> tuple[Cell, ...]:
-        """All cells of the design, whether they have a score or not, the last factor varying fastest."""
         return tuple(itertools.product(*self.factors.values()))
 
     @property
@@ -66,18 +47,11 @@ class Responses:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Every seed under which some cell has a score."""
         return tuple(sorted({seed for scores in self.values.values() for seed in scores}))
 
     def name(self, cell: Cell) -> str:
         """A cell as a user types it: ``residual=true bn=post``."""
         return " ".join(f"{factor}={level}" for factor, level in zip(self.factors, cell, strict=True))
-
-
-def check_level(factor: str, level: str, levels: Sequence[str]) -> None:
-    """Raise ValueError for a level that a factor does not have."""
-    if level not in levels:
-        raise ValueError(f"unknown level of {factor} {level!r}; valid: {', '.join(levels)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +127,6 @@ class HalfNormal:
     pse: float
     margin: float
     simultaneous_margin: float
-    seeds: tuple[int, ...]
-    dropped: Mapping[int, tuple[Cell, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,19 +149,13 @@ class Shares:
 
     shares: tuple[Share, ...]
     total: Estimate
-    seeds: tuple[int, ...]
-    dropped: Mapping[int, tuple[Cell, ...]]
 
 
 def restricted(responses: Responses, levels: Mapping[str, tuple[str, ...]]) -> Responses:
     """The part of a design in which the named factors have only these levels, the reference of the part first.
 
-    It turns factors of many levels into pairs, and a design with gaps into a smaller one without. Raises ValueError
-    for a factor or level that is not of the design.
+    It turns factors of many levels into pairs, and a design with gaps into a smaller one without.
     """
-    for factor, chosen in levels.items():
-        for level in chosen:
-            check_level(factor, level, responses.factors.get(factor, ()))
     factors = {**responses.factors, **levels}
     inside = set(itertools.product(*factors.values()))
     return Responses(factors, {cell: scores for cell, scores in responses.values.items() if cell in inside})
@@ -227,7 +193,6 @@ def gaps(responses: Responses, cells: Sequence[Cell]) -> str:
 
 
 def named(responses: Responses, cells: Sequence[Cell]) -> str:
-    """Cells in words, the first few by name."""
     shown = ", ".join(responses.name(cell) for cell in cells[:MOST_NAMED])
     return shown + (f" and {len(cells) - MOST_NAMED} more" if len(cells) > MOST_NAMED else "")
 
@@ -269,7 +234,6 @@ def effects(responses: Responses, order: int = 2) -> Effects:
 
 
 def effect(term: Term, by_seed: Array) -> Effect:
-    """An effect from its value under each seed."""
     values = tuple(settled(by_seed).tolist())
     return Effect(term, values, estimate(values))
 
@@ -334,19 +298,18 @@ def half_normal(responses: Responses) -> HalfNormal:
         raise ValueError(f"a half-normal plot needs {FEWEST_FOR_HALF_NORMAL} factors, not {len(responses.factors)}")
     scores = complete(responses)
     names = [tuple(factor for factor, _ in term.moved) for term in terms(responses.factors, len(responses.factors))]
-    sizes = half_normal_weights(responses.factors) @ scores.table.mean(axis=1)
-    pse, margin, simultaneous = (float(value) for value in lenth(sizes))
+    sizes = np.array(rounded((half_normal_weights(responses.factors) @ scores.table.mean(axis=1)).tolist()))
+    pse, margin, simultaneous = (rounded(float(value)) for value in lenth(sizes))
     quantiles = stats.halfnorm.ppf((np.arange(len(sizes)) + 0.5) / len(sizes)).tolist()
-    order = sorted(zip(names, sizes.tolist(), strict=True), key=lambda one: (rounded(abs(one[1])), one[0]))
+    order = sorted(zip(names, sizes.tolist(), strict=True), key=lambda one: (abs(one[1]), one[0]))
     points = tuple(
         Point(factors, size, quantile, abs(size) > simultaneous)
         for (factors, size), quantile in zip(order, quantiles, strict=True)
     )
-    return HalfNormal(points, pse, margin, simultaneous, scores.seeds, scores.dropped)
+    return HalfNormal(points, pse, margin, simultaneous)
 
 
 def check_two_levels(responses: Responses) -> None:
-    """Raise ValueError for a factor of more than two levels."""
     for factor, levels in responses.factors.items():
         if len(levels) > 2:
             raise ValueError(f"factor {factor!r} has {len(levels)} levels; choose two of them with restricted()")
@@ -388,7 +351,7 @@ def shapley(responses: Responses) -> Shares:
         Share(factor, tuple(gains.tolist()), estimate(gains.tolist()), fraction(gains, total))
         for factor, gains in zip(responses.factors, by_factor, strict=True)
     )
-    return Shares(shares, estimate(total.tolist()), scores.seeds, scores.dropped)
+    return Shares(shares, estimate(total.tolist()))
 
 
 def shapley_weights(components: int) -> Array:

@@ -6,7 +6,6 @@ It runs ``analysis.statistics.estimates`` and ``analysis.statistics.factorial`` 
 
 import argparse
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from analysis.statistics.estimates import (
     ALPHA,
     MARGIN_DB,
     Array,
-    Intervals,
     Outcome,
     equivalence_p,
     holm,
@@ -28,11 +26,8 @@ from analysis.statistics.estimates import (
 )
 from analysis.statistics.factorial import fieller, half_normal_weights, lenth, shapley_weights, terms, weights
 
-SEED_COUNTS = (2, 3, 5, 10)
-"""The numbers of seeds of the simulated studies."""
-
-STUDIES = 2000
-"""With so many studies, a coverage of 95 % is known to 1 point."""
+SEED_COUNTS = (2, 3, 5, 10)  # the numbers of seeds of the simulated studies
+STUDIES = 2000  # with so many studies, a coverage of 95 % is known to 1 point
 
 ERRORS_PER_COVERAGE = 5
 """Error rates take so many times as many studies, so that a rate of 5 % is known to half a point."""
@@ -40,23 +35,15 @@ ERRORS_PER_COVERAGE = 5
 SINGLE_PER_ERRORS = 20
 """Those of a single comparison, exactly 5 % under normal noise, take so many times more: to a tenth of a point."""
 
-EXACT_PER_ERRORS = 4
-"""Those of the exact test, which is slower, take so many times more."""
-
-SEED = 20240607
-"""The seed of the generator; every table starts from it, so each can be computed alone."""
+EXACT_PER_ERRORS = 4  # those of the exact test, which is slower, take so many times more
+SEED = 20240607  # the seed of the generator; every table starts from it, so each can be computed alone
 
 NOISE_DB = 0.1
 """The spread of a cell between seeds; that of the trials under ``reports/examples/`` goes from 0.03 to 0.15 dB."""
 
-SHARED_DB = 0.3
-"""The noise of a seed that all cells share, which pairing must remove."""
-
-UNEVEN = (0.5, 1.5)
-"""Cells may spread differently: the first by half of ``NOISE_DB``, the last by one and a half."""
-
-QUIET_DB = 0.02
-"""A spread at which ten seeds show equivalence easily, so that a false one at the margin would show too."""
+SHARED_DB = 0.3  # the noise of a seed that all cells share, which pairing must remove
+UNEVEN = (0.5, 1.5)  # cells may spread differently: the first by half of ``NOISE_DB``, the last by one and a half
+QUIET_DB = 0.02  # a spread at which ten seeds show equivalence easily, so that a false one at the margin would show too
 
 START = "<!-- simulation: start -->"
 END = "<!-- simulation: end -->"
@@ -64,17 +51,13 @@ END = "<!-- simulation: end -->"
 FACTORS = {"residual": ("true", "false"), "threshold": ("true", "false"), "bn": ("none", "pre", "post")}
 """A mixed design of 12 cells."""
 
-COMPONENTS = 3
-"""A design of 8 cells for the Shapley shares."""
-
-FAMILIES = (1, 5, 20)
-"""How many comparisons with one reference a study makes."""
+COMPONENTS = 3  # a design of 8 cells for the Shapley shares
+FAMILIES = (1, 5, 20)  # how many comparisons with one reference a study makes
 
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
 def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Standard normal noise."""
     return generator.standard_normal(shape)
 
 
@@ -97,8 +80,7 @@ def extreme(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
 NOISES: Mapping[str, Noise] = {"normal": normal, "heavy tails": heavy, "skewed": skewed}
 """The noise for which the intervals must cover."""
 
-BEYOND: Mapping[str, Noise] = {"extreme": extreme}
-"""The noise for which they no longer do."""
+BEYOND: Mapping[str, Noise] = {"extreme": extreme}  # the noise for which they no longer do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,51 +121,55 @@ class Table:
 
     title: str
     explanation: str
-    columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    columns: tuple[str, ...] = tuple(f"n = {seeds}" for seeds in SEED_COUNTS)
 
 
 def simulated(studies: int = STUDIES) -> tuple[Table, ...]:
     """All tables; the same numbers for the same number of studies."""
-    by_seeds = tuple(f"n = {seeds}" for seeds in SEED_COUNTS)
     many = ERRORS_PER_COVERAGE * studies
+    no_effect = [Family(comparisons, noise) for comparisons in FAMILIES for noise in NOISES]
+    at_the_margin = [dataclasses.replace(family, difference=MARGIN_DB, spread=QUIET_DB) for family in no_effect]
+    even_noise, skewed_noise = (
+        [Family(comparisons, noise, uneven=True) for comparisons in FAMILIES for noise in noises]
+        for noises in (("normal", "heavy tails"), ("skewed", "extreme"))
+    )
     return (
         Table(
             "Coverage of the 95 % intervals",
             "The share of intervals that hold the truth, to be between 93 and 97 %.",
-            by_seeds,
             coverage_rows(NOISES, studies),
         ),
         Table(
             "Coverage under extreme noise",
             "The same if now and then a training almost fails. More seeds hardly help; averages over cells do.",
-            by_seeds,
             coverage_rows(BEYOND, studies),
         ),
         Table(
             "False verdicts without an effect",
             "The share of studies with any `better` or `worse`, to be at most 5 %; under normal noise that of a single "
             "comparison is exactly 5 %.",
-            by_seeds,
-            false_difference_rows(many),
+            (
+                *(rates(family, any_difference, many) for family in [*no_effect, *even_noise]),
+                rates(Family(FAMILIES[-1], "normal"), any_uncorrected, many, ", had they not been corrected"),
+                rates(Family(1, "skewed"), exact_rejections, many, ", exact sign-flip test"),
+            ),
         ),
         Table(
             "False verdicts under uneven and skewed noise",
             "The same if ablated cells spread three times as much as the reference, and more to one side.",
-            by_seeds,
-            skewed_difference_rows(many),
+            tuple(rates(family, any_difference, many) for family in skewed_noise),
         ),
         Table(
             "False `equivalent` if every true difference is the margin",
             "The share of studies with any `equivalent`, to be at most 5 %.",
-            by_seeds,
-            false_equivalence_rows(many),
+            tuple(rates(family, any_equivalence, many) for family in at_the_margin),
         ),
         Table(
             "Half-normal plot without an effect",
             "The share of studies, of one seed each, with any effect marked, to be at most 5 %.",
-            ("8 cells", "16 cells", "32 cells"),
             half_normal_rows(many),
+            ("8 cells", "16 cells", "32 cells"),
         ),
     )
 
@@ -196,24 +182,15 @@ def scores(noise: Noise, truth: Array, seeds: int, studies: int) -> Array:
     return np.asarray(truth[:, None] + shared + NOISE_DB * uneven * noise(generator, (studies, len(truth), seeds)))
 
 
-def covered(found: Intervals, truth: Array) -> float:
-    """The share of intervals that hold the truth."""
-    return float(np.mean((found.low <= truth) & (truth <= found.high)))
-
-
 def coverage_rows(noises: Mapping[str, Noise], studies: int) -> tuple[Row, ...]:
-    """Coverage of every kind of interval over seeds."""
     pairs = [term for term in terms(FACTORS, 2) if len(term.moved) == 2]
-    contrasts = {
-        "difference of two cells": np.array([[-1.0, 1.0]]),
-        "main effect": np.array([weights(FACTORS, term) for term in terms(FACTORS, 1)]),
-        "interaction of two factors": np.array([weights(FACTORS, term) for term in pairs]),
-        "Shapley gain in dB": shapley_weights(COMPONENTS),
-    }
     coverages: dict[str, Callable[[Noise, int, int], float]] = {
-        what: functools.partial(contrast_coverage, contrast) for what, contrast in contrasts.items()
+        "difference of two cells": coverage_of(np.array([[-1.0, 1.0]])),
+        "main effect": coverage_of(np.array([weights(FACTORS, term) for term in terms(FACTORS, 1)])),
+        "interaction of two factors": coverage_of(np.array([weights(FACTORS, term) for term in pairs])),
+        "Shapley gain in dB": coverage_of(shapley_weights(COMPONENTS)),
+        "Shapley share of the gain": share_coverage,
     }
-    coverages["Shapley share of the gain"] = share_coverage
     return tuple(
         Row(what, name, tuple(coverage(noise, seeds, studies) for seeds in SEED_COUNTS), studies)
         for what, coverage in coverages.items()
@@ -221,10 +198,15 @@ def coverage_rows(noises: Mapping[str, Noise], studies: int) -> tuple[Row, ...]:
     )
 
 
-def contrast_coverage(contrast: Array, noise: Noise, seeds: int, studies: int) -> float:
-    """Coverage over all rows of ``contrast``, weights of the cells of a design."""
-    truth = cell_truth(contrast.shape[1])
-    return covered(student(contrast @ scores(noise, truth, seeds, studies)), contrast @ truth)
+def coverage_of(contrast: Array) -> Callable[[Noise, int, int], float]:
+    """Return the coverage over all rows of ``contrast``, weights of the cells of a design, as a function of noise."""
+
+    def coverage(noise: Noise, seeds: int, studies: int) -> float:
+        truth = cell_truth(contrast.shape[1])
+        found = student(contrast @ scores(noise, truth, seeds, studies))
+        return float(np.mean((found.low <= contrast @ truth) & (contrast @ truth <= found.high)))
+
+    return coverage
 
 
 def cell_truth(cells: int) -> Array:
@@ -246,30 +228,6 @@ def share_coverage(noise: Noise, seeds: int, studies: int) -> float:
     return float(np.mean((low <= expected)[given] & (expected <= high)[given]))
 
 
-def false_difference_rows(studies: int) -> tuple[Row, ...]:
-    """Families without an effect, with the verdicts' correction, without it, and by the exact test."""
-    even = [Family(comparisons, name) for comparisons in FAMILIES for name in NOISES]
-    uneven = [Family(comparisons, name, uneven=True) for comparisons in FAMILIES for name in ("normal", "heavy tails")]
-    largest = Family(FAMILIES[-1], "normal")
-    return (
-        *(rates(family, any_difference, studies) for family in [*even, *uneven]),
-        rates(largest, any_uncorrected, studies, ", had they not been corrected"),
-        rates(Family(1, "skewed"), exact_rejections, studies, ", exact sign-flip test"),
-    )
-
-
-def skewed_difference_rows(studies: int) -> tuple[Row, ...]:
-    """The same if the ablated cells spread more than the reference, and to one side."""
-    families = [Family(comparisons, name, uneven=True) for comparisons in FAMILIES for name in ("skewed", "extreme")]
-    return tuple(rates(family, any_difference, studies) for family in families)
-
-
-def false_equivalence_rows(studies: int) -> tuple[Row, ...]:
-    """Families at the margin, with noise that is small compared with it."""
-    families = [Family(comparisons, name, MARGIN_DB, QUIET_DB) for comparisons in FAMILIES for name in NOISES]
-    return tuple(rates(family, any_equivalence, studies) for family in families)
-
-
 def rates(family: Family, rate: Callable[[Array], float], studies: int, remark: str = "") -> Row:
     """A rate over the studies of a family, for each number of seeds."""
     if family.comparisons == 1:
@@ -280,34 +238,28 @@ def rates(family: Family, rate: Callable[[Array], float], studies: int, remark: 
 
 
 def family_outcomes(differences: Array) -> npt.NDArray[np.str_]:
-    """The outcome of every comparison of every study."""
     found = student(differences)
     return outcomes(found.mean, holm(found.p), holm(equivalence_p(differences, MARGIN_DB)))
 
 
 def any_difference(differences: Array) -> float:
-    """The share of studies in which some verdict is better or worse."""
     said = family_outcomes(differences)
     return float(np.mean(((said == str(Outcome.BETTER)) | (said == str(Outcome.WORSE))).any(axis=-1)))
 
 
 def any_uncorrected(differences: Array) -> float:
-    """The share of studies in which some single interval excludes 0."""
     return float(np.mean((student(differences).p < ALPHA).any(axis=-1)))
 
 
 def exact_rejections(differences: Array) -> float:
-    """The share of studies whose first comparison is significant by the exact test."""
     return float(np.mean([sign_flip_p(values) < ALPHA for values in differences[:, 0].tolist()]))
 
 
 def any_equivalence(differences: Array) -> float:
-    """The share of studies in which some verdict is equivalent."""
     return float(np.mean((family_outcomes(differences) == str(Outcome.EQUIVALENT)).any(axis=-1)))
 
 
 def half_normal_rows(studies: int) -> tuple[Row, ...]:
-    """Designs of three, four and five factors under one seed."""
     what = "any effect beyond the simultaneous margin"
     return tuple(
         Row(what, name, tuple(any_marked(noise, components, studies) for components in (3, 4, 5)), studies)
@@ -325,7 +277,6 @@ def any_marked(noise: Noise, components: int, studies: int) -> float:
 
 
 def page(tables: Sequence[Table], studies: int) -> str:
-    """The tables as Markdown."""
     many = ERRORS_PER_COVERAGE * studies
     lines = [
         f"Written by `python -m analysis.statistics.simulation`: {studies:,} simulated studies for every coverage and "
@@ -338,7 +289,6 @@ def page(tables: Sequence[Table], studies: int) -> str:
 
 
 def table_text(table: Table) -> str:
-    """One table, rates in per cent."""
     header = ["what", "noise", *table.columns]
     rule = ["---", "---", *("---:" for _ in table.columns)]
     body = [[row.what, row.noise, *(f"{100 * rate:.1f}" for rate in row.rates)] for row in table.rows]
@@ -354,7 +304,6 @@ def replaced(text: str, new: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Simulate, and print the tables or write them into a page."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.statistics.simulation", description="Count how often intervals cover and verdicts err."
     )

@@ -75,15 +75,14 @@ class StudyResults:
     reference: Mapping[str, str]
     files: Mapping[Identity, Fetch]
 
+    @property
+    def finished(self) -> pd.DataFrame:
+        return self.trials[self.trials["state"] == "finished"]
+
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
         """The learning curves of all finished trials: a row per (cell, seed, step, metric)."""
         return curve_frame({identity: fetch("curve.csv") for identity, fetch in self.files.items()})
-
-    @functools.cached_property
-    def samples(self) -> Mapping[Identity, Callable[[], Path | None]]:
-        """For each finished trial, a function that returns the local folder of its sample pictures, or None."""
-        return {identity: functools.partial(fetch, "samples") for identity, fetch in self.files.items()}
 
     def record(self, identity: Identity) -> dict[str, Any]:
         """Return the ``result.json`` of a finished trial; empty if it cannot be read."""
@@ -138,7 +137,8 @@ def study_results(
         if row["state"] == "missing" and identity not in planned:
             continue
         row |= {"cell": identity[0], "seed": identity[1]}
-        row["reason"] = "" if row["state"] == "finished" else row.get("reason") or no_reason(row["state"])
+        reason = row.get("reason") or NO_REASON.get(row["state"], "no reason was recorded")
+        row["reason"] = "" if row["state"] == "finished" else reason
         rows.append(row)
         if found.get("state") == "finished" and folder is not None:
             files[identity] = functools.partial(existing_file, folder.path)
@@ -157,7 +157,6 @@ def study_results(
 
 
 def planned_row(planned: Mapping[str, Any]) -> dict[str, Any]:
-    """What the plan knows about a trial."""
     return {
         "name": planned["name"],
         "method": planned.get("method", ""),
@@ -168,7 +167,6 @@ def planned_row(planned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_row(run: RecordedRun) -> dict[str, Any]:
-    """What MLflow knows about a trial."""
     return {
         "name": run.name,
         "state": run.state,
@@ -203,13 +201,7 @@ def facts_row(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, A
     }
 
 
-def no_reason(state: str) -> str:
-    """What to show for an unfinished trial that recorded no reason."""
-    return NO_REASON.get(state, "no reason was recorded")
-
-
 def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"bn": "post"}`` as ``{"level/bn": "post"}``."""
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
@@ -224,7 +216,6 @@ def setting_as_text(setting: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trial_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The trials as :class:`StudyResults` describes them."""
     frame = pd.DataFrame([{name: value for name, value in row.items() if name != "reference"} for row in rows])
     frame = frame.reindex(columns=[*TEXT_COLUMNS, "seed", *sorted(set(frame.columns) - {*TEXT_COLUMNS, "seed"})])
     for name in frame.columns:
@@ -256,17 +247,15 @@ def curve_frame(paths: Mapping[Identity, Path | None]) -> pd.DataFrame:
 
 
 def existing_file(folder: Path, name: str) -> Path | None:
-    """A file of a folder, or None if it does not exist."""
-    return folder / name if (folder / name).exists() else None
+    path = folder / name
+    return path if path.exists() else None
 
 
 def left_out_cell(row: Mapping[str, Any]) -> LeftOut:
-    """A row of the plan's ``left_out``."""
     return LeftOut(levels_as_text(row["levels"]), setting_as_text(row["setting"]), row["reason"], row.get("same_as"))
 
 
 def factor_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Every factor that some trial has, in the order in which trials name them."""
     names = [name.removeprefix("level/") for row in rows for name in row if name.startswith("level/")]
     return tuple(dict.fromkeys(names))
 

@@ -4,6 +4,8 @@ A method brings part of its setting with it: initial values, standardised weight
 Trials that differ in nothing else are compared as methods, under the paper's names.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -19,11 +21,8 @@ BBCU, LITE = "bbcu", "lite"
 OWN_METHODS = frozenset({BBCU, "bbcu binarize=[body,up]", LITE, "full_precision", "bicubic", "identity"})
 """The methods that a study of BBCU's own parts may hold; only another one makes it a comparison of methods."""
 
-UNTRAINED = ("bicubic", "identity")
-"""The methods that train nothing."""
-
-SUPER_RESOLUTION = "sr_x2"
-"""The task whose table names the methods at every scale."""
+UNTRAINED = ("bicubic", "identity")  # the methods that train nothing
+SUPER_RESOLUTION = "sr_x2"  # the task whose table names the methods at every scale
 
 OTHER_NAMES = {"bbcu binarize=[body,up]": "BBCU-M", "identity": "Input"}
 """Names of methods that not every table of the paper has."""
@@ -71,19 +70,16 @@ def names_of(task: str) -> dict[str, str]:
     return {**OTHER_NAMES, **dict(zip(paper["method"].tolist(), paper["name"].tolist(), strict=True))}
 
 
-def compared_methods(
-    cells: pd.DataFrame, reference: Mapping[str, str], factors: Sequence[str], task: str
-) -> dict[str, str]:
-    """Return the paper's name of each cell's method if the cells compare methods, otherwise an empty dict.
+def groups_of(keys: Sequence[Mapping[str, str]]) -> list[list[int]]:
+    """Return, for each key that no other one contains, the positions of the keys that agree with it, in order.
 
-    They do if each cell is a different published method, and at least one is neither BBCU nor a variant of it.
+    A key with few entries, such as that of an untrained baseline, belongs to every group that it agrees with.
     """
-    names = names_of(task)
-    found = {str(row["cell"]): method_of(row, reference, factors) for _, row in cells.iterrows()}
-    published_once = len(set(found.values())) == len(found) and all(method in names for method in found.values())
-    if not published_once or len(found) < 2 or OWN_METHODS.issuperset(found.values()):
-        return {}
-    return {cell: names[method] for cell, method in found.items()}
+    largest: list[Mapping[str, str]] = []
+    for key in sorted(keys, key=len, reverse=True):
+        if not any(agrees(key, other) for other in largest):
+            largest.append(key)
+    return sorted([place for place, key in enumerate(keys) if agrees(key, other)] for other in largest)
 
 
 def settings_of_methods(
@@ -98,12 +94,7 @@ def settings_of_methods(
         group_key(setting, next(iter(found)) if len(found) == 1 else "", pictures)
         for setting, found, pictures in zip(settings, methods, tested, strict=True)
     ]
-    maximal: list[dict[str, str]] = []
-    for key in sorted(keys, key=len, reverse=True):
-        if not any(agrees(key, other) for other in maximal):
-            maximal.append(key)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for position, key in enumerate(keys):
-        places = [place for place, other in enumerate(maximal) if agrees(key, other)]
-        groups.setdefault((places[0], -1) if len(places) == 1 else (-1, position), []).append(position)
-    return sorted(groups.values())
+    groups = groups_of(keys)
+    counts = Counter(itertools.chain.from_iterable(groups))
+    own = ([place for place in group if counts[place] == 1] for group in groups)
+    return sorted([*filter(None, own), *([place] for place, count in counts.items() if count > 1)])

@@ -21,11 +21,8 @@ RANGES = tuple((stream, end) for stream in ("residual", "branch", "input") for e
 
 NUMBERS = (*MEASURES, *(f"{stream}_{end}" for stream, end in RANGES))
 
-NO_SIGNAL = 1e-6
-"""A branch whose deviation is a smaller share of what it is added to changes no pixel."""
-
-SAME_SCORE_DB = 1e-3
-"""A score this close to the baseline's equals it: the body adds nothing to the picture."""
+NO_SIGNAL = 1e-6  # a branch whose deviation is a smaller share of what it is added to changes no pixel
+SAME_SCORE_DB = 1e-3  # a score this close to the baseline's equals it: the body adds nothing to the picture
 
 PictureScores = tuple[tuple[str, ...], NDArray[np.float64]]
 """The names of the pictures of a test set, and the PSNR of each in dB."""
@@ -38,20 +35,19 @@ class Records:
     ``units`` has one row per trial and binary unit, with columns cell, seed, unit, ``depth`` (from 1 at the input),
     :data:`NUMBERS` (NaN if not measured) and ``range_gap``: by how many powers of ten the branch's deviation exceeds
     that of what it is added to, at least 0, because only a branch of the greater range drowns the other. ``pictures``
-    holds the scores by picture of a trial on a test set, ``dead`` the trials whose own record says that their body
+    holds the scores by picture of a trial on a test set, ``collapsed`` the trials whose own record says that their body
     contributes nothing, with the evidence.
     """
 
     units: pd.DataFrame
     pictures: Mapping[tuple[Identity, str], PictureScores]
-    dead: Mapping[Identity, str]
+    collapsed: Mapping[Identity, str]
 
 
 def read_records(identities: Iterable[Identity], record: Callable[[Identity], Mapping[str, Any]]) -> Records:
-    """Read the record of every trial, one at a time."""
     names: dict[tuple[str, ...], tuple[str, ...]] = {}
     pictures: dict[tuple[Identity, str], PictureScores] = {}
-    dead: dict[Identity, str] = {}
+    collapsed: dict[Identity, str] = {}
     labels: list[tuple[str, int, str, int]] = []
     numbers = array.array("d")
     for identity in identities:
@@ -65,19 +61,17 @@ def read_records(identities: Iterable[Identity], record: Callable[[Identity], Ma
         labels += [(*identity, name, depth) for depth, name in enumerate(units, start=1)]
         for unit in units.values():
             numbers.extend(measurements(unit))
-        if reason := evidence_of_death(document, list(units.values())):
-            dead[identity] = reason
-    return Records(unit_frame(labels, numbers), pictures, dead)
+        if reason := why_collapsed(document, list(units.values())):
+            collapsed[identity] = reason
+    return Records(unit_frame(labels, numbers), pictures, collapsed)
 
 
 def measurements(unit: Mapping[str, Any]) -> list[float]:
-    """The :data:`NUMBERS` of a unit."""
     values = [unit.get(name) for name in MEASURES] + [(unit.get(stream) or {}).get(end) for stream, end in RANGES]
     return [math.nan if value is None else value for value in values]
 
 
 def unit_frame(labels: Sequence[tuple[str, int, str, int]], numbers: Sequence[float]) -> pd.DataFrame:
-    """The units of all trials, from their labels and their numbers one after another."""
     frame = pd.DataFrame(labels, columns=["cell", "seed", "unit", "depth"])
     measured = np.asarray(numbers, dtype=np.float64).reshape(-1, len(NUMBERS))
     frame[list(NUMBERS)] = measured
@@ -86,7 +80,7 @@ def unit_frame(labels: Sequence[tuple[str, int, str, int]], numbers: Sequence[fl
     return frame
 
 
-def evidence_of_death(document: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> str:
+def why_collapsed(document: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> str:
     """Why a trial's record says that its binary body contributes nothing; empty if it does not say so.
 
     ``dead`` in the record is true, or the reason, if the trial itself found so; the probes may show it without that.

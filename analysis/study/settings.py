@@ -11,11 +11,10 @@ from ablations.space.factors import SHOWN
 from ablations.space.settings import telling_apart
 from ablations.storage.folder import Identity
 from analysis.study.loading import LeftOut, StudyResults
-from analysis.study.methods import compared_methods, settings_of_methods
+from analysis.study.methods import OWN_METHODS, method_of, names_of, settings_of_methods
 from analysis.study.probes import SAME_SCORE_DB, Records, baseline_again, read_records
 
-KEY_LENGTH = SHOWN
-"""How many characters of a SHA-256 are shown."""
+KEY_LENGTH = SHOWN  # how many characters of a SHA-256 are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,6 @@ class SettingResults:
 
     @functools.cached_property
     def finished(self) -> pd.DataFrame:
-        """The finished trials."""
         return self.trials[self.trials["state"] == "finished"]
 
     @functools.cached_property
@@ -49,10 +47,7 @@ class SettingResults:
     @functools.cached_property
     def sets(self) -> tuple[str, ...]:
         """The test sets, Set5 before Set14."""
-        scored = (
-            re.fullmatch(r"metric/([^/]+)/psnr_db", name) for name in map(str, self.finished.dropna(axis=1, how="all"))
-        )
-        return tuple(sorted((match[1] for match in scored if match and match[1] != "train"), key=natural))
+        return test_sets(self.finished)
 
     @functools.cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -61,11 +56,9 @@ class SettingResults:
 
     @functools.cached_property
     def identities(self) -> list[Identity]:
-        """The finished trials, in the order of the study."""
         return list(zip(self.finished["cell"].tolist(), self.finished["seed"].tolist(), strict=True))
 
     def scores(self, metric: str) -> dict[Identity, float]:
-        """A metric of every finished trial."""
         return dict(zip(self.identities, self.finished[f"metric/{metric}"].tolist(), strict=True))
 
     @functools.cached_property
@@ -77,21 +70,18 @@ class SettingResults:
         return found
 
     def seeds_of(self, cell: str) -> list[int]:
-        """The seeds under which a cell is finished, in order."""
         return self.seeds_by_cell.get(cell, [])
 
     @functools.cached_property
     def records(self) -> Records:
-        """Scores by picture and probes, from the ``result.json`` of the finished trials."""
         return read_records(self.identities, self.study.record)
 
     @property
     def units(self) -> pd.DataFrame:
-        """The probes of every binary unit of every finished trial."""
         return self.records.units
 
     @functools.cached_property
-    def dead(self) -> dict[Identity, str]:
+    def collapsed(self) -> dict[Identity, str]:
         """The finished trials whose binary body contributes nothing, each with the evidence.
 
         The trial's own record comes first, then its probes, then its scores.
@@ -99,7 +89,7 @@ class SettingResults:
         alike = dict(zip(self.identities, baseline_again(self.finished, self.sets), strict=True))
         by_score = f"its PSNR is the baseline's within {SAME_SCORE_DB:g} dB on every test set"
         found = {
-            identity: self.records.dead.get(identity) or (by_score if alike[identity] else "")
+            identity: self.records.collapsed.get(identity) or (by_score if alike[identity] else "")
             for identity in self.identities
         }
         return {identity: reason for identity, reason in found.items() if reason}
@@ -110,13 +100,18 @@ class SettingResults:
         return dict(zip(found[0], found[1].tolist(), strict=True)) if found is not None else {}
 
     def curves(self) -> pd.DataFrame:
-        """The learning curves of the finished trials."""
         return self.study.curves.merge(self.finished[["cell", "seed"]], on=["cell", "seed"])
 
 
 def natural(text: str) -> list[tuple[int, str]]:
     """A sort key that puts Set5 before Set14."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def test_sets(trials: pd.DataFrame) -> tuple[str, ...]:
+    """Return the test sets that some trial was scored on, Set5 before Set14."""
+    scored = (re.fullmatch(r"metric/([^/]+)/psnr_db", name) for name in map(str, trials.dropna(axis=1, how="all")))
+    return tuple(sorted((match[1] for match in scored if match and match[1] != "train"), key=natural))
 
 
 def split_by_setting(study: StudyResults) -> list[SettingResults]:
@@ -135,15 +130,15 @@ def split_by_setting(study: StudyResults) -> list[SettingResults]:
     for group, setting, own in zip(groups, main, settings, strict=True):
         trials = study.trials.iloc[sorted(place for number in group for place in rows[number][1])]
         left_out = tuple(row for row in study.left_out if dict(row.setting) in own)
-        title = " ".join(f"{name}={setting_value(name, setting.get(name, ''))}" for name in apart)
+        shown = {name: setting.get(name) or "none" for name in apart}
+        title = " ".join(f"{key}={value[:KEY_LENGTH] if key == 'data' else value}" for key, value in shown.items())
         methods = methods_in(study, trials, setting)
         labels = methods or cell_labels(trials, study.factors)
         found.append(SettingResults(title, setting, trials, left_out, study.factors, labels, study, methods))
     return found
 
 
-Rows = Sequence[tuple[dict[str, str], list[int]]]
-"""Settings with the positions of their trials."""
+Rows = Sequence[tuple[dict[str, str], list[int]]]  # settings with the positions of their trials
 
 
 def grouped(study: StudyResults, rows: Rows) -> list[list[int]]:
@@ -169,15 +164,19 @@ def tested_on(trials: pd.DataFrame) -> str:
 
 
 def methods_in(study: StudyResults, trials: pd.DataFrame, setting: Mapping[str, str]) -> dict[str, str]:
-    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict."""
-    if trials.empty:
+    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict.
+
+    They do if each cell is a different published method, and at least one is neither BBCU nor a variant of it.
+    """
+    names, cells = names_of(setting.get("task.name", "")), trials.drop_duplicates("cell")
+    found = {str(row["cell"]): method_of(row, study.reference, study.factors) for _, row in cells.iterrows()}
+    published_once = len(set(found.values())) == len(found) and all(method in names for method in found.values())
+    if not published_once or len(found) < 2 or OWN_METHODS.issuperset(found.values()):
         return {}
-    cells = trials.drop_duplicates("cell")
-    return compared_methods(cells, study.reference, study.factors, setting.get("task.name", ""))
+    return {cell: names[method] for cell, method in found.items()}
 
 
 def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:
-    """Every setting with the positions of its trials."""
     columns = [str(name) for name in trials if str(name).startswith("setting/")]
     if not columns:
         return [({}, list(range(len(trials))))]
@@ -192,19 +191,11 @@ def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int
 
 
 def setting_of(row: "pd.Series") -> dict[str, str]:
-    """The setting of a trial, without the keys that it does not have."""
     return {
         name.removeprefix("setting/"): value
         for name, value in row.items()
         if isinstance(name, str) and name.startswith("setting/") and value != ""
     }
-
-
-def setting_value(key: str, value: str) -> str:
-    """A value of the setting as a heading shows it: a fingerprint is cut short, a missing value is "none"."""
-    if value == "":
-        return "none"
-    return value[:KEY_LENGTH] if key == "data" else value
 
 
 def varying(levels: Iterable[Mapping[str, str]], factors: Iterable[str]) -> list[str]:
@@ -219,7 +210,6 @@ def label(levels: Mapping[str, str], factors: Iterable[str]) -> str:
 
 
 def levels_of(row: "pd.Series", factors: Iterable[str]) -> dict[str, str]:
-    """The levels of a trial as the user gave them."""
     return {factor: str(row[f"level/{factor}"]) for factor in factors}
 
 

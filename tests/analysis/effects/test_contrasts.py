@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from analysis.effects.contrasts import STEP, anchor, cell_summaries, contrasts, from_the_reference, steps
-from analysis.statistics.estimates import Outcome, verdicts
+from analysis.effects.contrasts import STEP, cell_summaries, contrasts, from_the_reference, reference_cell, steps
+from analysis.statistics.estimates import verdicts
 from analysis.study.settings import SettingResults, split_by_setting
 from tests.harness.studies import REFERENCE, Trial, read_back, trial
 
@@ -55,14 +55,18 @@ def test_a_seed_that_lacks_a_cell_of_a_pair_is_dropped_and_counted(results_of: R
     assert residual.psnr["Set5"].mean == pytest.approx(-1.25)
 
 
-def test_the_reference_is_the_base_even_where_it_is_listed_last(results_of: ResultsOf) -> None:
-    results = results_of([trial(residual=False), trial(residual="block"), trial(residual=True)])
-    assert [(found.base, found.level) for found in contrasts(results)] == [("true", "false"), ("true", "block")]
-
-
-def test_the_first_level_is_the_base_where_the_reference_is_absent(results_of: ResultsOf) -> None:
-    results = results_of([trial(residual="block"), trial(residual=False)])
-    assert [(found.base, found.level) for found in contrasts(results)] == [("block", "false")]
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        pytest.param([False, "block", True], [("true", "false"), ("true", "block")], id="the reference, listed last"),
+        pytest.param(["block", False], [("block", "false")], id="the first level without the reference"),
+    ],
+)
+def test_the_base_is_the_reference_or_else_the_first_level(
+    results_of: ResultsOf, listed: list[object], found: list[tuple[str, str]]
+) -> None:
+    results = results_of([trial(residual=level) for level in listed])
+    assert [(each.base, each.level) for each in contrasts(results)] == found
 
 
 def test_an_alignment_that_follows_bn_does_not_keep_cells_apart(results_of: ResultsOf) -> None:
@@ -99,32 +103,25 @@ def test_test_sets_are_kept_apart(results_of: ResultsOf) -> None:
     assert {name: found.mean for name, found in contrasts(results)[0].psnr.items()} == {"Set5": -0.5, "Set14": -0.25}
 
 
-def test_the_anchor_is_the_cell_at_all_base_levels(results_of: ResultsOf) -> None:
-    results = results_of(four_cells(0, 30.0, 31.0, 29.0, 29.5)[::-1])
-    assert anchor(results) == trial().cell
-
-
-def test_the_anchor_is_the_nearest_cell_where_that_one_is_absent(results_of: ResultsOf) -> None:
+@pytest.mark.parametrize(
+    ("present", "nearest"),
+    [pytest.param([3, 2, 1, 0], 0, id="at all base levels"), pytest.param([3, 2, 1], 2, id="the nearest without it")],
+)
+def test_the_reference_cell_is_the_one_at_most_base_levels(
+    results_of: ResultsOf, present: list[int], nearest: int
+) -> None:
     cells = four_cells(0, 30.0, 31.0, 29.0, 29.5)
-    assert anchor(results_of([cells[3], cells[2], cells[1]])) == cells[2].cell
+    assert reference_cell(results_of([cells[place] for place in present])) == cells[nearest].cell
 
 
-def test_cells_are_sorted_by_psnr_and_compared_with_the_anchor_on_shared_seeds(results_of: ResultsOf) -> None:
+def test_cells_are_sorted_by_psnr_and_compared_with_the_reference_cell_on_shared_seeds(results_of: ResultsOf) -> None:
     better = [trial(seed, 31.0 + seed, residual=False) for seed in (0, 1, 2)]
     results = results_of([trial(0, 30.0), trial(1, 30.5), *better])
     first, second = cell_summaries(results)
-    assert (first.label, second.label, second.is_anchor) == ("residual=false", "residual=true", True)
+    assert (first.label, second.label, second.is_reference) == ("residual=false", "residual=true", True)
     assert (first.psnr["Set5"].mean, first.over_baseline["Set5"]) == (32.0, 32.0 - 28.5)
-    assert (first.to_anchor["Set5"].mean, first.to_anchor["Set5"].n) == (((31.0 - 30.0) + (32.0 - 30.5)) / 2, 2)
+    assert (first.to_reference["Set5"].mean, first.to_reference["Set5"].n) == (((31.0 - 30.0) + (32.0 - 30.5)) / 2, 2)
     assert first.train_s == 12.5 + (0 + 1 + 2) / 3
-
-
-def test_settings_are_never_mixed(tmp_path: Path) -> None:
-    results = read_back(tmp_path, [trial(steps=20), trial(steps=40, residual=False)])
-    short, long = split_by_setting(results)
-    assert (short.title, long.title) == ("train.steps=20", "train.steps=40")
-    assert (len(short.trials), len(long.trials)) == (1, 1)
-    assert [contrasts(results) for results in (short, long)] == [[], []]
 
 
 def test_verdicts_are_those_of_the_whole_family_on_a_test_set(results_of: ResultsOf) -> None:
@@ -135,13 +132,6 @@ def test_verdicts_are_those_of_the_whole_family_on_a_test_set(results_of: Result
     assert {each.verdicts["Set5"].comparisons for each in found} == {
         sum(not math.isnan(v.p_difference) for v in expected)
     }
-
-
-def test_the_margin_reaches_the_verdicts(results_of: ResultsOf) -> None:
-    results = results_of([trial(seed, 30.0 - residual * (0.2 + 0.001 * seed), residual=residual) for seed in (0, 1, 2)
-                          for residual in (True, False)])  # fmt: skip
-    assert contrasts(results)[0].verdicts["Set5"].outcome is Outcome.BETTER
-    assert contrasts(results, margin=0.5)[0].verdicts["Set5"].outcome is Outcome.EQUIVALENT
 
 
 def test_a_second_reading_averages_pictures_over_pairs_and_seeds(results_of: ResultsOf) -> None:
@@ -178,19 +168,19 @@ def units(**measured: Any) -> dict[str, Any]:
         pytest.param(30.0, units(), "", id="nothing measured"),
     ],
 )
-def test_a_body_that_contributes_nothing_is_dead(
+def test_a_body_that_contributes_nothing_has_collapsed(
     results_of: ResultsOf, psnr: float, probes: dict[str, Any], reason: str
 ) -> None:
     one = dataclasses.replace(trial(0, psnr), probes=probes)
-    found = results_of([one]).dead
+    found = results_of([one]).collapsed
     assert list(found) == ([(one.cell, 0)] if reason else [])
     assert reason in "".join(found.values())
 
 
-def test_contrasts_name_the_dead_cells_that_they_rest_on(results_of: ResultsOf) -> None:
+def test_contrasts_name_the_collapsed_cells_that_they_rest_on(results_of: ResultsOf) -> None:
     dead = trial(0, 28.5, residual=False)
     (residual,) = contrasts(results_of([trial(0, 30.0), dead]))
-    assert residual.dead == (dead.cell,)
+    assert residual.collapsed == (dead.cell,)
 
 
 def chain_of(psnr: Sequence[float], seed: int = 0) -> list[Trial]:
@@ -218,17 +208,28 @@ def test_each_step_of_a_chain_is_compared_with_the_one_before_it(results_of: Res
     assert {each.verdicts["Set5"].comparisons for each in found} == {4}
 
 
-def test_a_whole_design_is_no_chain(results_of: ResultsOf) -> None:
-    cells = [trial(residual=residual, align=align) for residual in (True, False) for align in ("auto", 1)]
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param([trial(residual=r, align=a) for r in (True, False) for a in ("auto", 1)], id="a whole design"),
+        pytest.param([trial(), trial(residual=False), trial(align=1), trial(align=10)], id="single changes"),
+    ],
+)
+def test_what_is_not_a_chain_has_no_steps(results_of: ResultsOf, cells: list[Trial]) -> None:
     assert steps(results_of(cells)) == []
 
 
-def test_cells_that_each_move_one_factor_of_the_reference_are_no_chain(results_of: ResultsOf) -> None:
-    assert steps(results_of([trial(), trial(residual=False), trial(align=1), trial(align=10)])) == []
-
-
-def test_a_chain_has_no_second_reading_from_the_reference(results_of: ResultsOf) -> None:
-    assert from_the_reference(results_of(chain_of([28.0, 28.5, 29.5, 29.6]))) == []
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param(chain_of([28.0, 28.5, 29.5, 29.6]), id="a chain"),
+        pytest.param([trial(), trial(residual=False), trial(align=1)], id="single changes"),
+    ],
+)
+def test_without_several_pairs_a_change_has_no_contrast_from_the_reference(
+    results_of: ResultsOf, cells: list[Trial]
+) -> None:
+    assert from_the_reference(results_of(cells)) == []
 
 
 def test_what_a_level_does_alone_is_its_pair_with_the_reference(results_of: ResultsOf) -> None:
@@ -240,7 +241,7 @@ def test_what_a_level_does_alone_is_its_pair_with_the_reference(results_of: Resu
     ]
     assert alone[0].psnr["Set5"].mean == pytest.approx((-1.0 - 1.4) / 2)
     assert averaged[0].psnr["Set5"].mean == pytest.approx((-1.25 - 1.7) / 2)
-    assert all(pair[0] == anchor(results) for each in alone for pair in each.pairs.cells)
+    assert all(pair[0] == reference_cell(results) for each in alone for pair in each.pairs.cells)
 
 
 def test_an_alignment_that_follows_bn_moves_along_with_it_alone(results_of: ResultsOf) -> None:
@@ -252,14 +253,4 @@ def test_an_alignment_that_follows_bn_moves_along_with_it_alone(results_of: Resu
     ]
     results = results_of([each for each in cells if each.levels != {**REFERENCE, "bn": "post", "align": 1}])
     bn = next(each for each in from_the_reference(results) if each.factor == "bn")
-    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), anchor(results))
-
-
-def test_single_changes_of_the_reference_have_no_second_reading(results_of: ResultsOf) -> None:
-    assert from_the_reference(results_of([trial(), trial(residual=False), trial(align=1)])) == []
-
-
-def test_a_contrast_counts_each_run_behind_it_once(results_of: ResultsOf) -> None:
-    results = results_of([*four_cells(0, 30.0, 31.0, 29.0, 29.5), *four_cells(1, 30.2, 31.2, 28.8, 29.2)])
-    assert [each.runs for each in contrasts(results)] == [8, 8]
-    assert [each.runs for each in from_the_reference(results)] == [4, 4]
+    assert (bn.pairs.moved_along, bn.pairs.cells[0][0]) == (("align",), reference_cell(results))

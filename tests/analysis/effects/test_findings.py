@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.effects.factors import FactorialAnalysis, factorial_analyses
-from analysis.effects.findings import FINDINGS, PSNR, Assessment, Status, assessed, comparable, is_level, status_of
-from analysis.report.page import compose
+from analysis.effects.findings import FINDINGS, Assessment, Status, assessed, comparable, is_level, status_of
 from analysis.statistics.estimates import Outcome
 from analysis.study.settings import SettingResults, split_by_setting
 from tests.harness.studies import FULL_REFERENCE, TRUTH, Trial, components_study, full_trial, read_back
@@ -225,17 +224,3 @@ def test_levels_are_compared_as_numbers_or_as_text(recorded: str, wanted: str, e
 )
 def test_a_verdict_speaks_for_or_against_a_direction(outcome: Outcome, sign: int, status: Status) -> None:
     assert status_of(outcome, sign) is status
-
-
-def test_every_finding_predicts_a_direction_of_psnr_or_of_a_probe() -> None:
-    assert {finding.sign for finding in FINDINGS} == {1, -1}
-    assert {finding.measure for finding in FINDINGS} == {PSNR, "output_loss", "range_gap"}
-
-
-def test_the_page_says_of_each_claim_what_was_found(tmp_path: Path) -> None:
-    finished, left_out = components_study([0, 1, 2])
-    page = compose(read_back(tmp_path, finished, left_out=left_out))["report.md"].decode()
-    (row,) = [line for line in page.splitlines() if line.startswith("| The residual raises PSNR")]
-    assert "PSNR rises | Set5 | +1.0" in row
-    assert row.endswith("| not given | **supported** | 3 | 6 | +0.000 | +0.0 | [36](#runs-claims-2) |")
-    assert "- BBCU is better than BTM: no finished cell with method=btm." in page

@@ -1,9 +1,8 @@
 """What binarising each part of the network costs and saves, where every subset of some parts was trained."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,31 +34,31 @@ def parted(parts: Sequence[str], seed: int) -> Trial:
 
 SUBSETS: tuple[tuple[str, ...], ...] = (("body",), (), ("up",), ("body", "up"))
 
-ResultsOf = Callable[..., StudyResults]
+
+def read(folder: Path, subsets: Sequence[Sequence[str]]) -> StudyResults:
+    return read_back(folder, [parted(parts, seed) for seed in range(3) for parts in subsets])
 
 
-@pytest.fixture
-def results_of(tmp_path: Path) -> ResultsOf:
-    def build(subsets: Sequence[Sequence[str]] = SUBSETS, **others: Any) -> StudyResults:
-        trials = [parted(parts, seed) for seed in range(3) for parts in subsets]
-        return read_back(tmp_path, trials, **others)
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    return read(tmp_path_factory.mktemp("parts"), SUBSETS)
 
-    return build
+
+@pytest.fixture(scope="module")
+def found(study: StudyResults) -> SettingResults:
+    (found,) = split_by_setting(study)
+    return found
 
 
 def effects_of(found: SettingResults) -> Mapping[str, float]:
-    found = factorial_analyses(found)["Set5"].effects
-    assert found is not None
-    return {str(effect.term): effect.estimate.mean for effect in found.effects}
+    return {str(effect.term): effect.estimate.mean for effect, _ in factorial_analyses(found)["Set5"].judged}
 
 
-def test_the_parts_are_the_factors_where_all_their_subsets_are_there(results_of: ResultsOf) -> None:
-    (found,) = split_by_setting(results_of())
+def test_the_parts_are_the_factors_where_all_their_subsets_are_there(found: SettingResults) -> None:
     assert design_factors(found) == {"body": (FULL, BINARY), "up": (FULL, BINARY)}
 
 
-def test_the_effect_of_a_part_is_what_binarising_it_costs_over_the_choices_of_the_other(results_of: ResultsOf) -> None:
-    (found,) = split_by_setting(results_of())
+def test_the_effect_of_a_part_is_what_binarising_it_costs_over_the_choices_of_the_other(found: SettingResults) -> None:
     assert effects_of(found) == pytest.approx(
         {
             "body=binary": -1.01 - TOGETHER_DB / 2,
@@ -69,21 +68,19 @@ def test_the_effect_of_a_part_is_what_binarising_it_costs_over_the_choices_of_th
     )
 
 
-def test_the_shares_add_up_to_what_making_all_parts_binary_costs(results_of: ResultsOf) -> None:
-    (found,) = split_by_setting(results_of())
+def test_the_shares_add_up_to_what_making_all_parts_binary_costs(found: SettingResults) -> None:
     shares = factorial_analyses(found)["Set5"].shares
     assert shares is not None
     assert {share.factor: share.gain.mean for share in shares.shares} == pytest.approx({"body": 1.26, "up": 0.5025})
     assert shares.total.mean == pytest.approx(1.26 + 0.5025)
 
 
-def test_a_part_saves_what_the_cells_with_it_cost_less(results_of: ResultsOf) -> None:
-    (found,) = split_by_setting(results_of())
+def test_a_part_saves_what_the_cells_with_it_cost_less(found: SettingResults) -> None:
     assert part_costs(found, design_factors(found)) == {"body": (-4.0, -1.0), "up": (-2.0, -1.0)}
 
 
-def test_without_one_of_the_subsets_no_part_has_an_effect(results_of: ResultsOf) -> None:
-    (found,) = split_by_setting(results_of(SUBSETS[:3]))
+def test_without_one_of_the_subsets_no_part_has_an_effect(tmp_path: Path) -> None:
+    (found,) = split_by_setting(read(tmp_path, SUBSETS[:3]))
     assert design_factors(found) == {"binarize": ("[body]", "[]", "[up]")}
     assert factorial_analyses(found) == {}
     assert part_costs(found, design_factors(found)) == {}
@@ -104,8 +101,8 @@ def test_parts_are_told_from_the_levels(levels: list[str], parts: tuple[str, ...
     assert separate_parts(levels) == parts
 
 
-def test_the_page_says_what_each_part_costs_and_saves(results_of: ResultsOf) -> None:
-    page = compose(results_of())["report.md"].decode()
+def test_the_page_says_what_each_part_costs_and_saves(study: StudyResults) -> None:
+    page = compose(study)["report.md"].decode()
     short = page.partition("## Summary")[2].partition("\n## ")[0]
     assert "**Binarising the upsampling**, averaged over the choices for the other parts: -0.502 [" in short
     assert "-2.00 G operations, -1.0 K parameters." in short
@@ -114,8 +111,7 @@ def test_the_page_says_what_each_part_costs_and_saves(results_of: ResultsOf) -> 
     assert "| -4.000 | 67 % | -1.0 | 50 % |" in row
 
 
-def test_single_changes_from_the_reference_stay_beside_the_parts(results_of: ResultsOf) -> None:
-    (found,) = split_by_setting(results_of())
+def test_single_changes_from_the_reference_stay_beside_the_parts(found: SettingResults) -> None:
     assert [(each.base, each.level) for each in contrasts(found)] == [
         ("[body]", "[]"),
         ("[body]", "[up]"),

@@ -50,14 +50,6 @@ def page_of(tmp_path: Path, first: Sequence[Trial], second: Sequence[Trial], **p
     return compare(*sides, ("a", "b"))
 
 
-def test_the_margin_decides_what_is_equivalent(tmp_path: Path) -> None:
-    sides = study(tmp_path / "a", some()), study(tmp_path / "b", some(0.5))
-    page = compare(*sides, ("a", "b"), margin=0.6)
-    assert "surely smaller than 0.6 dB" in page
-    assert "equivalent: " in row_with(page, "+0.502")
-    assert "better: " in row_with(compare(*sides, ("a", "b")), "+0.502")
-
-
 def test_shared_cells_are_compared_within_a_seed_with_interval_and_verdict(tmp_path: Path) -> None:
     page = page_of(tmp_path, [*some(), *some(bn="post")], [*some(0.5), *some(bn="post")])
     better = row_with(page, "`bn=none`")

@@ -18,14 +18,14 @@ from matplotlib.transforms import Bbox
 
 from analysis.effects.contrasts import cell_summaries, contrasts
 from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table
-from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_cells, range_table, star
+from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table, star
 from analysis.effects.factors import factor_pairs, factorial_analyses
 from analysis.report import figures
 from analysis.report.figures import FEW_POINTS
 from analysis.report.page import compose
 from analysis.report.pictures import MOST_CELLS, Strip, Tile, disagreement, shown_cells, strips, zoomed
 from analysis.study.settings import SettingResults, split_by_setting
-from tests.harness.studies import FULL_REFERENCE, Trial, components_study, full_trial, loaded, trial
+from tests.harness.studies import FULL_REFERENCE, Trial, components_study, full_trial, read_back, trial
 
 ALIKE = 0.02
 """Two entries of a legend differ in more than this part of their ink."""
@@ -36,26 +36,28 @@ SLACK = 2.0
 pytestmark = pytest.mark.filterwarnings("error::UserWarning:matplotlib.*", "error::UserWarning:analysis.*")
 
 
+def results_of(folder: Path, finished: Sequence[Trial], **others: Any) -> SettingResults:
+    (results,) = split_by_setting(read_back(folder, finished, samples=True, **others))
+    return results
+
+
 @pytest.fixture(scope="module")
-def whole(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
     """A whole study of the components under two seeds, with samples."""
     finished, left_out = components_study(range(2))
-    return section_in(migrated_database, tmp_path_factory, finished, left_out=left_out, samples=True)
+    return results_of(tmp_path_factory.mktemp("whole"), finished, left_out=left_out)
 
 
 @pytest.fixture(scope="module")
-def crowded(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
     """Many cells with long names on four test sets."""
-    finished = [
-        crowded_trial(residual, bn, act, surrogate)
-        for residual, bn, act, surrogate in itertools.product(
-            (True, "block", False),
-            ("none", "pre", "post", "out"),
-            ("inside", "after"),
-            ("quadratic", "my.own.package.surrogates.LearnedHyperbolicTangent"),
-        )
-    ]
-    return section_in(migrated_database, tmp_path_factory, finished, samples=True)
+    levels = itertools.product(
+        (True, "block", False),
+        ("none", "pre", "post", "out"),
+        ("inside", "after"),
+        ("quadratic", "my.own.package.surrogates.LearnedHyperbolicTangent"),
+    )
+    return results_of(tmp_path_factory.mktemp("crowded"), list(itertools.starmap(crowded_trial, levels)))
 
 
 def crowded_trial(residual: bool | str, bn: str, act: str, surrogate: str) -> Trial:
@@ -69,15 +71,6 @@ def crowded_trial(residual: bool | str, bn: str, act: str, surrogate: str) -> Tr
         images={},
         ops_g=2.0 + (bn != "none"),
     )
-
-
-def section_in(
-    database: Path, factory: pytest.TempPathFactory, finished: Sequence[Trial], **others: Any
-) -> SettingResults:
-    folder = factory.mktemp("study")
-    (folder / "mlflow.db").write_bytes(database.read_bytes())
-    (section,) = split_by_setting(loaded(f"sqlite:///{folder}/mlflow.db", folder, finished, **others))
-    return section
 
 
 def laid_out(draw: Callable[..., Any], *args: Any) -> Figure:
@@ -156,26 +149,24 @@ def pattern(luminance: Any, legend: Legend, text: Text) -> Any:
     return ink / ink.max()
 
 
-def drawings(section: SettingResults) -> dict[str, tuple[Any, ...]]:
-    """Every figure that the section's data allow, with its arguments."""
-    summaries, read = cell_summaries(section), factorial_analyses(section)
+def drawings(results: SettingResults) -> dict[str, tuple[Any, ...]]:
+    """Every figure that the results's data allow, with its arguments."""
+    summaries, read = cell_summaries(results), factorial_analyses(results)
     first = next(iter(read.values()))
-    ranges = range_table(section)
-    labels = [section.labels[cell] for cell in range_cells(section) if (ranges["cell"] == cell).any()]
     found = {
-        "effects": (figures.effects_figure, contrasts(section), section.sets, 0.05),
+        "effects": (figures.effects_figure, contrasts(results), results.sets, 0.05),
         "interactions": (figures.interactions_figure, read, 0.05),
         "means": (figures.means_figure, first, factor_pairs(first)[:6]),
         "shares": (figures.shares_figure, read),
         "half_normal": (figures.half_normal_figure, {name: one.half_normal for name, one in read.items()}),
-        "depth": (figures.depth_figure, depth_table(section), SHOWN_MEASURES),
-        "ranges": (figures.ranges_figure, ranges, labels),
-        "pareto": (figures.pareto_figure, cost_table(section, summaries), section.sets),
-        "curves": (figures.curves_figure, curve_table(section), [cell.label for cell in summaries][:12]),
-        "strip": (figures.strip_figure, strips(section, summaries, "bicubic")[0][0]),
+        "depth": (figures.depth_figure, depth_table(results), SHOWN_MEASURES),
+        "ranges": (figures.ranges_figure, range_table(results)),
+        "pareto": (figures.pareto_figure, cost_table(results, summaries), results.sets),
+        "curves": (figures.curves_figure, curve_table(results), [cell.label for cell in summaries][:12]),
+        "strip": (figures.strip_figure, strips(results, summaries, "bicubic")[0][0]),
     }
-    aligned = alignment_table(section)
-    return found if aligned.empty else {**found, "alignment": (figures.alignment_figure, aligned, section.sets)}
+    aligned = alignment_table(results)
+    return found if aligned.empty else {**found, "alignment": (figures.alignment_figure, aligned, results.sets)}
 
 
 @pytest.fixture(scope="module")
@@ -191,14 +182,11 @@ def of_crowded(crowded: SettingResults) -> dict[str, tuple[Any, ...]]:
 NAMES = ("effects", "interactions", "means", "shares", "half_normal", "depth", "ranges", "pareto", "curves", "strip")
 
 
-EVERY_FIGURE = [
-    *(pytest.param("of_whole", name, id=f"whole-{name}") for name in (*NAMES, "alignment")),
-    *(pytest.param("of_crowded", name, id=f"crowded-{name}") for name in NAMES),
-]
-
-
 class TestLayout:
-    @pytest.mark.parametrize(("study", "name"), EVERY_FIGURE)
+    @pytest.mark.parametrize(
+        ("study", "name"),
+        [*(("of_whole", name) for name in (*NAMES, "alignment")), *(("of_crowded", name) for name in NAMES)],
+    )
     def test_no_label_is_cut_or_covered_and_no_two_of_a_legend_look_alike_in_gray(
         self, study: str, name: str, request: pytest.FixtureRequest
     ) -> None:
@@ -206,11 +194,7 @@ class TestLayout:
         figure = laid_out(draw, *arguments)
         assert problems(figure) == []
         assert alike_in_gray(figure) == []
-
-    @pytest.mark.parametrize("study", ["of_whole", "of_crowded"])
-    def test_the_name_of_an_effect_lies_on_no_other(self, study: str, request: pytest.FixtureRequest) -> None:
-        draw, *arguments = request.getfixturevalue(study)["half_normal"]
-        for panel in laid_out(draw, *arguments).axes:
+        for panel in figure.axes if name == "half_normal" else ():
             names = [text.get_window_extent() for text in panel.texts]
             points = [panel.transData.transform(line.get_xydata()) for line in panel.lines if line.get_marker() == "o"]
             assert names
@@ -249,8 +233,8 @@ def test_the_same_numbers_give_the_same_png_and_svg(of_whole: dict[str, tuple[An
 
 
 class TestWhatIsShown:
-    def test_a_figure_appears_only_where_its_data_do(self, tracking_uri: str, tmp_path: Path) -> None:
-        files = compose(loaded(tracking_uri, tmp_path, [trial(0, 30.0), trial(0, 29.0, residual=False)]))
+    def test_a_figure_appears_only_where_its_data_do(self, tmp_path: Path) -> None:
+        files = compose(read_back(tmp_path, [trial(0, 30.0), trial(0, 29.0, residual=False)]))
         pictures = {name.removesuffix(".png") for name in files if name.endswith(".png")}
         assert pictures == {"effects", "curves"}
 
@@ -326,8 +310,8 @@ class TestPictures:
     def test_the_cell_that_others_are_measured_against_is_always_shown(
         self, crowded: SettingResults, place: int
     ) -> None:
-        ranked = [dataclasses.replace(cell, is_anchor=False) for cell in cell_summaries(crowded)][:12]
-        ranked[place] = dataclasses.replace(ranked[place], is_anchor=True)
+        ranked = [dataclasses.replace(cell, is_reference=False) for cell in cell_summaries(crowded)][:12]
+        ranked[place] = dataclasses.replace(ranked[place], is_reference=True)
         shown = shown_cells(ranked)
         assert ranked[place] in shown
         assert (len(shown), shown[0], shown[-1]) == (MOST_CELLS, ranked[0], ranked[-1])

@@ -58,19 +58,20 @@ def test_the_html_asks_for_nothing(tmp_path: Path) -> None:
     assert "url(" not in found
 
 
-def test_pictures_and_data_are_inside(tmp_path: Path) -> None:
-    found = page(FILES)
+def test_pictures_data_and_tables_are_inside(tmp_path: Path) -> None:
+    text = FILES["report.md"] + b"\n[as SVG](effects.svg)\n"
+    found = page({**FILES, "report.md": text, "effects.svg": b"<svg/>"})
     assert base64.b64encode(PNG).decode() in found
     (data,) = re.findall(r'href="data:text/csv;base64,([^"]*)" download="effects.csv"', found)
     assert base64.b64decode(data) == FILES["effects.csv"]
+    assert 'href="data:image/svg+xml;base64,' in found
+    assert found.count('<div class="table"><table>') == found.count("</table></div>") == 2
+    assert '<th style="text-align:right">' in found
 
 
-def test_data_too_large_to_embed_are_linked() -> None:
-    found = page({**FILES, "effects.csv": b"1,2\n" * LARGEST_DATA})
-    assert 'href="effects.csv"' in found
-
-
-def test_a_missing_file_stays_a_link() -> None:
+def test_what_is_missing_or_too_large_to_embed_is_linked() -> None:
+    large = {**FILES, "effects.csv": b"1,2\n" * LARGEST_DATA}
+    assert 'href="effects.csv"' in page(large)
     assert 'src="effects.png"' in page({name: content for name, content in FILES.items() if name != "effects.png"})
 
 
@@ -87,12 +88,6 @@ def test_every_heading_can_be_linked_to() -> None:
     names = re.findall(r'<h\d id="([^"]+)"', page(FILES))
     assert names == ["study-components", "what-each-component-is-worth", "what-each-component-is-worth-2"]
     assert '<li><a href="#what-each-component-is-worth-2">' in page(FILES)
-
-
-def test_tables_scroll_in_a_box_of_their_own() -> None:
-    found = page(FILES)
-    assert found.count('<div class="table"><table>') == found.count("</table></div>") == 2
-    assert '<th style="text-align:right">' in found
 
 
 def test_tables_are_given_as_csv_without_marks() -> None:
@@ -119,15 +114,6 @@ def test_the_caption_of_a_table_names_the_part_and_the_heading() -> None:
     found = forms({"report.md": text.encode()})
     assert r"\caption{Setting 1: a\_b=1. Cells}" in found["tables/01-cells.tex"].decode()
     assert r"\caption{Last}" in found["tables/02-last.tex"].decode()
-
-
-def test_a_vector_figure_is_a_download() -> None:
-    text = "[as SVG](effects.svg)\n"
-    assert 'href="data:image/svg+xml;base64,' in page({"report.md": text.encode(), "effects.svg": b"<svg/>"})
-
-
-def test_the_same_page_gives_the_same_bytes() -> None:
-    assert forms(FILES) == forms(FILES)
 
 
 def test_tables_of_an_earlier_page_are_taken_away(tmp_path: Path) -> None:
@@ -159,5 +145,5 @@ def test_recording_changes_nothing_and_names_what_was_read(tracking_uri: str, tm
     write_study(tracking_uri, tmp_path, [done], samples=True)
     results, asked = recording(load(tracking_uri, "components", tmp_path))
     assert asked == set()
-    assert results.samples[done.cell, 0]() is not None
+    assert results.files[done.cell, 0]("samples") is not None
     assert asked == {((done.cell, 0), "samples")}

@@ -4,14 +4,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from analysis.report.forms import forms
 from analysis.report.latex import MOST_LINES
-from analysis.report.words import markdown_table
 from tests.harness.paths import REPOSITORY
 
 REPORT = REPOSITORY / "reports" / "examples" / "residual_bn" / "report.md"
@@ -23,6 +22,12 @@ NASTY = (
     f"`{'0123456789abcdef' * 4}`",
     "**bold `code_x`** and *slanted*, " + "and so on " * 30,
 )
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], first_number: int) -> str:
+    """Lay out a Markdown table whose columns from ``first_number`` on are flush right."""
+    rule = ["---:" if index >= first_number else "---" for index in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
 
 
 def tables_of(page: str) -> dict[str, str]:

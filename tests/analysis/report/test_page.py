@@ -15,10 +15,12 @@ from ablations.storage.folder import TrialFolder
 from ablations.storage.plans import write_plan
 from analysis.__main__ import main
 from analysis.effects.curves import MOST_POINTS, curve_table
-from analysis.report.page import MOST_ROWS, compose, write
+from analysis.report.page import LIMITS, compose, write
 from analysis.study.loading import StudyResults, load, load_folder
 from analysis.study.settings import split_by_setting
-from tests.harness.studies import REFERENCE, Trial, loaded, plan_of, start, trial, write_study
+from tests.harness.studies import REFERENCE, Trial, loaded, plan_of, read_back, start, trial, write_study
+
+MOST_ROWS = LIMITS["MOST_ROWS"]
 
 
 def two_cells(seeds: int, samples_psnr: float = 30.0) -> list[Trial]:
@@ -78,6 +80,10 @@ def test_the_summary_says_what_was_found_how_sure_and_what_became_of_the_claims(
     claims = lines.index("Claims of the paper that are **supported** here:")
     assert lines[claims + 1] == "The residual raises PSNR (+0.510 dB on Set5)"
     assert lines[-1].startswith("Claims of the paper that are **not tested** here: ")
+    row = row_with(page, "| The residual raises PSNR")
+    assert "PSNR rises | Set5 | +0.510" in row
+    assert row.endswith("| not given | **supported** | 3 | 1 | +0.000 | +0.0 | [6](#runs-claims-1) |")
+    assert "- BBCU is better than BTM: no finished cell with method=btm." in page
 
 
 def test_the_margin_decides_what_is_equivalent_and_what_a_claim_is_worth(results: StudyResults, page: str) -> None:
@@ -96,8 +102,7 @@ def test_every_link_leads_to_a_file_and_every_file_is_linked(files: dict[str, by
     assert {"effects.png", "curves.png", "pictures-Set5-ring.png"} <= links
 
 
-def test_the_same_results_give_the_same_bytes(results: StudyResults, files: dict[str, bytes]) -> None:
-    assert compose(results) == files
+def test_figures_name_neither_software_nor_date(files: dict[str, bytes]) -> None:
     pictures = [content for name, content in files.items() if name.endswith(".png")]
     drawings = [content for name, content in files.items() if name.endswith(".svg")]
     assert pictures
@@ -124,98 +129,82 @@ def test_the_last_part_holds_the_setting_and_where_the_trials_ran(page: str) -> 
     assert f"| `data` | {trial().setting['data']} |" in page
 
 
-def test_the_opening_says_what_was_done(tracking_uri: str, tmp_path: Path) -> None:
-    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(2), planned=[trial(2)])))
-    assert "2 cells under 3 seeds (0, 1, 2), 5 trials: 4 finished, 0 failed and 1 missing." in page
-    assert "Task `sr_x2`, network `plain`, 20 training steps" in page
-    assert "The baseline, bicubic interpolation, reaches 28.500 dB on Set5." in page
-
-
-def test_one_seed_gets_no_verdict(tracking_uri: str, tmp_path: Path) -> None:
-    page = page_of(compose(loaded(tracking_uri, tmp_path, two_cells(1))))
-    assert "One seed cannot separate an effect from noise" in page
-    assert "one seed, so no verdict on Set5 (-0.500 dB)" in page
-    assert "-0.500 [one seed]" in row_with(page, "`true` → `false`")
-    assert "| undecided |" not in page
-    assert not re.search(r"\*\*(better|worse|equivalent)\*\*", page, re.IGNORECASE)
-
-
-def test_a_difference_within_the_noise_is_undecided_and_says_how_many_seeds_it_takes(
-    tracking_uri: str, tmp_path: Path
-) -> None:
-    finished = [trial(0, 30.0), trial(1, 30.0), trial(0, 30.2, residual=False), trial(1, 29.9, residual=False)]
-    files = compose(loaded(tracking_uri, tmp_path, finished))
-    assert "undecided on Set5 (+0.050 dB, 95 % interval -1.856 to +1.956, 2 seeds: 2 seeds rule out neither" in page_of(
-        files
+def test_a_difference_within_the_noise_is_undecided_and_says_how_many_seeds_it_takes(tmp_path: Path) -> None:
+    files = compose(
+        read_back(tmp_path, [trial(0, 30.0), trial(1, 30.5), trial(0, 30.2, bn="pre"), trial(1, 30.4, bn="pre")])
     )
-    assert "would decide it with 80 % power" in page_of(files)
-    effects = pd.read_csv(write(files, tmp_path / "page").with_name("effects.csv")).iloc[0]
+    page = page_of(files)
+    assert "undecided on Set5 (+0.050 dB, 95 % interval -1.856 to +1.956, 2 seeds: 2 seeds rule out neither" in page
+    assert "would decide it with 80 % power" in page
+    effects = pd.read_csv(io.BytesIO(files["effects.csv"])).iloc[0]
     assert effects["verdict"] == "undecided"
     assert effects["seeds_needed_likely"] > 2
+    runs = f"[2](#runs-{trial().cell[:12]})"
+    row = f"| `bn=none` | 2 | 30.250 ± 0.354 | 0.7562 | +1.750 | reference | 2.000 | 40.0 | 13.0 | {runs} |"
+    assert row_with(page, "| `bn=none` | 2 |") == row
 
 
-def test_the_second_reading_is_labelled_with_what_it_speaks_of(tracking_uri: str, tmp_path: Path) -> None:
+def test_the_page_shows_the_cost_of_a_change_and_the_second_reading_over_pictures(tmp_path: Path) -> None:
     pictures = {True: {"baby": 30.0, "bird": 31.0, "head": 29.0}, False: {"baby": 29.4, "bird": 30.5, "head": 28.6}}
+    made = [(seed, residual) for seed in range(3) for residual in pictures]
     finished = [
-        dataclasses.replace(trial(seed, 30.0 - 0.5 * (not residual), residual=residual), images={"Set5": scores})
-        for seed in range(2)
-        for residual, scores in pictures.items()
+        dataclasses.replace(
+            trial(seed, 30.0 - (0.5 + 0.01 * seed) * (not residual), residual=residual),
+            images={"Set5": pictures[residual]},
+            ops_g=2.0 if residual else 1.5,
+            params_k=40.0 if residual else 39.0,
+        )
+        for seed, residual in made
     ]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
-    assert "**Second reading, over pictures** (over 3 pictures, for the networks trained under seeds 0, 1" in page
+    page = page_of(compose(read_back(tmp_path, finished)))
+    assert "; -0.50 G operations, -1.0 K parameters)" in page.partition("## How to read")[0]
+    assert "**Second reading, over pictures** (over 3 pictures, for the networks trained under seeds 0, 1, 2" in page
     assert "No verdict rests on it." in page
     assert "-0.500 [-0.748, -0.252] n = 3" in page
 
 
-def test_an_incomplete_design_says_which_cells_it_lacks(tracking_uri: str, tmp_path: Path) -> None:
-    finished = [
-        trial(seed, 30.0, residual=residual, bn=bn)
-        for seed in range(2)
-        for residual, bn in ((True, "none"), (True, "post"), (False, "none"))
-    ]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
-    assert "Not estimated: the study has 3 of the 4 combinations of its levels" in page
-    assert "Without a score: `residual=false bn=post`." in page
-    assert "shares.png" not in page
-
-
-def test_few_seeds_and_three_factors_get_a_half_normal_plot(tracking_uri: str, tmp_path: Path) -> None:
+def test_few_seeds_and_three_factors_get_a_half_normal_plot(tmp_path: Path) -> None:
     finished = [
         trial(0, 30.0 - residual * 1.0 + 0.01 * index, residual=bool(residual), bn=bn, align=align)
         for index, (residual, bn, align) in enumerate(itertools.product((1, 0), ("none", "post"), ("auto", 10)))
     ]
-    files = compose(loaded(tracking_uri, tmp_path, finished))
+    files = compose(read_back(tmp_path, finished))
     assert {"half_normal.png", "half_normal.svg", "means.png", "interactions.png"} <= set(files)
     assert "Lenth's simultaneous margin" in page_of(files)
 
 
-def test_the_cells_show_the_numbers_of_the_results(tracking_uri: str, tmp_path: Path) -> None:
-    page = page_of(compose(loaded(tracking_uri, tmp_path, [trial(0, 30.0), trial(1, 30.5), trial(0, 29.0, bn="pre")])))
-    row = row_with(page, "| `bn=none` | 2 |")
-    runs = f"[2](#runs-{trial().cell[:12]})"
-    assert row == f"| `bn=none` | 2 | 30.250 ± 0.354 | 0.7562 | +1.750 | reference | 2.000 | 40.0 | 13.0 | {runs} |"
-
-
-def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(tracking_uri: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unfinished(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of two cells under one seed; other seeds failed, were interrupted or never ran."""
+    place = tmp_path_factory.mktemp("unfinished")
+    shutil.copyfile(migrated_database, place / "mlflow.db")
+    uri = f"sqlite:///{place}/mlflow.db"
     left_out = {"levels": {**REFERENCE, "bn": "out"}, "setting": trial().setting, "reason": "no add to stand after"}
-    write_study(tracking_uri, tmp_path, two_cells(1), planned=[trial(3)], left_out=[left_out])
-    failed, folder = start(tracking_uri, tmp_path, trial(1))
+    write_study(uri, place, two_cells(1), planned=[trial(3)], left_out=[left_out])
+    failed, folder = start(uri, place, trial(1))
     failed.leave(folder, "failed", "loss is not finite | step 7\nsecond line")
-    interrupted, _ = start(tracking_uri, tmp_path, trial(2))
+    interrupted, _ = start(uri, place, trial(2))
     interrupted.leave(folder, "interrupted", "stopped by the user")
-    page = page_of(compose(load(tracking_uri, "components", tmp_path)))
-    assert "| `residual=true` | 1 | failed | loss is not finite \\| step 7 second line |" in page
-    assert "| `residual=true` | 2 | interrupted | stopped by the user |" in page
-    assert "| `residual=true` | 3 | missing | planned, not started yet |" in page
-    assert "| `residual=true bn=out` | no add to stand after |" in page
+    return page_of(compose(load(uri, "components", place)))
 
 
-def test_a_study_without_a_finished_trial_still_has_a_page(tracking_uri: str, tmp_path: Path) -> None:
-    run, folder = start(tracking_uri, tmp_path, trial())
-    run.leave(folder, "failed", "out of memory")
-    page = page_of(compose(load(tracking_uri, "components", tmp_path)))
-    assert "No trial is finished yet" in page
-    assert "out of memory" in page
+def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(unfinished: str) -> None:
+    counted = "2 finished, 1 failed, 1 interrupted and 1 missing."
+    assert f"2 cells under 4 seeds (0, 1, 2, 3), 5 trials: {counted}" in unfinished
+    assert "Task `sr_x2`, network `plain`, 20 training steps" in unfinished
+    assert "The baseline, bicubic interpolation, reaches 28.500 dB on Set5." in unfinished
+    assert "| `residual=true` | 1 | failed | loss is not finite \\| step 7 second line |" in unfinished
+    assert "| `residual=true` | 2 | interrupted | stopped by the user |" in unfinished
+    assert "| `residual=true` | 3 | missing | planned, not started yet |" in unfinished
+    assert "| `residual=true bn=out` | no add to stand after |" in unfinished
+
+
+def test_one_seed_gets_no_verdict(unfinished: str) -> None:
+    assert "One seed cannot separate an effect from noise" in unfinished
+    assert "one seed, so no verdict on Set5 (-0.500 dB)" in unfinished
+    assert "-0.500 [one seed]" in row_with(unfinished, "`true` → `false`")
+    assert "| undecided |" not in unfinished
+    assert not re.search(r"\*\*(better|worse|equivalent)\*\*", unfinished, re.IGNORECASE)
 
 
 def test_a_study_of_which_only_a_failure_is_known_still_has_a_page(tmp_path: Path) -> None:
@@ -224,6 +213,7 @@ def test_a_study_of_which_only_a_failure_is_known_still_has_a_page(tmp_path: Pat
     end_attempt(folder, State.FAILED, "out of memory")
     page = page_of(compose(load_folder(tmp_path / "components")))
     assert "1 trial: 0 finished, 1 failed and 0 missing" in page
+    assert "No trial is finished yet" in page
     assert "| 0 | failed | out of memory |" in page
 
 
@@ -237,8 +227,8 @@ def test_a_page_lists_so_many_rows_and_says_how_many_there_are(tmp_path: Path) -
     assert len(pd.read_csv(io.BytesIO(files["trials.csv"]))) == MOST_ROWS + 1
 
 
-def test_settings_get_a_part_each(tracking_uri: str, tmp_path: Path) -> None:
-    files = compose(loaded(tracking_uri, tmp_path, [*two_cells(1), trial(steps=40)]))
+def test_settings_get_a_part_each(tmp_path: Path) -> None:
+    files = compose(read_back(tmp_path, [*two_cells(1), trial(steps=40)]))
     assert re.findall(r"^## .*", page_of(files), re.MULTILINE) == [
         "## Summary",
         "## How to read the numbers",
@@ -252,24 +242,23 @@ def test_settings_get_a_part_each(tracking_uri: str, tmp_path: Path) -> None:
     assert {"setting1-cells.csv", "setting2-cells.csv"} <= set(files)
 
 
-def test_a_new_page_takes_the_files_of_the_old_one_away_and_no_others(tracking_uri: str, tmp_path: Path) -> None:
-    folder = tmp_path / "page"
-    write(compose(loaded(tracking_uri, tmp_path, two_cells(1), samples=True)), folder)
-    (folder / "notes.png").write_bytes(b"by hand")
-    (folder / "report.md").write_text("![x](old.png) [as SVG](old.svg) [y](effects.csv)")
+def test_a_new_page_removes_the_files_of_the_old_one_and_no_others(files: dict[str, bytes], tmp_path: Path) -> None:
+    write(files, tmp_path)
+    (tmp_path / "notes.png").write_bytes(b"by hand")
+    (tmp_path / "report.md").write_text("![x](old.png) [as SVG](old.svg) [y](effects.csv)")
     for name in ("old.png", "old.svg"):
-        (folder / name).write_bytes(b"old")
-    write({"report.md": b"nothing\n"}, folder)
-    names = {path.name for path in folder.iterdir()}
+        (tmp_path / name).write_bytes(b"old")
+    write({"report.md": b"nothing\n"}, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
     assert {"notes.png", "report.md"} <= names
     assert not {"old.png", "old.svg", "effects.csv"} & names
 
 
-def test_long_curves_are_averaged_over_windows(tracking_uri: str, tmp_path: Path) -> None:
-    (section,) = split_by_setting(loaded(tracking_uri, tmp_path, [trial(0, steps=600), trial(1, steps=600)]))
-    table = curve_table(section)
+def test_long_curves_are_averaged_over_windows(tmp_path: Path) -> None:
+    (results,) = split_by_setting(read_back(tmp_path, [trial(0, steps=600), trial(1, steps=600)]))
+    table = curve_table(results)
     loss = table[table["metric"] == "train/loss"]
-    raw = section.curves().query("metric == 'train/loss' and step < 11")["value"]
+    raw = results.curves().query("metric == 'train/loss' and step < 11")["value"]
     assert len(loss) <= MOST_POINTS + 1
     assert set(loss["n"]) == {2}
     assert loss["mean"].iloc[0] == pytest.approx(raw.mean(), rel=1e-9)
@@ -309,23 +298,13 @@ def test_no_study_shows_the_usage_and_the_studies(
     assert "name a study; no tracking database at" in capsys.readouterr().err
 
 
-def test_the_summary_names_the_cost_that_comes_with_a_change(tracking_uri: str, tmp_path: Path) -> None:
-    cheap = [
-        dataclasses.replace(each, ops_g=1.5, params_k=39.0) for each in two_cells(3) if not each.levels["residual"]
-    ]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, [*two_cells(3)[::2], *cheap])))
-    assert "; -0.50 G operations, -1.0 K parameters)" in page.partition("## How to read")[0]
-
-
-def test_of_many_comparisons_the_summary_tells_the_largest_and_counts_the_rest(
-    tracking_uri: str, tmp_path: Path
-) -> None:
+def test_of_many_comparisons_the_summary_tells_the_largest_and_counts_the_rest(tmp_path: Path) -> None:
     finished = [
         trial(seed, 30.0 - 0.1 * place - 0.001 * seed * place, align="auto" if place == 0 else place + 1)
         for seed in range(3)
         for place in range(13)
     ]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
+    page = page_of(compose(read_back(tmp_path, finished)))
     short = page.partition("## How to read")[0]
     assert "`auto` → `13`" in short
     assert "`auto` → `2`" not in short
@@ -333,13 +312,15 @@ def test_of_many_comparisons_the_summary_tells_the_largest_and_counts_the_rest(
     assert "<summary>Each row in words, with its p-value and what would decide it</summary>" in page
 
 
-def test_cells_that_determine_no_effect_are_refused_in_one_sentence(tracking_uri: str, tmp_path: Path) -> None:
+def test_cells_that_determine_no_effect_are_refused_in_one_sentence(tmp_path: Path) -> None:
     finished = [
         trial(seed, 30.0 + 0.1 * seed, **levels)
         for seed in range(2)
         for levels in ({"residual": "block", "align": 1}, {"residual": "block", "bn": "post"}, {"residual": True})
     ]
-    page = page_of(compose(loaded(tracking_uri, tmp_path, finished)))
+    page = page_of(compose(read_back(tmp_path, finished)))
     part = page.partition("## Main effects and interactions")[2].partition("\n## ")[0].strip()
     assert part.startswith("Not estimated: the study has 3 of the 8 combinations of its levels")
+    assert "Without a score: `residual=true bn=none align=1`, " in part
     assert "\n" not in part
+    assert "shares.png" not in page

@@ -76,9 +76,7 @@ def test_single_runs_are_not_ranked(tmp_path: Path) -> None:
 
 def test_bbcu_m_is_found_by_its_levels(tmp_path: Path) -> None:
     table = table_of(
-        tmp_path,
-        Ours("custom", 36.0, levels={"binarize": ["body", "up"]}),
-        Ours("custom", 35.0, levels={"bn": "post"}),
+        tmp_path, Ours("custom", 36.0, levels={"binarize": ["body", "up"]}), Ours("custom", 35.0, levels={"bn": "post"})
     )
     assert rows_of(table, "BBCU-M")[1]["Set14 PSNR (dB) / SSIM"] == "36.00 / 0.9000"
     assert len(rows_of(table, "BBCU-L")) == 1

@@ -11,7 +11,8 @@ import pytest
 
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from analysis.__main__ import main
-from tests.harness.studies import REFERENCE, Trial, start, trial, write_study
+from analysis.report.page import compose
+from tests.harness.studies import REFERENCE, Trial, read_back, start, trial, write_study
 
 NEW, OLD = "a" * 16, "b" * 16
 """Two fingerprints of code."""
@@ -143,10 +144,6 @@ def test_a_collapsed_trial_is_said_at_the_top_marked_and_listed(page: str) -> No
     assert "**Includes collapsed trials: `residual=true bn=pre`.**" in page
 
 
-def test_what_was_left_out_is_listed(page: str) -> None:
-    assert "| `residual=true bn=out` | no add to stand after |" in page
-
-
 def test_energy_is_shown_where_every_trial_has_it_and_said_to_be_unknown_elsewhere(report: Path, page: str) -> None:
     first, _, second = page.partition("## Setting 2")
     total = 1000 * 10 + sum((0, 1, 2, 0, 1, 0, 2, 0, 1, 2))
@@ -160,16 +157,7 @@ def test_energy_is_shown_where_every_trial_has_it_and_said_to_be_unknown_elsewhe
     assert pd.read_csv(report / "setting1-trials.csv")["timing/energy_j"].count() == 10
 
 
-def test_the_report_can_be_made_again_from_its_results(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    main(["--check", "--reports", str(report.parent)])
-    assert capsys.readouterr().out == "components: up to date\n"
-
-
-def test_energy_of_some_trials_is_not_added_up(tracking_uri: str, tmp_path: Path) -> None:
-    write_study(tracking_uri, tmp_path / "outputs", [made(0, 30.0), trial(1, 30.0)])
-    places = ["--tracking-uri", tracking_uri, "--outputs", f"{tmp_path}/outputs", "--reports", f"{tmp_path}/reports"]
-    main(["components", *places])
-    page = (tmp_path / "reports" / "components" / "report.md").read_text(encoding="utf-8")
+def test_energy_of_some_trials_is_not_added_up(tmp_path: Path) -> None:
+    page = compose(read_back(tmp_path, [made(0, 30.0), trial(1, 30.0)]))["report.md"].decode()
     assert "is known for 1 of 2 only, on machines that measure it, so no sum is given" in page
     assert " J in total" not in page

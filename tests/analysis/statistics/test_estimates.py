@@ -19,11 +19,9 @@ from analysis.statistics.estimates import (
     over_images,
     power_of_difference,
     power_of_equivalence,
-    rounded,
     seeds_for_difference,
     seeds_for_equivalence,
     seeds_to_decide,
-    settled,
     sign_flip_p,
     smallest_sign_flip_p,
     student,
@@ -35,27 +33,21 @@ from analysis.statistics.estimates import (
 
 
 @pytest.mark.parametrize(
-    ("values", "sd"),
-    [([30.0, 31.0, 35.0], math.sqrt((2**2 + 1**2 + 3**2) / 2)), ([30.0], math.nan)],
+    ("values", "sd"), [([30.0, 31.0, 35.0], math.sqrt((2**2 + 1**2 + 3**2) / 2)), ([30.0], math.nan)]
 )
 def test_a_summary_has_the_standard_deviation_of_two_values_or_more(values: list[float], sd: float) -> None:
     got = summary(values)
     assert (got.mean, got.sd, got.n) == pytest.approx((sum(values) / len(values), sd, len(values)), nan_ok=True)
 
 
-def test_an_interval_by_hand() -> None:
-    got = estimate([1.0, 2.0, 3.0])
-    quantile = 4.302652729749462
-    width = quantile * 1 / math.sqrt(3)
-    assert (got.mean, got.low, got.high, got.n) == pytest.approx((2, 2 - width, 2 + width, 3))
-
-
 def test_interval_and_p_are_those_of_the_t_test() -> None:
     values = [0.09, 0.21, -0.03, 0.3]
     test = stats.ttest_1samp(values, 0)
     interval = test.confidence_interval(0.95)
-    got = estimate(values)
-    assert (got.low, got.high, got.p) == pytest.approx((interval.low, interval.high, test.pvalue), rel=1e-12)
+    exact = (interval.low, interval.high, test.pvalue)
+    got, shown = student(values), estimate(values)
+    assert (float(got.low), float(got.high), float(got.p)) == pytest.approx(exact, rel=1e-12)
+    assert (shown.low, shown.high, shown.p) == pytest.approx(exact, rel=1e-8)
 
 
 @pytest.mark.parametrize(("value", "p"), [(0.5, 0.0), (0.0, 1.0)])
@@ -85,13 +77,6 @@ def test_one_seed_that_is_not_a_number_leaves_no_interval() -> None:
     assert all(math.isnan(value) for value in (got.mean, got.low, got.high, got.p))
 
 
-def test_what_is_compared_does_not_depend_on_the_last_bits() -> None:
-    assert rounded(0.1 + 0.2) == rounded(0.3) == 0.3
-    assert rounded(1e-15) == 0
-    assert math.isnan(rounded(math.nan))
-    assert settled([1e-15, -2e-13, 0.25]).tolist() == [0, 0, 0.25]
-
-
 class TestExactTest:
     def test_p_is_that_of_scipys_permutation_test(self) -> None:
         values, reference = [30.11, 30.52, 29.87, 30.4, 30.2, 30.3], [30.02, 30.31, 29.9, 30.1, 30.21, 30.0]
@@ -104,10 +89,6 @@ class TestExactTest:
         )
         got = sign_flip_p([value - other for value, other in zip(values, reference, strict=True)])
         assert got == pytest.approx(exact.pvalue)
-
-    def test_p_by_hand(self) -> None:
-        """Of the eight sums +-1 +-2 +-4 those as far from 0 as 1 - 2 + 4 = 3 are +-3, +-5 and +-7."""
-        assert sign_flip_p([1.0, -2.0, 4.0]) == 6 / 8
 
     @pytest.mark.parametrize(("seeds", "p"), [(1, 1.0), (2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)])
     def test_few_seeds_have_a_floor_that_unanimous_seeds_reach(self, seeds: int, p: float) -> None:
@@ -126,8 +107,6 @@ class TestExactTest:
             sign_flip_p([0.1] * 21)
         assert math.isnan(sign_flip_p([0.1, math.inf]))
         assert math.isnan(sign_flip_p([]))
-
-    def test_no_seed_has_no_floor(self) -> None:
         with pytest.raises(ValueError, match="0 seeds"):
             smallest_sign_flip_p(0)
 
@@ -168,9 +147,6 @@ class TestHolm:
     def test_families_are_corrected_apart(self) -> None:
         families = np.array([[0.01, 0.04], [0.5, 0.001]])
         assert np.array_equal(holm(families), [holm(family) for family in families])
-
-    def test_no_comparison_is_no_p(self) -> None:
-        assert holm([]).tolist() == []
 
 
 class TestEquivalence:
@@ -246,9 +222,6 @@ class TestVerdicts:
         assert decided.seeds_needed is None
         assert open_.seeds_needed == seeds_to_decide(NOISY, comparisons=2)
 
-    def test_no_comparison_is_no_verdict(self) -> None:
-        assert verdicts([]) == []
-
 
 class TestPower:
     @pytest.mark.parametrize(
@@ -316,15 +289,6 @@ class TestSeedsToDecide:
         assert got.cautious == seeds_for_difference(upper, summary(far).mean)
         assert f"{got.likely} seeds would decide it with 80 % power" in got.reason
 
-    def test_margin_and_comparisons_count(self) -> None:
-        near = [0.00, 0.04, -0.03]
-        plain = seeds_to_decide(near).likely
-        wide, many = seeds_to_decide(near, margin=0.1).likely, seeds_to_decide(near, comparisons=10).likely
-        assert plain is not None
-        assert wide is not None
-        assert many is not None
-        assert wide < plain < many
-
     def test_more_seeds_than_anyone_has_are_none(self) -> None:
         got = seeds_to_decide([1.05, -0.95], margin=0.05)
         assert (got.likely, got.cautious) == (None, None)
@@ -339,34 +303,18 @@ class TestSeedsToDecide:
             assert all(need.likely is None or need.likely > seeds for need in needs)
 
 
-VALUES = {0: {"baby": 37.0, "bird": 40.2}, 1: {"baby": 37.4, "bird": 40.0}}
-REFERENCE = {0: {"baby": 36.5, "bird": 40.0}, 1: {"baby": 36.7, "bird": 39.6}}
+VALUES = {0: {"baby": 0.5, "bird": 0.2}, 1: {"baby": 0.7, "bird": 0.4}}
 
 
 class TestImages:
     def test_differences_are_averaged_over_seeds_and_estimated_over_pictures(self) -> None:
         """baby: (0.5 + 0.7) / 2 = 0.6; bird: (0.2 + 0.4) / 2 = 0.3."""
-        got = over_images(VALUES, REFERENCE)
+        got = over_images(VALUES)
         interval = stats.ttest_1samp([0.6, 0.3], 0).confidence_interval(0.95)
         assert (got.estimate.mean, got.estimate.n) == (pytest.approx(0.45), 2)
         assert (got.estimate.low, got.estimate.high) == pytest.approx((interval.low, interval.high))
-
-    def test_it_says_what_it_speaks_of(self) -> None:
-        got = over_images(VALUES, REFERENCE)
-        assert got.scope == (
-            "over 2 pictures, for the networks trained under seeds 0, 1: "
-            "it speaks of other pictures, not of other seeds"
-        )
-
-    def test_a_seed_of_one_side_is_dropped_and_named(self) -> None:
-        got = over_images({**VALUES, 2: {"baby": 99.0, "bird": 99.0}}, REFERENCE)
-        assert (got.seeds, got.dropped) == ((0, 1), (2,))
-        assert got.estimate == over_images(VALUES, REFERENCE).estimate
+        assert got.scope.startswith("over 2 pictures, for the networks trained under seeds 0, 1: it speaks of other")
 
     def test_a_missing_picture_is_an_error_that_names_it(self) -> None:
         with pytest.raises(IncompleteDataError, match=r"under every seed of both cells: bird$"):
-            over_images(VALUES, {**REFERENCE, 1: {"baby": 36.7}})
-
-    def test_no_shared_seed_is_an_error(self) -> None:
-        with pytest.raises(IncompleteDataError, match="one side has seeds 0, 1, the other seed 5"):
-            over_images(VALUES, {5: REFERENCE[0]})
+            over_images({**VALUES, 1: {"baby": 0.7}})

@@ -30,13 +30,17 @@ def folder_of(outputs: Path, trial: Trial) -> TrialFolder:
 
 def test_a_finished_trial_is_read_back_whole(tmp_path: Path) -> None:
     done = trial(psnr_db=31.25, bn="post")
-    row = read_back(tmp_path, [done]).trials.iloc[0]
+    results = read_back(tmp_path, [done], planned=[trial(1)])
+    row = results.trials.iloc[0]
     assert (row["cell"], row["seed"], row["state"], row["reason"]) == (done.cell, 0, "finished", "")
     assert (row["factor/bn"], row["factor/align"], row["level/align"]) == ("post", "1", "auto")
     assert (row["setting/train.steps"], row["setting/task.name"]) == ("20", "sr_x2")
     assert row["metric/Set5/psnr_db"] == 31.25
     assert row["metric/baseline/Set5/psnr_db"] == 28.5
     assert row["metric/cost/ops_g"] == 2.0
+    assert results.factors == ("residual", "bn", "align")
+    assert results.reference == {"residual": "true", "bn": "none", "align": "auto"}
+    assert results.record((trial(1).cell, 1)) == {}
 
 
 def test_curves_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -49,7 +53,7 @@ def test_curves_come_back_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written", [True, False])
 def test_the_folder_of_samples_is_found_if_there_is_one(tmp_path: Path, written: bool) -> None:
     done = trial()
-    folder = read_back(tmp_path, [done], samples=written).samples[done.cell, 0]()
+    folder = read_back(tmp_path, [done], samples=written).files[done.cell, 0]("samples")
     assert (folder is not None and (folder / "Set5" / "ring" / "truth.png").is_file()) == written
 
 
@@ -70,16 +74,6 @@ def test_left_out_cells_keep_their_reason_and_the_cell_that_is_the_same(tmp_path
     assert (impossible.levels["bn"], impossible.levels["residual"]) == ("out", "true")
     assert (impossible.reason, impossible.same_as, same.same_as) == ("no add to stand after", None, done.cell)
     assert impossible.setting["train.steps"] == "20"
-
-
-def test_factors_and_reference_are_those_of_the_study(tmp_path: Path) -> None:
-    results = read_back(tmp_path, [trial()])
-    assert results.factors == ("residual", "bn", "align")
-    assert results.reference == {"residual": "true", "bn": "none", "align": "auto"}
-
-
-def test_the_record_of_a_trial_without_files_is_empty(tmp_path: Path) -> None:
-    assert read_back(tmp_path, [trial()], planned=[trial(1)]).record((trial().cell, 1)) == {}
 
 
 def test_text_is_text_and_numbers_are_numbers_whatever_is_missing(tmp_path: Path) -> None:
@@ -103,8 +97,8 @@ def test_an_unfinished_trial_has_the_state_and_reason_of_its_folder(tmp_path: Pa
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        pytest.param(State.RUNNING, "without a word", id="killed"),
-        pytest.param(State.FINISHED, "result.json is damaged or gone", id="result lost"),
+        pytest.param(State.RUNNING, "ended without writing a reason", id="killed"),
+        pytest.param(State.FINISHED, "result.json is damaged or missing", id="result lost"),
     ],
 )
 def test_a_trial_that_neither_runs_nor_has_a_result_was_interrupted(tmp_path: Path, state: State, reason: str) -> None:
@@ -141,7 +135,7 @@ class TestMLflow:
             assert one.sort_values(key, ignore_index=True, kind="stable").equals(
                 other.sort_values(key, ignore_index=True, kind="stable")
             )
-        samples = after.samples[done.cell, 1]()
+        samples = after.files[done.cell, 1]("samples")
         assert samples is not None
         assert (samples / "Set5" / "ring" / "truth.png").is_file()
         assert after.record((done.cell, 1))["metrics"] == result_of(done)["metrics"]
