@@ -148,9 +148,7 @@ def diverged(new_workplace: Callable[[], Workplace]) -> tuple[Workplace, Outcome
     return workplace, workplace.sweep(*ONE_DIVERGES)
 
 
-def test_a_diverged_trial_leaves_its_reason_and_is_not_retried(
-    diverged: tuple[Workplace, Outcome],
-) -> None:
+def test_a_diverged_trial_leaves_its_reason_and_is_not_retried(diverged: tuple[Workplace, Outcome]) -> None:
     workplace, outcome = diverged
     failed, good = (workplace.folder_of(f"train.lr={rate}", ONE_DIVERGES[1]) for rate in ("1e30", "1e-3"))
     assert present_state(failed) == (State.FAILED, REASON)
@@ -268,7 +266,7 @@ WRONG = {
     "strength-out-of-range": Wrong("task=denoise task.sigma=300", ("task.sigma=300", "at most 255")),
     "strength-that-is-not-a-number": Wrong("task=denoise task.sigma=strong", ("task.sigma=strong", "a number")),
     "quality-out-of-range": Wrong("task=jpeg task.quality=0", ("task.quality=0", "1 to 100")),
-    "network-that-does-not-enlarge": Wrong("task=sr_x2 network=dncnn", ("network=dncnn", "enlarges by 2")),
+    "network-that-does-not-enlarge": Wrong("task=sr_x2 network=dncnn", ("network=dncnn", "the task's scale is 2")),
     "range-with-its-ends-swapped": Wrong(
         "task=jpeg task.train_quality=[50,1]", ("task.train_quality=[50, 1]", "must be a range")
     ),

@@ -289,9 +289,7 @@ def test_batchnorm_at_the_output_does_not_help_a_binary_head(backbone: Backbone)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"threshold": True}, {"bn": "pre"}, {"bn": "out"}, {"act_fn": "prelu"}, {"act": "inside"}],
-    ids=str,
+    "change", [{"threshold": True}, {"bn": "pre"}, {"bn": "out"}, {"act_fn": "prelu"}, {"act": "inside"}], ids=str
 )
 def test_after_a_relu_bits_carry_information_if_something_shifts_them(change: dict[str, Level]) -> None:
     levels = {**asked(act="after", act_fn="relu", threshold=False), **change}

@@ -209,9 +209,7 @@ def test_a_holder_on_another_machine_notices_a_revoked_lease_at_its_next_heartbe
             own.heartbeat(now=True)
 
 
-def test_a_revoked_trial_stays_with_its_new_holder_when_the_first_one_leaves(
-    folder: TrialFolder,
-) -> None:
+def test_a_revoked_trial_stays_with_its_new_holder_when_the_first_one_leaves(folder: TrialFolder) -> None:
     with contextlib.ExitStack() as others:
         with held(folder, "bbcu") as own:
             revoke(folder.outputs, put_lease(folder, **{**vars(own.lease), "host": "elsewhere/1"}))

@@ -101,10 +101,7 @@ def test_each_gets_the_gpu_that_the_fewest_hold_and_the_first_of_several(tmp_pat
 
 def test_a_gpu_is_free_again_when_its_trial_has_ended_and_when_it_has_failed(tmp_path: Path) -> None:
     for _ in range(2):
-        with (
-            contextlib.suppress(RuntimeError),
-            device_for("auto", tmp_path, 2, MACHINE.__getitem__) as device,
-        ):
+        with contextlib.suppress(RuntimeError), device_for("auto", tmp_path, 2, MACHINE.__getitem__) as device:
             assert device == "cuda:0"
             raise RuntimeError
 
