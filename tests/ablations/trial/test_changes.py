@@ -1,4 +1,4 @@
-"""Results of other code or of other pictures: they are never mixed silently, and the user chooses."""
+"""Results of other code or other pictures: the user chooses; they are never mixed silently."""
 
 import importlib
 import json
@@ -103,7 +103,7 @@ def test_a_result_of_other_code_can_be_retrained_once(
     assert contents(of_other_code.path) == before
 
 
-def test_a_result_from_before_code_had_a_fingerprint_is_one_of_other_code(place: Workplace) -> None:
+def test_a_result_without_a_fingerprint_is_one_of_other_code(place: Workplace) -> None:
     (folder,) = place.trials()
     rewrite(folder, code=None)
     assert "it was made before code had a fingerprint" in place.run().message
@@ -202,7 +202,7 @@ def test_a_sweep_trains_on_other_pictures_beside_the_old_results_if_asked_to(
         pytest.param(Workplace.run, "seed=0", STUDY, id="a single trial"),
     ],
 )
-def test_other_pictures_are_no_obstacle_for(changed: Workplace, command: Command, override: str, study: str) -> None:
+def test_other_pictures_do_not_stop(changed: Workplace, command: Command, override: str, study: str) -> None:
     (before,) = changed.trials()
     old = contents(before.path)
     assert command(changed, override).status == 0
@@ -253,7 +253,7 @@ def test_a_missing_part_stops_a_search_in_one_line(place: Workplace) -> None:
 
 
 @COMMANDS
-def test_a_part_that_has_changed_since_stops_the_command(with_part: Workplace, command: Command) -> None:
+def test_a_changed_part_stops_the_command(with_part: Workplace, command: Command) -> None:
     write_part(with_part, STEEP.replace("SLOPE", "3"))
     outcome = command(with_part, PART)
     assert outcome.status == 1

@@ -113,7 +113,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_one_token_of_a_module_counts_where_the_module_decides_a_result(package: Path, module: str) -> None:
+def test_one_token_counts_in_every_module_that_decides_a_result(package: Path, module: str) -> None:
     file = package / module
     code = file.read_text(encoding="utf-8")
     file.write_text(with_another_token(code), encoding="utf-8")
@@ -124,7 +124,7 @@ def test_one_token_of_a_module_counts_where_the_module_decides_a_result(package:
     assert counts == (module not in DECIDES_NOTHING and file.name != "__init__.py")
 
 
-def test_what_does_not_count_is_there_and_used_by_nothing_that_counts() -> None:
+def test_modules_that_do_not_count_exist_and_no_module_that_counts_imports_them() -> None:
     assert set(MODULES) >= DECIDES_NOTHING
     left_out = {f"bbcu.{module.removesuffix('.py').replace('/', '.')}" for module in DECIDES_NOTHING}
     for module in MODULES:
