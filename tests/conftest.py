@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,15 @@ def tracking_uri(migrated_database: Path, tmp_path: Path) -> str:
 def workplace(tracking_uri: str, tmp_path: Path) -> Workplace:
     """Small pictures and a tracking store, to run the whole command with."""
     return Workplace.make(tmp_path, tracking_uri)
+
+
+@pytest.fixture(scope="session")
+def new_workplace(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Callable[[], Workplace]:
+    """Create a workplace, for fixtures that several tests share."""
+    return lambda: Workplace.apart(tmp_path_factory.mktemp("workplace"), migrated_database)
+
+
+@pytest.fixture(scope="session")
+def dry_workplace(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A workplace that many tests share, for commands that train and record nothing."""
+    return new_workplace()

@@ -1,15 +1,14 @@
-"""The command: what a sweep trains and prints, what a dry run lists, and what is said of wrong input."""
+"""The command: what a sweep trains and prints, what a dry run lists, and messages for wrong input."""
 
 import dataclasses
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-from ablations.storage.attempts import State, present_state
+from ablations.storage.attempts import State, history_of, present_state
 from ablations.trial.identity import network_of
 from bbcu.model.cost import count
 from tests.harness.builders import save
@@ -22,9 +21,9 @@ FOUR_NAMES = {"bn=pre", "bn=post", "residual=false bn=pre", "residual=false bn=p
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> tuple[Workplace, Outcome]:
+def swept(new_workplace: Callable[[], Workplace]) -> tuple[Workplace, Outcome]:
     """A sweep over four cells, for tests that train no other."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("swept"), migrated_database)
+    workplace = new_workplace()
     return workplace, workplace.sweep(*FOUR)
 
 
@@ -76,33 +75,11 @@ def left_out(outcome: Outcome) -> list[str]:
     return [line for line in outcome.out.splitlines() if line.startswith("left out: ")]
 
 
-def test_levels_spelled_differently_are_one_cell(workplace: Workplace) -> None:
-    outcome = workplace.sweep("residual=True,true,TRUE")
-    assert workplace.names() == {"reference"}
-    assert len(workplace.runs()) == 1
-    assert "1 cells, 1 trials" in outcome.out
-
-
-@pytest.mark.parametrize(
-    ("sweep", "name", "reason"),
-    [
-        pytest.param(("residual=true,true",), "reference", "asked for twice", id="asked-for-twice"),
-        pytest.param(
-            ("residual=false", "act=inside,after"),
-            "residual=false",
-            "no residual: there is no add",
-            id="no-add-for-the-activation",
-        ),
-        pytest.param(("align=auto,8.125",), "reference", "asked for twice", id="the-number-that-auto-stands-for"),
-    ],
-)
-def test_a_network_that_is_asked_for_twice_is_planned_once_and_named_with_the_reason(
-    workplace: Workplace, sweep: tuple[str, ...], name: str, reason: str
-) -> None:
-    outcome = workplace.sweep(*sweep, "hydra.sweeper.dry_run=true")
+def test_a_network_that_is_asked_for_twice_is_planned_once_and_named_with_the_reason(dry_workplace: Workplace) -> None:
+    outcome = dry_workplace.sweep("residual=false", "act=inside,after", "hydra.sweeper.dry_run=true")
     (line,) = left_out(outcome)
-    assert f"the same network as {name} (" in line
-    assert reason in line
+    assert "the same network as residual=false (" in line
+    assert "no residual: there is no add" in line
     assert "1 cells, 1 trials" in outcome.out
 
 
@@ -130,22 +107,22 @@ def test_paths_with_spaces_and_commas_reach_the_trials_of_a_sweep(workplace: Wor
 # --- a dry run --------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_lists_every_cell_with_its_cost(workplace: Workplace) -> None:
-    outcome = workplace.sweep(*FOUR, "hydra.sweeper.dry_run=true")
+def test_a_dry_run_lists_every_cell_with_its_cost(dry_workplace: Workplace) -> None:
+    outcome = dry_workplace.sweep(*FOUR, "hydra.sweeper.dry_run=true")
     assert outcome.status == 0
     for overrides in (("bn=pre",), ("bn=post",), ("residual=false", "bn=pre"), ("residual=false", "bn=post")):
-        trial = workplace.trial(*overrides)
+        trial = dry_workplace.trial(*overrides)
         cost = count(network_of(trial)).total
         (row,) = [line for line in outcome.out.splitlines() if line.startswith(trial.cell.key[:12])]
         assert row.split()[1:] == [*overrides, "0", "to", "train", f"{cost.ops_g:.2f}", f"{cost.params_k:.1f}"]
 
 
-def test_a_dry_run_trains_and_records_nothing(workplace: Workplace) -> None:
-    database = workplace.folder / "fresh.db"
-    workplace.sweep("bn=pre,post", "hydra.sweeper.dry_run=true", f"tracking.uri=sqlite:///{database}")
+def test_a_dry_run_trains_and_records_nothing(dry_workplace: Workplace) -> None:
+    database = dry_workplace.folder / "fresh.db"
+    dry_workplace.sweep("bn=pre,post", "hydra.sweeper.dry_run=true", f"tracking.uri=sqlite:///{database}")
     assert not database.exists()
-    assert not (workplace.outputs / STUDY).exists()
-    assert workplace.is_untouched()
+    assert not (dry_workplace.outputs / STUDY).exists()
+    assert dry_workplace.is_untouched()
 
 
 def test_a_dry_run_says_what_is_done_already(swept: tuple[Workplace, Outcome]) -> None:
@@ -153,9 +130,9 @@ def test_a_dry_run_says_what_is_done_already(swept: tuple[Workplace, Outcome]) -
     assert "2 done already, 1 to train" in workplace.sweep("bn=pre,post,out", "hydra.sweeper.dry_run=true").out
 
 
-def test_a_dry_run_of_a_single_trial_trains_nothing(workplace: Workplace) -> None:
-    workplace.run("hydra.sweeper.dry_run=true")
-    assert workplace.is_untouched()
+def test_a_dry_run_of_a_single_trial_trains_nothing(dry_workplace: Workplace) -> None:
+    dry_workplace.run("hydra.sweeper.dry_run=true")
+    assert dry_workplace.is_untouched()
 
 
 # --- a trial of a sweep that fails ------------------------------------------------------------------------------------
@@ -165,19 +142,22 @@ REASON = "the loss is nan at step 2 of 2"
 
 
 @pytest.fixture(scope="module")
-def diverged(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> tuple[Workplace, Outcome]:
+def diverged(new_workplace: Callable[[], Workplace]) -> tuple[Workplace, Outcome]:
     """A sweep whose first trial diverged."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("diverged"), migrated_database)
+    workplace = new_workplace()
     return workplace, workplace.sweep(*ONE_DIVERGES)
 
 
-def test_a_failed_trial_leaves_its_reason_and_the_others_go_on(diverged: tuple[Workplace, Outcome]) -> None:
+def test_a_diverged_trial_leaves_its_reason_and_is_not_retried(diverged: tuple[Workplace, Outcome]) -> None:
     workplace, outcome = diverged
     failed, good = (workplace.folder_of(f"train.lr={rate}", ONE_DIVERGES[1]) for rate in ("1e30", "1e-3"))
     assert present_state(failed) == (State.FAILED, REASON)
+    assert len(history_of(failed).attempts) == 1
     assert failed.result() is None
     assert good.result() is not None
     assert REASON in outcome.out
+    (run,) = workplace.runs("FAILED")
+    assert run.data.tags["reason"] == REASON
 
 
 def test_a_sweep_with_a_failed_trial_ends_with_status_one_and_says_how_many_failed(
@@ -212,8 +192,10 @@ def test_only_a_failed_trial_is_tried_again(diverged: tuple[Workplace, Outcome])
 # --- wrong input ------------------------------------------------------------------------------------------------------
 
 
-def spoil(workplace: Workplace) -> None:
-    """Put every kind of unusable folder beside the pictures."""
+@pytest.fixture(scope="module")
+def spoiled(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A workplace with every kind of unusable folder beside the pictures."""
+    workplace = new_workplace()
     folder = workplace.folder
     (folder / "empty").mkdir()
     (folder / "file").write_text("not a database, a folder or a picture\n" * 100, encoding="utf-8")
@@ -222,6 +204,7 @@ def spoil(workplace: Workplace) -> None:
     for name, data in (("cut", whole[: len(whole) // 2]), ("text", b"not a picture")):
         (folder / name).mkdir()
         (folder / name / "broken.png").write_bytes(data)
+    return workplace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +266,7 @@ WRONG = {
     "strength-out-of-range": Wrong("task=denoise task.sigma=300", ("task.sigma=300", "at most 255")),
     "strength-that-is-not-a-number": Wrong("task=denoise task.sigma=strong", ("task.sigma=strong", "a number")),
     "quality-out-of-range": Wrong("task=jpeg task.quality=0", ("task.quality=0", "1 to 100")),
-    "network-that-does-not-enlarge": Wrong("task=sr_x2 network=dncnn", ("network=dncnn", "enlarges by 2")),
+    "network-that-does-not-enlarge": Wrong("task=sr_x2 network=dncnn", ("network=dncnn", "the task's scale is 2")),
     "range-with-its-ends-swapped": Wrong(
         "task=jpeg task.train_quality=[50,1]", ("task.train_quality=[50, 1]", "must be a range")
     ),
@@ -307,29 +290,30 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_gets_a_message_of_at_most_two_lines_and_nothing_runs(workplace: Workplace, wrong: Wrong) -> None:
-    spoil(workplace)
-    outcome = wrong.outcome(workplace)
+def test_wrong_input_gets_a_message_of_at_most_two_lines_and_nothing_runs(spoiled: Workplace, wrong: Wrong) -> None:
+    outcome = wrong.outcome(spoiled)
     assert outcome.status != 0
     assert 1 <= len(outcome.message.splitlines()) <= 2
     for name in wrong.names:
-        assert name.replace("FOLDER", str(workplace.folder)) in outcome.message
+        assert name.replace("FOLDER", str(spoiled.folder)) in outcome.message
     assert "Traceback" not in outcome.text
-    assert workplace.is_untouched()
+    assert spoiled.is_untouched()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("command", [Workplace.run, Workplace.sweep], ids=["trial", "sweep"])
-def test_a_missing_device_gets_one_line_and_nothing_runs(workplace: Workplace, command: Callable[..., Outcome]) -> None:
-    outcome = command(workplace, "device=cuda")
+def test_a_missing_device_gets_one_line_and_nothing_runs(
+    dry_workplace: Workplace, command: Callable[..., Outcome]
+) -> None:
+    outcome = command(dry_workplace, "device=cuda")
     assert outcome.status != 0
     assert "device=cuda" in outcome.message
     assert len(outcome.message.splitlines()) == 1
-    assert workplace.is_untouched()
+    assert dry_workplace.is_untouched()
 
 
-def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(workplace: Workplace) -> None:
-    with ended(workplace.start_interpreter("-m", *workplace.overrides("residual=true,maybe"))) as process:
+def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(dry_workplace: Workplace) -> None:
+    with ended(dry_workplace.start_interpreter("-m", *dry_workplace.overrides("residual=true,maybe"))) as process:
         out, message = process.communicate(timeout=600)
     assert process.returncode == 1
     assert message == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block\n"

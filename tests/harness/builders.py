@@ -61,7 +61,7 @@ def noise(height: int, width: int, seed: int = 0) -> Pixels:
 
 
 def picture(name: str, height: int = 24, width: int = 30, seed: int = 0) -> Picture:
-    """A picture of noise that lies in memory."""
+    """A picture of noise in memory."""
     return picture_of(name, noise(height, width, seed))
 
 
@@ -95,7 +95,7 @@ def save(pixels: Pixels, path: Path) -> None:
 
 @contextmanager
 def without_root_rights() -> Iterator[None]:
-    """Let go of the right to read everything, where the tests run as root."""
+    """Drop the rights of root within the ``with`` block, if the tests run as root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)
@@ -107,7 +107,7 @@ def without_root_rights() -> Iterator[None]:
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that anybody may enter, which the folders of tmp_path are not."""
+    """A folder that every user may enter, unlike those of tmp_path."""
     with TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -119,7 +119,7 @@ def open_folder() -> Iterator[Path]:
 def in_another_process(
     function: Callable[Parameters, Answer], *arguments: Parameters.args, **keywords: Parameters.kwargs
 ) -> Answer:
-    """What a function of a test file gives in a process of its own, a fork of this one."""
+    """Return what a function of a test file returns in a fork of this process."""
     with ProcessPoolExecutor(1, get_context("fork")) as pool:
         return pool.submit(function, *arguments, **keywords).result()
 

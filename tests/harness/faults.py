@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +23,23 @@ from tests.harness.support import STUDY, Outcome, Workplace, inherited, wait_unt
 SECONDS = 600
 """The longest that anything may take on a busy machine."""
 
+STEPS = 6
 TRIALS = (
     *("bn=pre,post", "hydra.sweeper.replicates=2"),
-    *("train.steps=12", "train.lr=0.01", "train.precision=fp32", "train.compile=false"),
+    *(f"train.steps={STEPS}", "train.lr=0.01", "train.precision=fp32", "train.compile=false"),
     *("tracking.snapshot_s=0", "tracking.evaluations=3"),
 )
 """Two cells under two seeds, in arithmetic that repeats bit for bit, with a snapshot after each step."""
 
+ONE_SEED = (*TRIALS, "hydra.sweeper.replicates=1")
 BASIC = ("hydra/launcher=basic",)
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
 # --- a command that stops at a chosen moment --------------------------------------------------------------------------
 
-PLAN = Moment("os.rename", r"/plan\.json ")
-RUN_BEGINS = Moment("sql", "INSERT INTO params")
-SNAPSHOT_BEGINS = Moment("open", r"/snapshots/\.step\S+ w", 5)
-SNAPSHOT_ENDS = Moment("os.rename", r"/snapshots/step\S+\.pt ", 5)
-LATER_SNAPSHOT = Moment("os.rename", r"/snapshots/step\S+\.pt ", 17)
-CURVE_IS_LOGGED = Moment("sql", "INSERT INTO latest_metrics")
-RESULT = Moment("os.rename", r"/seed\d+/result\.json ")
-FILES_ARE_LOGGED = Moment("shutil.copyfile", r"/mlruns/\S+/result\.json ")
-RUN_ENDS = Moment("sql", "UPDATE runs SET status='FINISHED'")
-SNAPSHOTS_GO = Moment("os.remove", r"/snapshots/step")
-LEASE_GOES = Moment("os.remove", r"/\.running/\w+-seed\d+\.json ")
+SNAPSHOT_ENDS = Moment("os.rename", r"/snapshots/step\S+\.pt ", 3)
+LATER_SNAPSHOT = dataclasses.replace(SNAPSHOT_ENDS, nth=STEPS + SNAPSHOT_ENDS.nth)
 
 
 class Command(CommandProcess):
@@ -114,6 +107,14 @@ def started(workplace: Workplace, *overrides: str, halt: Moment | None = None) -
         command.wait()
 
 
+def kill_sweep_at(moment: Moment, workplace: Workplace, *overrides: str) -> None:
+    """Start a sweep that runs its trials itself, and kill it at this moment."""
+    with started(workplace, *overrides, *BASIC, halt=moment) as command:
+        command.halted()
+        command.send(signal.SIGKILL)
+        assert command.end().status == -signal.SIGKILL
+
+
 # --- what must hold whatever has happened -----------------------------------------------------------------------------
 
 
@@ -158,9 +159,9 @@ def of_seed(seed: int, endings: Endings) -> Endings:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Endings:
+def undisturbed(new_workplace: Callable[[], Workplace]) -> Endings:
     """The study without any fault."""
-    workplace = Workplace.apart(tmp_path_factory.mktemp("undisturbed"), migrated_database)
+    workplace = new_workplace()
     outcome = workplace.sweep(*TRIALS)
     assert outcome.status == 0, outcome.text
     found = endings(workplace)
@@ -174,6 +175,14 @@ def check_nothing_lost(workplace: Workplace, undisturbed: Endings, failed: int =
     check_recorded(workplace, trials=len(undisturbed), failed=failed)
     assert nobody_works(workplace)
     assert [str(folder.path) for folder in workplace.trials() if folder.snapshots.exists() and not failed] == []
+
+
+def rerun(workplace: Workplace, undisturbed: Endings, trials: Sequence[str] = TRIALS) -> Outcome:
+    """Run the command again in this process, and check that nothing was lost."""
+    again = workplace.sweep(*trials)
+    assert again.status == 0, again.text
+    check_nothing_lost(workplace, undisturbed)
+    return again
 
 
 def nobody_works(workplace: Workplace) -> bool:

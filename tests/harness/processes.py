@@ -1,4 +1,4 @@
-"""``python run.py`` in a process of its own that starts with its imports done; they take longer than a small study.
+"""``python run.py`` in another process that starts with its imports done; they take longer than a small study.
 
 A fork server of the standard library imports what the command needs, and each command is a fork of it: with its own
 arguments, environment, folder, streams and process group, as if a shell had started it.

@@ -1,6 +1,7 @@
 """PostgreSQL and MLflow servers on free ports, which end with their test, and what MLflow must hold of a study."""
 
 import contextlib
+import io
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from ablations.__main__ import main
 from ablations.storage.folder import CurvePoint, TrialFolder, steps_of, trial_folders
 from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
 from ablations.tracking.runs import facts_of, final_metrics
@@ -27,8 +29,8 @@ from tests.harness.support import STUDY, Workplace, wait_until
 SECONDS = 60
 ADDRESS = "127.0.0.1"
 OWNER = "mlflow"
-IN_STEPS = ("train.steps=12", "tracking.snapshot_s=0")
-"""A training with a snapshot after each step, so that it can be stopped in the middle."""
+IN_STEPS = ("train.steps=6", "tracking.snapshot_s=0")
+"""A training with a snapshot after each step, as long as those of a study with faults."""
 
 PORTS = range(20_000, 32_000)
 """Below those that Linux gives to outgoing connections."""
@@ -259,10 +261,10 @@ def check_recorded(workplace: Workplace, study: str = STUDY, trials: int = 4, fa
 
 def synchronise(workplace: Workplace, study: str = STUDY) -> str:
     """Log what MLflow missed by the command for it, and return the last line that it prints."""
-    command = (sys.executable, "-m", "ablations", "sync", study)
-    where = ("--outputs", str(workplace.outputs), "--tracking-uri", workplace.uri)
-    done = subprocess.run([*command, *where], check=True, capture_output=True, text=True, cwd=workplace.folder)
-    return done.stdout.splitlines()[-1]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(["sync", study, "--outputs", str(workplace.outputs), "--tracking-uri", workplace.uri])
+    return printed.getvalue().splitlines()[-1]
 
 
 def warnings(folder: TrialFolder) -> int:

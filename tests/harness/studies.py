@@ -277,10 +277,7 @@ def components_study(seeds: Iterable[int]) -> tuple[list[Trial], list[dict[str, 
 TASKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "sr_x2": ({"name": "sr_x2"}, ("Set5", "Set14")),
     "sr_x4": ({"name": "sr_x4"}, ("Set5",)),
-    "denoise": (
-        {"name": "denoise", "sigma": [15, 25], "train_sigma": [0, 75]},
-        ("CBSD68-sigma15", "CBSD68-sigma25"),
-    ),
+    "denoise": ({"name": "denoise", "sigma": [15, 25], "train_sigma": [0, 75]}, ("CBSD68-sigma15", "CBSD68-sigma25")),
     "jpeg": ({"name": "jpeg", "quality": [10], "train_quality": [10, 10]}, ("Classic5",)),
 }
 

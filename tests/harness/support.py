@@ -57,6 +57,13 @@ class Outcome:
         """Both streams together."""
         return self.out + self.message
 
+    @property
+    def refusal(self) -> str:
+        """The one line with which the command has refused to run; it must have status 1."""
+        (line,) = self.message.splitlines()
+        assert self.status == 1
+        return line
+
 
 @dataclasses.dataclass(frozen=True)
 class Workplace:
@@ -238,10 +245,12 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
     """Wait until ``condition`` holds; fail the test if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
+    pause = 0.001
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:.0f} s in vain: {what}")
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""Rules of the tests themselves: each asserts something, and the fork server imports what exists."""
+"""Rules of the tests themselves: each asserts something, and pages and the fork server name what exists."""
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +50,10 @@ def test_a_test_asserts_or_says_why_not(path: Path, asserting: set[str]) -> None
 def test_what_the_fork_server_imports_exists(name: str) -> None:
     """It ignores a module that does not exist, and commands would import for seconds instead."""
     assert importlib.util.find_spec(name) is not None
+
+
+def test_the_page_on_faults_names_tests_that_exist() -> None:
+    rows = [line for line in (REPOSITORY / "docs/faults.md").read_text().splitlines() if line.startswith("| ")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split(" | ")[-1])}
+    assert len(named) > 20
+    assert {f"test_{name}" for name in named} <= {function.name for path in FILES for function in functions(path)}

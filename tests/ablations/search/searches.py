@@ -17,7 +17,7 @@ from ablations.space.factors import REFERENCE
 from ablations.space.rows import Row, Sweep, full
 from ablations.space.rules import Backbone, ImpossibleCell
 
-SPAWN = multiprocessing.get_context("spawn")
+FORK = multiprocessing.get_context("fork")
 BACKBONE = Backbone("srresnet", 64)
 LEVELS: Sweep = {
     "residual": ["true", "false"],
@@ -32,7 +32,7 @@ COSTS = ("psnr_db", "ops_g")
 
 
 def identified(row: Row, setting: str = "laptop") -> IdentifiedRow:
-    """What a row is by the rules of the space."""
+    """Identify a row by the rules of the space."""
     try:
         levels = canonical_levels({**REFERENCE, **{key: value_of(text) for key, text in map(split, row)}}, BACKBONE)
     except ImpossibleCell as error:
@@ -41,7 +41,7 @@ def identified(row: Row, setting: str = "laptop") -> IdentifiedRow:
 
 
 def worth(cell: str) -> dict[str, float]:
-    """Values that nothing but the cell decides, without any order in them."""
+    """The values of a cell; they depend on its key alone, in no order."""
     return {"psnr_db": 30 + int(cell[:4], 16) / 2**16, "ops_g": float(int(cell[4:8], 16))}
 
 
@@ -65,14 +65,14 @@ def searched(storage: str, levels: Sweep = LEVELS, known: Collection[str] = (), 
 
 
 def finish(search: Search, proposals: Sequence[Proposal]) -> list[str]:
-    """Tell what these are worth; their cells."""
+    """Tell the values of these proposals; return their cells."""
     for proposal in proposals:
         search.tell(proposal, Finished(worth(proposal.cell)))
     return [proposal.cell for proposal in proposals]
 
 
 def train_all(search: Search) -> list[str]:
-    """Train until nothing new comes; the cells in their order."""
+    """Train until the search ends; return the cells in their order."""
     trained = []
     while proposals := search.ask(1):
         trained += finish(search, proposals)

@@ -1,30 +1,19 @@
-"""What a search has found, what it prunes, and which options it refuses."""
+"""What a search finds, what it prunes, and which options it refuses."""
 
 import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from ablations.search.records import Failed, Finished, Pruned
+from ablations.search.records import Failed, Finished, Proposal, Pruned
 from ablations.search.search import Search
 from bbcu.errors import BbcuError, ConfigError
-from tests.ablations.search.searches import (
-    BATCHED,
-    COSTS,
-    finish,
-    options_of,
-    searched,
-    train_all,
-    worth,
-)
+from tests.ablations.search.searches import BATCHED, COSTS, finish, options_of, searched, train_all, worth
 from tests.harness.paths import REPOSITORY
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -75,27 +64,26 @@ def test_the_history_is_json_and_the_same_in_the_next_session(journal: str) -> N
 # --- pruning ----------------------------------------------------------------------------------------------------------
 
 
-def with_curves(search: Search, count: int) -> None:
-    """Train this many cells whose curves rise from 30 to 32 dB in three points."""
-    for proposal in search.ask(count):
+def after_six_curves(storage: str, pruner: str) -> tuple[Search, Proposal]:
+    """A search with six cells whose curves rise from 30 to 32 dB in three points, and its next proposal."""
+    search = searched(storage, BATCHED, pruner=pruner)
+    for proposal in search.ask(6):
         for step, value in ((100, 30.0), (200, 31.0), (300, 32.0)):
             search.report(proposal, step, value)
         search.tell(proposal, Finished({"psnr_db": 32.0}))
+    [proposal] = search.ask(1)
+    return search, proposal
 
 
 @pytest.mark.parametrize(("pruner", "prunes"), [("median", True), ("halving", True), ("none", False)])
-def test_a_hopeless_curve_is_pruned(storage: str, pruner: str, prunes: bool) -> None:
-    search = searched(storage, BATCHED, pruner=pruner)
-    with_curves(search, 6)
-    [proposal] = search.ask(1)
+def test_a_hopeless_curve_is_pruned(file: str, pruner: str, prunes: bool) -> None:
+    search, proposal = after_six_curves(file, pruner)
     assert search.report(proposal, 100, 20.0) is prunes
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving"])
 def test_a_curve_above_the_others_is_not_pruned(journal: str, pruner: str) -> None:
-    search = searched(journal, BATCHED, pruner=pruner)
-    with_curves(search, 6)
-    [proposal] = search.ask(1)
+    search, proposal = after_six_curves(journal, pruner)
     assert not any(search.report(proposal, step, 33.0) for step in (100, 200, 300))
 
 
@@ -111,18 +99,14 @@ def test_a_pruned_cell_is_never_proposed_again_and_never_the_best(journal: str) 
     assert best.cell != proposal.cell
 
 
-def test_a_curve_of_a_cell_that_is_told_already_prunes_nothing(journal: str) -> None:
-    search = searched(journal, BATCHED, pruner="median")
-    with_curves(search, 6)
-    [proposal] = search.ask(1)
+def test_a_curve_of_a_finished_cell_prunes_nothing(journal: str) -> None:
+    search, proposal = after_six_curves(journal, "median")
     finish(search, [proposal])
     assert search.report(proposal, 100, 20.0) is False
 
 
 def test_an_evaluation_that_a_resumed_trial_repeats_is_reported_once(journal: str) -> None:
-    search = searched(journal, BATCHED, pruner="median")
-    with_curves(search, 6)
-    [proposal] = search.ask(1)
+    search, proposal = after_six_curves(journal, "median")
     assert [search.report(proposal, 100, value) for value in (20.0, 40.0)] == [True, True]
 
 
@@ -149,10 +133,7 @@ def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
             "hydra.sweeper.objectives: unknown objective 'psnr' (did you mean psnr_db?); "
             "valid: psnr_db, ops_g, params_k",
         ),
-        (
-            {"objectives": ("psnr_db", "psnr_db")},
-            "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is named twice",
-        ),
+        ({"objectives": ("psnr_db", "psnr_db")}, "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is there twice"),
         (
             {"objectives": ("ops_g",)},
             "hydra.sweeper.objectives=[ops_g]: psnr_db must be among them; "
@@ -174,14 +155,14 @@ def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_wrong_option_is_told_in_one_line(journal: str, changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_option_is_refused_in_one_line(journal: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         options_of(**{"storage": journal, **changes})
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("storage", ["", "search.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "/folder"])
-def test_a_storage_that_would_be_forgotten_or_is_none_is_refused(storage: str) -> None:
+def test_a_storage_in_memory_or_of_an_unknown_kind_is_refused(storage: str) -> None:
     with pytest.raises(ConfigError, match="unknown storage"):
         options_of(storage)
 
@@ -192,30 +173,31 @@ def test_the_sampler_follows_from_the_number_of_objectives(journal: str) -> None
     assert options_of(journal, objectives=COSTS, sampler="tpe").chosen_sampler == "tpe"
 
 
-@pytest.mark.parametrize("name", ["search.log", "search.db"])
-def test_a_file_that_is_no_storage_is_told_in_one_line(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_text("something else\n" * 100)
-    storage = str(path) if name.endswith(".log") else f"sqlite:///{path}"
+@pytest.mark.parametrize(
+    ("storage", "shown"),
+    [
+        ("FOLDER/search.log", "FOLDER/search.log"),
+        ("sqlite:///FOLDER/search.log", "sqlite:///FOLDER/search.log"),
+        ("postgresql+psycopg2://me:secret@127.0.0.1:1/base", "postgresql+psycopg2://me@127.0.0.1:1/base"),
+    ],
+    ids=["a file that is not a journal", "a file that is not a database", "a server that is away"],
+)
+def test_a_storage_that_cannot_be_used_is_one_line_without_its_password(
+    tmp_path: Path, storage: str, shown: str
+) -> None:
+    (tmp_path / "search.log").write_text("something else\n" * 100)
+    storage, shown = (text.replace("FOLDER", str(tmp_path)) for text in (storage, shown))
     with pytest.raises(BbcuError) as caught:
         searched(storage)
-    assert str(caught.value).startswith(f"hydra.sweeper.storage={storage}: cannot be used: ")
+    assert str(caught.value).startswith(f"hydra.sweeper.storage={shown}: cannot be used: ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_away_is_told_in_one_line_without_its_password() -> None:
-    with pytest.raises(BbcuError) as caught:
-        searched("postgresql+psycopg2://me:secret@127.0.0.1:1/base")
-    assert str(caught.value).startswith("hydra.sweeper.storage=postgresql+psycopg2://me@127.0.0.1:1/base: cannot be")
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_for_the_storage_is_made(tmp_path: Path) -> None:
+def test_the_folder_of_the_storage_is_created(tmp_path: Path) -> None:
     assert searched(str(tmp_path / "outputs" / "study" / "search.log")).ask(1)
 
 
-# --- what others notice of it -----------------------------------------------------------------------------------------
+# --- what it prints and imports ---------------------------------------------------------------------------------------
 
 
 def test_a_search_prints_nothing(journal: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -142,12 +142,7 @@ def test_a_key_without_a_level_is_refused() -> None:
             "not (act=after and act_fn in [relu,hardtanh])",
             id="not a parenthesis",
         ),
-        pytest.param(
-            "act not in [after]",
-            Not(Comparison("act", "in", ("after",))),
-            "not act in [after]",
-            id="not in",
-        ),
+        pytest.param("act not in [after]", Not(Comparison("act", "in", ("after",))), "not act in [after]", id="not in"),
         pytest.param(
             "(bn=pre or bn=post) and (act=none and (threshold=true))",
             AllOf(

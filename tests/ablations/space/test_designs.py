@@ -23,76 +23,56 @@ SPACE: Sweep = {name: [level_text(level) for level in factor.levels] for name, f
 RESIDUAL_BN: Sweep = {"residual": ["true", "false"], "bn": ["pre", "post"]}
 
 
-@pytest.mark.parametrize(
-    ("sweep", "rows"),
-    [
-        pytest.param({}, [()], id="nothing varies"),
-        pytest.param({"bn": ["pre"]}, [("bn=pre",)], id="one value"),
-        pytest.param(
-            {"residual": ["true", "false"], "bn": ["pre", "post"]},
-            [
-                ("residual=true", "bn=pre"),
-                ("residual=true", "bn=post"),
-                ("residual=false", "bn=pre"),
-                ("residual=false", "bn=post"),
-            ],
-            id="the last key varies fastest",
-        ),
-        pytest.param({"bn": []}, [], id="no value"),
-    ],
-)
-def test_full_factorial(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
-    assert full(sweep) == rows
+def rows_in(text: str) -> list[tuple[str, ...]]:
+    """``a=1 b=2; a=2`` as ``[("a=1", "b=2"), ("a=2",)]``."""
+    return [tuple(row.split()) for row in text.split("; ")]
 
 
-# --- one at a time, leave one out -------------------------------------------------------------------------------------
+THREE: Sweep = {"residual": ["true", "block", "false"], "channels": ["32"], "bn": ["none", "post"]}
+
+
+@pytest.mark.parametrize("design", [full, one_at_a_time, leave_one_out])
+def test_nothing_varies_in_a_design_without_several_values(design: Any) -> None:
+    assert design({}) == [()]
+    assert design({"channels": ["32"]}) == [("channels=32",)]
 
 
 @pytest.mark.parametrize(
-    ("sweep", "rows"),
+    ("design", "sweep", "rows"),
     [
-        pytest.param({}, [()], id="nothing varies"),
-        pytest.param({"channels": ["32"]}, [("channels=32",)], id="what is set is not a change"),
         pytest.param(
-            {"residual": ["true", "false", "block"], "channels": ["32"], "bn": ["none", "post"]},
-            [
-                ("residual=true", "channels=32", "bn=none"),
-                ("residual=false", "channels=32", "bn=none"),
-                ("residual=block", "channels=32", "bn=none"),
-                ("residual=true", "channels=32", "bn=post"),
-            ],
-            id="the base, then each other value alone",
+            full,
+            RESIDUAL_BN,
+            "residual=true bn=pre; residual=true bn=post; residual=false bn=pre; residual=false bn=post",
+            id="full: the last key varies fastest",
+        ),
+        pytest.param(
+            one_at_a_time,
+            THREE,
+            "residual=true channels=32 bn=none; residual=block channels=32 bn=none; "
+            "residual=false channels=32 bn=none; residual=true channels=32 bn=post",
+            id="one at a time: the base, then each other value alone",
+        ),
+        pytest.param(
+            leave_one_out,
+            THREE,
+            "residual=true channels=32 bn=none; residual=false channels=32 bn=none; residual=true channels=32 bn=post",
+            id="leave one out: the complete row, then each key at its last value",
         ),
     ],
 )
-def test_one_at_a_time(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
-    assert one_at_a_time(sweep) == rows
+def test_a_design_lists_its_rows(design: Any, sweep: Sweep, rows: str) -> None:
+    assert design(sweep) == rows_in(rows)
+
+
+def test_a_full_factorial_with_a_key_without_values_is_empty() -> None:
+    assert full({"bn": []}) == []
 
 
 def test_one_at_a_time_costs_one_cell_and_one_for_each_other_value() -> None:
     rows = one_at_a_time(SPACE)
     assert len(rows) == len(set(rows)) == 1 + sum(len(values) - 1 for values in SPACE.values())
     assert all(sum(one != other for one, other in zip(row, rows[0], strict=True)) == 1 for row in rows[1:])
-
-
-@pytest.mark.parametrize(
-    ("sweep", "rows"),
-    [
-        pytest.param({}, [()], id="nothing varies"),
-        pytest.param({"channels": ["32"]}, [("channels=32",)], id="one value cannot be left out"),
-        pytest.param(
-            {"residual": ["true", "block", "false"], "channels": ["32"], "threshold": ["true", "false"]},
-            [
-                ("residual=true", "channels=32", "threshold=true"),
-                ("residual=false", "channels=32", "threshold=true"),
-                ("residual=true", "channels=32", "threshold=false"),
-            ],
-            id="the complete row, then each key at its last value",
-        ),
-    ],
-)
-def test_leave_one_out(sweep: Sweep, rows: list[tuple[str, ...]]) -> None:
-    assert leave_one_out(sweep) == rows
 
 
 @pytest.mark.parametrize("design", [one_at_a_time, leave_one_out, lambda sweep: random_cells(sweep, 1, 0), fractional])
@@ -144,15 +124,7 @@ def test_a_chain_keeps_every_change() -> None:
     ],
 )
 def test_the_chain_of_the_paper(version: int, levels: dict[str, object]) -> None:
-    common = {
-        "residual": True,
-        "act_fn": "rprelu",
-        "binarize": ("body",),
-        "threshold": True,
-        "surrogate": "quadratic",
-        "weight": "l1",
-    }
-    assert bbcu_version(version) == common | levels
+    assert bbcu_version(version) == {**REFERENCE, **levels}
 
 
 @pytest.mark.parametrize(
@@ -303,39 +275,20 @@ def test_a_fraction_is_a_full_factorial_in_any_fewer_factors_than_its_resolution
 
 def test_half_of_four_factors_by_hand() -> None:
     fraction = fractional(letters(4), generators=["D=A*B*C"])
-    assert fraction.rows == (
-        ("A=1", "B=1", "C=1", "D=1"),
-        ("A=1", "B=1", "C=2", "D=2"),
-        ("A=1", "B=2", "C=1", "D=2"),
-        ("A=1", "B=2", "C=2", "D=1"),
-        ("A=2", "B=1", "C=1", "D=2"),
-        ("A=2", "B=1", "C=2", "D=1"),
-        ("A=2", "B=2", "C=1", "D=1"),
-        ("A=2", "B=2", "C=2", "D=2"),
-    )
+    assert ["".join(text[-1] for text in row) for row in fraction.rows] == [
+        *("1111", "1122", "1212", "1221"),
+        *("2112", "2121", "2211", "2222"),
+    ]
     assert fraction.defining_relation == ("A*B*C*D",)
     assert fraction.resolution == 4
-    assert fraction.aliases == (
-        ("A", "B*C*D"),
-        ("B", "A*C*D"),
-        ("C", "A*B*D"),
-        ("D", "A*B*C"),
-        ("A*B", "C*D"),
-        ("A*C", "B*D"),
-        ("A*D", "B*C"),
-    )
+    aliases = ["A = B*C*D", "B = A*C*D", "C = A*B*D", "D = A*B*C", "A*B = C*D", "A*C = B*D", "A*D = B*C"]
+    assert [" = ".join(effects) for effects in fraction.aliases] == aliases
     assert fraction.notes() == [
         "8 rows, resolution IV: main effects are clear of interactions of two factors, which are confused with one "
         "another",
         "generators: D=A*B*C",
         "defining relation: I = A*B*C*D",
-        "estimated together: A = B*C*D",
-        "estimated together: B = A*C*D",
-        "estimated together: C = A*B*D",
-        "estimated together: D = A*B*C",
-        "estimated together: A*B = C*D",
-        "estimated together: A*C = B*D",
-        "estimated together: A*D = B*C",
+        *(f"estimated together: {alias}" for alias in aliases),
     ]
     assert fractional(letters(4), 1) == fraction
 
@@ -361,15 +314,8 @@ def test_the_search_takes_the_first_of_equally_good_generators() -> None:
 
 
 def test_effects_of_as_many_factors_as_the_resolution_are_not_listed() -> None:
-    assert fractional(letters(5), 2).notes()[3:] == [
-        "estimated together: A = B*E",
-        "estimated together: B = A*E",
-        "estimated together: C = D*E",
-        "estimated together: D = C*E",
-        "estimated together: E = A*B = C*D",
-        "estimated together: A*C = B*D",
-        "estimated together: A*D = B*C",
-    ]
+    aliases = ("A = B*E", "B = A*E", "C = D*E", "D = C*E", "E = A*B = C*D", "A*C = B*D", "A*D = B*C")
+    assert fractional(letters(5), 2).notes()[3:] == [f"estimated together: {alias}" for alias in aliases]
 
 
 @pytest.mark.parametrize(
@@ -439,28 +385,19 @@ def test_a_fraction_is_refused_where_the_factors_do_not_allow_it(
         pytest.param(
             "one_at_a_time",
             {"reference": {"bn": "none"}},
-            [
-                ("residual=true", "bn=none"),
-                ("residual=false", "bn=none"),
-                ("residual=true", "bn=pre"),
-                ("residual=true", "bn=post"),
-            ],
+            rows_in("residual=true bn=none; residual=false bn=none; residual=true bn=pre; residual=true bn=post"),
             id="one at a time against another base",
         ),
         pytest.param(
             "one_at_a_time",
             {"reference": {"residual": False}},
-            [
-                ("residual=false", "bn=pre"),
-                ("residual=true", "bn=pre"),
-                ("residual=false", "bn=post"),
-            ],
+            rows_in("residual=false bn=pre; residual=true bn=pre; residual=false bn=post"),
             id="a base as a config holds it",
         ),
         pytest.param(
             "leave_one_out",
             {"reference": {"bn": "post"}},
-            [("residual=true", "bn=post"), ("residual=false", "bn=post"), ("residual=true", "bn=pre")],
+            rows_in("residual=true bn=post; residual=false bn=post; residual=true bn=pre"),
             id="leave one out of another method",
         ),
         pytest.param("random", {"cells": 2, "seed": 5}, random_cells(RESIDUAL_BN, 2, 5), id="random"),

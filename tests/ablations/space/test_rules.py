@@ -58,7 +58,7 @@ def pictures(seed: int = 3, side: int = SIDE, colours: int = 3) -> Tensor:
 
 
 def trained(network: nn.Module) -> list[Tensor]:
-    """What tells a network from another: its outputs in training and after it, and the sizes of its first gradients."""
+    """The outputs of a network in training and after it, and the sizes of its first gradients."""
     units, x = binary_units(network), pictures()
     optimiser = torch.optim.Adam(network.parameters(), 0.01)
     outputs, gradients = [network.eval()(x).detach()], []
@@ -84,7 +84,7 @@ def outcome(levels: dict[str, Level], backbone: Backbone) -> list[Tensor]:
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    """Whether two outcomes are one; gradients count where the two have as many parameters."""
+    """Whether two outcomes are equal; gradients count if both have as many parameters."""
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.shape == b.shape]
     return all(torch.allclose(a, b, rtol=ROUNDING, atol=ROUNDING) for a, b in pairs)
 
@@ -248,49 +248,31 @@ def largest(levels: dict[str, Level], place: str) -> float:
     return float(outputs[0].detach().abs().max())
 
 
-@pytest.mark.parametrize("bn", ["none", "post"])
-@pytest.mark.parametrize(
-    ("residual", "act", "blind"),
-    [
-        pytest.param(True, "after", (1, 2, 3), id="an identity each, after the add"),
-        pytest.param(False, "inside", (1, 2, 3), id="no residual"),
-        pytest.param("block", "after", (1, 2, 3), id="an identity around each pair, after the add"),
-        pytest.param("block", "inside", (1, 3), id="an identity around each pair: the second of each"),
-    ],
-)
-def test_after_a_relu_every_bit_is_positive(residual: Level, act: str, blind: tuple[int, ...], bn: str) -> None:
-    levels = asked(residual=residual, act=act, act_fn="relu", bn=bn, threshold=False)
-    assert not possible(levels, SRRESNET)
-    found = entropies(levels, SRRESNET)
-    assert found["body.units.0"] > 0
-    assert {name for name, entropy in found.items() if entropy == 0} == {f"body.units.{unit}" for unit in blind}
+def units_of_body(*numbers: int) -> set[str]:
+    return {f"body.units.{number}" for number in numbers}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"threshold": True}, {"bn": "pre"}, {"bn": "out"}, {"act_fn": "prelu"}, {"act": "inside"}],
-    ids=str,
-)
-def test_after_a_relu_bits_carry_information_if_something_shifts_them(change: dict[str, Level]) -> None:
-    levels = {**asked(act="after", act_fn="relu", threshold=False), **change}
-    assert possible(levels, SRRESNET)
-    assert sum(entropy > 0 for entropy in entropies(levels, SRRESNET).values()) > 1
+BLIND = [
+    pytest.param(SRRESNET, {"act": "after"}, units_of_body(1, 2, 3), id="an identity each, after the add"),
+    pytest.param(SRRESNET, {"residual": False}, units_of_body(1, 2, 3), id="no residual"),
+    pytest.param(SRRESNET, {"residual": "block", "act": "after"}, units_of_body(1, 2, 3), id="pairs, after the add"),
+    pytest.param(SRRESNET, {"residual": "block"}, units_of_body(1, 3), id="pairs: the second of each"),
+    pytest.param(SRRESNET, {"binarize": ("up",), "act": "after"}, {"up.refine"}, id="up, after the add"),
+    pytest.param(SRRESNET, {"binarize": ("up",), "residual": False}, {"up.refine"}, id="up, no residual"),
+    pytest.param(
+        SRRESNET, {"binarize": ("up", "tail"), "act": "after"}, {"up.refine", "tail"}, id="up and what it feeds"
+    ),
+    pytest.param(DNCNN, {}, units_of_body(0, 1, 2, 3), id="a stream that only grows"),
+    pytest.param(DNCNN, {"binarize": ("tail",), "act_fn": "rprelu"}, {"tail"}, id="behind the last ReLU of a body"),
+    pytest.param(SRRESNET, {"binarize": ("head",)}, {"head.unit"}, id="a head"),
+    pytest.param(DNCNN, {"binarize": ("head",)}, {"head.unit"}, id="the head of a DnCNN"),
+]
+"""Levels with a ReLU or a picture before a sign without a threshold, and the units whose bits are all positive."""
 
 
 @pytest.mark.parametrize("bn", ["none", "post"])
-@pytest.mark.parametrize(
-    ("backbone", "levels", "blind"),
-    [
-        pytest.param(SRRESNET, {"binarize": ("up",), "act": "after"}, {"up.refine"}, id="up, after the add"),
-        pytest.param(SRRESNET, {"binarize": ("up",), "residual": False}, {"up.refine"}, id="up, no residual"),
-        pytest.param(
-            SRRESNET, {"binarize": ("up", "tail"), "act": "after"}, {"up.refine", "tail"}, id="up and what it feeds"
-        ),
-        pytest.param(DNCNN, {}, {f"body.units.{unit}" for unit in range(4)}, id="a stream that only grows"),
-        pytest.param(DNCNN, {"binarize": ("tail",), "act_fn": "rprelu"}, {"tail"}, id="behind the last ReLU of a body"),
-    ],
-)
-def test_after_a_relu_outside_the_body_every_bit_is_positive(
+@pytest.mark.parametrize(("backbone", "levels", "blind"), BLIND)
+def test_without_a_shift_after_a_relu_or_a_picture_every_bit_is_positive(
     backbone: Backbone, levels: dict[str, Level], blind: set[str], bn: str
 ) -> None:
     whole = {**asked(act_fn="relu", bn=bn, threshold=False), **levels}
@@ -299,12 +281,20 @@ def test_after_a_relu_outside_the_body_every_bit_is_positive(
     assert {name for name, entropy in found.items() if entropy == 0} == blind
 
 
-@pytest.mark.parametrize("bn", ["none", "post", "out"])
 @pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_a_binary_head_without_a_shift_sees_only_positive_bits(backbone: Backbone, bn: str) -> None:
-    levels = asked(binarize=("head",), bn=bn, threshold=False)
+def test_batchnorm_at_the_output_does_not_help_a_binary_head(backbone: Backbone) -> None:
+    levels = asked(binarize=("head",), bn="out", threshold=False)
     assert not possible(levels, backbone)
     assert entropies(levels, backbone) == {"head.unit": 0}
+
+
+@pytest.mark.parametrize(
+    "change", [{"threshold": True}, {"bn": "pre"}, {"bn": "out"}, {"act_fn": "prelu"}, {"act": "inside"}], ids=str
+)
+def test_after_a_relu_bits_carry_information_if_something_shifts_them(change: dict[str, Level]) -> None:
+    levels = {**asked(act="after", act_fn="relu", threshold=False), **change}
+    assert possible(levels, SRRESNET)
+    assert sum(entropy > 0 for entropy in entropies(levels, SRRESNET).values()) > 1
 
 
 @pytest.mark.parametrize("change", [{"threshold": True}, {"bn": "pre", "threshold": False}], ids=str)
@@ -466,7 +456,7 @@ def test_the_shift_of_batchnorm_and_the_shift_into_rprelu_are_one() -> None:
     torch.testing.assert_close(body(stream()), before)
 
 
-def test_the_shift_out_of_rprelu_folds_into_the_next_unit_where_it_stands_after_the_add() -> None:
+def test_after_the_add_the_shift_out_of_rprelu_folds_into_the_next_unit() -> None:
     body = body_of(act="after").eval()
     before, (first, second) = body(stream()), body.units
     with torch.no_grad():
@@ -477,7 +467,7 @@ def test_the_shift_out_of_rprelu_folds_into_the_next_unit_where_it_stands_after_
     torch.testing.assert_close(body(stream()), before)
 
 
-def test_the_shift_out_of_rprelu_folds_into_every_later_threshold_where_it_stands_before_the_add() -> None:
+def test_before_the_add_the_shift_out_of_rprelu_folds_into_every_later_threshold() -> None:
     body = body_of(blocks=2).eval()
     before, total = body(stream()), torch.zeros(1, CHANNELS, 1, 1).double()
     with torch.no_grad():
@@ -489,7 +479,7 @@ def test_the_shift_out_of_rprelu_folds_into_every_later_threshold_where_it_stand
 
 
 def test_batchnorm_between_two_bare_convolutions_is_a_threshold() -> None:
-    """Where its weight is positive; where it is negative it turns the bits over as well."""
+    """If its weight is positive; a negative one flips the bits too."""
     body = body_of(residual=False, act="none", bn="post").eval()
     before, (first, second) = body(stream()), body.units
     bn = first.bn_post

@@ -8,7 +8,7 @@ import pytest
 
 from ablations.space.cells import Cell, canonical_levels, cell_name, combinations
 from ablations.space.factors import FACTORS, REFERENCE, parse_level
-from ablations.space.rules import Backbone, ImpossibleCell
+from ablations.space.rules import Backbone
 from bbcu.errors import ConfigError
 
 SRRESNET = Backbone("srresnet", 64)
@@ -76,31 +76,6 @@ def test_auto_and_its_number_are_one_cell() -> None:
 
 def test_another_number_is_another_cell() -> None:
     assert canonical_levels({**REFERENCE, "align": 1}, SRRESNET).levels["align"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("asked", "becomes"),
-    [
-        pytest.param({"residual": False, "act": "after"}, {"residual": False}, id="no add, no place beside it"),
-        pytest.param({"act": "none", "act_fn": "relu"}, {"act": "none"}, id="no activation, no kind of it"),
-        pytest.param(
-            {"residual": False, "act": "none", "bn": "out"},
-            {"residual": False, "act": "none", "bn": "post"},
-            id="nothing between the convolution and the output",
-        ),
-    ],
-)
-def test_combinations_of_one_network_are_merged(asked: dict[str, object], becomes: dict[str, object]) -> None:
-    merged = canonical_levels({**REFERENCE, **asked}, SRRESNET)
-    assert merged.factors == canonical_levels({**REFERENCE, **becomes}, SRRESNET).factors
-    assert merged.reasons
-
-
-def test_an_impossible_combination_is_refused_with_its_reason() -> None:
-    levels = {**REFERENCE, "act": "after", "act_fn": "hardtanh"}
-    with pytest.raises(ImpossibleCell, match="hardtanh"):
-        canonical_levels(levels, SRRESNET)
-    assert canonical_levels({**levels, "align": 1}, SRRESNET).factors["act_fn"] == "hardtanh"
 
 
 def test_every_reference_is_a_level_of_its_factor() -> None:

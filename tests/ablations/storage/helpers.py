@@ -1,18 +1,24 @@
-"""Leases, results and warnings that the tests of several rooms share."""
+"""Leases, results and warnings that the tests of several rooms share, and a process that holds a trial."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 from ablations.storage.files import write_atomically
 from ablations.storage.folder import CurvePoint, TrialFolder
-from ablations.storage.lease import Lease, lease_path, process_start_of, this_host
+from ablations.storage.lease import Lease, lease_path, process_start_of, this_host, trial_lock
 
 CELL = "a" * 64
+FORK = get_context("fork")
 
 
 def result(seed: int = 0, cell: str = CELL) -> dict[str, Any]:
@@ -73,3 +79,42 @@ class Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(record.getMessage())
+
+
+def _hold(folder: TrialFolder, connection: Connection) -> None:
+    with trial_lock(folder, "other"):
+        connection.send("held")
+        connection.recv()
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """A process that holds a trial until it is told to release it, or is killed."""
+
+    process: ForkProcess
+    connection: Connection
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def release(self) -> int | None:
+        """Tell it to release the trial, and return its exit status."""
+        self.connection.send("release")
+        self.process.join(60)
+        return self.process.exitcode
+
+
+@contextlib.contextmanager
+def holder_of(folder: TrialFolder) -> Iterator[Holder]:
+    """Start another process that holds the trial; kill it afterwards."""
+    connection, its_own = FORK.Pipe()
+    process = FORK.Process(target=_hold, args=(folder, its_own))
+    process.start()
+    try:
+        assert connection.recv() == "held"
+        yield Holder(process, connection)
+    finally:
+        process.kill()
+        process.join()

@@ -1,4 +1,4 @@
-"""The state of a trial: every attempt at it, how each ended, and what is true of it now."""
+"""The state of a trial: every attempt at it, how each ended, and the present state."""
 
 import json
 import os
@@ -36,14 +36,14 @@ def folder(tmp_path: Path) -> TrialFolder:
 
 
 def finish(folder: TrialFolder) -> None:
-    """Leave a result, whole but for what it says."""
+    """Leave a result without content."""
     folder.write_result({**dict.fromkeys(RESULT_KEYS), "cell": folder.cell, "seed": folder.seed})
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_that_nobody_has_begun_is_planned(folder: TrialFolder) -> None:
+def test_a_trial_without_an_attempt_is_planned(folder: TrialFolder) -> None:
     assert history_of(folder) == History()
     assert (History().state, History().since) == (State.PLANNED, None)
     assert present_state(folder) == (State.PLANNED, "")
@@ -82,7 +82,7 @@ def test_an_attempt_ends_in_its_state_and_stays_when_another_begins(folder: Tria
     assert history_of(folder).state == State.RUNNING
 
 
-def test_what_is_new_of_an_attempt_is_told_of_the_latest_alone(folder: TrialFolder) -> None:
+def test_an_update_changes_only_the_latest_attempt(folder: TrialFolder) -> None:
     begin_attempt(folder)
     end_attempt(folder, State.INTERRUPTED, "stopped")
     begin_attempt(folder)
@@ -91,12 +91,12 @@ def test_what_is_new_of_an_attempt_is_told_of_the_latest_alone(folder: TrialFold
     assert history_of(folder).state == State.RUNNING
 
 
-def test_nothing_is_told_of_a_trial_without_an_attempt(folder: TrialFolder) -> None:
+def test_ending_a_trial_without_an_attempt_writes_nothing(folder: TrialFolder) -> None:
     end_attempt(folder, State.FAILED, "its worker died")
     assert not folder.state_path.exists()
 
 
-# --- an attempt that could not say how it ended -----------------------------------------------------------------------
+# --- an attempt whose process was killed ------------------------------------------------------------------------------
 
 
 def test_an_attempt_without_an_end_was_interrupted_once_another_begins(folder: TrialFolder) -> None:
@@ -107,7 +107,7 @@ def test_an_attempt_without_an_end_was_interrupted_once_another_begins(folder: T
     assert second.state == State.RUNNING
 
 
-def test_it_ended_when_it_gave_its_last_sign(folder: TrialFolder) -> None:
+def test_a_killed_attempt_ended_when_it_last_wrote_a_file(folder: TrialFolder) -> None:
     begin_attempt(folder, began=100.0)
     for path, moment in ((folder.log_path, 130.0), (folder.snapshots / "step.pt", 150.0)):
         write_atomically(path, "")
@@ -117,13 +117,13 @@ def test_it_ended_when_it_gave_its_last_sign(folder: TrialFolder) -> None:
     assert history_of(folder).attempts[0].ended == 150.0
 
 
-def test_one_that_left_no_sign_ended_as_it_began(folder: TrialFolder) -> None:
+def test_a_killed_attempt_without_files_ended_when_it_began(folder: TrialFolder) -> None:
     begin_attempt(folder, began=100.0)
     begin_attempt(folder, began=400.0)
     assert history_of(folder).attempts[0].ended == 100.0
 
 
-# --- what is true now -------------------------------------------------------------------------------------------------
+# --- the present state ------------------------------------------------------------------------------------------------
 
 
 def test_a_trial_runs_while_its_process_does(folder: TrialFolder) -> None:
@@ -155,14 +155,14 @@ def test_a_trial_that_lost_its_result_is_interrupted(folder: TrialFolder) -> Non
     assert present_state(folder) == (State.INTERRUPTED, RESULT_LOST)
 
 
-def test_a_trial_that_runs_elsewhere_is_taken_to_run(folder: TrialFolder) -> None:
+def test_a_trial_of_another_machine_is_running(folder: TrialFolder) -> None:
     begin_attempt(folder)
     put_lease(folder, host="elsewhere/1")
     assert present_state(folder) == (State.RUNNING, "")
 
 
 @pytest.mark.parametrize("ending", [State.FAILED, State.INTERRUPTED, State.PRUNED])
-def test_a_trial_without_a_result_is_what_its_last_attempt_came_to(folder: TrialFolder, ending: State) -> None:
+def test_a_trial_without_a_result_has_the_state_of_its_last_attempt(folder: TrialFolder, ending: State) -> None:
     begin_attempt(folder)
     end_attempt(folder, ending, "for a reason")
     assert present_state(folder) == (ending, "for a reason")
@@ -190,14 +190,14 @@ ROW = '{"number": 1, "state": "running", "reason": "", "began": 1.0, "ended": nu
         f'{{"attempts": [{ROW.replace("running", "asleep")}}}]}}',
     ],
 )
-def test_a_damaged_file_is_no_history_and_holds_nobody_up(folder: TrialFolder, text: str) -> None:
+def test_a_damaged_history_is_ignored(folder: TrialFolder, text: str) -> None:
     write_atomically(folder.state_path, text)
     assert history_of(folder) == History()
     assert present_state(folder) == (State.PLANNED, "")
     assert begin_attempt(folder).number == 1
 
 
-def test_a_row_that_is_whole_is_a_history(folder: TrialFolder) -> None:
+def test_a_whole_row_is_a_history(folder: TrialFolder) -> None:
     write_atomically(folder.state_path, f'{{"attempts": [{ROW}}}]}}')
     assert history_of(folder).state == State.RUNNING
 

@@ -1,7 +1,9 @@
-"""A trial's folder and a study's plan: what is written comes back, whole or not at all."""
+"""A trial's folder and a study's plan: a file is read back as it was written, or counts as missing."""
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from ablations.storage import plans
 from ablations.storage.files import replacing, write_atomically
 from ablations.storage.folder import CurvePoint, TrialFolder, trial_folders
 from ablations.storage.plans import read_plan, write_plan
-from tests.ablations.storage.helpers import CELL, finished, result
+from tests.ablations.storage.helpers import CELL, FORK, finished, result
 
 # --- disk -------------------------------------------------------------------------------------------------------------
 
@@ -28,12 +30,13 @@ def test_a_folder_is_named_by_study_cell_and_seed(tmp_path: Path) -> None:
     [
         pytest.param("", id="empty"),
         pytest.param(json.dumps(result())[:100], id="cut short"),
-        pytest.param("[1, 2]", id="no object"),
+        pytest.param("[1, 2]", id="not an object"),
         pytest.param(json.dumps(result(seed=1)), id="of another seed"),
         pytest.param(json.dumps(result(cell="b" * 64)), id="of another cell"),
+        pytest.param(json.dumps(result()).replace('"metrics"', '"other"'), id="without metrics"),
     ],
 )
-def test_a_result_that_is_not_whole_or_not_its_own_counts_as_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_result_or_one_of_another_trial_counts_as_missing(tmp_path: Path, text: str) -> None:
     folder = finished(tmp_path)
     folder.result_path.write_text(text)
     assert folder.result() is None
@@ -66,6 +69,22 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def die_while_writing(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_atomically(path, "old")
+    writer = FORK.Process(target=die_while_writing, args=(path,))
+    writer.start()
+    writer.join(60)
+    assert writer.exitcode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
 def test_trial_folders_are_found_in_order(tmp_path: Path) -> None:
     for seed in (2, 0, 1):
         finished(tmp_path, seed)
@@ -91,7 +110,7 @@ def test_a_plan_keeps_what_was_left_out_once(tmp_path: Path) -> None:
     assert row.items() <= kept.items()
 
 
-def test_what_is_planned_now_is_not_left_out_any_more(tmp_path: Path) -> None:
+def test_a_trial_that_is_planned_now_is_no_longer_left_out(tmp_path: Path) -> None:
     asked = {"levels": {"bn": "out"}, "setting": {"channels": 8}}
     write_plan(tmp_path, "tiny", {"trials": [], "left_out": [{**asked, "reason": 'excluded by "bn=out"'}]})
     trial = {**asked, "cell": CELL, "seed": 0, "name": "x"}
@@ -102,7 +121,7 @@ def test_what_is_planned_now_is_not_left_out_any_more(tmp_path: Path) -> None:
     assert [row["reason"] for row in read_plan(tmp_path, "tiny")["left_out"]] == [twice["reason"]]
 
 
-def test_what_is_planned_again_was_planned_when_it_was_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_is_planned_again_keeps_its_first_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = ({"cell": CELL, "seed": seed, "name": "x"} for seed in (0, 1))
     row = {"levels": {"bn": "out"}, "setting": {"channels": 8}, "reason": "impossible"}
     for now, trials in ((1000.0, [one]), (2000.0, [one, two])):

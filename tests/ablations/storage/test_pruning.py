@@ -1,4 +1,4 @@
-"""A search ends a trial early: the trial asks after an evaluation, and goes on unless the answer is to end."""
+"""A search prunes a trial: the trial asks after an evaluation, and continues unless the answer is to stop."""
 
 import contextlib
 import pickle
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ablations.storage import pruning
-from ablations.storage.attempts import State, history_of, present_state
 from ablations.storage.files import write_atomically
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
@@ -22,9 +21,7 @@ from ablations.storage.pruning import (
     request_path,
     search_marker,
 )
-from ablations.trial.execution import run_trial
 from tests.harness.builders import open_folder, without_root_rights
-from tests.harness.support import Workplace
 
 SESSION = "search"
 
@@ -47,14 +44,14 @@ def search(folder: TrialFolder, answer: Callable[[PruningRequest], None]) -> Ite
     asked: list[PruningRequest] = []
     over = threading.Event()
 
-    def look_on() -> None:
+    def answer_requests() -> None:
         while not over.wait(0.005):
             request = open_request(folder)
             if request is not None:
                 asked.append(request)
                 answer(request)
 
-    thread = threading.Thread(target=look_on)
+    thread = threading.Thread(target=answer_requests)
     thread.start()
     try:
         yield asked
@@ -63,7 +60,7 @@ def search(folder: TrialFolder, answer: Callable[[PruningRequest], None]) -> Ite
         thread.join()
 
 
-def go_on(request: PruningRequest) -> None:
+def continue_trial(request: PruningRequest) -> None:
     request.answer(prune=False)
 
 
@@ -102,13 +99,13 @@ def test_a_pruned_trial_reaches_the_sweep_from_another_process_with_its_step() -
 
 
 @pytest.mark.parametrize("session", ["", "another"], ids=["no sweep", "a sweep that is not a search"])
-def test_a_trial_outside_a_search_asks_nobody(folder: TrialFolder, session: str) -> None:
+def test_a_trial_outside_a_search_does_not_ask(folder: TrialFolder, session: str) -> None:
     with search(folder, prune) as asked:
         PruningClient(folder, session).check(20, 31.5)
     assert asked == []
 
 
-def test_without_an_answer_the_trial_withdraws_its_request_and_goes_on(
+def test_without_an_answer_the_trial_withdraws_its_request_and_continues(
     folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "WAIT_SECONDS", 0.05)
@@ -118,7 +115,7 @@ def test_without_an_answer_the_trial_withdraws_its_request_and_goes_on(
 
 def test_a_late_answer_does_not_count_for_a_later_attempt(folder: TrialFolder) -> None:
     PruningRequest(folder, 20, 31.5).answer(prune=True)
-    with search(folder, go_on) as asked:
+    with search(folder, continue_trial) as asked:
         PruningClient(folder, SESSION).check(20, 31.5)
     assert len(asked) == 1
 
@@ -141,25 +138,3 @@ def test_a_disk_that_cannot_be_written_to_stops_nothing(caplog: pytest.LogCaptur
         with without_root_rights():
             client.check(20, 31.5)
     assert "the search cannot be asked at step 20: Permission denied; training continues" in caplog.text
-
-
-# --- a whole trial ----------------------------------------------------------------------------------------------------
-
-
-def test_a_pruned_trial_is_recorded_as_such_with_its_step_and_score(workplace: Workplace) -> None:
-    overrides = ("train.steps=4", "tracking.evaluations=2")
-    folder = workplace.folder_of(*overrides)
-    write_atomically(search_marker(folder, SESSION), "")
-    config = workplace.config(*overrides, f"session={SESSION}")
-    with search(folder, prune) as asked, pytest.raises(TrialPruned, match="pruned at step 2 with"):
-        run_trial(config)
-    assert [request.step for request in asked] == [2]
-    state, reason = present_state(folder)
-    assert state == State.PRUNED
-    assert reason == f"pruned at step 2 with {asked[0].psnr_db:.2f} dB"
-    (attempt,) = history_of(folder).attempts
-    assert (attempt.step, attempt.psnr_db) == (2, asked[0].psnr_db)
-    assert folder.result() is None
-    (run,) = workplace.runs()
-    assert (run.info.status, run.data.tags["state"], run.data.tags["reason"]) == ("KILLED", "pruned", reason)
-    assert not lease_path(folder).exists()

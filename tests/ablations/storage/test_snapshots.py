@@ -1,4 +1,4 @@
-"""Snapshots: the newest one that is whole and of the same origin is what a trial goes on from."""
+"""Snapshots: a trial resumes from the newest one that is whole and of the same origin."""
 
 import hashlib
 import pickle
@@ -39,7 +39,7 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def newest_step(folder: Path, origin: dict[str, Any] = ORIGIN) -> int | None:
-    """The step that a new process would go on from."""
+    """The step from which a new process would resume."""
     state = Snapshots(folder, origin).newest()
     return None if state is None else state["step"]
 
@@ -52,7 +52,7 @@ def path_of(folder: Path, step: int) -> Path:
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_a_state_comes_back_as_it_was(folder: Path) -> None:
+def test_a_state_is_read_back_as_it_was(folder: Path) -> None:
     save(folder, 3)
     state = Snapshots(folder, ORIGIN).newest()
     assert state is not None
@@ -60,7 +60,7 @@ def test_a_state_comes_back_as_it_was(folder: Path) -> None:
     assert torch.equal(state["weights"]["body"], state_of(3)["weights"]["body"])
 
 
-def test_where_there_is_no_snapshot_there_is_nothing_to_go_on_from(folder: Path) -> None:
+def test_without_a_snapshot_there_is_no_state(folder: Path) -> None:
     assert newest_step(folder) is None
 
 
@@ -75,7 +75,7 @@ def test_the_two_newest_are_kept(folder: Path) -> None:
     assert steps_in(folder) == [3, 4]
 
 
-def test_a_process_that_goes_on_keeps_two_with_those_of_before(folder: Path) -> None:
+def test_a_process_that_resumes_keeps_two_together_with_earlier_ones(folder: Path) -> None:
     save(folder, 1, 2)
     later = Snapshots(folder, ORIGIN)
     later.newest()
@@ -100,7 +100,7 @@ def test_nothing_is_left_when_they_are_cleared(folder: Path) -> None:
     snapshots.clear()
 
 
-# --- what is passed over ----------------------------------------------------------------------------------------------
+# --- what is skipped --------------------------------------------------------------------------------------------------
 
 
 def cut(path: Path) -> None:
@@ -118,20 +118,13 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [cut, empty, flip_a_bit])
-def test_a_damaged_one_is_passed_over_for_the_one_before_and_this_is_told(
+def test_a_damaged_snapshot_is_skipped_with_a_warning(
     folder: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     save(folder, 1, 2)
     spoil(path_of(folder, 2))
     assert newest_step(folder) == 1
     assert [record.getMessage() for record in caplog.records] == [f"{path_of(folder, 2)}: the file is damaged; skipped"]
-
-
-def test_where_all_are_damaged_there_is_nothing_to_go_on_from(folder: Path) -> None:
-    save(folder, 1, 2)
-    for step in (1, 2):
-        cut(path_of(folder, step))
-    assert newest_step(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +137,7 @@ def test_where_all_are_damaged_there_is_nothing_to_go_on_from(folder: Path) -> N
     ],
     ids=["code", "both", "one-more", "one-less"],
 )
-def test_one_of_another_origin_is_passed_over_and_what_differs_is_named(
+def test_a_snapshot_of_another_origin_is_skipped_and_the_difference_named(
     folder: Path, origin: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(folder, 1)
@@ -152,27 +145,27 @@ def test_one_of_another_origin_is_passed_over_and_what_differs_is_named(
     assert f"made with a different {named}; skipped" in caplog.text
 
 
-def test_later_ones_of_another_origin_do_not_push_out_those_that_count(folder: Path) -> None:
+def test_later_snapshots_of_another_origin_do_not_replace_those_that_count(folder: Path) -> None:
     save(folder, 800, 900, origin={**ORIGIN, "code": "other"})
-    anew = Snapshots(folder, ORIGIN)
-    assert anew.newest() is None
+    again = Snapshots(folder, ORIGIN)
+    assert again.newest() is None
     for step in (10, 20, 30):
-        anew.save(step, state_of(step))
+        again.save(step, state_of(step))
     assert newest_step(folder) == 30
     cut(path_of(folder, 30))
     assert newest_step(folder) == 20
 
 
-def test_those_of_another_origin_stay_until_the_end_for_whoever_goes_back_to_it(folder: Path) -> None:
+def test_snapshots_of_another_origin_stay_until_the_end(folder: Path) -> None:
     other = {**ORIGIN, "code": "other"}
     save(folder, 800, 900, origin=other)
-    anew = Snapshots(folder, ORIGIN)
-    anew.newest()
-    anew.save(10, state_of(10))
+    again = Snapshots(folder, ORIGIN)
+    again.newest()
+    again.save(10, state_of(10))
     assert newest_step(folder, other) == 900
 
 
-def test_a_damaged_one_takes_no_place_of_those_that_count(folder: Path) -> None:
+def test_a_damaged_snapshot_does_not_replace_one_that_counts(folder: Path) -> None:
     save(folder, 1, 2)
     cut(path_of(folder, 2))
     again = Snapshots(folder, ORIGIN)
@@ -192,9 +185,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_file_that_would_run_code_as_it_is_read_runs_none(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_code_in_a_file_is_not_run(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sprung = tmp_path / "sprung"
     content = pickle.dumps(Trap(sprung), protocol=2)
     folder.mkdir()
@@ -211,9 +202,7 @@ def test_a_file_that_would_run_code_as_it_is_read_runs_none(
     [{"step": 1}, [1, 2], {"origin": ORIGIN}, {"origin": 3, "state": {}}],
     ids=["no-origin", "a-list", "no-state", "a-number-for-an-origin"],
 )
-def test_a_file_that_holds_something_else_is_passed_over(
-    folder: Path, content: object, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_of_something_else_is_skipped(folder: Path, content: object, caplog: pytest.LogCaptureFixture) -> None:
     folder.mkdir()
     torch.save(content, folder / "written.pt")
     digest = hashlib.sha256((folder / "written.pt").read_bytes()).hexdigest()[:16]
@@ -222,14 +211,14 @@ def test_a_file_that_holds_something_else_is_passed_over(
     assert "it is not a snapshot; skipped" in caplog.text
 
 
-def test_files_of_other_names_are_none_of_them(folder: Path) -> None:
+def test_files_of_other_names_are_ignored(folder: Path) -> None:
     save(folder, 1)
     (folder / "step2.pt").write_bytes(b"")
     (folder / ".step000000003-0123456789abcdef.pt.half").write_bytes(b"half of it")
     assert newest_step(folder) == 1
 
 
-def test_one_that_cannot_be_read_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_snapshot_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
     with open_folder() as outputs:
         folder = outputs / "snapshots"
         save(folder, 1, 2)
@@ -239,7 +228,7 @@ def test_one_that_cannot_be_read_is_passed_over(caplog: pytest.LogCaptureFixture
     assert "cannot be read: Permission denied; skipped" in caplog.text
 
 
-# --- a disk that takes nothing ----------------------------------------------------------------------------------------
+# --- a disk that cannot be written to ---------------------------------------------------------------------------------
 
 
 def save_on_a_full_disk(folder: Path) -> tuple[list[bool], list[str]]:
@@ -252,7 +241,7 @@ def save_on_a_full_disk(folder: Path) -> tuple[list[bool], list[str]]:
     return done, heard.texts
 
 
-def test_a_full_disk_is_told_once_and_the_snapshots_of_before_stay(folder: Path) -> None:
+def test_a_full_disk_causes_one_warning_and_earlier_snapshots_stay(folder: Path) -> None:
     done, texts = in_another_process(save_on_a_full_disk, folder)
     assert done == [True, False, False, True, False]
     assert texts == [f"no snapshot at step {step}: File too large; training continues" for step in (2, 5)]

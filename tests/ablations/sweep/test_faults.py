@@ -1,7 +1,6 @@
-"""Processes of a study that die, are told to stop or hang: in the end it is as if nothing had happened.
+"""Processes of a study that are killed, asked to stop or hang: afterwards the study is as if nothing had happened.
 
-Nothing here waits for a moment by the clock: a process of the study halts itself there, and the test does to it what it
-will.
+No test waits by the clock: a process of the study stops itself at the chosen moment, and the test acts on it there.
 """
 
 import dataclasses
@@ -13,34 +12,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ablations.storage.attempts import State, history_of
+from ablations.storage.attempts import PROCESS_DIED, State, history_of, present_state
 from ablations.storage.files import read_json, write_atomically
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
 from tests.harness.faults import (
     BASIC,
-    CURVE_IS_LOGGED,
-    FILES_ARE_LOGGED,
     JOBLIB,
     LATER_SNAPSHOT,
-    LEASE_GOES,
-    PLAN,
-    RESULT,
-    RUN_BEGINS,
-    RUN_ENDS,
+    ONE_SEED,
     SECONDS,
-    SNAPSHOT_BEGINS,
     SNAPSHOT_ENDS,
-    SNAPSHOTS_GO,
     TRIALS,
     Endings,
     Moment,
     all_attempts,
     attempts,
     check_nothing_lost,
+    kill_sweep_at,
     let_go,
     nobody_works,
     of_seed,
+    rerun,
     started,
     undisturbed,
 )
@@ -51,16 +44,6 @@ __all__ = ["undisturbed"]
 DAY = 86_400
 
 
-ONE_SEED = (*TRIALS, "hydra.sweeper.replicates=1")
-
-
-def go_on(workplace: Workplace, undisturbed: Endings, trials: tuple[str, ...] = TRIALS) -> None:
-    """Give the same command again, and see that nothing was lost."""
-    again = workplace.sweep(*trials)
-    assert again.status == 0, again.text
-    check_nothing_lost(workplace, undisturbed)
-
-
 # --- processes that are killed ----------------------------------------------------------------------------------------
 
 
@@ -68,29 +51,25 @@ def go_on(workplace: Workplace, undisturbed: Endings, trials: tuple[str, ...] = 
 @pytest.mark.parametrize(
     "moment",
     [
-        pytest.param(PLAN, id="as-it-writes-the-plan"),
-        pytest.param(RUN_BEGINS, id="as-it-opens-a-run"),
-        pytest.param(SNAPSHOT_BEGINS, id="as-it-begins-a-snapshot"),
-        pytest.param(SNAPSHOT_ENDS, id="as-a-snapshot-takes-its-place"),
-        pytest.param(CURVE_IS_LOGGED, id="within-a-transaction-of-metrics"),
-        pytest.param(RESULT, id="as-the-result-takes-its-place"),
-        pytest.param(FILES_ARE_LOGGED, id="as-it-logs-the-result"),
-        pytest.param(RUN_ENDS, id="as-it-closes-a-run"),
-        pytest.param(SNAPSHOTS_GO, id="as-it-drops-the-snapshots"),
-        pytest.param(LEASE_GOES, id="as-it-lets-go-of-a-trial"),
+        pytest.param(Moment("os.rename", r"/plan\.json "), id="as-it-writes-the-plan"),
+        pytest.param(Moment("sql", "INSERT INTO params"), id="as-it-opens-a-run"),
+        pytest.param(Moment("open", r"/snapshots/\.step\S+ w", 3), id="as-it-begins-a-snapshot"),
+        pytest.param(Moment("sql", "INSERT INTO latest_metrics"), id="within-a-transaction-of-metrics"),
+        pytest.param(Moment("os.rename", r"/seed\d+/result\.json "), id="as-the-result-takes-its-place"),
+        pytest.param(Moment("shutil.copyfile", r"/mlruns/\S+/result\.json "), id="as-it-logs-the-result"),
+        pytest.param(Moment("sql", "UPDATE runs SET status='FINISHED'"), id="as-it-closes-a-run"),
+        pytest.param(Moment("os.remove", r"/snapshots/step"), id="as-it-drops-the-snapshots"),
+        pytest.param(Moment("os.remove", r"/\.running/\w+-seed\d+\.json "), id="as-it-lets-go-of-a-trial"),
         pytest.param(LATER_SNAPSHOT, id="in-its-second-trial"),
     ],
 )
-def test_a_sweep_that_is_killed_goes_on(workplace: Workplace, undisturbed: Endings, moment: Moment) -> None:
-    with started(workplace, *ONE_SEED, *BASIC, halt=moment) as command:
-        command.halted()
-        command.send(signal.SIGKILL)
-        assert command.end().status == -signal.SIGKILL
-    go_on(workplace, of_seed(0, undisturbed), ONE_SEED)
+def test_a_sweep_that_is_killed_resumes(workplace: Workplace, undisturbed: Endings, moment: Moment) -> None:
+    kill_sweep_at(moment, workplace, *ONE_SEED)
+    rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
 
 
 @pytest.mark.slow
-def test_workers_whose_parent_is_killed_end_what_they_are_at_and_a_new_sweep_leaves_it_to_them(
+def test_workers_whose_sweep_is_killed_finish_their_trials_and_a_new_sweep_waits_for_them(
     workplace: Workplace, undisturbed: Endings
 ) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
@@ -99,14 +78,14 @@ def test_workers_whose_parent_is_killed_end_what_they_are_at_and_a_new_sweep_lea
         assert command.end().status == -signal.SIGKILL
         os.kill(worker, signal.SIGCONT)
         again = workplace.sweep(*TRIALS)
-        wait_until(lambda: nobody_works(workplace), "the workers to end what they are at")
+        wait_until(lambda: nobody_works(workplace), "the workers to finish their trials")
     assert again.status == 0, again.text
     check_nothing_lost(workplace, undisturbed)
     assert attempts(workplace) == 4 * [[State.FINISHED]]
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_worker_is_killed_gives_its_trial_out_again(workplace: Workplace, undisturbed: Endings) -> None:
+def test_a_trial_whose_worker_is_killed_is_launched_again(workplace: Workplace, undisturbed: Endings) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
         (worker,) = command.halted()
         os.kill(worker, signal.SIGKILL)
@@ -117,69 +96,87 @@ def test_a_sweep_whose_worker_is_killed_gives_its_trial_out_again(workplace: Wor
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_with_its_workers_goes_on(workplace: Workplace, undisturbed: Endings) -> None:
+def test_a_sweep_that_is_killed_with_its_workers_resumes(workplace: Workplace, undisturbed: Endings) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
         command.halted()
         command.send(signal.SIGKILL)
         assert command.end().status == -signal.SIGKILL
-    go_on(workplace, undisturbed)
+    rerun(workplace, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_trial_goes_on_from_the_last_whole_snapshot(workplace: Workplace, undisturbed: Endings) -> None:
-    with started(workplace, *ONE_SEED, *BASIC, halt=SNAPSHOT_ENDS) as command:
-        command.halted()
-        command.send(signal.SIGKILL)
-        command.end()
-    go_on(workplace, of_seed(0, undisturbed), ONE_SEED)
-    began_at = sorted(history_of(folder).attempts[-1].from_step for folder in workplace.trials())
-    assert began_at == [0, SNAPSHOT_ENDS.nth - 1]
-
-
-# --- processes that are told to stop ----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_sweep_that_is_told_to_end_keeps_a_snapshot_and_goes_on_from_it(
+def test_a_killed_trial_is_interrupted_and_resumes_from_its_last_whole_snapshot(
     workplace: Workplace, undisturbed: Endings
 ) -> None:
-    with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command:
+    kill_sweep_at(SNAPSHOT_ENDS, workplace, *ONE_SEED)
+    (folder,) = workplace.trials()
+    assert present_state(folder) == (State.INTERRUPTED, PROCESS_DIED)
+    rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
+    killed, resumed = history_of(folder).attempts
+    assert (killed.state, resumed.state) == (State.INTERRUPTED, State.FINISHED)
+    assert resumed.from_step == SNAPSHOT_ENDS.nth - 1
+    assert killed.ended is not None
+    (run,) = workplace.runs("KILLED")
+    assert run.data.tags["state"] == "interrupted"
+
+
+# --- processes that are asked to stop ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGTERM, "asked to stop (SIGTERM)"), (signal.SIGINT, "stopped from the keyboard")],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_a_sweep_that_is_asked_to_stop_saves_a_snapshot_and_resumes_from_it(
+    workplace: Workplace, undisturbed: Endings, number: signal.Signals, reason: str
+) -> None:
+    with started(workplace, *ONE_SEED, *BASIC, halt=SNAPSHOT_ENDS) as command:
         command.halted()
-        os.kill(command.pid, signal.SIGTERM)
+        os.kill(command.pid, number)
         os.kill(command.pid, signal.SIGCONT)
         outcome = command.end()
-    assert outcome.status == 128 + signal.SIGTERM
-    assert "4 of 4 trials are left; run the same command again to resume" in outcome.text
-    (begun,) = [history for folder in workplace.trials() if (history := history_of(folder)).attempts]
-    assert (begun.state, begun.attempts[-1].reason) == (State.INTERRUPTED, "asked to stop (SIGTERM)")
-    go_on(workplace, undisturbed)
+    assert outcome.status == 128 + number
+    assert "2 of 2 trials are left, and the same command goes on from there" in outcome.text
+    assert "Traceback" not in outcome.text
+    check_interrupted(workplace, reason, trials=1)
+    rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
     assert [State.INTERRUPTED, State.FINISHED] in attempts(workplace)
 
 
+def check_interrupted(workplace: Workplace, reason: str, trials: int) -> None:
+    """So many trials were interrupted for this reason, on disk and in MLflow, and each has left a snapshot."""
+    begun = [folder for folder in workplace.trials() if history_of(folder).attempts]
+    assert [present_state(folder) for folder in begun] == trials * [(State.INTERRUPTED, reason)]
+    assert all(list(folder.snapshots.glob("step*.pt")) for folder in begun)
+    assert [run.data.tags["reason"] for run in workplace.runs("KILLED")] == trials * [reason]
+
+
 @pytest.mark.slow
-def test_a_sweep_with_workers_that_is_told_to_end_tells_them(workplace: Workplace, undisturbed: Endings) -> None:
+def test_a_sweep_that_is_asked_to_stop_stops_its_workers(workplace: Workplace, undisturbed: Endings) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
         workers = command.halted(2)
         os.kill(command.pid, signal.SIGTERM)
-        wait_until(lambda: is_told(workplace), "the workers to be told")
+        wait_until(lambda: has_asked(workplace), "the workers to be asked")
         let_go(workers)
         outcome = command.end()
     assert outcome.status == 128 + signal.SIGTERM
     assert "run the same command again to resume" in outcome.text
-    go_on(workplace, undisturbed)
+    rerun(workplace, undisturbed)
 
 
 BOTH = Moment(SNAPSHOT_ENDS.event, SNAPSHOT_ENDS.pattern, SNAPSHOT_ENDS.nth, processes=2)
 """Both workers in their first trial."""
 
 
-def is_told(workplace: Workplace) -> bool:
-    """Whether the sweep has left word that its trials are to stop."""
+def has_asked(workplace: Workplace) -> bool:
+    """Whether the sweep has left the file by which its trials stop."""
     return list((workplace.outputs / STUDY / ".running").glob("*.stop")) != []
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_told_to_end_hands_its_trial_back_and_works_on(
+def test_a_worker_that_is_asked_to_stop_returns_its_trial_and_trains_others(
     workplace: Workplace, undisturbed: Endings
 ) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
@@ -194,9 +191,7 @@ def test_a_worker_that_is_told_to_end_hands_its_trial_back_and_works_on(
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_sweep_and_its_workers_and_the_same_command_goes_on(
-    workplace: Workplace, undisturbed: Endings
-) -> None:
+def test_ctrl_c_stops_a_sweep_and_its_workers_with_a_snapshot_each(workplace: Workplace, undisturbed: Endings) -> None:
     with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
         workers = command.halted(2)
         command.send(signal.SIGINT)
@@ -204,8 +199,8 @@ def test_ctrl_c_stops_a_sweep_and_its_workers_and_the_same_command_goes_on(
         outcome = command.end()
     assert outcome.status == 128 + signal.SIGINT
     assert "Traceback" not in outcome.text
-    assert attempts(workplace) == 2 * [[State.INTERRUPTED]]
-    go_on(workplace, undisturbed)
+    check_interrupted(workplace, "stopped from the keyboard", trials=2)
+    rerun(workplace, undisturbed)
 
 
 @pytest.mark.slow
@@ -213,22 +208,22 @@ def test_a_second_ctrl_c_stops_a_sweep_and_its_workers_at_once(workplace: Workpl
     with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
         workers = command.halted(2)
         command.send(signal.SIGINT)
-        wait_until(lambda: is_told(workplace), "the first to be heard")
+        wait_until(lambda: has_asked(workplace), "the first to be heard")
         command.send(signal.SIGINT)
         outcome = command.end()
         let_go(workers)
     assert outcome.status == 128 + signal.SIGINT
     assert "Traceback" not in outcome.text
     assert "run.py: stopped; finished results are saved; run the same command again to resume" in outcome.text
-    go_on(workplace, undisturbed)
+    rerun(workplace, undisturbed)
 
 
-# --- processes that hang, and trials that take their worker with them -------------------------------------------------
+# --- processes that hang, and trials that kill their worker -----------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_ended_and_its_trial_given_out_again(workplace: Workplace, undisturbed: Endings) -> None:
-    # Whoever is slow on a busy machine may be taken for silent too, so nobody is given up for that.
+def test_a_worker_that_hangs_is_killed_and_its_trial_launched_again(workplace: Workplace, undisturbed: Endings) -> None:
+    # On a busy machine a slow worker may seem to hang too, and no trial must fail for that.
     patient = ("tracking.silence_s=10", "hydra.sweeper.retries=20")
     with started(workplace, *TRIALS, *JOBLIB, *patient, halt=SNAPSHOT_ENDS) as command:
         outcome = command.end()
@@ -247,7 +242,7 @@ from bbcu.model.surrogates import Surrogate
 
 
 class Killed(Surrogate):
-    """Ends its process as the kernel does where memory is short."""
+    """Kills its process, as the kernel does if memory is short."""
 
     def derivative(self, u):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -263,7 +258,7 @@ class Hungry(Surrogate):
 
 @pytest.fixture
 def parts(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """A workplace where parts of the user's own can be named."""
+    """A workplace with a module of the user's own surrogates."""
     folder = workplace.folder / "parts"
     folder.mkdir()
     (folder / "greedy.py").write_text(PARTS, encoding="utf-8")
@@ -279,7 +274,7 @@ def with_surrogate(name: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_a_trial_that_kills_its_worker_each_time_ends_as_failed_and_the_others_finish(
+def test_a_trial_that_kills_its_worker_each_time_fails_and_the_others_finish(
     parts: Workplace, undisturbed: Endings
 ) -> None:
     with started(parts, *with_surrogate("Killed"), *JOBLIB) as command:
@@ -290,12 +285,12 @@ def test_a_trial_that_kills_its_worker_each_time_ends_as_failed_and_the_others_f
     (failed,) = [folder for folder in parts.trials() if folder.result() is None]
     assert history_of(failed).state == State.FAILED
     assert history_of(failed).attempts[-1].reason.startswith("its worker died: ")
-    # Once with the others, and then alone, with one retry.
+    # Once in a batch, and then alone, with one retry.
     assert len(history_of(failed).attempts) == 3
 
 
 @pytest.mark.slow
-def test_a_trial_that_runs_out_of_memory_is_tried_again_and_ends_as_failed_with_its_reason(
+def test_a_trial_that_runs_out_of_memory_is_retried_and_fails_with_its_reason(
     parts: Workplace, undisturbed: Endings
 ) -> None:
     outcome = parts.sweep(*with_surrogate("Hungry"))
@@ -314,11 +309,11 @@ def test_two_sweeps_on_one_study_share_the_work(workplace: Workplace, undisturbe
     with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command, ThreadPoolExecutor(1) as pool:
         halted = command.halted()
 
-        def let_go_at_the_end() -> None:
-            wait_until(lambda: len(workplace.results()) == 3, "the second sweep to do the rest")
+        def let_go_after_the_others() -> None:
+            wait_until(lambda: len(workplace.results()) == 3, "the second sweep to finish the other trials")
             let_go(halted)
 
-        watching = pool.submit(let_go_at_the_end)
+        watching = pool.submit(let_go_after_the_others)
         second = workplace.sweep(*TRIALS)
         watching.result()
         first = command.end()
@@ -351,18 +346,18 @@ def test_a_clock_that_is_set_back_during_a_sweep_changes_nothing(
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_after_its_clock_was_set_back_goes_on_when_it_is_right_again(
+def test_a_sweep_that_is_killed_while_its_clock_is_wrong_resumes_when_it_is_right(
     workplace: Workplace, undisturbed: Endings
 ) -> None:
     with started(workplace, *ONE_SEED, *BASIC, halt=CLOCK_GOES_BACK) as command:
         wait_until(lambda: len(workplace.results()) >= 1, "a trial to finish", SECONDS)
         command.send(signal.SIGKILL)
         command.end()
-    go_on(workplace, of_seed(0, undisturbed), ONE_SEED)
+    rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
 
 
 def of_tomorrow(folder: TrialFolder) -> None:
-    """Leave what a process does that began before the clock was set back by a day."""
+    """Leave what a process leaves that began before the clock was set back by a day."""
     state, lease = read_json(folder.state_path), read_json(lease_path(folder))
     assert state is not None
     assert lease is not None
@@ -375,13 +370,13 @@ def of_tomorrow(folder: TrialFolder) -> None:
         os.utime(path, (written + DAY, written + DAY))
 
 
-def of_a_number_given_anew(folder: TrialFolder) -> None:
-    """Let the number of the process that held the trial be another's by now: this one's."""
+def of_a_reused_pid(folder: TrialFolder) -> None:
+    """Let this process have the pid of the one that held the trial."""
     rewrite(folder, pid=os.getpid())
 
 
 def of_another_machine(folder: TrialFolder) -> None:
-    """Let the trial be held by a machine that has gone."""
+    """Let the trial be held by a machine that is gone."""
     rewrite(folder, host="elsewhere/another-start")
 
 
@@ -392,14 +387,11 @@ def rewrite(folder: TrialFolder, **changes: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("forge", [of_tomorrow, of_a_number_given_anew, of_another_machine])
-def test_a_trial_whose_holder_is_gone_is_taken_up_whatever_its_lease_says(
+@pytest.mark.parametrize("forge", [of_tomorrow, of_a_reused_pid, of_another_machine])
+def test_a_trial_whose_process_is_gone_resumes_whatever_its_lease_says(
     workplace: Workplace, undisturbed: Endings, forge: Callable[[TrialFolder], None]
 ) -> None:
-    with started(workplace, *ONE_SEED, *BASIC, halt=SNAPSHOT_ENDS) as command:
-        command.halted()
-        command.send(signal.SIGKILL)
-        command.end()
+    kill_sweep_at(SNAPSHOT_ENDS, workplace, *ONE_SEED)
     (folder,) = workplace.trials()
     forge(folder)
-    go_on(workplace, of_seed(0, undisturbed), (*ONE_SEED, "tracking.silence_s=1"))
+    rerun(workplace, of_seed(0, undisturbed), (*ONE_SEED, "tracking.silence_s=1"))

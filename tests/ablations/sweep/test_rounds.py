@@ -1,13 +1,10 @@
-"""Rounds: trials go out through a launcher until each has ended, whatever breaks on the way."""
+"""Rounds: a sweep launches trials until each has ended, whatever breaks on the way."""
 
 import dataclasses
 import itertools
 import os
-import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from ablations.space.cells import Cell
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
 from ablations.storage.folder import RESULT_KEYS, TrialFolder
-from ablations.storage.lease import LeaseLost, TrialBusy, lease_path, process_start_of, trial_lock
+from ablations.storage.lease import LeaseLost, TrialBusy, lease_path, process_start_of
 from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
 from ablations.sweep.launchers import Workers
@@ -31,13 +28,12 @@ from ablations.trial.execution import TrialFailed, TrialHopeless
 from ablations.trial.identity import Trial
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
-from tests.ablations.storage.helpers import put_lease
+from tests.ablations.storage.helpers import FORK, put_lease
 
 STUDY = "rounds"
-FORK = get_context("fork")
 
 MOST_LOOKS = 60
-"""After how many looks, each half a second after the one before, a sweep is taken to go on without end."""
+"""After this many looks, half a second apart, a sweep counts as endless and is stopped."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,25 +44,25 @@ def nobody_has_asked() -> Iterator[None]:
 
 
 def planned(outputs: Path, seed: int, on_change: str = "stop") -> PlannedTrial:
-    """A trial of a sweep, told from the others by its seed."""
+    """A trial of a sweep, identified by its seed."""
     trial = Trial(STUDY, "bbcu", Cell({}, {"network": {}}), seed)
     config = Config(outputs=str(outputs), on_change=on_change)
     return PlannedTrial(trial, trial.identity, (f"seed={seed}",), config, None)
 
 
-# --- what becomes of a trial that a launcher runs ---------------------------------------------------------------------
+# --- a launcher whose jobs do what a test says ------------------------------------------------------------------------
 
 
 class WorkerDied(Exception):
-    """What a launcher raises that has lost a worker, and gives up on all of its batch with it."""
+    """What a launcher raises that has lost a worker and abandons its batch."""
 
 
 Job = Callable[[TrialFolder], None]
-"""What happens in a worker; that it raises is how the job ends, but for WorkerDied, which breaks the batch."""
+"""What happens in a worker; an exception is how the job ends, except WorkerDied, which breaks the batch."""
 
 
 def finish(folder: TrialFolder, code: str | None = None) -> None:
-    """Leave a result that this code has made, or another."""
+    """Leave a result of the present code, or of another."""
     provenance = {"code": code_fingerprint() if code is None else code}
     begin_attempt(folder)
     folder.write_result(
@@ -75,13 +71,13 @@ def finish(folder: TrialFolder, code: str | None = None) -> None:
     end_attempt(folder, State.FINISHED)
 
 
-def get_to_work(folder: TrialFolder) -> None:
-    """Begin, and never come to an end, as the worker is lost with the batch."""
+def begin(folder: TrialFolder) -> None:
+    """Begin, and be lost with the batch."""
     begin_attempt(folder)
 
 
 def die(folder: TrialFolder) -> None:
-    """Begin, and take the worker along."""
+    """Begin, and kill the worker."""
     begin_attempt(folder)
     raise WorkerDied("out of memory")
 
@@ -98,9 +94,9 @@ def end_with(error: Exception) -> Job:
 
 
 class Scripted(Launcher):
-    """A launcher whose workers do what a test says: ``script`` has, for each seed, what happens each time it goes out.
+    """A launcher whose workers do what a test says: ``script`` has, for each seed, a job for each time it is launched.
 
-    A seed without a script finishes. ``batches`` tells which seeds went out together.
+    A seed without a script finishes. ``batches`` has the seeds that were launched together.
     """
 
     def __init__(self, outputs: Path, script: dict[int, list[Job]]) -> None:
@@ -109,7 +105,7 @@ class Scripted(Launcher):
         self.overrides: list[Sequence[str]] = []
 
     def setup(self, **_: Any) -> None:
-        """Nothing to be set up."""
+        """Do nothing."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         self.overrides += job_overrides
@@ -133,7 +129,7 @@ class Scripted(Launcher):
 
 @dataclasses.dataclass
 class Sweep:
-    """Trials of several seeds that went out in rounds."""
+    """Trials of several seeds that are launched in rounds."""
 
     outputs: Path
     script: dict[int, list[Job]]
@@ -153,7 +149,7 @@ class Sweep:
         return planned(self.outputs, seed).folder
 
     def run(self, *seeds: int) -> dict[int, TrialOutcome]:
-        """Run the trials of these seeds; what became of each. It is stopped where it goes on without end."""
+        """Run the trials of these seeds, and return their outcomes; stop if there is no end."""
         looks = itertools.count()
 
         def look() -> None:
@@ -170,14 +166,14 @@ class Sweep:
 # --- trials that end --------------------------------------------------------------------------------------------------
 
 
-def test_trials_go_out_together_and_each_is_told_its_sweep(tmp_path: Path) -> None:
+def test_trials_are_launched_together_with_the_session_of_their_sweep(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {})
     assert sweep.run(0, 1, 2) == {0: FINISHED, 1: FINISHED, 2: FINISHED}
     assert sweep.batches == [[0, 1, 2]]
     assert sweep.launcher.overrides == [["seed=0", "session=s"], ["seed=1", "session=s"], ["seed=2", "session=s"]]
 
 
-def test_without_trials_nothing_goes_out(tmp_path: Path) -> None:
+def test_without_trials_nothing_is_launched(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {})
     assert sweep.run() == {}
     assert sweep.batches == []
@@ -191,7 +187,7 @@ def test_a_launcher_gets_no_more_than_a_batch_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2])
-def test_a_trial_that_fails_is_tried_again_so_often_and_then_given_up_with_its_reason(
+def test_a_trial_that_fails_is_retried_so_often_and_then_fails_with_its_last_reason(
     tmp_path: Path, retries: int
 ) -> None:
     sweep = Sweep(tmp_path, {0: [end_with(TrialFailed(f"for the {time}. time")) for time in range(1, 5)]}, retries)
@@ -207,7 +203,7 @@ def test_a_trial_that_fails_once_can_still_finish(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [TrialHopeless("the loss is nan"), ConfigError("data.train: no such folder")], ids=["diverged", "config"]
 )
-def test_a_trial_that_would_end_the_same_way_again_is_not_tried_again(tmp_path: Path, error: Exception) -> None:
+def test_a_trial_that_would_fail_the_same_way_again_is_not_retried(tmp_path: Path, error: Exception) -> None:
     sweep = Sweep(tmp_path, {0: [end_with(error)]}, retries=5)
     assert sweep.run(0) == {0: TrialOutcome(State.FAILED, str(error))}
 
@@ -218,7 +214,7 @@ def test_a_pruned_trial_has_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [Interrupted("asked to stop (SIGTERM)"), LeaseLost("given to another")], ids=repr)
-def test_a_trial_whose_worker_was_stopped_goes_out_again_and_is_charged_nothing(
+def test_a_trial_whose_worker_was_stopped_is_launched_again_without_using_a_retry(
     tmp_path: Path, error: Exception
 ) -> None:
     sweep = Sweep(tmp_path, {0: [end_with(error)] * 4 + [finish]}, retries=0)
@@ -226,7 +222,7 @@ def test_a_trial_whose_worker_was_stopped_goes_out_again_and_is_charged_nothing(
     assert sweep.batches == [[0]] * 5
 
 
-def test_a_sweep_that_is_asked_to_stop_sends_nothing_more_out(tmp_path: Path) -> None:
+def test_a_sweep_that_is_asked_to_stop_launches_nothing_more(tmp_path: Path) -> None:
     def stop(folder: TrialFolder) -> None:
         stopping.request_stop(signal.SIGINT)
         raise Interrupted("stopped from the keyboard")
@@ -241,14 +237,14 @@ def test_a_sweep_that_is_asked_to_stop_sends_nothing_more_out(tmp_path: Path) ->
 # --- a worker that dies -----------------------------------------------------------------------------------------------
 
 
-def test_when_a_batch_breaks_those_at_work_go_out_alone_and_the_others_together(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, {1: [get_to_work, finish], 2: [die, finish]})
+def test_when_a_batch_breaks_running_trials_are_launched_alone_and_the_others_together(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {1: [begin, finish], 2: [die, finish]})
     assert set(sweep.run(*range(6)).values()) == {FINISHED}
     assert sweep.batches == [[0, 1, 2, 3, 4, 5], [1], [2], [3, 4, 5]]
 
 
-def test_one_that_kills_its_worker_every_time_is_given_up_and_costs_the_others_nothing(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, {0: [get_to_work, finish], 1: [die, die, die]}, retries=1)
+def test_a_trial_that_kills_its_worker_every_time_fails_and_the_others_finish(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {0: [begin, finish], 1: [die, die, die]}, retries=1)
     died = TrialOutcome(State.FAILED, "its worker died: out of memory")
     assert sweep.run(0, 1, 2) == {0: FINISHED, 1: died, 2: FINISHED}
     assert sweep.batches == [[0, 1, 2], [0], [1], [1], [2]]
@@ -262,14 +258,14 @@ def test_a_break_alone_counts_and_one_among_others_does_not(tmp_path: Path) -> N
     assert (outcomes[0].state, outcomes[1]) == (State.FAILED, FINISHED)
 
 
-def test_where_the_launcher_breaks_before_anything_begins_all_are_charged(tmp_path: Path) -> None:
+def test_if_the_launcher_breaks_before_anything_begins_all_use_a_retry(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {0: [die_before_it_begins] * 3}, retries=1)
     died = TrialOutcome(State.FAILED, "its worker died: out of memory")
     assert sweep.run(0, 1) == {0: died, 1: died}
     assert sweep.batches == [[0, 1], [0, 1]]
 
 
-def test_a_trial_that_died_before_it_began_keeps_what_an_attempt_before_came_to(tmp_path: Path) -> None:
+def test_a_trial_that_died_before_it_began_keeps_its_history(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {0: [die_before_it_begins]}, retries=0)
     sweep.folder(0).path.mkdir(parents=True)
     begin_attempt(sweep.folder(0))
@@ -279,7 +275,7 @@ def test_a_trial_that_died_before_it_began_keeps_what_an_attempt_before_came_to(
     assert history_of(sweep.folder(0)) == before
 
 
-def test_a_break_after_the_sweep_was_asked_to_stop_charges_nobody(tmp_path: Path) -> None:
+def test_a_break_after_the_sweep_was_asked_to_stop_uses_no_retry(tmp_path: Path) -> None:
     def stop_and_die(folder: TrialFolder) -> None:
         stopping.request_stop(signal.SIGINT)
         die(folder)
@@ -289,10 +285,10 @@ def test_a_break_after_the_sweep_was_asked_to_stop_charges_nobody(tmp_path: Path
     assert sweep.batches == [[0]]
 
 
-# --- results that lie there already -----------------------------------------------------------------------------------
+# --- results that exist already ---------------------------------------------------------------------------------------
 
 
-def test_a_result_of_other_code_does_not_stand_for_the_one_that_a_broken_batch_owes(tmp_path: Path) -> None:
+def test_a_result_of_other_code_does_not_replace_one_that_a_broken_batch_owes(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {0: [die, finish]}, on_change="retrain")
     for seed in (0, 1):
         sweep.folder(seed).path.mkdir(parents=True)
@@ -301,7 +297,7 @@ def test_a_result_of_other_code_does_not_stand_for_the_one_that_a_broken_batch_o
     assert sweep.batches == [[0, 1], [0], [1]]
 
 
-def test_a_result_of_other_code_counts_where_it_is_to_be_kept(tmp_path: Path) -> None:
+def test_a_result_of_other_code_counts_with_on_change_keep(tmp_path: Path) -> None:
     def die_as_another_sweep_finishes(folder: TrialFolder) -> None:
         finish(folder, code="other")
         raise WorkerDied("out of memory")
@@ -311,12 +307,12 @@ def test_a_result_of_other_code_counts_where_it_is_to_be_kept(tmp_path: Path) ->
     assert sweep.batches == [[0]]
 
 
-# --- trials that others work at ---------------------------------------------------------------------------------------
+# --- trials that another process holds --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """The pid of a process that is another sweep's worker, as far as its lease says."""
+    """The pid of another process, for leases of another sweep's worker."""
     process = FORK.Process(target=signal.pause, daemon=True)
     process.start()
     assert process.pid is not None
@@ -326,11 +322,11 @@ def stranger() -> Iterator[int]:
 
 
 def put_foreign_lease(folder: TrialFolder, pid: int, **changes: Any) -> None:
-    """Write the lease of another sweep's worker, which is the process ``pid`` except for ``changes``."""
+    """Write the lease of another sweep's worker, the process ``pid``, except for ``changes``."""
     put_lease(folder, **{"session": "another", "pid": pid, "process_start": process_start_of(pid) or "", **changes})
 
 
-def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stranger: int) -> None:
+def test_a_trial_that_another_sweep_finishes_is_not_launched(tmp_path: Path, stranger: int) -> None:
     def finish_elsewhere() -> None:
         if lease_path(sweep.folder(0)).exists():
             finish(sweep.folder(0))
@@ -342,7 +338,7 @@ def test_a_trial_that_another_sweep_finishes_never_goes_out(tmp_path: Path, stra
     assert sweep.batches[0] == [1]
 
 
-def test_a_trial_that_another_sweep_leaves_without_a_result_is_taken_up(tmp_path: Path, stranger: int) -> None:
+def test_a_trial_that_another_sweep_leaves_without_a_result_is_launched(tmp_path: Path, stranger: int) -> None:
     def leave_it() -> None:
         lease_path(sweep.folder(0)).unlink(missing_ok=True)
 
@@ -352,7 +348,7 @@ def test_a_trial_that_another_sweep_leaves_without_a_result_is_taken_up(tmp_path
     assert sweep.batches == [[1], [0]]
 
 
-def test_a_trial_that_turns_out_to_be_another_s_is_waited_for_and_charged_nothing(tmp_path: Path) -> None:
+def test_a_trial_that_proves_to_be_held_is_waited_for_without_using_a_retry(tmp_path: Path) -> None:
     def be_too_late(folder: TrialFolder) -> None:
         finish(folder)
         raise TrialBusy("is being trained by another process")
@@ -362,46 +358,7 @@ def test_a_trial_that_turns_out_to_be_another_s_is_waited_for_and_charged_nothin
     assert sweep.batches == [[0]]
 
 
-@pytest.mark.parametrize(
-    "lease", [{"process_start": "0"}, {"host": f"{platform.node()}/an earlier start"}], ids=["dead", "old"]
-)
-def test_the_lease_of_a_process_that_is_gone_holds_nobody_up(tmp_path: Path, lease: dict[str, Any]) -> None:
-    sweep = Sweep(tmp_path, {})
-    put_foreign_lease(sweep.folder(0), os.getpid(), **lease)
-    assert sweep.run(0, 1) == {0: FINISHED, 1: FINISHED}
-    assert sweep.batches == [[0, 1]]
-
-
-def hold(folder: TrialFolder, connection: Connection) -> None:
-    with trial_lock(folder, "other"):
-        connection.send("held")
-        connection.recv()
-
-
-def test_a_trial_is_taken_from_a_process_that_stands_still_and_goes_out(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, {}, silence=0.2)
-    connection, its_own = FORK.Pipe()
-    process = FORK.Process(target=hold, args=(sweep.folder(0), its_own))
-    process.start()
-    try:
-        assert connection.recv() == "held"
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        assert sweep.run(0) == {0: FINISHED}
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-    finally:
-        process.kill()
-        process.join()
-
-
-def test_a_trial_is_taken_from_a_machine_that_gives_no_sign_and_goes_out(tmp_path: Path, stranger: int) -> None:
-    sweep = Sweep(tmp_path, {}, silence=0.2)
-    put_foreign_lease(sweep.folder(0), stranger, host="elsewhere/1")
-    assert sweep.run(0) == {0: FINISHED}
-
-
-def test_a_view_that_stumbles_stops_nothing(tmp_path: Path, stranger: int) -> None:
+def test_a_view_that_raises_stops_nothing(tmp_path: Path, stranger: int) -> None:
     looked = []
 
     def stumble() -> None:
@@ -428,7 +385,7 @@ QUIET = "++hydra.job_logging.handlers.console.level=WARNING"
 
 
 def workers(launcher: Launcher, **config: Any) -> Workers:
-    """The workers of a sweep whose config says this of its launcher, and leaves the rest to it."""
+    """The workers of a sweep with this config of its launcher."""
     master = OmegaConf.create({"hydra": {"launcher": config}})
     return Workers.of(launcher, master, Config(threads="auto"), "s")
 
@@ -440,41 +397,36 @@ def workers(launcher: Launcher, **config: Any) -> Workers:
         pytest.param({"_target_": JOBLIB, "n_jobs": 2}, 2, 32, id="two"),
         pytest.param({"_target_": JOBLIB, "n_jobs": 8}, 8, 64, id="eight"),
         pytest.param({"_target_": JOBLIB, "n_jobs": -1}, CORES, max(32, 8 * CORES), id="all-cores"),
-        pytest.param(
-            {"_target_": f"{SUBMITIT}.SlurmLauncher"},
-            None,
-            1000,
-            id="elsewhere",
-        ),
+        pytest.param({"_target_": f"{SUBMITIT}.SlurmLauncher"}, None, 1000, id="elsewhere"),
         pytest.param({"_target_": RAY, "ray": {"init": {"num_cpus": 6}}}, 6, 48, id="ray-here"),
         pytest.param({"_target_": RAY, "ray": {"init": {"address": "auto"}}}, None, 1000, id="ray-there"),
     ],
 )
-def test_how_many_trials_are_handed_over_depends_on_how_many_run_at_once(
+def test_the_size_of_a_batch_depends_on_how_many_trials_run_at_once(
     tmp_path: Path, config: dict[str, Any], at_once: int | None, batch: int
 ) -> None:
     found = workers(Scripted(tmp_path, {}), **config)
     assert (found.at_once, found.batch) == (at_once, batch)
 
 
-def test_a_launcher_that_starts_all_it_is_given_at_once_gets_no_more_than_there_are_cores(tmp_path: Path) -> None:
+def test_a_launcher_that_starts_a_whole_batch_at_once_gets_one_trial_per_core(tmp_path: Path) -> None:
     found = workers(Scripted(tmp_path, {}), _target_=f"{SUBMITIT}.LocalLauncher")
     assert found.batch == found.at_once == CORES
 
 
-def test_trials_side_by_side_are_told_to_share_the_cores(tmp_path: Path) -> None:
+def test_trials_that_run_at_once_get_one_thread_each(tmp_path: Path) -> None:
     alone, together = (workers(Scripted(tmp_path, {}), _target_=JOBLIB, n_jobs=jobs) for jobs in (1, CORES))
     assert alone.overrides == (*OWN, QUIET)
     assert together.overrides == (*OWN, *["threads=1"] * (CORES > 1), QUIET)
 
 
-def test_what_the_user_has_set_of_threads_stays(tmp_path: Path) -> None:
+def test_threads_that_the_user_has_set_stay(tmp_path: Path) -> None:
     master = OmegaConf.create({"hydra": {"launcher": {"_target_": JOBLIB, "n_jobs": 8}}})
     found = Workers.of(Scripted(tmp_path, {}), master, Config(threads=3), "s")
     assert found.overrides == (*OWN, QUIET)
 
 
-def test_a_sweep_takes_its_own_signs_away_and_no_others(tmp_path: Path) -> None:
+def test_a_sweep_removes_its_own_markers_and_no_others(tmp_path: Path) -> None:
     running = lease_path(planned(tmp_path, 0).folder).parent
     running.mkdir(parents=True)
     for name in ("s.stop", "s.search", "another.stop", "c-seed0.json"):

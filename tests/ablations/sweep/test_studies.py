@@ -1,5 +1,8 @@
-"""The studies in ``conf/study``: how many cells each has under every budget, and the comment that each begins with."""
+"""Dry runs of the studies in ``conf/study`` and of the commands in the documentation, and how a study's file begins."""
 
+import importlib.util
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from omegaconf import OmegaConf
 
 from ablations.config import register
 from tests.harness.builders import save, soft_blobs
-from tests.harness.support import REPOSITORY, Outcome, call
+from tests.harness.support import REPOSITORY, Outcome, Workplace, call
 
 BUDGETS = ("gpu", "laptop", "paper", "smoke")
 CELLS = {
@@ -27,9 +30,6 @@ CELLS = {
 """How many cells each study has that the repository ships; a search has rows instead."""
 
 SHIPPED = (*CELLS, "search")
-ONE_CELL_MORE = ("alignment", "smoke")
-"""At the width of this budget, auto stands for none of the numbers that the study lists."""
-
 SIDE = 144
 """Pixels of a picture from which x4 can take a patch of 32 and denoising one of 64."""
 
@@ -55,16 +55,23 @@ def test_a_study_of_the_users_own_can_be_planned(pictures: Path) -> None:
             assert outcome.status == 0, f"{path}: {outcome.message}"
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("study", CELLS)
-def test_a_study_has_the_same_cells_under_every_budget(pictures: Path, study: str, budget: str) -> None:
-    outcome = dry_run(pictures, f"study={study}", f"budget={budget}")
+def test_a_study_can_be_planned_with_its_cells(pictures: Path, study: str) -> None:
+    outcome = dry_run(pictures, f"study={study}", "budget=smoke")
     assert outcome.status == 0, outcome.message
-    cells = CELLS[study] + ((study, budget) == ONE_CELL_MORE)
-    replicates = 1 if budget == "smoke" else 3
-    assert f"study {study}: {cells} cells, {replicates * cells} trials" in outcome.out
+    # At the width of this budget, auto stands for none of the numbers that the study of the alignment lists.
+    cells = CELLS[study] + (study == "alignment")
+    assert f"study {study}: {cells} cells, {cells} trials" in outcome.out
     if "_methods" in study or study == "chain":
         assert "left out" not in outcome.out
+
+
+@pytest.mark.parametrize("budget", ["gpu", "laptop", "paper"])
+def test_a_larger_budget_has_three_replicates_of_the_same_cells(pictures: Path, budget: str) -> None:
+    """Of all studies, only that of the alignment has cells that depend on the width, which budgets set."""
+    outcome = dry_run(pictures, "study=alignment", f"budget={budget}")
+    assert outcome.status == 0, outcome.message
+    assert f"study alignment: {CELLS['alignment']} cells, {3 * CELLS['alignment']} trials" in outcome.out
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -124,3 +131,36 @@ def test_the_command_line_overrides_a_budget(budget: str) -> None:
 
 def test_a_method_keeps_its_width_under_every_budget() -> None:
     assert {composed("method=lite", f"budget={budget}")["channels"] for budget in BUDGETS} == {12}
+
+
+# --- commands of the documentation ------------------------------------------------------------------------------------
+
+COMMANDS = [
+    line.strip()
+    for page in ("designs", "launchers")
+    for line in (REPOSITORY / "docs" / f"{page}.md").read_text().splitlines()
+    if line.startswith("    python run.py")
+]
+PLACES = ("outputs", "tracking.uri")
+"""The keys that name a machine or a folder of the reader."""
+
+
+def test_the_pages_have_a_command_for_every_design_and_launcher() -> None:
+    text = "\n".join(COMMANDS)
+    designs = set(re.findall(r"hydra.sweeper.design=(\w+)", text))
+    assert designs == {"one_at_a_time", "leave_one_out", "chain", "fractional", "random"}
+    assert set(re.findall(r"hydra/launcher=(\w+)", text)) == {"joblib", "submitit_local", "submitit_slurm", "ray"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_pages_can_be_planned(command: str, dry_workplace: Workplace) -> None:
+    _, program, multirun, *overrides = shlex.split(command)
+    assert (program, multirun) == ("run.py", "-m")
+    for launcher in re.findall(r"hydra/launcher=([a-z]+)", command):
+        if not importlib.util.find_spec(f"hydra_plugins.hydra_{launcher}_launcher"):
+            pytest.skip(f"hydra-{launcher}-launcher is missing")
+    kept = [text for text in overrides if text.partition("=")[0] not in PLACES]
+    outcome = dry_workplace.sweep(*kept, "hydra.sweeper.dry_run=true")
+    assert outcome.status == 0, outcome.message
+    assert re.search("^[0-9a-f]{12}  ", outcome.out, re.MULTILINE)
+    assert "dry run: nothing was trained or recorded" in outcome.out

@@ -1,6 +1,8 @@
 """A trial's run in MLflow, and the store that it is in."""
 
+import gc
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,12 @@ from ablations.tracking.client import (
     finished_runs,
     prepare_tracking,
     search_runs,
+    without_garbage_collection,
 )
 from ablations.tracking.runs import TrialRun, facts_of
 from ablations.tracking.sync import synchronise
 from bbcu.errors import BbcuError, ConfigError
 from tests.ablations.storage.helpers import CELL, finished, result
-
-# --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
 def runs(uri: str) -> list[Any]:
@@ -62,17 +63,7 @@ def test_a_run_has_the_whole_curve_and_the_files(tmp_path: Path, tracking_uri: s
     assert [picture.path for picture in pictures] == ["samples/Set5/baby/output.png"]
 
 
-def test_synchronising_twice_logs_once(tmp_path: Path, tracking_uri: str) -> None:
-    finished(tmp_path, 0)
-    finished(tmp_path, 1)
-    assert len(synchronise(tmp_path, "tiny", tracking_uri)) == 2
-    assert synchronise(tmp_path, "tiny", tracking_uri) == []
-    assert len(runs(tracking_uri)) == 2
-
-
-def test_what_a_killed_process_left_running_is_closed_before_the_next_attempt(
-    tmp_path: Path, tracking_uri: str
-) -> None:
+def test_a_run_that_a_killed_process_left_open_is_closed(tmp_path: Path, tracking_uri: str) -> None:
     experiment = prepare_tracking(tracking_uri, "tiny")
     TrialRun(tracking_uri, experiment, facts_of(result()))
     TrialRun(tracking_uri, experiment, facts_of(result(seed=1)))
@@ -99,7 +90,7 @@ def test_thousands_of_points_arrive(tmp_path: Path, tracking_uri: str) -> None:
     assert len(client_of(tracking_uri).get_metric_history(found.info.run_id, "train/loss")) == 2501
 
 
-def test_a_store_that_goes_away_stops_nothing_and_is_told_once(
+def test_a_store_that_fails_stops_nothing_and_causes_one_warning(
     tmp_path: Path, tracking_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     experiment = prepare_tracking(tracking_uri, "tiny")
@@ -118,7 +109,7 @@ def test_preparing_puts_sqlite_into_write_ahead_mode(tracking_uri: str) -> None:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_preparing_twice_gives_one_experiment(tracking_uri: str) -> None:
+def test_preparing_twice_creates_one_experiment(tracking_uri: str) -> None:
     assert prepare_tracking(tracking_uri, "tiny") == prepare_tracking(tracking_uri, "tiny")
 
 
@@ -134,9 +125,35 @@ def test_an_unknown_study_is_refused_with_those_there_are(tracking_uri: str) -> 
         experiment_id(tracking_uri, "huge")
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////proc/none/mlflow.db", "abacus://shelf"])
+@pytest.mark.parametrize("uri", ["sqlite:////proc/none/mlflow.db", "abacus://x"])
 def test_a_store_that_cannot_be_used_is_refused_by_its_name(uri: str) -> None:
     with pytest.raises(BbcuError) as refused:
         prepare_tracking(uri, "tiny")
     assert uri in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+# --- garbage collection -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False], ids=["enabled", "disabled"])
+def enabled(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether garbage collection is enabled before a test; it is afterwards."""
+    if not request.param:
+        gc.disable()
+    yield request.param
+    gc.enable()
+
+
+def test_garbage_collection_is_off_in_the_block_and_restored_after_it(enabled: bool) -> None:
+    with without_garbage_collection():
+        with without_garbage_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled() == enabled
+
+
+def test_garbage_collection_is_restored_after_an_error(enabled: bool) -> None:
+    with pytest.raises(RuntimeError), without_garbage_collection():
+        raise RuntimeError
+    assert gc.isenabled() == enabled

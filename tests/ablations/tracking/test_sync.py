@@ -1,8 +1,9 @@
-"""MLflow written all over again from the folders on disk: every trial that ended, however it did, once."""
+"""MLflow rebuilt from the folders on disk: one run for every trial that has ended."""
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,30 @@ from ablations.__main__ import main
 from ablations.storage.attempts import PROCESS_DIED, Attempt, State, begin_attempt, end_attempt, history_of
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import trial_lock
-from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
+from ablations.tracking.client import experiment_id, identity_of, search_runs
 from ablations.tracking.sync import synchronise, synchronise_all
-from tests.harness.servers import recorded_file
+from tests.harness.servers import check_recorded, recorded_file
 from tests.harness.support import STUDY, Workplace, contents
 
 FINISHED, DIVERGED, STOPPED, KILLED = (f"train.lr={rate}" for rate in ("0.01", "1e30", "0.02", "0.03"))
-"""The trials of the study, by the one thing that tells them apart."""
+"""The trials of the study, by the override in which they differ."""
 
-LAST_SIGN = 2_000_000_000.5
+LAST_WRITTEN = 2_000_000_000.5
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Workplace:
-    """A study of four trials: one finished, one failed, and two that were interrupted, the last without a word."""
-    place = Workplace.apart(tmp_path_factory.mktemp("study"), migrated_database)
+def study(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A study of four trials: one finished, one failed, one interrupted, and one killed."""
+    place = new_workplace()
     rates = ",".join(name.partition("=")[2] for name in (FINISHED, DIVERGED, STOPPED, KILLED))
     outcome = place.sweep(f"train.lr={rates}", "train.steps=3", "hydra.sweeper.retries=0")
     assert "1 of 4 trials have no result" in outcome.message
     for name in (STOPPED, KILLED):
         folder_of(place, name).result_path.unlink()
         folder_of(place, name).state_path.unlink()
-        begin_attempt(folder_of(place, name), began=LAST_SIGN - 60)
+        begin_attempt(folder_of(place, name), began=LAST_WRITTEN - 60)
     end_attempt(folder_of(place, STOPPED), State.INTERRUPTED, "stopped from the keyboard")
-    os.utime(folder_of(place, KILLED).log_path, (LAST_SIGN, LAST_SIGN))
+    os.utime(folder_of(place, KILLED).log_path, (LAST_WRITTEN, LAST_WRITTEN))
     return place
 
 
@@ -84,7 +85,7 @@ def test_every_trial_that_ended_gets_one_run_with_its_state_and_reason(empty: Wo
     assert told[KILLED].data.tags["reason"] == PROCESS_DIED
 
 
-def test_a_second_time_adds_nothing(empty: Workplace) -> None:
+def test_synchronising_again_adds_nothing(empty: Workplace) -> None:
     rebuilt(empty)
     before = {(run.info.run_id, run.info.status, run.info.end_time) for run in empty.runs()}
     assert rebuilt(empty) == (0, 0)
@@ -106,44 +107,29 @@ def test_a_run_began_and_ended_when_its_trial_did(empty: Workplace, name: str) -
     assert (info.start_time, info.end_time) == (int(1000 * attempt.began), int(1000 * attempt.ended))
 
 
-def test_a_trial_that_ended_without_a_word_ended_when_it_gave_its_last_sign(empty: Workplace) -> None:
+def test_a_killed_trial_ended_when_it_last_wrote_a_file(empty: Workplace) -> None:
     rebuilt(empty)
     info = run_of(empty, KILLED).info
-    assert (info.start_time, info.end_time) == (int(1000 * (LAST_SIGN - 60)), int(1000 * LAST_SIGN))
+    assert (info.start_time, info.end_time) == (int(1000 * (LAST_WRITTEN - 60)), int(1000 * LAST_WRITTEN))
 
 
-def test_a_run_has_the_params_the_metrics_and_the_curve_of_the_one_that_was_lost(
-    study: Workplace, empty: Workplace
-) -> None:
+def test_a_run_has_the_params_the_metrics_and_the_result_of_its_trial(empty: Workplace) -> None:
     rebuilt(empty)
-    lost, found = run_of(study, FINISHED), run_of(empty, FINISHED)
-    assert found.data.params == lost.data.params
-    assert found.data.metrics == lost.data.metrics
-    history = [
-        [(metric.step, metric.value, metric.timestamp) for metric in client.get_metric_history(run_id, "train/loss")]
-        for client, run_id in (
-            (client_of(study.uri), lost.info.run_id),
-            (client_of(empty.uri), found.info.run_id),
-        )
-    ]
-    assert sorted(history[0]) == sorted(history[1])
-    assert len(history[0]) == 3
+    check_recorded(empty, trials=1, failed=3)
 
 
-def test_a_trial_without_a_result_is_told_by_its_params_too(study: Workplace, empty: Workplace) -> None:
+def test_a_trial_without_a_result_has_its_params_too(study: Workplace, empty: Workplace) -> None:
     rebuilt(empty)
     assert run_of(empty, DIVERGED).data.params == run_of(study, DIVERGED).data.params
 
 
-def test_a_trial_that_somebody_works_at_gets_no_run(empty: Workplace) -> None:
+def test_a_running_trial_gets_no_run(empty: Workplace) -> None:
     with trial_lock(folder_of(empty, KILLED), "somebody"):
         assert rebuilt(empty) == (1, 2)
     assert rebuilt(empty) == (0, 1)
 
 
-def test_the_command_that_brings_mlflow_up_to_date_logs_all_that_it_missed(
-    empty: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_logs_all_that_mlflow_missed(empty: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sync", STUDY, "--outputs", str(empty.outputs), "--tracking-uri", empty.uri])
     assert capsys.readouterr().out == f"1 results and 3 trials without a result were logged to {empty.uri}\n"
     assert len(empty.runs()) == 4
@@ -151,14 +137,14 @@ def test_the_command_that_brings_mlflow_up_to_date_logs_all_that_it_missed(
 
 
 def states_of(place: Workplace) -> dict[str, Any]:
-    """What MLflow is told of the states of the whole study, by the one run that has them."""
+    """The states of the study's trials in MLflow, from the one run that has them."""
     (run,) = search_runs(place.uri, experiment_id(place.uri, STUDY), "tags.kind = 'states'")
     told: dict[str, Any] = json.loads(recorded_file(place.uri, run.info.run_id, "states.json"))
     assert {f"trials/{state}": number for state, number in told["counts"].items()} == run.data.metrics
     return told
 
 
-def test_the_state_of_every_trial_is_told_with_its_reason_and_its_time(empty: Workplace) -> None:
+def test_the_state_of_every_trial_is_logged_with_its_reason_and_its_time(empty: Workplace) -> None:
     rebuilt(empty)
     told = states_of(empty)
     counted = {state: number for state, number in told["counts"].items() if number}
@@ -172,7 +158,7 @@ def test_the_state_of_every_trial_is_told_with_its_reason_and_its_time(empty: Wo
     assert all(trial["since"] > 0 for trial in told["trials"])
 
 
-def test_states_that_have_changed_since_are_told_anew_by_the_same_run(empty: Workplace) -> None:
+def test_changed_states_are_logged_by_the_same_run(empty: Workplace) -> None:
     with trial_lock(folder_of(empty, KILLED), "somebody"):
         rebuilt(empty)
         assert states_of(empty)["counts"]["running"] == 1

@@ -1,13 +1,11 @@
-"""Which GPU a trial gets: the one that the fewest trials hold, among those that its process may see."""
+"""Which GPU a trial gets: of those visible to its process, the one with the fewest trials."""
 
 import contextlib
 import functools
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -16,51 +14,43 @@ import torch
 from ablations.trial.devices import device_for
 from bbcu.errors import BbcuError
 from bbcu.training.loop import resolve_device
+from tests.ablations.storage.helpers import FORK
 
 MACHINE = ("GPU-a", "GPU-b", "GPU-c")
-"""The GPUs of a machine, by what never changes; a process sees some of them, as its 0, 1, ..."""
+"""The UUIDs of a machine's GPUs; a process sees some of them, as its 0, 1, ..."""
 
-HOLD = """
-import sys
-from pathlib import Path
-from ablations.trial.devices import device_for
 
-claims, *visible = sys.argv[1:]
-with device_for("auto", Path(claims), len(visible), visible.__getitem__) as device:
-    print(device, flush=True)
-    sys.stdin.read()
-"""
+def hold(claims: Path, visible: Sequence[str], connection: Connection) -> None:
+    with device_for("auto", claims, len(visible), visible.__getitem__) as device:
+        connection.send(device)
+        connection.recv()
 
 
 class Holder:
-    """A trial in a process of its own, which holds one of the GPUs that it may see until it is told to end."""
+    """A trial in another process, which holds one of the GPUs that are visible to it until it is told to end."""
 
     def __init__(self, claims: Path, visible: Sequence[str]) -> None:
         self.visible = visible
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(claims), *visible],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        self.connection, its_own = FORK.Pipe()
+        self.process = FORK.Process(target=hold, args=(claims, visible, its_own))
+        self.process.start()
 
     @functools.cached_property
     def gpu(self) -> str:
-        """Which GPU of the machine it holds; waits until it holds one."""
-        assert self.process.stdout is not None
-        return self.visible[int(self.process.stdout.readline().removeprefix("cuda:"))]
+        """The GPU of the machine that it holds; waits until it holds one."""
+        return self.visible[int(self.connection.recv().removeprefix("cuda:"))]
 
     def end(self) -> None:
-        self.process.communicate("")
+        self.connection.send("end")
+        self.process.join()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.join()
 
 
 class Machine:
-    """Where several processes claim GPUs from one another."""
+    """A machine on which several processes claim GPUs."""
 
     def __init__(self, claims: Path) -> None:
         self.claims = claims
@@ -76,27 +66,26 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     found = Machine(tmp_path / "claims")
     yield found
     for holder in found.holders:
-        if holder.process.poll() is None:
-            holder.kill()
+        holder.kill()
 
 
 # --- without a choice -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_with_one_gpu_or_none_auto_is_what_it_is_everywhere(count: int, tmp_path: Path) -> None:
+def test_with_one_gpu_or_none_auto_is_the_default_device(count: int, tmp_path: Path) -> None:
     with device_for("auto", tmp_path, count, MACHINE.__getitem__) as device:
         assert torch.device(device) == resolve_device("auto")
 
 
 @pytest.mark.parametrize("wanted", ["cpu", "cuda", "cuda:1"])
-def test_an_explicit_device_is_handed_through_and_not_claimed(wanted: str, tmp_path: Path) -> None:
+def test_an_explicit_device_is_used_and_not_claimed(wanted: str, tmp_path: Path) -> None:
     with device_for(wanted, tmp_path / "claims", 3, MACHINE.__getitem__) as device:
         assert device == wanted
     assert not (tmp_path / "claims").exists()
 
 
-def test_the_gpus_that_torch_sees_are_what_there_is(tmp_path: Path) -> None:
+def test_the_device_is_one_that_torch_sees(tmp_path: Path) -> None:
     with device_for("auto", tmp_path) as device:
         assert device in {str(resolve_device("auto")), *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}
 
@@ -112,10 +101,7 @@ def test_each_gets_the_gpu_that_the_fewest_hold_and_the_first_of_several(tmp_pat
 
 def test_a_gpu_is_free_again_when_its_trial_has_ended_and_when_it_has_failed(tmp_path: Path) -> None:
     for _ in range(2):
-        with (
-            contextlib.suppress(RuntimeError),
-            device_for("auto", tmp_path, 2, MACHINE.__getitem__) as device,
-        ):
+        with contextlib.suppress(RuntimeError), device_for("auto", tmp_path, 2, MACHINE.__getitem__) as device:
             assert device == "cuda:0"
             raise RuntimeError
 
@@ -142,18 +128,12 @@ def test_trials_that_claim_at_the_same_moment_never_take_the_same_free_gpu(tmp_p
     assert [sorted(devices) for devices in rounds] == [["cuda:0", "cuda:1", "cuda:2", "cuda:3"]] * 20
 
 
-def test_a_gpu_is_free_again_when_its_process_is_killed(machine: Machine) -> None:
+@pytest.mark.parametrize("leave", [Holder.kill, Holder.end], ids=["killed", "ended"])
+def test_a_gpu_is_free_again_when_its_process_is_gone(machine: Machine, leave: Callable[[Holder], None]) -> None:
     for expected in MACHINE:
         assert machine.start(MACHINE).gpu == expected
-    machine.holders[1].kill()
+    leave(machine.holders[1])
     assert machine.start(MACHINE).gpu == "GPU-b"
-
-
-def test_a_gpu_is_free_again_when_its_process_ends(machine: Machine) -> None:
-    for expected in MACHINE:
-        assert machine.start(MACHINE).gpu == expected
-    machine.holders[2].end()
-    assert machine.start(MACHINE).gpu == "GPU-c"
 
 
 def test_a_claim_is_of_the_gpu_whatever_number_a_process_has_for_it(machine: Machine) -> None:
@@ -170,7 +150,7 @@ def test_a_process_that_sees_one_gpu_is_counted_by_those_that_see_more(tmp_path:
         assert device == "cuda:1"
 
 
-def test_gpus_whose_names_are_no_file_names_can_be_claimed(tmp_path: Path) -> None:
+def test_gpus_whose_names_are_not_file_names_can_be_claimed(tmp_path: Path) -> None:
     odd = ["MIG-GPU-1/2/0", "../MIG*"]
     with (
         device_for("auto", tmp_path / "claims", 2, odd.__getitem__) as first,

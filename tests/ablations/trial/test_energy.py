@@ -1,4 +1,4 @@
-"""The energy of a training, from counters that a test turns."""
+"""The energy of a training, from counters that a test sets."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ MOST = 1_000_000_000
 
 
 class Machine:
-    """A folder as the kernel's, with two processors, a part of one, and a clock."""
+    """A folder like the kernel's, with two processors and a part of one, and a clock."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.now = root, 0.0
@@ -31,7 +31,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_energy_is_that_of_all_processors_from_the_beginning_on_and_of_no_part_twice(machine: Machine) -> None:
+def test_energy_is_the_sum_over_processors_since_the_start_without_their_parts(machine: Machine) -> None:
     meter = machine.meter()
     machine.count("intel-rapl:0", 7_500_000)
     machine.count("intel-rapl:1", 6_000_000)
@@ -39,14 +39,14 @@ def test_energy_is_that_of_all_processors_from_the_beginning_on_and_of_no_part_t
     assert meter.joules() == 3.5
 
 
-def test_a_counter_that_started_again_is_seen_to(machine: Machine) -> None:
+def test_a_counter_that_wraps_around_is_corrected(machine: Machine) -> None:
     machine.count("intel-rapl:0", MOST - 1_000_000)
     meter = machine.meter()
     machine.count("intel-rapl:0", 2_000_000)
     assert meter.joules() == 3.0
 
 
-def test_a_counter_that_starts_again_twice_is_seen_to_by_looking_in_between(machine: Machine) -> None:
+def test_a_counter_that_wraps_around_twice_is_corrected_by_a_look_in_between(machine: Machine) -> None:
     meter = machine.meter()
     for _ in range(2):
         machine.count("intel-rapl:0", MOST)
@@ -58,7 +58,7 @@ def test_a_counter_that_starts_again_twice_is_seen_to_by_looking_in_between(mach
     assert meter.joules() == 2 * MOST / 1e6
 
 
-def test_a_counter_is_left_alone_for_a_while(machine: Machine) -> None:
+def test_counters_are_not_read_too_often(machine: Machine) -> None:
     meter = machine.meter()
     (machine.root / "intel-rapl:0" / "energy_uj").unlink()
     machine.now = SECONDS_BETWEEN_LOOKS / 2
@@ -67,7 +67,7 @@ def test_a_counter_is_left_alone_for_a_while(machine: Machine) -> None:
     assert meter.joules() == 1.0
 
 
-def test_a_counter_that_fails_ends_the_measuring_and_nothing_else(machine: Machine) -> None:
+def test_a_counter_that_cannot_be_read_ends_only_the_measurement(machine: Machine) -> None:
     meter = machine.meter()
     (machine.root / "intel-rapl:0" / "energy_uj").unlink()
     machine.now = SECONDS_BETWEEN_LOOKS
@@ -76,12 +76,12 @@ def test_a_counter_that_fails_ends_the_measuring_and_nothing_else(machine: Machi
     assert meter.joules() is None
 
 
-def test_without_counters_nothing_is_told(tmp_path: Path) -> None:
+def test_without_counters_there_is_no_energy(tmp_path: Path) -> None:
     meter = EnergyMeter(counters(tmp_path / "nowhere"))
     meter.look()
     assert meter.joules() is None
 
 
-def test_counters_that_may_not_all_be_read_are_none(machine: Machine) -> None:
+def test_unless_all_counters_are_readable_none_is_used(machine: Machine) -> None:
     (machine.root / "intel-rapl:1" / "energy_uj").unlink()
     assert counters(machine.root) == []

@@ -1,4 +1,4 @@
-"""The memory of a trial is the trial's own."""
+"""The peak memory of a trial does not include that of earlier trials."""
 
 import mmap
 import sys
@@ -11,15 +11,15 @@ from ablations.trial import footprint
 from ablations.trial.footprint import forget_peaks, peaks
 
 CPU = torch.device("cpu")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports it")
 BLOCK_MIB = 256
 
 
 @linux
-def test_what_was_held_for_a_moment_counts_until_it_is_forgotten() -> None:
+def test_memory_that_was_freed_counts_until_the_peak_is_reset() -> None:
     forget_peaks(CPU)
     before = peaks(CPU)["peak_mib"]
-    # Straight from the system: an allocator may keep what it is given back.
+    # Mapped directly, since an allocator may keep freed memory.
     with mmap.mmap(-1, BLOCK_MIB * 2**20) as block:
         block.write(b"x" * len(block))
         held = peaks(CPU)["peak_mib"]
@@ -29,7 +29,7 @@ def test_what_was_held_for_a_moment_counts_until_it_is_forgotten() -> None:
     assert peaks(CPU)["peak_mib"] < held - 0.5 * BLOCK_MIB
 
 
-def test_a_machine_that_does_not_tell_leaves_it_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_that_does_not_report_peaks_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(footprint, "STATUS", tmp_path / "nowhere")
     monkeypatch.setattr(footprint, "CLEAR", tmp_path / "no" / "where")
     forget_peaks(CPU)
@@ -37,7 +37,7 @@ def test_a_machine_that_does_not_tell_leaves_it_out(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.cuda
-def test_a_gpus_memory_counts_apart() -> None:
+def test_the_memory_of_a_gpu_counts_separately() -> None:
     gpu = torch.device("cuda")
     forget_peaks(gpu)
     before = peaks(gpu)["gpu_peak_mib"]

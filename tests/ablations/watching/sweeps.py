@@ -1,5 +1,6 @@
 """Trials as a sweep leaves them, and what a view of them shows."""
 
+import errno
 import hashlib
 import io
 import multiprocessing
@@ -21,7 +22,7 @@ from ablations.watching.tracker import WatchedTrial
 STUDY = "tiny"
 STEPS = 100
 TOLD_TO_RICH = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_INTERACTIVE", "TTY_COMPATIBLE")
-"""Variables by which a user, or the one who runs the tests, changes what rich takes a terminal for."""
+"""Environment variables that change what rich takes for a terminal."""
 
 BEGAN = 1_700_000_000.0
 SESSION = "ours"
@@ -52,7 +53,7 @@ def result_of(folder: TrialFolder, psnr_db: float = 33.91) -> dict[str, Any]:
 
 @contextmanager
 def at_work(folder: TrialFolder, name: str, session: str = SESSION, steps: int = STEPS) -> Iterator[HeldLease]:
-    """A trial that this process works at, from the moment at which its attempt has begun."""
+    """Hold a trial in this process, with an attempt that has begun."""
     with trial_lock(folder, name, session=session, steps=steps) as hold:
         begin_attempt(folder, BEGAN)
         hold.heartbeat(now=True, phase="training")
@@ -60,7 +61,7 @@ def at_work(folder: TrialFolder, name: str, session: str = SESSION, steps: int =
 
 
 def finish(folder: TrialFolder, psnr_db: float = 33.91, seconds: float = 50.0) -> None:
-    """Finish the attempt at hand, which has taken ``seconds``."""
+    """Finish the current attempt, which has taken ``seconds``."""
     folder.write_result(result_of(folder, psnr_db))
     update_attempt(folder, state=State.FINISHED, ended=BEGAN + seconds)
 
@@ -79,7 +80,7 @@ def hold_until_killed(folder: TrialFolder, name: str, begun: Any) -> None:
 
 @contextmanager
 def worker(folder: TrialFolder, name: str) -> Iterator[Any]:
-    """A process of its own that works at a trial, and is killed in the end."""
+    """Another process that holds a trial; it is killed at the end."""
     context = multiprocessing.get_context("fork")
     begun = context.Event()
     process = context.Process(target=hold_until_killed, args=(folder, name, begun))
@@ -95,8 +96,15 @@ def worker(folder: TrialFolder, name: str) -> Iterator[Any]:
 # --- a view, and what it shows ----------------------------------------------------------------------------------------
 
 
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 class Clock:
-    """A clock that goes only when it is told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -106,7 +114,7 @@ class Clock:
 
 
 class Screen:
-    """What a terminal shows that is written this text: as much of one as a display that redraws itself needs."""
+    """What a terminal shows of this text; it knows the commands of a display that redraws itself."""
 
     TOKENS = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\r?\n|\r|[^\x1b\r\n]+")
 
@@ -167,7 +175,7 @@ class Sweep:
         return at_work(self.folders[name], name, session)
 
     def draw(self, view: LiveView) -> None:
-        """Let the view show what there is, as it does half a second after it has last drawn."""
+        """Update the view half a second after it was last drawn."""
         self.clock.now += 0.5
         view.update()
 
@@ -183,7 +191,7 @@ class Sweep:
 
     @property
     def lines(self) -> list[str]:
-        """Every line that was written, where there is no terminal."""
+        """Every line that was written without a terminal."""
         return self._file.getvalue().splitlines()
 
     @property

@@ -1,6 +1,5 @@
 """What a trial writes to the terminal while it runs."""
 
-import io
 import logging
 from collections.abc import Iterator
 
@@ -9,13 +8,7 @@ import rich
 
 from ablations.trial import progress
 from ablations.trial.progress import ConsoleHandler, TrialProgress
-
-
-class Full(io.StringIO):
-    """A file on a disk that is full."""
-
-    def write(self, text: str) -> int:
-        raise OSError(28, "No space left on device")
+from tests.ablations.watching.sweeps import Full
 
 
 @pytest.fixture

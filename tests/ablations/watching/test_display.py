@@ -1,7 +1,6 @@
 """What a sweep draws on a terminal while it runs, and messages beside it."""
 
 import dataclasses
-import errno
 import fcntl
 import io
 import json
@@ -24,7 +23,7 @@ from ablations.storage.attempts import State, end_attempt
 from ablations.storage.files import write_atomically
 from ablations.storage.lease import lease_path
 from ablations.trial.progress import ConsoleHandler
-from tests.ablations.watching.sweeps import Screen, Sweep, finish, folder_of, run
+from tests.ablations.watching.sweeps import Full, Screen, Sweep, finish, folder_of, run
 from tests.harness.paths import REPOSITORY
 
 # --- the display ------------------------------------------------------------------------------------------------------
@@ -40,14 +39,14 @@ def test_the_display_has_a_headline_and_a_row_for_each_running_trial(on_terminal
     assert row.endswith("40/100  31.50 dB")
 
 
-def test_the_display_is_gone_at_the_end(on_terminal: Sweep) -> None:
+def test_the_display_disappears_at_the_end(on_terminal: Sweep) -> None:
     with on_terminal.at_work("one"), on_terminal.view() as view:
         on_terminal.draw(view)
         assert len(on_terminal.screen) == 2
     assert on_terminal.screen == []
 
 
-def test_the_headline_counts_what_has_no_result(on_terminal: Sweep) -> None:
+def test_the_headline_counts_trials_without_a_result(on_terminal: Sweep) -> None:
     with on_terminal.view() as view:
         for name, state in zip(on_terminal.folders, (State.FAILED, State.INTERRUPTED, State.PRUNED), strict=True):
             with on_terminal.at_work(name):
@@ -57,7 +56,7 @@ def test_the_headline_counts_what_has_no_result(on_terminal: Sweep) -> None:
         assert on_terminal.screen[-1] == "0/3 trials done  1 failed  1 interrupted  1 pruned  0 running"
 
 
-def test_a_trial_that_failed_and_is_tried_again_runs(on_terminal: Sweep) -> None:
+def test_a_trial_that_is_retried_counts_as_running(on_terminal: Sweep) -> None:
     with on_terminal.view() as view:
         with on_terminal.at_work("one"):
             on_terminal.draw(view)
@@ -68,7 +67,7 @@ def test_a_trial_that_failed_and_is_tried_again_runs(on_terminal: Sweep) -> None
             assert on_terminal.screen[1] == "0/3 trials done  1 running"
 
 
-def test_what_has_no_result_stays_above_the_display(on_terminal: Sweep) -> None:
+def test_trials_without_a_result_stay_above_the_display(on_terminal: Sweep) -> None:
     with on_terminal.view() as view:
         with on_terminal.at_work("one"):
             on_terminal.draw(view)
@@ -80,7 +79,7 @@ def test_what_has_no_result_stays_above_the_display(on_terminal: Sweep) -> None:
     assert on_terminal.screen == ["interrupted: one seed 0: there is a reason"]
 
 
-def test_cells_are_counted_where_they_are_trained_under_several_seeds(tmp_path: Path) -> None:
+def test_cells_are_counted_if_there_are_several_seeds(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, ("one", "two"), width=120)
     again = folder_of(tmp_path, "one", seed=1)
     sweep.folders["one again"] = again
@@ -93,7 +92,7 @@ def test_cells_are_counted_where_they_are_trained_under_several_seeds(tmp_path: 
         assert sweep.screen[0].startswith("2/3 trials done  1/2 cells  0 running")
 
 
-def test_what_another_sweep_works_at_is_marked(on_terminal: Sweep) -> None:
+def test_a_trial_of_another_sweep_is_marked(on_terminal: Sweep) -> None:
     with on_terminal.view() as view, on_terminal.at_work("one", session="theirs") as hold:
         on_terminal.draw(view)
         headline, row = on_terminal.screen
@@ -112,7 +111,7 @@ def test_a_worker_of_this_sweep_on_another_machine_is_named(on_terminal: Sweep) 
     assert sorted(row.split()[0] + " " + row.split()[-1] for row in rows) == ["one node7", "two 0/100"]
 
 
-def test_a_trial_tells_when_it_will_be_done_by_its_own_pace(on_terminal: Sweep) -> None:
+def test_a_trial_shows_the_time_left_at_its_own_pace(on_terminal: Sweep) -> None:
     with on_terminal.view() as view, on_terminal.at_work("one") as hold:
         hold.heartbeat(now=True, step=1)
         on_terminal.draw(view)
@@ -151,7 +150,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None
         assert sweep.screen[1].startswith("binarize=[body] seed 0")
 
 
-def test_a_sweep_that_is_to_stop_says_so_and_no_time(on_terminal: Sweep) -> None:
+def test_a_sweep_that_is_asked_to_stop_shows_that_instead_of_the_time_left(on_terminal: Sweep) -> None:
     try:
         with on_terminal.view() as view:
             with on_terminal.at_work("one"):
@@ -166,7 +165,7 @@ def test_a_sweep_that_is_to_stop_says_so_and_no_time(on_terminal: Sweep) -> None
         stopping.clear_request()
 
 
-def test_the_display_is_drawn_twice_a_second_however_often_it_is_looked(on_terminal: Sweep) -> None:
+def test_the_display_is_drawn_at_most_twice_a_second(on_terminal: Sweep) -> None:
     with on_terminal.view() as view, on_terminal.at_work("one"):
         on_terminal.clock.now += 0.25
         view.update()
@@ -186,7 +185,7 @@ def test_the_display_keeps_its_height_between_two_trials(on_terminal: Sweep) -> 
         assert on_terminal.cursor == 2 + 2
 
 
-def test_a_display_that_is_asked_for_in_a_file_is_written_once_at_the_end(sweep: Sweep) -> None:
+def test_a_display_in_a_file_is_written_once_at_the_end(sweep: Sweep) -> None:
     with sweep.view("two", "three", show=True) as view:
         with sweep.at_work("one"):
             sweep.draw(view)
@@ -312,13 +311,6 @@ def test_no_other_thread_logs_while_the_display_is_drawn(on_terminal: Sweep) -> 
             assert file.could_log == [False]
     finally:
         logging.getLogger().removeHandler(handler)
-
-
-class Full(io.StringIO):
-    """A file on a disk that is full."""
-
-    def write(self, text: str) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])

@@ -1,4 +1,4 @@
-"""How long a sweep will take, learned from the trials that have finished."""
+"""The time that a sweep will take, estimated from finished trials."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def forecast(clock: Clock) -> Forecast:
     return Forecast(clock)
 
 
-def test_nothing_is_foretold_before_a_trial_has_finished(clock: Clock, forecast: Forecast) -> None:
+def test_nothing_is_estimated_before_a_trial_has_finished(clock: Clock, forecast: Forecast) -> None:
     clock.now += 60
     forecast.learn([Ending(waiting(100)[0], State.FAILED, "out of memory", seconds=10.0, steps=10)])
     assert forecast.left([], waiting(100)) is None
@@ -57,7 +57,7 @@ def test_nothing_is_foretold_before_a_trial_has_finished(clock: Clock, forecast:
         pytest.param((), 2, 0, id="nothing"),
     ],
 )
-def test_what_waits_takes_its_steps_in_as_many_places_as_there_were(
+def test_waiting_trials_run_in_as_many_places_as_were_seen(
     forecast: Forecast, steps: tuple[int, ...], at_once: int, seconds: float
 ) -> None:
     forecast.learn([finished(seconds=20.0, steps=40)])
@@ -65,7 +65,7 @@ def test_what_waits_takes_its_steps_in_as_many_places_as_there_were(
     assert forecast.left([], waiting(*steps)) == seconds
 
 
-def test_what_waits_begins_where_a_running_trial_ends_first(forecast: Forecast) -> None:
+def test_a_waiting_trial_begins_when_the_first_running_one_ends(forecast: Forecast) -> None:
     forecast.learn([finished(seconds=50.0, steps=100)])
     now = running(90, 20)
     forecast.observe(now)
@@ -73,7 +73,7 @@ def test_what_waits_begins_where_a_running_trial_ends_first(forecast: Forecast) 
     assert forecast.left(now, waiting(100)) == 10 / 2 + 100 / 2
 
 
-def test_a_place_that_was_free_for_long_is_none(clock: Clock, forecast: Forecast) -> None:
+def test_a_place_that_is_free_for_long_does_not_count(clock: Clock, forecast: Forecast) -> None:
     forecast.learn([finished(seconds=50.0, steps=100)])
     forecast.observe(running(0, 0))
     clock.now += 30
@@ -89,14 +89,14 @@ def test_the_pace_is_the_mean_over_all_steps(forecast: Forecast) -> None:
     assert forecast.seconds_per_step == 20 / 200
 
 
-def test_a_trial_that_trains_nothing_teaches_nothing_of_steps(forecast: Forecast) -> None:
+def test_a_trial_without_steps_says_nothing_about_the_pace(forecast: Forecast) -> None:
     forecast.learn([finished(seconds=10.0, steps=0)])
     assert forecast.seconds_per_step is None
     forecast.learn([finished(seconds=50.0, steps=100)])
     assert forecast.seconds_per_step == 50 / 100
 
 
-def test_a_running_trial_goes_at_its_own_pace_once_that_is_seen(clock: Clock, forecast: Forecast) -> None:
+def test_a_running_trial_is_estimated_by_its_own_pace(clock: Clock, forecast: Forecast) -> None:
     forecast.learn([finished(seconds=50.0, steps=100)])
     forecast.observe(running(0))
     clock.now += 100
@@ -106,13 +106,13 @@ def test_a_running_trial_goes_at_its_own_pace_once_that_is_seen(clock: Clock, fo
     assert forecast.left_of(running(20)[0]) == 80 * 4
 
 
-def test_trials_an_hour_are_those_since_the_view_began(clock: Clock, forecast: Forecast) -> None:
+def test_trials_per_hour_count_from_the_start_of_the_view(clock: Clock, forecast: Forecast) -> None:
     clock.now += 1800
     forecast.learn([finished(10.0, 10), finished(10.0, 10)])
     assert forecast.trials_per_hour == 4
 
 
-def test_a_trial_that_was_resumed_teaches_by_the_steps_of_its_last_attempt(sweep: Sweep) -> None:
+def test_a_resumed_trial_counts_by_the_steps_of_its_last_attempt(sweep: Sweep) -> None:
     folder = sweep.folders["one"]
     with sweep.view() as view:
         with sweep.at_work("one"):
@@ -137,5 +137,5 @@ def test_a_trial_that_was_resumed_teaches_by_the_steps_of_its_last_attempt(sweep
         (60 * 3600, "2 d 12 h"),
     ],
 )
-def test_a_time_is_told_in_its_largest_units(seconds: float, text: str) -> None:
+def test_a_time_is_written_in_its_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text

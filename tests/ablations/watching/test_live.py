@@ -1,4 +1,4 @@
-"""What a sweep prints while it runs, where there is no terminal."""
+"""What a sweep prints while it runs without a terminal."""
 
 from pathlib import Path
 
@@ -26,26 +26,25 @@ def test_a_trial_that_finishes_is_a_line_with_its_score_and_its_time(sweep: Swee
         assert sweep.lines == [line]
 
 
-def test_a_trial_that_fails_is_a_line_with_its_reason_and_its_log(sweep: Sweep) -> None:
+@pytest.mark.parametrize(
+    ("state", "reason", "line"),
+    [
+        (State.FAILED, "no room for [bold]\nand a long story", "failed: one seed 0: no room for [bold]; see LOG"),
+        (State.INTERRUPTED, "there is a reason", "interrupted: one seed 0: there is a reason"),
+        (State.PRUNED, "there is a reason", "pruned: one seed 0: there is a reason"),
+    ],
+)
+def test_a_trial_that_ends_without_a_result_is_a_line_with_its_reason(
+    sweep: Sweep, state: State, reason: str, line: str
+) -> None:
     folder = sweep.folders["one"]
     with sweep.view() as view:
         with sweep.at_work("one"):
             view.update()
-            end_attempt(folder, State.FAILED, "no room for [bold]\nand a long story")
+            end_attempt(folder, state, reason)
         view.update()
-    assert sweep.lines == [
-        f"failed: one seed 0: no room for [bold]; see {sweep.outputs / STUDY}/{folder.cell[:12]}*/seed0/trial.log"
-    ]
-
-
-@pytest.mark.parametrize("state", [State.INTERRUPTED, State.PRUNED])
-def test_a_trial_that_ends_early_is_a_line_with_its_reason(sweep: Sweep, state: State) -> None:
-    with sweep.view() as view:
-        with sweep.at_work("one"):
-            view.update()
-            end_attempt(sweep.folders["one"], state, "there is a reason")
-        view.update()
-    assert sweep.lines == [f"{state}: one seed 0: there is a reason"]
+    log = f"{sweep.outputs / STUDY}/{folder.cell[:12]}*/seed0/trial.log"
+    assert sweep.lines == [line.replace("LOG", log)]
 
 
 def test_a_worker_that_is_killed_leaves_an_interrupted_trial(sweep: Sweep) -> None:
@@ -58,13 +57,13 @@ def test_a_worker_that_is_killed_leaves_an_interrupted_trial(sweep: Sweep) -> No
     assert sweep.lines == ["interrupted: one seed 0: the process ended without recording a reason"]
 
 
-def test_a_trial_that_is_tried_again_is_told_of_each_time(sweep: Sweep) -> None:
+def test_each_attempt_at_a_trial_is_a_line(sweep: Sweep) -> None:
     folder = sweep.folders["one"]
     with sweep.view() as view:
         with sweep.at_work("one"):
             view.update()
             end_attempt(folder, State.FAILED, "the first time")
-        # The next attempt has begun before anybody looked.
+        # The next attempt begins before the next look.
         with sweep.at_work("one"):
             view.update()
             assert [line.partition(";")[0] for line in sweep.lines] == ["failed: one seed 0: the first time"]
@@ -73,14 +72,20 @@ def test_a_trial_that_is_tried_again_is_told_of_each_time(sweep: Sweep) -> None:
     assert sweep.lines[1:] == ["1/3 one seed 0: 33.91 dB in 50 s, 2 min left"]
 
 
-def test_a_trial_that_is_trained_anew_and_fails_does_not_count_by_its_old_result(sweep: Sweep) -> None:
+@pytest.mark.parametrize("done", [(), ("one",)], ids=["not done", "done"])
+def test_a_trial_that_is_retrained_and_fails_does_not_count_by_its_old_result(
+    sweep: Sweep, done: tuple[str, ...]
+) -> None:
     sweep.run("one")
-    with sweep.view() as view:
+    with sweep.view(*done) as view:
         with sweep.at_work("one"):
+            sweep.clock.now += 60
             view.update()
             end_attempt(sweep.folders["one"], State.FAILED, "diverged")
         view.update()
-    assert [line.partition(";")[0] for line in sweep.lines] == ["failed: one seed 0: diverged"]
+    running, failed = sweep.lines
+    assert running.startswith("0/3 trials done, 1 running: one seed 0")
+    assert failed.startswith("failed: one seed 0: diverged")
 
 
 def test_a_trial_whose_result_is_damaged_has_not_finished(sweep: Sweep) -> None:
@@ -93,7 +98,7 @@ def test_a_trial_whose_result_is_damaged_has_not_finished(sweep: Sweep) -> None:
     assert sweep.lines == ["interrupted: one seed 0: its result.json is damaged or missing"]
 
 
-def test_a_lease_that_a_listing_misses_ends_no_trial(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_a_listing_misses_does_not_end_its_trial(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     with sweep.view("two", "three") as view:
         with sweep.at_work("one"):
             view.update()
@@ -105,20 +110,7 @@ def test_a_lease_that_a_listing_misses_ends_no_trial(sweep: Sweep, monkeypatch: 
         assert sweep.lines == ["3/3 one seed 0: 33.91 dB in 50 s"]
 
 
-def test_a_trial_that_was_done_and_is_trained_anew_counts_by_how_that_ends(sweep: Sweep) -> None:
-    sweep.run("one")
-    with sweep.view("one", "two") as view:
-        with sweep.at_work("one"):
-            sweep.clock.now += 60
-            view.update()
-            end_attempt(sweep.folders["one"], State.FAILED, "diverged")
-        view.update()
-        running, failed = sweep.lines
-    assert running.startswith("1/3 trials done, 1 running: one seed 0")
-    assert failed.startswith("failed: one seed 0: diverged")
-
-
-def test_what_earlier_sweeps_left_is_no_news(sweep: Sweep) -> None:
+def test_results_of_earlier_sweeps_are_not_reported(sweep: Sweep) -> None:
     sweep.run("one")
     with sweep.at_work("two"):
         end_attempt(sweep.folders["two"], State.FAILED, "long ago")
@@ -129,10 +121,10 @@ def test_what_earlier_sweeps_left_is_no_news(sweep: Sweep) -> None:
     assert sweep.lines == []
 
 
-# --- lines: trials that come later, as those of a search -------------------------------------------------------------
+# --- lines: trials that are added, as those of a search ---------------------------------------------------------------
 
 
-def test_trials_may_come_later(sweep: Sweep) -> None:
+def test_trials_can_be_added(sweep: Sweep) -> None:
     growing = {identity: trial for identity, trial in sweep.trials.items() if trial.name == "one"}
     with sweep.view(trials=growing) as view:
         with sweep.at_work("two"):
@@ -144,7 +136,7 @@ def test_trials_may_come_later(sweep: Sweep) -> None:
         assert sweep.lines == ["1/3 two seed 0: 33.91 dB in 50 s, 2 min left"]
 
 
-def test_what_earlier_sweeps_left_of_a_trial_that_comes_later_is_no_news(sweep: Sweep) -> None:
+def test_earlier_results_of_an_added_trial_are_not_reported(sweep: Sweep) -> None:
     with sweep.at_work("two"):
         end_attempt(sweep.folders["two"], State.FAILED, "long ago")
     growing = {identity: trial for identity, trial in sweep.trials.items() if trial.name == "one"}
@@ -154,10 +146,10 @@ def test_what_earlier_sweeps_left_of_a_trial_that_comes_later_is_no_news(sweep: 
     assert sweep.lines == []
 
 
-# --- lines: what nobody saw running -----------------------------------------------------------------------------------
+# --- lines: trials that were never seen running -----------------------------------------------------------------------
 
 
-def test_trials_that_came_and_went_unseen_are_found_every_half_minute(sweep: Sweep) -> None:
+def test_trials_that_ran_between_two_looks_are_found_every_half_minute(sweep: Sweep) -> None:
     with sweep.view() as view:
         for name in ("one", "two"):
             view.update()
@@ -171,7 +163,7 @@ def test_trials_that_came_and_went_unseen_are_found_every_half_minute(sweep: Swe
             assert sweep.lines[before].partition(",")[0] == f"{before + 1}/3 {name} seed 0: 33.91 dB in 50 s"
 
 
-def test_a_trial_that_begins_while_all_are_looked_at_has_not_ended(sweep: Sweep) -> None:
+def test_a_trial_that_begins_during_a_look_has_not_ended(sweep: Sweep) -> None:
     with sweep.at_work("one"):
         end_attempt(sweep.folders["one"], State.FAILED, "long ago")
     tracker = TrialTracker(sweep.outputs, STUDY, sweep.trials, ())
@@ -180,7 +172,7 @@ def test_a_trial_that_begins_while_all_are_looked_at_has_not_ended(sweep: Sweep)
         assert tracker.poll_all() == []
 
 
-def test_at_the_end_everything_is_told_once(sweep: Sweep) -> None:
+def test_at_the_end_everything_is_reported_once(sweep: Sweep) -> None:
     with sweep.view() as view:
         sweep.run("one")
         with sweep.at_work("two"):
@@ -197,14 +189,14 @@ def test_a_trial_that_another_sweep_has_finished_counts_once(sweep: Sweep) -> No
             finish(sweep.folders["one"])
         sweep.clock.now += 30
         view.update()
-        # This sweep gives it out too, and its worker finds that it is done.
+        # This sweep launches it too, and its worker finds that it is done.
         with trial_lock(sweep.folders["one"], "one", session=SESSION):
             view.update()
         view.update()
     assert len(sweep.lines) == 1
 
 
-def test_a_trial_that_proves_to_be_finished_when_it_is_taken_up_counts(sweep: Sweep) -> None:
+def test_a_trial_that_proves_to_be_finished_when_it_is_launched_counts(sweep: Sweep) -> None:
     sweep.run("one")
     with sweep.view() as view:
         with trial_lock(sweep.folders["one"], "one", session=SESSION):
@@ -216,7 +208,7 @@ def test_a_trial_that_proves_to_be_finished_when_it_is_taken_up_counts(sweep: Sw
 # --- lines: what runs -------------------------------------------------------------------------------------------------
 
 
-def test_a_line_a_minute_tells_what_runs_where_nothing_else_was_told(sweep: Sweep) -> None:
+def test_a_line_a_minute_shows_what_runs(sweep: Sweep) -> None:
     with sweep.at_work("one") as hold, sweep.at_work("two", session="theirs"), sweep.view() as view:
         hold.heartbeat(now=True, step=40, scored_at=25, psnr_db=31.5)
         for _ in range(120):
@@ -226,7 +218,7 @@ def test_a_line_a_minute_tells_what_runs_where_nothing_else_was_told(sweep: Swee
     assert sweep.lines == [f"0/3 trials done, 2 running (1 elsewhere): {running}"] * 2
 
 
-def test_a_line_about_an_ending_puts_the_next_one_off(sweep: Sweep) -> None:
+def test_a_line_about_an_ending_delays_the_next_one(sweep: Sweep) -> None:
     with sweep.view() as view, sweep.at_work("two"):
         sweep.clock.now += 59
         with sweep.at_work("one"):
