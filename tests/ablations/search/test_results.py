@@ -133,7 +133,7 @@ def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
             "hydra.sweeper.objectives: unknown objective 'psnr' (did you mean psnr_db?); "
             "valid: psnr_db, ops_g, params_k",
         ),
-        ({"objectives": ("psnr_db", "psnr_db")}, "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is there twice"),
+        ({"objectives": ("psnr_db", "psnr_db")}, "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is named twice"),
         (
             {"objectives": ("ops_g",)},
             "hydra.sweeper.objectives=[ops_g]: psnr_db must be among them; "

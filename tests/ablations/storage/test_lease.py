@@ -156,7 +156,7 @@ def test_a_lease_of_another_machine_is_respected(folder: TrialFolder) -> None:
 
 @pytest.mark.parametrize(
     "lease",
-    [{"host": f"{platform.node()}/an earlier start"}, {"born": "0"}],
+    [{"host": f"{platform.node()}/an earlier start"}, {"process_start": "0"}],
     ids=["from before a restart of this machine", "a reused pid"],
 )
 def test_a_lease_of_a_process_that_is_gone_is_ignored(folder: TrialFolder, lease: dict[str, Any]) -> None:

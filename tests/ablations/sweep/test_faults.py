@@ -138,7 +138,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_a_snapshot_and_resumes_from_it(
         os.kill(command.pid, signal.SIGCONT)
         outcome = command.end()
     assert outcome.status == 128 + number
-    assert "2 of 2 trials are left, and the same command goes on from there" in outcome.text
+    assert "2 of 2 trials are left; run the same command again to resume" in outcome.text
     assert "Traceback" not in outcome.text
     check_interrupted(workplace, reason, trials=1)
     rerun(workplace, of_seed(0, undisturbed), ONE_SEED)

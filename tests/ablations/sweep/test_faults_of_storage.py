@@ -168,7 +168,7 @@ def test_a_damaged_snapshot_is_skipped_for_the_one_before(
         damage(path)
     rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
     assert history_of(folder).attempts[-1].from_step == resumes_from
-    assert folder.log_path.read_text(encoding="utf-8").count("it is skipped") == damaged
+    assert folder.log_path.read_text(encoding="utf-8").count("the file is damaged; skipped") == damaged
 
 
 def of_another_trial(path: Path) -> None:

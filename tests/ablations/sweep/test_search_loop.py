@@ -136,7 +136,7 @@ def test_a_failed_cell_is_reported_and_retried_by_the_next_command(
     space = ("surrogate=quadratic,waiting_part.Waiting",)
     outcome = search(workplace, 2, "hydra.sweeper.retries=0", space=space)
     assert outcome.status == 1
-    assert "1 of 2 trials have no result; the others are kept" in outcome.message
+    assert "1 of 2 trials have no result; the results of the others are saved" in outcome.message
     (failed,) = [record for record in found(workplace)["history"] if record["state"] == "failed"]
     assert "not ready" in failed["reason"]
     assert "waiting" not in " ".join(found(workplace)["best"]["row"])

@@ -202,7 +202,7 @@ def test_only_twenty_trials_of_a_state_are_listed(study: Study) -> None:
     assert lines[-1] == "  and 2 more; --json lists all"
 
 
-RESUMES = "the same command goes on from there"
+RESUMES = "run the same command again to resume"
 
 
 def test_a_study_says_how_to_resume_if_something_is_left_and_nothing_runs(study: Study) -> None:
