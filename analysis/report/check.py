@@ -20,6 +20,9 @@ from analysis.report.page import compose
 from bbcu.errors import BbcuError, ConfigError
 
 MOST_PIXEL_DIFFERENCE = 2  # how far a pixel may be off, of 255 levels
+MOST_SHOWN = 200
+"""The most characters of either text in a message."""
+
 WORDS_SHOWN = 5  # how many words a message shows from the first one that differs
 
 
@@ -85,8 +88,10 @@ def text_difference(ours: list[str], theirs: list[str]) -> str:
     number, *lines = first_unequal(ours, theirs)
     if lines[0] is None or lines[1] is None:
         return both(f"line {number + 1}", *lines)
-    start = lines[0].rfind(" ", 0, first_unequal(list(lines[0]), list(lines[1]))[0]) + 1
-    words = [" ".join(str(text)[start:].split(" ")[:WORDS_SHOWN]) for text in lines]
+    unequal = first_unequal(list(lines[0]), list(lines[1]))[0]
+    # A word may be a whole embedded file, so it is shown from shortly before the difference.
+    start = max(lines[0].rfind(" ", 0, unequal) + 1, unequal - MOST_SHOWN // 2)
+    words = [" ".join(str(text)[start:].split(" ")[:WORDS_SHOWN])[:MOST_SHOWN] for text in lines]
     return both(f"line {number + 1}, column {start + 1}", *words)
 
 

@@ -13,7 +13,7 @@ from matplotlib.image import imread, imsave
 from ablations.tracking.client import client_of, experiment_id, search_runs
 from analysis.__main__ import main
 from analysis.report.archive import ARCHIVE, opened
-from analysis.report.check import MOST_PIXEL_DIFFERENCE, difference, first_difference
+from analysis.report.check import MOST_PIXEL_DIFFERENCE, difference, first_difference, text_difference
 from analysis.study.loading import load
 from bbcu.errors import ConfigError
 from tests.harness.paths import REPOSITORY
@@ -189,3 +189,11 @@ def test_a_figure_of_another_size_or_kind_differs(tmp_path: Path) -> None:
     assert "has 2 x 2 pixels, but the results give 6 x 4 pixels" in difference(tmp_path / "figure.png", picture(0))
     (tmp_path / "figure.png").write_bytes(b"text")
     assert "not a readable picture" in difference(tmp_path / "figure.png", picture(0))
+
+
+def test_a_long_word_is_shown_around_its_difference() -> None:
+    before, after = (f"href={'x' * 5000}{end}{'y' * 5000}" for end in ("1", "2"))
+    message = text_difference([before], [after])
+    assert len(message) < 600
+    assert "x1y" in message
+    assert "x2y" in message
