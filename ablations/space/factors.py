@@ -229,7 +229,8 @@ def declare(factor: Factor) -> None:
     """Add a factor; declaring the same one again does nothing.
 
     Its reference must be what networks did before there was the factor: cells at the reference keep their keys, and so
-    their results. Raises ConfigError for a name that another factor has, and for a factor without a ``unit``.
+    their results. Raises ConfigError for a name that another factor has, and for a factor without a ``unit``
+    or not ``of_unit``, which would have no effect.
     """
     if FACTORS.get(factor.name) == factor:
         return
@@ -237,6 +238,8 @@ def declare(factor: Factor) -> None:
         raise ConfigError(f"factor {factor.name}: it is declared already")
     if "." not in factor.unit:
         raise ConfigError(f"factor {factor.name}: `unit` must be the dotted path of the unit that implements it")
+    if not factor.of_unit:
+        raise ConfigError(f"factor {factor.name}: a unit implements it, so it cannot be declared with of_unit=False")
     FACTORS[factor.name] = factor
     REFERENCE[factor.name] = factor.reference
 

@@ -7,7 +7,7 @@ from ablations.planning.plan import Plan
 from ablations.space.factors import SHOWN
 from ablations.storage.folder import Identity
 from ablations.storage.plans import trial_names
-from ablations.trial.identity import Trial, baseline_label, network_of
+from ablations.trial.identity import Trial, baseline_label, meta_network
 from bbcu.model.methods import BASELINE
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def cost_of(trial: Trial) -> "Cost":
 
     if trial.cell.setting["network"]["name"] == BASELINE:
         return Cost(0, 0)
-    return count(network_of(trial, drawn=False)).total
+    return count(meta_network(trial)).total
 
 
 def baseline_line(result: Mapping[str, Any]) -> str:

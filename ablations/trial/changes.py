@@ -53,7 +53,7 @@ def is_own_part(level: object) -> bool:
 
 
 def is_of_other_code(result: Mapping[str, Any], trial: "Trial") -> bool:
-    return bool(result["provenance"].get("code") != code_of(trial))
+    return not is_current(result, code=code_of(trial), on_change="stop")
 
 
 def made_by_other_code(result: Mapping[str, Any], trial: "Trial") -> str:

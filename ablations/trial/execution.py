@@ -32,6 +32,7 @@ from ablations.trial.identity import (
     baseline_label,
     check_network,
     check_runnable,
+    meta_network,
     network_of,
     setting_of,
     trains,
@@ -235,7 +236,7 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     began = time.perf_counter()
     device = resolve_device(config.device)
     forget_peaks(device)
-    cost = count(network_of(trial, drawn=False)).total
+    cost = count(meta_network(trial)).total
     settings = TrainSettings(**dataclasses.asdict(config.train))
     training = prepare_training(lambda: network_of(trial), data, settings, trial.seed, device)
     network = training.network

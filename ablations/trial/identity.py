@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bbcu.data.tasks import Task
+    from bbcu.model.networks import NetworkSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,16 +138,33 @@ def unit_class(levels: Mapping[str, Level], of_network: str) -> str:
     return next(iter(declared.values()), of_network)
 
 
-def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
-    """The network of a trial; without ``drawn`` its parameters are not initialised by the trial's seed."""
+def network_of(trial: Trial) -> "nn.Module":
+    """The network of a trial, initialised by its seed."""
+    from bbcu.model.networks import build
+
+    return build(trial.cell.setting["network"]["name"], spec_of(trial), trial.seed)
+
+
+def meta_network(trial: Trial) -> "nn.Module":
+    """The network of a trial without memory for its values, to check that it can be built and to count its cost."""
+    import torch
+
+    from bbcu.model.networks import assemble
+
+    with torch.device("meta"):
+        return assemble(trial.cell.setting["network"]["name"], spec_of(trial))
+
+
+def spec_of(trial: Trial) -> "NetworkSpec":
+    """The spec of a trial's network."""
     from bbcu.data.tasks import make_task
-    from bbcu.model.networks import NetworkSpec, assemble, build
+    from bbcu.model.networks import NetworkSpec
     from bbcu.model.specs import UnitSpec
 
     factors: dict[str, Any] = dict(trial.cell.factors)
     setting = trial.cell.setting
     layout, task = setting["network"], make_task(setting["task"])
-    spec = NetworkSpec(
+    return NetworkSpec(
         scale=task.scale,
         colours=task.colours,
         channels=setting["channels"],
@@ -159,7 +177,6 @@ def network_of(trial: Trial, *, drawn: bool = True) -> "nn.Module":
         accumulate=layout["accumulate"],
         standardise=layout["standardise"],
     )
-    return build(layout["name"], spec, trial.seed) if drawn else assemble(layout["name"], spec)
 
 
 def check_runnable(config: Config) -> None:
@@ -176,12 +193,9 @@ def check_runnable(config: Config) -> None:
 
 
 def check_network(trial: Trial) -> None:
-    """Raise ConfigError if the trial's network cannot be built; it is built without memory for its values."""
-    import torch
-
+    """Raise ConfigError if the trial's network cannot be built."""
     if trial.cell.setting["network"]["name"] != BASELINE:
-        with torch.device("meta"):
-            network_of(trial, drawn=False)
+        meta_network(trial)
 
 
 def trains(config: Config) -> bool:

@@ -111,6 +111,11 @@ def test_a_factor_of_the_user_names_the_unit_that_implements_it() -> None:
         declare(Factor("lost", (1.0,), 1.0, "nobody implements it"))
 
 
+def test_a_factor_of_the_user_that_no_unit_would_see_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be declared with of_unit=False"):
+        declare(Factor("lost", (1.0,), 1.0, "nobody reads it", unit="my_module.Unit", of_unit=False))
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
