@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ablations.space.factors import FACTORS, Factor, level_text
@@ -304,6 +305,10 @@ def test_a_factor_of_ones_own_is_listed_swept_and_reported(recipes: Workplace) -
         ("channel", "rprelu"),
         ("unit", "rprelu"),
     }
+    for path in recipes.outputs.glob("gain/*/seed0/checkpoint.pt"):
+        level = json.loads(path.with_name("result.json").read_text())["factors"]["gain"]
+        sizes = {value.numel() for name, value in torch.load(path).items() if name.endswith(".gain")}
+        assert sizes == {"none": set(), "channel": {4}, "unit": {1}}[level]
     assert "hardtanh cuts off what a gain has made large" in done.stdout
     assert "gain: none" in done.stdout
     assert "weight, gain" in done.stdout

@@ -160,3 +160,13 @@ def test_a_wrong_design_is_one_line_and_nothing_runs(dry_workplace: Workplace, o
     assert len(outcome.message.splitlines()) == 1
     assert named in outcome.message
     assert dry_workplace.is_untouched()
+
+
+def test_a_left_out_cell_names_the_cell_whose_network_it_is(workplace: Workplace) -> None:
+    outcome = workplace.sweep("residual=false", "act=inside,after,none", "act_fn=relu", "threshold=true")
+    assert outcome.status == 0, outcome.text
+    plan = json.loads((workplace.outputs / STUDY / "plan.json").read_text())
+    (row,) = plan["left_out"]
+    (same,) = [trial for trial in plan["trials"] if trial["levels"]["act"] == "inside"]
+    assert row["levels"]["act"] == "after"
+    assert row["same_as"] == same["cell"]
