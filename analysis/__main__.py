@@ -135,7 +135,7 @@ def check_reports(reports: Path) -> None:
         print(f"{name}: {'stale' if reason else 'up to date'}", flush=True)
         stale += [reason] if reason else []
     if stale:
-        raise StaleReport("\n".join(stale))
+        raise StaleReport(stale)
 
 
 def comparison(arguments: Sequence[str]) -> str:

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class BbcuError(Exception):
-    """Base of every error that is shown to the user as one line, without a traceback."""
+    """Base of every error that is shown to the user as one line, without a traceback.
+
+    A message may quote a file's name or content, so its control characters are escaped.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(BbcuError):
@@ -22,3 +28,16 @@ def unknown(kind: str, value: object, valid: Iterable[object]) -> str:
     close = difflib.get_close_matches(str(value), names, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     return f"unknown {kind} {str(value)!r}{guess}; valid: {', '.join(names)}"
+
+
+def printable(text: object) -> str:
+    r"""Return a text or path on one line that any terminal and file accepts, with ``\n`` or ``\udcff`` for others."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
+    )
+
+
+def first_line(message: BaseException | str) -> str:
+    """Return the first line of a message, printable; the type's name for an error without a message."""
+    lines = str(message).strip().splitlines()
+    return printable(lines[0]) if lines else type(message).__name__

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,18 @@ from tests.harness.support import Workplace
 
 # Test processes that each use every core wait for one another at every operation.
 torch.set_num_threads(1)
+
+# The same cases in every run; BBCU_EXAMPLES=2000 looks further than the suite has time for.
+hypothesis.settings.register_profile(
+    "suite",
+    derandomize="BBCU_EXAMPLES" not in os.environ,
+    max_examples=int(os.environ.get("BBCU_EXAMPLES", 50)),
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("suite")
 
 # A shell that runs the tests in the background lets them ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)

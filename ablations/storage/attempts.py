@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ablations.storage.files import read_json, write_atomically
+from ablations.storage.files import read_json
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import Lease, living_lease, this_host
+from bbcu.files import write_atomically
 
 PROCESS_DIED = "the process ended without recording a reason"
 RESULT_LOST = "its result.json is damaged or missing"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.space.factors import SHOWN
-from ablations.storage.files import read_json, replacing, write_atomically
+from ablations.storage.files import read_json
+from bbcu.files import replacing, write_atomically
 
 Identity = tuple[str, int]
 """The cell's key and the seed, which identify a trial within its study."""

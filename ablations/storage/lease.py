@@ -27,9 +27,10 @@ from typing import Any
 
 import filelock
 
-from ablations.storage.files import read_json, write_atomically
+from ablations.storage.files import read_json
 from ablations.storage.folder import TrialFolder, study_folder
 from bbcu.errors import BbcuError
+from bbcu.files import write_atomically
 
 log = logging.getLogger(__name__)
 

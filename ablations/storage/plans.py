@@ -10,9 +10,10 @@ import filelock
 
 from ablations.space.factors import level_text
 from ablations.space.settings import distinguishing_keys, flatten
-from ablations.storage.files import read_json, write_atomically
+from ablations.storage.files import read_json
 from ablations.storage.folder import Identity, study_folder
 from bbcu.errors import BbcuError
+from bbcu.files import write_atomically
 
 REQUESTED = ("levels", "setting")
 """The keys of a plan's row that hold the requested levels and setting, before they are put into canonical form."""

@@ -9,9 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.storage.files import read_json, write_atomically
+from ablations.storage.files import read_json
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
+from bbcu.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.storage.files import first_line, replacing
+from bbcu.errors import first_line
+from bbcu.files import replacing
 
 if TYPE_CHECKING:
     import torch

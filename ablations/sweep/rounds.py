@@ -21,7 +21,6 @@ from hydra.core.utils import JobReturn, JobStatus
 from ablations.planning.plan import PlannedTrial
 from ablations.storage import stopping
 from ablations.storage.attempts import State, end_attempt, history_of
-from ablations.storage.files import first_line
 from ablations.storage.folder import Identity, is_current, study_folder
 from ablations.storage.lease import LeaseLost, SilenceMonitor, TrialBusy, leases, revoke
 from ablations.storage.pruning import TrialPruned
@@ -29,7 +28,7 @@ from ablations.storage.stopping import Interrupted
 from ablations.sweep.launchers import Workers
 from ablations.trial.changes import code_of
 from ablations.trial.execution import TrialFailed
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, first_line
 
 log = logging.getLogger(__name__)
 

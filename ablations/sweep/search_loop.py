@@ -21,7 +21,6 @@ from ablations.space.designs import Listing
 from ablations.space.rows import Row
 from ablations.storage import stopping
 from ablations.storage.attempts import State
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
 from ablations.storage.pruning import open_request, search_marker
@@ -29,6 +28,7 @@ from ablations.sweep.rounds import Rounds, TrialOutcome
 from ablations.trial.changes import EarlierPictures, is_reusable, own_parts, own_parts_of_sweep
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
+from bbcu.files import write_atomically
 
 STORAGE = "search.log"
 """The default storage of a search: a journal in the study's folder."""

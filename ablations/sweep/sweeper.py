@@ -21,7 +21,6 @@ from ablations.config import Config, SweeperConfig
 from ablations.planning.plan import Plan, RowPlanner, make_plan, plan_record
 from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
-from ablations.storage.files import first_line
 from ablations.storage.folder import Identity, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
@@ -34,7 +33,7 @@ from ablations.trial.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_
 from ablations.trial.identity import trains
 from ablations.watching.live import LiveView
 from ablations.watching.tracker import WatchedTrial
-from bbcu.errors import ConfigError
+from bbcu.errors import ConfigError, first_line
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from urllib.request import url2pathname
 import filelock
 
 from ablations.storage.folder import Identity
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, first_line
+from bbcu.files import replacing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-from ablations.storage.files import check_writable, first_line, replacing
+from ablations.storage.files import check_writable
 
 
 class TrackingError(BbcuError):

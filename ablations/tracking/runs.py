@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ablations.space.factors import level_text
 from ablations.space.settings import flatten
 from ablations.storage.attempts import PROCESS_DIED
-from ablations.storage.files import first_line
 from ablations.storage.folder import METRICS, CurvePoint, TrialFolder
 from ablations.tracking.client import client_of, search_runs
+from bbcu.errors import first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,7 +14,6 @@ from ablations.config import Config, as_yaml
 from ablations.space.factors import SHOWN
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
-from ablations.storage.files import first_line, replacing, write_atomically
 from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
 from ablations.storage.lease import HeldLease, LeaseLost, trial_lock
 from ablations.storage.pruning import PruningClient, TrialPruned
@@ -39,7 +38,8 @@ from ablations.trial.identity import (
     trial_of,
 )
 from ablations.trial.provenance import provenance
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, first_line
+from bbcu.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     from bbcu.data.pairs import PreparedData

@@ -24,11 +24,11 @@ from rich.text import Text
 
 from ablations.storage import stopping
 from ablations.storage.attempts import WITHOUT_RESULT, State
-from ablations.storage.files import first_line
 from ablations.storage.folder import Identity
 from ablations.storage.lease import Lease
 from ablations.watching.forecast import Forecast, duration
 from ablations.watching.tracker import Ending, TrialTracker, WatchedTrial
+from bbcu.errors import first_line
 
 POLL_ALL_SECONDS = 30.0
 """How often the folders of all unfinished trials are read, to find those whose lease was never seen."""

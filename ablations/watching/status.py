@@ -19,9 +19,9 @@ from rich.text import Text
 
 from ablations.storage import stopping
 from ablations.storage.attempts import PROCESS_DIED, Attempt, State, progress_text
-from ablations.storage.files import first_line
 from ablations.storage.status import StatusReader, StudyStatus, TrialStatus, record_of
 from ablations.watching.forecast import duration
+from bbcu.errors import first_line
 
 POLL_SECONDS = 2.0
 """How often ``--watch`` reads the status."""

@@ -19,12 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.storage.files import replacing
 from ablations.storage.folder import Identity
 from analysis.report.pictures import SHOWN_PER_SET
 from analysis.study.loading import Fetch, LeftOut, StudyResults, existing_file
 from analysis.study.settings import natural
 from bbcu.errors import ConfigError
+from bbcu.files import replacing
 
 ARCHIVE = "results.zip"
 

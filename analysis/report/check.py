@@ -8,7 +8,7 @@ differently.
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from analysis.report.archive import ARCHIVE, opened
 from analysis.report.forms import PAGE, forms
 from analysis.report.page import compose
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, printable
 
 MOST_PIXEL_DIFFERENCE = 2  # how far a pixel may be off, of 255 levels
 MOST_SHOWN = 200
@@ -27,7 +27,13 @@ WORDS_SHOWN = 5  # how many words a message shows from the first one that differ
 
 
 class StaleReport(BbcuError):
-    """Reports that differ from what their results give."""
+    """Reports that differ from what their results give; the message has one line for each."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__(*reasons)
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, self.args))
 
 
 def check(reports: Path) -> Iterator[tuple[str, str]]:

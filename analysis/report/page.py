@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablations.storage.files import write_atomically
 from analysis.effects.contrasts import (
     METHOD,
     STEP,
@@ -43,6 +42,7 @@ from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults
 from analysis.study.origins import code_by_trial, codes, counted, data_of, energies
 from analysis.study.settings import SettingResults, levels_of, split_by_setting, varying
+from bbcu.files import write_atomically
 
 LIMITS = {
     "MOST_LEFT_OUT": 40,  # a design can leave out thousands of cells

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bbcu.data.downloads import DOWNLOAD_OF_SET, DOWNLOADS, Download, download_of, fetch
-from bbcu.data.layouts import Role, printable
+from bbcu.data.layouts import Role
 from bbcu.data.pairs import check_picture
 from bbcu.data.sources import ImageInfo, ImageInfoCache, Pictures, find_pictures, fingerprint
 from bbcu.data.tasks import STRENGTHS, TASKS, Task, make_task
-from bbcu.errors import BbcuError, ConfigError, DataError, unknown
+from bbcu.errors import BbcuError, ConfigError, DataError, printable, unknown
 
 ROLES: tuple[Role, ...] = ("train", "test")
 

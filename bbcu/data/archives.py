@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-from bbcu.data.layouts import printable
-from bbcu.errors import DataError
+from bbcu.errors import DataError, printable
 
 Kind = Literal["zip", "tar"]
 

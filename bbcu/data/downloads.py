@@ -24,8 +24,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from bbcu.data.archives import CHUNK, LARGEST, Kind, one_line, unpack
-from bbcu.data.layouts import printable
-from bbcu.errors import DataError
+from bbcu.errors import DataError, printable
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes that are here, and the total if the server states it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bbcu.errors import DataError
+from bbcu.errors import DataError, printable
 
 Role = Literal["train", "test"]
 
@@ -150,10 +150,3 @@ def list_images(path: Path) -> tuple[Path, ...]:
         if len(same) > 1:
             raise DataError(f"images with the same name before the ending: {', '.join(sorted(map(printable, same)))}")
     return tuple(file for _, (file,) in sorted(by_stem.items()))
-
-
-def printable(path: Path | str) -> str:
-    r"""Show a path on one line that any terminal and file accepts, with ``\n`` or ``\udcff`` for other characters."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(path)
-    )

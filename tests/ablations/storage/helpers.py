@@ -13,9 +13,9 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import CurvePoint, TrialFolder
 from ablations.storage.lease import Lease, lease_path, process_start_of, this_host, trial_lock
+from bbcu.files import write_atomically
 
 CELL = "a" * 64
 FORK = get_context("fork")

@@ -20,9 +20,9 @@ from ablations.storage.attempts import (
     progress_text,
     update_attempt,
 )
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import RESULT_KEYS, TrialFolder
 from ablations.storage.lease import trial_lock
+from bbcu.files import write_atomically
 from tests.ablations.storage.helpers import put_lease
 
 ENDINGS = (State.FINISHED, State.FAILED, State.INTERRUPTED, State.PRUNED)

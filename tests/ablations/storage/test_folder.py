@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ablations.storage import plans
-from ablations.storage.files import replacing, write_atomically
 from ablations.storage.folder import CurvePoint, TrialFolder, trial_folders
 from ablations.storage.plans import read_plan, write_plan
+from bbcu.files import replacing, write_atomically
 from tests.ablations.storage.helpers import CELL, FORK, finished, result
 
 # --- disk -------------------------------------------------------------------------------------------------------------

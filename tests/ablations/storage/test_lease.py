@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import (
     Lease,
@@ -27,6 +26,7 @@ from ablations.storage.lease import (
     trial_lock,
 )
 from bbcu.errors import BbcuError
+from bbcu.files import write_atomically
 from tests.ablations.storage.helpers import FORK, Warnings, holder_of, put_lease
 from tests.harness.builders import in_another_process, open_folder, without_root_rights
 from tests.harness.support import wait_until

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ablations.storage import pruning
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
 from ablations.storage.pruning import (
@@ -21,6 +20,7 @@ from ablations.storage.pruning import (
     request_path,
     search_marker,
 )
+from bbcu.files import write_atomically
 from tests.harness.builders import open_folder, without_root_rights
 
 SESSION = "search"

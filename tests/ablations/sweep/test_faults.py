@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ablations.storage.attempts import PROCESS_DIED, State, history_of, present_state
-from ablations.storage.files import read_json, write_atomically
+from ablations.storage.files import read_json
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
+from bbcu.files import write_atomically
 from tests.harness.faults import (
     BASIC,
     JOBLIB,

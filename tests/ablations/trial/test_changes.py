@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ablations.storage.attempts import State, history_of
-from ablations.storage.files import write_atomically
 from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.trial.provenance import code_fingerprint
+from bbcu.files import write_atomically
 from tests.harness.builders import save
 from tests.harness.support import STUDY, Outcome, Workplace, contents, photograph
 

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from ablations.storage import stopping
 from ablations.storage.attempts import State, end_attempt
-from ablations.storage.files import write_atomically
 from ablations.storage.lease import lease_path
 from ablations.trial.progress import ConsoleHandler
+from bbcu.files import write_atomically
 from tests.ablations.watching.sweeps import Full, Screen, Sweep, finish, folder_of, run
 from tests.harness.paths import REPOSITORY
 
