@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,6 +26,7 @@ from urllib3.exceptions import HTTPError
 
 from bbcu.data.archives import CHUNK, LARGEST, Kind, one_line, unpack
 from bbcu.errors import DataError, printable
+from bbcu.files import read_text, write_atomically
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes that are here, and the total if the server states it."""
@@ -45,6 +47,9 @@ ATTEMPTS = 5
 
 TIMEOUT_SECONDS = 30.0
 """How long a server may send nothing until the attempt has failed."""
+
+NUMBER = re.compile("[0-9]{1,18}")
+"""A number of bytes in a header."""
 
 logger = logging.getLogger(__name__)
 
@@ -226,14 +231,21 @@ class _Part:
     """
 
     def __init__(self, file: Path) -> None:
-        """Read the record of an earlier run, if there is one."""
+        """Read the record of an earlier run of this user, if there is one.
+
+        Whatever else is there, such as a link or the file of another user, is removed.
+        """
         self.file, self._record = file, file.with_name(f"{file.name}.json")
         self.validator: str | None = None
         self.total: int | None = None
+        for path in (self.file, self._record):
+            if not _is_own(path):
+                path.unlink()
         # Without a readable record the download starts over, which is always right.
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(self._record.read_text())
-            self.validator, self.total = record["validator"], record["total"]
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            record = json.loads(read_text(self._record))
+            if isinstance(record["validator"], str | None) and isinstance(record["total"], int | None):
+                self.validator, self.total = record["validator"], record["total"]
 
     @property
     def size(self) -> int:
@@ -243,14 +255,29 @@ class _Part:
     def resumable(self) -> bool:
         return self.validator is not None and self.size > 0
 
+    def start(self, validator: str | None, total: int | None) -> None:
+        """Start over with an empty file, which is a new one, so that no link is followed."""
+        self.file.unlink(missing_ok=True)
+        self.file.touch(exist_ok=False)
+        self.describe(validator, total)
+
     def describe(self, validator: str | None, total: int | None) -> None:
         self.validator, self.total = validator, total
-        self._record.write_text(json.dumps({"validator": validator, "total": total}))
+        write_atomically(self._record, json.dumps({"validator": validator, "total": total}), durable=False)
 
     def remove(self) -> None:
         self.file.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
         self.validator = self.total = None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether nothing is at ``path``, or a regular file of this user that has no other name."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
 
 
 def _check_sha256(part: _Part, download: Download) -> None:
@@ -333,7 +360,7 @@ def _attempt(part: _Part, download: Download, progress: Progress) -> None:
             _append(part, download, response, progress)
     except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
         raise _TemporaryFault(one_line(error)) from error
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # requests lets a malformed redirect through as ValueError
         raise DataError(f"{printable(download.url)}: {one_line(error)}") from error
 
 
@@ -346,13 +373,12 @@ def _check_answer(part: _Part, download: Download, start: int, response: request
             raise _TemporaryFault("the server answered with another part of the file, or of another file")
     elif status == HTTPStatus.OK:
         length = response.headers.get("Content-Length", "")
-        part.file.write_bytes(b"")
-        part.describe(_validator_of(response), int(length) if length.isdecimal() else None)
+        part.start(_validator_of(response), int(length) if NUMBER.fullmatch(length) else None)
     elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
         part.remove()
         raise _TemporaryFault("the server has less of the file than is here")
     else:
-        answer = f"the server answered {status} {printable(response.reason or '')}".rstrip()
+        answer = f"the server answered {status} {one_line(response.reason or ' ')}".rstrip()
         if status in TEMPORARY_FAULTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _TemporaryFault(answer)
         raise DataError(f"{printable(download.url)}: {answer}")
@@ -383,7 +409,8 @@ def _append(part: _Part, download: Download, response: requests.Response, progre
 
 def _continues(response: requests.Response, start: int, part: _Part) -> bool:
     """Whether a partial answer begins where the part ends, and belongs to the same file."""
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    content_range = response.headers.get("Content-Range", "").strip()
+    match = re.fullmatch(rf"bytes ({NUMBER.pattern})-\d+/({NUMBER.pattern}|\*)", content_range)
     if match is None or int(match[1]) != start:
         return False
     same_size = part.total is None or match[2] in ("*", str(part.total))
