@@ -3,7 +3,10 @@
 import dataclasses
 import gzip
 import hashlib
+import json
+import os
 import re
+import socketserver
 import subprocess
 import sys
 import threading
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -22,6 +27,7 @@ from bbcu.data.downloads import ATTEMPTS, DOWNLOAD_OF_SET, DOWNLOADS, Download, 
 from bbcu.data.layouts import locate
 from bbcu.errors import DataError
 from tests.bbcu.data.test_archives import zip_of
+from tests.harness.builders import NOBODY, open_folder, without_root_rights
 from tests.harness.paths import REPOSITORY
 
 CONTENT = np.random.default_rng(0).bytes(3000)
@@ -325,6 +331,168 @@ def test_a_target_that_cannot_be_written_is_named(site: Site, tmp_path: Path) ->
     (tmp_path / "data").write_text("a file")
     with pytest.raises(DataError, match=rf"^{tmp_path}/data"):
         get(one_file(site), tmp_path / "data")
+
+
+# ---- a server that does not follow the protocol ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def raw_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A server that answers with the bytes of ``body`` alone, and closes the connection."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(here.answer({}).body)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        here = Site(f"http://127.0.0.1:{server.server_address[1]}/files/set.zip")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield here
+        server.shutdown()
+        thread.join()
+
+
+def sends(head: bytes, body: bytes = CONTENT) -> Behaviour:
+    return lambda _: Answer(0, {}, b"HTTP/1.1 " + head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + body)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        pytest.param(b"302 x\nLocation: file:///etc/passwd", "No connection adapters", id="redirect to a file"),
+        pytest.param(b"302 x\nLocation: ftp://host/a.zip", "No connection adapters", id="redirect to FTP"),
+        pytest.param(b"302 x\nLocation: http://[", "Invalid IPv6 URL", id="redirect to no URL"),
+        pytest.param(b"302 x\nLocation: /\xff", "can't decode byte", id="redirect that is no text"),
+        pytest.param(b"200 OK\n" + b"X: 1\n" * 200, "given up after 5 attempts", id="headers without end"),
+        pytest.param(b"200 OK\nX: " + b"1" * 10**6, "given up after 5 attempts", id="a header without end"),
+        pytest.param(b"200 OK\nContent-Length: 1, 2", "multiple unmatching values", id="two lengths"),
+        pytest.param(b"404 " + b"x" * 60_000, "the server answered 404 xxx", id="a reason without end"),
+        pytest.param(b"200 OK\nTransfer-Encoding: chunked", "given up after 5 attempts", id="no chunks"),
+    ],
+)
+def test_an_answer_that_breaks_the_protocol_is_one_short_line(
+    raw_site: Site, tmp_path: Path, head: bytes, message: str
+) -> None:
+    raw_site.answers = [sends(head)]
+    found = refusal(one_file(raw_site), tmp_path)
+    assert message in found
+    assert len(found) < 1000
+
+
+def test_a_length_of_5000_digits_is_ignored(raw_site: Site, tmp_path: Path) -> None:
+    """Python refuses to convert so many."""
+    raw_site.answers = [sends(b"200 OK\nContent-Length: " + b"9" * 5000)]
+    assert get(one_file(raw_site), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_range_of_5000_digits_is_another_part_of_the_file(raw_site: Site, tmp_path: Path) -> None:
+    cut = sends(b'200 OK\nContent-Length: 3000\nETag: "1"', CONTENT[:1000])
+    raw_site.answers = [cut, sends(b"206 x\nContent-Range: bytes " + b"9" * 5000 + b"-2/3"), sends(b"200 OK")]
+    assert get(one_file(raw_site), tmp_path).read_bytes() == CONTENT
+
+
+HEADERS = ["Content-Length", "Content-Range", "ETag", "Location", "Transfer-Encoding", "Content-Encoding"]
+VALUES = ["3000", "0", "-1", "chunked", "gzip", "bytes 1000-2999/3000", '"1"', "http://", "/", "//", "file:///a"]
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """Random bytes, or an answer of random headers and values."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(st.binary(max_size=200))
+    status = draw(
+        st.sampled_from([b"200", b"206", b"301", b"302", b"307", b"416", b"500", b"100"]) | st.binary(max_size=3)
+    )
+    value = st.sampled_from([value.encode() for value in VALUES]) | st.binary(max_size=20)
+    headers = draw(st.lists(st.tuples(st.sampled_from(HEADERS), value), max_size=4))
+    lines = [name.encode() + b": " + text.replace(b"\n", b"") for name, text in headers]
+    body = draw(st.sampled_from([CONTENT, CONTENT[1000:], b"", b"bb8\r\n" + CONTENT + b"\r\n0\r\n\r\n"]))
+    return b"HTTP/1.1 " + b"\r\n".join([status + b" x", *lines]) + b"\r\n\r\n" + body
+
+
+@hypothesis.given(st.lists(answers(), min_size=1, max_size=3))
+def test_whatever_a_server_sends_the_file_is_right_or_refused_in_one_line(
+    raw_site: Site, tmp_path_factory: pytest.TempPathFactory, sent: list[bytes]
+) -> None:
+    place = tmp_path_factory.mktemp("any")
+    raw_site.requests.clear()
+    raw_site.answers = [lambda _, one=one: Answer(0, {}, one) for one in sent]  # type: ignore[misc]
+    message = ""
+    try:
+        assert get(one_file(raw_site), place).read_bytes() == CONTENT
+    except DataError as error:
+        message = str(error)
+        assert visible(place) == []
+    assert message.isprintable()
+    assert len(message) < 1000
+
+
+# ---- a folder that others can write ----------------------------------------------------------------------------------
+
+
+def part_of(download: Download, target: Path) -> Path:
+    """The place of a part, in a folder that exists."""
+    (target / ".downloads").mkdir(exist_ok=True)
+    return target / ".downloads" / f"{hashlib.sha256(download.url.encode()).hexdigest()}.part"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        pytest.param(lambda part, victim: part.symlink_to(victim), id="a link"),
+        pytest.param(lambda part, victim: part.hardlink_to(victim), id="a second name"),
+        pytest.param(lambda part, victim: part.symlink_to("nowhere"), id="a dangling link"),
+        pytest.param(lambda part, victim: os.mkfifo(part), id="a pipe"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".part", ".part.json"])
+def test_what_is_planted_in_place_of_a_part_is_removed_and_not_written_to(
+    site: Site, tmp_path: Path, plant: Callable[[Path, Path], object], ending: str
+) -> None:
+    site.answers = [serves(CONTENT, cut=1000), serves(CONTENT)]
+    victim = tmp_path / "victim"
+    victim.write_text(json.dumps({"validator": ETAG, "total": 9}))
+    plant(part_of(one_file(site), tmp_path).with_suffix(ending), victim)
+    assert get(one_file(site), tmp_path / "").read_bytes() == CONTENT
+    assert victim.read_text() == '{"validator": "\\"first\\"", "total": 9}'
+    assert site.ranges[0] is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
+def test_the_part_of_another_user_is_not_continued(site: Site) -> None:
+    """Of a URL without a checksum, its bytes would be taken for those of the server."""
+    site.answers = [serves(CONTENT)]
+    download = dataclasses.replace(one_file(site), sha256=None)
+    with open_folder() as target:
+        part = part_of(download, target)
+        part.write_bytes(b"planted")
+        part.with_name(f"{part.name}.json").write_text(json.dumps({"validator": ETAG, "total": len(b"planted")}))
+        for path in (target, part.parent):
+            os.chown(path, NOBODY, NOBODY)
+        with without_root_rights():
+            assert get(download, target).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param("[" * 100_000, id="nested"),
+        pytest.param('{"validator": [], "total": 3000}', id="validator"),
+        pytest.param('{"validator": "1", "total": "3000"}', id="total"),
+        pytest.param('{"validator": "1", "total": -1}', id="negative"),
+        pytest.param('{"validator": "1", "total": 1e999}', id="infinite"),
+    ],
+)
+def test_a_record_of_anything_else_is_not_trusted(site: Site, tmp_path: Path, record: str) -> None:
+    site.answers = [serves(CONTENT)]
+    part = part_of(one_file(site), tmp_path)
+    part.write_bytes(CONTENT[:1000])
+    part.with_name(f"{part.name}.json").write_text(record)
+    assert get(one_file(site), tmp_path).read_bytes() == CONTENT
 
 
 # ---- installing ------------------------------------------------------------------------------------------------------
