@@ -8,6 +8,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,9 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USE, f"data: {printable(message)}; {self.prog} -h shows the usage\n")
+
+
 def command_line() -> argparse.ArgumentParser:
     """The parser of the command; each subcommand sets ``run``, which raises BbcuError if it fails."""
-    parser = argparse.ArgumentParser(prog="python -m bbcu.data", description="Manage data sets of pictures.")
+    parser = Parser(prog="python -m bbcu.data", description="Manage data sets of pictures.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = subparsers.add_parser("list", help="show the sets that can be fetched by name")
@@ -130,6 +138,8 @@ def run_check(options: argparse.Namespace) -> None:
     """Print what a trial would use of a folder; raises DataError if the trial would stop."""
     # Which pictures a task accepts does not depend on its strengths.
     task = make_task({"name": options.task, **{key: 10 for key in STRENGTHS.get(options.task, ())}})
+    if options.patch < 1:
+        raise ConfigError(f"--patch {options.patch}: needs at least 1 pixel")
     if options.inputs == "given" and task.degradation is not None:
         raise ConfigError(f"--inputs given: {task.name} makes its inputs from the pictures")
     cache = ImageInfoCache(None)  # decodes each picture once for both roles
@@ -169,7 +179,7 @@ def check_role(role: Role, options: argparse.Namespace, task: Task, cache: Image
         names[info].append(name)
     for same in names.values():
         if len(same) > 1:
-            print(f"  the same pixels: {', '.join(same)}")
+            print(f"  the same pixels: {printable(', '.join(same))}")
     for reason in refused:
         print(f"  refused: {reason}")
     if not refused:

@@ -168,12 +168,12 @@ def download_of(url: str, sha256: str | None) -> Download:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise DataError(f"{printable(url)}: {one_line(error)}") from None
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise DataError(f"{printable(url)}: not an http or https URL")
+        raise DataError(f"{shown(url)}: {one_line(error)}") from None
+    if parts.scheme not in ("http", "https") or not parts.netloc or not url.isprintable():
+        raise DataError(f"{shown(url)}: not an http or https URL")
     file_name = unquote(parts.path).rpartition("/")[2]
     if not re.fullmatch(r"[^\W_][\w .()+-]*", file_name, flags=re.ASCII):
-        raise DataError(f"{printable(url)}: does not end in a file name")
+        raise DataError(f"{shown(url)}: does not end in a file name")
     ending = max((ending for ending in ARCHIVES if file_name.lower().endswith(ending)), key=len, default="")
     folder = file_name[: len(file_name) - len(ending)]
     return Download(
@@ -186,6 +186,12 @@ def download_of(url: str, sha256: str | None) -> Download:
         member=None,
         usage=f"data=folder data.train=DIR/{folder}",
     )
+
+
+def shown(text: object) -> str:
+    """Show a URL, or a message that quotes one, without a user's password and without a query, which may be a key."""
+    without_user = re.sub(r"(?<=://)[^/?#\s]*@", "", str(text))
+    return printable(re.sub(r"(?<=\?)[^\s'\")]+", "...", without_user))
 
 
 # ---- fetching --------------------------------------------------------------------------------------------------------
@@ -285,10 +291,10 @@ def _check_sha256(part: _Part, download: Download) -> None:
     with open(part.file, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if download.sha256 is None:
-        logger.warning("%s: no checksum was given to compare; the SHA-256 is %s", download.url, found)
+        logger.warning("%s: no checksum was given to compare; the SHA-256 is %s", shown(download.url), found)
     elif found != download.sha256.lower():
         part.remove()
-        raise DataError(f"{printable(download.url)}: the SHA-256 is {found}, not {download.sha256.lower()}")
+        raise DataError(f"{shown(download.url)}: the SHA-256 is {found}, not {download.sha256.lower()}")
 
 
 def _install(part: _Part, download: Download, place: Path) -> None:
@@ -306,7 +312,7 @@ def _install(part: _Part, download: Download, place: Path) -> None:
             os.rename(_content_of(unpacking) if download.member is None else unpacking, place)
     except DataError as error:
         part.remove()
-        raise DataError(f"{printable(download.url)}: {error}") from None
+        raise DataError(f"{shown(download.url)}: {error}") from None
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
     part.remove()
@@ -342,7 +348,7 @@ def _complete(part: _Part, download: Download, progress: Progress, pause_seconds
             if failures >= ATTEMPTS:
                 outlook = f"; the same command resumes at byte {part.size}" if part.resumable else ""
                 raise DataError(
-                    f"{printable(download.url)}: given up after {failures} attempts without progress: {error}{outlook}"
+                    f"{shown(download.url)}: given up after {failures} attempts without progress: {error}{outlook}"
                 ) from None
             time.sleep(failures * pause_seconds)
 
@@ -359,9 +365,9 @@ def _attempt(part: _Part, download: Download, progress: Progress) -> None:
             _check_answer(part, download, start, response)
             _append(part, download, response, progress)
     except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
-        raise _TemporaryFault(one_line(error)) from error
+        raise _TemporaryFault(one_line(shown(error))) from error
     except (requests.RequestException, ValueError) as error:  # requests lets a malformed redirect through as ValueError
-        raise DataError(f"{printable(download.url)}: {one_line(error)}") from error
+        raise DataError(f"{shown(download.url)}: {one_line(shown(error))}") from error
 
 
 def _check_answer(part: _Part, download: Download, start: int, response: requests.Response) -> None:
@@ -381,11 +387,11 @@ def _check_answer(part: _Part, download: Download, start: int, response: request
         answer = f"the server answered {status} {one_line(response.reason or ' ')}".rstrip()
         if status in TEMPORARY_FAULTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _TemporaryFault(answer)
-        raise DataError(f"{printable(download.url)}: {answer}")
+        raise DataError(f"{shown(download.url)}: {answer}")
     if download.bytes is not None and part.total not in (None, download.bytes):
         total = part.total
         part.remove()
-        raise DataError(f"{printable(download.url)}: the server has {total} bytes, not the expected {download.bytes}")
+        raise DataError(f"{shown(download.url)}: the server has {total} bytes, not the expected {download.bytes}")
 
 
 def _append(part: _Part, download: Download, response: requests.Response, progress: Progress) -> None:
@@ -402,7 +408,7 @@ def _append(part: _Part, download: Download, response: requests.Response, progre
             progress(size, expected)
     if size > most:
         part.remove()
-        raise DataError(f"{printable(download.url)}: the server sends more than the {most} bytes that are expected")
+        raise DataError(f"{shown(download.url)}: the server sends more than the {most} bytes that are expected")
     if expected is not None and size < expected:
         raise _TemporaryFault(f"it ended after {size} of {expected} bytes")
 

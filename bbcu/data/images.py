@@ -3,9 +3,13 @@
 A picture is uint8 of shape (height, width, 3), RGB, unless a docstring says otherwise.
 """
 
+import contextlib
 import io
+import logging
 import os
 import stat
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-from bbcu.errors import DataError
+from bbcu.errors import DataError, first_line
+from bbcu.files import read_bytes
 
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float64]
@@ -23,6 +28,23 @@ Plane = NDArray[np.float64]
 READABLE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 READABLE_MODES = ("1", "L", "P", "RGB")
 BITS_PER_SAMPLE_TAG = 258
+
+MOST_PIXELS = 2**27
+"""The most pixels of a picture, 134 million: 0.4 GB as RGB. A file of a kilobyte can state any number."""
+
+LARGEST_FILE = 2**30
+"""The most bytes of a file, which is read whole; more than any picture of so many pixels needs."""
+
+MOST_SCANS = 1000
+"""The most scans of a JPEG file; a progressive one has about ten, and each costs as much time as a whole picture."""
+
+START_OF_SCAN = b"\xff\xda"
+"""The marker of a scan; in coded data 0 follows each 0xff."""
+
+STDERR = 2
+
+# What Pillow logs of damaged files is in the error too, and without a handler Python prints it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255
 LUMA_OFFSET = 16.0
@@ -41,48 +63,85 @@ def read_rgb(path: str | Path) -> Pixels:
     for pixels that would have to be changed: transparency, 16 bits, CMYK and the like.
     """
     path = Path(path)
-    _check_file(path)
+    content = _content_of(path)
     try:
-        with Image.open(path, formats=READABLE_FORMATS) as image:
-            refusal = _refusal(image)
+        # Pillow warns of damage beside the pixels, and of sizes that it does not refuse yet.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(content), formats=READABLE_FORMATS) as image,
+            _libtiff_silenced(image),
+        ):
+            refusal = _excess(image, content) or _refusal(image)
             if refusal is None:
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not a picture in one of the formats {', '.join(READABLE_FORMATS)}") from None
-    except PermissionError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except Image.DecompressionBombError:
+        refusal = f"has more than {MOST_PIXELS} pixels"
     except Exception as error:
         # A damaged file makes the decoders raise nearly anything: OSError, SyntaxError, ValueError, struct.error, ...
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: cannot be decoded: {cause}") from error
-    raise DataError(f"{path}: {refusal}; needed: 8-bit RGB, gray or palette, without transparency")
+        raise DataError(f"{path}: cannot be decoded: {first_line(error)}") from error
+    raise DataError(f"{path}: {refusal}")
 
 
-def _check_file(path: Path) -> None:
-    """Raise DataError unless ``path`` is a regular file that is not empty: opening a pipe would wait for ever."""
+@contextlib.contextmanager
+def _libtiff_silenced(image: Image.Image) -> Iterator[None]:
+    """Let libtiff print nothing, if it decodes a picture: it writes its errors to the file descriptor of stderr.
+
+    Pillow raises them as well. What another thread prints meanwhile is lost too.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        stderr = os.dup(STDERR)
+        os.dup2(nowhere.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, STDERR)
+            os.close(stderr)
+
+
+def _content_of(path: Path) -> bytes:
+    """Read a file; raises DataError unless it is a regular one that is not empty and not too large."""
     try:
         status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            cause = "is a folder, not a picture"
+        elif not stat.S_ISREG(status.st_mode):
+            cause = "is not a regular file"
+        elif status.st_size > LARGEST_FILE:
+            cause = f"has {status.st_size} bytes; the most is {LARGEST_FILE}"
+        elif content := read_bytes(path, LARGEST_FILE):
+            return content
+        else:
+            cause = "is an empty file"
     except FileNotFoundError:
         cause = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise DataError(f"{path}: {cause}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise DataError(f"{path}: is a folder, not a picture")
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: is not a regular file")
-    if status.st_size == 0:
-        raise DataError(f"{path}: is an empty file")
+    raise DataError(f"{path}: {cause}")
 
 
 def _refusal(image: Image.Image) -> str | None:
     """Why a picture cannot be used as 8-bit RGB; None if it can."""
+    needed = "needed: 8-bit RGB, gray or palette, without transparency"
     if _is_deep(image):
-        return f"holds 16 or more bits a channel (mode {image.mode})"
+        return f"holds 16 or more bits a channel (mode {image.mode}); {needed}"
     if image.has_transparency_data:
-        return f"has an alpha channel or a transparent colour (mode {image.mode})"
+        return f"has an alpha channel or a transparent colour (mode {image.mode}); {needed}"
     if image.mode not in READABLE_MODES:
-        return f"has the colour mode {image.mode}"
+        return f"has the colour mode {image.mode}; {needed}"
+    return None
+
+
+def _excess(image: Image.Image, content: bytes) -> str | None:
+    """Why decoding a picture would take too much memory or time; None if it would not."""
+    if image.width * image.height > MOST_PIXELS:
+        return f"has more than {MOST_PIXELS} pixels"
+    if image.format in ("JPEG", "MPO") and (scans := content.count(START_OF_SCAN)) > MOST_SCANS:
+        return f"has {scans} scans; the most is {MOST_SCANS}"
     return None
 
 

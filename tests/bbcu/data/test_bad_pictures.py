@@ -1,15 +1,23 @@
 """Pictures that are not as they should be: what a trial does about each kind, as docs/pictures.md promises."""
 
+import io
 import os
+import struct
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from PIL import Image
 
-from bbcu.data.images import luma
+from bbcu.data import images
+from bbcu.data.images import luma, read_rgb
 from bbcu.data.pairs import PreparedData, prepare
 from bbcu.data.sources import folder
 from bbcu.data.tasks import ArtifactReduction, SuperResolution, Task
@@ -63,6 +71,26 @@ def palette(path: Path) -> None:
 def of_two_kinds(path: Path) -> None:
     for name in ("x.bmp", "x.png"):
         save(noise(24, 24), path / name)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+
+def png_that_states(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that states a size."""
+    header = chunk(b"IHDR", struct.pack(">2L5B", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def of_many_scans(path: Path) -> None:
+    """A progressive JPEG whose last scan is repeated: each of these few bytes costs the time of a whole picture."""
+    file = io.BytesIO()
+    Image.fromarray(noise(24, 24)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content[content.rindex(images.START_OF_SCAN) : -2]
+    (path / "x.jpg").write_bytes(content[:-2] + last * images.MOST_SCANS + content[-2:])
 
 
 def input_of_wrong_size(path: Path) -> None:
@@ -144,6 +172,20 @@ KINDS = {
     "a dangling link": Kind(
         lambda path: (path / "x.png").symlink_to("gone.png"), "DIR/x.png: is a link to a file that does not exist"
     ),
+    "a link to itself": Kind(
+        lambda path: (path / "x.png").symlink_to("x.png"),
+        "DIR/x.png: cannot be read: Too many levels of symbolic links",
+    ),
+    "a pipe or a device": Kind(lambda path: os.mkfifo(path / "x.png"), "DIR/x.png: is not a regular file"),
+    "a file of more than 1 GiB": Kind(
+        lambda path: ((path / "x.png").touch(), os.truncate(path / "x.png", 2**40)),
+        "DIR/x.png: has 1099511627776 bytes; the most is 1073741824",
+    ),
+    "more pixels than memory can hold": Kind(
+        lambda path: (path / "x.png").write_bytes(png_that_states(12_000, 12_000)),
+        "DIR/x.png: has more than 134217728 pixels",
+    ),
+    "a JPEG whose decoding would take hours": Kind(of_many_scans, "DIR/x.jpg: has 1010 scans; the most is 1000"),
     "no permission to read": Kind(without_permission, "DIR/x.png: cannot be read: Permission denied"),
     "a name twice": Kind(of_two_kinds, "images with the same name before the ending: DIR/x.bmp, DIR/x.png"),
     "a low resolution of the wrong size": Kind(
@@ -202,6 +244,74 @@ def test_pictures_of_two_folders_may_share_a_name(tmp_path: Path) -> None:
         (pair,) = data.test[name]
         assert pair.name == "x"
         np.testing.assert_array_equal(pair.truth, noise(24, 24, seed))
+
+
+# ---- any bytes at all ------------------------------------------------------------------------------------------------
+
+
+def encoded(kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture = Image.fromarray(noise(24, 30) // 86 * 86)
+    (picture.quantize(16) if kind in ("GIF", "BMP") else picture).save(file, kind, **options)
+    return file.getvalue()
+
+
+ENCODED = {
+    ".png": encoded("PNG"),
+    ".apng.png": encoded("PNG", save_all=True, append_images=[Image.new("RGB", (24, 30))]),
+    ".bmp": encoded("BMP"),
+    ".jpg": encoded("JPEG"),
+    ".progressive.jpg": encoded("JPEG", progressive=True, exif=Image.Exif().tobytes() + bytes(20)),
+    **{f".{how}.tif": encoded("TIFF", compression=how) for how in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")},
+    ".gif.png": encoded("GIF"),
+    ".webp.jpg": encoded("WEBP"),
+}
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> tuple[str, bytes]:
+    """Random bytes with an ending, or a valid picture that was cut, or has some bytes replaced, removed or put in."""
+    ending = draw(st.sampled_from(sorted(ENCODED)))
+    content = ENCODED[ending]
+    if draw(st.integers(0, 9)) == 0:
+        return ending, draw(st.binary(max_size=200))
+    for _ in range(draw(st.integers(1, 5))):
+        # Most of what a decoder believes is in the first bytes, and of a TIFF in the last.
+        place = draw(st.integers(0, len(content)) | st.integers(0, 60) | st.integers(len(content) - 200, len(content)))
+        place = max(0, min(place, len(content)))
+        removed = draw(st.sampled_from([0, 1, 1, 2, 4, 4, len(content)]))
+        content = content[:place] + draw(st.binary(max_size=4)) + content[place + removed :]
+    return ending, content
+
+
+@hypothesis.given(pictures())
+def test_a_changed_picture_is_read_or_refused_in_one_line_and_nothing_else_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], picture: tuple[str, bytes]
+) -> None:
+    ending, content = picture
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(content)
+    message = str(path)
+    with warnings.catch_warnings(action="error"):
+        try:
+            pixels = read_rgb(path)
+            assert pixels.dtype == np.uint8
+            assert pixels.ndim == pixels.shape[2] == 3
+            assert pixels.size
+        except DataError as error:
+            message = str(error)
+    assert message.startswith(str(path))
+    assert message.isprintable()
+    assert len(message) < 500
+    assert capfd.readouterr() == ("", "")
+
+
+def test_libtiff_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The tables of its JPEG blocks, tag 347, are missing."""
+    (tmp_path / "x.tif").write_bytes(ENCODED[".jpeg.tif"].replace(b"\x5b\x01\x07\x00", b"\x5c\x01\x07\x00"))
+    with pytest.raises(DataError, match="cannot be decoded: "):
+        read_rgb(tmp_path / "x.tif")
+    assert capfd.readouterr() == ("", "")
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

@@ -80,3 +80,12 @@ def test_given_inputs_are_of_super_resolution_alone(
     status, _, message = check(tmp_path, capsys, "--task", task, "--inputs", "given")
     assert status == 2
     assert "makes its inputs" in message
+
+
+def test_the_name_of_a_picture_cannot_change_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("\x1b[31ma\nb.png", "c.png"):
+        save(noise(60, 60), tmp_path / name)
+    status, lines, _ = check(tmp_path, capsys)
+    assert status == 0
+    assert r"  the same pixels: \x1b[31ma\nb, c" in lines
+    assert all(line.isprintable() for line in lines)

@@ -1,5 +1,6 @@
 """Fetching sets from a real server that breaks connections, sends wrong answers and replaces its files."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -25,7 +26,7 @@ import pytest
 from bbcu.data.__main__ import main
 from bbcu.data.downloads import ATTEMPTS, DOWNLOAD_OF_SET, DOWNLOADS, Download, download_of, fetch
 from bbcu.data.layouts import locate
-from bbcu.errors import DataError
+from bbcu.errors import DataError, printable
 from tests.bbcu.data.test_archives import zip_of
 from tests.harness.builders import NOBODY, open_folder, without_root_rights
 from tests.harness.paths import REPOSITORY
@@ -611,12 +612,38 @@ def test_the_ending_of_a_url_says_how_to_unpack(url: str, unpacking: str, folder
         "https://host/%2e%2e%2fevil.zip/%2e%2e",
         "https://host/a%0ab.zip",
         "https://[host/a.zip",
+        "https://\udcff/a.zip",
+        "https://host\x1b/a.zip",
     ],
 )
 def test_a_url_that_names_no_file_is_refused(url: str) -> None:
     with pytest.raises(DataError) as error:
         download_of(url, None)
-    assert str(error.value).startswith(f"{url}: ")
+    assert str(error.value).startswith(f"{printable(url)}: ")
+
+
+@hypothesis.given(st.text(max_size=30), st.booleans())
+def test_any_text_as_a_url_is_a_download_or_one_line(text: str, scheme: bool) -> None:
+    with contextlib.suppress(DataError):
+        download = download_of(f"https://{text}" if scheme else text, None)
+        assert Path(download.folder).name == download.folder
+        assert not download.folder.startswith(".")
+        assert download.folder.isprintable()
+
+
+def test_neither_a_password_nor_a_key_in_a_url_is_shown(
+    site: Site, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = site.url.replace("://", "://me:secret@") + "?key=secret"
+    content = zip_of(("a.png", b"one"))
+    site.answers = [says(404), serves(content)]
+    away = re.sub(r":\d+/", ":1/", url)
+    with pytest.raises(DataError) as error:
+        get(download_of(away, None), tmp_path)
+    assert str(error.value).startswith("http://127.0.0.1:1/files/set.zip?...: given up")
+    assert main(["fetch", url, "--to", str(tmp_path)]) == 1
+    assert main(["fetch", url, "--to", str(tmp_path)]) == 0
+    assert "secret" not in f"{error.value} {capfd.readouterr()} {caplog.text}"
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -705,9 +732,35 @@ def test_fetch_shows_one_line_where_it_fails(site: Site, tmp_path: Path, capfd: 
     ],
     ids=["name", "checksum of a name", "checksum"],
 )
-def test_a_wrong_argument_is_one_line_and_status_two(
+def test_a_wrong_set_or_checksum_is_one_line_and_status_two(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fetch", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["\x1b[31mfetch"], "argument COMMAND: invalid choice: "),
+        (["list", "\x1b[31m\n\udcff"], r"unrecognized arguments: \x1b[31m\n\udcff"),
+        (["fetch"], "the following arguments are required: NAME|URL"),
+        (["check"], "the following arguments are required: DIR"),
+        (["check", ".", "--patch", "x"], "argument --patch: invalid int value: 'x'"),
+        (["check", ".", "--patch", "0"], "--patch 0: needs at least 1 pixel"),
+        (["check", ".", "--task", "x"], "argument --task: invalid choice: 'x'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_status_two(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"data: {message}")
+    assert line.isprintable()
