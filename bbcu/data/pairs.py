@@ -31,6 +31,7 @@ from bbcu.data.sources import (
     by_role,
     checked,
     fingerprint,
+    open_cached,
     with_checksum,
 )
 from bbcu.data.tasks import Input, Score, Task
@@ -235,10 +236,11 @@ def _open(place: Path, task: Task, identity: str, *, warn: bool = True) -> Prepa
     if not os.path.lexists(place):
         return None
     try:
-        index = checked(place / INDEX_FILE)
+        index = checked(place / INDEX_FILE, place.parent)
         if [index["format"], index["task"], index["fingerprint"]] != [CACHE_FORMAT, task.identity, identity]:
             raise ValueError("it is the cache of other data")
-        return _mapped(index, place / PIXELS_FILE, task)
+        with open_cached(place / PIXELS_FILE, place.parent) as file:
+            return _mapped(index, file, task)
     except Exception as error:
         # A damaged file makes the readers raise nearly anything, and a cache must never stop a study.
         if warn:
@@ -246,23 +248,27 @@ def _open(place: Path, task: Task, identity: str, *, warn: bool = True) -> Prepa
         return None
 
 
-def _mapped(index: Mapping[str, Any], file: Path, task: Task) -> PreparedData:
-    """Map the pixels, and compare the checksum of each array; raises ValueError if one is wrong."""
-    pixels, release = _map(file) if file.stat().st_size else (np.empty(0, np.uint8), lambda: None)
+def _mapped(index: Mapping[str, Any], file: BinaryIO, task: Task) -> PreparedData:
+    """Map the pixels, and compare the checksum of each array; raises ValueError if one is wrong or impossible."""
+    pixels, release = _map(file) if os.fstat(file.fileno()).st_size else (np.empty(0, np.uint8), lambda: None)
 
-    def view(entry: Mapping[str, Any]) -> NDArray[Any]:
-        size = math.prod(entry["shape"]) * np.dtype(entry["type"]).itemsize
-        content = pixels[entry["start"] : entry["start"] + size]
+    def view(entry: Mapping[str, Any], *types: str) -> NDArray[Any]:
+        start, shape = entry["start"], entry["shape"]
+        if start < 0 or entry["type"] not in types or len(shape) != 3 or min(shape) < 1:
+            raise ValueError("it describes pixels that no picture has")
+        size = math.prod(shape) * np.dtype(entry["type"]).itemsize
+        content = pixels[start : start + size]
         if len(content) < size or zlib.crc32(content.data) != entry["check"]:
             raise ValueError("the checksum of the pixels is wrong")
         # What was checked may be larger than memory.
         release()
-        values: NDArray[Any] = content.view(entry["type"]).reshape(entry["shape"])
+        values: NDArray[Any] = content.view(entry["type"]).reshape(shape)
         return values
 
     def pair(entry: Mapping[str, Any]) -> Pair:
-        truth = view(entry["truth"])
-        return Pair(entry["name"], truth if entry["input"] == entry["truth"] else view(entry["input"]), truth)
+        truth = view(entry["truth"], "uint8")
+        same = entry["input"] == entry["truth"]
+        return Pair(entry["name"], truth if same else view(entry["input"], "uint8", "float32"), truth)
 
     return PreparedData(
         task,
@@ -277,7 +283,7 @@ def _mapped(index: Mapping[str, Any], file: Path, task: Task) -> PreparedData:
     )
 
 
-def _map(file: Path) -> tuple[NDArray[np.uint8], Callable[[], None]]:
+def _map(file: BinaryIO) -> tuple[NDArray[np.uint8], Callable[[], None]]:
     """Map a file into memory as read-only bytes; with a function that frees the memory until they are read again."""
     pixels = np.memmap(file, np.uint8, "r")
     mapped = pixels.base

@@ -1,18 +1,20 @@
 """Where pictures come from, installed packages or the user's folders, and the fingerprint of a set of pictures."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
 import os
 import re
+import stat
 import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import filelock
 import numpy as np
@@ -20,11 +22,16 @@ import numpy as np
 from bbcu.data.images import Pixels, crop_to_multiple, downscale, read_rgb
 from bbcu.data.layouts import Role, locate
 from bbcu.errors import DataError
+from bbcu.files import LARGEST_TEXT, NotAFile
 
 SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 EMBEDDED_SET = "embedded"
 
 INFO_FILE = "pictures.json"
+DIGEST = re.compile("[0-9a-f]{64}")
+
+ROOT = 0
+"""The number of the user who can write everything anyway."""
 
 SETTLED_SECONDS = 2.0
 """A file that changed less than this before it was read may change again without a new modification time."""
@@ -216,18 +223,43 @@ def with_checksum(content: Any) -> str:
     return f"{zlib.crc32(text.encode())}\n{text}"
 
 
-def checked(file: Path) -> Any:
-    """Read what :func:`with_checksum` wrote; raises ValueError or OSError for a damaged file."""
-    check, _, text = file.read_text(encoding="utf-8").partition("\n")
-    if check != str(zlib.crc32(text.encode())):
+def checked(file: Path, cache: Path) -> Any:
+    """Read what :func:`with_checksum` wrote; raises ValueError for a damaged file, or as :func:`open_cached`."""
+    with open_cached(file, cache) as stream:
+        content = stream.read(LARGEST_TEXT)
+    check, _, text = content.partition(b"\n")
+    if check != str(zlib.crc32(text)).encode():
         raise ValueError(f"the checksum of {file.name} is wrong")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{file.name} is nested too deeply") from None
+
+
+@contextlib.contextmanager
+def open_cached(file: Path, cache: Path) -> Iterator[BinaryIO]:
+    """Open a file in the folder ``cache``, or below it; a pipe does not block.
+
+    A checksum finds damage, but whoever can write a file can write its checksum. So the file must belong to this user
+    or to root, unless the folder is shared on purpose: a group of this user can write to it, and not everyone can.
+    Raises OSError for a file of anyone else, and for anything but a regular file.
+    """
+    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        found, folder = os.fstat(stream.fileno()), os.stat(cache)
+        if not stat.S_ISREG(found.st_mode):
+            raise NotAFile(errno.EINVAL, "not a regular file", str(file))
+        groups = {os.getegid(), *os.getgroups()}
+        is_shared = folder.st_mode & stat.S_IWGRP and not folder.st_mode & stat.S_IWOTH and folder.st_gid in groups
+        if found.st_uid not in (os.geteuid(), ROOT) and not is_shared:
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(file))
+        yield stream
 
 
 class ImageInfoCache:
     """The infos of sources, cached in a file by their stamps, so that a large data set is not decoded for every trial.
 
-    Any number of processes may share the file; a damaged one is ignored, and so is one that cannot be written.
+    Any number of processes may share the file; a damaged one is ignored, and so is one that cannot be written or that
+    belongs to someone else (:func:`open_cached`).
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -265,11 +297,19 @@ class ImageInfoCache:
         self._new = {}
 
     def _read(self) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = {}
+        found = None
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError):
-                found = checked(self._file)
-        return found
+                found = checked(self._file, self._file.parent)
+        return {place: entry for place, entry in found.items() if _is_info(entry)} if isinstance(found, dict) else {}
+
+
+def _is_info(entry: object) -> bool:
+    """Whether an entry of the file is a stamp, a height, a width and a digest."""
+    match entry:
+        case [list(), int(height), int(width), str(digest)]:
+            return height > 0 and width > 0 and DIGEST.fullmatch(digest) is not None
+    return False
 
 
 def fingerprint(pictures: Pictures, cache: ImageInfoCache | None = None) -> str:

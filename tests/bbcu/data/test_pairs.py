@@ -2,18 +2,23 @@
 
 import contextlib
 import hashlib
+import json
 import logging
+import math
 import multiprocessing
 import os
 import resource
 import shutil
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -24,6 +29,7 @@ from bbcu.data.sources import InMemory, Picture, Pictures, fingerprint, with_che
 from bbcu.data.tasks import ArtifactReduction, Denoising, Score, SuperResolution, Task
 from bbcu.errors import DataError
 from tests.harness.builders import (
+    NOBODY,
     in_another_process,
     noise,
     open_folder,
@@ -269,6 +275,11 @@ def nothing_there(place: Path) -> None:
         file.unlink()
 
 
+def pipe_in_place_of(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 def folder_in_place_of(file: Path) -> None:
     file.unlink()
     file.mkdir()
@@ -293,6 +304,10 @@ DAMAGE = [
             "a folder": folder_in_place_of,
         }.items()
     ),
+    *(
+        pytest.param(lambda place, file=file: pipe_in_place_of(place / file), id=f"{file}: a pipe")
+        for file in (PIXELS, INDEX)
+    ),
     pytest.param(lambda place: (place / INDEX).write_text("{}"), id="an index without a checksum"),
     pytest.param(lambda place: (place / INDEX).write_text(with_checksum({})), id="an index that says nothing"),
     pytest.param(lambda place: (place / INDEX).write_text("[" * 100_000), id="an index nested without end"),
@@ -311,6 +326,91 @@ def test_a_damaged_cache_is_rebuilt_and_that_is_logged(
     assert f"the prepared pictures in {place} are rebuilt" in caplog.text
     assert_same(expected, prepare(some_pictures(), ReadOnly(2), patch=8, cache=tmp_path))
     assert sorted(path.name for path in place.iterdir()) == [INDEX, PIXELS]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
+@pytest.mark.parametrize("planted", [INDEX, PIXELS])
+def test_pixels_that_another_user_could_have_written_are_not_used(
+    tmp_path: Path, planted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = prepare(some_pictures(), X2, patch=8)
+    place = place_of(prepare(some_pictures(), X2, patch=8, cache=tmp_path), tmp_path)
+    content = bytearray((place / PIXELS).read_bytes())
+    index = json.loads((place / INDEX).read_text().partition("\n")[2])
+    truth = index["train"][0]["truth"]
+    content[0] ^= 255
+    truth["check"] = zlib.crc32(content[: math.prod(truth["shape"])])
+    (place / PIXELS).write_bytes(content)
+    (place / INDEX).write_text(with_checksum(index))
+    os.chown(place / planted, NOBODY, NOBODY)
+    assert_same(expected, prepare(some_pictures(), X2, patch=8, cache=tmp_path))
+    assert "it belongs to another user" in caplog.text
+
+
+ODD = [
+    -1,
+    0,
+    2**40,
+    2**63,
+    10**30,
+    1.5,
+    float("nan"),
+    None,
+    True,
+    "",
+    "O",
+    "float64",
+    "\x1b",
+    [],
+    [-1, -1, 1],
+    [2**40] * 3,
+]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Callable[[Path], object]:
+    """A change of the bytes of a file of the cache, or of one value in its index with a new checksum."""
+    if draw(st.booleans()):
+        name, place = draw(st.sampled_from([INDEX, PIXELS])), draw(st.floats(0, 1))
+        put, removed = draw(st.binary(max_size=5)), draw(st.sampled_from([0, 1, 4, 5000]))
+
+        def change_bytes(folder: Path) -> None:
+            content = (folder / name).read_bytes()
+            at = int(place * len(content))
+            (folder / name).write_bytes(content[:at] + put + content[at + removed :])
+
+        return change_bytes
+    kind, what = (
+        draw(st.sampled_from(["truth", "input"])),
+        draw(st.sampled_from(["start", "shape", "type", "check", ""])),
+    )
+    value = draw(st.sampled_from(ODD))
+
+    def change_index(folder: Path) -> None:
+        index = json.loads((folder / INDEX).read_text().partition("\n")[2])
+        pair = index["train"][0]
+        (pair[kind] if what else pair)[what or kind] = value
+        (folder / INDEX).write_text(with_checksum(index))
+
+    return change_index
+
+
+@pytest.fixture(scope="module")
+def small() -> PreparedData:
+    return prepare(SMALL, X2, patch=8)
+
+
+SMALL = Pictures((picture("small", 16, 16),), {})
+
+
+@hypothesis.given(changes())
+def test_whatever_is_in_the_cache_the_pixels_are_right(
+    tmp_path_factory: pytest.TempPathFactory, small: PreparedData, change: Callable[[Path], object]
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    change(place_of(prepare(SMALL, X2, patch=8, cache=cache), cache))
+    assert_same(small, prepare(SMALL, X2, patch=8, cache=cache))
+    assert_same(small, prepare(SMALL, ReadOnly(2), patch=8, cache=cache))
 
 
 def test_a_reader_of_the_old_pixels_is_not_disturbed_when_the_cache_is_rebuilt(tmp_path: Path) -> None:

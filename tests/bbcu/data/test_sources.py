@@ -1,13 +1,16 @@
 """Pictures from packages and folders, their fingerprint, and the cache of what they were decoded to."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +32,10 @@ from bbcu.data.sources import (
     fingerprint,
     folder,
     measure,
+    with_checksum,
 )
 from bbcu.errors import DataError
-from tests.harness.builders import in_another_process, noise, picture_of, save, some_pictures
+from tests.harness.builders import NOBODY, in_another_process, noise, picture_of, save, some_pictures
 
 # ---- photographs in packages -----------------------------------------------------------------------------------------
 
@@ -314,12 +318,35 @@ def test_a_photograph_is_not_taken_for_its_half(settled: None, tmp_path: Path) -
     assert recorded(tmp_path, rocket) == [half]
 
 
+def write_checked(file: Path, text: str) -> None:
+    file.write_text(f"{zlib.crc32(text.encode())}\n{text}")
+
+
+def each_entry(file: Path, change: Callable[[list[Any]], object]) -> dict[str, object]:
+    return {place: change(entry) for place, entry in json.loads(file.read_text().partition("\n")[2]).items()}
+
+
 CACHE_DAMAGE = [
     pytest.param(lambda file: file.write_bytes(b""), id="empty"),
     pytest.param(lambda file: file.write_bytes(b"\xff\0nonsense"), id="nonsense"),
     pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-9]), id="cut"),
     pytest.param(lambda file: file.write_text("[1, 2]"), id="a list"),
     pytest.param(lambda file: file.write_text("[" * 100_000), id="nested without end"),
+    pytest.param(lambda file: write_checked(file, "[" * 100_000), id="nested without end, with its checksum"),
+    pytest.param(lambda file: write_checked(file, "9" * 5000), id="a number without end, with its checksum"),
+    *(
+        pytest.param(
+            lambda file, found=found: file.write_text(with_checksum(found(file))), id=f"{name}, with its checksum"
+        )
+        for name, found in {
+            "a list": lambda file: [1, 2],
+            "no entry": lambda file: each_entry(file, lambda entry: 3),
+            "a short entry": lambda file: each_entry(file, lambda entry: entry[:-1]),
+            "a width below zero": lambda file: each_entry(file, lambda entry: [*entry[:2], -7, entry[3]]),
+            "a digest that is none": lambda file: each_entry(file, lambda entry: [*entry[:3], "\x1b[31m"]),
+        }.items()
+    ),
+    pytest.param(lambda file: (file.unlink(), os.mkfifo(file)), id="a pipe"),
     pytest.param(lambda file: file.write_text(file.read_text().replace(", 7, ", ", 8, ")), id="a digit of a width"),
 ]
 
@@ -331,6 +358,26 @@ def test_a_damaged_cache_is_ignored_and_mended(file: Counted, tmp_path: Path, da
     assert recorded(tmp_path / "cache", file) == expected
     assert recorded(tmp_path / "cache", file) == expected
     assert len(file.readings) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
+@pytest.mark.parametrize(
+    ("mode", "is_used"),
+    [
+        pytest.param(0o755, False, id="in a folder of this user"),
+        pytest.param(0o775, True, id="in a folder that is shared with a group"),
+        pytest.param(0o777, False, id="in a folder that everyone can write to"),
+    ],
+)
+def test_the_cache_of_another_user_is_used_only_where_it_is_shared(
+    file: Counted, tmp_path: Path, mode: int, is_used: bool
+) -> None:
+    expected = recorded(tmp_path / "cache", file)
+    planted = each_entry(tmp_path / "cache" / INFO_FILE, lambda entry: [*entry[:3], "0" * 64])
+    (tmp_path / "cache" / INFO_FILE).write_text(with_checksum(planted))
+    os.chown(tmp_path / "cache" / INFO_FILE, NOBODY, NOBODY)
+    (tmp_path / "cache").chmod(mode)
+    assert (recorded(tmp_path / "cache", file) != expected) == is_used
 
 
 @pytest.mark.parametrize(
