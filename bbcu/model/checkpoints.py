@@ -5,15 +5,20 @@ accepted. A checkpoint contains the latent weights in full precision. Its names 
 not the alignment k, which has to be given.
 """
 
+import io
+import pickletools
 import re
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bbcu.errors import BbcuError
+from bbcu.files import read_bytes
 from bbcu.model.networks import Body, DnCNN, NetworkSpec, SRResNet, binary_units
 from bbcu.model.units import KERNEL, BinaryUnit
 
@@ -29,6 +34,20 @@ UNIT_NAMES = {
     "activation.shift_out": "relu.pr_bias1.bias",
 }
 """Names of a unit's tensors here and in released checkpoints, in the order of the latter."""
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+LARGEST_FILE = 2**30
+"""The most bytes of a checkpoint; the largest released network has 6 MB."""
+
+MOST_TENSORS = 10_000
+"""The most tensors of a state; the largest released network has 179."""
+
+LONGEST_NAME = 100
+"""How much of the name of a tensor a message quotes."""
+
+LARGEST_TUPLE = 100
+"""The most objects in a pickled tuple, those within its elements included; a tensor is made from about 15."""
 
 CONVOLUTION_NAMES = {"weight": "weight", "bias": "bias"}
 
@@ -59,9 +78,13 @@ def load(path: str | Path, align: float = RELEASED_ALIGN) -> SRResNet | DnCNN:
     Raises CheckpointError, with the path, if the file cannot be read or is not a released checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_bytes(Path(path), LARGEST_FILE)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        _check_container(content)
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         # For other kinds of file torch raises almost anything, KeyError and IndexError among them.
         raise CheckpointError(f"{path}: not a checkpoint, or one that contains more than tensors") from error
@@ -69,6 +92,56 @@ def load(path: str | Path, align: float = RELEASED_ALIGN) -> SRResNet | DnCNN:
         return from_released_state(state, align)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_container(content: bytes) -> None:
+    """Raise ValueError for a file that is damaged, or small and would take much memory or time; torch checks neither.
+
+    torch writes a zip without compression, with one pickle, or several pickles in a row before the numbers.
+    """
+    if not content.startswith(b"PK\x03\x04"):
+        stream = io.BytesIO(content)
+        for _ in range(5):  # a magic number, a version, the machine, the state, and the names of its storages
+            _check_pickle(stream)
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        entries = file.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed")
+        if sum(entry.file_size for entry in entries) > len(content):
+            raise ValueError("its entries overlap")
+        if file.testzip() is not None:
+            raise ValueError("a checksum is wrong")
+        for entry in entries:
+            if entry.filename.lower().endswith("data.pkl"):
+                _check_pickle(io.BytesIO(file.read(entry)))
+
+
+def _check_pickle(stream: BinaryIO) -> None:
+    """Raise ValueError for a tuple that is large, counting what is shared as often as it occurs.
+
+    A tuple can be a key, and hashing it visits all of it: 40 pairs of pairs take hours, and deep ones end the process.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[Any, int] = {}
+    for operation, argument, _ in pickletools.genops(stream):
+        name, before = operation.name, operation.stack_before
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name.endswith("PUT"):
+            memo[argument] = stack[-1]
+        elif name.endswith("GET"):
+            stack.append(memo[argument])
+        else:
+            from_mark = pickletools.markobject in before
+            start = marks.pop() - before.index(pickletools.markobject) if from_mark else len(stack) - len(before)
+            size = 1 + (sum(stack[start:]) if "TUPLE" in name else 0)
+            if size > LARGEST_TUPLE:
+                raise ValueError("it holds a large tuple")
+            stack[start:] = [size] * len(operation.stack_after)
 
 
 def from_released_state(state: Mapping[str, Any], align: float = RELEASED_ALIGN) -> SRResNet | DnCNN:
@@ -85,6 +158,7 @@ def from_released_state(state: Mapping[str, Any], align: float = RELEASED_ALIGN)
             network = _network_for(tensors, align)
         names = dict(_released_names(network))
         _check_shapes(network, names, tensors)
+        _check_numbers(tensors)
     except CheckpointError as error:
         found = f"{len(tensors)} tensors: {_listed(list(tensors))}" if tensors else "no tensors"
         raise CheckpointError(f"not a released network ({found}): {error}") from error
@@ -98,13 +172,25 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not isinstance(inner, Mapping):
         raise CheckpointError(f"not a released network: a state maps names to tensors, and this is {_kind(inner)}")
     for name, value in inner.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"not a released network: {name!r} is {_kind(value)}, not a tensor")
+        if not isinstance(name, str):
+            raise CheckpointError(f"not a released network: a name is {_kind(name)}, not a text")
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"not a released network: {_quoted(name)} is {_kind(value)}, not a tensor")
+        if type(value) not in (Tensor, nn.Parameter) or value.is_nested or value.layout != torch.strided:
+            raise CheckpointError(f"not a released network: {_quoted(name)} is not a dense tensor")
+        if value.dtype not in FLOATS or value.is_meta:
+            raise CheckpointError(f"not a released network: {_quoted(name)} has no floating-point numbers")
+    if len(inner) > MOST_TENSORS:
+        raise CheckpointError(f"not a released network: it has {len(inner)} tensors; the most is {MOST_TENSORS}")
     return dict(inner)
 
 
 def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...")
 
 
 def _network_for(state: Mapping[str, Tensor], align: float) -> SRResNet | DnCNN:
@@ -149,7 +235,7 @@ def _scale(state: Mapping[str, Tensor], channels: int) -> int:
 
 def _indices(state: Mapping[str, Tensor], prefix: str) -> set[int]:
     """Return the numbers that follow ``prefix`` in the names."""
-    matches = (re.match(rf"{prefix}\.(\d+)\.", name) for name in state)
+    matches = (re.match(rf"{prefix}\.(\d{{1,9}})\.", name, re.ASCII) for name in state)
     return {int(match[1]) for match in matches if match}
 
 
@@ -167,6 +253,16 @@ def _check_shapes(network: SRResNet | DnCNN, names: Mapping[str, str], state: Ma
         raise CheckpointError(f"as {_description(network)} {' and '.join(wrong)}")
 
 
+def _check_numbers(state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if the tensors are more than what is stored for them, or hold NaN or infinity."""
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > sum(stored.values()):
+        raise CheckpointError("its tensors have more elements than are stored")
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"its {name} contains NaN or infinity")
+
+
 def _description(network: SRResNet | DnCNN) -> str:
     spec = network.spec
     if isinstance(network, DnCNN):
@@ -177,7 +273,7 @@ def _description(network: SRResNet | DnCNN) -> str:
 
 
 def _listed(names: list[str], shown: int = 4) -> str:
-    return ", ".join(names[:shown]) + ", ..." * (len(names) > shown)
+    return ", ".join(name[:LONGEST_NAME] for name in names[:shown]) + ", ..." * (len(names) > shown)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

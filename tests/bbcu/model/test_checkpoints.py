@@ -2,11 +2,18 @@
 
 import dataclasses
 import hashlib
+import io
+import os
 import pickle
+import tarfile
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
@@ -207,6 +214,128 @@ def test_a_file_that_cannot_be_used_is_named_in_one_line(write: Callable[[Path],
     assert "\n" not in str(caught.value)
 
 
+# --- files that attack the reader -------------------------------------------------------------------------------------
+
+
+def file_of(state: Any, *, legacy: bool = False) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream, _use_new_zipfile_serialization=not legacy)
+    return stream.getvalue()
+
+
+def repacked(content: bytes, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A checkpoint whose entries were changed."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return stream.getvalue()
+
+
+def with_pickle(pickled: bytes) -> bytes:
+    return repacked(file_of({}), lambda name, content: pickled if name.endswith("data.pkl") else content)
+
+
+LEVELS = 60
+
+
+def with_key(levels: bytes) -> bytes:
+    """A pickled dict with one key that is not a text."""
+    return b"\x80\x02}" + levels + b"K\x01s."
+
+
+def pairs_of_pairs() -> bytes:
+    """(x, x), where x is (y, y) and so on, each of which is stored once."""
+    return b"K\x01\x85q\x00" + b"".join(b"h%c\x86q%c" % (level, level + 1) for level in range(LEVELS))
+
+
+def endless_header() -> bytes:
+    """A tar, which torch tries to read first, with a header that keeps its parser busy for hours."""
+    header = tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XHDTYPE, 2**20
+    return header.tobuf(tarfile.GNU_FORMAT) + b"1" * 2**20
+
+
+LEGACY = file_of({}, legacy=True)
+THOUSAND, HUGE = b"M\xe8\x03", b"\x8a\x06" + b"\xff" * 5 + b"\0"
+"""Pickled numbers: 1000, and 10^12."""
+
+WEIGHTS = to_released_state(srresnet())["conv_first.weight"].numpy().tobytes()
+
+ATTACKS = {
+    "a key that is stored in little and large": lambda: with_pickle(with_key(pairs_of_pairs())),
+    "the same in the format before zip": lambda: LEGACY.replace(b"}q\x00.", with_key(pairs_of_pairs())[2:]),
+    "a key that is deep": lambda: with_pickle(with_key(b"K\x01" + b"\x85" * 10**6)),
+    "compressed zeros": lambda: repacked(
+        file_of({"a": torch.zeros(10**6)}), lambda name, content: content, zipfile.ZIP_DEFLATED
+    ),
+    "more elements than are stored": lambda: repacked(
+        file_of({"a": torch.zeros(1000)}), lambda name, content: content.replace(THOUSAND, HUGE)
+    ),
+    "more elements than are stored, in the format before zip": (
+        lambda: file_of({"a": torch.zeros(1000)}, legacy=True).replace(THOUSAND, HUGE)
+    ),
+    "a tar": endless_header,
+    "a weight with another bit": lambda: file_of(to_released_state(srresnet())).replace(
+        WEIGHTS[:100], bytes([WEIGHTS[0] ^ 1]) + WEIGHTS[1:100]
+    ),
+    "cut": lambda: file_of(to_released_state(srresnet()))[:-1000],
+}
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in ATTACKS.items()])
+def test_a_file_that_is_damaged_or_takes_much_time_or_memory_is_refused(
+    make: Callable[[], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(make())
+    with pytest.raises(CheckpointError, match=r"net\.pth: not a checkpoint, or one that contains more than tensors"):
+        load(path)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"net\.pth: cannot be read: not a regular file"):
+        load(tmp_path / "net.pth")
+
+
+@st.composite
+def changed_files(draw: st.DrawFn) -> bytes:
+    """A checkpoint in either format that was cut, or has some bytes replaced, removed or put in."""
+    content = draw(st.sampled_from(VALID))
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(
+            st.integers(0, len(content)) | st.integers(0, 2000) | st.integers(len(content) - 2000, len(content))
+        )
+        place = min(max(place, 0), len(content))
+        removed = draw(st.sampled_from([0, 1, 1, 4, 4, len(content)]))
+        content = content[:place] + draw(st.binary(max_size=4)) + content[place + removed :]
+    return content
+
+
+STATE = to_released_state(perturbed(srresnet(2, 4, 1, align=130.0)))
+VALID = [file_of(STATE), file_of({"params": STATE}), file_of(STATE, legacy=True)]
+
+
+@hypothesis.given(changed_files())
+def test_a_changed_file_is_a_network_of_finite_weights_or_refused_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    message = str(path)
+    try:
+        state = to_released_state(load(path))
+        assert all(bool(value.isfinite().all()) for value in state.values())
+        assert content.startswith(LEGACY[:10]) or all(torch.equal(value, STATE[name]) for name, value in state.items())
+    except CheckpointError as error:
+        message = str(error)
+    assert message.startswith(str(path))
+    assert message.isprintable()
+    assert len(message) < 1000
+    assert capfd.readouterr() == ("", "")
+
+
 # --- what fits nothing ------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +343,11 @@ def changed(state: State, **changes: Any) -> dict[str, Any]:
     """The state with tensors replaced, or removed if the change is None; ``__`` in a name is a dot."""
     replaced = {**state, **{name.replace("__", "."): value for name, value in changes.items()}}
     return {name: value for name, value in replaced.items() if value is not None}
+
+
+def quantised(tensor: Tensor) -> Tensor:
+    with warnings.catch_warnings(action="ignore"):  # torch announces the end of such tensors
+        return torch.quantize_per_tensor(tensor, 1.0, 0, torch.qint8)
 
 
 LARGE = to_released_state(srresnet(2, 8, 1))
@@ -261,6 +395,34 @@ GRAY = to_released_state(dncnn(8, 1, colours=1))
             r"as a colour DnCNN of channels=8 units=2 it has 1 too many \(model.0.bias\)",
         ),
         (changed(GRAY, model__0__bias=None), r"as a gray DnCNN of channels=8 units=2 it lacks 1 \(model.0.bias\)"),
+        ({("a",): torch.zeros(1)}, "a name is a tuple, not a text"),
+        ({"a" * 10**6: 3}, "'a{100}...' is a int, not a tensor"),
+        (
+            changed(LARGE, conv_hr__bias=torch.zeros(8, dtype=torch.int8)),
+            "'conv_hr.bias' has no floating-point numbers",
+        ),
+        (changed(LARGE, conv_hr__bias=torch.zeros(8, dtype=torch.cfloat)), "'conv_hr.bias' has no floating-point"),
+        (changed(LARGE, conv_hr__bias=torch.zeros(8, device="meta")), "'conv_hr.bias' has no floating-point numbers"),
+        (
+            changed(LARGE, conv_hr__bias=quantised(torch.zeros(8))),
+            "'conv_hr.bias' has no floating-point numbers",
+        ),
+        (changed(LARGE, conv_hr__bias=torch.zeros(8).to_sparse()), "'conv_hr.bias' is not a dense tensor"),
+        (
+            changed(LARGE, conv_hr__bias=torch.nested.nested_tensor([torch.zeros(8)], layout=torch.jagged)),
+            "'conv_hr.bias' is not a dense tensor",
+        ),
+        (changed(LARGE, conv_hr__bias=torch.full((8,), torch.nan)), "its conv_hr.bias contains NaN or infinity"),
+        (changed(LARGE, conv_hr__bias=torch.full((8,), -torch.inf)), "its conv_hr.bias contains NaN or infinity"),
+        (
+            {name: torch.zeros(1).expand(value.shape) for name, value in LARGE.items()},
+            "its tensors have more elements than are stored",
+        ),
+        (
+            {**LARGE, f"body.{'9' * 5000}.weight": torch.zeros(1)},
+            r"it has 1 too many \(body.9{95}\)",
+        ),
+        ({str(number): LARGE["conv_hr.bias"] for number in range(10_001)}, "it has 10001 tensors; the most is 10000"),
         (
             {"model.0.weight": torch.zeros(1, 1, 1, 1).expand(2**30, 3, 3, 3), "model.1.weight": torch.zeros(3)},
             r"lacks 1 \(model.2.weight\)",
