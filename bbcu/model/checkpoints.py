@@ -82,8 +82,8 @@ def load(path: str | Path, align: float = RELEASED_ALIGN) -> SRResNet | DnCNN:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        _check_container(content)
         with warnings.catch_warnings(action="ignore"):
+            _check_container(content)
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         # For other kinds of file torch raises almost anything, KeyError and IndexError among them.
