@@ -3,12 +3,18 @@
 import difflib
 from collections.abc import Iterable
 
+from bbcu.passwords import masked
+
 
 class BbcuError(Exception):
     """Base of every error that is shown to the user as one line, without a traceback.
 
-    A message may quote a file's name or content, so its control characters are escaped.
+    A message may quote a file's name or content, so its control characters are escaped; or an address, so its
+    passwords are masked, before anything can store the error.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(text) if isinstance(text, str) else text for text in arguments))
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -37,7 +43,12 @@ def printable(text: object) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines with each line as :func:`printable` returns it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def first_line(message: BaseException | str) -> str:
-    """Return the first line of a message, printable; the type's name for an error without a message."""
-    lines = str(message).strip().splitlines()
+    """Return the first line of a message, printable and without passwords; the type's name if it is empty."""
+    lines = masked(str(message)).strip().splitlines()
     return printable(lines[0]) if lines else type(message).__name__
