@@ -19,7 +19,7 @@ from ablations.space.rules import Backbone
 from ablations.storage.folder import study_folder
 from ablations.tracking.sync import synchronise_all
 from ablations.watching.status import add_command
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, first_line
 from bbcu.passwords import masked
 from bbcu.terminal import ArgumentParser, protect_output, say
 
@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader has all it wants, as `head` does; what is still buffered must not raise at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # The disk has a fault, for instance; errors of MLflow are of the kind above.
+        sys.exit(f"ablations: {first_line(error)}")
 
 
 def synchronise_study(given: argparse.Namespace) -> None:

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 
 from bbcu.passwords import masked
 
+LONGEST_LINE = 2000
+"""The most characters of another program's message that are shown."""
+
 
 class BbcuError(Exception):
     """Base of every error that is shown to the user as one line, without a traceback.
@@ -49,6 +52,9 @@ def printable_lines(text: str) -> str:
 
 
 def first_line(message: BaseException | str) -> str:
-    """Return the first line of a message, printable and without passwords; the type's name if it is empty."""
-    lines = masked(str(message)).strip().splitlines()
-    return printable(lines[0]) if lines else type(message).__name__
+    """Return the first line of a message, printable, without passwords and not too long; the type's name if empty."""
+    # A message may contain the whole answer of a server. A password that is cut here is not in the part that is shown.
+    lines = masked(str(message)[: 10 * LONGEST_LINE]).strip().splitlines()
+    if not lines:
+        return type(message).__name__
+    return printable(lines[0] if len(lines[0]) <= LONGEST_LINE else f"{lines[0][:LONGEST_LINE]} ...")

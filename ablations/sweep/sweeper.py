@@ -162,7 +162,7 @@ def log_missing(outputs: Path, study: str, uri: str) -> None:
     try:
         synchronise(outputs, study, uri)
     except Exception as error:
-        log.warning("MLflow at %s does not answer (%s)", uri, first_line(error))
+        log.warning("not everything is in MLflow: %s", first_line(error))
         log.warning(
             "when it is available again: python -m ablations sync %s --outputs %s --tracking-uri %s",
             study,

@@ -133,7 +133,7 @@ def experiment_of(config: Config, *, in_sweep: bool) -> str | None:
     try:
         return experiment_id(uri, study)
     except Exception as error:
-        log.warning("MLflow at %s does not answer (%s); the records wait on disk", uri, first_line(error))
+        log.warning("%s; the records wait on disk", first_line(error))
         return None
 
 
