@@ -91,6 +91,9 @@ class _File(StorageBackend):
         super().__init__()
         self._path = path.absolute()
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Opening a FIFO would wait for its other end.
+        if self._path.exists() and not self._path.is_file():
+            raise ConfigError(f"hydra.sweeper.storage={path}: is not a file")
         self._lock = filelock.FileLock(self._path.with_name(f".{path.name}.lock"), poll_interval=0.01)
         self._workers = self._path.with_name(f".{path.name}.workers")
         # The lock belongs to the process, not to a thread.

@@ -119,9 +119,7 @@ def test_a_store_that_would_be_lost_with_the_process_is_refused(uri: str) -> Non
 # --- characters in its path -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["100%", "a#b", "a b", "ä", "a'b", 'a"b', "a;b&c", "x" * 200], ids=lambda name: name[:5]
-)
+@pytest.mark.parametrize("name", ["100%", "a#b", "a b", "ä", "a'b", 'a"b', "a;b&c", "x" * 200], ids=ascii)
 def test_a_study_below_a_folder_of_any_name_is_recorded_and_read_back(
     migrated_database: Path, tmp_path: Path, name: str
 ) -> None:
@@ -243,14 +241,11 @@ NAMES = st.text(st.characters(exclude_characters="/"), min_size=1, max_size=30)
 @example("sqlite:///", "\0")
 @example("sqlite:///", "m.db?mode=memory")
 @example("postgresql+x://", "u:abc[d@h")
-def test_any_text_is_a_store_or_one_line(
-    migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, name: str
+def test_any_text_that_is_no_store_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, name: str
 ) -> None:
-    """A store that MLflow would have to create is refused, which takes no time."""
+    """None of these is a store, and reading creates none."""
     monkeypatch.chdir(tmp_path)
-    try:
-        names = study_names(start + name)
-    except BbcuError as error:
-        assert len(str(error).splitlines()) == 1
-    else:
-        assert names == []
+    with pytest.raises(BbcuError) as caught:
+        study_names(start + name)
+    assert len(str(caught.value).splitlines()) == 1
