@@ -27,6 +27,9 @@ INSTALLED = Path(__file__).with_name("conf")
 CONF = INSTALLED if INSTALLED.is_dir() else ROOT / "conf"
 """The folder of configs: a wheel has it in the package, a clone at its root."""
 
+PRINT_CONFIG = {"--cfg", "-c", "--info", "-i"}
+"""The options of Hydra that print a config and run nothing."""
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(config: DictConfig) -> float:
@@ -91,7 +94,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _masked_config(arguments: Sequence[str]) -> Iterator[None]:
     """Mask the passwords in a config that Hydra prints instead of running it."""
-    if not any(text.startswith(("--cfg", "-c", "--info", "-i")) for text in arguments):
+    if not PRINT_CONFIG & {text.partition("=")[0] for text in arguments}:
         yield
         return
     printed = io.StringIO()
