@@ -19,13 +19,16 @@ from ablations.space.rules import Backbone
 from ablations.storage.folder import study_folder
 from ablations.tracking.sync import synchronise_all
 from ablations.watching.status import add_command
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, first_line
+from bbcu.passwords import masked
+from bbcu.terminal import ArgumentParser, protect_output, say
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(
+    protect_output()
+    parser = ArgumentParser(
         prog="python -m ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
@@ -49,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader has all it wants, as `head` does; what is still buffered must not raise at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # The disk has a fault, for instance; errors of MLflow are of the kind above.
+        sys.exit(f"ablations: {first_line(error)}")
 
 
 def synchronise_study(given: argparse.Namespace) -> None:
@@ -56,7 +62,7 @@ def synchronise_study(given: argparse.Namespace) -> None:
     if not study_folder(given.outputs, given.study).is_dir():
         raise ConfigError(f"no study {given.study!r} in {given.outputs}")
     finished, others = synchronise_all(given.outputs, given.study, given.tracking_uri)
-    print(f"{finished} results and {others} trials without a result were logged to {given.tracking_uri}")
+    print(masked(f"{finished} results and {others} trials without a result were logged to {given.tracking_uri}"))
 
 
 def count_space(given: argparse.Namespace) -> None:
@@ -68,7 +74,7 @@ def count_space(given: argparse.Namespace) -> None:
     print(f"{found.cells} cells remain")
     print("A combination can meet several rules:")
     for reason, number in found.by_reason.items():
-        print(f"{number:8d}  {reason}")
+        say(f"{number:8d}  {reason}")
 
 
 if __name__ == "__main__":

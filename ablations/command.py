@@ -1,8 +1,11 @@
 """The command that trains: one trial, or a sweep with ``-m``; ``run.py`` and the installed ``bbcu`` start here."""
 
+import contextlib
+import io
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -15,12 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import explain, register, typed
 from ablations.storage import stopping
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, printable
+from bbcu.passwords import masked
+from bbcu.terminal import protect_output
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = Path(__file__).with_name("conf")
 CONF = INSTALLED if INSTALLED.is_dir() else ROOT / "conf"
 """The folder of configs: a wheel has it in the package, a clone at its root."""
+
+PRINT_CONFIG = {"--cfg", "-c", "--info", "-i"}
+"""The options of Hydra that print a config and run nothing."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -28,6 +36,8 @@ def run(config: DictConfig) -> float:
     """Run the trial that ``config`` describes; return its mean PSNR over the test sets, in dB."""
     from ablations.trial.execution import run_trial
 
+    # A launcher may call this function in a process of its own.
+    protect_output()
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if not in_sweep:
@@ -67,13 +77,29 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Launchers that start processes of their own, as submitit does, start them in other folders.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    protect_output()
     try:
         register()
-        run()
+        with _masked_config(sys.argv[1:]):
+            run()
     except (BbcuError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        sys.exit(f"{program()}: {error if isinstance(error, BbcuError) else explain(error)}")
+        sys.exit(f"{program()}: {error if isinstance(error, BbcuError) else printable(masked(explain(error)))}")
     except KeyboardInterrupt:
         print(f"{program()}: stopped; finished results are saved; {stopping.RESUME}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _masked_config(arguments: Sequence[str]) -> Iterator[None]:
+    """Mask the passwords in a config that Hydra prints instead of running it."""
+    if not PRINT_CONFIG & {text.partition("=")[0] for text in arguments}:
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        sys.stdout.write(masked(printed.getvalue()))

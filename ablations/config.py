@@ -15,10 +15,12 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ablations.passwords import shown_address
 from ablations.space.factors import FACTORS, load_declarations
 from ablations.space.settings import DEFAULTS
 from bbcu.errors import ConfigError, unknown
 from bbcu.model.methods import METHODS
+from bbcu.passwords import remember
 
 
 @dataclass
@@ -149,9 +151,14 @@ class Keys:
 
 @dataclass
 class Config(Keys):
-    """A composed config; ``levels`` has the level of every factor as the user typed it."""
+    """A composed config.
+
+    ``levels`` has the level of every factor as the user typed it. ``shown_uri`` is ``tracking.uri`` without passwords,
+    and with its references to the environment.
+    """
 
     levels: dict[str, Any] = field(default_factory=dict)
+    shown_uri: str = ""
 
 
 def schema() -> Any:
@@ -177,8 +184,9 @@ def _same_default(entry: "dataclasses.Field[Any]") -> Any:
 
 
 def as_yaml(config: Config) -> str:
-    """The config as ``config.yaml`` holds it, with the factors at the root."""
+    """The config as ``config.yaml`` holds it, with the factors at the root, without passwords."""
     keys = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(Keys)}
+    keys["tracking"] = dataclasses.replace(config.tracking, uri=config.shown_uri)
     return OmegaConf.to_yaml(OmegaConf.structured(schema()(**config.levels, **keys)))
 
 
@@ -250,7 +258,9 @@ def typed(config: DictConfig) -> Config:
     check_keys(config, schema())
     resolved = OmegaConf.to_object(config)
     levels = {name: getattr(resolved, name) for name in FACTORS}
-    found = Config(**{entry.name: getattr(resolved, entry.name) for entry in dataclasses.fields(Keys)}, levels=levels)
+    keys = {entry.name: getattr(resolved, entry.name) for entry in dataclasses.fields(Keys)}
+    found = Config(**keys, levels=levels, shown_uri=shown_address(config, "tracking.uri"))
+    remember(found.tracking.uri)
     check_ranges(found)
     return found
 

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, printable_lines
+from bbcu.terminal import ArgumentParser, protect_output, say
 
 REPORTS, EXAMPLES = Path("reports"), Path("reports/examples")
 """Where a user's reports go, and where the committed ones are."""
@@ -22,10 +23,11 @@ REPORTS, EXAMPLES = Path("reports"), Path("reports/examples")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; an error exits with one line, or one per stale report."""
+    protect_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if given[:1] == ["compare"]:
-            print(comparison(given[1:]), end="")
+            print(printable_lines(comparison(given[1:])), end="")
         else:
             report_or_check(given)
     except BbcuError as error:
@@ -42,13 +44,13 @@ def report_or_check(arguments: Sequence[str]) -> None:
     elif options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
     elif (Path(options.study) / "results.zip").is_file():
-        print(regenerate(Path(options.study), options))
+        say(regenerate(Path(options.study), options))
     else:
-        print(write_report(options))
+        say(write_report(options))
 
 
 def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m analysis",
         description="Write the report of a study.",
         epilog="python -m analysis compare A B  compares two studies",
@@ -132,7 +134,7 @@ def check_reports(reports: Path) -> None:
 
     stale = []
     for name, reason in check(reports):
-        print(f"{name}: {'stale' if reason else 'up to date'}", flush=True)
+        say(f"{name}: {'stale' if reason else 'up to date'}")
         stale += [reason] if reason else []
     if stale:
         raise StaleReport(stale)
@@ -140,7 +142,7 @@ def check_reports(reports: Path) -> None:
 
 def comparison(arguments: Sequence[str]) -> str:
     """Return the page that compares two studies."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m analysis compare", description="Compare two studies, or two versions of one."
     )
     for name, which in (("first", "A"), ("second", "B")):

@@ -3,12 +3,21 @@
 import difflib
 from collections.abc import Iterable
 
+from bbcu.passwords import masked
+
+LONGEST_LINE = 2000
+"""The most characters of another program's message that are shown."""
+
 
 class BbcuError(Exception):
     """Base of every error that is shown to the user as one line, without a traceback.
 
-    A message may quote a file's name or content, so its control characters are escaped.
+    A message may quote a file's name or content, so its control characters are escaped; or an address, so its
+    passwords are masked, before anything can store the error.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(text) if isinstance(text, str) else text for text in arguments))
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -37,7 +46,15 @@ def printable(text: object) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines with each line as :func:`printable` returns it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def first_line(message: BaseException | str) -> str:
-    """Return the first line of a message, printable; the type's name for an error without a message."""
-    lines = str(message).strip().splitlines()
-    return printable(lines[0]) if lines else type(message).__name__
+    """Return the first line of a message, printable, without passwords and not too long; the type's name if empty."""
+    # A message may contain the whole answer of a server. A password that is cut here is not in the part that is shown.
+    lines = masked(str(message)[: 10 * LONGEST_LINE]).strip().splitlines()
+    if not lines:
+        return type(message).__name__
+    return printable(lines[0] if len(lines[0]) <= LONGEST_LINE else f"{lines[0][:LONGEST_LINE]} ...")

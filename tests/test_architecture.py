@@ -13,21 +13,27 @@ import pytest
 from tests.harness.paths import REPOSITORY
 
 ALLOWED: dict[str, set[str]] = {
-    "bbcu.errors": set(),
+    "bbcu.passwords": set(),
+    "bbcu.errors": {"bbcu.passwords"},
+    "bbcu.terminal": {"bbcu.errors", "bbcu.passwords"},
     "bbcu.files": set(),
     "bbcu.model.specs": set(),
     "bbcu.model.methods": {"bbcu.model.specs"},
     "bbcu.model": {"bbcu.errors", "bbcu.files", "bbcu.model.specs", "bbcu.model.methods"},
-    "bbcu.data": {"bbcu.errors", "bbcu.files"},
+    "bbcu.data": {"bbcu.errors", "bbcu.files", "bbcu.terminal"},
     "bbcu.training": {"bbcu.errors", "bbcu.files", "bbcu.model", "bbcu.data"},
-    "ablations.config": {"bbcu.errors", "bbcu.model.methods", "ablations.space"},
+    "ablations.passwords": {"bbcu.passwords"},
+    "ablations.config": {
+        *("bbcu.errors", "bbcu.passwords", "bbcu.model.methods", "ablations.passwords", "ablations.space"),
+    },
     "ablations.space": {"bbcu.errors", "bbcu.model.specs"},
     "ablations.storage": {"bbcu.errors", "bbcu.files", "ablations.space"},
-    "ablations.tracking": {"bbcu.errors", "bbcu.files", "ablations.space", "ablations.storage"},
+    "ablations.tracking": {"bbcu.errors", "bbcu.passwords", "bbcu.files", "ablations.space", "ablations.storage"},
     "ablations.watching": {"bbcu.errors", "bbcu.files", "ablations.space", "ablations.storage"},
     "ablations.trial": {
         *(
             "bbcu.errors",
+            "bbcu.passwords",
             "bbcu.files",
             "bbcu.model",
             "bbcu.model.specs",
@@ -38,17 +44,22 @@ ALLOWED: dict[str, set[str]] = {
         *("ablations.config", "ablations.space", "ablations.storage", "ablations.tracking"),
     },
     "ablations.planning": {
-        *("bbcu.errors", "bbcu.files", "ablations.config", "ablations.space", "ablations.storage", "ablations.trial"),
+        *("bbcu.errors", "bbcu.passwords", "bbcu.files", "ablations.config", "ablations.space", "ablations.storage"),
+        "ablations.trial",
     },
-    "ablations.search": {"bbcu.errors", "bbcu.files", "ablations.space", "ablations.planning", "ablations.trial"},
+    "ablations.search": {
+        *("bbcu.errors", "bbcu.passwords", "bbcu.files", "ablations.space", "ablations.planning", "ablations.trial"),
+    },
     "ablations.sweep": {
-        *("bbcu.errors", "bbcu.files", "bbcu.model", "bbcu.model.methods"),
+        *("bbcu.errors", "bbcu.terminal", "bbcu.files", "bbcu.model", "bbcu.model.methods"),
         *("ablations.config", "ablations.space", "ablations.storage"),
         *("ablations.tracking", "ablations.trial", "ablations.planning", "ablations.search", "ablations.watching"),
     },
     "ablations.__main__": {
         *(
             "bbcu.errors",
+            "bbcu.passwords",
+            "bbcu.terminal",
             "bbcu.files",
             "ablations.space",
             "ablations.storage",
@@ -57,7 +68,10 @@ ALLOWED: dict[str, set[str]] = {
         ),
     },
     "hydra_plugins": {"ablations.config", "ablations.sweep"},
-    "ablations.command": {"bbcu.errors", "bbcu.files", "ablations.config", "ablations.storage", "ablations.trial"},
+    "ablations.command": {
+        *("bbcu.errors", "bbcu.passwords", "bbcu.terminal", "bbcu.files"),
+        *("ablations.config", "ablations.storage", "ablations.trial"),
+    },
     "run": {"ablations.command"},
     "analysis.statistics": set(),
     "analysis.published": set(),
@@ -81,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "analysis.__main__": {
         "bbcu.errors",
+        "bbcu.terminal",
         "bbcu.files",
         "ablations.tracking",
         "analysis.study",

@@ -102,9 +102,10 @@ class Composer:
 
 
 def needs_hydra(text: str) -> bool:
-    """Whether only Hydra can read an override: an interpolation, or a factor that is added or deleted."""
+    """Whether only Hydra can read an override: an interpolation in a cell, or a factor that is added or deleted."""
     key, value = split(text)
-    return "$" in value or (key not in FACTORS and key.lstrip("+~").partition("@")[0] in FACTORS)
+    is_interpolated = "$" in value and not is_not_in_a_cell(key)
+    return is_interpolated or (key not in FACTORS and key.lstrip("+~").partition("@")[0] in FACTORS)
 
 
 def interpolates_factors(config: DictConfig) -> bool:

@@ -19,6 +19,7 @@ from ablations.space.rows import Row
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
 from bbcu.errors import ConfigError
+from bbcu.passwords import masked
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ def left_out_of(row: LeftOutRow, composer: Composer, cells: Mapping[Row, Planned
 def design_record(options: SweeperConfig, listing: Listing) -> dict[str, Any]:
     """The design in ``plan.json``: its name, the options that were given, the conditions and the notes."""
     given = {name: value for name, value in options.design_options.items() if value is not None}
+    given = {name: masked(value) if isinstance(value, str) else value for name, value in given.items()}
     return {"name": options.design, "options": given, "exclude": options.exclude, "notes": list(listing.notes)}
 
 

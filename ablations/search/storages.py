@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from bbcu.errors import BbcuError, ConfigError, unknown
+from bbcu.passwords import remember
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
 def check_storage(storage: str) -> None:
     """Raise ConfigError for a kind of storage that does not exist, or that would be lost when the process ends."""
+    remember(storage)
     path = storage.removeprefix("sqlite:///")
     is_sqlite = path != storage and path not in ("", ":memory:") and "?" not in path
     is_journal = "://" not in storage and storage.endswith(".log")
     is_postgresql = storage.startswith(("postgresql://", "postgresql+"))
     if not (is_sqlite or is_journal or is_postgresql):
         valid = ("FILE.log", "sqlite:///FILE.db", "postgresql+psycopg2://USER@HOST/DATABASE")
-        raise ConfigError(f"hydra.sweeper.storage: {unknown('storage', _without_password(storage), valid)}")
+        raise ConfigError(f"hydra.sweeper.storage: {unknown('storage', storage, valid)}")
 
 
 @contextlib.contextmanager
@@ -89,6 +91,9 @@ class _File(StorageBackend):
         super().__init__()
         self._path = path.absolute()
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Opening a FIFO would wait for its other end.
+        if self._path.exists() and not self._path.is_file():
+            raise ConfigError(f"hydra.sweeper.storage={path}: is not a file")
         self._lock = filelock.FileLock(self._path.with_name(f".{path.name}.lock"), poll_interval=0.01)
         self._workers = self._path.with_name(f".{path.name}.workers")
         # The lock belongs to the process, not to a thread.
@@ -241,10 +246,4 @@ def _errors_in_one_line(storage: str) -> Iterator[None]:
         # Optuna's message is advice for programmers; the cause has the reason.
         cause = error.__cause__ if isinstance(error, OptunaError) and error.__cause__ is not None else error
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-        raise BbcuError(f"hydra.sweeper.storage={_without_password(storage)}: cannot be used: {reason}") from error
-
-
-def _without_password(storage: str) -> str:
-    scheme, mark, rest = storage.partition("://")
-    login, at, host = rest.rpartition("@")
-    return f"{scheme}{mark}{login.partition(':')[0]}{at}{host}" if at else storage
+        raise BbcuError(f"hydra.sweeper.storage={storage}: cannot be used: {reason}") from error

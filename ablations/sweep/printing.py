@@ -8,7 +8,9 @@ from ablations.space.factors import SHOWN
 from ablations.storage.folder import Identity
 from ablations.storage.plans import trial_names
 from ablations.trial.identity import Trial, baseline_label, meta_network
+from bbcu.errors import printable
 from bbcu.model.methods import BASELINE
+from bbcu.terminal import say
 
 if TYPE_CHECKING:
     from bbcu.model.cost import Cost
@@ -28,20 +30,20 @@ def print_counts(plan: Plan, states: Mapping[Identity, str]) -> None:
     done = len(states) - to_train
     cells = len({entry.identity[0] for entry in plan.trials})
     what = f"{to_train} to train" if to_train else "nothing to train"
-    print(f"study {plan.study}: {cells} cells, {len(plan.trials)} trials, {done} done already, {what}", flush=True)
+    say(f"study {plan.study}: {cells} cells, {len(plan.trials)} trials, {done} done already, {what}")
 
 
 def print_left_out(plan: Plan) -> None:
     for entry in plan.left_out:
-        print(f"left out: {entry.name}: {entry.reason}")
+        say(f"left out: {entry.name}: {entry.reason}")
 
 
 def print_design(plan: Plan) -> None:
     """Print the limitations of the design, and conditions that may be mistyped because they excluded nothing."""
     for note in plan.design["notes"]:
-        print(f"design {plan.design['name']}: {note}")
+        say(f"design {plan.design['name']}: {note}")
     for condition in plan.unused_conditions:
-        print(f'hydra.sweeper.exclude: "{condition}" left nothing out')
+        say(f'hydra.sweeper.exclude: "{condition}" left nothing out')
 
 
 def print_dry_run(plan: Plan, states: Mapping[Identity, str]) -> None:
@@ -60,7 +62,7 @@ def print_dry_run(plan: Plan, states: Mapping[Identity, str]) -> None:
     print_left_out(plan)
     print_design(plan)
     print_counts(plan, states)
-    print("dry run: nothing was trained or recorded", flush=True)
+    say("dry run: nothing was trained or recorded")
 
 
 def cost_of(trial: Trial) -> "Cost":
@@ -89,11 +91,11 @@ def print_search(report: Mapping[str, Any]) -> None:
         for record in records
     ]
     print_table(["front" if "front" in report else "best cell", *report["objectives"]], rows)
-    print("the best of many noisy scores is biased upwards: retrain these cells under new seeds before reporting them")
+    say("the best of many noisy scores is biased upwards: retrain these cells under new seeds before reporting them")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows in aligned columns; rich would take seconds for the ten thousand rows of a dry run."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    table = [list(map(printable, row)) for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table))

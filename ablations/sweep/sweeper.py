@@ -34,6 +34,7 @@ from ablations.trial.identity import trains
 from ablations.watching.live import LiveView
 from ablations.watching.tracker import WatchedTrial
 from bbcu.errors import ConfigError, first_line
+from bbcu.terminal import say
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, laun
     base = planner.base()
     if options.dry_run:
         rows = math.prod(len(values) for values in planner.swept.values())
-        print(f"search over {rows} rows, at most {options.trials} cells; dry run: nothing was trained or recorded")
+        say(f"search over {rows} rows, at most {options.trials} cells; dry run: nothing was trained or recorded")
         return None
     experiment = prepare_tracking(base.tracking.uri, base.study.name)
     loop = SearchLoop(planner, options, base)
@@ -161,7 +162,7 @@ def log_missing(outputs: Path, study: str, uri: str) -> None:
     try:
         synchronise(outputs, study, uri)
     except Exception as error:
-        log.warning("MLflow at %s does not answer (%s)", uri, first_line(error))
+        log.warning("not everything is in MLflow: %s", first_line(error))
         log.warning(
             "when it is available again: python -m ablations sync %s --outputs %s --tracking-uri %s",
             study,
@@ -215,11 +216,11 @@ def summarise(plan: Plan, outcomes: Mapping[Identity, TrialOutcome]) -> float:
         rows.append([*start, "done", f"{values[-1]:.2f} dB" + ", dead" * bool(result.get("dead"))])
     printing.print_table(["cell", "seed", "state", "mean PSNR over test sets"], rows)
     for line in sorted(baselines):
-        print(line)
-    print(f"report: python -m analysis {plan.study}", flush=True)
+        say(line)
+    say(f"report: python -m analysis {plan.study}")
     number = stopping.received_signal()
     if number is not None and without:
-        print(f"run.py: stopped; {without} of {len(plan.trials)} trials are left; {stopping.RESUME}")
+        say(f"run.py: stopped; {without} of {len(plan.trials)} trials are left; {stopping.RESUME}")
         raise SystemExit(128 + number)
     if without:
         raise SystemExit(

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 import filelock
@@ -19,6 +19,7 @@ import filelock
 from ablations.storage.folder import Identity
 from bbcu.errors import BbcuError, ConfigError, first_line
 from bbcu.files import replacing
+from bbcu.passwords import remember
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,11 +40,23 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # The caller reports once that a server does not answer.
-    for name in ("urllib3", "mlflow.store.db.utils"):
+    # The caller reports an error of the store once and in one line; these would add its traceback.
+    for name in ("alembic", "mlflow", "sqlalchemy", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("mlflow.store", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def errors_of(uri: str) -> Iterator[None]:
+    """Raise a TrackingError of one line for every error of the store."""
+    try:
+        yield
+    except BbcuError:
+        raise
+    # MLflow passes on the errors of its many libraries.
+    except Exception as error:
+        raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
 
 
 def client_of(uri: str) -> "MlflowClient":
@@ -52,10 +65,43 @@ def client_of(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
     quiet_mlflow()
-    try:
+    remember(uri)
+    with errors_of(uri):
         return MlflowClient(tracking_uri=uri)
-    except Exception as error:
-        raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
+
+
+SQLITE = "sqlite:///"
+HEADER = b"SQLite format 3\0"
+"""The first bytes of every SQLite database."""
+
+LONGEST_NAME = 200
+"""The most bytes of the name of a database, to which SQLite and locks add endings; file systems allow 255."""
+
+
+def database_of(uri: str) -> Path | None:
+    """Return the file of a store in SQLite, None for another store; raise TrackingError for one MLflow cannot use.
+
+    MLflow decodes ``%41`` in a path and ends it at a ``?``, so it would use another file.
+    """
+    if uri and not uri.startswith("sqlite"):
+        return None
+    name, refused = uri.removeprefix(SQLITE), f"tracking.uri={uri} cannot be used"
+    if not uri.startswith(SQLITE) or name in ("", ":memory:") or name.startswith("file:"):
+        raise TrackingError(f"{refused}: name a file, as in {SQLITE}mlflow.db; a database in memory would be lost")
+    path = Path(name).absolute()
+    if unquote(str(path)) != str(path) or "?" in str(path) or not str(path).isprintable():
+        raise TrackingError(f"{refused}: a path with ?, %41 or a control character is another one to MLflow; rename it")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise TrackingError(f"{refused}: the file's name has more than {LONGEST_NAME} bytes")
+    with errors_of(uri):
+        is_new = not path.exists() or not path.stat().st_size
+        if path.exists() and not path.is_file():
+            raise TrackingError(f"{refused}: {path} is not a file")
+        if not is_new:
+            with path.open("rb") as file:
+                if file.read(len(HEADER)) != HEADER:
+                    raise TrackingError(f"{refused}: {path} is not an SQLite database")
+    return path
 
 
 def prepare_tracking(uri: str, study: str) -> str:
@@ -64,10 +110,10 @@ def prepare_tracking(uri: str, study: str) -> str:
     The parent calls this once, before any worker starts: processes that set up an empty SQLite file, or create the same
     experiment, at the same time make each other fail. SQLite is set to write-ahead mode, which is several times faster.
     """
-    sqlite = Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+    sqlite = database_of(uri)
     if sqlite:
         check_writable(sqlite.parent, f"tracking.uri={uri}")
-    try:
+    with errors_of(uri):
         if sqlite:
             _create_database(sqlite)
         client = client_of(uri)
@@ -76,10 +122,6 @@ def prepare_tracking(uri: str, study: str) -> str:
         if experiment.lifecycle_stage != "active":
             raise TrackingError(f"the MLflow experiment {study!r} is deleted: restore it, or choose another study.name")
         return str(experiment.experiment_id)
-    except BbcuError:
-        raise
-    except Exception as error:
-        raise TrackingError(f"tracking.uri={uri} cannot be used: {first_line(error)}") from error
 
 
 def _create_database(path: Path) -> None:
@@ -118,25 +160,29 @@ def _create_experiment(client: "MlflowClient", study: str, location: str | None)
 
 
 def experiment_id(uri: str, study: str) -> str:
-    """Return the id of the study's experiment; raise ConfigError, which lists the studies, if it does not exist."""
+    """Return the id of the study's experiment.
+
+    Raises ConfigError, which lists the studies, if it does not exist, and TrackingError if the store cannot be used.
+    """
     client = client_of(uri)
-    experiment = client.get_experiment_by_name(study)
-    if experiment is None or experiment.lifecycle_stage != "active":
+    with errors_of(uri):
+        experiment = client.get_experiment_by_name(study)
+        if experiment is not None and experiment.lifecycle_stage == "active":
+            return str(experiment.experiment_id)
         names = sorted(other.name for other in client.search_experiments() if other.name != "Default")
         raise ConfigError(f"no study {study!r} in {uri}; available: {', '.join(names) or 'none'}")
-    return str(experiment.experiment_id)
 
 
 def search_runs(uri: str, experiment: str, condition: str = "") -> list["Run"]:
     """Return every run of an experiment that meets MLflow's filter ``condition``, oldest first.
 
-    Raises MLflow's own errors.
+    Raises TrackingError if the store cannot be used.
     """
     client = client_of(uri)
     runs: list[Run] = []
     token = None
     while True:
-        with without_garbage_collection():
+        with errors_of(uri), without_garbage_collection():
             page = client.search_runs(
                 [experiment], condition, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
             )
@@ -186,15 +232,12 @@ def one_line_errors(uri: str) -> Iterator[None]:
 
     Raises ConfigError if the file is missing, and TrackingError if the store cannot be read.
     """
-    path = uri.removeprefix("sqlite:///")
-    if path != uri and not Path(path).is_file():
-        raise ConfigError(f"no tracking database at {path}: run a study first, or name another with --tracking-uri")
-    try:
+    path = database_of(uri)
+    if path is not None and not path.exists():
+        shown = uri.removeprefix(SQLITE)
+        raise ConfigError(f"no tracking database at {shown}: run a study first, or name another with --tracking-uri")
+    with errors_of(uri):
         yield
-    except BbcuError:
-        raise
-    except Exception as error:
-        raise TrackingError(f"{uri} cannot be read: {first_line(error)}") from error
 
 
 def study_names(uri: str) -> list[str]:

@@ -17,7 +17,7 @@ from ablations.storage.lease import TrialBusy, trial_lock
 from ablations.storage.plans import read_plan
 from ablations.storage.snapshots import Snapshots
 from ablations.storage.status import StatusReader, record_of
-from ablations.tracking.client import client_of, finished_runs, identity_of, prepare_tracking, search_runs
+from ablations.tracking.client import client_of, errors_of, finished_runs, identity_of, prepare_tracking, search_runs
 from ablations.tracking.runs import TrialRun, end_run, facts_of, final_metrics, location_of
 
 STATES = "states"
@@ -53,13 +53,13 @@ def end_abandoned(outputs: Path, study: str, uri: str, experiment: str) -> None:
         if run.data.tags.get("folder") != location_of(folder) or not folder.path.is_dir():
             continue
         with contextlib.suppress(TrialBusy), trial_lock(folder, "logging"):
-            # The process that has just released the trial may have closed it.
-            if client.get_run(run.info.run_id).info.status != "RUNNING":
-                continue
             state, reason = present_state(folder)
             if state not in WITHOUT_RESULT:
                 state, reason = State.INTERRUPTED, PROCESS_DIED
-            end_run(client, run.info.run_id, state, reason)
+            with errors_of(uri):
+                # The process that has just released the trial may have closed it.
+                if client.get_run(run.info.run_id).info.status == "RUNNING":
+                    end_run(client, run.info.run_id, state, reason)
 
 
 def synchronise_all(outputs: Path, study: str, uri: str) -> tuple[int, int]:
@@ -104,14 +104,15 @@ def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:
     status = StatusReader(outputs, study).read()
     client = client_of(uri)
     runs = search_runs(uri, experiment, f"tags.kind = '{STATES}'")
-    run = runs[0] if runs else client.create_run(experiment, tags={"kind": STATES, "study": study}, run_name=STATES)
-    client.log_text(run.info.run_id, json.dumps(record_of(status), indent=1), "states.json")
-    for state, number in status.counts.items():
-        client.log_metric(run.info.run_id, f"trials/{state}", number)
-    search_report = study_folder(outputs, study) / "search.json"
-    if search_report.exists():
-        client.log_artifact(run.info.run_id, str(search_report))
-    client.set_terminated(run.info.run_id)
+    with errors_of(uri):
+        run = runs[0] if runs else client.create_run(experiment, tags={"kind": STATES, "study": study}, run_name=STATES)
+        client.log_text(run.info.run_id, json.dumps(record_of(status), indent=1), "states.json")
+        for state, number in status.counts.items():
+            client.log_metric(run.info.run_id, f"trials/{state}", number)
+        search_report = study_folder(outputs, study) / "search.json"
+        if search_report.exists():
+            client.log_artifact(run.info.run_id, str(search_report))
+        client.set_terminated(run.info.run_id)
 
 
 def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:

@@ -40,6 +40,7 @@ from ablations.trial.identity import (
 from ablations.trial.provenance import provenance
 from bbcu.errors import BbcuError, first_line
 from bbcu.files import replacing, write_atomically
+from bbcu.passwords import masked
 
 if TYPE_CHECKING:
     from bbcu.data.pairs import PreparedData
@@ -132,7 +133,7 @@ def experiment_of(config: Config, *, in_sweep: bool) -> str | None:
     try:
         return experiment_id(uri, study)
     except Exception as error:
-        log.warning("MLflow at %s does not answer (%s); the records wait on disk", uri, first_line(error))
+        log.warning("%s; the records wait on disk", first_line(error))
         return None
 
 
@@ -207,7 +208,7 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
         end(State.PRUNED, str(error), step=error.step, psnr_db=error.psnr_db)
         raise
     except Exception as error:
-        reason = str(error) if isinstance(error, BbcuError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, BbcuError) else masked(f"{type(error).__name__}: {error}")
         log.debug("the trial failed", exc_info=True)
         end(State.FAILED, reason)
         failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed

@@ -7,6 +7,8 @@ from types import TracebackType
 import rich
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bbcu.errors import printable
+
 PLAIN_LINES = 5
 """How many lines a training prints without a terminal."""
 
@@ -32,11 +34,12 @@ class TrialProgress:
     """Follows one training; ``show`` is "auto" (a bar on a terminal, lines elsewhere), True (a bar) or False."""
 
     def __init__(self, name: str, steps: int, show: bool | str) -> None:
-        self.name, self.steps = name, steps
+        self.name, self.steps = printable(name), steps
         console = rich.get_console()
         self._lines = show == "auto" and not console.is_terminal
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            # A name may look like the markup of rich, as binarize=[body] does.
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}  training patches {task.fields[psnr]:.2f} dB"),
@@ -46,7 +49,7 @@ class TrialProgress:
             disable=show is False or self._lines,
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=steps, loss=float("nan"), psnr=float("nan"))
+        self._task = self._bar.add_task(self.name, total=steps, loss=float("nan"), psnr=float("nan"))
         self._loss: float | None = None
         self._psnr = 0.0
         self._start = self._told_at = time.monotonic()
@@ -78,7 +81,7 @@ class TrialProgress:
         """Show that one more of the ``pictures`` of a test set is evaluated."""
         self._pictures = self._pictures % pictures + 1 if test_set == self._set else 1
         self._set = test_set
-        text = f"evaluating {test_set} {self._pictures}/{pictures}"
+        text = f"evaluating {printable(test_set)} {self._pictures}/{pictures}"
         self._bar.update(self._task, description=f"{self.name}, {text}")
         if self._lines and time.monotonic() - self._told_at >= EVALUATION_SECONDS:
             self._print(text)

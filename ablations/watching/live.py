@@ -28,7 +28,7 @@ from ablations.storage.folder import Identity
 from ablations.storage.lease import Lease
 from ablations.watching.forecast import Forecast, duration
 from ablations.watching.tracker import Ending, TrialTracker, WatchedTrial
-from bbcu.errors import first_line
+from bbcu.errors import first_line, printable
 
 POLL_ALL_SECONDS = 30.0
 """How often the folders of all unfinished trials are read, to find those whose lease was never seen."""
@@ -135,7 +135,7 @@ class LiveView:
     def _print(self, line: str) -> None:
         self._printed_at = self._clock()
         with ignoring_broken_output():
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
@@ -204,13 +204,13 @@ class LiveView:
         for identity, lease in running:
             seconds = self._forecast.left_of(lease)
             table.add_row(
-                Text(self._tracker.trials[identity].title),
-                Text(lease.phase),
+                Text(printable(self._tracker.trials[identity].title)),
+                Text(printable(lease.phase)),
                 ProgressBar(max(1, lease.steps), lease.step, width=BAR_WIDTH),
                 Text(f"{lease.step}/{lease.steps}"),
                 Text(decibels(lease)),
                 Text(f"{duration(seconds)} left" if seconds else ""),
-                Text(self._place(lease), style="dim"),
+                Text(printable(self._place(lease)), style="dim"),
             )
         return table
 

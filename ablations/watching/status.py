@@ -21,7 +21,7 @@ from ablations.storage import stopping
 from ablations.storage.attempts import PROCESS_DIED, Attempt, State, progress_text
 from ablations.storage.status import StatusReader, StudyStatus, TrialStatus, record_of
 from ablations.watching.forecast import duration
-from bbcu.errors import first_line
+from bbcu.errors import first_line, printable
 
 POLL_SECONDS = 2.0
 """How often ``--watch`` reads the status."""
@@ -36,7 +36,7 @@ MAX_ATTEMPTS_LISTED = 5
 
 
 def lines_of(status: StudyStatus, now: float) -> list[str]:
-    """Return the status as lines; ``now`` is in seconds since the epoch."""
+    """Return the status as printable lines; ``now`` is in seconds since the epoch."""
     counts = status.counts
     lines = [
         f"study {status.folder.name}: {len(status.trials)} trials in {status.folder}",
@@ -48,7 +48,7 @@ def lines_of(status: StudyStatus, now: float) -> list[str]:
     lines += section("excluded", [[f"{row['name']}: {row['reason']}"] for row in status.excluded])
     if not counts[State.RUNNING] and counts[State.PLANNED] + counts[State.FAILED] + counts[State.INTERRUPTED]:
         lines += ["", stopping.RESUME]
-    return lines
+    return list(map(printable, lines))
 
 
 def section(title: str, entries: Sequence[Sequence[str]]) -> list[str]:

@@ -8,7 +8,6 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,6 +18,7 @@ from bbcu.data.pairs import check_picture
 from bbcu.data.sources import ImageInfo, ImageInfoCache, Pictures, find_pictures, fingerprint
 from bbcu.data.tasks import STRENGTHS, TASKS, Task, make_task
 from bbcu.errors import BbcuError, ConfigError, DataError, printable, unknown
+from bbcu.terminal import ArgumentParser, protect_output, say
 
 ROLES: tuple[Role, ...] = ("train", "test")
 
@@ -32,6 +32,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 1 if it failed, 2 for a name or value that does not exist."""
+    protect_output()
     options = command_line().parse_args(arguments)
     try:
         options.run(options)
@@ -48,16 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong with the arguments."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_USE, f"data: {printable(message)}; {self.prog} -h shows the usage\n")
-
-
 def command_line() -> argparse.ArgumentParser:
     """The parser of the command; each subcommand sets ``run``, which raises BbcuError if it fails."""
-    parser = Parser(prog="python -m bbcu.data", description="Manage data sets of pictures.")
+    parser = ArgumentParser(prog="python -m bbcu.data", description="Manage data sets of pictures.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = subparsers.add_parser("list", help="show the sets that can be fetched by name")
@@ -102,20 +96,20 @@ def run_fetch(options: argparse.Namespace) -> None:
     """Fetch what has the set, and print where the set is and how to use it."""
     download = download_named(options.set, options.sha256)
     logging.basicConfig(format="data: %(message)s")
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(download.name, total=download.bytes)
+        task = bar.add_task(printable(download.name), total=download.bytes)
         place = fetch(download, options.to, progress=lambda here, total: bar.update(task, completed=here, total=total))
     if options.set in download.sets:
         if not (place / options.set).is_dir():
             raise DataError(
                 f"{printable(place)}: {options.set} is not in it any more; delete the folder to fetch it again"
             )
-        print(f"{options.set} is in {printable(place / options.set)}, from {download.name}")
+        say(f"{options.set} is in {place / options.set}, from {download.name}")
     else:
-        print(f"{download.name} is in {printable(place)}")
-    print(f"use it: {download.usage_of(options.set).replace('DIR/', f'{printable(options.to)}/')}")
+        say(f"{download.name} is in {place}")
+    say(f"use it: {download.usage_of(options.set).replace('DIR/', f'{options.to}/')}")
 
 
 def download_named(name_or_url: str, sha256: str | None) -> Download:
@@ -179,7 +173,7 @@ def check_role(role: Role, options: argparse.Namespace, task: Task, cache: Image
         names[info].append(name)
     for same in names.values():
         if len(same) > 1:
-            print(f"  the same pixels: {printable(', '.join(same))}")
+            say(f"  the same pixels: {', '.join(same)}")
     for reason in refused:
         print(f"  refused: {reason}")
     if not refused:

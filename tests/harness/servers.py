@@ -74,7 +74,7 @@ class PostgreSQL:
 
     def __init__(self, folder: Path) -> None:
         self._programs, self._port = postgresql_programs(), free_port()
-        self._folder, self._data, self._log = folder, folder / "data", folder / "log"
+        self.folder, self._data, self._log = folder, folder / "data", folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._data.mkdir()
         if os.geteuid() == 0:
@@ -93,7 +93,7 @@ class PostgreSQL:
                     *(self._programs / "postgres", "-D", self._data, "-p", str(self._port)),
                     *(f"--{setting}" for setting in settings),
                 ],
-                cwd=self._folder,
+                cwd=self.folder,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -148,7 +148,7 @@ class MlflowServer:
     """An MLflow server on a database, with the files of its runs in ``folder``."""
 
     def __init__(self, database: str, folder: Path) -> None:
-        self._database, self._folder, self._port = database, folder, free_port()
+        self._database, self.folder, self._port = database, folder, free_port()
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -162,10 +162,10 @@ class MlflowServer:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-                    *("--backend-store-uri", self._database, "--artifacts-destination", str(self._folder / "files")),
+                    *("--backend-store-uri", self._database, "--artifacts-destination", str(self.folder / "files")),
                     *("--host", ADDRESS, "--port", str(self._port)),
                 ],
-                cwd=self._folder,
+                cwd=self.folder,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -21,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from mlflow.entities import Run
 
 from ablations.config import Config, register, typed
+from ablations.passwords import ADDRESSES
 from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.tracking.client import client_of, identity_of, search_runs
 from ablations.trial.data import data_of
@@ -218,8 +219,10 @@ def call(arguments: list[str], folder: Path) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", [str(REPOSITORY / "run.py"), *arguments])
-        # The command sets this one; monkeypatch restores the value before.
+        # The command sets these; monkeypatch restores the values before.
         patch.setenv("HYDRA_FULL_ERROR", "0")
+        for variable in ADDRESSES.values():
+            patch.setenv(variable, "")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(message):
             status = _status_of_main(message)
     return Outcome(status, out.getvalue(), message.getvalue())

@@ -149,7 +149,7 @@ def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
         ),
         (
             {"storage": "mysql://me:secret@host/base"},
-            "hydra.sweeper.storage: unknown storage 'mysql://me@host/base'; valid: FILE.log, sqlite:///FILE.db, "
+            "hydra.sweeper.storage: unknown storage 'mysql://me:***@host/base'; valid: FILE.log, sqlite:///FILE.db, "
             "postgresql+psycopg2://USER@HOST/DATABASE",
         ),
     ],
@@ -178,7 +178,7 @@ def test_the_sampler_follows_from_the_number_of_objectives(journal: str) -> None
     [
         ("FOLDER/search.log", "FOLDER/search.log"),
         ("sqlite:///FOLDER/search.log", "sqlite:///FOLDER/search.log"),
-        ("postgresql+psycopg2://me:secret@127.0.0.1:1/base", "postgresql+psycopg2://me@127.0.0.1:1/base"),
+        ("postgresql+psycopg2://me:secret@127.0.0.1:1/base", "postgresql+psycopg2://me:***@127.0.0.1:1/base"),
     ],
     ids=["a file that is not a journal", "a file that is not a database", "a server that is away"],
 )

@@ -22,6 +22,7 @@ from ablations.storage import stopping
 from ablations.storage.attempts import State, end_attempt
 from ablations.storage.lease import lease_path
 from ablations.trial.progress import ConsoleHandler
+from bbcu.errors import printable
 from bbcu.files import write_atomically
 from tests.ablations.watching.sweeps import Full, Screen, Sweep, finish, folder_of, run
 from tests.harness.paths import REPOSITORY
@@ -37,6 +38,15 @@ def test_the_display_has_a_headline_and_a_row_for_each_running_trial(on_terminal
     assert headline == "1/3 trials done  1 running"
     assert row.startswith("one seed 0  evaluating  ━")
     assert row.endswith("40/100  31.50 dB")
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;title\x07x", "[red]x", "[link=http://evil]x[/link]", "\u202ex"], ids=ascii)
+def test_a_row_shows_a_name_with_control_characters_and_markup_as_text(tmp_path: Path, name: str) -> None:
+    sweep = Sweep(tmp_path, (name,), width=120)
+    with sweep.view() as view, sweep.at_work(name):
+        sweep.draw(view)
+        _, row = sweep.screen
+    assert row.startswith(f"{printable(name)} seed 0  training")
 
 
 def test_the_display_disappears_at_the_end(on_terminal: Sweep) -> None:
