@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, printable
 
 REPORTS, EXAMPLES = Path("reports"), Path("reports/examples")
 """Where a user's reports go, and where the committed ones are."""
@@ -42,9 +42,9 @@ def report_or_check(arguments: Sequence[str]) -> None:
     elif options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
     elif (Path(options.study) / "results.zip").is_file():
-        print(regenerate(Path(options.study), options))
+        print(printable(regenerate(Path(options.study), options)))
     else:
-        print(write_report(options))
+        print(printable(write_report(options)))
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -132,7 +132,7 @@ def check_reports(reports: Path) -> None:
 
     stale = []
     for name, reason in check(reports):
-        print(f"{name}: {'stale' if reason else 'up to date'}", flush=True)
+        print(f"{printable(name)}: {'stale' if reason else 'up to date'}", flush=True)
         stale += [reason] if reason else []
     if stale:
         raise StaleReport(stale)
