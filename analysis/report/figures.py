@@ -91,7 +91,7 @@ def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Argu
                 figure = Figure()
                 draw(figure, *args, **kwargs)
                 for text in figure.findobj(Text):
-                    text.set_text(legible(text.get_text()))  # type: ignore[attr-defined]
+                    text.set_text(legible(text.get_text()))
                 figure.savefig(png, format="png", metadata={"Software": None})
                 if vector:
                     # The SVG reuses the layout of the PNG: that takes half the time, and they are the same picture.

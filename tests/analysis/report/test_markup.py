@@ -64,6 +64,8 @@ PAGE = """# {{ name }}
 {{ name }} and {{ name | code }}!
 
 - {{ name }}
+- Ours:
+  - {{ name }}
   - {{ name | code }} ({{ name }})
 
 1. {{ name }}
