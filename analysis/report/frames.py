@@ -9,7 +9,7 @@ from pandas.api.types import is_numeric_dtype
 from analysis.effects.contrasts import CellSummary, Contrast
 from analysis.effects.factors import FactorialAnalysis
 from analysis.effects.findings import Assessment
-from analysis.report.markup import csv_cell
+from analysis.report.markup import csv_cell, one_line
 from analysis.report.pictures import Strip
 from analysis.statistics.estimates import Estimate, Verdict
 from analysis.statistics.factorial import Effect, Share
@@ -219,7 +219,7 @@ def strip_frame(strips: Sequence[Strip]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "test_set": strip.test_set,
-            "picture": strip.picture,
+            "picture": one_line(strip.picture),
             "tile": tile.title,
             "seed": "" if tile.seed is None else tile.seed,
             "test_set_psnr_db": tile.psnr_db,
