@@ -43,6 +43,7 @@ INLINE = re.compile(
     r"|&(?=[#\w])"  # a character reference
     r"|:(?=//)|(?<=www)\."  # an address, of which GitHub would make a link
     r"|!$"  # a link that follows would be a picture
+    r"|(?<= )#(?=#*$)"  # the end of a heading
 )
 
 BLOCK = re.compile(r"^ ?(?:\d{1,9}(?=[.)](?: |$))|(?=#{1,6}(?: |$)|>|[-+](?: |$)|-[- ]*$|=[= ]*$|:-))")
