@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bbcu.errors import BbcuError, ConfigError, printable_lines
+from bbcu.errors import BbcuError, ConfigError, printable, printable_lines
 from bbcu.terminal import ArgumentParser, protect_output, say
 
 REPORTS, EXAMPLES = Path("reports"), Path("reports/examples")
@@ -44,9 +44,9 @@ def report_or_check(arguments: Sequence[str]) -> None:
     elif options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
     elif (Path(options.study) / "results.zip").is_file():
-        say(regenerate(Path(options.study), options))
+        say(printable(regenerate(Path(options.study), options)))
     else:
-        say(write_report(options))
+        say(printable(write_report(options)))
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -134,7 +134,7 @@ def check_reports(reports: Path) -> None:
 
     stale = []
     for name, reason in check(reports):
-        say(f"{name}: {'stale' if reason else 'up to date'}")
+        say(f"{printable(name)}: {'stale' if reason else 'up to date'}")
         stale += [reason] if reason else []
     if stale:
         raise StaleReport(stale)

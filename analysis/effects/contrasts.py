@@ -72,11 +72,9 @@ class Contrast:
 
     @property
     def change(self) -> str:
-        """What changes, in Markdown: ``residual: true → false``, or the two methods."""
-        if self.factor == STEP:
-            return f"{self.base} → {self.level}"
-        moved = f"`{self.base}` → `{self.level}`"
-        return moved if self.factor == METHOD else f"`{self.factor}`: {moved}"
+        """What changes: ``residual: true → false``, or the two methods or steps."""
+        moved = f"{self.base} → {self.level}"
+        return moved if self.factor in (METHOD, STEP) else f"{self.factor}: {moved}"
 
 
 @dataclasses.dataclass(frozen=True)

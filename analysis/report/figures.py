@@ -9,7 +9,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -19,13 +19,16 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 
 from analysis.effects.contrasts import Contrast
 from analysis.effects.depth import EVERY
 from analysis.effects.factors import FactorialAnalysis, marginal_means
+from analysis.report.markup import one_line
 from analysis.report.pictures import Pixels, Strip, Tile
 from analysis.report.words import INTERACTION_WORDS
 from analysis.statistics.estimates import Outcome, Verdict
@@ -87,6 +90,8 @@ def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Argu
             with matplotlib.style.context(["default", str(STYLE)]):
                 figure = Figure()
                 draw(figure, *args, **kwargs)
+                for text in figure.findobj(Text):
+                    text.set_text(legible(text.get_text()))
                 figure.savefig(png, format="png", metadata={"Software": None})
                 if vector:
                     # The SVG reuses the layout of the PNG: that takes half the time, and they are the same picture.
@@ -97,6 +102,29 @@ def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Argu
         return drawn
 
     return decorator
+
+
+def legible(text: str) -> str:
+    r"""Return a text that is drawn as it is: letters that the font lacks by number, and no dollar starts a formula.
+
+    ``\$`` stays, so that a text may pass twice.
+    """
+    lines = ("".join(map(letter_for, one_line(line))) for line in text.split("\n"))
+    return re.sub(r"(?<!\\)\$", r"\$", "\n".join(lines))
+
+
+def letter_for(letter: str) -> str:
+    return letter if letter.isascii() or ord(letter) in letters_of_the_font() else f"[U+{ord(letter):04X}]"
+
+
+@functools.cache
+def letters_of_the_font() -> Container[int]:
+    return get_font(findfont("DejaVu Sans")).get_charmap()
+
+
+def labelled(text: str) -> str:
+    """Return a text as a legend shows it, which leaves out what begins with an underscore."""
+    return legible(f" {text}" if text.startswith("_") else text)
 
 
 Mark = tuple[str, str, bool]
@@ -115,7 +143,7 @@ ONE_SEED_MARK: Mark = ("D", "0.45", False)
 @drawing()
 def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence[str], margin: float) -> None:
     """Draw a forest plot: a row per contrast, a panel per test set, the mean difference with its 95 % interval."""
-    rows = [contrast.change.replace("`", "") for contrast in contrasts]
+    rows = [contrast.change for contrast in contrasts]
     panels = {name: [contrast.verdicts[name] for contrast in contrasts] for name in sets}
     forest(figure, rows, panels, margin, {outcome: str(outcome) for outcome in Outcome})
 
@@ -160,7 +188,7 @@ def forest(
         panel.locator_params(axis="x", nbins=5)
         panel.set_xlabel("difference in PSNR (dB)")
         panel.tick_params(labelbottom=True)
-    axes[0].set_yticks(range(len(rows)), names)
+    axes[0].set_yticks(range(len(rows)), map(legible, names))
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     shown = {mark_of(verdict) for found in panels.values() for verdict in found}
     marks = {words[outcome]: mark for outcome, mark in VERDICT_MARKS.items()} | {"one seed, no verdict": ONE_SEED_MARK}
@@ -184,8 +212,10 @@ def means_figure(figure: Figure, analysis: FactorialAnalysis, pairs: Sequence[tu
         levels = analysis.responses.factors[first]
         for index, (level, means) in enumerate(rounded(marginal_means(analysis, first, second)).items()):
             style = LINE_STYLES[index % len(LINE_STYLES)]
-            panel.plot(range(len(levels)), means, MARKERS[index % len(MARKERS)], linestyle=style, label=brief(level))
-        panel.set_xticks(range(len(levels)), [brief(level) for level in levels])
+            panel.plot(
+                range(len(levels)), means, MARKERS[index % len(MARKERS)], linestyle=style, label=labelled(brief(level))
+            )
+        panel.set_xticks(range(len(levels)), [legible(brief(level)) for level in levels])
         if sum(len(brief(level)) for level in levels) > MOST_TICK_LETTERS:
             panel.tick_params(axis="x", rotation=20)
         panel.margins(x=0.15, y=0.12)
@@ -241,7 +271,7 @@ def shares_figure(figure: Figure, analyses: Mapping[str, FactorialAnalysis]) -> 
             if gain.n > 1:
                 panel.plot([gain.low, gain.high], [row, row], color="0.1", linewidth=2)
         panel.axvline(0, color="0.3", linewidth=1)
-        panel.set_yticks(range(len(shares.shares)), [share.factor for share in shares.shares])
+        panel.set_yticks(range(len(shares.shares)), [legible(share.factor) for share in shares.shares])
         panel.invert_yaxis()
         panel.margins(x=0.1)
         panel.set_title(f"{name}: {shares.total.mean:+.3f} dB in all")
@@ -301,7 +331,7 @@ def legend_above(panel: Axes, title: str) -> None:
 
 def draw_line(panel: Axes, line: pd.DataFrame, across: str, label: str, index: int, alpha: float) -> None:
     panel.fill_between(line[across], line["low"], line["high"], color=f"C{index % 7}", alpha=alpha, linewidth=0)
-    panel.plot(line[across], line["mean"], label=label, **look(index, len(line)))
+    panel.plot(line[across], line["mean"], label=labelled(label), **look(index, len(line)))
 
 
 def look(index: int, points: int) -> dict[str, Any]:
@@ -354,7 +384,7 @@ def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -
                 linestyle=LINE_STYLES[index % len(LINE_STYLES)],
                 color=f"C{index % 7}",
                 capsize=3,
-                label=group or ALL_EQUAL,
+                label=labelled(group or ALL_EQUAL),
             )
         panel.set_xscale("log")
         ticks = sorted(set(chosen["align"]))
@@ -404,7 +434,7 @@ def draw_pareto(panel: Axes, points: pd.DataFrame, cost: str, named: Sequence[st
         marker, colour = POINTS[index % len(POINTS)], f"C{index % 7}"
         text, face = (name, colour) if ours else (f"paper: {name}", "w")
         mark: dict[str, Any] = {"marker": marker, "color": colour, "markerfacecolor": face, "linestyle": ""}
-        panel.plot([point[cost]], [point["mean"]], label=text, markersize=8, **mark)
+        panel.plot([point[cost]], [point["mean"]], label=labelled(text), markersize=8, **mark)
     if len(points) and points[cost].max() > WIDE_RANGE * points[cost].min() > 0:
         panel.set_xscale("log")
     panel.margins(0.1)
@@ -439,8 +469,8 @@ def brief(level: str) -> str:
 
 def figure_legend(figure: Figure, labels: Sequence[str]) -> None:
     """Put one legend below all panels, in as many columns as fit."""
-    found = {label or ALL_EQUAL: handle for label, handle in handles_by_label(figure).items()}
-    named = [label or ALL_EQUAL for label in labels]
+    found = handles_by_label(figure)
+    named = [labelled(label or ALL_EQUAL) for label in labels]
     handles = {label: found[label] for label in named if label in found}
     columns = legend_columns(named)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, handlelength=4)

@@ -1,46 +1,86 @@
 """A report in other forms: one self-contained HTML file, and CSV and LaTeX of every table that it shows.
 
-All of them follow from the page and its files, byte for byte. The HTML loads nothing from the network: figures and data
-are embedded. ``templates/page.html.j2`` is its frame and style; :func:`log_report` shows the report in MLflow.
+All of them follow from the page and its files, byte for byte. The HTML loads nothing: figures and data are embedded,
+and its policy has the browser refuse everything else. ``templates/page.html.j2`` is its frame, ``templates/page.css``
+its style. :func:`log_report` shows the report in MLflow.
 """
 
 import base64
 import csv
 import dataclasses
+import hashlib
 import html
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markupsafe import Markup
 
 from ablations.tracking.client import client_of, experiment_id, one_line_errors, search_runs
 from analysis.report.latex import PLACE, ShownTable, as_latex, plain
-from analysis.report.words import environment
+from analysis.report.markup import csv_cell
+from analysis.report.words import TEMPLATES, environment
+
+STYLE = TEMPLATES / "page.css"
 
 PAGE, HTML, TABLES = "report.md", "report.html", "tables"
 
 KIND = "report"  # the name of the MLflow run that shows a study's report, and the value of its tag ``kind``
 LARGEST_DATA = 2**20  # a larger CSV or SVG is linked and not embedded: no browser opens a page of a hundred megabytes
 
+MOST_ANCHOR_LETTERS = 100  # it also names a file
+
 MEDIA = {".png": "image/png", ".svg": "image/svg+xml", ".csv": "text/csv"}
 
-ALLOWED_TAG = re.compile(rf"</?(?:details|summary|u|br)>|{PLACE.pattern}")
-"""The HTML that a page may contain; all other angle brackets are text, such as ``<class 'ValueError'>`` in a reason."""
+OWN_LINE = re.compile(r"</?details>|<summary>[^<>&]*</summary>")
+"""The lines of HTML that a page has, besides :data:`PLACE` inside a line; all other angle brackets are text."""
+
+OWN_ADDRESS = re.compile(r"#[\w-]+|[\w.-]+\.(?:png|svg|csv)", re.ASCII)
+"""Where a page links to: a place on itself, or a file beside it."""
 
 
-def parser() -> MarkdownIt:
-    """Return a parser of the report's Markdown: CommonMark and tables, with no HTML but that of ``ALLOWED_TAG``."""
-    return MarkdownIt("commonmark", {"html": True}).enable("table")
+class Parser(MarkdownIt):
+    """A parser of the report's Markdown: CommonMark and tables, with no HTML and no links but the report's own."""
+
+    def __init__(self) -> None:
+        super().__init__("commonmark", {"html": False})
+        self.enable("table")
+        self.block.ruler.before("html_block", "own_line", own_line, {"alt": ["paragraph"]})
+        self.inline.ruler.before("html_inline", "own_place", own_place)
+
+    def validateLink(self, url: str) -> bool:
+        """Tell whether a link may be one; another one stays text."""
+        return OWN_ADDRESS.fullmatch(url) is not None
+
+
+def own_line(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    text = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]
+    if not OWN_LINE.fullmatch(text):
+        return False
+    if not silent:
+        state.push("html_block", "", 0).content = f"{text}\n"
+        state.line = start + 1
+    return True
+
+
+def own_place(state: StateInline, silent: bool) -> bool:
+    found = PLACE.match(state.src, state.pos)
+    if found is None:
+        return False
+    if not silent:
+        state.push("html_inline", "", 0).content = found[0]
+    state.pos = found.end()
+    return True
 
 
 def forms(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the other forms of a report by name, made from its page and files."""
-    tokens = parser().parse(files[PAGE].decode())
+    tokens = Parser().parse(files[PAGE].decode())
     tables = shown_tables(tokens)
     return {
         HTML: page_of(tokens, files).encode(),
@@ -63,7 +103,7 @@ def write_forms(files: Mapping[str, bytes], folder: Path) -> list[Path]:
 
 def page_of(tokens: Sequence[Token], files: Mapping[str, bytes]) -> str:
     """Render a page's tokens as HTML; the tokens are changed on the way."""
-    markdown = parser()
+    markdown = Parser()
     embed(tokens, files)
     body = markdown.renderer.render(tokens, markdown.options, {})
     body = body.replace("<table", '<div class="table"><table').replace("</table>", "</table></div>")
@@ -79,7 +119,9 @@ def page_of(tokens: Sequence[Token], files: Mapping[str, bytes]) -> str:
     body = re.sub(r"<h(\d)>(.*?)</h\1>", with_anchor, body)
     first, end, rest = body.rpartition("</h1>\n")
     values = {"headings": headings, "first": Markup(first + end), "body": Markup(rest)}
-    return environment().get_template("page.html.j2").render(values)
+    style = STYLE.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return environment().get_template("page.html.j2").render(style=Markup(style), style_hash=digest, **values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,21 +135,28 @@ class Heading:
 
 def slug(text: str) -> str:
     """Make an anchor of a heading: lower case, words joined by hyphens."""
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-") or "part"
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower())[:MOST_ANCHOR_LETTERS].strip("-") or "part"
 
 
 def embed(tokens: Iterable[Token], files: Mapping[str, bytes]) -> None:
-    """Embed the files that the page links to, and escape angle brackets that are not HTML of the page's own."""
+    """Embed the files that the page links to; a picture that cannot be embedded becomes its description.
+
+    The alignment of a cell becomes a class, because the policy of the page allows no style but that of its head.
+    """
     for token in every(tokens):
-        if token.type in ("html_block", "html_inline"):
-            token.content = safe(token.content)
-        elif token.type == "image":
-            token.attrSet("src", address(str(token.attrGet("src")), files))
+        if token.type == "image":
+            source = address(str(token.attrGet("src")), files)
+            if source.startswith("data:"):
+                token.attrSet("src", source)
+            else:
+                token.type, token.content = "text", plain(token)
         elif token.type == "link_open":
-            name = unquote(str(token.attrGet("href")))
+            name = str(token.attrGet("href"))
             if name in files:
                 token.attrSet("href", address(name, files))
                 token.attrSet("download", name)
+        elif token.type in ("th_open", "td_open") and token.attrs.pop("style", ""):
+            token.attrSet("class", "right")
 
 
 def every(tokens: Iterable[Token]) -> Iterator[Token]:
@@ -116,14 +165,9 @@ def every(tokens: Iterable[Token]) -> Iterator[Token]:
         yield from every(token.children or [])
 
 
-def safe(content: str) -> str:
-    text = re.split(f"({ALLOWED_TAG.pattern})", content)
-    return "".join(part if ALLOWED_TAG.fullmatch(part) else html.escape(html.unescape(part), False) for part in text)
-
-
 def address(name: str, files: Mapping[str, bytes]) -> str:
     """Return the data URI of a file, or its name if it does not exist or is too large."""
-    content, media = files.get(unquote(name)), MEDIA.get(Path(name).suffix)
+    content, media = files.get(name), MEDIA.get(Path(name).suffix)
     if content is None or media is None or (media != "image/png" and len(content) > LARGEST_DATA):
         return name
     return f"data:{media};base64,{base64.b64encode(content).decode()}"
@@ -160,7 +204,7 @@ def shown_table(tokens: Sequence[Token], start: int, name: str, heading: str) ->
 
 def as_csv(table: ShownTable) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([plain(cell) for cell in row] for row in table.rows)
+    csv.writer(buffer, lineterminator="\n").writerows([csv_cell(plain(cell)) for cell in row] for row in table.rows)
     return buffer.getvalue()
 
 

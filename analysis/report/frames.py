@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from analysis.effects.contrasts import CellSummary, Contrast
 from analysis.effects.factors import FactorialAnalysis
 from analysis.effects.findings import Assessment
+from analysis.report.markup import csv_cell, one_line
 from analysis.report.pictures import Strip
 from analysis.statistics.estimates import Estimate, Verdict
 from analysis.statistics.factorial import Effect, Share
@@ -24,8 +26,14 @@ def rounded_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_csv(frame: pd.DataFrame) -> bytes:
-    """Return the frame as CSV with rounded numbers and one kind of line end."""
-    return str(rounded_frame(frame).to_csv(index=False, lineterminator="\n")).encode()
+    """Return the frame as CSV with rounded numbers, texts that are no formula, and one kind of line end."""
+    found = rounded_frame(frame).rename(columns=csv_cell)
+    texts = {
+        str(name): [csv_cell(each) if isinstance(each, str) else each for each in column.tolist()]
+        for name, column in found.items()
+        if not is_numeric_dtype(column.dtype)
+    }
+    return str(found.assign(**texts).to_csv(index=False, lineterminator="\n")).encode()
 
 
 def interval(found: Estimate, mean: str, low: str = "low_95_db", high: str = "high_95_db", p: str = "") -> Row:
@@ -211,7 +219,7 @@ def strip_frame(strips: Sequence[Strip]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "test_set": strip.test_set,
-            "picture": strip.picture,
+            "picture": one_line(strip.picture),
             "tile": tile.title,
             "seed": "" if tile.seed is None else tile.seed,
             "test_set_psnr_db": tile.psnr_db,

@@ -7,12 +7,12 @@ import dataclasses
 import functools
 import math
 import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from jinja2 import Template
 from markdown_it.token import Token
 
+from analysis.report.markup import Latex
 from analysis.report.words import environment
 
 LINE_LETTERS = 44  # a column with a longer text is a paragraph of lines of about this many letters
@@ -44,9 +44,9 @@ def as_latex(table: ShownTable) -> str:
     wrapped = table.paragraphs
     columns = [PARAGRAPH if n in wrapped else "r" if n in table.right else "l" for n in range(len(table.rows[0]))]
     return template().render(
-        caption=escaped(table.heading),
-        name=table.name,
-        columns="".join(columns),
+        caption=table.heading,
+        name=Latex(table.name),
+        columns=Latex("").join(map(Latex, columns)),
         header=line(table.rows[0], frozenset()),
         parts=[[line(row, wrapped) for row in rows] for rows in parts_of(table.rows[1:])],
     )
@@ -55,7 +55,7 @@ def as_latex(table: ShownTable) -> str:
 @functools.cache
 def template() -> Template:
     """Return the template of a table, whose variables stand in << >> since LaTeX has braces of its own."""
-    changed = environment().overlay(variable_start_string="<<", variable_end_string=">>")
+    changed = environment(finalize=Latex.escape, variable_start_string="<<", variable_end_string=">>")
     return changed.get_template("table.tex.j2")
 
 
@@ -72,13 +72,13 @@ def parts_of(rows: Sequence[tuple[Token, ...]]) -> list[list[tuple[Token, ...]]]
     return found
 
 
-def line(row: Sequence[Token], wrapped: frozenset[int]) -> str:
+def line(row: Sequence[Token], wrapped: frozenset[int]) -> Latex:
     """Return a row; LaTeX would read a bracket or star at its start as an argument of the row before."""
-    text = " & ".join(latex(cell, breakable=n in wrapped) for n, cell in enumerate(row))
-    return f"{{}}{text}" if text[:1] in ("[", "*") else text
+    text = Latex(" & ").join(latex(cell, breakable=n in wrapped) for n, cell in enumerate(row))
+    return Latex("{}") + text if text[:1] in ("[", "*") else text
 
 
-PLACE = re.compile(r'<a id="[\w.-]+">|</a>')  # a link target of the page, which paper does not have
+PLACE = re.compile(r'<a id="[\w.-]+"></a>')  # a link target of the page, which paper does not have
 
 MARKS = {
     "strong_open": r"\textbf{",
@@ -89,44 +89,22 @@ MARKS = {
     "hardbreak": " ",
 }
 
-LETTERS = {
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    **{">": r"\textgreater{}", "|": r"\textbar{}", "→": r"$\rightarrow$", "±": r"$\pm$", "\u00d7": r"$\times$"},
-    **{'"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "†": r"\dag{}", "‡": r"\ddag{}", "…": r"\ldots{}"},
-    **{"\u2212": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "\u03c3": r"$\sigma$", "\u00b5": r"$\mu$", "\u00a0": "~"},
-    **{"“": "``", "”": "''", "\u2018": "`", "\u2019": "'", "\u2013": "--", "\u2014": "---"},
-}
-"""The LaTeX of a letter that is not itself in LaTeX."""
 
-
-def latex(cell: Token, *, breakable: bool) -> str:
+def latex(cell: Token, *, breakable: bool) -> Latex:
     """Return the content of a cell for LaTeX; the hyphen before a number is a minus sign."""
     parts = []
     for child in cell.children or []:
         if not is_place(child):
-            text = "".join(pieces(child.content)) if breakable else escaped(child.content)
+            text = pieces(child.content) if breakable else Latex.escape(child.content)
             parts.append(rf"\texttt{{{text}}}" if child.type == "code_inline" else MARKS.get(child.type) or text)
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", "".join(parts))
+    return Latex(re.sub(r"(?<![\w.-])-(?=\d)", "$-$", "".join(parts)))
 
 
-def pieces(text: str) -> Iterator[str]:
-    """Yield escaped text in which long words may be broken."""
-    for word in re.split(r"(\s+)", text):
-        stretches = [word[n : n + LONGEST_WORD] for n in range(0, len(word), LONGEST_WORD)]
-        yield r"\allowbreak{}".join(escaped(stretch) for stretch in stretches)
-
-
-def escaped(text: str) -> str:
-    return "-{}".join("".join(letter_for(letter) for letter in part) for part in re.split(r"-(?=-)", text))
-
-
-def letter_for(letter: str) -> str:
-    """Return the LaTeX of one letter, or its number if T1 does not have it."""
-    if letter in LETTERS:
-        return LETTERS[letter]
-    known = letter.isascii() or ("\u00c0" <= letter <= "\u00ff" and unicodedata.category(letter).startswith("L"))
-    return letter if known else f"[U+{ord(letter):04X}]"
+def pieces(text: str) -> Latex:
+    """Escape a text in which long words may be broken."""
+    words = re.split(r"(\s+)", text)
+    stretches = ([word[n : n + LONGEST_WORD] for n in range(0, len(word), LONGEST_WORD)] for word in words)
+    return Latex("").join(Latex(r"\allowbreak{}").join(found) for found in stretches)
 
 
 def plain(token: Token) -> str:

@@ -33,9 +33,10 @@ from analysis.report.archive import recording, write_archive
 from analysis.report.figures import MOST_INTERACTIONS, MOST_LINES, Drawing
 from analysis.report.forms import PAGE, write_forms
 from analysis.report.frames import as_csv, rounded_frame
+from analysis.report.markup import Markdown, code, file_name
 from analysis.report.paper_table import paper_tables
 from analysis.report.pictures import MOST_CELLS, SHOWN_PER_SET, Strip, drawable, strips
-from analysis.report.words import INTERACTION_WORDS, code, render, with_counts
+from analysis.report.words import INTERACTION_WORDS, change, render, with_counts
 from analysis.statistics.estimates import MARGIN_DB, Outcome, smallest_sign_flip_p, what_seeds_allow
 from analysis.statistics.factorial import Effect
 from analysis.statistics.rounding import rounded
@@ -153,7 +154,7 @@ class Chapter:
         places = sorted(range(len(found)), key=lambda place: -size[place])[: LIMITS["MOST_NAMED"]]
         return [found[place] for place in sorted(places)]
 
-    def labels_of(self, cells: Sequence[str]) -> list[str]:
+    def labels_of(self, cells: Sequence[str]) -> list[Markdown]:
         return [code(self.results.labels[cell]) for cell in cells]
 
     def differs_in_code(self, row: Contrast) -> bool:
@@ -304,7 +305,7 @@ def add_curves(chapter: Chapter) -> None:
 def add_pictures(chapter: Chapter) -> None:
     found, chapter.picture_count = strips(chapter.results, chapter.cells, chapter.baseline.split()[0])
     for strip in found:
-        name = re.sub(r"[^\w.-]", "_", f"pictures-{strip.test_set}-{strip.picture}")
+        name = file_name(f"pictures-{strip.test_set}-{strip.picture}", [taken for _, taken in chapter.strips])
         chapter.add(name, figures.strip_figure(strip))
         chapter.strips.append((strip, name))
     if found:
@@ -317,12 +318,12 @@ def states_in_words(trials: pd.DataFrame, always: Sequence[str] = ALWAYS_NAMED) 
     return [f"{counts.get(state, 0)} {state}" for state in STATES if counts.get(state, 0) or state in always]
 
 
-def change_in_words(row: Contrast) -> str:
+def change_in_words(row: Contrast) -> Markdown:
     if row.factor == METHOD:
-        return f"`{row.level}` instead of `{row.base}`"
+        return Markdown("{} instead of {}").format(code(row.level), code(row.base))
     if row.factor == STEP:
-        return f"{row.level} against {row.base}"
-    return f"`{row.factor}={row.level}` instead of `{row.base}`"
+        return Markdown("{} against {}").format(row.level, row.base)
+    return Markdown("{} instead of {}").format(code(f"{row.factor}={row.level}"), code(row.base))
 
 
 def effects_of_order(analysis: FactorialAnalysis, order: int) -> list[tuple[Effect, str]]:
@@ -339,7 +340,7 @@ def rows_behind(chapters: Sequence[Chapter], claims: Sequence[Claims]) -> Iterat
     tables: dict[str, list[tuple[str, Contrast | Assessment]]] = {}
     for chapter in chapters:
         for name, rows in (("alone", chapter.alone), ("effects", chapter.contrasts), ("steps", chapter.steps)):
-            tables[f"{chapter.prefix}{name}"] = [(row.change, row) for row in rows]
+            tables[f"{chapter.prefix}{name}"] = [(change(row), row) for row in rows]
     for claim in claims:
         tables[f"{claim.prefix}claims"] = [(f"{row.finding.claim}, {row.where}", row) for row in claim.tested]
     for table, named in tables.items():

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from analysis.published.tables import BINARY, NO_NETWORK, SOURCE, TABLES, PublishedTable, published
+from analysis.report.markup import Markdown, anchor, code, joined
 from analysis.report.words import count
 from analysis.statistics.estimates import Summary, summary
 from analysis.statistics.rounding import rounded
@@ -43,8 +44,8 @@ class Table:
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    caption: str
-    notes: tuple[str, ...]
+    caption: Markdown
+    notes: tuple[Markdown, ...]
     frame: pd.DataFrame
 
 
@@ -114,7 +115,7 @@ def table_of(results: StudyResults, group: Group, found: Sequence[Group]) -> Tab
         title=about.subject + (f", {group.task}" if about.number == 1 else "") + apart_in_words(group, found),
         header=("Method", "Numbers", "Seeds", "OPs (G)", "Params (K)", *(f"{name} {unit}" for name in columns)),
         rows=tuple(lines(numbers, list(columns))) if has_method else (),
-        caption=caption(group, columns) if has_method else NO_METHOD.format(about.number),
+        caption=caption(group, columns) if has_method else Markdown(NO_METHOD.format(about.number)),
         notes=tuple(notes(group, numbers, others)),
         frame=numbers,
     )
@@ -212,8 +213,9 @@ def lines(numbers: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, 
         yield line(by_source[name, "paper"], "paper", columns)
         cells = list(by_source[name, "ours"].groupby("cell", sort=False)) if (name, "ours") in by_source else []
         for number, (cell, rows) in enumerate(cells):
-            source = f"[ours](#runs-{str(cell)[:KEY_LENGTH]})" if cell else "ours"
-            which = f" `{str(cell)[:KEY_LENGTH]}`" if len(cells) > 1 else ""
+            shown = str(cell)[:KEY_LENGTH]
+            source = Markdown("[ours](#runs-{})").format(anchor(shown)) if cell else Markdown("ours")
+            which = Markdown(" {}").format(code(shown)) if len(cells) > 1 else ""
             remark = rows["remark"].iloc[0] if number == 0 else ""
             yield line(rows, source + which + (f" ({remark})" if remark else ""), columns)
 
@@ -230,13 +232,13 @@ def line(rows: pd.DataFrame, source: str, columns: Sequence[str]) -> tuple[str, 
     return (first["name"], source, seeds, ops + doubted, params, *(texts.get(name, ABSENT) for name in columns))
 
 
-def score_text(row: "pd.Series") -> str:
+def score_text(row: "pd.Series") -> Markdown:
     spread = f" ± {row['psnr_sd_db']:.2f}" if row["psnr_sd_db"] == row["psnr_sd_db"] else ""
     ssim = f" / {row['ssim']}" if row["ssim"] else ""
-    return f"{row['psnr']}{spread}{ssim}{f' {DOUBTED}' if row['doubt'] else ''}"
+    return Markdown(f"{row['psnr']}{spread}{ssim}{f' {DOUBTED}' if row['doubt'] else ''}")
 
 
-def caption(group: Group, columns: Mapping[str, str]) -> str:
+def caption(group: Group, columns: Mapping[str, str]) -> Markdown:
     """Say what the table shows, and the budget and data of ours."""
     setting = group.setting
     counted = (("train.steps", "step"), ("channels", "channel"), ("blocks", "block"))
@@ -244,17 +246,23 @@ def caption(group: Group, columns: Mapping[str, str]) -> str:
     recipe += [f"{name} {setting[f'train.{name}']}" for name in ("batch", "patch", "lr") if f"train.{name}" in setting]
     lacking = [name for name, ours in columns.items() if ours not in test_sets(group.trials)]
     unscored = f" We have no scores on {', '.join(lacking)}." if lacking else ""
-    return (
-        f"Table {group.published.number} of {SOURCE}, with our results below each row: "
-        f"{', '.join(recipe) or 'nothing trained'}, data `{setting['data'][:KEY_LENGTH]}`, "
-        f"{count(group.trials['seed'].nunique(), 'seed')}, mean ± standard deviation over seeds. **Bold** is the best "
-        "and *italic* the second best binary method, separately among the paper's rows and ours; it is a ranking, not "
-        "a verdict. A dash is a number that the paper does not print or that we do not have; "
-        f"{DOUBTED} marks a printed number that does not fit its neighbours.{unscored}"
+    return Markdown(
+        "Table {} of {}, with our results below each row: {}, data {}, {}, mean ± standard deviation over seeds. "
+        "**Bold** is the best and *italic* the second best binary method, separately among the paper's rows and ours; "
+        "it is a ranking, not a verdict. A dash is a number that the paper does not print or that we do not have; {} "
+        "marks a printed number that does not fit its neighbours.{}"
+    ).format(
+        group.published.number,
+        SOURCE,
+        ", ".join(recipe) or "nothing trained",
+        code(setting["data"][:KEY_LENGTH]),
+        count(group.trials["seed"].nunique(), "seed"),
+        DOUBTED,
+        unscored,
     )
 
 
-def notes(group: Group, numbers: pd.DataFrame, others: int) -> list[str]:
+def notes(group: Group, numbers: pd.DataFrame, others: int) -> list[Markdown]:
     """List every known difference between our numbers and the paper's, and what is in doubt."""
     paper, ours = (numbers[numbers["source"] == source] for source in ("paper", "ours"))
     found = [*budget_notes(group), *data_notes(numbers[numbers["kind"] == NO_NETWORK])]
@@ -271,18 +279,18 @@ def notes(group: Group, numbers: pd.DataFrame, others: int) -> list[str]:
     if others:
         verb = "is" if others == 1 else "are"
         found.append(f"{count(others, 'cell')} of ours with other components {verb} not in this table.")
-    return list(dict.fromkeys(found))
+    return list(map(Markdown.escape, dict.fromkeys(found)))
 
 
 def budget_notes(group: Group) -> list[str]:
     """Say how our training differs from the released recipe."""
     setting = group.setting
     words = [
-        f"`{key}` is {setting[key]} ({value} in the released recipe)"
+        Markdown("{} is {} ({} in the released recipe)").format(code(key), setting[key], value)
         for key, value in group.published.recipe.items()
         if key in setting and setting[key] != value
     ]
-    found = [f"Different budget: {'; '.join(words)}."] if words else []
+    found: list[str] = [Markdown("Different budget: {}.").format(joined(words, "; "))] if words else []
     if "evaluation.self_ensemble" in setting:
         found.append("Our scores use a self-ensemble; the paper's do not.")
     return found

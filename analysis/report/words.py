@@ -1,4 +1,4 @@
-"""How a report spells numbers and names, and the Jinja environment in which its templates use these spellings."""
+"""How a report spells numbers and names, and the Jinja environments in which its templates use these spellings."""
 
 import functools
 import math
@@ -8,6 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from analysis.effects.contrasts import METHOD, STEP, Contrast
+from analysis.report.markup import Markdown, anchor, cells, code, joined, one_line
 from analysis.statistics.estimates import Estimate, Outcome, Summary, Verdict
 from analysis.study.loading import NOT_RECORDED
 from analysis.study.settings import KEY_LENGTH
@@ -25,67 +27,65 @@ INTERACTION_WORDS = {
 """What a verdict on an interaction means: the two changes together, compared with what each does alone."""
 
 
-@functools.cache
-def environment() -> Environment:
-    """Return the environment of the templates; a name that a template lacks raises UndefinedError."""
-    found = Environment(
+def environment(**options: Any) -> Environment:
+    """Return an environment that escapes every value; a name that a template lacks raises UndefinedError."""
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=lambda name: name is not None and ".html" in name,
+        autoescape=True,
+        **options,
     )
-    for function in (
-        code,
-        cell,
-        whole_cell,
-        estimate,
-        judged,
-        spread,
-        fraction,
-        listed,
-        count,
-        key,
-        recorded,
-        fingerprints,
-    ):
+
+
+@functools.cache
+def in_markdown() -> Environment:
+    """Return the environment of the Markdown templates.
+
+    What is not :class:`Markdown` is escaped before Jinja sees it, and Jinja leaves that as it is: ``Markdown`` is a
+    ``Markup``, as are macros and blocks.
+    """
+    found = environment(finalize=Markdown.escape)
+    functions = (anchor, cells, change, code, count, estimate, fingerprints, fraction, judged, key, listed, recorded)
+    for function in (*functions, short, spread):
         found.filters[function.__name__] = function
+    found.filters["join"] = joined
     return found
 
 
 def render(template: str, **values: Any) -> str:
     """Fill in a Markdown template; several blank lines in a row become one."""
     lines: list[str] = []
-    for line in environment().get_template(template).render(values).splitlines():
+    for line in in_markdown().get_template(template).render(values).splitlines():
         if line.strip() or (lines and lines[-1]):
             lines.append(line.rstrip())
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def code(text: str) -> str:
-    return f"`{text}`" if text else ""
 
 
 def key(text: str) -> str:
     return text[:KEY_LENGTH]
 
 
-def cell(text: object) -> str:
-    """Make a text fit into a cell of a Markdown table: one line, short, with its bars escaped."""
-    flat = " ".join(str(text).split())
-    return whole_cell(flat if len(flat) <= MOST_LETTERS else flat[: MOST_LETTERS - 1] + "…")
+def short(text: object) -> str:
+    """Shorten a text to what fits into a cell of a table."""
+    flat = one_line(text)
+    return flat if len(flat) <= MOST_LETTERS else flat[: MOST_LETTERS - 1] + "…"
 
 
-def whole_cell(text: object) -> str:
-    """Make a text fit into a cell of a Markdown table without shortening it."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+def change(row: Contrast) -> Markdown:
+    """Spell what a contrast changes: ``residual: true → false`` with the factor and the levels as code."""
+    if row.factor == STEP:
+        return Markdown("{} → {}").format(row.base, row.level)
+    moved = Markdown("{} → {}").format(code(short(row.base)), code(short(row.level)))
+    return moved if row.factor == METHOD else Markdown("{}: {}").format(code(row.factor), moved)
 
 
-def listed(words: Iterable[object]) -> str:
+def listed(words: Iterable[object]) -> Markdown:
     """Join words: ``a``, ``a and b``, ``a, b and c``."""
-    *first, last = map(str, words)
-    return f"{', '.join(first)} and {last}" if first else last
+    *first, last = words
+    return Markdown("{} and {}").format(joined(first, ", "), last) if first else Markdown.escape(last)
 
 
 def count(number: int, noun: str) -> str:
@@ -93,16 +93,16 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def estimate(found: Estimate) -> str:
+def estimate(found: Estimate) -> Markdown:
     """Spell a difference in dB with its interval, or say why it has none."""
     if found.n == 0:
-        return "no complete seed"
+        return Markdown("no complete seed")
     if found.n == 1:
-        return f"{found.mean:+.3f} [one seed]"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        return Markdown(f"{found.mean:+.3f} [one seed]")
+    return Markdown(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
 
 
-def judged(found: Estimate, verdict: Verdict) -> str:
+def judged(found: Estimate, verdict: Verdict) -> Markdown:
     return estimate(found) + ("" if math.isnan(found.low) else f" {verdict.outcome}")
 
 
@@ -110,14 +110,15 @@ def spread(found: Summary) -> str:
     return f"{found.mean:.3f}" if found.n < 2 else f"{found.mean:.3f} ± {found.sd:.3f}"
 
 
-def fraction(found: Estimate) -> str:
+def fraction(found: Estimate) -> Markdown:
     if not math.isfinite(found.mean):
-        return "no gain to share"
+        return Markdown("no gain to share")
+    share = Markdown(f"{100 * found.mean:.0f} %")
     if found.n < 2:
-        return f"{100 * found.mean:.0f} % [one seed]"
+        return share + Markdown(" [one seed]")
     if math.isnan(found.low):
-        return f"{100 * found.mean:.0f} % [unbounded: the total may be 0]"
-    return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+        return share + Markdown(" [unbounded: the total may be 0]")
+    return share + Markdown(f" [{100 * found.low:.0f}, {100 * found.high:.0f}]")
 
 
 def with_counts(values: Mapping[str, int]) -> list[str]:
@@ -130,5 +131,5 @@ def recorded(fingerprint: str) -> str:
     return fingerprint if fingerprint == NOT_RECORDED else code(fingerprint)
 
 
-def fingerprints(values: Mapping[str, int]) -> list[str]:
-    return with_counts({recorded(value): number for value, number in values.items()})
+def fingerprints(values: Mapping[str, int]) -> list[Markdown]:
+    return [Markdown("{} ({})").format(recorded(value), count(number, "trial")) for value, number in values.items()]

@@ -228,7 +228,8 @@ def effects(responses: Responses, order: int = 2) -> Effects:
     """
     scores = complete(responses)
     found = tuple(
-        effect(term, weights(responses.factors, term) @ scores.table) for term in terms(responses.factors, order)
+        effect(term, combined(weights(responses.factors, term), scores.table))
+        for term in terms(responses.factors, order)
     )
     return Effects(found, scores.seeds, scores.dropped, (), "contrasts between all cells of the design", math.nan)
 
@@ -253,19 +254,20 @@ def fitted_effects(responses: Responses, order: int = 2) -> Effects:
     columns = model(responses.factors, order)
     there = set(scores.cells)
     rows = columns[[cell in there for cell in responses.grid]]
-    solution = np.linalg.pinv(rows)
+    basis, recipes = orthonormal(rows)
     found, refused = [], []
     for term in terms(responses.factors, order):
-        sought = weights(responses.factors, term) @ columns
-        if np.allclose(sought @ solution @ rows, sought, rtol=0, atol=TOLERANCE):
-            found.append(effect(term, sought @ solution @ scores.table))
+        sought = combined(weights(responses.factors, term), columns)
+        by_cell = combined(combined(sought, recipes.T), basis)
+        if np.allclose(combined(by_cell, rows), sought, rtol=0, atol=TOLERANCE):
+            found.append(effect(term, combined(by_cell, scores.table)))
         else:
             refused.append(term)
     method = (
         f"least squares on {len(scores.cells)} of {len(responses.grid)} cells, interactions of more than "
         f"{order} factors taken to be 0"
     )
-    misfit = leftover(rows, scores.table)
+    misfit = leftover(basis, scores.table)
     return Effects(tuple(found), scores.seeds, scores.dropped, tuple(refused), method, misfit)
 
 
@@ -275,13 +277,48 @@ def model(factors: Mapping[str, tuple[str, ...]], order: int) -> Array:
     return np.array([[1.0, *(float(cell.issuperset(term.moved)) for term in terms(factors, order))] for cell in grid])
 
 
-def leftover(rows: Array, table: Array) -> float:
-    """The root mean square residual of the model per spare cell and seed; NaN if no cell is spare."""
-    spare = len(rows) - int(np.linalg.matrix_rank(rows))
+def combined(weights: Array, rows: Array) -> Array:
+    """Add up rows, each times its weight.
+
+    This adds in the same order on every processor, so the sum has the same last bits; a product of matrices, as a
+    solution from a library of linear algebra, has not.
+    """
+    return np.asarray((weights.reshape(-1, *[1] * (rows.ndim - 1)) * rows).sum(axis=0))
+
+
+def combined_all(weights: Array, rows: Array) -> Array:
+    """Add up rows for each of many sets of weights."""
+    return np.array([combined(each, rows) for each in weights])
+
+
+def orthonormal(matrix: Array) -> tuple[Array, Array]:
+    """Return an orthonormal basis of the columns of a matrix as rows, and how it is made of these columns.
+
+    A column that depends on those before it adds nothing, and ``recipes @ matrix.T`` is the basis: by Gram and
+    Schmidt's method, twice for each column, so that the vectors are orthogonal to the last digits.
+    """
+    length, count = matrix.shape
+    found = np.empty((0, length + count))
+    for column in np.hstack([matrix.T, np.eye(count)]):
+        rest = column
+        for _ in range(2):
+            rest = rest - combined((found[:, :length] * rest[:length]).sum(axis=1), found)
+        size = math.sqrt(math.fsum(rest[:length] ** 2))
+        if size > TOLERANCE:
+            found = np.vstack([found, rest / size])
+    return found[:, :length], found[:, length:]
+
+
+def leftover(basis: Array, table: Array) -> float:
+    """The root mean square residual of a model per spare cell and seed, given a basis of its columns.
+
+    NaN if no cell is spare.
+    """
+    spare = len(table) - len(basis)
     if spare == 0:
         return math.nan
-    residual = table - rows @ np.linalg.pinv(rows) @ table
-    return math.sqrt(float(np.sum(residual**2)) / (spare * table.shape[1]))
+    fitted = combined_all(basis.T, combined_all(basis, table))
+    return math.sqrt(math.fsum(((table - fitted) ** 2).flat) / (spare * table.shape[1]))
 
 
 def half_normal(responses: Responses) -> HalfNormal:
@@ -298,7 +335,7 @@ def half_normal(responses: Responses) -> HalfNormal:
         raise ValueError(f"a half-normal plot needs {FEWEST_FOR_HALF_NORMAL} factors, not {len(responses.factors)}")
     scores = complete(responses)
     names = [tuple(factor for factor, _ in term.moved) for term in terms(responses.factors, len(responses.factors))]
-    sizes = np.array(rounded((half_normal_weights(responses.factors) @ scores.table.mean(axis=1)).tolist()))
+    sizes = np.array(rounded(combined_all(half_normal_weights(responses.factors), scores.table.mean(axis=1)).tolist()))
     pse, margin, simultaneous = (rounded(float(value)) for value in lenth(sizes))
     quantiles = stats.halfnorm.ppf((np.arange(len(sizes)) + 0.5) / len(sizes)).tolist()
     order = sorted(zip(names, sizes.tolist(), strict=True), key=lambda one: (abs(one[1]), one[0]))
@@ -345,8 +382,8 @@ def shapley(responses: Responses) -> Shares:
     """
     check_two_levels(responses)
     scores = complete(responses)
-    by_factor = settled(shapley_weights(len(responses.factors)) @ scores.table)
-    total = scores.table[0] - scores.table[-1]
+    by_factor = settled(combined_all(shapley_weights(len(responses.factors)), scores.table))
+    total = settled(scores.table[0] - scores.table[-1])
     shares = tuple(
         Share(factor, tuple(gains.tolist()), estimate(gains.tolist()), fraction(gains, total))
         for factor, gains in zip(responses.factors, by_factor, strict=True)
@@ -370,7 +407,7 @@ def fraction(gains: Array, total: Array) -> Estimate:
     """The ratio of the mean gain to the mean total, with Fieller's interval and the p of no gain."""
     own = estimate(gains.tolist())
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = float(np.divide(gains.mean(), total.mean()))
+        ratio = float(np.divide(gains.mean(), settled(total.mean())))
     if own.n < 2 or not math.isfinite(ratio):
         return Estimate(ratio, math.nan, math.nan, own.n, own.p)
     low, high = fieller(gains, total)
@@ -384,7 +421,7 @@ def fieller(numerator: Array, denominator: Array) -> tuple[Array, Array]:
     """
     count = numerator.shape[-1]
     squared = float(stats.t.isf(ALPHA / 2, count - 1)) ** 2 / (count * (count - 1))
-    top, bottom = numerator.mean(axis=-1), denominator.mean(axis=-1)
+    top, bottom = numerator.mean(axis=-1), settled(denominator.mean(axis=-1))
     top_rest, bottom_rest = numerator - top[..., None], denominator - bottom[..., None]
     square = bottom**2 - squared * np.sum(bottom_rest**2, axis=-1)
     middle = top * bottom - squared * np.sum(top_rest * bottom_rest, axis=-1)

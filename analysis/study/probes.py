@@ -75,8 +75,9 @@ def unit_frame(labels: Sequence[tuple[str, int, str, int]], numbers: Sequence[fl
     frame = pd.DataFrame(labels, columns=["cell", "seed", "unit", "depth"])
     measured = np.asarray(numbers, dtype=np.float64).reshape(-1, len(NUMBERS))
     frame[list(NUMBERS)] = measured
-    ratio = measured[:, NUMBERS.index("branch_ratio")]
-    frame["range_gap"] = np.log10(np.maximum(ratio, 1))
+    ratio = measured[:, NUMBERS.index("branch_ratio")].tolist()
+    # The last bits of a logarithm depend on the processor.
+    frame["range_gap"] = [round(math.log10(max(each, 1.0)), 12) for each in ratio]
     return frame
 
 

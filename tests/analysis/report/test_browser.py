@@ -1,11 +1,15 @@
 """What a browser shows: a report's page, and MLflow's pages of a run with its pictures and report."""
 
 import contextlib
+import functools
+import http.server
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +23,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from ablations.tracking.client import experiment_id, search_runs
 from analysis.__main__ import main
+from analysis.report.forms import forms
+from analysis.report.words import in_markdown
+from tests.analysis.report.test_forms import PNG
+from tests.analysis.report.test_markup import HOSTILE, PAGE
 from tests.harness.servers import free_port
 from tests.harness.support import STUDY, Workplace, wait_until
 
@@ -54,6 +62,7 @@ def program(name: str) -> str:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = program("chromium")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(program("chromedriver")))
@@ -200,6 +209,80 @@ def test_a_row_leads_to_its_runs_which_are_folded_up_until_then(browser: webdriv
     browser.execute_script("arguments[0].click()", to_runs)
     runs = target.find_element(By.XPATH, "./ancestor::tr")
     WebDriverWait(browser, SECONDS).until(lambda _: runs.is_displayed())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The server of a page with every hostile name in every kind of place, and the paths that it is asked for."""
+    text = "\n\n".join(in_markdown().from_string(PAGE).render(name=name) for name in HOSTILE)
+    (tmp_path / "report.html").write_bytes(forms({"report.md": text.encode(), "a.png": PNG})["report.html"])
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=os.fspath(tmp_path))
+    )
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+def requests(browser: webdriver.Chrome, page: str) -> list[str]:
+    """The addresses that a page has asked for, with its own, other than those that hold the data themselves."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    found = [each["request"]["url"] for each in sent if each["documentURL"] == page]
+    return [address for address in found if not address.startswith("data:")]
+
+
+def test_a_page_of_hostile_names_asks_for_nothing_and_runs_nothing(
+    browser: webdriver.Chrome, site: tuple[str, list[str]]
+) -> None:
+    address, asked = site
+    browser.get(f"{address}/report.html")
+    assert browser.find_elements(By.TAG_NAME, "img")
+    assert requests(browser, f"{address}/report.html") == [f"{address}/report.html"]
+    assert asked == ["/report.html"]
+    assert not browser.find_elements(By.XPATH, "//script | //link | //iframe | //*[@onerror] | //*[@style]")
+    assert not browser.find_elements(By.XPATH, "//a[not(starts-with(@href, '#')) and not(@id)]")
+
+
+BREACH = """
+const done = arguments[arguments.length - 1], refused = [];
+document.addEventListener("securitypolicyviolation", event => {
+    refused.push(event.effectiveDirective);
+    if (refused.length === 5) done(refused.sort());
+});
+const add = (tag, attributes) => document.body.appendChild(Object.assign(document.createElement(tag), attributes));
+add("img", {src: "/picture.png"});
+add("script", {textContent: "document.title = 'run'"});
+add("script", {src: "/script.js"});
+add("style", {textContent: "body { display: none }"});
+add("iframe", {src: "/frame.html"});
+"""
+
+
+def test_the_browser_refuses_what_is_put_into_a_page(browser: webdriver.Chrome, site: tuple[str, list[str]]) -> None:
+    address, asked = site
+    browser.get(f"{address}/report.html")
+    browser.set_script_timeout(SECONDS)
+    refused = browser.execute_async_script(BREACH)
+    assert refused == ["frame-src", "img-src", "script-src-elem", "script-src-elem", "style-src-elem"]
+    assert browser.title != "run"
+    assert browser.find_element(By.TAG_NAME, "h1").is_displayed()
+    assert asked == ["/report.html"]
+
+
+def test_the_style_of_a_page_is_the_one_that_its_policy_allows(
+    browser: webdriver.Chrome, site: tuple[str, list[str]]
+) -> None:
+    browser.get(f"{site[0]}/report.html")
+    cell = browser.find_element(By.CSS_SELECTOR, "td.right")
+    assert cell.value_of_css_property("text-align") == "right"
 
 
 def test_mlflow_shows_the_report(browser: webdriver.Chrome, experiment: str, study: Workplace, report: Path) -> None:

@@ -66,13 +66,15 @@ def test_pictures_data_and_tables_are_inside(tmp_path: Path) -> None:
     assert base64.b64decode(data) == FILES["effects.csv"]
     assert 'href="data:image/svg+xml;base64,' in found
     assert found.count('<div class="table"><table>') == found.count("</table></div>") == 2
-    assert '<th style="text-align:right">' in found
+    assert '<th class="right">' in found
 
 
-def test_what_is_missing_or_too_large_to_embed_is_linked() -> None:
+def test_data_too_large_to_embed_are_linked_and_a_missing_picture_is_its_description() -> None:
     large = {**FILES, "effects.csv": b"1,2\n" * LARGEST_DATA}
     assert 'href="effects.csv"' in page(large)
-    assert 'src="effects.png"' in page({name: content for name, content in FILES.items() if name != "effects.png"})
+    found = page({name: content for name, content in FILES.items() if name != "effects.png"})
+    assert "<img" not in found
+    assert "<p>Effects</p>" in found
 
 
 def test_only_the_page_s_own_html_is_html() -> None:

@@ -293,7 +293,7 @@ def test_no_study_shows_the_usage_and_the_studies(
     with pytest.raises(SystemExit, match="2"):
         main(["--tracking-uri", tracking_uri])
     said = capsys.readouterr().err
-    assert "usage: python -m analysis" in said
+    assert "python -m analysis -h shows the usage" in said
     assert "name a study; available: components" in said
     with pytest.raises(SystemExit, match="2"):
         main(["--tracking-uri", f"sqlite:///{tmp_path}/absent.db"])

@@ -130,7 +130,7 @@ def test_a_single_strength_is_put_into_its_column(tmp_path: Path) -> None:
     table = table_of(tmp_path, Ours("bbcu", 29.5, task="jpeg"))
     (_, ours) = rows_of(table, "BBCU")
     assert ours["Classic5-q10 PSNR (dB) / SSIM"] == "29.50 / 0.7375"
-    assert notes_with(table, "`task.train_quality` is [10, 10] ([1, 50] in the released recipe)")
+    assert notes_with(table, r"`task.train_quality` is \[10, 10\] (\[1, 50\] in the released recipe)")
 
 
 def test_the_frame_has_every_number_with_its_source(tmp_path: Path) -> None:
