@@ -10,14 +10,17 @@ python -m analysis --check      regenerates every report in reports/examples and
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, first_line
 
 REPORTS, EXAMPLES = Path("reports"), Path("reports/examples")
 """Where a user's reports go, and where the committed ones are."""
+
+MOST_SHOWN = 100  # how many characters of an argument a message shows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,8 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(comparison(given[1:]), end="")
         else:
             report_or_check(given)
+        sys.stdout.flush()
     except BbcuError as error:
         sys.exit(f"analysis: {error}")
+    # The system refuses something that no step expects, such as a temporary folder on a full disk.
+    except OSError as error:
+        sys.exit(f"analysis: {first_line(error)}")
 
 
 def report_or_check(arguments: Sequence[str]) -> None:
@@ -41,10 +48,22 @@ def report_or_check(arguments: Sequence[str]) -> None:
         check_reports(options.reports or EXAMPLES)
     elif options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
-    elif (Path(options.study) / "results.zip").is_file():
+    elif os.path.lexists(Path(options.study) / "results.zip"):
         print(regenerate(Path(options.study), options))
     else:
+        check_name(options.study)
         print(write_report(options))
+
+
+def check_name(study: str) -> None:
+    """Raise ConfigError for a name that no study has, since the report goes into a folder of that name."""
+    is_name = study not in ("", ".", "..") and "/" not in study and study.isprintable()
+    if not is_name or len(os.fsencode(study)) > 255:
+        raise ConfigError(f"{shortened(study)}: neither the name of a study, nor the folder of a report")
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -77,7 +96,7 @@ def margin_in_db(text: str) -> float:
     except ValueError:
         margin = math.nan
     if not 0 < margin < math.inf:
-        raise ConfigError(f"--margin {text}: give a difference in dB, a number above 0 such as 0.05")
+        raise ConfigError(f"--margin {shortened(text)}: give a difference in dB, a number above 0 such as 0.05")
     return margin
 
 
