@@ -59,7 +59,7 @@ def check_name(study: str) -> None:
     """Raise ConfigError for a name that no study has, since the report goes into a folder of that name."""
     is_name = study not in ("", ".", "..") and "/" not in study and study.isprintable()
     if not is_name or len(os.fsencode(study)) > 255:
-        raise ConfigError(f"{shortened(study)}: neither the name of a study, nor the folder of a report")
+        raise ConfigError(f"{shortened(study)}: neither a study, nor the folder of a report with a results.zip")
 
 
 def shortened(text: str) -> str:
