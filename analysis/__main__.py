@@ -51,19 +51,7 @@ def report_or_check(arguments: Sequence[str]) -> None:
     elif os.path.lexists(Path(options.study) / "results.zip"):
         print(regenerate(Path(options.study), options))
     else:
-        check_name(options.study)
         print(write_report(options))
-
-
-def check_name(study: str) -> None:
-    """Raise ConfigError for a name that no study has, since the report goes into a folder of that name."""
-    is_name = study not in ("", ".", "..") and "/" not in study and study.isprintable()
-    if not is_name or len(os.fsencode(study)) > 255:
-        raise ConfigError(f"{shortened(study)}: neither a study, nor the folder of a report with a results.zip")
-
-
-def shortened(text: str) -> str:
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -96,7 +84,8 @@ def margin_in_db(text: str) -> float:
     except ValueError:
         margin = math.nan
     if not 0 < margin < math.inf:
-        raise ConfigError(f"--margin {shortened(text)}: give a difference in dB, a number above 0 such as 0.05")
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+        raise ConfigError(f"--margin {shown}: give a difference in dB, a number above 0 such as 0.05")
     return margin
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -45,6 +46,8 @@ LARGEST_CURVE = 16 * 2**20
 """The most bytes of a learning curve; one of a million steps has a tenth of that."""
 
 MOST_STEPS = 10**12
+
+LONGEST_FILE_NAME = 255  # bytes, on nearly every file system
 
 SAMPLES = "samples"
 """The folder of a trial's sample pictures."""
@@ -125,9 +128,10 @@ class StudyResults:
 def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
     """Read a study from ``outputs/<study>``, and from MLflow what has no folder there.
 
-    MLflow adds the run ids and the last values of the training curves. Raises ConfigError if there is no trial, and,
-    if there is no folder either, the errors of :func:`ablations.tracking.client.recorded_runs`.
+    MLflow adds the run ids and the last values of the training curves. Raises ConfigError if there is no trial, or the
+    name is that of no study, and, if there is no folder either, the errors of :func:`ablations.tracking.client.recorded_runs`.
     """
+    check_name(study)
     folders = trial_folders(outputs, study)
     plan = read_plan(outputs, study)
     try:
@@ -137,6 +141,14 @@ def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
             raise
         runs = {}
     return study_results(study, plan, folders, runs, tracking_uri)
+
+
+def check_name(study: str) -> None:
+    """Raise ConfigError for a name that no study has, since results are in, and reports go into, a folder of it."""
+    is_name = study not in ("", ".", "..") and "/" not in study and study.isprintable()
+    if not is_name or len(os.fsencode(study)) > LONGEST_FILE_NAME:
+        shown = study if len(study) <= LONGEST_NAME else f"{study[:LONGEST_NAME]}…"
+        raise ConfigError(f"{shown}: neither a study, nor the folder of a report with a results.zip")
 
 
 def load_folder(folder: Path) -> StudyResults:
@@ -313,10 +325,12 @@ def curve_text(path: Path) -> str:
 def parsed_curves(header: str, bodies: Mapping[Identity, str]) -> pd.DataFrame | None:
     """Parse curves without their header, each of whole lines, as one; None if a line of one of them is no point."""
     counts = [body.count("\n") for body in bodies.values()]
-    types: dict[str, Any] = {"step": "int64", "metric": "str", "value": "str"}
+    types = {"step": "int64", "metric": "str", "value": "str", "time": "str"}
+    numbers = [name for name in ("value", "time") if name in header]
     try:
         frame = pd.read_csv(StringIO("".join([f"{header}\n", *bodies.values()])), dtype=types, keep_default_na=False)
-        if len(frame) != sum(counts) or not frame["value"].str.fullmatch(NUMBER.pattern).all():
+        # A missing field is NaN, which is no number here.
+        if len(frame) != sum(counts) or not all(frame[name].str.fullmatch(NUMBER).all() for name in numbers):
             return None
         frame = frame.astype({"value": "float64"})
     # A parser of a third party: what is no CSV raises ParserError, ValueError, OverflowError, TypeError or others.
