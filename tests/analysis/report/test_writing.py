@@ -14,8 +14,10 @@ import pytest
 from analysis.__main__ import main
 from analysis.report.archive import ARCHIVE, recording, write_archive
 from analysis.report.compare import study_at
+from analysis.report.forms import forms, write_forms
+from analysis.report.page import compose, write
 from analysis.statistics.estimates import MARGIN_DB
-from bbcu.errors import ConfigError
+from bbcu.errors import BbcuError, ConfigError
 from tests.harness.paths import REPOSITORY
 from tests.harness.studies import read_back, trial
 
@@ -74,38 +76,41 @@ def test_a_file_in_place_of_the_folder_is_one_line(report: Path) -> None:
     assert (report.parent / "new").read_text() == "mine"
 
 
-def test_a_folder_in_place_of_a_file_is_one_line(report: Path) -> None:
-    (report / "trials.csv").mkdir()
-    assert "trials.csv" in refusal(report)
-
-
 def test_a_folder_in_which_nothing_can_be_made_is_one_line(report: Path) -> None:
     assert "/proc/new/components: the report cannot be written" in refusal(report, "--reports", "/proc/new")
 
 
-@pytest.mark.parametrize("name", ["report.md", "report.html", "trials.csv", "results.zip"])
-def test_a_link_in_a_report_is_replaced_and_not_followed(report: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / "mine").write_bytes((report / name).read_bytes() if (report / name).exists() else b"mine")
-    before = (tmp_path / "mine").read_bytes()
-    (report / name).unlink(missing_ok=True)
-    (report / name).symlink_to(tmp_path / "mine")
-    main([str(report)])
-    assert (tmp_path / "mine").read_bytes() == before
-    assert not (report / name).is_symlink()
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a report."""
+    return compose(read_back(tmp_path_factory.mktemp("files"), [trial(0), trial(1)]))
 
 
-def test_tables_behind_a_link_are_not_removed(report: Path, tmp_path: Path) -> None:
+def test_links_in_a_report_are_replaced_and_not_followed(files: dict[str, bytes], tmp_path: Path) -> None:
+    """A folder that someone sent may have links to anything of the user's in place of its files."""
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "report" / "tables").mkdir(parents=True)
+    for name in [*files, *forms(files)]:
+        (tmp_path / "report" / name).symlink_to(tmp_path / "mine")
+    written = [write(files, tmp_path / "report"), *write_forms(files, tmp_path / "report")]
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert not any(path.is_symlink() for path in (tmp_path / "report").rglob("*"))
+    assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_tables_behind_a_link_are_not_removed(files: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "results.csv").write_text("mine")
-    (report / "tables").symlink_to(tmp_path / "mine")
-    assert "tables is a link" in refusal(report)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "tables").symlink_to(tmp_path / "mine")
+    with pytest.raises(BbcuError, match="tables is a link"):
+        write_forms(files, tmp_path / "report")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["results.csv"]
 
 
-def test_a_fifo_in_place_of_the_page_does_not_block(report: Path) -> None:
-    os.mkfifo(report / "report.md")
-    main([str(report)])
-    assert (report / "report.md").is_file()
+def test_a_fifo_in_place_of_the_page_does_not_block(files: dict[str, bytes], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "report.md")
+    assert write(files, tmp_path).is_file()
 
 
 def test_a_full_disk_behind_the_screen_is_one_line(report: Path) -> None:
