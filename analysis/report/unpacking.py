@@ -1,5 +1,6 @@
 """Unpack a ``results.zip`` that is not trusted: only the files that a report writes, of bounded number and size."""
 
+import functools
 import io
 import re
 import stat
@@ -31,17 +32,19 @@ LARGEST_MEMBER = 32 * 2**20
 LARGEST_SUM, SMALLEST_LIMIT, MOST_EXPANSION = 2**30, 64 * 2**20, 20
 """An archive may unpack to 20 times its size or 64 MiB, whichever is more, but never to more than 1 GiB."""
 
-MOST_MEMBERS = 100_000
+LARGEST_TABLE = 16 * 2**20
+"""The most bytes of the table of contents, with up to 120 for a file."""
+
+CHUNK = 2**18
 ENCRYPTED = 0x1  # the bit of a member's flags
 
 
 class _Archive(io.BytesIO):
-    """The bytes of an archive, of which :mod:`zipfile` reads so much at once as its longest table of contents has."""
+    """The bytes of an archive; :mod:`zipfile` reads its table of contents at once, however long that says it is."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        most = 128 * MOST_MEMBERS
-        if size is None or not 0 <= size <= most:
-            size = most
+        if size is not None and size > LARGEST_TABLE:
+            raise ValueError("its table of contents is too large")
         return super().read(size)
 
 
@@ -58,7 +61,7 @@ def members(path: Path) -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(_Archive(content)) as file:
             for info in checked(file.infolist(), len(content)):
                 with file.open(info) as member:
-                    yield info.filename, member.read(info.file_size)
+                    yield info.filename, b"".join(iter(functools.partial(member.read, CHUNK), b""))
     # Damage raises nearly anything in zipfile: BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error.
     except Exception as error:
         raise ConfigError(f"{path} does not hold the results of a study: {first_line(error)}") from error
@@ -68,9 +71,7 @@ def checked(infos: list[zipfile.ZipInfo], size: int) -> list[zipfile.ZipInfo]:
     """Return the files of an archive of so many bytes; raise ValueError if a report writes no such archive."""
     names = {info.orig_filename for info in infos}
     problem = next(filter(None, map(_problem, infos)), "")
-    if len(infos) > MOST_MEMBERS:
-        problem = f"{len(infos)} files are too many"
-    elif len(names) < len(infos):
+    if len(names) < len(infos):
         problem = "a file is there twice"
     elif sum(info.file_size for info in infos) > min(LARGEST_SUM, max(SMALLEST_LIMIT, MOST_EXPANSION * size)):
         problem = "it unpacks to more than is allowed"

@@ -128,8 +128,8 @@ class StudyResults:
 def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
     """Read a study from ``outputs/<study>``, and from MLflow what has no folder there.
 
-    MLflow adds the run ids and the last values of the training curves. Raises ConfigError if there is no trial, or if no
-    study can have this name, and, if there is no folder either, the errors of
+    MLflow adds the run ids and the last values of the training curves. Raises ConfigError if there is no trial, or if
+    no study can have this name, and, if there is no folder either, the errors of
     :func:`ablations.tracking.client.recorded_runs`.
     """
     check_name(study)
