@@ -20,6 +20,7 @@ from bbcu.errors import BbcuError, ConfigError, first_line
 REPORTS, EXAMPLES = Path("reports"), Path("reports/examples")
 """Where a user's reports go, and where the committed ones are."""
 
+MOST_MARGIN_DB = 1000  # as in an archive of results
 MOST_SHOWN = 100  # how many characters of an argument a message shows
 
 
@@ -78,14 +79,14 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
 
 
 def margin_in_db(text: str) -> float:
-    """Parse the margin; raises ConfigError unless it is a number above 0."""
+    """Parse the margin; raises ConfigError unless it is above 0 and an archive may hold it."""
     try:
         margin = float(text)
     except ValueError:
         margin = math.nan
-    if not 0 < margin < math.inf:
+    if not 0 < margin <= MOST_MARGIN_DB:
         shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
-        raise ConfigError(f"--margin {shown}: give a difference in dB, a number above 0 such as 0.05")
+        raise ConfigError(f"--margin {shown}: give a difference in dB above 0 and up to {MOST_MARGIN_DB}, such as 0.05")
     return margin
 
 

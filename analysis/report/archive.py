@@ -36,7 +36,7 @@ ARCHIVE = "results.zip"
 MOMENT = (1980, 1, 1, 0, 0, 0)  # the time stamp of every file in the archive: the earliest that the format has
 
 MOST_FACTORS, MOST_PLACES = 100, 100_000
-MOST_MARGIN_DB = 1000.0
+MOST_MARGIN_DB = 1000
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 

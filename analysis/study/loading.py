@@ -27,6 +27,7 @@ from ablations.tracking.runs import facts_of, final_metrics
 from analysis.study.schema import (
     LARGEST_NUMBER,
     LONGEST_NAME,
+    MOST_SHOWN,
     NUMBER,
     SAME_PSNR_DB,
     TEXT_COLUMNS,
@@ -42,8 +43,8 @@ CURVE_COLUMNS = ("cell", "seed", "step", "metric", "value")
 CURVE_HEADERS = ("step,metric,value,time", "step,metric,value")
 """The first line of a learning curve in a trial's folder, and in an archive."""
 
-LARGEST_CURVE = 16 * 2**20
-"""The most bytes of a learning curve; one of a million steps has a tenth of that."""
+LARGEST_CURVE = LARGEST_RECORD = 16 * 2**20
+"""The most bytes of a learning curve and of a ``result.json``; those of a million steps have a tenth of that."""
 
 MOST_STEPS = 10**12
 
@@ -148,7 +149,7 @@ def check_name(study: str) -> None:
     """Raise ConfigError for a name that no study has, since results are in, and reports go into, a folder of it."""
     is_name = study not in ("", ".", "..") and "/" not in study and study.isprintable()
     if not is_name or len(os.fsencode(study)) > LONGEST_FILE_NAME:
-        shown = study if len(study) <= LONGEST_NAME else f"{study[:LONGEST_NAME]}…"
+        shown = study if len(study) <= MOST_SHOWN else f"{study[:MOST_SHOWN]}…"
         raise ConfigError(f"{shown}: neither a study, nor the folder of a report with a results.zip")
 
 
@@ -286,7 +287,7 @@ def printable_text(text: str) -> str:
 def believed_record(path: Path) -> dict[str, Any] | None:
     """Return what is read of a ``result.json``; empty if there is none, None if it is damaged."""
     try:
-        return read_record(read_bytes(path))
+        return read_record(read_bytes(path, LARGEST_RECORD))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):

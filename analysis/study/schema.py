@@ -28,11 +28,13 @@ NEEDED = ("cost/ops_g", "cost/params_k", "timing/train_s")
 STATES = ("finished", "failed", "interrupted", "pruned", "running", "missing")
 
 MOST_TRIALS, MOST_COLUMNS = 100_000, 1_000
-LONGEST_NAME = 100
+LONGEST_NAME = 255
 """The most characters in the name of a study, factor, key, metric or test set."""
 
 LONGEST_TEXT = 100_000
 """The most characters in any other text, such as the provenance of a trial."""
+
+MOST_SHOWN = 100  # how many characters of a value a message shows
 
 SEEDS = 2**63
 LARGEST_NUMBER = 1e15
@@ -125,7 +127,7 @@ class Provenance(Checked):
 def first_problem(error: ValidationError) -> str:
     """Return where the first problem is and what it is: ``left_out.0.reason: Input should be a valid string``."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, found["loc"]))[: 2 * LONGEST_NAME]
+    place = ".".join(map(str, found["loc"]))[:MOST_SHOWN]
     return printable(f"{place}: {found['msg']}" if place else found["msg"])
 
 
@@ -199,7 +201,7 @@ def _is_possible(metric: str, value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else repr(value)[:LONGEST_NAME]
+    return f"{value:g}" if isinstance(value, float) else repr(value)[:MOST_SHOWN]
 
 
 def scored_sets(metrics: Iterable[str]) -> list[str]:
@@ -241,7 +243,7 @@ def _check_header(header: Sequence[str], factors: Sequence[str]) -> None:
     wrong = [name for name in header if not (name in known or _is_column(name))]
     if wrong or len(header) > MOST_COLUMNS:
         raise ValueError(
-            f"unknown column {wrong[0][:LONGEST_NAME]!r}" if wrong else f"{len(header)} columns are too many"
+            f"unknown column {wrong[0][:MOST_SHOWN]!r}" if wrong else f"{len(header)} columns are too many"
         )
     if len(set(header)) < len(header):
         raise ValueError("a column is there twice")
@@ -270,11 +272,12 @@ def _check_row(number: int, header: Sequence[str], row: Sequence[str]) -> None:
     for name, text in zip(header, row, strict=True):
         valid: object = text.isprintable() and len(text) <= LONGEST_TEXT
         if valid and name.startswith("metric/"):
-            valid = not text or NUMBER.fullmatch(text)
+            # A trial that failed may have had a loss without end; a finished one is looked at below.
+            valid = text in ("", "inf", "-inf") or NUMBER.fullmatch(text)
         elif valid and name in CHECKS:
             valid = CHECKS[name](text)
         if not valid:
-            raise ValueError(f"row {number}, column {name}: {text[:LONGEST_NAME]!r} is not valid")
+            raise ValueError(f"row {number}, column {name}: {text[:MOST_SHOWN]!r} is not valid")
 
 
 def _check_agreement(trials: pd.DataFrame) -> None:
