@@ -321,7 +321,8 @@ def curve_text(path: Path) -> str:
         text = read_text(path, LARGEST_CURVE)
     except (OSError, ValueError):
         return ""
-    return "" if "\0" in text else text
+    # pandas ends a line at \r too, so that the lines of one file could be counted as those of another.
+    return "" if "\0" in text or "\r" in text else text
 
 
 def parsed_curves(header: str, bodies: Mapping[Identity, str]) -> pd.DataFrame | None:

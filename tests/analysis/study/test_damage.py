@@ -37,6 +37,7 @@ DAMAGED_CURVES = {
     "a field too few": CURVE.replace(",0.02", "").encode(),
     "a field too many": CURVE.replace(",0.02", ",0.02,1,2").encode(),
     "a blank line": CURVE.replace("\n10", "\n\n10").encode(),
+    "a line end of another system": CURVE.replace("0.0\n20", "0.0\r20").encode(),
     "an open quote": CURVE.replace("train/loss", '"train/loss').encode(),
     "a word": CURVE.replace("0.02", "much").encode(),
     "a number with an underscore": CURVE.replace("0.02", "0_2").encode(),
@@ -57,6 +58,16 @@ def test_a_damaged_curve_is_left_out_and_named(tmp_path: Path, case: str) -> Non
     results = load_folder(tmp_path / "components")
     assert results.damaged_curves == {(trial(0).cell, 0)}
     assert set(results.curves["seed"]) == {1}
+
+
+def test_damage_in_two_curves_does_not_make_one_of_the_other(tmp_path: Path) -> None:
+    write_folder(tmp_path, [trial(0), trial(1), trial(2)])
+    more, fewer = CURVE.replace("0.0\n20", "0.0\r15,train/loss,0.01,0.0\n20"), CURVE.replace("\n20", "\n\n20")
+    folder_of(tmp_path, trial(0)).curve_path.write_bytes(more.encode())
+    folder_of(tmp_path, trial(1)).curve_path.write_bytes(fewer.encode())
+    results = load_folder(tmp_path / "components")
+    assert results.damaged_curves == {(trial(0).cell, 0), (trial(1).cell, 1)}
+    assert set(results.curves["seed"]) == {2}
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["a FIFO", "a folder"])
