@@ -281,7 +281,8 @@ def trial_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def printable_text(text: str) -> str:
-    return text if text.isprintable() else printable(text)
+    """Return a text on one line, without control characters."""
+    return text if text.isprintable() else printable(" ".join(text.split()))
 
 
 def believed_record(path: Path) -> dict[str, Any] | None:
