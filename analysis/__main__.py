@@ -10,15 +10,19 @@ python -m analysis --check      regenerates every report in reports/examples and
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bbcu.errors import BbcuError, ConfigError, printable, printable_lines
+from bbcu.errors import BbcuError, ConfigError, first_line, printable, printable_lines
 from bbcu.terminal import ArgumentParser, protect_output, say
 
 REPORTS, EXAMPLES = Path("reports"), Path("reports/examples")
 """Where a user's reports go, and where the committed ones are."""
+
+MOST_MARGIN_DB = 1000  # as in an archive of results
+MOST_SHOWN = 100  # how many characters of an argument a message shows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(printable_lines(comparison(given[1:])), end="")
         else:
             report_or_check(given)
+        sys.stdout.flush()
     except BbcuError as error:
         sys.exit(f"analysis: {error}")
+    # The system refuses something that no step expects, such as a temporary folder on a full disk.
+    except OSError as error:
+        sys.exit(f"analysis: {first_line(error)}")
 
 
 def report_or_check(arguments: Sequence[str]) -> None:
@@ -43,7 +51,7 @@ def report_or_check(arguments: Sequence[str]) -> None:
         check_reports(options.reports or EXAMPLES)
     elif options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
-    elif (Path(options.study) / "results.zip").is_file():
+    elif os.path.lexists(Path(options.study) / "results.zip"):
         say(printable(regenerate(Path(options.study), options)))
     else:
         say(printable(write_report(options)))
@@ -73,13 +81,14 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
 
 
 def margin_in_db(text: str) -> float:
-    """Parse the margin; raises ConfigError unless it is a number above 0."""
+    """Parse the margin; raises ConfigError unless it is above 0 and an archive may hold it."""
     try:
         margin = float(text)
     except ValueError:
         margin = math.nan
-    if not 0 < margin < math.inf:
-        raise ConfigError(f"--margin {text}: give a difference in dB, a number above 0 such as 0.05")
+    if not 0 < margin <= MOST_MARGIN_DB:
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+        raise ConfigError(f"--margin {shown}: give a difference in dB above 0 and up to {MOST_MARGIN_DB}, such as 0.05")
     return margin
 
 

@@ -142,9 +142,13 @@ def read_bytes(path: Path, limit: int = LARGEST_TEXT) -> bytes:
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise NotAFile(errno.EINVAL, "not a regular file", str(path))
-        content = file.read(limit + 1)
+        # Python allocates as much as it is asked to read, however short the file is.
+        content = file.read(min(status.st_size, limit) + 1)
+        if status.st_size < len(content) <= limit:
+            content += file.read(limit + 1 - len(content))
     if len(content) > limit:
         raise NotAFile(errno.EFBIG, f"larger than {limit} bytes", str(path))
     return content

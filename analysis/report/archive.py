@@ -6,29 +6,41 @@ same bytes under one version of zlib.
 """
 
 import contextlib
+import csv
 import dataclasses
 import functools
 import hashlib
 import json
-import shutil
+import os
+import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeVar
 
 import pandas as pd
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ablations.storage.folder import Identity
-from analysis.report.pictures import SHOWN_PER_SET
-from analysis.study.loading import Fetch, LeftOut, StudyResults, existing_file
-from analysis.study.settings import natural
-from bbcu.errors import ConfigError
-from bbcu.files import replacing
+from analysis.report.pictures import KINDS, LARGEST_PICTURE, SHOWN_PER_SET, is_shown_name, sample_folders_in
+from analysis.report.unpacking import LARGEST_MEMBER, members
+from analysis.study.loading import SAMPLES, Fetch, LeftOut, StudyResults, believed_record, existing_file
+from analysis.study.schema import MOST_TRIALS, Checked, Name, Text, contradiction, first_problem, read_trials, rows_of
+from bbcu.errors import BbcuError, ConfigError, first_line
+from bbcu.files import read_bytes, replacing
 
 ARCHIVE = "results.zip"
 
 MOMENT = (1980, 1, 1, 0, 0, 0)  # the time stamp of every file in the archive: the earliest that the format has
+
+MOST_FACTORS, MOST_PLACES = 100, 100_000
+MOST_MARGIN_DB = 1000
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+Value = TypeVar("Value")
 
 Asked = set[tuple[Identity, str]]  # the files that a report read: the trial and the name
 
@@ -91,12 +103,14 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
     for number, identity in numbered(results.trials):
         for name in names.get(identity, []):
             path = results.files[identity](name)
-            if path is not None and path.is_file():
-                yield f"{number}/{name}", without_times(path) if name == "curve.csv" else path.read_bytes()
+            if path is not None and name != SAMPLES:
+                content = kept(path, LARGEST_MEMBER)
+                is_curve = name == "curve.csv" and identity not in results.damaged_curves
+                yield f"{number}/{name}", without_times(content) if is_curve else content
             elif path is not None:
                 for below, sample in sample_files(path).items():
-                    content = b"" if sample.is_dir() else sample.read_bytes()
-                    digest = "" if sample.is_dir() else hashlib.sha256(content).hexdigest()
+                    content = b"" if sample is None else kept(sample, LARGEST_PICTURE)
+                    digest = "" if sample is None else hashlib.sha256(content).hexdigest()
                     if digest and digest not in stored:
                         stored.add(digest)
                         yield f"pictures/{digest}.png", content
@@ -104,9 +118,17 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
     yield "pictures.json", as_json(places)
 
 
-def without_times(curve: Path) -> bytes:
+def kept(path: Path, limit: int) -> bytes:
+    """Return the content of a trial's file; empty if it cannot be read, so that it is damaged in the archive too."""
+    try:
+        return read_bytes(path, limit)
+    except OSError:
+        return b""
+
+
+def without_times(curve: bytes) -> bytes:
     """Return a learning curve without its times, which no report shows."""
-    rows = [line.split(",")[:3] for line in curve.read_text(encoding="utf-8").splitlines()]
+    rows = [line.split(",")[:3] for line in curve.decode("utf-8").splitlines()]
     return "".join(f"{','.join(row)}\n" for row in rows).encode()
 
 
@@ -118,16 +140,17 @@ def numbered(trials: pd.DataFrame) -> list[tuple[int, Identity]]:
     return list(enumerate(zip(trials["cell"].astype(str), trials["seed"].astype(int), strict=True)))
 
 
-def sample_files(folder: Path) -> dict[str, Path]:
-    """Return the files of the test pictures that a report shows, and the folder of every picture, for counting."""
-    found: dict[str, Path] = {}
-    for test_set in sorted(path for path in folder.iterdir() if path.is_dir()):
-        pictures = sorted((path for path in test_set.iterdir() if path.is_dir()), key=lambda path: natural(path.name))
-        for position, picture in enumerate(pictures):
-            name = picture.relative_to(folder).as_posix()
-            found[f"{name}/"] = picture
-            if position < SHOWN_PER_SET:
-                found |= {f"{name}/{path.name}": path for path in sorted(picture.glob("*.png"))}
+def sample_files(folder: Path) -> dict[str, Path | None]:
+    """Return the files of the test pictures that a report shows, and None for the folder of every picture."""
+    found: dict[str, Path | None] = {}
+    shown: Counter[str] = Counter()
+    for name in sorted(sample_folders_in(folder), key=lambda name: name.partition("/")[0]):
+        found[f"{name}/"] = None
+        test_set = name.partition("/")[0]
+        shown[test_set] += 1
+        if shown[test_set] <= SHOWN_PER_SET:
+            paths = (folder / name / f"{kind}.png" for kind in sorted(KINDS))
+            found |= {f"{name}/{path.name}": path for path in paths if path.exists()}
     return found
 
 
@@ -139,42 +162,132 @@ class Archive:
     margin: float
 
 
+class LeftOutRow(Checked):
+    """A row of ``left_out`` in ``study.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    levels: dict[Name, Text]
+    setting: dict[Name, Text]
+    reason: Text
+    same_as: Text | None
+
+
+class Known(Checked):
+    """``study.json``: what the report knew of the study besides its trials."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    study: Name
+    margin_db: Annotated[float, Field(gt=0, le=MOST_MARGIN_DB)]
+    factors: Annotated[list[Name], Field(max_length=MOST_FACTORS)]
+    reference: dict[Name, Text]
+    left_out: Annotated[list[LeftOutRow], Field(max_length=MOST_TRIALS)]
+
+
+PLACES = TypeAdapter(Annotated[dict[str, str], Field(max_length=MOST_PLACES)])
+"""``pictures.json``: the SHA-256 of each sample picture by its place; empty for the folder of a picture."""
+
+PLACE = re.compile(rf"(0|[1-9][0-9]{{0,5}})/{SAMPLES}/([^/\\]+)/([^/\\]+)/(?:({'|'.join(KINDS)})\.png)?")
+"""A place of a picture: the trial's number, the test set, the picture, and which one of it."""
+
+
+def archive_at(path: Path) -> Path | None:
+    """Return the archive that a path means, itself or in a report's folder; None if there is neither.
+
+    Something else in the place of an archive, such as a FIFO, is refused where it is opened.
+    """
+    # os.path answers False for a name that the system does not take, where pathlib raises.
+    if os.path.isdir(path):
+        return path / ARCHIVE if os.path.lexists(path / ARCHIVE) else None
+    return path if os.path.lexists(path) else None
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Archive]:
+    """Open an archive, which may come from anyone; its files lie in a temporary folder until the end.
+
+    Raises ConfigError, in one line, for an archive that is damaged, or holds what no report writes.
+    """
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         try:
-            with zipfile.ZipFile(path) as file:
-                file.extractall(root)
-            for below, digest in json.loads((root / "pictures.json").read_text(encoding="utf-8")).items():
-                place = root / below
-                (place.parent if digest else place).mkdir(parents=True, exist_ok=True)
-                if digest:
-                    shutil.copyfile(root / "pictures" / f"{digest}.png", place)
+            unpack(path, root)
             archive = restored(root)
-        except (OSError, zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path} does not hold the results of a study: {error}") from error
+        except ValueError as error:
+            raise ConfigError(f"{path} does not hold the results of a study: {first_line(error)}") from None
+        except OSError as error:
+            raise BbcuError(f"{path} cannot be unpacked to {root}: {error.strerror}") from None
         yield archive
 
 
+def unpack(path: Path, root: Path) -> None:
+    """Write the files of an archive below ``root``; raises ValueError for a picture that is another than it says."""
+    for name, content in members(path):
+        place = root / name
+        if place.suffix == ".png" and hashlib.sha256(content).hexdigest() != place.stem:
+            raise ValueError(f"{name} is damaged: it has another SHA-256")
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(content)
+
+
 def restored(root: Path) -> Archive:
-    """Read an archive that was unpacked to ``root``."""
-    known: Mapping[str, Any] = json.loads((root / "study.json").read_text(encoding="utf-8"))
-    trials = pd.read_csv(root / "trials.csv", dtype="str", keep_default_na=False)
-    metrics = [name for name in trials.columns if name.startswith("metric/")]
-    trials[metrics] = trials[metrics].replace("", "nan").astype("float64")
-    trials = trials.astype({"seed": "int64"})
-    finished = set(trials.index[trials["state"] == "finished"])
+    """Read an archive that was unpacked to ``root``; raises ValueError if it cannot be believed."""
+    known = checked("study.json", lambda: Known.model_validate_json((root / "study.json").read_bytes()))
+    trials = checked("trials.csv", lambda: read_trials((root / "trials.csv").read_bytes(), known.factors))
+    finished = {number: identity for number, identity in numbered(trials) if trials["state"].iat[number] == "finished"}
+    check_records(root, trials, finished)
+    places = checked("pictures.json", lambda: PLACES.validate_json((root / "pictures.json").read_bytes(), strict=True))
+    put_pictures(root, places, finished)
     results = StudyResults(
-        study=known["study"],
+        study=known.study,
         trials=trials,
-        left_out=tuple(LeftOut(**row) for row in known["left_out"]),
-        factors=tuple(known["factors"]),
-        reference=known["reference"],
-        files={
-            identity: functools.partial(existing_file, root / str(number))
-            for number, identity in numbered(trials)
-            if number in finished
-        },
+        left_out=tuple(LeftOut(**row.model_dump()) for row in known.left_out),
+        factors=tuple(known.factors),
+        reference=known.reference,
+        files={identity: functools.partial(existing_file, root / str(number)) for number, identity in finished.items()},
     )
-    return Archive(results, float(known["margin_db"]))
+    return Archive(results, known.margin_db)
+
+
+def checked(name: str, read: Callable[[], Value]) -> Value:
+    """Return what ``read`` reads of a file; raises ValueError, in one line with the file's name, if it cannot."""
+    try:
+        return read()
+    except ValidationError as error:
+        raise ValueError(f"{name}: {first_problem(error)}") from None
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{name}: {first_line(error)}") from None
+
+
+def check_records(root: Path, trials: pd.DataFrame, finished: Mapping[int, Identity]) -> None:
+    """Raise ValueError if a trial's ``result.json`` says something else than the table, or belongs to no trial."""
+    rows = rows_of(trials)
+    for folder in root.iterdir():
+        if folder.name.isdecimal() and int(folder.name) not in finished:
+            raise ValueError(f"{folder.name}/ belongs to no finished trial")
+    for number in finished:
+        record = believed_record(root / str(number) / "result.json")
+        # A damaged one was damaged before it was put into the archive, and the report says so.
+        if record is not None and (problem := contradiction(rows[number], record)):
+            raise ValueError(f"{number}/result.json: {problem}")
+
+
+def put_pictures(root: Path, places: Mapping[str, str], finished: Mapping[int, Identity]) -> None:
+    """Link the sample pictures to their places, as a trial's folder has them; raises ValueError for another place."""
+    for below, digest in places.items():
+        match = PLACE.fullmatch(below)
+        picture = root / "pictures" / f"{digest}.png"
+        if (
+            match is None
+            or int(match[1]) not in finished
+            or not all(is_shown_name(part) for part in match.group(2, 3))
+            or (match[4] is None) != (digest == "")
+            or (digest and (not DIGEST.fullmatch(digest) or not picture.is_file()))
+        ):
+            raise ValueError(f"pictures.json: {below[:100]!a} is no place of a picture")
+        place = root / below
+        (place.parent if digest else place).mkdir(parents=True, exist_ok=True)
+        if digest:
+            # Trials share pictures, and a copy for each place could fill the disk.
+            place.symlink_to(picture)

@@ -6,20 +6,21 @@ differently.
 """
 
 import csv
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.image import imread
 
 from analysis.report.archive import ARCHIVE, opened
 from analysis.report.forms import PAGE, forms
 from analysis.report.page import compose
+from analysis.report.pictures import DamagedPicture, decoded
 from bbcu.errors import BbcuError, ConfigError, printable
+from bbcu.files import read_bytes
 
 MOST_PIXEL_DIFFERENCE = 2  # how far a pixel may be off, of 255 levels
+MOST_FIGURE_PIXELS = 2**24
 MOST_SHOWN = 200
 """The most characters of either text in a message."""
 
@@ -45,12 +46,12 @@ def check(reports: Path) -> Iterator[tuple[str, str]]:
     if not folders:
         raise ConfigError(f"no report below {reports}: a report is a folder with a {PAGE}")
     for folder in folders:
-        yield folder.name, first_difference(folder)
+        yield printable(folder.name), first_difference(folder)
 
 
 def first_difference(folder: Path) -> str:
     """Name the first file of a report that its results do not give and say how it differs; empty if there is none."""
-    if not (folder / ARCHIVE).is_file():
+    if not (folder / ARCHIVE).exists():
         return f"{folder / ARCHIVE}: missing, so the report cannot be regenerated"
     try:
         with opened(folder / ARCHIVE) as archive:
@@ -67,9 +68,12 @@ def first_difference(folder: Path) -> str:
 
 def difference(path: Path, wanted: bytes) -> str:
     """Say how a committed file differs from what the results give; empty if it does not."""
-    if not path.is_file():
+    try:
+        found = read_bytes(path)
+    except FileNotFoundError:
         return "missing"
-    found = path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     if found == wanted:
         return ""
     if path.suffix == ".png":
@@ -113,8 +117,8 @@ def table_difference(ours: list[str], theirs: list[str]) -> str:
 def picture_difference(found: bytes, wanted: bytes) -> str:
     """Say how far the pixels of two PNG files are apart; empty if that is within the tolerance."""
     try:
-        ours, theirs = (np.asarray(imread(io.BytesIO(content)), dtype=np.float64) for content in (found, wanted))
-    except (SyntaxError, ValueError, OSError) as error:
+        ours, theirs = (decoded(content, MOST_FIGURE_PIXELS) for content in (found, wanted))
+    except DamagedPicture as error:
         return f"not a readable picture: {error}"
     if ours.shape != theirs.shape:
         sizes = [f"{shape[1]} x {shape[0]} pixels" for shape in (ours.shape, theirs.shape)]

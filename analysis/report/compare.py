@@ -8,6 +8,7 @@ cells are compared seed by seed, and the cells on one test set are one family of
 import contextlib
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report.archive import ARCHIVE, opened
+from analysis.report.archive import ARCHIVE, archive_at, opened
 from analysis.report.words import render
 from analysis.statistics.estimates import MARGIN_DB, verdicts
 from analysis.statistics.rounding import rounded
@@ -42,10 +43,10 @@ def study_at(name: str, tracking_uri: str, outputs: Path) -> Iterator[StudyResul
     Raises ConfigError if it is none of them.
     """
     path = Path(name)
-    if path.is_file() or (path / ARCHIVE).is_file():
-        with opened(path if path.is_file() else path / ARCHIVE) as archive:
-            yield archive.results
-    elif path.is_dir():
+    if archive := archive_at(path):
+        with opened(archive) as found:
+            yield found.results
+    elif os.path.isdir(path):
         yield load_folder(path.absolute())
     elif "/" in name:
         raise ConfigError(f"{name}: neither the folder of a study or report, nor a {ARCHIVE}")

@@ -25,6 +25,8 @@ from ablations.tracking.client import client_of, experiment_id, one_line_errors,
 from analysis.report.latex import PLACE, ShownTable, as_latex, plain
 from analysis.report.markup import csv_cell
 from analysis.report.words import TEMPLATES, environment
+from bbcu.errors import BbcuError
+from bbcu.files import replacing
 
 STYLE = TEMPLATES / "page.css"
 
@@ -90,15 +92,25 @@ def forms(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def write_forms(files: Mapping[str, bytes], folder: Path) -> list[Path]:
-    """Write the other forms of a report beside it and return their paths; remove tables that it no longer has."""
+    """Write the other forms of a report beside it and return their paths; remove tables that it no longer has.
+
+    Raises BbcuError if the folder of the tables is a link, since the tables of another folder would be removed.
+    """
     found = forms(files)
+    if (folder / TABLES).is_symlink():
+        raise BbcuError(f"{folder / TABLES} is a link: remove it, so that the tables can be written")
     for path in (folder / TABLES).glob("*"):
         if path.suffix in (".csv", ".tex") and f"{TABLES}/{path.name}" not in found:
             path.unlink()
     for name, content in found.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+        replace(folder / name, content)
     return [folder / name for name in found]
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replace a file, or a link to one, by a new file; its folder is made if needed."""
+    with replacing(path, durable=False) as temporary:
+        temporary.write_bytes(content)
 
 
 def page_of(tokens: Sequence[Token], files: Mapping[str, bytes]) -> str:

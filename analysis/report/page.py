@@ -31,19 +31,21 @@ from analysis.effects.findings import PROBES, Assessment, Status, assessed, comp
 from analysis.report import figures, frames
 from analysis.report.archive import recording, write_archive
 from analysis.report.figures import MOST_INTERACTIONS, MOST_LINES, Drawing
-from analysis.report.forms import PAGE, write_forms
+from analysis.report.forms import PAGE, replace, write_forms
 from analysis.report.frames import as_csv, rounded_frame
 from analysis.report.markup import Markdown, code, file_name
 from analysis.report.paper_table import paper_tables
-from analysis.report.pictures import MOST_CELLS, SHOWN_PER_SET, Strip, drawable, strips
+from analysis.report.pictures import MOST_CELLS, SHOWN_PER_SET, Damaged, Strip, drawable, strips
 from analysis.report.words import INTERACTION_WORDS, change, render, with_counts
 from analysis.statistics.estimates import MARGIN_DB, Outcome, smallest_sign_flip_p, what_seeds_allow
 from analysis.statistics.factorial import Effect
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults
 from analysis.study.origins import code_by_trial, codes, counted, data_of, energies
+from analysis.study.schema import STATES
 from analysis.study.settings import SettingResults, levels_of, split_by_setting, varying
-from bbcu.files import write_atomically
+from bbcu.errors import BbcuError
+from bbcu.files import read_bytes
 
 LIMITS = {
     "MOST_LEFT_OUT": 40,  # a design can leave out thousands of cells
@@ -55,7 +57,6 @@ LIMITS = {
 }
 SAME_COST = 1e-6  # a smaller change in cost is none
 
-STATES = ("finished", "failed", "interrupted", "pruned", "running", "missing")
 ALWAYS_NAMED = ("finished", "failed", "missing")  # the states that the opening counts even if no trial is in them
 
 
@@ -66,7 +67,8 @@ class Chapter:
     ``contrasts`` average over all pairs of cells, ``alone`` are those of single pairs with the reference cell (empty if
     they are the same), and ``steps`` those of a chain. ``prefix`` starts the names of its files, ``heading`` is the
     Markdown mark of its headings, and ``margin`` the difference in dB that does not matter. ``strips`` are the drawn
-    ones of ``picture_count`` test pictures, with their file names.
+    ones of ``picture_count`` test pictures, with their file names. ``damaged`` are the files of finished trials that
+    cannot be read.
     """
 
     results: SettingResults
@@ -82,6 +84,7 @@ class Chapter:
     frames: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
     strips: list[tuple[Strip, str]] = dataclasses.field(default_factory=list)
     picture_count: int = 0
+    damaged: Damaged = dataclasses.field(default_factory=list)
 
     def has(self, name: str) -> bool:
         return f"{self.prefix}{name}" in self.files
@@ -243,6 +246,12 @@ def chapter_of(results: SettingResults, margin: float, prefix: str, heading: str
         for add in (add_effects, add_design, add_costs, add_probes, add_curves, add_pictures):
             add(chapter)
         chapter.add("cells", frame=frames.cell_frame(chapter.cells, results))
+    for name, identities in (
+        ("result.json", results.records.damaged),
+        ("curve.csv", results.study.damaged_curves.intersection(results.identities)),
+    ):
+        chapter.damaged += [(cell, seed, name) for cell, seed in identities]
+    chapter.damaged.sort()
     if results.left_out:
         chapter.add("left_out", frame=frames.left_out_frame(results))
     chapter.add("trials", frame=frames.trial_frame(results))
@@ -303,7 +312,8 @@ def add_curves(chapter: Chapter) -> None:
 
 
 def add_pictures(chapter: Chapter) -> None:
-    found, chapter.picture_count = strips(chapter.results, chapter.cells, chapter.baseline.split()[0])
+    found, chapter.picture_count, damaged = strips(chapter.results, chapter.cells, chapter.baseline.split()[0])
+    chapter.damaged += damaged
     for strip in found:
         name = file_name(f"pictures-{strip.test_set}-{strip.picture}", [taken for _, taken in chapter.strips])
         chapter.add(name, figures.strip_figure(strip))
@@ -403,27 +413,40 @@ FUNCTIONS = (
 
 
 def write_all(results: StudyResults, margin: float, folder: Path) -> list[Path]:
-    """Write a report in all its forms, with the archive of what it read, and return their paths, the page first."""
+    """Write a report in all its forms, with the archive of what it read, and return their paths, the page first.
+
+    Raises BbcuError if the folder cannot be written to.
+    """
     recorded, asked = recording(results)
     files = compose(recorded, margin)
-    page = write(files, folder)
-    figures_and_data = [folder / name for name in files if name != PAGE]
-    return [page, *figures_and_data, *write_forms(files, folder), write_archive(results, asked, margin, folder)]
+    try:
+        page = write(files, folder)
+        figures_and_data = [folder / name for name in files if name != PAGE]
+        return [page, *figures_and_data, *write_forms(files, folder), write_archive(results, asked, margin, folder)]
+    except OSError as error:
+        place = error.filename or folder
+        raise BbcuError(f"{folder}: the report cannot be written: {place}: {error.strerror}") from error
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> Path:
-    """Write a report's files into ``folder`` and return the page's path.
+    """Write a report's files into ``folder`` and return the page's path; links in their places are replaced.
 
     Files that only the previous page linked to are removed: they would show results that are gone.
     """
     page = folder / PAGE
-    before = page.read_text(encoding="utf-8") if page.exists() else ""
-    for name in re.findall(r"\]\(([\w.-]+\.(?:png|svg|csv))\)", before):
-        if name not in files:
-            (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in re.findall(rb"\]\(([\w.-]+\.(?:png|svg|csv))\)", previous(page)):
+        if name.decode() not in files:
+            (folder / name.decode()).unlink(missing_ok=True)
     for name, content in files.items():
         if name != PAGE:
-            (folder / name).write_bytes(content)
-    write_atomically(page, files[PAGE].decode())
+            replace(folder / name, content)
+    replace(page, files[PAGE])
     return page
+
+
+def previous(page: Path) -> bytes:
+    """Return the page that is there already; nothing if it cannot be read."""
+    try:
+        return read_bytes(page)
+    except OSError:
+        return b""

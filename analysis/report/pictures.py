@@ -4,27 +4,54 @@ Each comes with the window in which the cells disagree most, and that window's e
 """
 
 import dataclasses
+import io
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.image import imread
 from numpy.typing import NDArray
+from PIL import Image
 
 from analysis.effects.contrasts import CellSummary
 from analysis.statistics.rounding import rounded
+from analysis.study.loading import SAMPLES
 from analysis.study.methods import UNTRAINED
 from analysis.study.settings import SettingResults, natural
+from bbcu.errors import first_line
+from bbcu.files import read_bytes
 
 SHOWN_PER_SET = 2  # how many pictures of a test set are shown; the report counts the others
 
 MOST_CELLS = 6
 """How many cells a strip shows: reference, best, worst, and others at even distances in the ranking by PSNR."""
 
+LONGEST_FILE_NAME = 100
+"""The most bytes in the name of a test set or picture; both are in the name of a file that the report writes."""
+
 ZOOM = 3  # the window is one part in so many of the picture's height and width
 
+KINDS = ("input", "baseline", "output", "truth")
+"""The files of a test picture, without ``.png``."""
+
+LARGEST_PICTURE, MOST_PIXELS = 4 * 2**20, 2**20
+"""The most bytes and pixels of a sample picture; trials save windows of 96 x 96 pixels."""
+
 Pixels = NDArray[np.float64]
+
+
+Folders = dict[str, tuple[Path, int]]
+"""The folder of samples that a cell is shown by, and its seed."""
+
+
+class DamagedPicture(ValueError):
+    """A picture that cannot be read or shown; the message says why."""
+
+
+Damaged = list[tuple[str, int, str]]
+"""Files that cannot be read: the cell and seed of their trial, and their name in its folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +81,36 @@ class Strip:
     place: tuple[int, int, int, int]
 
 
-def strips(results: SettingResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int]:
-    """Return the strips to show, and how many test pictures have samples in total.
+def strips(results: SettingResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int, Damaged]:
+    """Return the strips to show, how many test pictures have samples in total, and the files that cannot be read.
 
     A cell is shown under the first of its seeds that left samples; ``baseline`` is the name of the baseline.
     """
     folders = sample_folders(results, shown_cells(drawable(results, cells)))
-    names = sorted(
-        {path.relative_to(folder).as_posix() for folder, _ in folders.values() for path in folder.glob("*/*/")},
-        key=lambda name: [natural(part) for part in name.split("/")],
-    )
+    found = {name for folder, _ in folders.values() for name in sample_folders_in(folder)}
+    names = in_order(name for name in found if name.partition("/")[0] in results.sets)
     chosen: list[str] = []
     for name in names:
         if sum(other.split("/")[0] == name.split("/")[0] for other in chosen) < SHOWN_PER_SET:
             chosen.append(name)
-    return [strip(results, folders, name, baseline) for name in chosen], len(names)
+    damaged: Damaged = []
+    shown = [strip(results, folders, name, baseline, damaged) for name in chosen]
+    return [each for each in shown if each.tiles], len(names), damaged
+
+
+def sample_folders_in(folder: Path) -> list[str]:
+    """Return the test pictures in a trial's folder of samples, such as ``Set5/baby``, Set5 before Set14."""
+    paths = (path.relative_to(folder) for path in folder.glob("*/*/"))
+    return in_order(path.as_posix() for path in paths if all(map(is_shown_name, path.parts)))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: [natural(part) for part in name.split("/")])
+
+
+def is_shown_name(name: str) -> bool:
+    """Whether a report shows a test set or picture of this name, which must fit on the page and in a file's name."""
+    return name.isprintable() and name not in (".", "..") and len(name.encode()) <= LONGEST_FILE_NAME
 
 
 def drawable(results: SettingResults, cells: Sequence[CellSummary]) -> list[CellSummary]:
@@ -87,30 +129,71 @@ def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
     return [cells[place] for place in sorted(places)]
 
 
-def sample_folders(results: SettingResults, cells: Sequence[CellSummary]) -> dict[str, tuple[Path, int]]:
-    found: dict[str, tuple[Path, int]] = {}
+def sample_folders(results: SettingResults, cells: Sequence[CellSummary]) -> Folders:
+    found: Folders = {}
     for cell in cells:
-        folders = ((results.study.files[cell.cell, seed]("samples"), seed) for seed in cell.seeds)
+        folders = ((results.study.files[cell.cell, seed](SAMPLES), seed) for seed in cell.seeds)
         if first := next(((folder, seed) for folder, seed in folders if folder is not None), None):
             found[cell.cell] = first
     return found
 
 
-def strip(results: SettingResults, folders: dict[str, tuple[Path, int]], name: str, baseline: str) -> Strip:
-    """Return the tiles of one test picture, without those that no trial left."""
+def strip(results: SettingResults, folders: Folders, name: str, baseline: str, damaged: Damaged) -> Strip:
+    """Return the tiles of one test picture, without those that no trial left; none at all without an output.
+
+    Files that cannot be read are added to ``damaged``.
+    """
     test_set, picture = name.split("/")
     scores = results.scores(f"{test_set}/psnr_db")
+    reader = _Reader(folders, name, damaged)
+    truth = reader.common("truth", np.nan)
     restored = [
         Tile(results.labels[cell], seed, float(scores[cell, seed]), pixels)
-        for cell, (folder, seed) in folders.items()
-        if (pixels := pixels_of(folder / name / "output.png")) is not None
+        for cell, (_, seed) in folders.items()
+        if (pixels := reader.pixels(cell, "output")) is not None
     ]
     reached = rounded(results.finished[f"metric/baseline/{test_set}/psnr_db"].mean())
-    before = common("input", folders, name, np.nan), common("baseline", folders, name, reached, baseline)
-    truth = common("truth", folders, name, np.nan)
+    before = reader.common("input", np.nan), reader.common("baseline", reached, baseline)
     tiles = [tile for tile in (*before, *restored, truth) if tile is not None]
     place = disagreement([tile.pixels for tile in restored])
-    return Strip(test_set, picture, tuple(zoomed(tile, place, truth) for tile in tiles), place)
+    return Strip(test_set, picture, tuple(zoomed(tile, place, truth) for tile in tiles) if restored else (), place)
+
+
+@dataclasses.dataclass
+class _Reader:
+    """Reads the files of one test picture; the first one that is read decides the size of the others."""
+
+    folders: Folders
+    name: str
+    damaged: Damaged
+    size: tuple[int, int] | None = None
+
+    def pixels(self, cell: str, kind: str) -> Pixels | None:
+        """Return a picture; None if a trial left none, or one that cannot be read or has another size."""
+        folder, seed = self.folders[cell]
+        try:
+            pixels = pixels_of(folder / self.name / f"{kind}.png")
+            if pixels is not None:
+                self._check_size(pixels, kind)
+        except DamagedPicture:
+            self.damaged.append((cell, seed, f"{SAMPLES}/{self.name}/{kind}.png"))
+            return None
+        return pixels
+
+    def _check_size(self, pixels: Pixels, kind: str) -> None:
+        height, width = pixels.shape[:2]
+        if self.size is None:
+            self.size = height, width
+        scale = self.size[0] // height if kind == "input" else 1
+        if (scale * height, scale * width) != self.size:
+            raise DamagedPicture(f"has {width} x {height} pixels")
+
+    def common(self, kind: str, psnr_db: float, title: str = "") -> Tile | None:
+        for cell in self.folders:
+            pixels = self.pixels(cell, kind)
+            if pixels is not None:
+                return Tile(title or kind, None, psnr_db, pixels)
+        return None
 
 
 def disagreement(outputs: Sequence[Pixels]) -> tuple[int, int, int, int]:
@@ -150,17 +233,32 @@ def zoomed(tile: Tile, place: tuple[int, int, int, int], truth: Tile | None) -> 
     return dataclasses.replace(tile, zoom=cut, error=flat, crop_psnr_db=rounded(psnr))
 
 
-def common(kind: str, folders: dict[str, tuple[Path, int]], name: str, psnr_db: float, title: str = "") -> Tile | None:
-    for folder, _ in folders.values():
-        pixels = pixels_of(folder / name / f"{kind}.png")
-        if pixels is not None:
-            return Tile(title or kind, None, psnr_db, pixels)
-    return None
-
-
 def pixels_of(path: Path) -> Pixels | None:
-    """Read a PNG file, 0 to 1 and without transparency; None if it does not exist."""
-    if not path.is_file():
+    """Read a PNG file, 0 to 1 and without transparency; None if it does not exist.
+
+    Raises DamagedPicture for anything else.
+    """
+    try:
+        pixels = decoded(read_bytes(path, LARGEST_PICTURE), MOST_PIXELS)
+    except FileNotFoundError:
         return None
-    pixels = np.asarray(imread(path), dtype=np.float64)
+    except OSError as error:
+        raise DamagedPicture(str(error.strerror)) from error
+    if pixels.ndim == 3 and pixels.shape[2] < 3:
+        raise DamagedPicture("neither grey nor in colour")
     return pixels if pixels.ndim == 2 else pixels[..., :3]
+
+
+def decoded(content: bytes, most_pixels: int) -> Pixels:
+    """Decode a PNG file from 0 to 1; raises DamagedPicture if it is none, or has more than so many pixels."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                width, height = image.size
+        if width * height <= most_pixels:
+            return np.asarray(imread(io.BytesIO(content), format="png"), dtype=np.float64)
+    # Pillow raises nearly anything for a damaged file: OSError, SyntaxError, ValueError, zlib.error, struct.error.
+    except Exception as error:
+        raise DamagedPicture(first_line(error)) from error
+    raise DamagedPicture(f"{width} x {height} pixels are too many")

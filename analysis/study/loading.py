@@ -7,6 +7,8 @@ asks for them.
 import dataclasses
 import functools
 import json
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -18,17 +20,38 @@ import pandas as pd
 from ablations.space.factors import level_text
 from ablations.space.settings import flatten
 from ablations.storage.attempts import State, present_state
-from ablations.storage.files import read_json
 from ablations.storage.folder import Identity, TrialFolder, trial_folders
 from ablations.storage.plans import read_plan
 from ablations.tracking.client import RecordedRun, recorded_runs, run_file
 from ablations.tracking.runs import facts_of, final_metrics
-from bbcu.errors import BbcuError, ConfigError
-
-TEXT_COLUMNS = ("cell", "name", "state", "reason", "run_id", "method", "task", "git", "git_dirty", "provenance")
-"""The columns of the trials that every row has, besides the whole number ``seed``."""
+from analysis.study.schema import (
+    LARGEST_NUMBER,
+    LONGEST_NAME,
+    MOST_SHOWN,
+    NUMBER,
+    SAME_PSNR_DB,
+    TEXT_COLUMNS,
+    doubt_about,
+    read_record,
+    scored_sets,
+)
+from bbcu.errors import BbcuError, ConfigError, printable
+from bbcu.files import read_bytes, read_text
 
 CURVE_COLUMNS = ("cell", "seed", "step", "metric", "value")
+
+CURVE_HEADERS = ("step,metric,value,time", "step,metric,value")
+"""The first line of a learning curve in a trial's folder, and in an archive."""
+
+LARGEST_CURVE = LARGEST_RECORD = 16 * 2**20
+"""The most bytes of a learning curve and of a ``result.json``; those of a million steps have a tenth of that."""
+
+MOST_STEPS = 10**12
+
+LONGEST_FILE_NAME = 255  # bytes, on nearly every file system
+
+SAMPLES = "samples"
+"""The folder of a trial's sample pictures."""
 
 NOT_RECORDED = "not recorded"
 """Stands for the code or data of a trial that was trained before their fingerprints were recorded."""
@@ -65,7 +88,7 @@ class StudyResults:
     - ``metric/<name>``: a number or NaN, such as ``metric/Set5/psnr_db`` (dB), ``metric/baseline/Set5/ssim``,
       ``metric/cost/ops_g`` (10^9 multiply-adds), ``metric/cost/params_k`` (thousands), ``metric/timing/train_s``.
 
-    ``files`` opens the files of every finished trial by name.
+    ``files`` opens the files of every finished trial by name. One that is damaged is left out and can be asked for.
     """
 
     study: str
@@ -79,23 +102,38 @@ class StudyResults:
     def finished(self) -> pd.DataFrame:
         return self.trials[self.trials["state"] == "finished"]
 
-    @functools.cached_property
+    @property
     def curves(self) -> pd.DataFrame:
         """The learning curves of all finished trials: a row per (cell, seed, step, metric)."""
-        return curve_frame({identity: fetch("curve.csv") for identity, fetch in self.files.items()})
+        return self._curves[0]
 
-    def record(self, identity: Identity) -> dict[str, Any]:
-        """Return the ``result.json`` of a finished trial; empty if it cannot be read."""
+    @property
+    def damaged_curves(self) -> frozenset[Identity]:
+        """The finished trials whose learning curve cannot be read, or does not end with the trial's scores."""
+        return self._curves[1]
+
+    @functools.cached_property
+    def _curves(self) -> tuple[pd.DataFrame, frozenset[Identity]]:
+        frame, unreadable = curve_frame({identity: fetch("curve.csv") for identity, fetch in self.files.items()})
+        other = contradicting(frame, self.finished)
+        if other:
+            frame = frame[[identity not in other for identity in identities_of(frame)]].reset_index(drop=True)
+        return frame, unreadable | other
+
+    def record(self, identity: Identity) -> dict[str, Any] | None:
+        """Return what is read of a finished trial's ``result.json``; empty if there is none, None if it is damaged."""
         path = self.files[identity]("result.json") if identity in self.files else None
-        return (read_json(path) or {}) if path is not None else {}
+        return believed_record(path) if path is not None else {}
 
 
 def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
     """Read a study from ``outputs/<study>``, and from MLflow what has no folder there.
 
-    MLflow adds the run ids and the last values of the training curves. Raises ConfigError if there is no trial, and,
-    if there is no folder either, the errors of :func:`ablations.tracking.client.recorded_runs`.
+    MLflow adds the run ids and the last values of the training curves. Raises ConfigError if there is no trial, or if
+    no study can have this name, and, if there is no folder either, the errors of
+    :func:`ablations.tracking.client.recorded_runs`.
     """
+    check_name(study)
     folders = trial_folders(outputs, study)
     plan = read_plan(outputs, study)
     try:
@@ -105,6 +143,14 @@ def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
             raise
         runs = {}
     return study_results(study, plan, folders, runs, tracking_uri)
+
+
+def check_name(study: str) -> None:
+    """Raise ConfigError for a name that no study has, since results are in, and reports go into, a folder of it."""
+    is_name = study not in ("", ".", "..") and "/" not in study and study.isprintable()
+    if not is_name or len(os.fsencode(study)) > LONGEST_FILE_NAME:
+        shown = study if len(study) <= MOST_SHOWN else f"{study[:MOST_SHOWN]}…"
+        raise ConfigError(f"{shown}: neither a study, nor the folder of a report with a results.zip")
 
 
 def load_folder(folder: Path) -> StudyResults:
@@ -136,13 +182,17 @@ def study_results(
         row = {"state": "missing", **planned.get(identity, {}), **({} if run is None else run_row(run)), **found}
         if row["state"] == "missing" and identity not in planned:
             continue
+        if row["state"] == "finished" and (doubt := doubt_about(row)):
+            row = without_result(row, doubt)
         row |= {"cell": identity[0], "seed": identity[1]}
         reason = row.get("reason") or NO_REASON.get(row["state"], "no reason was recorded")
         row["reason"] = "" if row["state"] == "finished" else reason
         rows.append(row)
+        if row["state"] != "finished":
+            continue
         if found.get("state") == "finished" and folder is not None:
             files[identity] = functools.partial(existing_file, folder.path)
-        elif row["state"] == "finished" and run is not None:
+        elif run is not None:
             files[identity] = functools.partial(run_file, tracking_uri, run)
     if not rows:
         raise ConfigError(f"study {study!r} has no trial yet: there is no result, no plan and no run of it")
@@ -156,6 +206,12 @@ def study_results(
     )
 
 
+def without_result(row: Mapping[str, Any], doubt: str) -> dict[str, Any]:
+    """Return the row of a trial that is not believed to be finished, without its numbers."""
+    kept = {name: value for name, value in row.items() if not name.startswith("metric/")}
+    return {**kept, "state": "interrupted", "reason": f"its result cannot be believed: {doubt}"}
+
+
 def planned_row(planned: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": planned["name"],
@@ -167,14 +223,12 @@ def planned_row(planned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_row(run: RecordedRun) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "state": run.state,
-        "reason": run.reason,
-        "run_id": run.run_id,
-        **facts_row(run.params, run.tags),
-        **prefixed("metric", run.metrics),
-    }
+    row = {"name": run.name, "state": run.state, "reason": run.reason, "run_id": run.run_id}
+    try:
+        facts = facts_row(run.params, run.tags)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {**row, "state": "interrupted", "reason": "the tags of its MLflow run are missing or damaged"}
+    return {**row, **facts, **prefixed("metric", run.metrics)}
 
 
 def folder_row(folder: TrialFolder) -> dict[str, Any]:
@@ -222,28 +276,94 @@ def trial_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         if name.startswith("metric/"):
             frame[name] = frame[name].astype("float64")
         elif name != "seed":
-            frame[name] = frame[name].astype("object").fillna("").astype("str")
+            frame[name] = frame[name].astype("object").fillna("").astype("str").map(printable_text)
     return frame
 
 
-def curve_frame(paths: Mapping[Identity, Path | None]) -> pd.DataFrame:
-    """Read these ``curve.csv`` into one long table.
+def printable_text(text: str) -> str:
+    """Return a text on one line, without control characters."""
+    return text if text.isprintable() else printable(" ".join(text.split()))
 
-    pandas takes a millisecond per file, so files with the same header are parsed as one.
+
+def believed_record(path: Path) -> dict[str, Any] | None:
+    """Return what is read of a ``result.json``; empty if there is none, None if it is damaged."""
+    try:
+        return read_record(read_bytes(path, LARGEST_RECORD))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        return None
+
+
+def curve_frame(paths: Mapping[Identity, Path | None]) -> tuple[pd.DataFrame, frozenset[Identity]]:
+    """Read these ``curve.csv`` into one long table, and return which of them cannot be read.
+
+    pandas takes a millisecond per file, so files with the same header are parsed as one, and one by one if some file
+    among them is damaged.
     """
-    texts = {identity: path.read_text(encoding="utf-8") for identity, path in paths.items() if path is not None}
+    texts = {identity: curve_text(path) for identity, path in paths.items() if path is not None}
     frames = []
-    for header in dict.fromkeys(text.partition("\n")[0] for text in texts.values()):
+    for header in CURVE_HEADERS:
         bodies = {
-            identity: text[len(header) + 1 :] for identity, text in texts.items() if text.startswith(f"{header}\n")
+            identity: text.removeprefix(f"{header}\n")
+            for identity, text in texts.items()
+            if text.startswith(f"{header}\n") and text.endswith("\n")
         }
-        text = "".join([f"{header}\n", *bodies.values()])
-        frame = pd.read_csv(StringIO(text), dtype={"value": "str"}).astype({"value": "float64"})
-        counts = [body.count("\n") for body in bodies.values()]
-        frame["cell"] = np.repeat([cell for cell, _ in bodies], counts)
-        frame["seed"] = np.repeat([seed for _, seed in bodies], counts)
-        frames.append(frame[list(CURVE_COLUMNS)])
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(CURVE_COLUMNS))
+        together = parsed_curves(header, bodies)
+        parts = [together] if together is not None else [parsed_curves(header, {each: bodies[each]}) for each in bodies]
+        frames += [frame for frame in parts if frame is not None and len(frame)]
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(CURVE_COLUMNS))
+    return frame, frozenset(texts.keys() - set(identities_of(frame)))
+
+
+def curve_text(path: Path) -> str:
+    """Return the text of a learning curve; empty if it cannot be read."""
+    try:
+        text = read_text(path, LARGEST_CURVE)
+    except (OSError, ValueError):
+        return ""
+    # pandas ends a line at \r too, so that the lines of one file could be counted as those of another.
+    return "" if "\0" in text or "\r" in text else text
+
+
+def parsed_curves(header: str, bodies: Mapping[Identity, str]) -> pd.DataFrame | None:
+    """Parse curves without their header, each of whole lines, as one; None if a line of one of them is no point."""
+    counts = [body.count("\n") for body in bodies.values()]
+    types = {"step": "int64", "metric": "str", "value": "str", "time": "str"}
+    numbers = [name for name in ("value", "time") if name in header]
+    try:
+        frame = pd.read_csv(StringIO("".join([f"{header}\n", *bodies.values()])), dtype=types, keep_default_na=False)
+        # A missing field is NaN, which is no number here.
+        if len(frame) != sum(counts) or not all(frame[name].str.fullmatch(NUMBER).all() for name in numbers):
+            return None
+        frame = frame.astype({"value": "float64"})
+    # A parser of a third party: what is no CSV raises ParserError, ValueError, OverflowError, TypeError or others.
+    except Exception:
+        return None
+    frame["cell"] = np.repeat([cell for cell, _ in bodies], counts)
+    frame["seed"] = np.repeat([seed for _, seed in bodies], counts)
+    sound = frame["step"].between(0, MOST_STEPS) & frame["value"].abs().le(LARGEST_NUMBER)
+    names = frame["metric"].unique()
+    is_sound = sound.all() and all(name.isprintable() and 0 < len(name) <= 2 * LONGEST_NAME for name in names)
+    return frame[list(CURVE_COLUMNS)] if is_sound else None
+
+
+def identities_of(frame: pd.DataFrame) -> list[Identity]:
+    return list(zip(frame["cell"].tolist(), frame["seed"].tolist(), strict=True))
+
+
+def contradicting(curves: pd.DataFrame, finished: pd.DataFrame) -> frozenset[Identity]:
+    """Return the trials whose curve does not end with their PSNR on each test set, as one that was cut off."""
+    found = set()
+    known = set(identities_of(curves))
+    for test_set in scored_sets(str(name).removeprefix("metric/") for name in finished):
+        own = curves[curves["metric"] == f"{test_set}/psnr_db"].drop_duplicates(["cell", "seed"], keep="last")
+        last = dict(zip(identities_of(own), own["value"].tolist(), strict=True))
+        scores = zip(identities_of(finished), finished[f"metric/{test_set}/psnr_db"].tolist(), strict=True)
+        for identity, score in scores:
+            if identity in known and not math.isnan(score):
+                found |= set() if abs(last.get(identity, math.inf) - score) <= SAME_PSNR_DB else {identity}
+    return frozenset(found)
 
 
 def existing_file(folder: Path, name: str) -> Path | None:

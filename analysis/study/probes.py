@@ -36,22 +36,27 @@ class Records:
     :data:`NUMBERS` (NaN if not measured) and ``range_gap``: by how many powers of ten the branch's deviation exceeds
     that of what it is added to, at least 0, because only a branch of the greater range drowns the other. ``pictures``
     holds the scores by picture of a trial on a test set, ``collapsed`` the trials whose own record says that their body
-    contributes nothing, with the evidence.
+    contributes nothing, with the evidence. ``damaged`` are the trials whose record cannot be read.
     """
 
     units: pd.DataFrame
     pictures: Mapping[tuple[Identity, str], PictureScores]
     collapsed: Mapping[Identity, str]
+    damaged: Sequence[Identity] = ()
 
 
-def read_records(identities: Iterable[Identity], record: Callable[[Identity], Mapping[str, Any]]) -> Records:
+def read_records(identities: Iterable[Identity], record: Callable[[Identity], Mapping[str, Any] | None]) -> Records:
     names: dict[tuple[str, ...], tuple[str, ...]] = {}
     pictures: dict[tuple[Identity, str], PictureScores] = {}
     collapsed: dict[Identity, str] = {}
     labels: list[tuple[str, int, str, int]] = []
     numbers = array.array("d")
+    damaged: list[Identity] = []
     for identity in identities:
         document = record(identity)
+        if document is None:
+            damaged.append(identity)
+            continue
         for test_set, scores in document.get("metrics", {}).items():
             found = {name: float(score["psnr_db"]) for name, score in (scores.get("images") or {}).items()}
             # Trials share their test sets, so the names of the pictures are stored once.
@@ -63,7 +68,7 @@ def read_records(identities: Iterable[Identity], record: Callable[[Identity], Ma
             numbers.extend(measurements(unit))
         if reason := why_collapsed(document, list(units.values())):
             collapsed[identity] = reason
-    return Records(unit_frame(labels, numbers), pictures, collapsed)
+    return Records(unit_frame(labels, numbers), pictures, collapsed, damaged)
 
 
 def measurements(unit: Mapping[str, Any]) -> list[float]:

@@ -317,7 +317,7 @@ class TestPictures:
         assert (len(shown), shown[0], shown[-1]) == (MOST_CELLS, ranked[0], ranked[-1])
 
     def test_a_strip_holds_input_baseline_cells_and_truth(self, whole: SettingResults) -> None:
-        (strip,), available = strips(whole, cell_summaries(whole), "bicubic")
+        (strip,), available, _ = strips(whole, cell_summaries(whole), "bicubic")
         assert isinstance(strip, Strip)
         assert [tile.title for tile in strip.tiles][:2] == ["input", "bicubic"]
         assert strip.tiles[-1].title == "truth"
