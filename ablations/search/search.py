@@ -28,14 +28,18 @@ from ablations.search.records import (
     Record,
     RowState,
 )
+from ablations.search.storages import refusal
 from ablations.search.stored import StoredSearch, counts_as_drawn, note_state, state_of
 from ablations.space.rows import Row, Sweep
-from bbcu.errors import ConfigError
+from bbcu.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-9
+"""How far a stored value may be from that of the result, which a database may round."""
 
 DRAWS = 3
 """How many rows are drawn for one new cell before the nearest new cell is taken; a draw costs milliseconds."""
@@ -63,6 +67,36 @@ class Search:
         self._stored = StoredSearch.opened(options, f"{options.name}-{self._fingerprint()}", directions)
         self._backend, self._study = self._stored.backend, self._stored.study
         self._backend.hold_worker_lock()
+
+    def check(self) -> None:
+        """Raise BbcuError if a finished row is not what the results on disk say: they are the truth.
+
+        A storage that machines without a common folder share may have rows of other machines, without a result here.
+        """
+        try:
+            trials = self._study.get_trials(deepcopy=False)
+            records = [self._record(trial) for trial in trials]
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # The rows are those of a database that anything may have written to.
+            reason = f"a row is damaged: {type(error).__name__}: {first_line(error)}"
+            raise refusal(self.options.storage, reason) from error
+        for trial, record in zip(trials, records, strict=True):
+            if trial.values is not None or record.state in WITH_VALUES:
+                self._check_finished(record)
+
+    def _check_finished(self, record: Record) -> None:
+        name = f"row {record.number} ({' '.join(record.row)})"
+        identified = self._identify(record.row)
+        if record.state not in WITH_VALUES or identified.cell != record.cell:
+            raise refusal(self.options.storage, f"{name} has a score and is not of the cell that was scored")
+        if identified.values is None:
+            if self._backend.common_folder:
+                raise refusal(self.options.storage, f"{name} is finished and its cell has no valid result on disk")
+            return
+        for key, value in record.values.items():
+            there = identified.values[key]
+            if not math.isclose(value, there, rel_tol=0, abs_tol=TOLERANCE):
+                raise refusal(self.options.storage, f"{name} has {key} {value:g} and its result on disk {there:g}")
 
     def close(self) -> None:
         """Release the proposals without an outcome, so that another process may propose them."""

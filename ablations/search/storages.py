@@ -6,6 +6,7 @@ system, or of a database session, are released however a process ends, so no pro
 
 import abc
 import contextlib
+import functools
 import hashlib
 import sqlite3
 import uuid
@@ -22,6 +23,9 @@ from bbcu.passwords import remember
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from sqlalchemy import Connection
+
+
+REMEDY = "delete it to search anew: the results on disk are used again, so nothing is trained twice"
 
 
 def check_storage(storage: str) -> None:
@@ -53,6 +57,9 @@ def opened(storage: str) -> Iterator[tuple["StorageBackend", "BaseStorage"]]:
 
 class StorageBackend(abc.ABC):
     """Where a search is stored; ``worker`` identifies its process, whose lock shows others that it is alive."""
+
+    common_folder = True
+    """Whether every process that uses the storage has the same folder of results."""
 
     def __init__(self) -> None:
         self.worker = uuid.uuid4().hex
@@ -132,6 +139,10 @@ class _SQLite(_File):
     def open(self) -> "BaseStorage":
         from optuna.storages import RDBStorage
 
+        with contextlib.closing(self._connect()) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise refusal(f"sqlite:///{self._path}", f"the database is damaged: {found}")
         return RDBStorage(f"sqlite:///{self._path}", engine_kwargs={"creator": self._connect})
 
     def _connect(self) -> sqlite3.Connection:
@@ -145,34 +156,10 @@ class _SQLite(_File):
 class _Journal(_File):
     def open(self) -> "BaseStorage":
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        path, lock = self._path, self._lock
+        from ablations.search.journal import ChainedJournal
 
-        class WholeLinesLock(JournalFileOpenLock):
-            """Our lock instead of Optuna's, which stays in place for half a minute after its process was killed."""
-
-            def acquire(self) -> bool:
-                lock.acquire()
-                _truncate_partial_line(path)
-                return True
-
-            def release(self) -> None:
-                lock.release()
-
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=WholeLinesLock(str(path))))
-
-
-def _truncate_partial_line(path: Path) -> None:
-    """Truncate a partial last line, which a killed process may leave, before another line is appended to it."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, 2)
-        if file.read() == b"\n":
-            return
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+        return JournalStorage(ChainedJournal(self._path, self._lock, functools.partial(refusal, str(self._path))))
 
 
 class _PostgreSQL(StorageBackend):
@@ -180,6 +167,9 @@ class _PostgreSQL(StorageBackend):
 
     A connection pooler that shares sessions, as PgBouncer does by transaction, would break them.
     """
+
+    # Machines without a common folder can share a database.
+    common_folder = False
 
     # The server closes a session whose client has been unreachable for a minute, for example after a power cut.
     KEEPALIVES = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -238,12 +228,18 @@ def _advisory(session: "Connection", function: str, name: str) -> Any:
 def _errors_in_one_line(storage: str) -> Iterator[None]:
     """Turn errors of opening a storage into a BbcuError of one line that names the storage."""
     from optuna.exceptions import OptunaError
-    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (OSError, ImportError, KeyError, ValueError, SQLAlchemyError, OptunaError) as error:
+    except BbcuError:
+        raise
+    except Exception as error:  # Optuna reads bytes that may be anything, and says not which errors it raises.
         # Optuna's message is advice for programmers; the cause has the reason.
         cause = error.__cause__ if isinstance(error, OptunaError) and error.__cause__ is not None else error
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         raise BbcuError(f"hydra.sweeper.storage={storage}: cannot be used: {reason}") from error
+
+
+def refusal(storage: str, reason: str) -> BbcuError:
+    """Return the error for a storage whose content contradicts itself or the results on disk."""
+    return BbcuError(f"hydra.sweeper.storage={storage}: cannot be used: {reason}; {REMEDY}")

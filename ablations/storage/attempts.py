@@ -7,19 +7,20 @@ study's ``plan.json`` lists them.
 
 import dataclasses
 import enum
-import json
+import logging
 import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from ablations.storage.files import read_json
+from ablations.storage.files import DamagedFile, read_sealed, write_sealed
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import Lease, living_lease, this_host
-from bbcu.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 PROCESS_DIED = "the process ended without recording a reason"
-RESULT_LOST = "its result.json is damaged or missing"
+RESULT_LOST = "its result.json is missing"
 
 
 class State(enum.StrEnum):
@@ -60,9 +61,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class History:
-    """All attempts at a trial, oldest first."""
+    """All attempts at a trial, oldest first; none are known if ``state.json`` is damaged."""
 
     attempts: tuple[Attempt, ...] = ()
+    damage: DamagedFile | None = None
 
     @property
     def last(self) -> Attempt | None:
@@ -83,40 +85,56 @@ class History:
 
 def history_of(folder: TrialFolder) -> History:
     """Read ``state.json``; the history is empty if the file is missing or damaged."""
-    content = read_json(folder.state_path)
+    from ablations.storage import formats
+
     try:
-        rows = [] if content is None else content["attempts"]
-        return History(tuple(Attempt(**{**row, "state": State(row["state"])}) for row in rows))
-    except (KeyError, TypeError, ValueError):
-        return History()
+        content = read_sealed(folder.state_path, formats.History)
+    except DamagedFile as error:
+        return History(damage=error)
+    rows = [] if content is None else content["attempts"]
+    return History(tuple(Attempt(**{**row, "state": State(row["state"])}) for row in rows))
 
 
 def present_state(folder: TrialFolder) -> tuple[State, str]:
     """Return the present state of a trial and the reason; it runs only if its process is alive."""
     if folder.result() is not None:
         return State.FINISHED, ""
-    last = history_of(folder).last
-    if last is not None and last.state == State.RUNNING and living_lease(folder) is not None:
+    history = history_of(folder)
+    if history.state == State.RUNNING and living_lease(folder) is not None:
         return State.RUNNING, ""
     # It may have finished since the result was read.
     if folder.result() is not None:
         return State.FINISHED, ""
-    return state_without_process(folder, last)
+    return state_without_process(folder, history)
 
 
-def state_without_process(folder: TrialFolder, last: Attempt | None) -> tuple[State, str]:
-    """Return the state and reason of a trial without a valid result or a process; ``last`` is its latest attempt."""
-    if last is None or last.state == State.FINISHED:
-        is_lost = last is not None or folder.result_path.exists()
-        return (State.INTERRUPTED, RESULT_LOST) if is_lost else (State.PLANNED, "")
+def state_without_process(folder: TrialFolder, history: History) -> tuple[State, str]:
+    """Return the state and reason of a trial without a valid result or a process."""
+    damage = damage_of(folder, history)
+    if damage is not None:
+        return State.INTERRUPTED, damage.in_folder
+    last = history.last
+    if last is None:
+        return State.PLANNED, ""
+    if last.state == State.FINISHED:
+        return State.INTERRUPTED, RESULT_LOST
     if last.state == State.RUNNING:
         return State.INTERRUPTED, PROCESS_DIED
     return last.state, last.reason
 
 
+def damage_of(folder: TrialFolder, history: History) -> DamagedFile | None:
+    """Return the damage because of which a trial has no valid result or no known state, or None."""
+    return folder.damage() or history.damage
+
+
 def begin_attempt(folder: TrialFolder, began: float | None = None) -> Attempt:
-    """Record that an attempt begins, and close earlier ones whose process died."""
-    before = [closed_attempt(attempt, folder) for attempt in history_of(folder).attempts]
+    """Record that an attempt begins, and close earlier ones whose process died; warn of damaged files."""
+    history = history_of(folder)
+    for damage, meaning in ((folder.damage(), "the trial is trained again"), (history.damage, "attempts count from 1")):
+        if damage is not None:
+            log.warning("%s; %s", damage, meaning)
+    before = [closed_attempt(attempt, folder) for attempt in history.attempts]
     moment = time.time() if began is None else began
     attempt = Attempt(len(before) + 1, State.RUNNING, "", moment, None, this_host().partition("/")[0], os.getpid())
     _write(folder, (*before, attempt))
@@ -153,7 +171,7 @@ def closed_attempt(attempt: Attempt, folder: TrialFolder) -> Attempt:
 def _write(folder: TrialFolder, attempts: tuple[Attempt, ...]) -> None:
     rows = [dataclasses.asdict(attempt) for attempt in attempts]
     content = {"state": attempts[-1].state, "reason": attempts[-1].reason, "attempts": rows}
-    write_atomically(folder.state_path, json.dumps(content, indent=1) + "\n")
+    write_sealed(folder.state_path, content)
 
 
 def progress_text(lease: Lease) -> str:

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
-import json
+import math
+import os
+import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -10,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ablations.space.factors import SHOWN
-from ablations.storage.files import read_json
-from bbcu.files import replacing, write_atomically
+from ablations.storage.files import DamagedFile, file_checksum, read_sealed, write_sealed
+from bbcu.errors import BbcuError, first_line
+from bbcu.files import read_text, replacing
 
 Identity = tuple[str, int]
 """The cell's key and the seed, which identify a trial within its study."""
 
-RESULT_KEYS = {
-    *("study", "cell", "name", "factors", "levels", "reference", "setting", "method", "task", "seed"),
-    *("metrics", "baseline", "cost", "timing", "probes", "provenance"),
-}
-"""The keys of every ``result.json``."""
+SEED_FOLDER = re.compile(r"seed(0|[1-9][0-9]{0,18})")
+CELL_FOLDER = re.compile(r"[0-9a-f]+")
+LARGEST_SEED = 2**63 - 1
+
+CURVE_HEADER = ["step", "metric", "value", "time"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,11 @@ class TrialFolder:
 
     @classmethod
     def of(cls, path: Path) -> "TrialFolder":
-        """Return the trial folder at ``path``, which must have that form."""
-        return cls(path.parents[2], path.parents[1].name, path.parent.name, int(path.name.removeprefix("seed")))
+        """Return the trial folder at ``path``; raise ValueError if its name is not of that form."""
+        seed = seed_of(path.name)
+        if seed is None:
+            raise ValueError(f"{path} is not named as the folder of a trial")
+        return cls(path.parents[2], path.parents[1].name, path.parent.name, seed)
 
     def shortened(self, path: Path) -> str:
         """Return a path in this folder with the cell's key shortened to a shell pattern such as ``3f9c01d2a4be*``."""
@@ -63,36 +69,138 @@ class TrialFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Return the trial's result, or None if it is missing, damaged or another trial's."""
-        result = read_json(self.result_path)
-        if result is None or not result.keys() >= RESULT_KEYS:
+        try:
+            return self.checked_result()
+        except DamagedFile:
             return None
-        return result if (result["cell"], result["seed"]) == (self.cell, self.seed) else None
+
+    def damage(self) -> DamagedFile | None:
+        """Return what is wrong with the trial's result, or None if it is intact or missing."""
+        try:
+            self.checked_result()
+        except DamagedFile as error:
+            return error
+        return None
+
+    def checked_result(self) -> dict[str, Any] | None:
+        """Return the trial's result, or None if there is none.
+
+        Raises DamagedFile if the result or the learning curve beside it is not what the trial wrote.
+        """
+        from ablations.storage import formats
+
+        result = read_sealed(self.result_path, formats.Result)
+        if result is None:
+            return None
+        if (result["cell"], result["seed"]) != (self.cell, self.seed):
+            other = f"cell {result['cell'][:SHOWN]} seed {result['seed']}"
+            raise DamagedFile(self.result_path, f"it is the result of {other}")
+        files = result.pop("files", None)
+        if files is None:
+            self._check_earlier(result)
+        else:
+            _check_file(self.curve_path, files.get(self.curve_path.name))
+        return result
+
+    def _check_earlier(self, result: Mapping[str, Any]) -> None:
+        """Raise DamagedFile if a result without checksums disagrees with itself or with its curve."""
+        from ablations.storage.formats import ROUNDING, disagreement
+
+        wrong = disagreement(result["metrics"])
+        if wrong is not None:
+            raise DamagedFile(self.result_path, wrong)
+        last = {name: value for point in self.curve() for name, value in point.metrics.items()}
+        for name, scores in result["metrics"].items():
+            at_end = last.get(f"{name}/psnr_db", scores["psnr_db"])
+            if not math.isclose(at_end, scores["psnr_db"], rel_tol=0, abs_tol=ROUNDING):
+                raise DamagedFile(self.result_path, f"metrics.{name}.psnr_db: {self.curve_path.name} ends otherwise")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        write_atomically(self.result_path, json.dumps(result, indent=1) + "\n")
+        """Write ``result.json`` with its checksum and those of the trial's curve and checkpoint."""
+        written = [path for path in (self.curve_path, self.checkpoint_path) if path.exists()]
+        files = {path.name: file_checksum(path) for path in written}
+        write_sealed(self.result_path, {**result, "files": files})
 
     def write_curve(self, points: Iterable[CurvePoint]) -> None:
         """Write the learning curve as a long table: step, metric, value, time (seconds since the epoch)."""
         with replacing(self.curve_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["step", "metric", "value", "time"])
+            writer.writerow(CURVE_HEADER)
             for point in points:
                 for name, value in point.metrics.items():
                     writer.writerow([point.step, name, repr(value), repr(point.time)])
 
     def curve(self) -> list[CurvePoint]:
-        """Read the learning curve, one point per row of the table; empty if the file is missing."""
-        if not self.curve_path.exists():
+        """Read the learning curve, one point per row of the table; empty if the file is missing.
+
+        Raises DamagedFile if it is not such a table.
+        """
+        try:
+            text = read_text(self.curve_path)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        with self.curve_path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [CurvePoint(int(row["step"]), {row["metric"]: float(row["value"])}, float(row["time"])) for row in rows]
+        except OSError as error:
+            raise DamagedFile(self.curve_path, f"it cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise DamagedFile(self.curve_path, "it is not text") from error
+        try:
+            header, *rows = csv.reader(text.splitlines(), strict=True)
+            points = [
+                CurvePoint(int(step), {metric: float(value)}, float(moment)) for step, metric, value, moment in rows
+            ]
+        except (ValueError, csv.Error) as error:
+            raise DamagedFile(self.curve_path, first_line(error)) from error
+        if header != CURVE_HEADER:
+            raise DamagedFile(self.curve_path, f"its header is not {','.join(CURVE_HEADER)}")
+        for point in points:
+            if point.step < 0 or not math.isfinite(point.time) or any(map(math.isnan, point.metrics.values())):
+                raise DamagedFile(self.curve_path, f"step {point.step} has an impossible number")
+        return points
+
+
+def _check_file(path: Path, checksum: str | None) -> None:
+    """Raise DamagedFile unless the file has this checksum; it must not exist if that is None."""
+    if checksum is None:
+        if os.path.lexists(path):
+            raise DamagedFile(path, "result.json does not know it")
+        return
+    try:
+        is_intact = file_checksum(path) == checksum
+    except FileNotFoundError:
+        raise DamagedFile(path, "it is missing, and result.json has its checksum") from None
+    except OSError as error:
+        raise DamagedFile(path, f"it cannot be read: {error.strerror}") from error
+    if not is_intact:
+        raise DamagedFile(path, "its content does not match its checksum in result.json")
+
+
+def seed_of(name: str) -> int | None:
+    """Return the seed of the folder of that name, or None: ``seed0.bak``, ``seed01`` and ``seed-1`` are no trials."""
+    match = SEED_FOLDER.fullmatch(name)
+    return int(match[1]) if match is not None and int(match[1]) <= LARGEST_SEED else None
+
+
+def identities_in(folder: Path) -> set[Identity]:
+    """Return the trials that have a folder in a study's; folders and files of other names are ignored.
+
+    It makes no path objects, since there may be thousands. Raises BbcuError if a folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            cells = [entry for entry in entries if CELL_FOLDER.fullmatch(entry.name) and entry.is_dir()]
+        names = ((cell.name, seed_of(name)) for cell in cells for name in os.listdir(cell))
+        return {(cell, seed) for cell, seed in names if seed is not None}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise BbcuError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
     """Return every trial folder of a study, sorted by cell and seed."""
-    folders = [TrialFolder.of(path) for path in study_folder(outputs, study).glob("*/seed*") if path.is_dir()]
-    return sorted(folders, key=lambda folder: (folder.cell, folder.seed))
+    identities = sorted(identities_in(study_folder(outputs, study)))
+    folders = (TrialFolder(outputs, study, cell, seed) for cell, seed in identities)
+    return [folder for folder in folders if folder.path.is_dir()]
 
 
 def is_current(result: Mapping[str, Any] | None, *, code: str, on_change: str) -> bool:

@@ -13,7 +13,6 @@ that differ between machines, or are set back, do not matter.
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 import platform
@@ -27,10 +26,10 @@ from typing import Any
 
 import filelock
 
-from ablations.storage.files import read_json
+from ablations.storage.files import read_intact, write_sealed
 from ablations.storage.folder import TrialFolder, study_folder
 from bbcu.errors import BbcuError
-from bbcu.files import write_atomically
+from bbcu.files import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +97,11 @@ class Lease:
 
 
 def lease_path(folder: TrialFolder) -> Path:
-    return study_folder(folder.outputs, folder.study) / RUNNING / f"{folder.cell}-seed{folder.seed}.json"
+    return study_folder(folder.outputs, folder.study) / RUNNING / lease_name(folder.cell, folder.seed)
+
+
+def lease_name(cell: str, seed: int) -> str:
+    return f"{cell}-seed{seed}.json"
 
 
 def lease_files(outputs: Path, study: str) -> list[Path]:
@@ -106,12 +109,15 @@ def lease_files(outputs: Path, study: str) -> list[Path]:
 
 
 def read_lease(path: Path) -> Lease | None:
-    """Return the lease in ``path``, or None if it is missing or damaged."""
-    content = read_json(path)
-    try:
-        return None if content is None else Lease(**content)
-    except TypeError:
-        return None
+    """Return the lease in ``path``, or None if it is missing, damaged or another trial's.
+
+    A damaged lease is ignored: its trial counts as one without a process, and the lock keeps a second process away.
+    """
+    from ablations.storage import formats
+
+    content = read_intact(path, formats.Lease)
+    lease = None if content is None else Lease(**content)
+    return lease if lease is not None and path.name == lease_name(lease.cell, lease.seed) else None
 
 
 def leases(outputs: Path, study: str) -> list[Lease]:
@@ -184,7 +190,7 @@ class HeldLease:
     def _write(self) -> None:
         self._written_at = time.monotonic()
         try:
-            write_atomically(self._path, json.dumps(dataclasses.asdict(self._lease)) + "\n", durable=False)
+            write_sealed(self._path, dataclasses.asdict(self._lease), durable=False)
             self._is_written = True
         except OSError as error:
             if not self._has_warned:
@@ -278,7 +284,7 @@ class SilenceMonitor:
         silent, seen = [], {}
         for path in lease_files(outputs, study):
             try:
-                state: object = (path.read_bytes(), path.stat().st_mtime_ns)
+                state: object = (read_bytes(path), path.stat().st_mtime_ns)
             except OSError:
                 continue
             before = self._seen.get(path)

@@ -1,6 +1,7 @@
 """The plan of a study on disk: every trial that was requested, and the combinations that were left out."""
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,16 @@ import filelock
 
 from ablations.space.factors import level_text
 from ablations.space.settings import distinguishing_keys, flatten
-from ablations.storage.files import read_json
+from ablations.storage.files import DamagedFile, read_sealed, write_sealed
 from ablations.storage.folder import Identity, study_folder
 from bbcu.errors import BbcuError
-from bbcu.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 REQUESTED = ("levels", "setting")
 """The keys of a plan's row that hold the requested levels and setting, before they are put into canonical form."""
+
+ADVICE = "which trials are missing is not known; restore it, or run the study again, which begins a new plan"
 
 
 def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
@@ -24,14 +28,15 @@ def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
 
     A plan is ``{"trials": [{"cell", "seed", "factors", ...}], "left_out": [{"factors", "reason"}], ...}``. Trials are
     identified by cell and seed, left-out combinations by levels and setting. Each row gets ``planned_at``, the
-    time at which it was first planned, in seconds since the epoch. The other keys are replaced.
+    time at which it was first planned, in seconds since the epoch. The other keys are replaced. A damaged plan is moved
+    aside, with a warning, and a new one begins.
     """
     folder = study_folder(outputs, study)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".plan.lock"):
-            merged = _merged(read_plan(outputs, study), plan, time.time())
-            write_atomically(folder / "plan.json", json.dumps(merged, indent=1) + "\n")
+            merged = _merged(_intact_plan(outputs, study), plan, time.time())
+            write_sealed(plan_path(outputs, study), merged)
     except OSError as error:
         raise BbcuError(f"outputs={outputs}: {folder} cannot be written to: {error.strerror}") from error
 
@@ -57,9 +62,35 @@ def _text_of(row: Mapping[str, Any], keys: Sequence[str]) -> str:
     return json.dumps([row.get(key) for key in keys], sort_keys=True)
 
 
+def plan_path(outputs: Path, study: str) -> Path:
+    return study_folder(outputs, study) / "plan.json"
+
+
 def read_plan(outputs: Path, study: str) -> dict[str, Any]:
-    """Return the study's plan; it is empty before the first sweep."""
-    return read_json(study_folder(outputs, study) / "plan.json") or {"trials": [], "left_out": []}
+    """Return the study's plan; it is empty before the first sweep. Raises DamagedFile."""
+    from ablations.storage import formats
+
+    path = plan_path(outputs, study)
+    try:
+        plan = read_sealed(path, formats.Plan)
+    except DamagedFile as error:
+        raise DamagedFile(path, error.reason, ADVICE) from error
+    return _empty() if plan is None else plan
+
+
+def _intact_plan(outputs: Path, study: str) -> dict[str, Any]:
+    """Return the study's plan; move a damaged one aside, with a warning, and return an empty one."""
+    try:
+        return read_plan(outputs, study)
+    except DamagedFile as error:
+        aside = error.path.with_name("plan.json.damaged")
+        error.path.replace(aside)
+        log.warning("%s is damaged: %s; it is now %s, and a new plan begins", error.path, error.reason, aside.name)
+        return _empty()
+
+
+def _empty() -> dict[str, Any]:
+    return {"trials": [], "left_out": []}
 
 
 def trial_names(trials: Iterable[tuple[Identity, str, Mapping[str, Any]]]) -> dict[Identity, str]:

@@ -1,18 +1,17 @@
 """Let a search prune its trials: after each evaluation a trial sends a request, and the search's process answers it.
 
-Requests and answers are small files next to the trial's lease, so they work with every launcher.
+Requests and answers are small files next to the trial's lease, so they work with every launcher. A damaged one is
+ignored: the trial continues, as it does without an answer.
 """
 
-import json
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.storage.files import read_json
+from ablations.storage.files import read_intact, write_sealed
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
-from bbcu.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +41,20 @@ class PruningClient:
 
     def check(self, step: int, psnr_db: float) -> None:
         """Raise TrialPruned if the search prunes the trial; without an answer the trial continues."""
+        from ablations.storage.formats import PruningAnswer
+
         if not self._asks:
             return
         try:
             # A late answer to an earlier attempt must not apply to this one.
             self._answer.unlink(missing_ok=True)
-            write_atomically(self._request, json.dumps({"step": step, "psnr_db": psnr_db}) + "\n", durable=False)
+            write_sealed(self._request, {"step": step, "psnr_db": psnr_db}, durable=False)
         except OSError as error:
             log.warning("the search cannot be asked at step %d: %s; training continues", step, error.strerror)
             return
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            answer = read_json(self._answer)
+            answer = read_intact(self._answer, PruningAnswer)
             if answer is not None and answer["step"] == step:
                 self._answer.unlink(missing_ok=True)
                 if answer["prune"]:
@@ -74,13 +75,14 @@ class PruningRequest:
     def answer(self, *, prune: bool) -> None:
         """Answer the trial, which ends if ``prune`` is set."""
         request_path(self.folder).unlink(missing_ok=True)
-        text = json.dumps({"step": self.step, "prune": prune}) + "\n"
-        write_atomically(answer_path(self.folder), text, durable=False)
+        write_sealed(answer_path(self.folder), {"step": self.step, "prune": prune}, durable=False)
 
 
 def open_request(folder: TrialFolder) -> PruningRequest | None:
     """Return the unanswered request of the trial in ``folder``, or None."""
-    content = read_json(request_path(folder))
+    from ablations.storage import formats
+
+    content = read_intact(request_path(folder), formats.PruningRequest)
     return None if content is None else PruningRequest(folder, content["step"], content["psnr_db"])
 
 

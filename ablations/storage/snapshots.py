@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbcu.errors import first_line
-from bbcu.files import replacing
+from bbcu.files import read_bytes, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 RETAINED = 2
 """How many snapshots of a trial are retained: the newest, and one in case that is damaged."""
 
-NAME = re.compile(r"step(\d+)-([0-9a-f]{16})\.pt")
+LARGEST = 16 * 2**30
+"""The most bytes of a snapshot that are read."""
+
+NAME = re.compile(r"step([0-9]+)-([0-9a-f]{16})\.pt")
 
 
 class Snapshots:
@@ -91,7 +94,7 @@ class Snapshots:
         match = NAME.fullmatch(path.name)
         assert match is not None
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, LARGEST)
         except OSError as error:
             return f"cannot be read: {error.strerror}", None
         if hashlib.sha256(content).hexdigest()[:16] != match[2]:
@@ -100,7 +103,9 @@ class Snapshots:
             saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         except Exception as error:
             return f"torch does not load it: {first_line(error)}", None
-        if not isinstance(saved, dict) or saved.keys() != {"origin", "state"} or not isinstance(saved["origin"], dict):
+        if not isinstance(saved, dict) or saved.keys() != {"origin", "state"}:
+            return "it is not a snapshot", None
+        if not isinstance(saved["origin"], dict) or not isinstance(saved["state"], dict):
             return "it is not a snapshot", None
         origin = saved["origin"]
         differing = sorted(key for key in {*origin, *self._origin} if origin.get(key) != self._origin.get(key))

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ablations.space.factors import SHOWN
-from ablations.storage.attempts import Attempt, State, history_of, state_without_process
-from ablations.storage.folder import Identity, TrialFolder, study_folder
+from ablations.storage.attempts import Attempt, State, damage_of, history_of, state_without_process
+from ablations.storage.files import DamagedFile
+from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
 from ablations.storage.lease import Lease, leases, living_lease
-from ablations.storage.plans import read_plan, trial_names
+from ablations.storage.plans import plan_path, read_plan, trial_names
 from bbcu.errors import ConfigError
-
-SEED = re.compile(r"seed\d+")
 
 
 @dataclass(frozen=True)
 class TrialStatus:
     """The state of a trial; ``lease`` is set while it runs, and ``attempts`` unless it has finished.
 
-    ``since`` is when it entered the state, in seconds since the epoch, or None if that was not recorded.
+    ``since`` is when it entered the state, in seconds since the epoch, or None if that was not recorded. ``damage`` is
+    what is wrong with a file of its folder.
     """
 
     folder: TrialFolder
@@ -34,6 +33,7 @@ class TrialStatus:
     since: float | None = None
     attempts: tuple[Attempt, ...] = ()
     lease: Lease | None = None
+    damage: DamagedFile | None = None
 
     @property
     def title(self) -> str:
@@ -42,17 +42,23 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """The states of a study's trials; ``excluded`` has the combinations that its plan leaves out, with the reasons."""
+    """The states of a study's trials; ``excluded`` has the combinations that its plan leaves out, with the reasons.
+
+    ``damage`` is what is wrong with the plan; nobody knows then what was planned.
+    """
 
     folder: Path
     trials: tuple[TrialStatus, ...]
     excluded: tuple[Mapping[str, Any], ...]
+    damage: DamagedFile | None = None
 
     @property
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[State, int | None]:
+        """How many trials are in each state; None for planned and excluded ones if the plan is damaged."""
         counts = Counter(trial.state for trial in self.trials)
         counts[State.EXCLUDED] = len(self.excluded)
-        return {state: counts[state] for state in State}
+        unknown = () if self.damage is None else (State.PLANNED, State.EXCLUDED)
+        return {state: None if state in unknown else counts[state] for state in State}
 
     def of(self, state: State) -> list[TrialStatus]:
         return [trial for trial in self.trials if trial.state == state]
@@ -60,11 +66,15 @@ class StudyStatus:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """The plan of a study: each trial's name, when it was first planned, and the excluded combinations."""
+    """The plan of a study: each trial's name, when it was first planned, and the excluded combinations.
+
+    ``damage`` is what is wrong with its file.
+    """
 
     names: Mapping[Identity, str]
     times: Mapping[Identity, float | None]
     excluded: tuple[Mapping[str, Any], ...]
+    damage: DamagedFile | None = None
 
 
 class StatusReader:
@@ -77,7 +87,7 @@ class StatusReader:
         if study not in (available := studies(outputs)):
             raise ConfigError(f"no study {study!r} in {outputs}; available: {', '.join(available) or 'none'}")
         self._outputs, self._study = outputs, study
-        self._plan_stamp: object = None
+        self._plan_stamp: object = "not read"
         self._plan = PlanSummary({}, {}, ())
         self._folders: dict[Identity, TrialFolder] = {}
         self._result_names: dict[Path, tuple[tuple[int, int], str]] = {}
@@ -96,12 +106,15 @@ class StatusReader:
             if trial.state == State.PLANNED:
                 trial = dataclasses.replace(trial, since=plan.times.get(identity))
             trials.append(trial)
-        return StudyStatus(study_folder(self._outputs, self._study), tuple(trials), plan.excluded)
+        return StudyStatus(study_folder(self._outputs, self._study), tuple(trials), plan.excluded, plan.damage)
 
     def _read_plan(self) -> PlanSummary:
-        stamp = stamp_of(study_folder(self._outputs, self._study) / "plan.json")
+        stamp = stamp_of(plan_path(self._outputs, self._study))
         if stamp != self._plan_stamp:
-            plan = read_plan(self._outputs, self._study)
+            try:
+                plan = read_plan(self._outputs, self._study)
+            except DamagedFile as error:
+                return PlanSummary({}, {}, (), error)
             rows = {(row["cell"], row["seed"]): row for row in plan["trials"]}
             names = trial_names((identity, row["name"], row["setting"]) for identity, row in rows.items())
             times = {identity: row.get("planned_at") for identity, row in rows.items()}
@@ -126,7 +139,9 @@ class StatusReader:
         name = name or (lease.name if lease is not None else folder.cell[:SHOWN])
         if lease is not None:
             return TrialStatus(folder, name, State.RUNNING, "", lease.began, history.attempts, lease)
-        return TrialStatus(folder, name, *state_without_process(folder, history.last), history.since, history.attempts)
+        state, reason = state_without_process(folder, history)
+        damage = damage_of(folder, history)
+        return TrialStatus(folder, name, state, reason, history.since, history.attempts, damage=damage)
 
     def _result_name(self, folder: TrialFolder) -> tuple[tuple[int, int], str] | None:
         """Return the stamp of the trial's result and the name in it, or None if it has no valid result."""
@@ -142,21 +157,13 @@ class StatusReader:
         return known
 
 
-def identities_in(folder: Path) -> set[Identity]:
-    """Return the trials that have a folder, without path objects, since there may be thousands."""
-    with os.scandir(folder) as entries:
-        cells = [entry for entry in entries if entry.is_dir()]
-    names = ((cell.name, name) for cell in cells for name in os.listdir(cell) if SEED.fullmatch(name))
-    return {(cell, int(name.removeprefix("seed"))) for cell, name in names}
-
-
 def studies(outputs: Path) -> list[str]:
     """Return the names of the studies in ``outputs``: the folders that hold a plan or a trial."""
     folders = sorted(outputs.iterdir()) if outputs.is_dir() else []
     return [
         folder.name
         for folder in folders
-        if (folder / "plan.json").exists() or next(folder.glob("*/seed*"), None) is not None
+        if folder.is_dir() and (os.path.lexists(folder / "plan.json") or identities_in(folder))
     ]
 
 
@@ -166,6 +173,7 @@ def record_of(status: StudyStatus) -> dict[str, Any]:
         "study": status.folder.name,
         "folder": str(status.folder),
         "counts": status.counts,
+        "damaged": None if status.damage is None else str(status.damage),
         "trials": [trial_record(trial) for trial in status.trials],
         "excluded": [dict(row) for row in status.excluded],
     }
@@ -181,6 +189,7 @@ def trial_record(trial: TrialStatus) -> dict[str, Any]:
         "since": trial.since,
         "attempts": [dataclasses.asdict(attempt) for attempt in trial.attempts],
         "log": str(trial.folder.log_path),
+        "damaged": None if trial.damage is None else str(trial.damage.path),
         "running": None if trial.lease is None else lease_record(trial.lease),
     }
 

@@ -27,7 +27,7 @@ from ablations.storage.pruning import open_request, search_marker
 from ablations.sweep.rounds import Rounds, TrialOutcome
 from ablations.trial.changes import EarlierPictures, is_reusable, own_parts, own_parts_of_sweep
 from ablations.trial.provenance import code_fingerprint
-from bbcu.errors import ConfigError
+from bbcu.errors import BbcuError, ConfigError
 from bbcu.files import write_atomically
 
 STORAGE = "search.log"
@@ -79,6 +79,11 @@ class SearchLoop:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.plan = Plan(self._study, design_record(options, Listing(())))
         self.search = Search(settings, planner.swept, self._identify)
+        try:
+            self.search.check()
+        except BbcuError:
+            self.search.close()
+            raise
 
     def run(self, rounds: Rounds, on_new: Callable[[], object]) -> dict[Identity, TrialOutcome]:
         """Search and run the trials by ``rounds``; call ``on_new`` whenever the plan grows; return all outcomes."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from pathlib import Path
 
 from ablations.storage.attempts import (
@@ -12,6 +13,7 @@ from ablations.storage.attempts import (
     history_of,
     present_state,
 )
+from ablations.storage.files import DamagedFile
 from ablations.storage.folder import TrialFolder, steps_of, study_folder, trial_folders
 from ablations.storage.lease import TrialBusy, trial_lock
 from ablations.storage.plans import read_plan
@@ -20,6 +22,8 @@ from ablations.storage.status import StatusReader, record_of
 from ablations.tracking.client import client_of, errors_of, finished_runs, identity_of, prepare_tracking, search_runs
 from ablations.tracking.runs import TrialRun, end_run, facts_of, final_metrics, location_of
 
+log = logging.getLogger(__name__)
+
 STATES = "states"
 """The name of the run that holds the state of every trial."""
 
@@ -27,19 +31,29 @@ STATES = "states"
 def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
     """Log every result on disk that MLflow lacks; return the folders that were logged.
 
-    Runs that a killed process left open are closed with the state of their trial.
+    A damaged result is skipped, with a warning. Runs that a killed process left open are closed with the state of their
+    trial.
     """
     experiment = prepare_tracking(uri, study)
     known = finished_runs(uri, experiment)
     logged = []
     for folder in trial_folders(outputs, study):
-        if (folder.cell, folder.seed) in known or folder.result() is None:
+        if (folder.cell, folder.seed) in known or not _has_result(folder):
             continue
         with contextlib.suppress(TrialBusy), trial_lock(folder, "logging"):
             if log_from_disk(folder, uri, experiment):
                 logged.append(folder)
     end_abandoned(outputs, study, uri, experiment)
     return logged
+
+
+def _has_result(folder: TrialFolder) -> bool:
+    """Return whether a trial has a valid result; warn of a damaged one."""
+    try:
+        return folder.checked_result() is not None
+    except DamagedFile as error:
+        log.warning("%s; skipped", error)
+        return False
 
 
 def end_abandoned(outputs: Path, study: str, uri: str, experiment: str) -> None:
@@ -66,12 +80,13 @@ def synchronise_all(outputs: Path, study: str, uri: str) -> tuple[int, int]:
     """Log every run of a study that MLflow lacks, and the states of all trials.
 
     Returns how many trials with and without a result were logged. Existing runs are not changed, so
-    nothing is logged twice.
+    nothing is logged twice. Raises DamagedFile, after everything else is logged, if the plan is damaged.
     """
     finished = len(synchronise(outputs, study, uri))
     experiment = prepare_tracking(uri, study)
-    others = log_without_result(outputs, study, uri, experiment)
+    # The states come first, because the others need a plan that can be read.
     log_states(outputs, study, uri, experiment)
+    others = log_without_result(outputs, study, uri, experiment)
     return finished, others
 
 
@@ -89,7 +104,10 @@ def log_without_result(outputs: Path, study: str, uri: str, experiment: str) -> 
         last = closed_attempt(last, folder)
         facts = facts_of({"provenance": {"git": "unknown", "dirty": True}, **planned[identity]}, folder)
         run = TrialRun(uri, experiment, facts, last.began)
-        run.log_curve(folder.curve())
+        try:
+            run.log_curve(folder.curve())
+        except DamagedFile as error:
+            log.warning("%s; it is not logged", error)
         run.close_without_result(folder, state, reason, last.ended)
         others += run.recorded
     return others
@@ -108,7 +126,8 @@ def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:
         run = runs[0] if runs else client.create_run(experiment, tags={"kind": STATES, "study": study}, run_name=STATES)
         client.log_text(run.info.run_id, json.dumps(record_of(status), indent=1), "states.json")
         for state, number in status.counts.items():
-            client.log_metric(run.info.run_id, f"trials/{state}", number)
+            if number is not None:
+                client.log_metric(run.info.run_id, f"trials/{state}", number)
         search_report = study_folder(outputs, study) / "search.json"
         if search_report.exists():
             client.log_artifact(run.info.run_id, str(search_report))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.space.factors import FACTORS, SHOWN
 from ablations.space.settings import identifying
-from ablations.storage.folder import TrialFolder, is_current
+from ablations.storage.files import DamagedFile
+from ablations.storage.folder import TrialFolder, is_current, trial_folders
 from ablations.storage.plans import read_plan
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
@@ -87,7 +88,7 @@ class EarlierPictures:
 
     def __init__(self, outputs: Path, study: str) -> None:
         self._outputs, self._study = outputs, study
-        self._before = {_without_data(row): row for row in read_plan(outputs, study)["trials"]}
+        self._before = {_without_data(row): row for row in _trials_before(outputs, study)}
 
     def refuse_others(self, trials: Iterable["Trial"]) -> None:
         """Raise ConfigError if the study has a result of one of these trials on other pictures."""
@@ -106,8 +107,18 @@ class EarlierPictures:
         return TrialFolder(self._outputs, self._study, row["cell"], row["seed"])
 
 
+def _trials_before(outputs: Path, study: str) -> Iterable[Mapping[str, Any]]:
+    """The trials in the study's plan; those with a result if the plan is damaged."""
+    try:
+        trials: list[Mapping[str, Any]] = read_plan(outputs, study)["trials"]
+    except DamagedFile:
+        results = [folder.result() for folder in trial_folders(outputs, study)]
+        return [result for result in results if result is not None]
+    return trials
+
+
 def _without_data(facts: Mapping[str, Any]) -> str:
     """A trial's identity without its data; a factor that a row does not know yet is at its reference there."""
-    levels = {name: level for name, level in facts["levels"].items() if level != facts["reference"].get(name)}
+    levels = {name: level for name, level in facts["levels"].items() if level != facts.get("reference", {}).get(name)}
     setting = {key: value for key, value in identifying(facts["setting"]).items() if key != "data"}
     return json.dumps([levels, setting, facts["seed"]], sort_keys=True)

@@ -40,13 +40,14 @@ def lines_of(status: StudyStatus, now: float) -> list[str]:
     counts = status.counts
     lines = [
         f"study {status.folder.name}: {len(status.trials)} trials in {status.folder}",
-        "  ".join(f"{state} {number}" for state, number in counts.items()),
+        "  ".join(f"{state} {'unknown' if number is None else number}" for state, number in counts.items()),
+        *([] if status.damage is None else [str(status.damage)]),
     ]
     lines += section("running", [[running_line(trial, now)] for trial in status.of(State.RUNNING)])
     for state in (State.FAILED, State.INTERRUPTED):
         lines += section(state, [ended_lines(trial) for trial in status.of(state)])
-    lines += section("excluded", [[f"{row['name']}: {row['reason']}"] for row in status.excluded])
-    if not counts[State.RUNNING] and counts[State.PLANNED] + counts[State.FAILED] + counts[State.INTERRUPTED]:
+    lines += section("excluded", [[f"{row.get('name', '')}: {row['reason']}"] for row in status.excluded])
+    if not counts[State.RUNNING] and any(counts[state] for state in (State.PLANNED, State.FAILED, State.INTERRUPTED)):
         lines += ["", stopping.RESUME]
     return list(map(printable, lines))
 
@@ -71,6 +72,8 @@ def ended_lines(trial: TrialStatus) -> list[str]:
     """Return the reason why a trial has no result, its attempts, and the path of its log."""
     lines = [f"{trial.title}: {first_line(trial.reason or 'no reason recorded')}"]
     lines += [f"  {attempt_text(attempt, len(trial.attempts))}" for attempt in trial.attempts[-MAX_ATTEMPTS_LISTED:]]
+    if trial.damage is not None:
+        lines.append(f"  damaged: {trial.folder.shortened(trial.damage.path)}")
     return [*lines, f"  log: {trial.folder.shortened(trial.folder.log_path)}"]
 
 
@@ -102,7 +105,10 @@ def add_command(commands: Any) -> None:
 
 
 def show_status(options: argparse.Namespace) -> None:
-    """Print the status of a study; raise ConfigError, which names the existing studies, if it does not exist."""
+    """Print the status of a study; raise ConfigError, which names the existing studies, if it does not exist.
+
+    Raises DamagedFile after printing if the plan is damaged, since the status is not complete then.
+    """
     reader = StatusReader(options.outputs, options.study)
     if options.watch:
         status = watch(reader.read, None if options.json else rich.get_console(), lambda: time.sleep(POLL_SECONDS))
@@ -112,6 +118,8 @@ def show_status(options: argparse.Namespace) -> None:
         print(json.dumps(record_of(status), indent=1))
     else:
         print("\n".join(lines_of(status, time.time())))
+    if status.damage is not None:
+        raise status.damage
 
 
 def watch(read: Callable[[], StudyStatus], console: Console | None, wait: Callable[[], None]) -> StudyStatus:

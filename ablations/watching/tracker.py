@@ -6,7 +6,7 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.storage.attempts import Attempt, State, history_of, state_without_process
+from ablations.storage.attempts import Attempt, History, State, history_of, state_without_process
 from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
 from ablations.storage.lease import Lease, leases, living_lease
 from ablations.storage.status import stamp_of
@@ -173,7 +173,7 @@ class TrialTracker:
         if now.result != before.result or attempt is None:
             ending = _finish_of(trial, attempt)
         if ending is None and attempt is not None:
-            ending = Ending(trial, *state_without_process(trial.folder, attempt))
+            ending = Ending(trial, *state_without_process(trial.folder, History(attempts)))
         if ending is not None:
             self.ended[identity] = ending.state
         return ending

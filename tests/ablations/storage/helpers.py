@@ -46,8 +46,8 @@ def result(seed: int = 0, cell: str = CELL) -> dict[str, Any]:
 def finished(outputs: Path, seed: int = 0) -> TrialFolder:
     """A folder with a whole result, a curve of two points, a log and a picture."""
     folder = TrialFolder(outputs, "tiny", CELL, seed)
-    folder.write_result(result(seed))
     folder.write_curve([CurvePoint(10, {"train/loss": 0.5}, 1.0), CurvePoint(20, {"train/loss": 0.25}, 2.0)])
+    folder.write_result(result(seed))
     folder.config_path.write_text("seed: 0\n")
     (folder.samples / "Set5" / "baby").mkdir(parents=True)
     (folder.samples / "Set5" / "baby" / "output.png").write_bytes(b"picture")

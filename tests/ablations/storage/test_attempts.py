@@ -20,10 +20,10 @@ from ablations.storage.attempts import (
     progress_text,
     update_attempt,
 )
-from ablations.storage.folder import RESULT_KEYS, TrialFolder
+from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import trial_lock
 from bbcu.files import write_atomically
-from tests.ablations.storage.helpers import put_lease
+from tests.ablations.storage.helpers import put_lease, result
 
 ENDINGS = (State.FINISHED, State.FAILED, State.INTERRUPTED, State.PRUNED)
 
@@ -36,8 +36,8 @@ def folder(tmp_path: Path) -> TrialFolder:
 
 
 def finish(folder: TrialFolder) -> None:
-    """Leave a result without content."""
-    folder.write_result({**dict.fromkeys(RESULT_KEYS), "cell": folder.cell, "seed": folder.seed})
+    """Leave a result."""
+    folder.write_result(result(folder.seed, folder.cell))
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
@@ -148,11 +148,20 @@ def test_a_trial_whose_process_is_gone_is_interrupted_whatever_it_wrote(
 
 
 def test_a_trial_that_lost_its_result_is_interrupted(folder: TrialFolder) -> None:
-    folder.result_path.write_text("{")
-    assert present_state(folder) == (State.INTERRUPTED, RESULT_LOST)
     begin_attempt(folder)
     end_attempt(folder, State.FINISHED)
     assert present_state(folder) == (State.INTERRUPTED, RESULT_LOST)
+
+
+@pytest.mark.parametrize("ending", [None, *ENDINGS])
+def test_a_trial_whose_result_is_damaged_is_interrupted_for_that_reason(
+    folder: TrialFolder, ending: State | None
+) -> None:
+    if ending is not None:
+        begin_attempt(folder)
+        end_attempt(folder, ending)
+    folder.result_path.write_text("[]")
+    assert present_state(folder) == (State.INTERRUPTED, "its result.json is damaged: it holds no JSON object")
 
 
 def test_a_trial_of_another_machine_is_running(folder: TrialFolder) -> None:
@@ -182,23 +191,41 @@ def test_a_result_makes_a_trial_finished_whatever_the_attempts_say(folder: Trial
 ROW = '{"number": 1, "state": "running", "reason": "", "began": 1.0, "ended": null, "host": "h", "pid": 1'
 
 
+def history(row: str, state: str = "running") -> str:
+    """The text of a ``state.json`` without a checksum, as earlier versions wrote it."""
+    return f'{{"state": "{state}", "reason": "", "attempts": [{row}]}}'
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("", '{"attempts": [', "[]", "{}", '{"attempts": [{}]}', '{"attempts": [1]}', '{"attempts": null}'),
-        f'{{"attempts": [{ROW}, "unknown": 1}}]}}',
-        f'{{"attempts": [{ROW.replace("running", "asleep")}}}]}}',
+        history(f'{ROW}, "unknown": 1}}'),
+        history(f"{ROW}}}").replace("running", "asleep"),
+        history(f"{ROW}}}").replace("1.0", "1e300"),
+        history(f"{ROW}}}").replace('"pid": 1', '"pid": -1'),
+        history(f"{ROW}}}", state="failed"),
+        "[" * 100_000,
     ],
+    ids=lambda text: text[:60],
 )
-def test_a_damaged_history_is_ignored(folder: TrialFolder, text: str) -> None:
+def test_a_damaged_history_is_named_and_attempts_count_from_one_again(
+    folder: TrialFolder, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     write_atomically(folder.state_path, text)
-    assert history_of(folder) == History()
-    assert present_state(folder) == (State.PLANNED, "")
+    assert history_of(folder).attempts == ()
+    state, reason = present_state(folder)
+    assert state == State.INTERRUPTED
+    assert reason.startswith("its state.json is damaged: ")
     assert begin_attempt(folder).number == 1
+    (message,) = caplog.messages
+    assert message.startswith(f"{folder.state_path} is damaged: ")
+    assert message.endswith("; attempts count from 1")
+    assert present_state(folder) == (State.INTERRUPTED, PROCESS_DIED)
 
 
 def test_a_whole_row_is_a_history(folder: TrialFolder) -> None:
-    write_atomically(folder.state_path, f'{{"attempts": [{ROW}}}]}}')
+    write_atomically(folder.state_path, history(f"{ROW}}}"))
     assert history_of(folder).state == State.RUNNING
 
 

@@ -94,9 +94,11 @@ def test_trial_folders_are_found_in_order(tmp_path: Path) -> None:
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
+ASKED = {"factors": {"bn": "post"}, "levels": {"bn": "post"}, "setting": {"channels": 8, "data": "f" * 64}}
+
 
 def test_a_plan_grows_and_names_each_trial_once(tmp_path: Path) -> None:
-    one, two = ({"cell": CELL, "seed": seed, "name": "x"} for seed in (0, 1))
+    one, two = ({"cell": CELL, "seed": seed, "name": "x", **ASKED} for seed in (0, 1))
     write_plan(tmp_path, "tiny", {"trials": [one], "left_out": []})
     write_plan(tmp_path, "tiny", {"trials": [one, two], "left_out": []})
     assert [row["seed"] for row in read_plan(tmp_path, "tiny")["trials"]] == [0, 1]
@@ -111,9 +113,9 @@ def test_a_plan_keeps_what_was_left_out_once(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_is_planned_now_is_no_longer_left_out(tmp_path: Path) -> None:
-    asked = {"levels": {"bn": "out"}, "setting": {"channels": 8}}
+    asked = {"levels": {"bn": "out"}, "setting": ASKED["setting"]}
     write_plan(tmp_path, "tiny", {"trials": [], "left_out": [{**asked, "reason": 'excluded by "bn=out"'}]})
-    trial = {**asked, "cell": CELL, "seed": 0, "name": "x"}
+    trial = {**ASKED, **asked, "cell": CELL, "seed": 0, "name": "x"}
     twice = {**asked, "reason": "the same network as x: asked for twice"}
     write_plan(tmp_path, "tiny", {"trials": [trial], "left_out": []})
     assert read_plan(tmp_path, "tiny")["left_out"] == []
@@ -122,7 +124,7 @@ def test_a_trial_that_is_planned_now_is_no_longer_left_out(tmp_path: Path) -> No
 
 
 def test_a_trial_that_is_planned_again_keeps_its_first_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = ({"cell": CELL, "seed": seed, "name": "x"} for seed in (0, 1))
+    one, two = ({"cell": CELL, "seed": seed, "name": "x", **ASKED} for seed in (0, 1))
     row = {"levels": {"bn": "out"}, "setting": {"channels": 8}, "reason": "impossible"}
     for now, trials in ((1000.0, [one]), (2000.0, [one, two])):
         monkeypatch.setattr(plans.time, "time", lambda now=now: now)

@@ -18,7 +18,7 @@ from ablations.planning.plan import PlannedTrial
 from ablations.space.cells import Cell
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
-from ablations.storage.folder import RESULT_KEYS, TrialFolder
+from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import LeaseLost, TrialBusy, lease_path, process_start_of
 from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
@@ -28,7 +28,7 @@ from ablations.trial.execution import TrialFailed, TrialHopeless
 from ablations.trial.identity import Trial
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
-from tests.ablations.storage.helpers import FORK, put_lease
+from tests.ablations.storage.helpers import FORK, put_lease, result
 
 STUDY = "rounds"
 
@@ -63,11 +63,9 @@ Job = Callable[[TrialFolder], None]
 
 def finish(folder: TrialFolder, code: str | None = None) -> None:
     """Leave a result of the present code, or of another."""
-    provenance = {"code": code_fingerprint() if code is None else code}
+    provenance = {"git": "0" * 40, "dirty": False, "code": code_fingerprint() if code is None else code}
     begin_attempt(folder)
-    folder.write_result(
-        {**dict.fromkeys(RESULT_KEYS), "cell": folder.cell, "seed": folder.seed, "provenance": provenance}
-    )
+    folder.write_result({**result(folder.seed, folder.cell), "provenance": provenance})
     end_attempt(folder, State.FINISHED)
 
 

@@ -18,6 +18,7 @@ from ablations.storage.folder import Identity, TrialFolder
 from ablations.storage.lease import HeldLease, trial_lock
 from ablations.watching.live import LiveView
 from ablations.watching.tracker import WatchedTrial
+from tests.ablations.storage.helpers import result
 
 STUDY = "tiny"
 STEPS = 100
@@ -37,17 +38,11 @@ def folder_of(outputs: Path, name: str, seed: int = 0) -> TrialFolder:
 
 def result_of(folder: TrialFolder, psnr_db: float = 33.91) -> dict[str, Any]:
     """A whole result; the mean PSNR over its two test sets is ``psnr_db``."""
-    unused = ("factors", "levels", "reference", "setting", "baseline", "cost", "probes", "provenance")
+    sets = {"Set5": psnr_db + 1, "Set14": psnr_db - 1}
     return {
-        **{key: {} for key in unused},
-        "study": folder.study,
-        "cell": folder.cell,
-        "seed": folder.seed,
-        "name": "bn=post",
-        "method": "custom",
-        "task": "sr_x2",
-        "metrics": {"Set5": {"psnr_db": psnr_db + 1}, "Set14": {"psnr_db": psnr_db - 1}},
-        "timing": {"train_s": 2.0},
+        **result(folder.seed, folder.cell),
+        "metrics": {name: {"psnr_db": mean, "ssim": 0.9} for name, mean in sets.items()},
+        "baseline": {name: {"psnr_db": 30.0, "ssim": 0.8} for name in sets},
     }
 
 

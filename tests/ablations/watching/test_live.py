@@ -93,9 +93,9 @@ def test_a_trial_whose_result_is_damaged_has_not_finished(sweep: Sweep) -> None:
         with sweep.at_work("one"):
             view.update()
             finish(sweep.folders["one"])
-            sweep.folders["one"].result_path.write_text("{")
+            sweep.folders["one"].result_path.write_text("[]")
         view.update()
-    assert sweep.lines == ["interrupted: one seed 0: its result.json is damaged or missing"]
+    assert sweep.lines == ["interrupted: one seed 0: its result.json is damaged: it holds no JSON object"]
 
 
 def test_a_lease_that_a_listing_misses_does_not_end_its_trial(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,11 @@ class Study:
 
     def plan(self, *names: str, task: str = "sr_x2") -> None:
         """Plan trials of these names, beside what is planned already."""
-        setting = {"task": {"name": task}, "channels": 8}
+        setting = {"task": {"name": task}, "channels": 8, "data": "f" * 64}
+        facts = {"factors": {"bn": "post"}, "levels": {"bn": "post"}, "setting": setting}
         trials = [{"cell": folder_of(self.outputs, name).cell, "seed": 0, "name": name} for name in names]
         left_out = {"levels": {"bn": "out"}, "setting": setting, "name": "bn=out", "reason": "impossible: no sign"}
-        write_plan(
-            self.outputs, STUDY, {"trials": [{**row, "setting": setting} for row in trials], "left_out": [left_out]}
-        )
+        write_plan(self.outputs, STUDY, {"trials": [{**row, **facts} for row in trials], "left_out": [left_out]})
 
     def folder(self, name: str, seed: int = 0) -> TrialFolder:
         return folder_of(self.outputs, name, seed)
@@ -108,12 +107,12 @@ def test_a_trial_that_is_retrained_is_running_although_it_has_a_result(study: St
 def test_a_result_that_is_damaged_or_lost_does_not_count(study: Study) -> None:
     for name in ("one", "two"):
         run(study.folder(name), name)
-    study.folder("one").result_path.write_text("{")
+    study.folder("one").result_path.write_text("[]")
     study.folder("two").result_path.unlink()
     study.folder("three").path.mkdir(parents=True)
     study.folder("three").result_path.write_text("{")
     assert study.counted() == {"interrupted": 3, "excluded": 1}
-    assert study.section("interrupted")[0] == "  one seed 0: its result.json is damaged or missing"
+    assert study.section("interrupted")[0] == "  one seed 0: its result.json is damaged: it holds no JSON object"
 
 
 def test_a_trial_that_was_run_without_a_sweep_counts(study: Study) -> None:
@@ -134,7 +133,7 @@ def test_the_same_reader_sees_what_has_changed(study: Study) -> None:
     assert reader.read().counts[State.PLANNED] == 3
     run(study.folder("one"), "one")
     assert reader.read().counts[State.FINISHED] == 1
-    study.folder("one").result_path.write_text("{")
+    study.folder("one").result_path.write_text("[]")
     assert reader.read().counts[State.FINISHED] == 0
     study.plan("four")
     assert len(reader.read().trials) == 4

@@ -98,7 +98,7 @@ def test_an_unfinished_trial_has_the_state_and_reason_of_its_folder(tmp_path: Pa
     ("state", "reason"),
     [
         pytest.param(State.RUNNING, "without recording a reason", id="killed"),
-        pytest.param(State.FINISHED, "result.json is damaged or missing", id="result lost"),
+        pytest.param(State.FINISHED, "result.json is missing", id="result lost"),
     ],
 )
 def test_a_trial_that_neither_runs_nor_has_a_result_was_interrupted(tmp_path: Path, state: State, reason: str) -> None:

@@ -1,0 +1,275 @@
+"""The formats of a study's files: keys, types and ranges. Importing this module imports pydantic, so do it late.
+
+The models only check what is read; the rest of the code works with the plain objects of JSON. Types are strict: no text
+counts as a number, and no truth value as a whole number. Keys that a later version adds are allowed.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+LARGEST_WHOLE = 2**63 - 1
+"""The largest whole number of tables, databases and torch's generators."""
+
+YEAR_10000 = 253_402_300_800
+MOST_DECIBELS = 200.0
+"""No two different pictures of fewer than 10^12 values of 8 bits are as close as this."""
+
+ROUNDING = 2e-6
+"""How far a mean may be from the mean of its parts; all of them are rounded to 6 digits."""
+
+
+def _possible_psnr(value: float) -> float:
+    """Allow infinity, the PSNR of identical pictures."""
+    if not (0 <= value <= MOST_DECIBELS or value == math.inf):
+        raise ValueError(f"a PSNR of {value} dB is not possible")
+    return value
+
+
+Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Moment = Annotated[float, Field(ge=0, lt=YEAR_10000, allow_inf_nan=False)]
+"""Seconds since the epoch."""
+Process = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Psnr = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_possible_psnr)]
+Ssim = Annotated[float, Field(ge=-1.000001, le=1.000001)]
+Level = bool | str | float | list[str]
+Levels = dict[str, Level]
+
+
+class Format(BaseModel):
+    """Base of the formats; ``sealed_only`` has the keys that no version without checksums wrote."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    sealed_only: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def keys(cls) -> set[str]:
+        """The keys of a file of this format."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+class Score(Format):
+    """The scores of a picture, or the mean over a test set."""
+
+    psnr_db: Psnr
+    ssim: Ssim
+
+
+class SetScore(Score):
+    """The scores of a test set: the mean, and each picture's."""
+
+    images: dict[str, Score] = {}
+
+
+class Cost(Format):
+    """Operations in 10^9 multiply-adds, and parameters in thousands."""
+
+    ops_g: Number
+    params_k: Number
+
+
+class Training(Format):
+    """The settings of a training that are read back."""
+
+    steps: Whole = 0
+
+
+class Task(Format):
+    """The task of a setting."""
+
+    name: str
+
+
+class Setting(Format):
+    """What a trial was trained in, as far as it is read back."""
+
+    task: Task
+    train: Training = Training()
+
+
+class Provenance(Format):
+    """What made a result."""
+
+    git: str
+    dirty: bool
+    code: str | None = None
+
+
+class Files(Format):
+    """The SHA-256 of files in a trial's folder."""
+
+    curve: Key | None = Field(default=None, alias="curve.csv")
+    checkpoint: Key | None = Field(default=None, alias="checkpoint.pt")
+
+
+class Result(Format):
+    """``result.json``: what a trial has found."""
+
+    sealed_only = frozenset({"files"})
+
+    study: str
+    cell: Key
+    name: str
+    factors: Levels
+    levels: Levels
+    reference: Levels
+    setting: Setting
+    method: str
+    task: str
+    seed: Whole
+    metrics: dict[str, SetScore] = Field(min_length=1)
+    baseline: dict[str, Score]
+    cost: Cost
+    timing: dict[str, Number]
+    probes: dict[str, Any]
+    provenance: Provenance
+    dead: bool | str | None = None
+    files: Files | None = None
+
+    @model_validator(mode="after")
+    def _has_a_baseline(self) -> "Result":
+        for name in self.metrics:
+            if name not in self.baseline:
+                raise ValueError(f"baseline: there is none for {name}")
+        return self
+
+
+def disagreement(metrics: Mapping[str, Any]) -> str | None:
+    """Return which mean over a test set is not that of its pictures, or None."""
+    for name, scores in metrics.items():
+        for metric in ("psnr_db", "ssim"):
+            parts = [image[metric] for image in scores.get("images", {}).values()]
+            if parts and not math.isclose(statistics.fmean(parts), scores[metric], rel_tol=0, abs_tol=ROUNDING):
+                return f"metrics.{name}.{metric}: it is not the mean of its pictures"
+    return None
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+class PlannedSetting(Format):
+    """The setting of a planned trial, as far as it is read back."""
+
+    data: str
+
+
+class PlannedTrial(Format):
+    """A row of a plan."""
+
+    cell: Key
+    seed: Whole
+    name: str
+    method: str = ""
+    factors: Levels
+    levels: Levels
+    reference: Levels = {}
+    setting: PlannedSetting
+    planned_at: Moment | None = None
+
+
+class LeftOut(Format):
+    """A combination that a plan leaves out."""
+
+    name: str = ""
+    levels: Levels
+    setting: dict[str, Any]
+    reason: str
+    same_as: str | None = None
+    planned_at: Moment | None = None
+
+
+class Plan(Format):
+    """``plan.json``: the trials that a study has asked for."""
+
+    study: str = ""
+    design: dict[str, Any] = {}
+    reference: Levels = {}
+    trials: list[PlannedTrial]
+    left_out: list[LeftOut]
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+Ended = Literal["running", "finished", "failed", "interrupted", "pruned"]
+
+
+class Attempt(Format):
+    """One attempt at a trial."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    number: Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
+    state: Ended
+    reason: str
+    began: Moment
+    ended: Moment | None
+    host: str
+    pid: Process
+    from_step: Whole = 0
+    step: Whole | None = None
+    psnr_db: Psnr | None = None
+
+
+class History(Format):
+    """``state.json``: every attempt at a trial, and how the last one has ended."""
+
+    state: Ended
+    reason: str
+    attempts: list[Attempt] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ends_with_its_last_attempt(self) -> "History":
+        last = self.attempts[-1]
+        if (self.state, self.reason) != (last.state, last.reason):
+            raise ValueError("state: it is not that of the last attempt")
+        return self
+
+
+# --- what a running trial leaves --------------------------------------------------------------------------------------
+
+
+class Lease(Format):
+    """The lease of a running trial; its PSNR may be any number."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=True)
+
+    study: str
+    cell: str = Field(pattern=r"\A[0-9a-f]+\z")
+    seed: Whole
+    name: str
+    session: str
+    steps: Whole
+    token: str
+    host: str
+    pid: Process
+    process_start: str
+    began: Moment
+    heartbeats: Whole = 0
+    phase: str = "preparing"
+    step: Whole = 0
+    scored_at: Whole = 0
+    psnr_db: float | None = None
+
+
+class PruningRequest(Format):
+    """A trial's question whether to continue."""
+
+    step: Whole
+    psnr_db: float = Field(allow_inf_nan=True)
+
+
+class PruningAnswer(Format):
+    """The search's answer."""
+
+    step: Whole
+    prune: bool
