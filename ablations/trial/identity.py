@@ -194,8 +194,11 @@ def check_runnable(config: Config) -> None:
 
 def check_network(trial: Trial) -> None:
     """Raise ConfigError if the trial's network cannot be built."""
-    if trial.cell.setting["network"]["name"] != BASELINE:
-        meta_network(trial)
+    from bbcu.model.networks import check_shape
+
+    name = trial.cell.setting["network"]["name"]
+    if name != BASELINE:
+        check_shape(name, meta_network(trial), spec_of(trial))
 
 
 def trains(config: Config) -> bool:
