@@ -1,8 +1,11 @@
 """The command that trains: one trial, or a sweep with ``-m``; ``run.py`` and the installed ``bbcu`` start here."""
 
 import os
+import re
 import signal
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -13,9 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ablations.config import explain, register, typed
+from ablations.config import LONGEST_NUMBER, explain, register, typed
 from ablations.storage import stopping
-from bbcu.errors import BbcuError, ConfigError
+from bbcu.errors import BbcuError, ConfigError, first_line, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = Path(__file__).with_name("conf")
@@ -55,6 +58,19 @@ def refuse_sweeper_keys(hydra_config: HydraConf) -> None:
         raise ConfigError(f"the study sweeps over {', '.join(swept)}, and this is one trial; add -m")
 
 
+def refuse_long_numbers(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a number of so many digits that neither Python nor a file name can have it."""
+    for text in arguments:
+        if re.search(rf"[0-9][0-9_]{{{LONGEST_NUMBER}}}", text):
+            raise ConfigError(f"{shown(text.partition('=')[0])}: a number has at most {LONGEST_NUMBER} digits")
+
+
+def is_of_this_code(error: Exception) -> bool:
+    """Whether an error arose after Hydra had composed the config and called this package: it is a mistake in it."""
+    calls = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] in ("ablations", "bbcu", "hydra_plugins") for name in calls if name != __name__)
+
+
 def program() -> str:
     """The name under which the command was started."""
     return Path(sys.argv[0]).name
@@ -69,11 +85,17 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:
         register()
+        refuse_long_numbers(sys.argv[1:])
         run()
     except (BbcuError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
         sys.exit(f"{program()}: {error if isinstance(error, BbcuError) else explain(error)}")
+    except Exception as error:
+        if wants_traceback or is_of_this_code(error):
+            raise
+        # Hydra, OmegaConf and PyYAML raise almost anything for what they cannot read or write.
+        sys.exit(f"{program()}: the config cannot be used: {type(error).__name__}: {shown(first_line(error), 500)}")
     except KeyboardInterrupt:
         print(f"{program()}: stopped; finished results are saved; {stopping.RESUME}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -30,18 +30,14 @@ def unknown(kind: str, value: object, valid: Iterable[object]) -> str:
     return f"unknown {kind} {text!r}{guess}; valid: {', '.join(names) or 'none'}"
 
 
-LONGEST_SHOWN = 200
-"""The most characters of a value that a message quotes."""
-
-
-def shown(value: object) -> str:
-    """Return a value as text for a message, shortened if it is long."""
+def shown(value: object, longest: int = 200) -> str:
+    """Return a value as text for a message, shortened if it has more characters than ``longest``."""
     try:
         text = str(value)
     except (ValueError, RecursionError):
         # Python does not print an integer of more than 4,300 digits, nor a list within lists within a thousand others.
         return "a value that is too long to show"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def printable(text: object) -> str:

@@ -236,7 +236,7 @@ WRONG = {
     "infinite-learning-rate": Wrong("train.lr=inf", ("train.lr=inf",)),
     "seed-beyond-what-a-generator-takes": Wrong(f"seed={10**23}", (f"seed={10**23}",)),
     "precision": Wrong("train.precision=fp16", ("train.precision=fp16", "fp32, bf16")),
-    "threads": Wrong("threads=0", ("threads=0", "at least 1")),
+    "threads": Wrong("threads=0", ("threads=0", "from 1 to 1024")),
     "option-of-train": Wrong("train=typo", ("train=typo", "valid: quick, released")),
     "launcher": Wrong("hydra/launcher=typo", ("hydra/launcher=typo", "valid:", "basic"), sweep=True),
     "several-values-without-m": Wrong("bn=pre,post", ("bn=pre,post", "-m")),

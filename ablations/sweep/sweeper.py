@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from ablations.config import Config, SweeperConfig
+from ablations.config import Config, SweeperConfig, check_bounds
 from ablations.planning.plan import Plan, RowPlanner, make_plan, plan_record
 from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
@@ -50,10 +50,7 @@ def sweep(
     Raises SystemExit with status 1, after everything else has run, if a trial has no result, and BbcuError before
     anything runs for errors that the user can correct. A sweep that is stopped exits with the status of the signal.
     """
-    if options.replicates < 1:
-        raise ConfigError(f"hydra.sweeper.replicates={options.replicates}: must be at least 1")
-    if options.retries < 0:
-        raise ConfigError(f"hydra.sweeper.retries={options.retries}: must be at least 0")
+    check_bounds(options, "hydra.sweeper.")
     if options.design == "search":
         return search(RowPlanner(arguments, options, master, config_loader), options, master, launcher)
     with without_garbage_collection():
@@ -88,10 +85,11 @@ def sweep(
 
 def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, launcher: Launcher) -> float | None:
     """Run a sweep whose cells a search chooses; otherwise like :func:`sweep`."""
-    from ablations.sweep.search_loop import SearchLoop
+    from ablations.sweep.search_loop import SearchLoop, search_options
 
     base = planner.base()
     if options.dry_run:
+        search_options(options, base, code="")
         rows = math.prod(len(values) for values in planner.swept.values())
         print(f"search over {rows} rows, at most {options.trials} cells; dry run: nothing was trained or recorded")
         return None

@@ -15,9 +15,9 @@ from bbcu.errors import BbcuError, ConfigError, first_line, shown, unknown
 def look_up(key: str, name: str, table: Mapping[str, Any], base: type) -> Any:
     """Return the entry ``name`` of ``table``, or the class at the dotted path ``name`` (``my_module.MySurrogate``).
 
-    ``key`` is the config key that ``name`` is the value of. Raises ConfigError if the name is in neither, if its module
-    raises an error, and if what it names is not a subclass of ``base``; nothing is called. A module of Python's standard
-    library has no such class, and is not imported, since importing some of them opens a window or a browser.
+    ``key`` is the config key that ``name`` is the value of. Nothing is called. Raises ConfigError if the name is in
+    neither, if its module raises an error, and if what it names is not a subclass of ``base``. A module of Python's
+    standard library has no such class, and is not imported, since importing some of them opens a browser.
     """
     if name in table:
         return table[name]
