@@ -283,12 +283,15 @@ def typed(config: DictConfig) -> Config:
     no file and no terminal takes.
     """
     load_declarations()
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(REQUIRED.get(missing[0]) or f"{missing[0]} is required: set it, as in {missing[0]}=...")
-    check_keys(config, schema())
-    with reading():
-        resolved = OmegaConf.to_object(config)
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(REQUIRED.get(missing[0]) or f"{missing[0]} is required: set it, as in {missing[0]}=...")
+        check_keys(config, schema())
+        with reading():
+            resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
     levels = {name: getattr(resolved, name) for name in FACTORS}
     found = Config(**{entry.name: getattr(resolved, entry.name) for entry in dataclasses.fields(Keys)}, levels=levels)
     check_ranges(found)
@@ -436,6 +439,8 @@ def _explanation(error: HydraException | OmegaConfBaseException) -> str:
     text = " ".join(str(error).split())
     if text.startswith("Ambiguous value for argument"):
         return f"{text.split(chr(39))[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
+    if text.startswith("LexerNoViableAltException"):
+        return f"{shown(text.partition(': ')[2])}: has a character that must be in quotes, as in KEY=\"'value'\""
     parent = getattr(cause, "parent_node", None)
     full_key = getattr(cause, "full_key", None)
     if isinstance(error, ConfigCompositionException) and full_key and isinstance(parent, DictConfig):
@@ -447,4 +452,6 @@ def _explanation(error: HydraException | OmegaConfBaseException) -> str:
             valid = [f"{prefix}.{name!s}" if prefix else str(name) for name in parent if name != "hydra"]
             return unknown("key", full_key, valid)
         return f"{full_key}: {shown(reason)}"
+    if isinstance(error, OmegaConfBaseException) and full_key:
+        return f"{full_key}: {shown(str(error).strip().splitlines()[0])}"
     return shown(" ".join(line.strip() for line in str(error).splitlines()[:2]), 500)

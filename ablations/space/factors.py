@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bbcu.errors import ConfigError, shown, unknown
+from bbcu.errors import ConfigError, first_line, shown, unknown
 from bbcu.model.specs import PARTS
 
 Level = bool | str | float | tuple[str, ...]
@@ -262,8 +262,9 @@ def _load(variable: str) -> None:
         module, _, name = path.rpartition(".")
         try:
             factor = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"factor {path}: cannot be imported: {error}") from error
+        # A module of the user's own may raise anything, and a script that is imported may exit.
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"factor {path}: cannot be imported: {first_line(error)}") from error
         if not isinstance(factor, Factor):
             raise ConfigError(f"factor {path}: it is a {type(factor).__name__}, not a Factor")
         declare(factor)

@@ -21,6 +21,7 @@ from ablations.config import Config, SweeperConfig, check_bounds
 from ablations.planning.plan import Plan, RowPlanner, make_plan, plan_record
 from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
+from ablations.storage.files import check_writable
 from ablations.storage.folder import Identity, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
@@ -60,6 +61,7 @@ def sweep(
         if options.dry_run:
             printing.print_dry_run(plan, states)
             return None
+    check_folder(master)
     outputs, uri = Path(base.outputs), base.tracking.uri
     if base.on_change != "retrain":
         EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in plan.trials)
@@ -93,6 +95,7 @@ def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, laun
         rows = math.prod(len(values) for values in planner.swept.values())
         print(f"search over {rows} rows, at most {options.trials} cells; dry run: nothing was trained or recorded")
         return None
+    check_folder(master)
     experiment = prepare_tracking(base.tracking.uri, base.study.name)
     loop = SearchLoop(planner, options, base)
     trials: dict[Identity, WatchedTrial] = {}
@@ -101,6 +104,12 @@ def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, laun
     printing.print_left_out(loop.plan)
     printing.print_search(loop.report())
     return summarise(loop.plan, outcomes) if loop.plan.trials else None
+
+
+def check_folder(master: DictConfig) -> None:
+    """Raise BbcuError if launchers cannot make the folder that Hydra gives to a sweep."""
+    folder = str(master.hydra.sweep.dir)
+    check_writable(Path(folder), f"hydra.sweep.dir={folder}")
 
 
 def watched_trials(plan: Plan) -> dict[Identity, WatchedTrial]:
