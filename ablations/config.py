@@ -440,7 +440,8 @@ def _explanation(error: HydraException | OmegaConfBaseException) -> str:
     if text.startswith("Ambiguous value for argument"):
         return f"{text.split(chr(39))[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
     if text.startswith("LexerNoViableAltException"):
-        return f"{shown(text.partition(': ')[2])}: has a character that must be in quotes, as in KEY=\"'value'\""
+        override = shown(text.partition(": ")[2].partition(" ^")[0])
+        return f"{override}: has a character that must be in quotes, as in KEY=\"'value'\""
     parent = getattr(cause, "parent_node", None)
     full_key = getattr(cause, "full_key", None)
     if isinstance(error, ConfigCompositionException) and full_key and isinstance(parent, DictConfig):
