@@ -373,7 +373,7 @@ def test_a_config_file_that_cannot_be_read_gets_one_line(dry_workplace: Workplac
     folder = dry_workplace.folder / "conf" / "study"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
-    outcome = dry_workplace.run(f"--config-dir={folder.parent}", "study=mine")
+    outcome = dry_workplace.run("study=mine", f"--config-dir={folder.parent}")
     assert message in outcome.refusal
     assert dry_workplace.is_untouched()
 
