@@ -9,17 +9,18 @@ python -m ablations space           count the cells of the whole factor space
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.space.cells import census
 from ablations.space.factors import FACTORS, load_declarations
-from ablations.space.rules import Backbone
+from ablations.space.rules import MAX_CHANNELS, Backbone
 from ablations.storage.folder import study_folder
 from ablations.tracking.sync import synchronise_all
 from ablations.watching.status import add_command
-from bbcu.errors import BbcuError, ConfigError, first_line
+from bbcu.errors import BbcuError, ConfigError, first_line, shown
 from bbcu.passwords import masked
 from bbcu.terminal import ArgumentParser, protect_output, say
 
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sync.set_defaults(run=synchronise_study)
     space = commands.add_parser("space", help="count the cells of the whole factor space")
     space.add_argument("--network", default="srresnet", choices=["srresnet", "dncnn"], help="(%(default)s)")
-    space.add_argument("--channels", type=int, default=64, help="the width that align=auto depends on (%(default)s)")
+    space.add_argument(
+        "--channels", type=channels, default=64, help="the width that align=auto depends on (%(default)s)"
+    )
     space.set_defaults(run=count_space)
     given = parser.parse_args(arguments)
     try:
@@ -55,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         # The disk has a fault, for instance; errors of MLflow are of the kind above.
         sys.exit(f"ablations: {first_line(error)}")
+
+
+def channels(text: str) -> int:
+    """The number of channels that a user typed; raises ArgumentTypeError, as argparse wants it, for any other text."""
+    if not (re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= MAX_CHANNELS):
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} must be a whole number from 1 to {MAX_CHANNELS}")
+    return int(text)
 
 
 def synchronise_study(given: argparse.Namespace) -> None:

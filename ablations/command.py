@@ -1,14 +1,20 @@
 """The command that trains: one trial, or a sweep with ``-m``; ``run.py`` and the installed ``bbcu`` start here."""
 
+import argparse
 import contextlib
 import io
+import itertools
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
+import yaml
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -16,9 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ablations.config import explain, register, typed
+from ablations.config import LONGEST_NUMBER, explain, register, typed
 from ablations.storage import stopping
-from bbcu.errors import BbcuError, ConfigError, printable
+from bbcu.errors import BbcuError, ConfigError, first_line, printable, shown
+from bbcu.files import read_text
 from bbcu.passwords import masked
 from bbcu.terminal import protect_output
 
@@ -29,6 +36,10 @@ CONF = INSTALLED if INSTALLED.is_dir() else ROOT / "conf"
 
 PRINT_CONFIG = {"--cfg", "-c", "--info", "-i"}
 """The options of Hydra that print a config and run nothing."""
+
+
+MAX_NODES, LARGEST_CONFIG = 100_000, 2**20
+"""The most values of a config file with its aliases written out, and the most bytes of one that may have aliases."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -65,6 +76,50 @@ def refuse_sweeper_keys(hydra_config: HydraConf) -> None:
         raise ConfigError(f"the study sweeps over {', '.join(swept)}, and this is one trial; add -m")
 
 
+def refuse_long_numbers(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a number of so many digits that neither Python nor a file name can have it."""
+    for text in arguments:
+        if re.search(rf"[0-9][0-9_]{{{LONGEST_NUMBER}}}", text):
+            raise ConfigError(f"{shown(text.partition('=')[0])}: a number has at most {LONGEST_NUMBER} digits")
+
+
+def refuse_expansions(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a YAML file of the user's whose aliases stand for more than MAX_NODES values.
+
+    OmegaConf writes out every alias, and ten lines of aliases of aliases can stand for a billion values.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config-path", "-cp")
+    try:
+        given, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        # Hydra's own parser says what is wrong.
+        return
+    for folder in filter(None, (given.config_dir, given.config_path)):
+        for path in sorted(Path(folder).rglob("*.yaml")):
+            # What cannot be read is reported when Hydra needs it.
+            with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+                text = read_text(path, LARGEST_CONFIG)
+                if "*" in text and nodes_of(yaml.compose(text), {}) > MAX_NODES:
+                    raise ConfigError(f"{path}: its aliases stand for more than {MAX_NODES} values")
+
+
+def nodes_of(node: Any, known: dict[int, int]) -> int:
+    """The number of values that a node of YAML stands for when every alias is written out."""
+    if id(node) not in known:
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = itertools.chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in parts)
+        known[id(node)] = 1 + sum(nodes_of(part, known) for part in inner)
+    return known[id(node)]
+
+
+def is_of_this_code(error: Exception) -> bool:
+    """Whether an error arose after Hydra had composed the config and called this package: it is a mistake in it."""
+    calls = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] in ("ablations", "bbcu", "hydra_plugins") for name in calls if name != __name__)
+
+
 def program() -> str:
     """The name under which the command was started."""
     return Path(sys.argv[0]).name
@@ -80,12 +135,22 @@ def main() -> None:
     protect_output()
     try:
         register()
+        refuse_long_numbers(sys.argv[1:])
+        refuse_expansions(sys.argv[1:])
         with _masked_config(sys.argv[1:]):
             run()
     except (BbcuError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
         sys.exit(f"{program()}: {error if isinstance(error, BbcuError) else printable(masked(explain(error)))}")
+    except Exception as error:
+        if wants_traceback or is_of_this_code(error):
+            raise
+        # Hydra, OmegaConf and PyYAML raise almost anything for what they cannot read or write.
+        mark = getattr(error, "problem_mark", None)
+        where = "the config" if mark is None else f"{printable(mark.name)}, line {mark.line + 1}"
+        why = first_line(getattr(error, "problem", None) or error)
+        sys.exit(f"{program()}: {where} cannot be used: {type(error).__name__}: {shown(why, 500)}")
     except KeyboardInterrupt:
         print(f"{program()}: stopped; finished results are saved; {stopping.RESUME}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -2,11 +2,15 @@
 
 Factors are keys at the root; :mod:`ablations.space.factors` declares them and their levels, and
 :mod:`bbcu.model.methods` the presets of ``method=NAME``. All other keys are typed here, and Hydra refuses a key or a
-type that does not fit.
+type that does not fit. The bounds of a number and the values of a choice are declared with its key, see :func:`number`
+and :func:`choice`.
 """
 
+import contextlib
 import dataclasses
-import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +21,44 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablations.passwords import shown_address
 from ablations.space.factors import FACTORS, load_declarations
+from ablations.space.rows import MAX_ROWS
+from ablations.space.rules import MAX_CHANNELS
 from ablations.space.settings import DEFAULTS
-from bbcu.errors import ConfigError, unknown
+from bbcu.errors import ConfigError, first_line, printable, shown, unknown
 from bbcu.model.methods import METHODS
 from bbcu.passwords import remember
+
+ON_CHANGE = ("stop", "keep", "retrain")
+"""What to do with a result of the same config that was made by other code, or on pictures that have changed since."""
+
+LAST_SEED = 2**63 - 1
+"""The largest seed that torch's generators take."""
+
+MAX_THREADS = 1024
+"""The most threads of a trial. OpenMP crashes the process if it cannot start as many as it is asked for."""
+
+LONGEST_TEXT = 4096
+"""The most characters of a text: those of a path on Linux."""
+
+LONGEST_NUMBER = 255
+"""The most digits of a number on the command line. No name of a file has more, so no path is mistaken for one."""
+
+FILE_NAME = r"[A-Za-z0-9_-]{1,100}"
+A_FILE_NAME = "1 to 100 letters of ASCII, digits, - and _"
+"""What names a study and a test set. A name of a file has at most 255 bytes, and more may be added to this one."""
+
+
+def number(default: Any = MISSING, *, least: float, most: float, above: bool = False) -> Any:
+    """A key for a number from ``least`` to ``most``, without ``least`` itself if ``above``.
+
+    The largest value is far beyond any use: it keeps a slip of the finger from filling the memory.
+    """
+    return field(default=default, metadata={"least": least, "most": most, "above": above})
+
+
+def choice(*valid: Any) -> Any:
+    """A key for one of these values."""
+    return field(default=MISSING, metadata={"valid": valid})
 
 
 @dataclass
@@ -67,10 +105,10 @@ class DataConfig:
     ``inputs`` says whether low resolution is "made" or "given": taken from the folders that lie beside the truth.
     """
 
-    name: str = MISSING
+    name: str = choice("embedded", "folder")
     train: str = MISSING
     test: Any = MISSING
-    inputs: str = MISSING
+    inputs: str = choice("made", "given")
 
 
 @dataclass
@@ -78,7 +116,7 @@ class EvaluationConfig:
     """How a trained network is run on whole pictures; see :class:`bbcu.training.evaluation.Evaluation`."""
 
     self_ensemble: bool = DEFAULTS["evaluation.self_ensemble"]
-    tile: int = MISSING
+    tile: int = number(least=0, most=10**6)
 
 
 @dataclass
@@ -89,10 +127,10 @@ class TrainConfig:
     ``int8``, which do not move them.
     """
 
-    steps: int = MISSING
-    batch: int = MISSING
-    patch: int = MISSING
-    lr: float = MISSING
+    steps: int = number(least=1, most=10**9)
+    batch: int = number(least=1, most=2**16)
+    patch: int = number(least=1, most=2**14)
+    lr: float = number(least=0, most=1e38, above=True)
     schedule: str = MISSING
     precision: str = MISSING
     compile: Any = MISSING
@@ -118,11 +156,11 @@ class TrackingConfig:
     """
 
     uri: str = MISSING
-    curve_points: int = MISSING
-    evaluations: int = MISSING
-    samples: int = MISSING
-    snapshot_s: float = MISSING
-    silence_s: float = MISSING
+    curve_points: int = number(least=1, most=10**6)
+    evaluations: int = number(least=1, most=10**6)
+    samples: int = number(least=0, most=10**6)
+    snapshot_s: float = number(least=0, most=10**9)
+    silence_s: float = number(least=1, most=10**9)
 
 
 @dataclass
@@ -131,21 +169,21 @@ class Keys:
 
     task: TaskConfig = field(default_factory=TaskConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    channels: int = MISSING
-    blocks: int = MISSING
+    channels: int = number(least=1, most=MAX_CHANNELS)
+    blocks: int = number(least=1, most=1000)
     method: MethodConfig = field(default_factory=MethodConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    seed: int = MISSING
+    seed: int = number(least=0, most=LAST_SEED)
 
     outputs: str = MISSING
     device: str = MISSING
     threads: Any = MISSING
-    progress: Any = MISSING
-    on_change: str = MISSING
+    progress: Any = field(default=MISSING, metadata={"valid": ("auto", True, False)})
+    on_change: str = choice(*ON_CHANGE)
     session: str = MISSING
 
 
@@ -207,16 +245,16 @@ class SweeperConfig:
     steps: list[Any] | None = None
     fraction: Any = None
     generators: list[str] | None = None
-    cells: int | None = None
-    seed: int | None = None
-    trials: int | None = None
+    cells: int | None = number(None, least=1, most=MAX_ROWS)
+    seed: int | None = number(None, least=0, most=2**32 - 1)
+    trials: int | None = number(None, least=1, most=MAX_ROWS)
     objectives: list[str] | None = None
     sampler: str | None = None
     pruner: str | None = None
     storage: str | None = None
     exclude: list[str] = field(default_factory=list)
-    replicates: int = 1
-    retries: int = 1
+    replicates: int = number(1, least=1, most=MAX_ROWS)
+    retries: int = number(1, least=0, most=1000)
     dry_run: bool = False
 
     @property
@@ -249,14 +287,19 @@ def register() -> None:
 def typed(config: DictConfig) -> Config:
     """The composed config as plain dataclasses, with every interpolation resolved.
 
-    Raises ConfigError for a key that is still missing and for a value outside its range.
+    Raises ConfigError for a key that is still missing, for a value outside its range, and for text with characters that
+    no file and no terminal takes.
     """
     load_declarations()
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(REQUIRED.get(missing[0]) or f"{missing[0]} is required: set it, as in {missing[0]}=...")
-    check_keys(config, schema())
-    resolved = OmegaConf.to_object(config)
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(REQUIRED.get(missing[0]) or f"{missing[0]} is required: set it, as in {missing[0]}=...")
+        check_keys(config, schema())
+        with reading():
+            resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
     levels = {name: getattr(resolved, name) for name in FACTORS}
     keys = {entry.name: getattr(resolved, entry.name) for entry in dataclasses.fields(Keys)}
     found = Config(**keys, levels=levels, shown_uri=shown_address(config, "tracking.uri"))
@@ -280,48 +323,78 @@ def check_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
 
 def check_ranges(config: Config) -> None:
     """Raise ConfigError for a value out of range."""
-    at_least: dict[str, tuple[float, float]] = {
-        "channels": (config.channels, 1),
-        "blocks": (config.blocks, 1),
-        "seed": (config.seed, 0),
-        "train.steps": (config.train.steps, 1),
-        "train.batch": (config.train.batch, 1),
-        "train.patch": (config.train.patch, 1),
-        "tracking.curve_points": (config.tracking.curve_points, 1),
-        "tracking.evaluations": (config.tracking.evaluations, 1),
-        "tracking.samples": (config.tracking.samples, 0),
-        "tracking.snapshot_s": (config.tracking.snapshot_s, 0),
-        "tracking.silence_s": (config.tracking.silence_s, 1),
-        "evaluation.tile": (config.evaluation.tile, 0),
-    }
-    for key, (value, least) in at_least.items():
-        if value < least:
-            raise ConfigError(f"{key}={value}: must be at least {least}")
-    if not 0 < config.train.lr < math.inf:
-        raise ConfigError(f"train.lr={config.train.lr:g}: must be a number above 0")
-    if config.seed >= SEEDS:
-        raise ConfigError(f"seed={config.seed}: must be below 2**63")
-    one_of = {
-        "progress": (config.progress, ("auto", True, False)),
-        "on_change": (config.on_change, ON_CHANGE),
-        "data.name": (config.data.name, ("embedded", "folder")),
-        "data.inputs": (config.data.inputs, ("made", "given")),
-    }
-    for key, (choice, valid) in one_of.items():
-        if choice not in valid:
-            raise ConfigError(f"{key}={choice}: {unknown('value', choice, valid)}")
+    check_bounds(config)
+    for key, value, _ in entries(config):
+        check_text(key, value)
     check_data(config.data)
-    if config.threads != "auto" and not (isinstance(config.threads, int) and config.threads >= 1):
-        raise ConfigError(f"threads={config.threads}: must be auto or a whole number of at least 1")
-    if not config.study.name or not set(config.study.name) <= STUDY_NAME:
-        raise ConfigError(f"study.name={config.study.name!r}: letters, digits, - and _ only, as it names a folder")
+    if config.threads != "auto" and not (type(config.threads) is int and 1 <= config.threads <= MAX_THREADS):
+        raise ConfigError(f"threads={shown(config.threads)}: must be auto or a whole number from 1 to {MAX_THREADS}")
+    for key, text in {"study.name": config.study.name, "session": config.session or "none"}.items():
+        if not re.fullmatch(FILE_NAME, text):
+            raise ConfigError(f"{key}={shown(text)!r}: must be {A_FILE_NAME}, as it names a folder")
+
+
+def entries(keys: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Each key of a dataclass and of those in it, with its value and what its declaration says of valid ones."""
+    for entry in dataclasses.fields(keys):
+        value = getattr(keys, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from entries(value, f"{prefix}{entry.name}.")
+        elif entry.name == "levels":
+            yield from ((name, level, {}) for name, level in value.items())
+        else:
+            yield f"{prefix}{entry.name}", value, entry.metadata
+
+
+def check_bounds(keys: Any, prefix: str = "") -> None:
+    """Raise ConfigError for a value that its declaration in a dataclass of keys does not allow."""
+    for key, value, declared in entries(keys, prefix):
+        if "most" in declared and value is not None:
+            check_number(key, value, **declared)
+        # In Python 1 equals True.
+        if "valid" in declared and not any(type(value) is type(one) and value == one for one in declared["valid"]):
+            raise ConfigError(f"{key}={shown(value)}: {unknown('value', value, declared['valid'])}")
+
+
+def check_number(key: str, value: float, *, least: float, most: float, above: bool) -> None:
+    """Raise ConfigError unless a number is within its bounds; nan never is."""
+    if above and not value > least:
+        raise ConfigError(f"{key}={shown(value)}: must be a number above {least}")
+    if not value >= least:
+        raise ConfigError(f"{key}={shown(value)}: must be at least {least}")
+    if not value <= most:
+        raise ConfigError(f"{key}={shown(value)}: must be at most {most}")
+
+
+def check_text(key: str, value: Any) -> None:
+    """Raise ConfigError for text, in a list or mapping too, that is too long or has control characters."""
+    if isinstance(value, str):
+        # Cc are control characters, as a line feed or NUL; Cs stand for bytes of a file name that are no UTF-8.
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+            raise ConfigError(f"{key}={shown(value)}: must not contain control characters or bytes that are not UTF-8")
+        if len(value) > LONGEST_TEXT:
+            raise ConfigError(f"{key}={shown(value)}: must have at most {LONGEST_TEXT} characters")
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            check_text(key, name)
+            check_text(key, inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_text(key, inner)
 
 
 def check_data(data: DataConfig) -> None:
     """Raise ConfigError unless ``data.test`` names folders."""
     test = data.test
     if not isinstance(test, dict) or not all(isinstance(path, str) and path for path in test.values()):
-        raise ConfigError(f"data.test={test}: must name a folder for each test set, as in data.test='{{Set5: DIR}}'")
+        raise ConfigError(
+            f"data.test={shown(test)}: must name a folder for each test set, as in data.test='{{Set5: DIR}}'"
+        )
+    for name in test:
+        if not (isinstance(name, str) and re.fullmatch(FILE_NAME, name)):
+            raise ConfigError(
+                f"data.test: the name of a test set must be {A_FILE_NAME}, and {shown(name)} is not; as in Set14"
+            )
     reserved = sorted(set(test) & RESERVED_SETS)
     if reserved:
         raise ConfigError(f"data.test: a test set cannot be called {reserved[0]}, as a group of metrics is")
@@ -342,16 +415,8 @@ REQUIRED = {
 
 NO_EFFECT = "{key} has no effect on the photographs of data=embedded; add data=folder"
 
-ON_CHANGE = ("stop", "keep", "retrain")
-"""What to do with a result of the same config that was made by other code, or on pictures that have changed since."""
-
-SEEDS = 2**63
-"""Seeds are below this, which is what torch's generators take."""
-
 RESERVED_SETS = {"train", "baseline", "cost", "timing"}
 """Groups of metrics that MLflow shows beside the test sets."""
-
-STUDY_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
 def _missing_option(error: MissingConfigException) -> str:
@@ -359,14 +424,34 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"{group}={option}: {unknown('option', option, sorted(error.options or []))}"
 
 
+@contextlib.contextmanager
+def reading(what: str = "the config") -> Iterator[None]:
+    """Turn any error of Hydra, OmegaConf or PyYAML while they read what a user wrote into a ConfigError."""
+    try:
+        yield
+    except (ConfigError, HydraException, OmegaConfBaseException):
+        raise
+    # They raise almost anything for text that they cannot read: a number of 5,000 digits, lists within lists within
+    # a thousand others, bytes that are no text, a folder that cannot be read.
+    except Exception as error:
+        raise ConfigError(f"{what} cannot be read: {type(error).__name__}: {shown(first_line(error))}") from error
+
+
 def explain(error: HydraException | OmegaConfBaseException) -> str:
     """An error of Hydra or OmegaConf as one line that says what is valid."""
+    return printable(_explanation(error))
+
+
+def _explanation(error: HydraException | OmegaConfBaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _missing_option(error)
     text = " ".join(str(error).split())
     if text.startswith("Ambiguous value for argument"):
         return f"{text.split(chr(39))[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
+    if text.startswith("LexerNoViableAltException"):
+        override = shown(text.partition(": ")[2].partition(" ^")[0])
+        return f"{override}: has a character that must be in quotes, as in KEY=\"'value'\""
     parent = getattr(cause, "parent_node", None)
     full_key = getattr(cause, "full_key", None)
     if isinstance(error, ConfigCompositionException) and full_key and isinstance(parent, DictConfig):
@@ -377,5 +462,7 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
             prefix = full_key.rpartition(".")[0]
             valid = [f"{prefix}.{name!s}" if prefix else str(name) for name in parent if name != "hydra"]
             return unknown("key", full_key, valid)
-        return f"{full_key}: {reason}"
-    return " ".join(line.strip() for line in str(error).splitlines()[:2])
+        return f"{full_key}: {shown(reason)}"
+    if isinstance(error, OmegaConfBaseException) and full_key:
+        return f"{full_key}: {shown(str(error).strip().splitlines()[0])}"
+    return shown(" ".join(line.strip() for line in str(error).splitlines()[:2]), 500)

@@ -33,10 +33,20 @@ class DataError(BbcuError):
 
 def unknown(kind: str, value: object, valid: Iterable[object]) -> str:
     """Return a message that ``value`` is not a ``kind``, with the closest valid value and a list of all of them."""
-    names = [str(name) for name in valid]
-    close = difflib.get_close_matches(str(value), names, n=1)
+    names, text = [str(name) for name in valid], shown(value)
+    close = difflib.get_close_matches(text, names, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown {kind} {str(value)!r}{guess}; valid: {', '.join(names)}"
+    return f"unknown {kind} {text!r}{guess}; valid: {', '.join(names) or 'none'}"
+
+
+def shown(value: object, longest: int = 200) -> str:
+    """Return a value as text for a message, shortened if it has more characters than ``longest``."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):
+        # Python does not print an integer of more than 4,300 digits, nor a list within lists within a thousand others.
+        return "a value that is too long to show"
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def printable(text: object) -> str:

@@ -1,6 +1,7 @@
 """The command: what a sweep trains and prints, what a dry run lists, and messages for wrong input."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -236,7 +237,7 @@ WRONG = {
     "infinite-learning-rate": Wrong("train.lr=inf", ("train.lr=inf",)),
     "seed-beyond-what-a-generator-takes": Wrong(f"seed={10**23}", (f"seed={10**23}",)),
     "precision": Wrong("train.precision=fp16", ("train.precision=fp16", "fp32, bf16")),
-    "threads": Wrong("threads=0", ("threads=0", "at least 1")),
+    "threads": Wrong("threads=0", ("threads=0", "from 1 to 1024")),
     "option-of-train": Wrong("train=typo", ("train=typo", "valid: quick, released")),
     "launcher": Wrong("hydra/launcher=typo", ("hydra/launcher=typo", "valid:", "basic"), sweep=True),
     "several-values-without-m": Wrong("bn=pre,post", ("bn=pre,post", "-m")),
@@ -280,6 +281,56 @@ WRONG = {
     ),
     "tile-below-zero": Wrong("evaluation.tile=-1", ("evaluation.tile=-1", "at least 0")),
     "swept-tile": Wrong("evaluation.tile=0,16", ("evaluation.tile",), sweep=True),
+    "number-of-5000-digits": Wrong(f"seed={'9' * 5000}", ("seed", "at most 255 digits")),
+    "rate-beyond-floating-point": Wrong(f"train.lr={'9' * 200}", ("train.lr=", "at most 1e+38")),
+    "snapshots-at-nan": Wrong("tracking.snapshot_s=nan", ("tracking.snapshot_s=nan", "at least 0")),
+    "silence-of-nan": Wrong("tracking.silence_s=nan", ("tracking.silence_s=nan", "at least 1")),
+    "channels-by-the-hundred-thousand": Wrong("channels=100000", ("channels=100000", "at most 4096")),
+    "blocks-by-the-million": Wrong("blocks=1000000", ("blocks=1000000", "at most 1000")),
+    "batch-by-the-thousand-million": Wrong(f"train.batch={10**9}", (f"train.batch={10**9}", "at most 65536")),
+    "more-memory-than-there-is": Wrong("channels=4096 blocks=300", ("channels=4096", "GiB of memory")),
+    "steps-without-end": Wrong(f"train.steps={10**15}", (f"train.steps={10**15}", "at most 1000000000")),
+    "threads-by-the-million": Wrong("threads=1000000", ("threads=1000000", "from 1 to 1024")),
+    "threads-that-are-true": Wrong("threads=true", ("threads=True", "from 1 to 1024")),
+    "replicates-by-the-thousand-million": Wrong(
+        f"hydra.sweeper.replicates={10**9}", ("hydra.sweeper.replicates=", "at most 200000"), sweep=True
+    ),
+    "seeds-beyond-the-last": Wrong(
+        f"seed={2**63 - 1} hydra.sweeper.replicates=2", ("hydra.sweeper.replicates=2", "the last seed"), sweep=True
+    ),
+    "range-by-the-thousand-million": Wrong(f"seed=range(1,{10**9})", ("seed", "200000"), sweep=True),
+    "shuffled-range": Wrong(f"seed=shuffle(range(1,{10**9}))", ("seed", "200000"), sweep=True),
+    "range-without-end": Wrong("align=range(1,inf)", ("align", "finite ends"), sweep=True),
+    "range-that-stands-still": Wrong("seed=range(1,9,0)", ("seed", "step that is not 0"), sweep=True),
+    "rows-by-the-thousand-million": Wrong(
+        "seed=range(1,1000) align=range(1,1000) blocks=range(1,1000)", ("997002999 combinations",), sweep=True
+    ),
+    "steps-that-are-numbers": Wrong(
+        "hydra.sweeper.design=chain hydra.sweeper.steps=[1]", ("hydra.sweeper.steps: 1 is not",), sweep=True
+    ),
+    "search-for-an-unknown-objective": Wrong(
+        "hydra.sweeper.design=search hydra.sweeper.trials=2 hydra.sweeper.objectives=[psnr_db,x] bn=pre,post "
+        "hydra.sweeper.dry_run=true",
+        ("hydra.sweeper.objectives", "unknown objective 'x'"),
+        sweep=True,
+    ),
+    "device-without-memory": Wrong("device=meta", ("device=meta", "auto, cpu, cuda")),
+    "test-set-named-by-a-number": Wrong("data.test={14:FOLDER/test}", ("data.test", "14 is not", "Set14")),
+    "test-set-with-a-long-name": Wrong(f"data.test={{{'n' * 260}:FOLDER/test}}", ("data.test", "1 to 100 letters")),
+    "study-with-a-long-name": Wrong(f"study.name={'n' * 260}", ("study.name", "1 to 100 letters")),
+    "session-outside-the-outputs": Wrong("session=../../x", ("session", "'../../x'")),
+    "outputs-with-a-control-character": Wrong("outputs='FOLDER/a\x01b'", ("outputs", "control characters")),
+    "value-that-interpolates-itself": Wrong("residual=${residual}", ("residual", "Recursive interpolation")),
+    "value-that-interpolates-nothing": Wrong("residual=${nope}", ("residual", "'nope' not found")),
+    "part-that-is-not-binary": Wrong("binarize=[[body]]", ("binarize=", "any of head, body, up, tail")),
+    "level-that-is-null": Wrong("residual=null", ("residual=null", "true, false, block")),
+    "folder-of-hydra": Wrong("hydra.run.dir=/proc/x", ("/proc/x",)),
+    "folder-of-hydra-in-a-sweep": Wrong("hydra.sweep.dir=/proc/x", ("hydra.sweep.dir=/proc/x",), sweep=True),
+    "relative-path-of-a-part": Wrong("surrogate=..x", ("surrogate", "'..x'", "dotted path")),
+    "part-of-the-standard-library": Wrong("surrogate=os._exit", ("surrogate=os._exit", "standard library")),
+    "network-that-is-not-one": Wrong("network.name=torch.nn.Linear", ("network.name=torch.nn.Linear", "out_features")),
+    "network-without-parameters": Wrong("network.name=torch.nn.Identity", ("network.name", "no parameters")),
+    "list-within-lists": Wrong(f"residual={'[' * 400}{']' * 400}", ("RecursionError",)),
     "study-outside-the-outputs": Wrong("study.name=../x", ("study.name", "../x")),
     "database-in-no-folder": Wrong("tracking.uri=sqlite:////proc/x/mlflow.db", ("tracking.uri=", "/proc/x")),
     "file-that-is-not-a-database": Wrong("tracking.uri=sqlite:///FOLDER/file", ("tracking.uri=", "FOLDER/file")),
@@ -298,6 +349,41 @@ def test_wrong_input_gets_a_message_of_at_most_two_lines_and_nothing_runs(spoile
         assert name.replace("FOLDER", str(spoiled.folder)) in outcome.message
     assert "Traceback" not in outcome.text
     assert spoiled.is_untouched()
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("study: {name: [", "mine.yaml, line", id="a list that is not closed"),
+        pytest.param(BOMB, "mine.yaml: its aliases stand for more than 100000 values", id="aliases of aliases"),
+        pytest.param("a: &a [*a]", "RecursionError", id="a list that contains itself"),
+        pytest.param(f"residual: {'[' * 5000}{']' * 5000}", "RecursionError", id="lists within lists"),
+        pytest.param(f"seed: {'9' * 5000}", "5000 digits", id="a number of 5000 digits"),
+        pytest.param(f"train: {{lr: {'9' * 400}}}", "too large", id="a rate beyond floating point"),
+        pytest.param("seed: !!python/object/apply:os.getpid []", "mine.yaml, line", id="a call of Python"),
+        pytest.param("- a", "study/mine", id="a list of keys"),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_gets_one_line(dry_workplace: Workplace, text: str, message: str) -> None:
+    folder = dry_workplace.folder / "conf" / "study"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    outcome = dry_workplace.run("study=mine", f"--config-dir={folder.parent}")
+    assert message in outcome.refusal
+    assert dry_workplace.is_untouched()
+
+
+@pytest.mark.parametrize("name", ["a%41b?c#d", "$HOME ~", "a\\${b}", "quo'te\""])
+def test_outputs_are_taken_literally(workplace: Workplace, name: str) -> None:
+    text = name.replace("'", "\\'")
+    assert workplace.sweep(f"outputs='{workplace.folder}/{text}'").status == 0
+    (found,) = workplace.folder.glob("*/adhoc/*/seed0/result.json")
+    assert found.parents[3].name == name.replace("\\$", "$")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

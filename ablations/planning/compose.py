@@ -7,6 +7,7 @@ them, so setting them in a config that Hydra has composed is what Hydra does, a 
 import dataclasses
 import functools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,17 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from ablations.config import Config, SweeperConfig, typed
+from ablations.config import Config, SweeperConfig, reading, typed
 from ablations.planning.outline import Outline, RowDefaults, outline, split
 from ablations.space.conditions import Value, value_of
 from ablations.space.factors import FACTORS
-from ablations.space.rows import Row
+from ablations.space.rows import MAX_ROWS, Row
 from ablations.trial.data import data_of
 from ablations.trial.identity import backbone_of, check_runnable, setting_of
-from bbcu.errors import ConfigError
+from bbcu.errors import ConfigError, shown
 
 NOT_IN_A_CELL = {"outputs", "tracking", "device", "threads", "progress", "evaluation.tile", "on_change", "session"}
 """The keys that say where and how to run, and are never part of a cell."""
@@ -95,7 +97,8 @@ class Composer:
 
     def compose(self, row: Sequence[str]) -> DictConfig:
         """Compose the config of one row by Hydra, without Hydra's own part."""
-        composed = self.config_loader.load_sweep_config(self.master, list(row))
+        with reading(shown(" ".join(row))):
+            composed = self.config_loader.load_sweep_config(self.master, list(row))
         OmegaConf.set_struct(composed, False)
         composed.pop("hydra")
         return composed
@@ -143,9 +146,10 @@ def swept_values(arguments: Sequence[str], options: SweeperConfig, config_loader
 
     Raises ConfigError for a sweep without a finite list of values, and for one over a key that is not part of a cell.
     """
-    overrides = OverridesParser.create(config_loader=config_loader).parse_overrides(
-        [*(f"{key}={value}" for key, value in options.params.items()), *arguments]
-    )
+    with reading("the command line or the study"):
+        overrides = OverridesParser.create(config_loader=config_loader).parse_overrides(
+            [*(f"{key}={value}" for key, value in options.params.items()), *arguments]
+        )
     values: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -156,10 +160,27 @@ def swept_values(arguments: Sequence[str], options: SweeperConfig, config_loader
         elif not override.is_discrete_sweep():
             raise ConfigError(f"{key}: an interval has no list of levels; use choice(...) or range(...)")
         else:
-            values[key] = [str(value) for value in override.sweep_string_iterator()]
-            if not values[key]:
-                raise ConfigError(f"{key}={override.value()}: a glob matches options of a group; list the levels")
+            values[key] = texts_of(override)
     return values
+
+
+def texts_of(override: Override) -> list[str]:
+    """The texts of the values that a key is swept over; raises ConfigError if there are none, or too many."""
+    key, swept = override.get_key_element(), override.value()
+    if isinstance(swept, RangeSweep):
+        # Hydra lists a range before it shuffles it, and never ends one whose step does not move it.
+        start, stop, step = (float(value) for value in (swept.start or 0, swept.stop or 0, swept.step))
+        if not (math.isfinite(start) and math.isfinite(stop) and math.isfinite(step) and step != 0):
+            raise ConfigError(f"{key}: a range has finite ends and a step that is not 0, as in range(1,10)")
+        if (stop - start) / step > MAX_ROWS:
+            raise ConfigError(f"{key}: the range has more than {MAX_ROWS} values, the most of a sweep")
+    with reading(key):
+        texts = [str(value) for value in override.sweep_string_iterator()]
+    if not texts:
+        is_range = isinstance(swept, RangeSweep)
+        why = "the range is empty" if is_range else "a glob matches options of a group; list the levels"
+        raise ConfigError(f"{key}: {why}")
+    return texts
 
 
 def check_compared_keys(texts: Iterable[str], swept: Mapping[str, Sequence[str]]) -> None:

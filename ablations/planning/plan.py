@@ -10,12 +10,12 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from ablations.config import Config, SweeperConfig, typed
+from ablations.config import LAST_SEED, Config, SweeperConfig, typed
 from ablations.planning.compose import Composer, SharedConfig, check_compared_keys, swept_values
 from ablations.planning.outline import LeftOutRow, check_complete
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
-from ablations.space.rows import Row
+from ablations.space.rows import MAX_ROWS, Row
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
 from bbcu.errors import ConfigError
@@ -157,7 +157,18 @@ def check_networks(cells: Iterable[PlannedCell]) -> None:
 
 
 def trials_of(cells: Mapping[Row, PlannedCell], replicates: int) -> list[PlannedTrial]:
-    """Every cell under the first seed, then every cell under the next; each trial once."""
+    """Every cell under the first seed, then every cell under the next; each trial once.
+
+    Raises ConfigError for more trials than a sweep may have, and for a seed beyond the last.
+    """
+    last = max((cell.trial.seed for cell in cells.values()), default=0) + replicates - 1
+    if last > LAST_SEED:
+        raise ConfigError(f"hydra.sweeper.replicates={replicates}: the last seed would be {last}, above {LAST_SEED}")
+    if replicates * len(cells) > MAX_ROWS:
+        raise ConfigError(
+            f"hydra.sweeper.replicates={replicates}: with {len(cells)} cells, more than {MAX_ROWS} trials, the most of "
+            "a sweep"
+        )
     trials: dict[Identity, PlannedTrial] = {}
     # A whole replicate comes before the next, so a sweep that is stopped leaves whole replicates.
     for replicate, (row, cell) in itertools.product(range(replicates), cells.items()):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 from ablations.space.factors import AUTO, FACTORS, is_number, parse_level
-from bbcu.errors import ConfigError, unknown
+from bbcu.errors import ConfigError, shown, unknown
 
 _WORD = r"""[^\s()\[\],=!<>'"]+"""
 GRAMMAR = rf"""
@@ -40,6 +40,12 @@ GRAMMAR = rf"""
 RESERVED = ("and", "or", "not", "in", "contains")
 MAX_DEPTH = 50
 """How deep parentheses and lists may nest; functions recurse into conditions, so it stays far below Python's limit."""
+
+LONGEST_NUMBER = 255
+"""The most characters of a number; a longer word is text."""
+
+CONTEXT = 60
+"""The most characters before and after a mistake that a message quotes."""
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | None"
 Values: TypeAlias = "Mapping[str, Value]"
@@ -211,7 +217,7 @@ def _parsed(text: str, start: str, keys: Collection[str]) -> Any:
     except UnexpectedToken as error:
         at_end = error.token.type == "$END"
         position = len(text) if at_end else int(error.token.start_pos or 0)
-        actual = "but the text ends" if at_end else f"not {str(error.token)!r}"
+        actual = "but the text ends" if at_end else f"not {shown(error.token)!r}"
         _refuse(text, position, f"expected {_valid_after(text[:position], start)}, {actual}")
 
 
@@ -229,7 +235,9 @@ def _valid_after(beginning: str, start: str) -> str:
 
 
 def _refuse(text: str, position: int, why: str) -> NoReturn:
-    raise ConfigError(f"condition {text!r}, column {position + 1}: {why}")
+    start, end = position - CONTEXT, position + CONTEXT
+    quoted = f"{'...' * (start > 0)}{text[max(start, 0) : end]}{'...' * (end < len(text))}"
+    raise ConfigError(f"condition {quoted!r}, column {position + 1}: {why}")
 
 
 def _condition(tree: Any, text: str) -> Condition:
@@ -272,6 +280,8 @@ _FLOAT = re.compile(rf"[+-]?(?:{_DIGITS}\.?|{_DIGITS}?\.[0-9](?:_?[0-9])*)(?:[eE
 def _typed(word: str) -> Value:
     """Return the value of a word without quotes."""
     named = {"true": True, "false": False, "null": None}
+    if len(word) > LONGEST_NUMBER:
+        return word
     if word.lower() in named:
         return named[word.lower()]
     if _INTEGER.fullmatch(word):
@@ -287,11 +297,11 @@ def _checked(key: str, sign: str, value: Value) -> Value:
     factor = FACTORS.get(key)
     if sign == "in":
         if not isinstance(value, tuple):
-            raise ConfigError(f"in needs a list, as in {key} in [{value_text(value)}]")
+            raise ConfigError(f"in needs a list, as in {key} in [{shown(value_text(value))}]")
         return tuple(parse_level(key, entry) for entry in value) if factor else value
     if sign in ORDERS:
         if not is_number(value) or (factor and not factor.numeric):
-            raise ConfigError(f"{sign} compares numbers; compare {key} with {value_text(value)} by =, != or in")
+            raise ConfigError(f"{sign} compares numbers; compare {key} with {shown(value_text(value))} by =, != or in")
         return value
     if sign == "contains" and factor:
         if not factor.members:

@@ -11,8 +11,18 @@ from typing import Any
 
 from ablations.space.factors import level_text
 from ablations.space.fractions import fractional
-from ablations.space.rows import Row, Sweep, chain, full, leave_one_out, one_at_a_time, random_cells, rebased
-from bbcu.errors import ConfigError, unknown
+from ablations.space.rows import (
+    Row,
+    Sweep,
+    chain,
+    check_count,
+    full,
+    leave_one_out,
+    one_at_a_time,
+    random_cells,
+    rebased,
+)
+from bbcu.errors import ConfigError, shown, unknown
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ def rows_of(design: str, sweep: Sweep, options: Options) -> Listing:
     unknown design, an unknown option and a missing option.
     """
     if design not in DESIGNS:
-        raise ConfigError(f"hydra.sweeper.design={design}: {unknown('design', design, DESIGNS)}")
+        raise ConfigError(f"hydra.sweeper.design={shown(design)}: {unknown('design', design, DESIGNS)}")
     chosen = {name: value for name, value in options.items() if value is not None}
     for name in chosen:
         if name not in DESIGNS[design].options:
@@ -56,10 +66,10 @@ def rows_of(design: str, sweep: Sweep, options: Options) -> Listing:
 
 def halvings_of(fraction: str) -> int:
     """Return how often a full factorial is halved to get ``fraction``: 2 for ``1/4``."""
-    match = re.fullmatch(r"1/([1-9][0-9]*)", fraction.replace(" ", ""))
+    match = re.fullmatch(r"1/([1-9][0-9]{0,9})", fraction.replace(" ", ""))
     denominator = int(match[1]) if match else 0
     if denominator < 2 or denominator.bit_count() != 1:
-        raise ConfigError(f"hydra.sweeper.fraction={fraction}: must be 1/2, 1/4, 1/8, ...")
+        raise ConfigError(f"hydra.sweeper.fraction={shown(fraction)}: must be 1/2, 1/4, 1/8, ...")
     return denominator.bit_length() - 1
 
 
@@ -81,7 +91,7 @@ def _rebased(sweep: Sweep, options: Options) -> dict[str, list[str]]:
     """Return the sweep with the bases of the option ``reference``, whose levels are typed by YAML."""
     reference = options.get("reference", {})
     if not isinstance(reference, Mapping):
-        raise ConfigError(f"hydra.sweeper.reference={reference}: write key and value, as in {{bn: post}}")
+        raise ConfigError(f"hydra.sweeper.reference={shown(reference)}: write key and value, as in {{bn: post}}")
     return rebased(sweep, {key: level_text(level) for key, level in reference.items()})
 
 
@@ -96,17 +106,23 @@ def _chain(sweep: Sweep, options: Options) -> Listing:
         ("task=sr_x4", "act=after", "align=1", "bn=post")
     """
     steps = [step.split() if isinstance(step, str) else step for step in _needed(options, "chain", "steps")]
+    for step in steps:
+        if not (isinstance(step, list | tuple) and all(isinstance(text, str) for text in step)):
+            raise ConfigError(
+                f"hydra.sweeper.steps: {shown(step)} is not a step; write changes, as in [bn=none,act=after]"
+            )
     if not steps:
         raise ConfigError("hydra.sweeper.steps=[]: a chain has at least one step")
     links = chain(steps)
     for key in (text.partition("=")[0] for text in links[-1]):
         if key in sweep:
             raise ConfigError(f"{key}: the chain sets it, so it cannot also be set or swept")
+    check_count(math.prod(map(len, sweep.values())) * len(links))
     return Listing(tuple((*others, *link) for others in full(sweep) for link in links))
 
 
 def _fractional(sweep: Sweep, options: Options) -> Listing:
-    halvings = halvings_of(str(options["fraction"])) if "fraction" in options else None
+    halvings = halvings_of(shown(options["fraction"])) if "fraction" in options else None
     fraction = fractional(sweep, halvings, options.get("generators", ()))
     return Listing(fraction.rows, tuple(fraction.notes()), needs_every_row=True)
 

@@ -12,12 +12,12 @@ import importlib
 import importlib.metadata
 import itertools
 import keyword
-import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bbcu.errors import ConfigError, unknown
+from bbcu.errors import ConfigError, first_line, shown, unknown
 from bbcu.model.specs import PARTS
 
 Level = bool | str | float | tuple[str, ...]
@@ -262,8 +262,9 @@ def _load(variable: str) -> None:
         module, _, name = path.rpartition(".")
         try:
             factor = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"factor {path}: cannot be imported: {error}") from error
+        # A module of the user's own may raise anything, and a script that is imported may exit.
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"factor {path}: cannot be imported: {first_line(error)}") from error
         if not isinstance(factor, Factor):
             raise ConfigError(f"factor {path}: it is a {type(factor).__name__}, not a Factor")
         declare(factor)
@@ -274,8 +275,8 @@ def _load(variable: str) -> None:
 
 def level_text(level: object) -> str:
     """A level the way a user types it: ``true``, ``post``, ``130``, ``[body,up]``."""
-    if isinstance(level, bool):
-        return str(level).lower()
+    if isinstance(level, bool) or level is None:
+        return "null" if level is None else str(level).lower()
     if isinstance(level, list | tuple):
         return f"[{','.join(map(str, level))}]"
     return f"{level:g}" if isinstance(level, float) else str(level)
@@ -290,18 +291,23 @@ def parse_level(name: str, value: object) -> Level:
     if factor.members and isinstance(value, list | tuple):
         # A list of parts means the same in any order.
         chosen = tuple(member for member in factor.members if member in value)
-        if not set(value) - set(chosen):
+        if all(member in chosen for member in value):
             return chosen
     for level in factor.levels:
         if value is level or (isinstance(value, str) and value.lower() == level_text(level)):
             return level
         if is_number(value) and is_number(level) and value == level:
             return level
-    if factor.numeric and is_number(value) and 0 < value < math.inf:  # type: ignore[operator]
+    # An integer may be larger than any floating-point number.
+    if factor.numeric and is_number(value) and 0 < value <= sys.float_info.max:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     if factor.open and isinstance(value, str) and "." in value:
         return value
-    raise ConfigError(f"{name}={level_text(value)}: {unknown('level', level_text(value), valid_levels(factor))}")
+    try:
+        text = shown(level_text(value))
+    except (ValueError, RecursionError):
+        text = shown(value)
+    raise ConfigError(f"{name}={text}: {unknown('level', text, valid_levels(factor))}")
 
 
 def is_number(value: object) -> bool:

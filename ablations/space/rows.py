@@ -9,11 +9,14 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from bbcu.errors import ConfigError, unknown
+from bbcu.errors import ConfigError, shown, unknown
 
 Sweep = Mapping[str, Sequence[str]]
 Row = tuple[str, ...]
 """One combination: ``("residual=true", "bn=pre")``."""
+
+MAX_ROWS = 200_000
+"""The most rows of a design, and trials of a sweep: the whole space of factors has fewer combinations."""
 
 
 def full(sweep: Sweep) -> list[Row]:
@@ -25,7 +28,10 @@ def full(sweep: Sweep) -> list[Row]:
         ("residual=true", "bn=post")
         ("residual=false", "bn=pre")
         ("residual=false", "bn=post")
+
+    Raises ConfigError for more than MAX_ROWS.
     """
+    check_count(math.prod(map(len, sweep.values())))
     return list(itertools.product(*([f"{key}={value}" for value in values] for key, values in sweep.items())))
 
 
@@ -134,6 +140,15 @@ def rebased(sweep: Sweep, reference: Mapping[str, str]) -> dict[str, list[str]]:
 def row_of(values: Mapping[str, str]) -> Row:
     """Return ``{"residual": "true", "bn": "pre"}`` as ``("residual=true", "bn=pre")``."""
     return tuple(f"{key}={value}" for key, value in values.items())
+
+
+def check_count(rows: int) -> None:
+    """Raise ConfigError for more rows than a sweep may have."""
+    if rows > MAX_ROWS:
+        raise ConfigError(
+            f"{shown(rows)} combinations: a sweep has at most {MAX_ROWS}; choose fewer values, or the design random or "
+            "search"
+        )
 
 
 def check_values(sweep: Sweep) -> None:

@@ -9,6 +9,9 @@ from ablations.space.conditions import keys_of, parse
 from ablations.space.factors import ALIGN_PER_CHANNEL, FACTORS, Factor, Level, Levels, Rule
 from bbcu.errors import ConfigError
 
+MAX_CHANNELS = 2**12
+"""The largest width of a network; the published ones have 64 channels."""
+
 NO_UNIT = "nothing is binary: what a binary unit would be made of makes no difference"
 
 

@@ -17,10 +17,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from ablations.config import Config, SweeperConfig
+from ablations.config import Config, SweeperConfig, check_bounds
 from ablations.planning.plan import Plan, RowPlanner, make_plan, plan_record
 from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
+from ablations.storage.files import check_writable
 from ablations.storage.folder import Identity, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
@@ -51,10 +52,7 @@ def sweep(
     Raises SystemExit with status 1, after everything else has run, if a trial has no result, and BbcuError before
     anything runs for errors that the user can correct. A sweep that is stopped exits with the status of the signal.
     """
-    if options.replicates < 1:
-        raise ConfigError(f"hydra.sweeper.replicates={options.replicates}: must be at least 1")
-    if options.retries < 0:
-        raise ConfigError(f"hydra.sweeper.retries={options.retries}: must be at least 0")
+    check_bounds(options, "hydra.sweeper.")
     if options.design == "search":
         return search(RowPlanner(arguments, options, master, config_loader), options, master, launcher)
     with without_garbage_collection():
@@ -64,6 +62,7 @@ def sweep(
         if options.dry_run:
             printing.print_dry_run(plan, states)
             return None
+    check_folder(master)
     outputs, uri = Path(base.outputs), base.tracking.uri
     if base.on_change != "retrain":
         EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in plan.trials)
@@ -89,13 +88,15 @@ def sweep(
 
 def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, launcher: Launcher) -> float | None:
     """Run a sweep whose cells a search chooses; otherwise like :func:`sweep`."""
-    from ablations.sweep.search_loop import SearchLoop
+    from ablations.sweep.search_loop import SearchLoop, search_options
 
     base = planner.base()
     if options.dry_run:
+        search_options(options, base, code="")
         rows = math.prod(len(values) for values in planner.swept.values())
         say(f"search over {rows} rows, at most {options.trials} cells; dry run: nothing was trained or recorded")
         return None
+    check_folder(master)
     experiment = prepare_tracking(base.tracking.uri, base.study.name)
     loop = SearchLoop(planner, options, base)
     trials: dict[Identity, WatchedTrial] = {}
@@ -104,6 +105,12 @@ def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, laun
     printing.print_left_out(loop.plan)
     printing.print_search(loop.report())
     return summarise(loop.plan, outcomes) if loop.plan.trials else None
+
+
+def check_folder(master: DictConfig) -> None:
+    """Raise BbcuError if launchers cannot make the folder that Hydra gives to a sweep."""
+    folder = str(master.hydra.sweep.dir)
+    check_writable(Path(folder), f"hydra.sweep.dir={folder}")
 
 
 def watched_trials(plan: Plan) -> dict[Identity, WatchedTrial]:

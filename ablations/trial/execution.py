@@ -25,7 +25,7 @@ from ablations.trial.changes import code_of, is_reusable
 from ablations.trial.data import data_of
 from ablations.trial.devices import device_for
 from ablations.trial.energy import EnergyMeter, counters
-from ablations.trial.footprint import forget_peaks, peaks
+from ablations.trial.footprint import check_fits, forget_peaks, peaks
 from ablations.trial.identity import (
     Trial,
     baseline_label,
@@ -90,6 +90,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     Interrupted if it was asked to stop, TrialPruned if its search ended it, and BbcuError for a mistake of the user.
     """
     from bbcu.training.acceleration import use_cache
+    from bbcu.training.loop import resolve_device
 
     marker = stopping.marker_of(Path(config.outputs), config.study.name, config.session) if config.session else None
     with stopping.handling_signals_for_trial(marker, for_good=in_sweep) as stop:
@@ -99,7 +100,9 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
         check_runnable(config)
         data = data_of(config)
         trial = trial_of(config, setting_of(config, data.fingerprint))
-        check_network(trial)
+        network = check_network(trial)
+        if network is not None:
+            check_fits(config, network, resolve_device(config.device))
         folder = trial.folder(config.outputs)
         experiment = experiment_of(config, in_sweep=in_sweep)
         steps = config.train.steps if trains(config) else 0

@@ -192,10 +192,16 @@ def check_runnable(config: Config) -> None:
     TrainSettings(**dataclasses.asdict(config.train))
 
 
-def check_network(trial: Trial) -> None:
-    """Raise ConfigError if the trial's network cannot be built."""
-    if trial.cell.setting["network"]["name"] != BASELINE:
-        meta_network(trial)
+def check_network(trial: Trial) -> "nn.Module | None":
+    """Raise ConfigError if the trial's network cannot be built; return it without memory, None for a baseline."""
+    from bbcu.model.networks import check_shape
+
+    name = trial.cell.setting["network"]["name"]
+    if name == BASELINE:
+        return None
+    network = meta_network(trial)
+    check_shape(name, network, spec_of(trial))
+    return network
 
 
 def trains(config: Config) -> bool:

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,14 @@ def _as_text(node: object) -> str:
 def _source_of(module: str) -> Path | None:
     """The file of a module of the user's; None where it has none, as one that is compiled.
 
-    A module that does not exist is reported when the network is built.
+    A module that cannot be imported is reported when the network is built.
     """
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return None
     try:
         path = getattr(importlib.import_module(module), "__file__", None)
-    except ImportError:
+    # A module of the user's own may raise anything, and a script that is imported may exit.
+    except (Exception, SystemExit):
         return None
     return Path(path) if path is not None and path.endswith(".py") else None
 

@@ -5,7 +5,7 @@ degrade training patches as they are drawn, each with a strength of its own from
 or at several.
 """
 
-import math
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bbcu.data.images import Pixels, Plane, compress, crop_to_multiple, downscale, gray, luma, rounded, upscale
 from bbcu.data.metrics import psnr, ssim
-from bbcu.errors import ConfigError, unknown
+from bbcu.errors import ConfigError, shown, unknown
 
 SUPER_RESOLUTION_SCALES = (2, 3, 4)
 QUALITIES = (1, 100)
@@ -278,6 +278,8 @@ TASKS: tuple[str, ...] = (
     Denoising.name,
     ArtifactReduction.name,
 )
+LONGEST_IDENTITY = 200
+"""The most characters of a task's identity; the name of a folder has it, and at most 255 bytes."""
 STRENGTHS = {Denoising.name: ("sigma", "train_sigma"), ArtifactReduction.name: ("quality", "train_quality")}
 """The keys that only one task has: its strengths in tests, and their range in training."""
 
@@ -292,21 +294,23 @@ def make_task(parameters: Mapping[str, Any]) -> Task:
     given = {key: value for key, value in parameters.items() if value is not None}
     name = given.pop("name", None)
     if name not in TASKS:
-        raise ConfigError(unknown("task", str(name), TASKS))
+        raise ConfigError(unknown("task", name, TASKS))
     keys = STRENGTHS.get(name, ())
     for key in given:
         if key not in keys:
-            raise ConfigError(f"task.{key}={given[key]}: the task {name} has no such key")
+            raise ConfigError(f"task.{key}={shown(given[key])}: the task {name} has no such key")
     for key in keys:
         if key not in given:
             raise ConfigError(f"no value for task.{key}: the task {name} needs one")
     if not keys:
         return SuperResolution(int(name.removeprefix("sr_x")))
-    tested, trained = (f"task.{key}={given[key]}" for key in keys)
+    tested, trained = (f"task.{key}={shown(given[key])}" for key in keys)
     strengths, train = _numbers(tested, given[keys[0]]), _numbers(trained, given[keys[1]])
     if len(set(strengths)) < len(strengths):
         raise ConfigError(f"{tested}: names a number twice")
     low, high = train[0], train[-1]
+    if len("-".join([name, *map(_text, strengths)])) > LONGEST_IDENTITY:
+        raise ConfigError(f"{tested}: the numbers must have at most {LONGEST_IDENTITY} characters together")
     if len(train) > 2:
         raise ConfigError(f"{trained}: must be a range, as in [10,50], or one number")
     if name == Denoising.name:
@@ -330,6 +334,7 @@ def _numbers(text: str, value: object) -> tuple[float, ...]:
     if not numbers:
         raise ConfigError(f"{text}: must name at least one number")
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        # An integer may be larger than any floating-point number.
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= sys.float_info.max:
             raise ConfigError(f"{text}: must be a number, or a list of numbers")
     return tuple(map(float, numbers))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bbcu.errors import ConfigError
-from bbcu.model.registry import look_up, probe
+from bbcu.model.registry import create, errors_of_own, probe
 from bbcu.model.surrogates import ErrorDecay, sign
 
 PER_FILTER = (1, 2, 3)
@@ -167,14 +167,20 @@ def binariser_of(name: str) -> Binariser:
 
     Raises ConfigError for an unknown name, and for a class that returns more than two values for a filter.
     """
-    kind: type[Binariser] = look_up("weight", name, BINARISERS, Binariser)
+
+    def new() -> Binariser:
+        binariser: Binariser = create("weight", name, BINARISERS, Binariser)
+        return binariser
+
     if name not in BINARISERS:
         weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0), device="cpu")
-        if not _is_binary(probe(kind, weight), weight.shape):
+        with errors_of_own("weight", name):
+            is_binary = _is_binary(probe(new, weight), weight.shape)
+        if not is_binary:
             raise ConfigError(
                 f"weight={name}: its forward pass must return at most two values for each filter, in the weights' shape"
             )
-    return kind()
+    return new()
 
 
 def _is_binary(weight: Tensor, shape: torch.Size) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bbcu.errors import ConfigError, unknown
 from bbcu.model.initialisation import INITIALISERS, Initialiser, initialise, small_normal, uniform, zeros
-from bbcu.model.registry import look_up
+from bbcu.model.registry import create, errors_of_own
 from bbcu.model.specs import PARTS, UnitSpec
 from bbcu.model.units import KERNEL, UNITS, BinaryUnit, BitMemory, UnitShape
 
@@ -53,7 +53,7 @@ class NetworkSpec:
 
     def binary_unit(self, shape: UnitShape) -> BinaryUnit:
         """Return a new unit; raises ConfigError if its class or a level does not exist."""
-        unit: BinaryUnit = look_up("network.unit", self.unit_class, UNITS, BinaryUnit)(shape, self.unit)
+        unit: BinaryUnit = create("network.unit", self.unit_class, UNITS, BinaryUnit, shape, self.unit)
         return unit
 
     def single_residual(self, x: Tensor) -> Tensor | None:
@@ -343,16 +343,32 @@ class DnCNN(RestorationNetwork):
         return aligned - noise
 
 
+SIDE = 32
+"""The side of the picture with which a network of the user's is checked, in pixels."""
+
 NETWORKS: dict[str, type[nn.Module]] = {"srresnet": SRResNet, "dncnn": DnCNN}
 
 
 def assemble(name: str, spec: NetworkSpec) -> nn.Module:
     """Return the network by its name or the dotted path of a class that takes a NetworkSpec, without initial values.
 
-    Raises ConfigError for an unknown name.
+    Raises ConfigError for an unknown name, and for a user's class that raises an error.
     """
-    network: nn.Module = look_up("network.name", name, NETWORKS, nn.Module)(spec)
+    network: nn.Module = create("network.name", name, NETWORKS, nn.Module, spec)
     return network
+
+
+def check_shape(name: str, network: nn.Module, spec: NetworkSpec) -> None:
+    """Raise ConfigError unless a network of the user's, on meta, has parameters and enlarges a picture by the scale."""
+    if name in NETWORKS:
+        return
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"network.name={name}: it has no parameters to train")
+    with errors_of_own("network.name", name), torch.no_grad():
+        made = tuple(network(torch.empty(2, spec.colours, SIDE, SIDE, device="meta")).shape)
+    wanted = (2, spec.colours, spec.scale * SIDE, spec.scale * SIDE)
+    if made != wanted:
+        raise ConfigError(f"network.name={name}: its output for {SIDE} x {SIDE} pixels must be {wanted}, and is {made}")
 
 
 def build(name: str, spec: NetworkSpec, seed: int) -> nn.Module:

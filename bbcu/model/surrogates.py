@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bbcu.errors import ConfigError
-from bbcu.model.registry import look_up, probe
+from bbcu.model.registry import create, errors_of_own, probe
 
 
 def sign(u: Tensor) -> Tensor:
@@ -146,9 +146,15 @@ def surrogate_of(name: str) -> Surrogate:
     Raises ConfigError for an unknown name, and for a class whose forward pass is not the sign: a network of such units
     would not be binary.
     """
-    kind: type[Surrogate] = look_up("surrogate", name, SURROGATES, Surrogate)
+
+    def new() -> Surrogate:
+        surrogate: Surrogate = create("surrogate", name, SURROGATES, Surrogate)
+        return surrogate
+
     if name not in SURROGATES:
         u = torch.linspace(-2, 2, 41, device="cpu")
-        if not torch.equal(probe(kind, u), sign(u)):
+        with errors_of_own("surrogate", name):
+            is_sign = torch.equal(probe(new, u), sign(u))
+        if not is_sign:
             raise ConfigError(f"surrogate={name}: its forward pass must be the sign, -1 below zero and +1 from zero on")
-    return kind()
+    return new()

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 import statistics
 import time
 from collections import deque
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bbcu.data.patches import PatchSampler
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, first_line, shown
 from bbcu.model.networks import binary_units
 from bbcu.training.acceleration import (
     CudaGraphStep,
@@ -61,14 +62,19 @@ class StepReport:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is CUDA if there is one. Raises BbcuError if it is not available."""
+    """Return the device called ``name``; "auto" is CUDA if there is one. Raises BbcuError if it is not available.
+
+    Only processors and CUDA devices train here; torch also names devices without memory, such as "meta".
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", name):
+        raise BbcuError(f"device={shown(name)}: must be auto, cpu, cuda, or cuda:1 and the like")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise BbcuError(f"device={name} is not available here: {str(error).splitlines()[0]}") from error
+        raise BbcuError(f"device={name} is not available here: {shown(first_line(error))}") from error
     return device
 
 

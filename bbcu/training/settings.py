@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from bbcu.errors import ConfigError, unknown
+from bbcu.errors import ConfigError, shown, unknown
 
 AUTO_OR_BOOL = ("auto", True, False)
 VALID: dict[str, tuple[object, ...]] = {
@@ -42,8 +42,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name, valid in VALID.items():
             value = getattr(self, name)
-            if value not in valid:
-                raise ConfigError(f"train.{name}={value}: {unknown(name, value, valid)}")
+            # In Python 1 equals True.
+            if not any(type(value) is type(one) and value == one for one in valid):
+                raise ConfigError(f"train.{name}={shown(value)}: {unknown(name, value, valid)}")
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:
