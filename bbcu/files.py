@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -17,6 +18,9 @@ from pathlib import Path
 
 ENDING = ".tmp"
 """How the names of temporary files and folders end; they begin with a dot."""
+
+TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}\{ENDING}", re.DOTALL)
+"""The names of temporary files and folders: a dot, the start of the target's name, and an identity."""
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """The errors of a file system that has no locks; what is left behind there is not removed."""
@@ -119,7 +123,7 @@ def remove_abandoned(folder: Path) -> list[Path]:
     What cannot be locked or removed, as that of another user, stays.
     """
     removed = []
-    for path in sorted(folder.glob(f".*{ENDING}")):
+    for path in sorted(path for path in folder.glob(f".*{ENDING}") if TEMPORARY.fullmatch(path.name)):
         with contextlib.suppress(OSError):
             handle = _lock(path)
             if handle is not None:
@@ -129,6 +133,25 @@ def remove_abandoned(folder: Path) -> list[Path]:
                 finally:
                     os.close(handle)
     return removed
+
+
+def why_untrusted(folder: Path) -> str | None:
+    """Return why another user could change what is in ``folder``, or None if only this user and root can.
+
+    The folder and all above it, after links, must belong to one of the two, and nobody else may be able to write to
+    them. A sticky folder such as ``/tmp`` may be above it: what is in there can be renamed by its owner alone.
+    """
+    try:
+        path = folder.resolve(strict=True)
+        for level in (path, *path.parents):
+            status = level.stat()
+            if status.st_uid not in (0, os.geteuid()):
+                return f"{level} belongs to another user"
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (level == path or not status.st_mode & stat.S_ISVTX):
+                return f"other users can write to {level}"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return None
 
 
 class NotAFile(OSError):
