@@ -10,8 +10,8 @@ Every other kill comes at a moment drawn evenly from the time that the command w
 others wait for a phase that is drawn first, each with the same chance, so that short phases are hit as well. The
 command is stopped before it is killed, so that its phase is read from a disk that does not change.
 
-Each study has a folder of its own for temporary files. What lies there, in the outputs or in ``/dev/shm`` at the end, and
-is not there after an undisturbed study, is an error too.
+Each study has a folder of its own for temporary files. What lies there, in the outputs or in ``/dev/shm`` at the end
+is an error too, if it is not there after an undisturbed study.
 """
 
 import itertools
@@ -191,6 +191,8 @@ def kill_often(scratch: Path, kills: int, launcher: str, draws: random.Random) -
     undisturbed(next(studies))
     model = next(studies)
     expected, life = undisturbed(model)
+    # The sizes of pictures are cached only once the pictures have not changed for a while.
+    undisturbed(model)
     expected_files = model.files()
     print(f"an undisturbed command takes {life:.1f} s for {len(expected)} trials", flush=True)
     while tally.kills < kills:
