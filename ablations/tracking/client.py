@@ -90,7 +90,7 @@ def _create_database(path: Path) -> None:
     if not path.exists() or not path.stat().st_size:
         with filelock.FileLock(path.with_name(f"{path.name}.lock")):
             if not path.exists() or not path.stat().st_size:
-                remove_abandoned(path.parent)
+                remove_abandoned(path.parent, path.name)
                 with temporary_folder(path) as folder:
                     created = folder / path.name
                     client_of(f"sqlite:///{created}").search_experiments()

@@ -120,10 +120,17 @@ def test_a_folder_that_is_missing_is_not_trusted(tmp_path: Path) -> None:
     assert why_untrusted(tmp_path / "gone") == f"{tmp_path / 'gone'}: No such file or directory"
 
 
+def test_what_other_programs_have_in_the_folder_stays(tmp_path: Path) -> None:
+    names = {name: tmp_path / f".{name}.{'0' * 12}.tmp" for name in ("mlflow[1].db", "mlflow1.db", "other")}
+    for path in names.values():
+        path.write_text("abandoned")
+    assert remove_abandoned(tmp_path, "mlflow[1].db") == [names["mlflow[1].db"]]
+
+
 def test_a_link_among_the_temporary_files_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("kept")
-    (tmp_path / f".x.{'0' * 32}.tmp").symlink_to(target)
+    (tmp_path / f".x.{'0' * 12}.tmp").symlink_to(target)
     remove_abandoned(tmp_path)
     assert target.read_text() == "kept"
 
