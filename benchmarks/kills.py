@@ -115,14 +115,14 @@ class Study:
         return self.place.folder / "temporary"
 
     def files(self) -> Files:
-        """Return the names of what lies in each place that a study writes to; other programs use ``/dev/shm`` too."""
+        """Return the names of what lies in each place that a study writes to, in ``/dev/shm`` those of its joblib."""
         commands = {path.name for path in self.place.folder.glob("command*")}
-        ours = re.compile(rf"\D({'|'.join(map(str, self.pids))})\D")
+        ours = re.compile(rf"(sem\.loky-|joblib_memmapping_folder_)({'|'.join(map(str, self.pids))})[-_].*")
         return {
             "the outputs": names_below(self.place.outputs),
             "the folder of the records": {path.name for path in self.place.folder.iterdir()} - commands,
             "the temporary folder": names_below(self.temporary),
-            "shared memory": {name for name in names_below(SHARED_MEMORY) if ours.search(name)},
+            "shared memory": {path.name for path in SHARED_MEMORY.iterdir() if ours.fullmatch(path.name)},
         }
 
     def done(self) -> int:
