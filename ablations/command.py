@@ -1,9 +1,7 @@
 """The command that trains: one trial, or a sweep with ``-m``; ``run.py`` and the installed ``bbcu`` start here."""
 
-import argparse
 import contextlib
 import io
-import itertools
 import os
 import re
 import signal
@@ -11,10 +9,8 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
-import yaml
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -25,7 +21,6 @@ from omegaconf.errors import OmegaConfBaseException
 from ablations.config import LONGEST_NUMBER, explain, register, typed
 from ablations.storage import stopping
 from bbcu.errors import BbcuError, ConfigError, first_line, printable, shown
-from bbcu.files import read_text
 from bbcu.passwords import masked
 from bbcu.terminal import protect_output
 
@@ -36,10 +31,6 @@ CONF = INSTALLED if INSTALLED.is_dir() else ROOT / "conf"
 
 PRINT_CONFIG = {"--cfg", "-c", "--info", "-i"}
 """The options of Hydra that print a config and run nothing."""
-
-
-MAX_NODES, LARGEST_CONFIG = 100_000, 2**20
-"""The most values of a config file with its aliases written out, and the most bytes of one that may have aliases."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -83,37 +74,6 @@ def refuse_long_numbers(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{shown(text.partition('=')[0])}: a number has at most {LONGEST_NUMBER} digits")
 
 
-def refuse_expansions(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for a YAML file of the user's whose aliases stand for more than MAX_NODES values.
-
-    OmegaConf writes out every alias, and ten lines of aliases of aliases can stand for a billion values.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config-dir", "-cd")
-    parser.add_argument("--config-path", "-cp")
-    try:
-        given, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:
-        # Hydra's own parser says what is wrong.
-        return
-    for folder in filter(None, (given.config_dir, given.config_path)):
-        for path in sorted(Path(folder).rglob("*.yaml")):
-            # What cannot be read is reported when Hydra needs it.
-            with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-                text = read_text(path, LARGEST_CONFIG)
-                if "*" in text and nodes_of(yaml.compose(text), {}) > MAX_NODES:
-                    raise ConfigError(f"{path}: its aliases stand for more than {MAX_NODES} values")
-
-
-def nodes_of(node: Any, known: dict[int, int]) -> int:
-    """The number of values that a node of YAML stands for when every alias is written out."""
-    if id(node) not in known:
-        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        inner = itertools.chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in parts)
-        known[id(node)] = 1 + sum(nodes_of(part, known) for part in inner)
-    return known[id(node)]
-
-
 def is_of_this_code(error: Exception) -> bool:
     """Whether an error arose after Hydra had composed the config and called this package: it is a mistake in it."""
     calls = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -136,7 +96,6 @@ def main() -> None:
     try:
         register()
         refuse_long_numbers(sys.argv[1:])
-        refuse_expansions(sys.argv[1:])
         with _masked_config(sys.argv[1:]):
             run()
     except (BbcuError, HydraException, OmegaConfBaseException) as error:

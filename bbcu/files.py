@@ -8,7 +8,9 @@ Modes follow the umask.
 import contextlib
 import errno
 import fcntl
+import glob
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -17,6 +19,15 @@ from pathlib import Path
 
 ENDING = ".tmp"
 """How the names of temporary files and folders end; they begin with a dot."""
+
+TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{12}}\{ENDING}", re.DOTALL)
+"""The names of temporary files and folders: a dot, the start of the target's name, and an identity.
+
+They are short because the path of a socket, which Ray makes in such a folder, may have 107 bytes.
+"""
+
+NAME_LENGTH = 32
+"""How many characters of the target's name a temporary one has; a name may have 255 bytes."""
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """The errors of a file system that has no locks; what is left behind there is not removed."""
@@ -70,8 +81,7 @@ def _locked(beside: Path, create: Callable[[Path], object]) -> Iterator[Path]:
 
 def _create_locked(beside: Path, create: Callable[[Path], object]) -> tuple[Path, int | None]:
     while True:
-        # The name of the target is cut, since a name may have 255 bytes.
-        temporary = beside.with_name(f".{beside.name[:32]}.{uuid.uuid4().hex}{ENDING}")
+        temporary = beside.with_name(f".{beside.name[:NAME_LENGTH]}.{uuid.uuid4().hex[:12]}{ENDING}")
         create(temporary)
         try:
             handle = _lock(temporary)
@@ -113,13 +123,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path) -> list[Path]:
+def remove_abandoned(folder: Path, name: str | None = None) -> list[Path]:
     """Remove the temporary files and folders directly in ``folder`` that no living process holds, and return them.
 
-    What cannot be locked or removed, as that of another user, stays.
+    ``name`` is that of the target, for a folder in which other programs have files too. What cannot be locked or
+    removed, as that of another user, stays.
     """
     removed = []
-    for path in sorted(folder.glob(f".*{ENDING}")):
+    start = "*" if name is None else glob.escape(name[:NAME_LENGTH])
+    for path in sorted(path for path in folder.glob(f".{start}.*{ENDING}") if TEMPORARY.fullmatch(path.name)):
         with contextlib.suppress(OSError):
             handle = _lock(path)
             if handle is not None:
@@ -129,6 +141,25 @@ def remove_abandoned(folder: Path) -> list[Path]:
                 finally:
                     os.close(handle)
     return removed
+
+
+def why_untrusted(folder: Path) -> str | None:
+    """Return why another user could change what is in ``folder``, or None if only this user and root can.
+
+    The folder and all above it, after links, must belong to one of the two, and nobody else may be able to write to
+    them. A sticky folder such as ``/tmp`` may be above it: what is in there can be renamed by its owner alone.
+    """
+    try:
+        path = folder.resolve(strict=True)
+        for level in (path, *path.parents):
+            status = level.stat()
+            if status.st_uid not in (0, os.geteuid()):
+                return f"{level} belongs to another user"
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (level == path or not status.st_mode & stat.S_ISVTX):
+                return f"other users can write to {level}"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return None
 
 
 class NotAFile(OSError):

@@ -9,10 +9,14 @@ with SIGKILL, and the command is run again until the study is complete. Then a n
 Every other kill comes at a moment drawn evenly from the time that the command would take for the remaining trials. The
 others wait for a phase that is drawn first, each with the same chance, so that short phases are hit as well. The
 command is stopped before it is killed, so that its phase is read from a disk that does not change.
+
+Each study has a folder of its own for temporary files. What lies there, in the outputs or in ``/dev/shm`` at the end
+is an error too, if it is not there after an undisturbed study.
 """
 
 import itertools
 import random
+import re
 import shutil
 import signal
 import sys
@@ -29,7 +33,7 @@ from ablations.storage.lease import leases
 from ablations.tracking.client import client_of
 from benchmarks.common import parse_arguments, parser_of, write_figures
 from tests.harness.faults import BASIC, JOBLIB, TRIALS, Command, Endings, check_nothing_lost, endings
-from tests.harness.support import STUDY, Workplace
+from tests.harness.support import STUDY, Workplace, inherited
 
 CELLS = (*TRIALS, "residual=true,false", "train.steps=8", "tracking.evaluations=2")
 NUMBER = 8
@@ -62,7 +66,12 @@ PHASE_OF_LEASE = {
     "recording": "result",
 }
 
+SHARED_MEMORY = Path("/dev/shm")
+
 POLL_SECONDS = 0.0005
+
+Files = dict[str, set[str]]
+"""The names of files, by the place in which they lie."""
 
 Wait = Callable[["Study", Command], None]
 """Returns when it is time to kill the command, or when the command has ended."""
@@ -70,10 +79,14 @@ Wait = Callable[["Study", Command], None]
 
 @dataclass
 class Tally:
-    """The phases of the kills, the number of completed studies, and the errors that were found."""
+    """The phases of the kills, the number of completed studies, and the errors that were found.
+
+    ``leftovers`` counts the files that lay in each place right after a kill, beyond those of an undisturbed study.
+    """
 
     phases: Counter[str] = field(default_factory=Counter)
     studies: int = 0
+    leftovers: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -83,13 +96,34 @@ class Tally:
 
 @dataclass(frozen=True)
 class Study:
-    """A study in a separate workplace."""
+    """A study in a separate workplace, and the processes that have run its commands."""
 
     place: Workplace
     launcher: str
+    pids: list[int] = field(default_factory=list)
 
     def start(self) -> Command:
-        return Command(self.place, (*CELLS, *LAUNCHERS[self.launcher]), None, self.place.notes())
+        overrides = (*CELLS, *LAUNCHERS[self.launcher])
+        self.temporary.mkdir(exist_ok=True)
+        environment = {**inherited(), "TMPDIR": str(self.temporary)}
+        command = Command(self.place, overrides, None, self.place.notes(), environment)
+        self.pids.append(command.pid)
+        return command
+
+    @property
+    def temporary(self) -> Path:
+        return self.place.folder / "temporary"
+
+    def files(self) -> Files:
+        """Return the names of what lies in each place that a study writes to, in ``/dev/shm`` those of its joblib."""
+        commands = {path.name for path in self.place.folder.glob("command*")}
+        ours = re.compile(rf"(sem\.loky-|joblib_memmapping_folder_)({'|'.join(map(str, self.pids))})[-_].*")
+        return {
+            "the outputs": names_below(self.place.outputs),
+            "the folder of the records": {path.name for path in self.place.folder.iterdir()} - commands,
+            "the temporary folder": names_below(self.temporary),
+            "shared memory": {path.name for path in SHARED_MEMORY.iterdir() if ours.fullmatch(path.name)},
+        }
 
     def done(self) -> int:
         """Return how many trials have a result."""
@@ -132,9 +166,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{tally.kills} kills in {tally.studies} studies of {NUMBER} trials, {time.perf_counter() - start:.0f} s")
     for phase in PHASES:
         print(f"  {phase:16s} {tally.phases[phase]:4d}")
-    print("\n".join(tally.wrong) or "nothing lost, nothing twice, every result equal to the undisturbed one")
-    write_figures(options.json, {"phases": dict(tally.phases), "studies": tally.studies, "wrong": tally.wrong})
+    print("files that are not those of an undisturbed study, after the kills:")
+    for place, number in tally.leftovers.items():
+        print(f"  {place:25s} {number / tally.kills:5.1f} on average")
+    unharmed = "nothing lost, nothing twice, nothing left behind, every result equal to the undisturbed one"
+    print("\n".join(tally.wrong) or unharmed)
+    figures = {"phases": dict(tally.phases), "studies": tally.studies, "wrong": tally.wrong}
+    write_figures(options.json, {**figures, "leftovers": dict(tally.leftovers)})
     sys.exit(1 if tally.wrong else 0)
+
+
+def names_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 def kill_often(scratch: Path, kills: int, launcher: str, draws: random.Random) -> Tally:
@@ -146,7 +189,11 @@ def kill_often(scratch: Path, kills: int, launcher: str, draws: random.Random) -
     tally = Tally()
     # The first study fills caches, such as that of compiled Python.
     undisturbed(next(studies))
-    expected, life = undisturbed(next(studies))
+    model = next(studies)
+    expected, life = undisturbed(model)
+    # The sizes of pictures are cached only once the pictures have not changed for a while.
+    undisturbed(model)
+    expected_files = model.files()
     print(f"an undisturbed command takes {life:.1f} s for {len(expected)} trials", flush=True)
     while tally.kills < kills:
         study = next(studies)
@@ -155,16 +202,25 @@ def kill_often(scratch: Path, kills: int, launcher: str, draws: random.Random) -
             left = (1 + NUMBER - study.done()) / (1 + NUMBER)
             wait = draw(draws, tally.kills, left * life) if tally.kills < kills else to_the_end
             status = run_and_kill(study, wait, tally)
+            if status is None:
+                tally.leftovers.update({place: len(names) for place, names in leftovers(study, expected_files).items()})
         tally.studies += 1
         print(f"study {tally.studies}: complete after {tally.kills} kills in all", flush=True)
         try:
             assert status == 0, f"the last command ended with status {status}"
             check_nothing_lost(study.place, expected)
+            behind = {place: sorted(names) for place, names in leftovers(study, expected_files).items() if names}
+            assert not behind, f"left behind: {behind}"
         except AssertionError:
             tally.wrong.append(f"study {tally.studies} in {study.place.folder}:\n{traceback.format_exc()}")
         else:
             shutil.rmtree(study.place.folder)
     return tally
+
+
+def leftovers(study: Study, expected: Files) -> Files:
+    """Return what lies in each place and is not ``expected``."""
+    return {place: names - expected[place] for place, names in study.files().items()}
 
 
 def run_and_kill(study: Study, wait: Wait, tally: Tally) -> int | None:

@@ -37,10 +37,19 @@ from bbcu.training.acceleration import (
     plan_for,
     retain_freed_memory,
     side_stream,
+    use_cache,
 )
 from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
 from bbcu.training.settings import TrainSettings
-from benchmarks.common import interleaved, milliseconds, parse_arguments, parser_of, print_times, write_figures
+from benchmarks.common import (
+    REPOSITORY,
+    interleaved,
+    milliseconds,
+    parse_arguments,
+    parser_of,
+    print_times,
+    write_figures,
+)
 from benchmarks.references import Twin, WrittenOut, matrix_product_seconds, multiply_adds, rebuilt
 
 BATCH, PATCH, ALIGN = 16, 32, 130.0
@@ -242,6 +251,7 @@ def main() -> None:
     if wrong:
         parser.error(f"--networks: {wrong[0]} is not one of {', '.join(NETWORKS)}")
     torch.set_num_threads(options.threads)
+    use_cache(REPOSITORY / "outputs" / ".cache" / "compiled")
     torch.manual_seed(0)
     retain_freed_memory()
     device = resolve_device(options.device)

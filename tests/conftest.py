@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ablations.tracking.client import client_of
+from bbcu.training.acceleration import use_cache
 from tests.harness.paths import REPOSITORY
 from tests.harness.support import Workplace
 
@@ -37,9 +38,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # With a million objects that stay, Python's own thresholds would cost a fifteenth of the time.
 gc.set_threshold(100_000, 50, 100)
 
-# Torch takes compiled code from its cache whatever the processor, and code of another kind of processor may crash.
-COMPILED = REPOSITORY / ".pytest_cache" / f"compiled-{torch.backends.cpu.get_cpu_capability()}"
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
+use_cache(REPOSITORY / ".pytest_cache" / "compiled")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

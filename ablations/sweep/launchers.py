@@ -1,9 +1,14 @@
 """Hydra's launchers: the default choice, and how each of them runs trials."""
 
+import atexit
+import contextlib
 import importlib.util
 import os
+import secrets
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -12,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ablations.config import Config
 from ablations.trial.devices import visible_gpus
+from bbcu.files import remove_abandoned, temporary_folder
 
 JOBLIB = "joblib"
 
@@ -62,6 +68,67 @@ def gpus() -> int:
     return visible_gpus() if may_have_one and importlib.util.find_spec("torch") else 0
 
 
+# --- a cluster of Ray on this machine alone ---------------------------------------------------------------------------
+
+RAY = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+
+RAY_TO_ITSELF = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+"""Variables that keep a cluster of Ray to this machine and its user.
+
+The first says that the cluster does not span machines, so it listens on the loopback interface; that is Ray's default
+except on Linux. The second asks every client for a token.
+"""
+
+
+SOCKET_LENGTH = 107
+"""How many bytes the path of a socket may have on Linux."""
+
+
+def starts_ray(config: DictConfig) -> bool:
+    """Return whether the launcher is Ray's and starts a cluster, instead of joining one."""
+    launcher = OmegaConf.select(config, "hydra.launcher")
+    address = OmegaConf.select(launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS")
+    return OmegaConf.select(launcher, "_target_") == RAY and address in (None, "local")
+
+
+def with_private_ray(config: DictConfig) -> DictConfig:
+    """Keep a cluster that Ray is about to start to this user on this machine; options that are set stay.
+
+    Everybody who reaches a cluster can run code in it. Call this before Ray is imported.
+    """
+    if not starts_ray(config):
+        return config
+    for variable, value in RAY_TO_ITSELF.items():
+        os.environ.setdefault(variable, value)
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Ray would write one into a file of the home, with the modes of the umask.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
+    place = next(filter(_is_short, (tempfile.gettempdir(), "/tmp")), None)
+    if "RAY_TMPDIR" not in os.environ and place is not None:
+        os.environ["RAY_TMPDIR"] = str(_ray_folder(Path(place) / "ray"))
+    changed = config.copy()
+    with read_write(changed), open_dict(changed):
+        changed.hydra.launcher.ray.init.setdefault("include_dashboard", False)
+    return changed
+
+
+def _is_short(folder: str) -> bool:
+    """Return whether Ray can make sockets in a temporary folder of this folder, which it calls by long names."""
+    example = "/.ray.0123456789ab.tmp/ray/session_2030-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+    return len(os.fsencode(folder + example)) <= SOCKET_LENGTH and os.access(folder, os.W_OK)
+
+
+def _ray_folder(place: Path) -> Path:
+    """Make a folder for Ray's sockets and logs, which is removed when this process has ended Ray."""
+    remove_abandoned(place.parent, place.name)
+    until_exit = contextlib.ExitStack()
+    folder = until_exit.enter_context(temporary_folder(place))
+    folder.chmod(0o700)
+    # Ray ends its cluster at the exit too, and before, since it is imported later.
+    atexit.register(until_exit.close)
+    return folder
+
+
 # --- how each launcher runs trials ------------------------------------------------------------------------------------
 
 
@@ -96,7 +163,7 @@ KINDS = {
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher": LauncherKind(
         lambda launcher: cores(), True
     ),
-    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher": LauncherKind(_ray_jobs),
+    RAY: LauncherKind(_ray_jobs),
 }
 """The kind of each launcher, by the ``_target_`` of its config; others run as many jobs as ``n_jobs`` allows."""
 

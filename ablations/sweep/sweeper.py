@@ -23,6 +23,7 @@ from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
 from ablations.storage.files import check_writable
 from ablations.storage.folder import Identity, mean_psnr, study_folder
+from ablations.storage.leftovers import joblib_folder, remove_leftovers
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
 from ablations.sweep.launchers import Workers
@@ -66,6 +67,7 @@ def sweep(
     outputs, uri = Path(base.outputs), base.tracking.uri
     if base.on_change != "retrain":
         EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in plan.trials)
+    remove_leftovers(outputs, plan.study)
     experiment = prepare_tracking(uri, plan.study)
     write_plan(outputs, plan.study, plan_record(plan))
     recorded = finished_runs(uri, experiment)
@@ -97,6 +99,7 @@ def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, laun
         say(f"search over {rows} rows, at most {options.trials} cells; dry run: nothing was trained or recorded")
         return None
     check_folder(master)
+    remove_leftovers(Path(base.outputs), base.study.name)
     experiment = prepare_tracking(base.tracking.uri, base.study.name)
     loop = SearchLoop(planner, options, base)
     trials: dict[Identity, WatchedTrial] = {}
@@ -147,6 +150,7 @@ def running(
         with (
             stopping.handling_signals(stopping.marker_of(outputs, study, session), announce=not view.is_display),
             view,
+            joblib_folder(outputs),
         ):
             rounds.on_poll = view.update
             yield rounds

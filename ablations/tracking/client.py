@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ import filelock
 
 from ablations.storage.folder import Identity
 from bbcu.errors import BbcuError, ConfigError, first_line
-from bbcu.files import replacing
+from bbcu.files import remove_abandoned, replacing, temporary_folder
 from bbcu.passwords import remember
 
 if TYPE_CHECKING:
@@ -133,8 +132,9 @@ def _create_database(path: Path) -> None:
     if not path.exists() or not path.stat().st_size:
         with filelock.FileLock(path.with_name(f"{path.name}.lock")):
             if not path.exists() or not path.stat().st_size:
-                with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-                    created = Path(folder) / path.name
+                remove_abandoned(path.parent, path.name)
+                with temporary_folder(path) as folder:
+                    created = folder / path.name
                     client_of(f"sqlite:///{created}").search_experiments()
                     _write_ahead(created)
                     with replacing(path) as temporary:

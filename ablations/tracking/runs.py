@@ -6,18 +6,18 @@ import json
 import logging
 import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.space.factors import level_text
 from ablations.space.settings import flatten
 from ablations.storage.attempts import PROCESS_DIED
 from ablations.storage.folder import METRICS, CurvePoint, TrialFolder
+from ablations.storage.leftovers import cache_folder
 from ablations.tracking.client import client_of, search_runs
 from bbcu.errors import first_line
+from bbcu.files import temporary_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,13 +147,13 @@ class TrialRun:
 
     def _log_files(self, folder: TrialFolder) -> None:
         # MLflow looks up the run at each call, so one call logs all files.
-        with tempfile.TemporaryDirectory() as name:
+        with temporary_folder(cache_folder(folder.outputs) / "records") as copies:
             for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
                 if path.exists():
-                    shutil.copy(path, name)
+                    shutil.copyfile(path, copies / path.name)
             if folder.samples.is_dir():
-                shutil.copytree(folder.samples, Path(name) / "samples")
-            self._client.log_artifacts(self._run_id, name)
+                shutil.copytree(folder.samples, copies / "samples")
+            self._client.log_artifacts(self._run_id, str(copies))
 
     def _call(self, action: Callable[[], object]) -> None:
         if self._is_unavailable:

@@ -16,6 +16,7 @@ from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
 from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
 from ablations.storage.lease import HeldLease, LeaseLost, trial_lock
+from ablations.storage.leftovers import cache_folder, remove_leftovers, remove_leftovers_of
 from ablations.storage.pruning import PruningClient, TrialPruned
 from ablations.storage.snapshots import Snapshots
 from ablations.tracking.client import experiment_id, is_finished, prepare_tracking
@@ -96,7 +97,7 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     with stopping.handling_signals_for_trial(marker, for_good=in_sweep) as stop:
         stop.check()
         # First of all: torch chooses its cache folder as soon as any part of its compiler is imported.
-        use_cache(Path(config.outputs) / ".cache" / "compiled")
+        use_cache(cache_folder(Path(config.outputs)) / "compiled")
         check_runnable(config)
         data = data_of(config)
         trial = trial_of(config, setting_of(config, data.fingerprint))
@@ -104,6 +105,8 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
         if network is not None:
             check_fits(config, network, resolve_device(config.device))
         folder = trial.folder(config.outputs)
+        if not in_sweep:
+            remove_leftovers(Path(config.outputs), config.study.name)
         experiment = experiment_of(config, in_sweep=in_sweep)
         steps = config.train.steps if trains(config) else 0
         with trial_lock(folder, trial.name, session=config.session, steps=steps) as lease:
@@ -167,7 +170,7 @@ def summary(result: Mapping[str, Any], folder: TrialFolder) -> str:
 
 def _execute(execution: Execution, experiment: str | None, *, in_sweep: bool) -> dict[str, Any]:
     """Claim a device, run the trial once, and record how it ended, on disk and in MLflow."""
-    claims = Path(execution.config.outputs) / ".cache" / "devices"
+    claims = cache_folder(Path(execution.config.outputs)) / "devices"
     with (
         device_for(execution.config.device, claims) as device,
         _threads(execution.config.threads) as threads,
@@ -179,6 +182,7 @@ def _execute(execution: Execution, experiment: str | None, *, in_sweep: bool) ->
 
 def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_sweep: bool) -> dict[str, Any]:
     config, trial, folder = execution.config, execution.trial, execution.folder
+    remove_leftovers_of(folder)
     begin_attempt(folder)
     execution.lease.heartbeat(now=True)
     origin = provenance(device_name(config), threads, trial.seed, code_of(trial))

@@ -8,8 +8,6 @@ import logging
 import math
 import mmap
 import os
-import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass, field
@@ -36,6 +34,7 @@ from bbcu.data.sources import (
 )
 from bbcu.data.tasks import Input, Score, Task
 from bbcu.errors import DataError
+from bbcu.files import temporary_folder
 
 CACHE_FORMAT = 2
 """Raise this when the pairs or the baseline of a task change, so that earlier caches are rebuilt."""
@@ -179,27 +178,23 @@ def _fill(place: Path, pictures: Pictures, task: Task, identity: str) -> Prepare
     Another process may have been faster: then its cache is opened. A process that has mapped a damaged cache keeps
     those pixels until it closes the map.
     """
-    temporary = place.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        with open(temporary / PIXELS_FILE, "xb") as stream:
-            made = _make(pictures, task, identity, lambda values: _append(stream, values))
-        (temporary / INDEX_FILE).write_text(with_checksum(_index(made)), encoding="utf-8")
-        with filelock.FileLock(place.with_suffix(".lock")):
-            present = _open(place, task, identity, warn=False)
-            if present is not None:
-                return present
-            if place.is_dir():
-                old = temporary.with_suffix(".old")
-                os.replace(place, old)
-                shutil.rmtree(old, ignore_errors=True)
-            os.rename(temporary, place)
-            return _open(place, task, identity)
+        with temporary_folder(place) as temporary:
+            with open(temporary / PIXELS_FILE, "xb") as stream:
+                made = _make(pictures, task, identity, lambda values: _append(stream, values))
+            (temporary / INDEX_FILE).write_text(with_checksum(_index(made)), encoding="utf-8")
+            with filelock.FileLock(place.with_suffix(".lock")):
+                present = _open(place, task, identity, warn=False)
+                if present is not None:
+                    return present
+                if place.is_dir():
+                    with temporary_folder(place) as old:
+                        os.replace(place, old)
+                os.rename(temporary, place)
+                return _open(place, task, identity)
     except OSError as error:
         logger.warning("the prepared pictures cannot be cached in %s: %s", place, error)
         return None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _append(stream: BinaryIO, values: NDArray[Any]) -> dict[str, Any]:

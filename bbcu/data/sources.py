@@ -9,7 +9,6 @@ import os
 import re
 import stat
 import time
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy as np
 from bbcu.data.images import Pixels, crop_to_multiple, downscale, read_rgb
 from bbcu.data.layouts import Role, locate
 from bbcu.errors import DataError
-from bbcu.files import LARGEST_TEXT, NotAFile
+from bbcu.files import LARGEST_TEXT, NotAFile, write_atomically
 
 SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 EMBEDDED_SET = "embedded"
@@ -285,15 +284,10 @@ class ImageInfoCache:
         """Merge the new infos into the file, which other processes may have changed."""
         if self._file is None or not self._new:
             return
-        temporary = self._file.with_name(f".{uuid.uuid4().hex}.tmp")
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self._file.with_suffix(".lock")):
-                try:
-                    temporary.write_text(with_checksum({**self._read(), **self._new}), encoding="utf-8")
-                    os.replace(temporary, self._file)
-                finally:
-                    temporary.unlink(missing_ok=True)
+                write_atomically(self._file, with_checksum({**self._read(), **self._new}), durable=False)
         self._new = {}
 
     def _read(self) -> dict[str, list[Any]]:

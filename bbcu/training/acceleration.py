@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bbcu.files import why_untrusted
 from bbcu.model.int8 import missing_for_int8
 from bbcu.model.networks import Body, binary_units
 from bbcu.model.units import BinaryUnit
@@ -45,6 +46,17 @@ GRAPH_STEPS = 20
 
 EAGER_STEPS = 3
 """Steps before the recorded one, in which libraries choose their algorithms."""
+
+TORCH_CACHE, TRITON_CACHE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+"""The environment variables that say where compiled code is cached."""
+
+COMPILE_OPTIONS = {"cpp_cache_precompile_headers": False}
+"""Options of torch's compiler.
+
+It would keep 150 MB of precompiled headers in a folder of ``TMPDIR`` whose name anybody can guess, whatever
+``TORCHINDUCTOR_CACHE_DIR`` says, and include in a training what another user has put there. They save two seconds of
+each compilation after the first.
+"""
 
 COMPILED_KINDS = 256
 """The number of different units that a process may compile; torch's default of eight is too low for a sweep."""
@@ -120,7 +132,15 @@ def missing_for_compilation(device: torch.device) -> str | None:
         return "no C++ compiler found (g++, clang++ or CXX)"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    return None
+    caches = (TORCH_CACHE, TRITON_CACHE) if device.type == "cuda" else (TORCH_CACHE,)
+    return next((reason for cache in caches if (reason := _untrusted_cache(cache))), None)
+
+
+def _untrusted_cache(variable: str) -> str | None:
+    """Return why code must not be compiled into, or loaded from, the folder that this variable names, or None."""
+    if variable not in os.environ:
+        return f"{variable} is not set, and torch would choose a folder that others can write to"
+    return f"{variable}: {reason}" if (reason := why_untrusted(Path(os.environ[variable]))) else None
 
 
 def _forced(wanted: bool | str, units: int, missing: str | None) -> Decision | None:
@@ -284,20 +304,55 @@ class CudaGraphStep:
 
 
 def use_cache(folder: Path) -> None:
-    """Cache compiled code in ``folder`` for other processes and later runs, unless a cache is configured already.
+    """Cache compiled code below ``folder`` for other processes and later runs, unless a cache is configured already.
+
+    What is in the cache runs in this process, so nobody else may be able to write to it: each user has a folder of
+    their own. Where others could replace it, as in the outputs of a shared study, the cache is in the user's cache
+    folder instead. If that is no better, or a configured cache is not, :func:`missing_for_compilation` says why.
 
     Call it before torch's compiler is imported. torch locks the entries, so processes may share the folder. Each set of
     vector instructions has a folder inside it, because code that was compiled for AVX-512 crashes a machine without it.
     """
-    instructions = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve() / instructions))
+    if TORCH_CACHE not in os.environ:
+        # Everybody who shares the outputs needs this folder, and nobody else those below it.
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        instructions = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()
+        places = [place / instructions for place in (folder.resolve() / str(os.getuid()), _own_cache()) if place]
+        trusted = (place for place in places if _make_private(place) and why_untrusted(place) is None)
+        os.environ[TORCH_CACHE] = str(next(trusted, places[0]))
+    os.environ.setdefault(TRITON_CACHE, str(Path(os.environ[TORCH_CACHE]) / "triton"))
+    for variable in (TORCH_CACHE, TRITON_CACHE):
+        _make_private(Path(os.environ[variable]))
+
+
+def _own_cache() -> Path | None:
+    """Return this user's folder for compiled code, as the XDG specification has it; None without a home."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (given if given.is_absolute() else Path.home() / ".cache") / "bbcu" / "compiled"
+    except RuntimeError:
+        return None
+
+
+def _make_private(folder: Path) -> bool:
+    """Make a folder, with those above it that are missing, for this user alone; return whether it is there."""
+    with contextlib.suppress(OSError):
+        for level in reversed([folder, *folder.parents]):
+            level.mkdir(mode=0o700, exist_ok=True)
+    return folder.is_dir()
 
 
 @functools.cache
 def _compiled(forward: Forward, kind: object) -> Forward:
     """Compile ``forward`` for modules of one kind: parameters are its inputs, so equal modules share the code."""
     compiled: Forward = torch.compile(  # type: ignore[call-overload]
-        forward, fullgraph=True, dynamic=False, recompile_limit=COMPILED_KINDS, isolate_recompiles=True
+        forward,
+        fullgraph=True,
+        dynamic=False,
+        options=COMPILE_OPTIONS,
+        recompile_limit=COMPILED_KINDS,
+        isolate_recompiles=True,
     )
     return compiled
 

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from bbcu.files import NotAFile, read_bytes, remove_abandoned, replacing, temporary_folder, write_atomically
+from bbcu.files import (
+    NotAFile,
+    read_bytes,
+    remove_abandoned,
+    replacing,
+    temporary_folder,
+    why_untrusted,
+    write_atomically,
+)
 
 HOLD = """
 import sys, time
@@ -61,7 +69,7 @@ def test_a_temporary_folder_may_be_renamed(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
-    (tmp_path / ".other").write_text("not ours")
+    (tmp_path / ".other.tmp").write_text("not ours")
     command = [sys.executable, "-c", HOLD, str(tmp_path / "plan.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -73,13 +81,56 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_no
         process.wait()
     assert sorted(remove_abandoned(tmp_path)) == held
     assert len(held) == 2
-    assert [path.name for path in tmp_path.iterdir()] == [".other"]
+    assert [path.name for path in tmp_path.iterdir()] == [".other.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("above", "itself", "reason"),
+    [
+        (0o755, 0o700, None),
+        (0o755, 0o755, None),
+        (0o1777, 0o700, None),
+        (0o755, 0o775, "other users can write to {folder}"),
+        (0o755, 0o1777, "other users can write to {folder}"),
+        (0o775, 0o700, "other users can write to {folder.parent}"),
+        (0o2777, 0o700, "other users can write to {folder.parent}"),
+    ],
+)
+def test_a_folder_is_trusted_if_nobody_else_can_write_to_it_or_replace_it(
+    tmp_path: Path, above: int, itself: int, reason: str | None
+) -> None:
+    folder = tmp_path / "above" / "itself"
+    folder.mkdir(parents=True)
+    folder.chmod(itself)
+    folder.parent.chmod(above)
+    (tmp_path / "link").symlink_to(folder)
+    expected = reason and reason.format(folder=folder)
+    assert why_untrusted(folder) == why_untrusted(tmp_path / "link") == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("given", ["above", "above/itself"])
+def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path, given: str) -> None:
+    (tmp_path / "above" / "itself").mkdir(parents=True)
+    os.chown(tmp_path / given, 12345, 12345)
+    assert why_untrusted(tmp_path / "above" / "itself") == f"{tmp_path / given} belongs to another user"
+
+
+def test_a_folder_that_is_missing_is_not_trusted(tmp_path: Path) -> None:
+    assert why_untrusted(tmp_path / "gone") == f"{tmp_path / 'gone'}: No such file or directory"
+
+
+def test_what_other_programs_have_in_the_folder_stays(tmp_path: Path) -> None:
+    names = {name: tmp_path / f".{name}.{'0' * 12}.tmp" for name in ("mlflow[1].db", "mlflow1.db", "other")}
+    for path in names.values():
+        path.write_text("abandoned")
+    assert remove_abandoned(tmp_path, "mlflow[1].db") == [names["mlflow[1].db"]]
 
 
 def test_a_link_among_the_temporary_files_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("kept")
-    (tmp_path / ".x.tmp").symlink_to(target)
+    (tmp_path / f".x.{'0' * 12}.tmp").symlink_to(target)
     remove_abandoned(tmp_path)
     assert target.read_text() == "kept"
 

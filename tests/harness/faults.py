@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,17 @@ LATER_SNAPSHOT = dataclasses.replace(SNAPSHOT_ENDS, nth=STEPS + SNAPSHOT_ENDS.nt
 class Command(CommandProcess):
     """The command in a process group of its own; ``notes`` gets its output and which of its processes have stopped."""
 
-    def __init__(self, workplace: Workplace, overrides: Iterable[str], halt: Moment | None, notes: Path) -> None:
+    def __init__(
+        self,
+        workplace: Workplace,
+        overrides: Iterable[str],
+        halt: Moment | None,
+        notes: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._notes = notes
-        arguments = ["-m", *workplace.overrides(*overrides)]
-        super().__init__(arguments, workplace.folder, inherited(), notes, streams=("output", "output"), halt=halt)
+        arguments, streams = ["-m", *workplace.overrides(*overrides)], ("output", "output")
+        super().__init__(arguments, workplace.folder, environment or inherited(), notes, streams=streams, halt=halt)
 
     @property
     def text(self) -> str:

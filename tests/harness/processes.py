@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -126,6 +127,8 @@ def _enter(arguments: list[str], folder: Path, environment: dict[str, str]) -> N
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # Otherwise the folder that the fork server has found stays.
+    tempfile.tempdir = None
     sys.argv = arguments
     sys.path[:0] = [str(REPOSITORY), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
 

@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import importlib.util
+import ipaddress
 import os
-import secrets
 import signal
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,7 @@ STUDY = ("bn=pre,post", "train.lr=0.01", "train.precision=fp32", "train.compile=
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit": ("hydra/launcher=submitit_local",),
-    "ray": (
-        "hydra/launcher=ray",
-        "+hydra.launcher.ray.init.num_cpus=2",
-        "+hydra.launcher.ray.init.include_dashboard=false",
-    ),
+    "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"),
 }
 """The overrides that choose each launcher, by what its plugin is called."""
 
@@ -52,13 +48,42 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
+def addresses(mark: str) -> set[str]:
+    """The addresses on which the processes that have inherited ``mark`` listen."""
+    links = [link for number in processes_with(mark) for link in Path(f"/proc/{number}/fd").glob("*")]
+    sockets = set()
+    for link in links:
+        with contextlib.suppress(OSError):
+            sockets.add(os.readlink(link))
+    found = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text(encoding="ascii").splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                found.add(address_of(local.partition(":")[0]))
+    return found
+
+
+def address_of(text: str) -> str:
+    """An address as the kernel prints it: words of eight digits, each with its last byte first."""
+    words = [text[start : start + 8] for start in range(0, len(text), 8)]
+    address = ipaddress.ip_address(b"".join(bytes.fromhex(word)[::-1] for word in words))
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep that has ended: where it ran, how it ended, and the mark of its processes."""
+    """A sweep that has ended: where it ran, how it ended, and the mark of its processes.
+
+    It had ``listening`` addresses during its first trial, and afterwards these files were ``left`` in the temporary
+    folder.
+    """
 
     workplace: Workplace
     outcome: Outcome
     mark: str
+    listening: Set[str] = frozenset()
+    left: Sequence[str] = ()
 
     def measured(self) -> dict[tuple[str, int], dict[str, Any]]:
         """What each trial that has a result has measured, by cell and seed."""
@@ -70,24 +95,27 @@ class Sweep:
 def swept(launcher: Sequence[str], workplace: Workplace) -> Iterator[Sweep]:
     """Run the study as a user does, and yield it when it has ended; afterwards kill what it has left running.
 
-    Workers find the program as if it were installed. Ray gets a folder of its own, with a path short enough for its
-    sockets.
+    Workers find the program as if it were installed. Temporary files have a folder of their own, with a path short
+    enough for Ray's sockets.
     """
     mark = uuid.uuid4().hex
     with (
-        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch,
+        tempfile.TemporaryDirectory(prefix="", ignore_cleanup_errors=True) as scratch,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv(MARK, mark)
         patch.setenv("PYTHONPATH", str(REPOSITORY))
-        patch.setenv("RAY_TMPDIR", scratch)
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex())
+        patch.setenv("TMPDIR", scratch)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         try:
             with ended(workplace.start_interpreter("-m", *workplace.overrides(*STUDY), *launcher)) as process:
                 wait_until(lambda: process.pid in processes_with(mark), "the sweep to be among the processes")
+                running = workplace.outputs / "adhoc" / ".running"
+                wait_until(lambda: any(running.glob("*.json")) or process.poll() is not None, "the first trial")
+                listening = addresses(mark)
                 out, message = process.communicate(timeout=600)
-            yield Sweep(workplace, Outcome(process.returncode, out, message), mark)
+            outcome = Outcome(process.returncode, out, message)
+            yield Sweep(workplace, outcome, mark, listening, os.listdir(scratch))
         finally:
             for number in processes_with(mark):
                 with contextlib.suppress(ProcessLookupError):
@@ -137,6 +165,16 @@ def test_every_cell_has_the_scores_of_the_basic_launcher_bit_for_bit(sweep: Swee
 def test_every_trial_is_in_mlflow_once_and_finished(sweep: Sweep) -> None:
     assert sweep.workplace.finished() == sweep.workplace.results()
     assert len(sweep.workplace.runs()) == 2
+
+
+@pytest.mark.slow
+def test_nobody_reaches_the_workers_from_another_machine(sweep: Sweep) -> None:
+    assert {address for address in sweep.listening if not ipaddress.ip_address(address).is_loopback} == set()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_in_the_temporary_folder(sweep: Sweep) -> None:
+    assert sweep.left == []
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import getpass
 import logging
 import os
 import re
@@ -31,9 +32,11 @@ from bbcu.training.acceleration import (
 )
 from bbcu.training.settings import TrainSettings
 from tests.harness.builders import dncnn, drawn, srresnet
+from tests.harness.paths import REPOSITORY
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(steps=10, batch=1, patch=8, lr=1e-3, schedule="constant", precision="fp32")
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
 
 
@@ -134,10 +137,116 @@ def test_user_classes_are_those_that_are_neither_ours_nor_torchs() -> None:
     assert user_classes(srresnet(unit=UnitSpec(surrogate=f"{__name__}.Triangle"))) == ["Triangle"]
 
 
-def test_a_cache_that_is_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
-    use_cache(tmp_path)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+@pytest.fixture
+def unset_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No cache is configured, and the home of the user is empty."""
+    for variable in CACHES:
+        monkeypatch.setenv(variable, "restored afterwards")
+        monkeypatch.delenv(variable)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+
+
+INSTRUCTIONS = torch.backends.cpu.get_cpu_capability().lower()
+
+
+def test_a_cache_that_is_set_stays(unset_caches: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    use_cache(tmp_path / "compiled")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "mine" / "triton")
+    assert missing_for_compilation(CPU) is None
+
+
+def test_the_cache_belongs_to_the_user_alone_whatever_the_umask(unset_caches: None, tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        use_cache(tmp_path / "compiled")
+    finally:
+        os.umask(before)
+    cache = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    (tmp_path / "compiled").chmod(0o755)
+    assert cache.stat().st_mode & 0o777 == cache.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_cache_of_outputs_that_others_can_write_to_is_in_the_home(unset_caches: None, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    outputs.chmod(0o2775)
+    use_cache(outputs / ".cache" / "compiled")
+    home = tmp_path / "home" / ".cache" / "bbcu" / "compiled" / INSTRUCTIONS
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(home)
+    assert missing_for_compilation(CPU) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("variable", CACHES)
+def test_nothing_is_compiled_in_a_cache_that_others_can_write_to(
+    variable: str, unset_caches: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted").chmod(0o777)
+    monkeypatch.setenv(variable, str(tmp_path / "planted"))
+    use_cache(tmp_path / "compiled")
+    plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, compile=True))
+    if variable == "TORCHINDUCTOR_CACHE_DIR":
+        assert not plan.compiles
+        reason = f"TORCHINDUCTOR_CACHE_DIR: other users can write to {tmp_path / 'planted'}"
+        assert plan.reasons[1] == f"units not compiled: {reason}"
+    else:
+        # Only a GPU runs what is there.
+        assert plan.compiles
+
+
+@needs_compiler
+def test_nothing_is_compiled_before_a_cache_is_chosen(unset_caches: None) -> None:
+    assert not plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, compile=True)).compiles
+
+
+@needs_compiler
+def test_no_safe_place_for_a_cache_is_a_reason_not_to_compile(unset_caches: None, tmp_path: Path) -> None:
+    for folder in (tmp_path / "outputs", tmp_path / "home"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o777)
+    use_cache(tmp_path / "outputs")
+    assert missing_for_compilation(CPU) == f"TORCHINDUCTOR_CACHE_DIR: other users can write to {tmp_path / 'outputs'}"
+
+
+COMPILE = """
+import sys, torch
+from pathlib import Path
+from bbcu.training.acceleration import compile_units, use_cache
+from tests.harness.builders import srresnet
+torch.set_num_threads(1)
+use_cache(Path(sys.argv[1]))
+network = srresnet(blocks=1).train()
+compile_units(network)
+network(torch.rand(1, 3, 8, 8)).sum().backward()
+"""
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_torch_neither_reads_nor_writes_the_folder_whose_name_anybody_can_guess(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    # Torch cannot even look for a precompiled header here, and would fail.
+    planted = temporary / f"torchinductor_{getpass.getuser()}"
+    planted.write_text("planted")
+    environment = {name: value for name, value in os.environ.items() if name not in CACHES}
+    command = [sys.executable, "-c", COMPILE, str(tmp_path / "compiled")]
+    process = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={**environment, "TMPDIR": str(temporary)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "eager" not in process.stderr
+    assert list((tmp_path / "compiled").rglob("*.so"))
+    assert list(temporary.iterdir()) == [planted]
 
 
 USE_CACHE = """
@@ -149,7 +258,7 @@ print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 
 
 def test_machines_with_other_vector_instructions_do_not_share_compiled_code(tmp_path: Path) -> None:
-    plain = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    plain = {name: value for name, value in os.environ.items() if name not in CACHES}
     # torch lets the environment lower what the processor can do.
     for environment, folder in (
         (plain, torch.backends.cpu.get_cpu_capability().lower()),
@@ -157,7 +266,7 @@ def test_machines_with_other_vector_instructions_do_not_share_compiled_code(tmp_
     ):
         command = [sys.executable, "-c", USE_CACHE, str(tmp_path)]
         process = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        assert process.stdout.strip() == str(tmp_path / folder)
+        assert process.stdout.strip() == str(tmp_path / str(os.getuid()) / folder)
 
 
 # --- the same training ------------------------------------------------------------------------------------------------
