@@ -27,7 +27,8 @@ from tests.harness.support import Workplace, call, with_launcher
 from tests.test_architecture import ALLOWED, FORBIDDEN
 
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
-PAGES = [REPOSITORY / "README.md", CONTRIBUTING, *sorted(DOCS.rglob("*.md"))]
+SECURITY = REPOSITORY / "SECURITY.md"
+PAGES = [REPOSITORY / "README.md", CONTRIBUTING, SECURITY, *sorted(DOCS.rglob("*.md"))]
 EXTENDING = DOCS / "extending.md"
 
 FENCED = re.compile(
@@ -55,6 +56,29 @@ def codes(text: str) -> Iterator[str]:
     lines = [line for block in blocks for line in block.splitlines()] + INDENTED.findall(rest)
     yield from (line.partition(" #")[0].strip() for line in lines)
     yield from (" ".join(code.split()) for code in INLINE.findall(INDENTED.sub("", rest)))
+
+
+# --- promises --------------------------------------------------------------------------------------------------------
+
+
+def promises() -> Iterator[tuple[str, str]]:
+    """Each test that the policy names, with the folder that stands above its table."""
+    folder = ""
+    for line in SECURITY.read_text(encoding="utf-8").splitlines():
+        if match := re.search(r"[Ii]n `(tests[\w/]*)`:$", line):
+            folder = match[1]
+        if match := re.fullmatch(r"\| .+ \| `(test_\w+)` \|", line):
+            yield folder, match[1]
+
+
+def test_every_promise_of_the_policy_has_its_test() -> None:
+    named = list(promises())
+    rows = [line for line in SECURITY.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    heads = [row for row in rows if row in ("| promise | test |", "| --- | --- |")]
+    assert len(named) == len(rows) - len(heads) > 0
+    for folder, test in named:
+        files = (REPOSITORY / folder).rglob("test_*.py")
+        assert any(f"\ndef {test}(" in path.read_text(encoding="utf-8") for path in files), f"{folder}: {test}"
 
 
 # --- links and names --------------------------------------------------------------------------------------------------

@@ -77,12 +77,12 @@ def check(path: Path, content: object, form: "type[Format]") -> None:
     """Raise DamagedFile unless ``content``, which ``path`` holds, has the keys, types and ranges of the format."""
     from pydantic import ValidationError
 
+    from ablations.storage.formats import first_problem
+
     try:
         form.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DamagedFile(path, first_line(f"{where}: {first['msg']}" if where else first["msg"])) from error
+        raise DamagedFile(path, first_problem(error)) from error
     except RecursionError:
         raise DamagedFile(path, "it is nested too deeply") from None
 

@@ -9,7 +9,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bbcu.errors import first_line
 
 LARGEST_WHOLE = 2**63 - 1
 """The largest whole number of tables, databases and torch's generators."""
@@ -20,6 +22,10 @@ MOST_DECIBELS = 200.0
 
 ROUNDING = 2e-6
 """How far a mean may be from the mean of its parts; all of them are rounded to 6 digits."""
+
+
+LONGEST_PLACE = 100
+"""How many characters a message shows of the keys that lead to a problem."""
 
 
 def _possible_psnr(value: float) -> float:
@@ -39,6 +45,13 @@ Psnr = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_possible_psnr
 Ssim = Annotated[float, Field(ge=-1.000001, le=1.000001)]
 Level = bool | str | float | list[str]
 Levels = dict[str, Level]
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return where the first problem is and what it is: ``metrics.Set5.ssim: Field required``."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, found["loc"]))[:LONGEST_PLACE]
+    return first_line(f"{place}: {found['msg']}" if place else found["msg"])
 
 
 class Format(BaseModel):

@@ -24,10 +24,11 @@ import pandas as pd
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ablations.storage.folder import Identity
+from ablations.storage.formats import first_problem
 from analysis.report.pictures import KINDS, LARGEST_PICTURE, SHOWN_PER_SET, is_shown_name, sample_folders_in
 from analysis.report.unpacking import LARGEST_MEMBER, members
 from analysis.study.loading import SAMPLES, Fetch, LeftOut, StudyResults, believed_record, existing_file
-from analysis.study.schema import MOST_TRIALS, Checked, Name, Text, contradiction, first_problem, read_trials, rows_of
+from analysis.study.schema import MOST_TRIALS, Checked, Name, Text, contradiction, read_trials, rows_of
 from bbcu.errors import BbcuError, ConfigError, first_line
 from bbcu.files import read_bytes, replacing
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from bbcu.errors import printable
+from ablations.storage.formats import MOST_DECIBELS, first_problem
 
 TEXT_COLUMNS = ("cell", "name", "state", "reason", "run_id", "method", "task", "git", "git_dirty", "provenance")
 """The columns of the trials that every row has, besides the whole number ``seed``."""
@@ -38,7 +38,6 @@ MOST_SHOWN = 100  # how many characters of a value a message shows
 
 SEEDS = 2**63
 LARGEST_NUMBER = 1e15
-LARGEST_PSNR_DB = 200.0  # one level of difference in one of 10^9 values is 138 dB
 SAME_NUMBER = 1e-9  # the relative difference between two spellings of one number
 SAME_PSNR_DB = 1e-3  # a result has six digits, and the learning curve all
 
@@ -56,7 +55,7 @@ def _shown(text: str) -> str:
 Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT), AfterValidator(_shown)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME), AfterValidator(_shown)]
 Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
-Psnr = Annotated[float, Field(ge=-LARGEST_PSNR_DB, le=LARGEST_PSNR_DB)]
+Psnr = Annotated[float, Field(ge=0, le=MOST_DECIBELS)]
 WholeNumber = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Scalar = Text | bool | WholeNumber | Number | None
 
@@ -124,13 +123,6 @@ class Provenance(Checked):
     packages: dict[Name, Text] = {}
 
 
-def first_problem(error: ValidationError) -> str:
-    """Return where the first problem is and what it is: ``left_out.0.reason: Input should be a valid string``."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, found["loc"]))[:MOST_SHOWN]
-    return printable(f"{place}: {found['msg']}" if place else found["msg"])
-
-
 def read_record(content: bytes) -> dict[str, Any]:
     """Return what is read of a ``result.json``; raises ValueError, in one line, if it cannot be believed."""
     try:
@@ -194,7 +186,7 @@ def _is_possible(metric: str, value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if metric.endswith("/psnr_db"):
-        return abs(value) <= LARGEST_PSNR_DB
+        return 0 <= value <= MOST_DECIBELS
     if metric.endswith("/ssim"):
         return abs(value) <= 1 + SAME_NUMBER
     return (0 if metric.startswith(("cost/", "timing/")) else -LARGEST_NUMBER) <= value <= LARGEST_NUMBER

@@ -40,6 +40,9 @@ Change = Callable[[Members], object]
 
 LEFT_OUT = {"levels": {"residual": True, "bn": "out"}, "setting": {"train": {"steps": 20}}, "reason": "why"}
 
+PLANTED = str(Path(tempfile.gettempdir()).resolve() / f"planted-{os.getpid()}")
+"""A path that an archive names, and that does not exist."""
+
 BOUND = 64 * 2**20
 """The most bytes of memory that refusing a small archive may take, whatever it says that it holds."""
 
@@ -144,12 +147,12 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
     "no trials.csv": (without("trials.csv"), "trials.csv is missing"),
     "no pictures.json": (without("pictures.json"), "pictures.json is missing"),
     "an unknown file": (whole("evil.txt", b""), "'evil.txt' is no file of a report"),
-    "an absolute name": (whole("/tmp/planted", b""), "'/tmp/planted' is no file of a report"),
+    "an absolute name": (whole(PLANTED, b""), f"{PLANTED!r} is no file of a report"),
     "a name that leads out": (whole("../planted", b""), "'../planted' is no file of a report"),
     "a name with a backslash": (whole("0\\..\\planted", b""), "is no file of a report"),
     "a long name": (whole("0/" + "x" * 5000, b""), "is no file of a report"),
     "a trial that is not in the table": (whole("99/curve.csv", b""), "99/ belongs to no finished trial"),
-    "an absolute place": (a_place("/tmp/planted/output.png"), "is no place of a picture"),
+    "an absolute place": (a_place(f"{PLANTED}/output.png"), "is no place of a picture"),
     "a place that leads out": (a_place("0/samples/../../../output.png"), "is no place of a picture"),
     "a place in the archive's root": (a_place("0/result.json"), "is no place of a picture"),
     "a place above the test sets": (a_place("0/samples/../x/output.png"), "is no place of a picture"),
@@ -236,7 +239,7 @@ def test_an_archive_that_no_report_writes_is_one_line(
     change(members)
     assert said in refusal(packed(members, tmp_path / ARCHIVE))
     assert sorted(tmp_path.rglob("*")) == [elsewhere.parent, elsewhere, tmp_path / ARCHIVE]
-    assert not Path("/tmp/planted").exists()
+    assert not Path(PLANTED).exists()
 
 
 def test_the_archive_that_these_cases_change_is_a_study(original: Members, tmp_path: Path, elsewhere: Path) -> None:

@@ -54,18 +54,19 @@ DAMAGED_CURVES = {
 @pytest.mark.parametrize("case", DAMAGED_CURVES)
 def test_a_damaged_curve_is_left_out_and_named(tmp_path: Path, case: str) -> None:
     write_folder(tmp_path, [trial(0), trial(1)])
-    folder_of(tmp_path, trial(0)).curve_path.write_bytes(DAMAGED_CURVES[case])
+    # Files are read when a report asks for them; a curve that is damaged before is named by the study's folder.
     results = load_folder(tmp_path / "components")
+    folder_of(tmp_path, trial(0)).curve_path.write_bytes(DAMAGED_CURVES[case])
     assert results.damaged_curves == {(trial(0).cell, 0)}
     assert set(results.curves["seed"]) == {1}
 
 
 def test_damage_in_two_curves_does_not_make_one_of_the_other(tmp_path: Path) -> None:
     write_folder(tmp_path, [trial(0), trial(1), trial(2)])
+    results = load_folder(tmp_path / "components")
     more, fewer = CURVE.replace("0.0\n20", "0.0\r15,train/loss,0.01,0.0\n20"), CURVE.replace("\n20", "\n\n20")
     folder_of(tmp_path, trial(0)).curve_path.write_bytes(more.encode())
     folder_of(tmp_path, trial(1)).curve_path.write_bytes(fewer.encode())
-    results = load_folder(tmp_path / "components")
     assert results.damaged_curves == {(trial(0).cell, 0), (trial(1).cell, 1)}
     assert set(results.curves["seed"]) == {2}
 
@@ -73,10 +74,10 @@ def test_damage_in_two_curves_does_not_make_one_of_the_other(tmp_path: Path) -> 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["a FIFO", "a folder"])
 def test_what_is_no_file_is_a_damaged_curve(tmp_path: Path, make: Callable[[Path], object]) -> None:
     write_folder(tmp_path, [trial(0), trial(1)])
+    results = load_folder(tmp_path / "components")
     path = folder_of(tmp_path, trial(0)).curve_path
     path.unlink()
     make(path)
-    results = load_folder(tmp_path / "components")
     assert results.damaged_curves == {(trial(0).cell, 0)}
     assert set(results.curves["seed"]) == {1}
 
