@@ -81,7 +81,9 @@ class Search:
             reason = f"a row is damaged: {type(error).__name__}: {first_line(error)}"
             raise refusal(self.options.storage, reason) from error
         for trial, record in zip(trials, records, strict=True):
-            if trial.values is not None or record.state in WITH_VALUES:
+            # Optuna gives a pruned trial its last score as its value.
+            has_score = trial.values is not None and record.state != RowState.PRUNED
+            if has_score or record.state in WITH_VALUES:
                 self._check_finished(record)
 
     def _check_finished(self, record: Record) -> None:

@@ -35,7 +35,7 @@ def _git(*arguments: str) -> str | None:
 DECIDES_NOTHING = {
     *("model/checkpoints.py", "model/cost.py", "model/methods.py", "model/operations.py", "model/published.py"),
     "training/probes.py",
-    *("data/__main__.py", "data/archives.py", "data/downloads.py"),
+    *("data/__main__.py", "data/archives.py", "data/downloads.py", "data/unpacking.py"),
 }
 """Modules of ``bbcu`` that no trained network depends on; neither does any ``__init__.py``."""
 

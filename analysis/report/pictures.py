@@ -109,8 +109,11 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def is_shown_name(name: str) -> bool:
-    """Whether a report shows a test set or picture of this name, which must fit on the page and in a file's name."""
-    return name.isprintable() and name not in (".", "..") and len(name.encode()) <= LONGEST_FILE_NAME
+    """Whether a report shows a test set or picture of this name, which must be that of a file in an archive too."""
+    try:
+        return name not in (".", "..") and "\0" not in name and len(name.encode()) <= LONGEST_FILE_NAME
+    except UnicodeEncodeError:
+        return False
 
 
 def drawable(results: SettingResults, cells: Sequence[CellSummary]) -> list[CellSummary]:

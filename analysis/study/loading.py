@@ -372,7 +372,12 @@ def existing_file(folder: Path, name: str) -> Path | None:
 
 
 def left_out_cell(row: Mapping[str, Any]) -> LeftOut:
-    return LeftOut(levels_as_text(row["levels"]), setting_as_text(row["setting"]), row["reason"], row.get("same_as"))
+    """A row of the plan, with its texts on one line as those of the trials, so that they are of one setting."""
+    levels, setting = (
+        {name: printable_text(text) for name, text in texts.items()}
+        for texts in (levels_as_text(row["levels"]), setting_as_text(row["setting"]))
+    )
+    return LeftOut(levels, setting, printable_text(row["reason"]), row.get("same_as"))
 
 
 def factor_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -384,5 +389,6 @@ def reference_levels(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """The reference level of every factor, as the trials state it."""
     reference: dict[str, str] = {}
     for text in dict.fromkeys(row["reference"] for row in rows if "reference" in row):
-        reference |= levels_as_text(json.loads(text))
+        levels = levels_as_text(json.loads(text))
+        reference |= {name: printable_text(level) for name, level in levels.items()}
     return reference

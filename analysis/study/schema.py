@@ -57,7 +57,9 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME), 
 Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
 Psnr = Annotated[float, Field(ge=0, le=MOST_DECIBELS)]
 WholeNumber = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Scalar = Text | bool | WholeNumber | Number | None
+AnyText = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
+"""Text that may have control characters, since a report escapes them."""
+Scalar = AnyText | bool | WholeNumber | Number | None
 
 
 class Checked(BaseModel):
@@ -118,9 +120,9 @@ class Provenance(Checked):
     """Where a trial ran: the versions of packages, and values by any other key."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Scalar | list[Scalar] | dict[Name, Scalar]]
+    __pydantic_extra__: dict[str, Scalar | list[Scalar] | dict[AnyText, Scalar]]
 
-    packages: dict[Name, Text] = {}
+    packages: dict[AnyText, AnyText] = {}
 
 
 def read_record(content: bytes) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def check_role(role: Role, options: argparse.Namespace, task: Task, cache: Image
         names[info].append(name)
     for same in names.values():
         if len(same) > 1:
-            say(f"  the same pixels: {', '.join(same)}")
+            say(f"  the same pixels: {printable(', '.join(same))}")
     for reason in refused:
         print(f"  refused: {reason}")
     if not refused:

@@ -230,7 +230,6 @@ OWN = {
         "    def __init__(self): sys.exit(0)\n"
         "class Other(Surrogate):\n"
         "    def __new__(cls): return 5\n"
-        "class Nothing(Surrogate): pass\n"
         "class NoForward(Binariser): pass\n"
         "class Same(nn.Module):\n"
         "    def __init__(self, spec): super().__init__(); self.layer = nn.Conv2d(3, 3, 1)\n"
@@ -258,7 +257,6 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("surrogate", "own_parts.Raising", "surrogate=own_parts.Raising: ValueError: in"),
         ("surrogate", "own_parts.Leaving", "surrogate=own_parts.Leaving: SystemExit: 0"),
         ("surrogate", "own_parts.Other", "surrogate=own_parts.Other: creates a int, not a Surrogate"),
-        ("surrogate", "own_parts.Nothing", "surrogate=own_parts.Nothing: NotImplementedError"),
         ("surrogate", "own_parts.function", "must be a subclass of Surrogate, and function is not a class"),
         ("weight", "own_parts.NoForward", "weight=own_parts.NoForward: NotImplementedError"),
         ("network.unit", "own_parts.Unit", "network.unit=own_parts.Unit: KeyError: 'gone'"),

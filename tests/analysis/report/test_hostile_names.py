@@ -21,7 +21,7 @@ from tests.harness.studies import Trial, full_trial, write_folder, write_samples
 ATTACK = "!](http:&#47;&#47;evil.example&#47;t.png)![.png"
 MATHS = r"$\frac$ 中 _a"
 SETS = (f"A {ATTACK} | `", "<b>&lt;$x_y$")
-PICTURES = (f"{HOSTILE[0]}\udcff", MATHS)
+PICTURES = (f"{HOSTILE[0]}\x1b", MATHS)
 """The names of test sets and of pictures are those of folders, so they hold no slash."""
 
 NAMES = (*(name for name in HOSTILE if name != "\udcff"), MATHS, "_private", "=1+1", "a.b._c")
