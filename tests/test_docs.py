@@ -23,6 +23,7 @@ from ablations.space.factors import FACTORS, Factor, level_text
 from bbcu.data.tasks import Task
 from tests.harness.builders import noise
 from tests.harness.paths import DOCS, REPOSITORY
+from tests.harness.processes import CommandProcess
 from tests.harness.support import Workplace, call, with_launcher
 from tests.test_architecture import ALLOWED, FORBIDDEN
 
@@ -305,23 +306,21 @@ def test_a_recipe_runs(heading: str, trials: int, recipes: Workplace) -> None:
 def test_a_factor_of_ones_own_is_listed_swept_and_reported(recipes: Workplace) -> None:
     """In processes of their own, since a declared factor stays for as long as its process."""
     (commands,) = (found["code"] for found in FENCED.finditer(section("A factor")) if found["language"] == "sh")
-    small = shlex.join(recipes.overrides("hydra/launcher=basic", "hydra.sweeper.replicates=2"))
-    uri = f"--tracking-uri {recipes.uri}"
-    script = commands.replace("act_fn=rprelu,hardtanh", f"act_fn=rprelu,hardtanh {small}")
-    script = script.replace("analysis gain", f"analysis gain {uri}").replace(
-        "python run.py", f"python {REPOSITORY}/run.py"
-    )
-    script += f"python {REPOSITORY}/run.py --help\npython -m ablations space\n"
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    modules = os.pathsep.join([str(recipes.folder), str(REPOSITORY)])
-    done = subprocess.run(
-        ["bash", "-euc", script],
-        cwd=recipes.folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": modules},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(recipes.folder), str(REPOSITORY)])}
+    own = recipes.overrides("hydra/launcher=basic", "hydra.sweeper.replicates=2")
+    more = {"run.py": own, "analysis": ["--tracking-uri", recipes.uri]}
+    out = ""
+    for command in [*commands.splitlines(), "python run.py --help", "python -m ablations space"]:
+        first, *words = shlex.split(command)
+        if first == "export":
+            environment |= [words[0].split("=", 1)]
+            continue
+        program, *arguments = words[1:] if words[0] == "-m" else words
+        options = more.get(program, []) if arguments != ["--help"] else []
+        process = CommandProcess([*arguments, *options], recipes.folder, environment, recipes.notes(), program=program)
+        text, message = process.communicate(timeout=600)
+        assert process.returncode == 0, message
+        out += text
     results = [json.loads(path.read_text()) for path in recipes.outputs.glob("gain/*/seed0/result.json")]
     assert {(result["factors"]["gain"], result["factors"]["act_fn"]) for result in results} == {
         ("none", "rprelu"),
@@ -333,9 +332,9 @@ def test_a_factor_of_ones_own_is_listed_swept_and_reported(recipes: Workplace) -
         level = json.loads(path.with_name("result.json").read_text())["factors"]["gain"]
         sizes = {value.numel() for name, value in torch.load(path).items() if name.endswith(".gain")}
         assert sizes == {"none": set(), "channel": {4}, "unit": {1}}[level]
-    assert "hardtanh cuts off what a gain has made large" in done.stdout
-    assert "gain: none" in done.stdout
-    assert "weight, gain" in done.stdout
+    assert "hardtanh cuts off what a gain has made large" in out
+    assert "gain: none" in out
+    assert "weight, gain" in out
     assert "gain=channel" in (recipes.folder / "reports" / "gain" / "report.md").read_text()
 
 

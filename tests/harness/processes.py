@@ -41,7 +41,10 @@ SPARE_WORKERS = 8
 
 
 class CommandProcess:
-    """``python run.py`` with these arguments, handled like a ``Popen`` whose streams are files in ``notes``."""
+    """``python run.py`` with these arguments, handled like a ``Popen`` whose streams are files in ``notes``.
+
+    With ``program`` it is another one, as ``python -m PROGRAM``.
+    """
 
     def __init__(
         self,
@@ -52,10 +55,11 @@ class CommandProcess:
         *,
         streams: tuple[str, str] = ("out", "message"),
         halt: Moment | None = None,
+        program: str = "run.py",
     ) -> None:
         self._streams = [notes / name for name in streams]
         start = functools.partial(
-            _run, ["run.py", *arguments], folder, dict(environment), self._streams, (halt, notes) if halt else None
+            _run, [program, *arguments], folder, dict(environment), self._streams, (halt, notes) if halt else None
         )
         self._process = FORKSERVER.Process(target=start)
         # The server starts with the first command, and imports from its working directory.
@@ -116,7 +120,10 @@ def _run(
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         return
     try:
-        runpy.run_path(str(REPOSITORY / "run.py"), run_name="__main__")
+        if arguments[0] == "run.py":
+            runpy.run_path(str(REPOSITORY / "run.py"), run_name="__main__")
+        else:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     finally:
         # The order of an interpreter. That of multiprocessing waits for joblib's workers before it ends them.
         threading._shutdown()  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import ipaddress
 import os
+import shutil
 import signal
 import tempfile
 import uuid
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.harness.passwords import leaks, with_login
+from tests.harness.servers import mlflow_server
 from tests.harness.support import REPOSITORY, Outcome, Workplace, ended, wait_until
 
-STUDY = ("bn=pre,post", "train.lr=0.01", "train.precision=fp32", "train.compile=false")
-"""Two cells, trained in arithmetic that repeats bit for bit."""
+STUDY = ("bn=pre,post", "train.lr=0.01", "train.precision=fp32", "train.compile=false", "hydra.output_subdir=.hydra")
+"""Two cells, trained in arithmetic that repeats bit for bit; Hydra stores the config and the overrides of each."""
 
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
@@ -136,10 +139,16 @@ def reference(new_workplace: Callable[[], Workplace]) -> Sweep:
         for name in LAUNCHERS
     ],
 )
-def sweep(request: pytest.FixtureRequest, new_workplace: Callable[[], Workplace]) -> Iterator[Sweep]:
-    """The study by one of the launchers."""
-    with swept(LAUNCHERS[request.param], new_workplace()) as sweep:
-        yield sweep
+def sweep(
+    request: pytest.FixtureRequest, migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sweep]:
+    """The study by one of the launchers, recorded by a server with a password."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(migrated_database, folder / "mlflow.db")
+    with mlflow_server(f"sqlite:///{folder / 'mlflow.db'}", folder) as server:
+        workplace = Workplace.make(tmp_path_factory.mktemp("workplace"), with_login(server.uri))
+        with swept(LAUNCHERS[request.param], workplace) as sweep:
+            yield sweep
 
 
 @pytest.mark.slow
@@ -165,6 +174,12 @@ def test_every_cell_has_the_scores_of_the_basic_launcher_bit_for_bit(sweep: Swee
 def test_every_trial_is_in_mlflow_once_and_finished(sweep: Sweep) -> None:
     assert sweep.workplace.finished() == sweep.workplace.results()
     assert len(sweep.workplace.runs()) == 2
+
+
+@pytest.mark.slow
+def test_workers_use_a_password_that_no_launcher_stores(sweep: Sweep) -> None:
+    assert list(sweep.workplace.folder.rglob(".hydra/overrides.yaml"))
+    assert leaks(sweep.workplace.folder, sweep.outcome.text) == []
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """A password of a tracking server or of a search's database is used, and is in nothing that is stored or printed."""
 
-import base64
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,38 +8,11 @@ from urllib.parse import quote
 import pytest
 
 from ablations.__main__ import main
+from tests.harness.passwords import LOGIN, PASSWORD, USER, leaks, with_login
 from tests.harness.servers import MlflowServer, free_port, mlflow_server, postgresql
-from tests.harness.support import STUDY, Outcome, Workplace, call, ended, with_launcher
+from tests.harness.support import STUDY, Outcome, Workplace, call, with_launcher
 
-USER, PASSWORD = "tracker", "Geheim/@Wort#9"
-"""A password with characters that must be percent-encoded in an address."""
-
-LOGIN = f"{USER}:{quote(PASSWORD, safe='')}@"
-FORMS = (
-    *(PASSWORD, quote(PASSWORD), quote(PASSWORD, safe="")),
-    *(base64.b64encode(text.encode()).decode() for text in (PASSWORD, f"{USER}:{PASSWORD}")),
-)
-JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-SUBMITIT = ("hydra/launcher=submitit_local",)
 STORED_BY_HYDRA = "hydra.output_subdir=.hydra"
-
-
-def leaks(folder: Path, *texts: str) -> list[str]:
-    """Return where a form of the password is: in the texts, or in the content or name of a file below ``folder``."""
-    sources = {f"text {number}": text.encode() for number, text in enumerate(texts)}
-    for path in folder.rglob("*"):
-        sources[str(path)] = path.read_bytes() if path.is_file() else b""
-    return [
-        f"{form} in {name}"
-        for name, content in sources.items()
-        for form in FORMS
-        if form.encode() in content or form in name
-    ]
-
-
-def with_login(uri: str) -> str:
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{LOGIN}{rest.rpartition('@')[2]}"
 
 
 @pytest.fixture(scope="module")
@@ -97,32 +69,16 @@ def private(
     return Private(workplace, (f"--config-dir={tmp_path / 'conf'}", "tracking=lab"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("own", [(), ("-m", "bn=pre,post")], ids=["a trial", "a sweep"])
+@pytest.mark.parametrize("own", [(), ("bn=pre,post",)], ids=["a trial", "a sweep"])
 def test_a_password_is_in_nothing_that_is_stored_or_printed_and_a_resume_works(
     private: Private, server: MlflowServer, own: tuple[str, ...]
 ) -> None:
     command = private.sweep if own else private.run
-    first, again = (command(STORED_BY_HYDRA, *own[1:]) for _ in range(2))
+    first, again = (command(STORED_BY_HYDRA, *own) for _ in range(2))
     assert (first.status, again.status) == (0, 0), first.text + again.text
     assert "already" in again.text
     assert list(private.workplace.folder.rglob(".hydra/overrides.yaml"))
     assert leaks(private.workplace.folder, first.text, again.text) == []
-    assert leaks(server.folder) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", [JOBLIB, SUBMITIT], ids=["joblib", "submitit"])
-def test_workers_use_a_password_that_no_launcher_stores(
-    server: MlflowServer, tmp_path: Path, launcher: tuple[str, ...]
-) -> None:
-    private = Private(Workplace.make(tmp_path / launcher[0].rpartition("=")[2], with_login(server.uri)))
-    command = ["-m", *private.command("bn=pre,post", STORED_BY_HYDRA, *launcher)]
-    with ended(private.workplace.start(*command)) as process:
-        out, message = process.communicate(timeout=600)
-    assert process.returncode == 0, out + message
-    assert "wait on disk" not in out + message
-    assert leaks(private.workplace.folder, out, message) == []
     assert leaks(server.folder) == []
 
 
