@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile(
     "suite",
     derandomize="BBCU_EXAMPLES" not in os.environ,
-    max_examples=int(os.environ.get("BBCU_EXAMPLES", 50)),
+    max_examples=int(os.environ.get("BBCU_EXAMPLES", 30)),
     database=None,
     deadline=None,
     print_blob=True,

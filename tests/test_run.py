@@ -283,14 +283,9 @@ WRONG = {
     "number-of-5000-digits": Wrong(f"seed={'9' * 5000}", ("seed", "at most 255 digits")),
     "rate-beyond-floating-point": Wrong(f"train.lr={'9' * 200}", ("train.lr=", "at most 1e+38")),
     "snapshots-at-nan": Wrong("tracking.snapshot_s=nan", ("tracking.snapshot_s=nan", "at least 0")),
-    "silence-of-nan": Wrong("tracking.silence_s=nan", ("tracking.silence_s=nan", "at least 1")),
     "channels-by-the-hundred-thousand": Wrong("channels=100000", ("channels=100000", "at most 4096")),
-    "blocks-by-the-million": Wrong("blocks=1000000", ("blocks=1000000", "at most 1000")),
-    "batch-by-the-thousand-million": Wrong(f"train.batch={10**9}", (f"train.batch={10**9}", "at most 65536")),
     "more-memory-than-there-is": Wrong("channels=4096 blocks=300", ("channels=4096", "GiB of memory")),
-    "steps-without-end": Wrong(f"train.steps={10**15}", (f"train.steps={10**15}", "at most 1000000000")),
     "threads-by-the-million": Wrong("threads=1000000", ("threads=1000000", "from 1 to 1024")),
-    "threads-that-are-true": Wrong("threads=true", ("threads=True", "from 1 to 1024")),
     "replicates-by-the-thousand-million": Wrong(
         f"hydra.sweeper.replicates={10**9}", ("hydra.sweeper.replicates=", "at most 200000"), sweep=True
     ),
@@ -298,7 +293,6 @@ WRONG = {
         f"seed={2**63 - 1} hydra.sweeper.replicates=2", ("hydra.sweeper.replicates=2", "the last seed"), sweep=True
     ),
     "range-by-the-thousand-million": Wrong(f"seed=range(1,{10**9})", ("seed", "200000"), sweep=True),
-    "shuffled-range": Wrong(f"seed=shuffle(range(1,{10**9}))", ("seed", "200000"), sweep=True),
     "range-without-end": Wrong("align=range(1,inf)", ("align", "finite ends"), sweep=True),
     "range-that-stands-still": Wrong("seed=range(1,9,0)", ("seed", "step that is not 0"), sweep=True),
     "rows-by-the-thousand-million": Wrong(
@@ -315,20 +309,16 @@ WRONG = {
     ),
     "device-without-memory": Wrong("device=meta", ("device=meta", "auto, cpu, cuda")),
     "test-set-named-by-a-number": Wrong("data.test={14:FOLDER/test}", ("data.test", "14 is not", "Set14")),
-    "test-set-with-a-long-name": Wrong(f"data.test={{{'n' * 260}:FOLDER/test}}", ("data.test", "1 to 100 letters")),
     "study-with-a-long-name": Wrong(f"study.name={'n' * 260}", ("study.name", "1 to 100 letters")),
     "session-outside-the-outputs": Wrong("session=../../x", ("session", "'../../x'")),
     "outputs-with-a-control-character": Wrong("outputs='FOLDER/a\x01b'", ("outputs", "control characters")),
     "value-that-interpolates-itself": Wrong("residual=${residual}", ("residual", "Recursive interpolation")),
     "value-that-interpolates-nothing": Wrong("residual=${nope}", ("residual", "'nope' not found")),
     "part-that-is-not-binary": Wrong("binarize=[[body]]", ("binarize=", "any of head, body, up, tail")),
-    "level-that-is-null": Wrong("residual=null", ("residual=null", "true, false, block")),
     "folder-of-hydra": Wrong("hydra.run.dir=/proc/x", ("/proc/x",)),
     "folder-of-hydra-in-a-sweep": Wrong("hydra.sweep.dir=/proc/x", ("hydra.sweep.dir=/proc/x",), sweep=True),
     "relative-path-of-a-part": Wrong("surrogate=..x", ("surrogate", "'..x'", "dotted path")),
-    "part-of-the-standard-library": Wrong("surrogate=os._exit", ("surrogate=os._exit", "standard library")),
     "network-that-is-not-one": Wrong("network.name=torch.nn.Linear", ("network.name=torch.nn.Linear", "out_features")),
-    "network-without-parameters": Wrong("network.name=torch.nn.Identity", ("network.name", "no parameters")),
     "list-within-lists": Wrong(f"residual={'[' * 400}{']' * 400}", ("RecursionError",)),
     "study-outside-the-outputs": Wrong("study.name=../x", ("study.name", "../x")),
     "database-in-no-folder": Wrong("tracking.uri=sqlite:////proc/x/mlflow.db", ("tracking.uri=", "/proc/x")),
@@ -371,7 +361,7 @@ def test_a_config_file_that_cannot_be_read_gets_one_line(dry_workplace: Workplac
     assert dry_workplace.is_untouched()
 
 
-@pytest.mark.parametrize("name", ["a%41b?c#d", "$HOME ~", "a\\${b}", "quo'te\""])
+@pytest.mark.parametrize("name", ["a%41b?c#d quo'te\"", "$HOME ~ a\\${b}"])
 def test_outputs_are_taken_literally(workplace: Workplace, name: str) -> None:
     text = name.replace("'", "\\'")
     assert workplace.sweep(f"outputs='{workplace.folder}/{text}'").status == 0

@@ -26,7 +26,9 @@ def git_state() -> tuple[str, bool]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True)
+        # Git would lock the index to refresh it, and a process that is killed would leave the lock behind.
+        command = ["git", "--no-optional-locks", "-C", str(REPOSITORY), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

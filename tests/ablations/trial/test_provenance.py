@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations.trial.provenance import DECIDES_NOTHING, REPOSITORY, code_fingerprint, fingerprint_of
+from ablations.trial.provenance import DECIDES_NOTHING, REPOSITORY, code_fingerprint, fingerprint_of, git_state
 
 CODE = '''"""What a module is for."""
 
@@ -142,3 +142,12 @@ def test_a_fingerprint_has_sixteen_digits() -> None:
 def test_a_fingerprint_is_the_same_under_every_version_of_python(folder: Path) -> None:
     """Versions differ in the empty fields of a syntax tree; taken under 3.11, and the same under 3.12 and 3.13."""
     assert fingerprint_of(folder) == "4bca287faf1a87a9"
+
+
+def test_git_takes_no_lock_that_a_killed_process_would_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = tmp_path / "git"
+    git.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/first\n')
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    git_state.__wrapped__()
+    assert set((tmp_path / "first").read_text().split()) == {"--no-optional-locks"}

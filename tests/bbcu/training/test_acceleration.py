@@ -213,42 +213,6 @@ def test_no_safe_place_for_a_cache_is_a_reason_not_to_compile(unset_caches: None
     assert missing_for_compilation(CPU) == f"TORCHINDUCTOR_CACHE_DIR: other users can write to {tmp_path / 'outputs'}"
 
 
-COMPILE = """
-import sys, torch
-from pathlib import Path
-from bbcu.training.acceleration import compile_units, use_cache
-from tests.harness.builders import srresnet
-torch.set_num_threads(1)
-use_cache(Path(sys.argv[1]))
-network = srresnet(blocks=1).train()
-compile_units(network)
-network(torch.rand(1, 3, 8, 8))
-"""
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_torch_neither_reads_nor_writes_the_folder_whose_name_anybody_can_guess(tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    # Torch cannot even look for a precompiled header here, and would fail.
-    planted = temporary / f"torchinductor_{getpass.getuser()}"
-    planted.write_text("planted")
-    environment = {name: value for name, value in os.environ.items() if name not in CACHES}
-    command = [sys.executable, "-c", COMPILE, str(tmp_path / "compiled")]
-    process = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env={**environment, "TMPDIR": str(temporary)},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert "eager" not in process.stderr
-    assert list((tmp_path / "compiled").rglob("*.so"))
-    assert list(temporary.iterdir()) == [planted]
-
-
 USE_CACHE = """
 import os, pathlib, sys
 from bbcu.training.acceleration import use_cache
@@ -296,27 +260,79 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@needs_compiler
-@pytest.mark.slow  # The first of them makes what all compilations need, whichever it is.
-@pytest.mark.parametrize("spec", CASES.values(), ids=CASES.keys())
-def test_compiled_training_equals_eager_training(spec: dict[str, Any]) -> None:
-    """In double precision and the layout of training, so that both round alike.
-
-    A sum of signs times a scale is often zero but for its rounding, and there a PReLU has two slopes to choose from.
-    """
-    eager = srresnet(**spec).double().to(memory_format=torch.channels_last)
+def pair(name: str) -> tuple[nn.Module, nn.Module]:
+    """A network of one of the cases, and the same one compiled; in double precision, so that both round alike."""
+    eager = srresnet(**CASES[name]).double().to(memory_format=torch.channels_last)
     compiled = copy.deepcopy(eager)
     compile_units(compiled)
     for network in (eager, compiled):
         for unit in binary_units(network):
             unit.set_progress(0.3)
-    x = drawn(2, 3, 8, 8).double().contiguous(memory_format=torch.channels_last)
-    (output, expected), (other, found) = gradients(eager, x), gradients(compiled, x)
+    return eager, compiled
+
+
+def batch() -> Tensor:
+    return drawn(2, 3, 8, 8).double().contiguous(memory_format=torch.channels_last)
+
+
+COMPILE = """
+import pathlib, sys, torch
+from bbcu.training.acceleration import use_cache
+use_cache(pathlib.Path(sys.argv[1]))
+from tests.bbcu.training import test_acceleration as tests
+torch.set_num_threads(1)
+tests.gradients(tests.pair(next(iter(tests.CASES)))[1], tests.batch())
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """What a process has compiled into an empty cache, and what it has written to its log and its temporary folder."""
+
+    cache: Path
+    log: str
+    temporary: Path
+
+
+@pytest.fixture(scope="module")
+def compilation(tmp_path_factory: pytest.TempPathFactory) -> Compilation:
+    """The compilation of the first case where torch cannot even look for a precompiled header, and would fail."""
+    folder, temporary = tmp_path_factory.mktemp("compiled"), tmp_path_factory.mktemp("temporary")
+    (temporary / f"torchinductor_{getpass.getuser()}").write_text("planted")
+    environment = {name: value for name, value in os.environ.items() if name not in CACHES}
+    command = [sys.executable, "-c", COMPILE, str(folder)]
+    environment |= {"TMPDIR": str(temporary)}
+    process = subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True)
+    (cache,) = folder.glob("*/*")
+    return Compilation(cache, process.stderr, temporary)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_torch_neither_reads_nor_writes_the_folder_whose_name_anybody_can_guess(compilation: Compilation) -> None:
+    assert "eager" not in compilation.log
+    assert list(compilation.cache.rglob("*.so"))
+    assert [path.name for path in compilation.temporary.iterdir()] == [f"torchinductor_{getpass.getuser()}"]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_training_equals_eager_training(
+    name: str, compilation: Compilation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In double precision and the layout of training, so that both round alike.
+
+    A sum of signs times a scale is often zero but for its rounding, and there a PReLU has two slopes to choose from.
+    """
+    monkeypatch.setenv(CACHES[0], str(compilation.cache))
+    eager, compiled = pair(name)
+    (output, expected), (other, found) = gradients(eager, batch()), gradients(compiled, batch())
     torch.testing.assert_close(other, output, rtol=1e-10, atol=1e-12)
     assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
+    for parameter, gradient in expected.items():
         torch.testing.assert_close(
-            found[name], gradient, rtol=1e-8, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}"
+            found[parameter], gradient, rtol=1e-8, atol=1e-12, msg=lambda text, name=parameter: f"{name}: {text}"
         )
 
 
