@@ -96,10 +96,14 @@ class Tally:
 
 @dataclass(frozen=True)
 class Study:
-    """A study in a separate workplace, and the processes that have run its commands."""
+    """A study in a separate workplace, and the processes that have run its commands.
+
+    ``earlier`` lay in shared memory before: the number of a process is used again after a while.
+    """
 
     place: Workplace
     launcher: str
+    earlier: frozenset[str]
     pids: list[int] = field(default_factory=list)
 
     def start(self) -> Command:
@@ -120,9 +124,9 @@ class Study:
         ours = re.compile(rf"(sem\.loky-|joblib_memmapping_folder_)({'|'.join(map(str, self.pids))})[-_].*")
         return {
             "the outputs": names_below(self.place.outputs),
-            "the folder of the records": {path.name for path in self.place.folder.iterdir()} - commands,
+            "the folder of the records": names_in(self.place.folder) - commands,
             "the temporary folder": names_below(self.temporary),
-            "shared memory": {path.name for path in SHARED_MEMORY.iterdir() if ours.fullmatch(path.name)},
+            "shared memory": {name for name in names_in(SHARED_MEMORY) - self.earlier if ours.fullmatch(name)},
         }
 
     def done(self) -> int:
@@ -176,6 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(1 if tally.wrong else 0)
 
 
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def names_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
@@ -185,7 +193,8 @@ def kill_often(scratch: Path, kills: int, launcher: str, draws: random.Random) -
     template = scratch / "template.db"
     client_of(f"sqlite:///{template}").search_experiments()
     places = (Workplace.apart(scratch / f"study{number}", template) for number in itertools.count())
-    studies = (Study(place, launcher) for place in places)
+    earlier = frozenset(names_in(SHARED_MEMORY))
+    studies = (Study(place, launcher, earlier) for place in places)
     tally = Tally()
     # The first study fills caches, such as that of compiled Python.
     undisturbed(next(studies))
