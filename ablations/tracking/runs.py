@@ -149,7 +149,8 @@ class TrialRun:
         # MLflow looks up the run at each call, so one call logs all files.
         with temporary_folder(cache_folder(folder.outputs) / "records") as copies:
             for path in (folder.config_path, folder.result_path, folder.curve_path, folder.state_path, folder.log_path):
-                if path.exists():
+                # Anything but a regular file, such as a pipe or a device, is none of a trial.
+                if path.is_file():
                     shutil.copyfile(path, copies / path.name)
             if folder.samples.is_dir():
                 shutil.copytree(folder.samples, copies / "samples")

@@ -1,6 +1,7 @@
 """A trial's run in MLflow, and the store that it is in."""
 
 import gc
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,19 @@ def test_a_run_has_the_whole_curve_and_the_files(tmp_path: Path, tracking_uri: s
     assert files == {"result.json", "config.yaml", "curve.csv", "samples"}
     pictures = client.list_artifacts(run.info.run_id, "samples/Set5/baby")
     assert [picture.path for picture in pictures] == ["samples/Set5/baby/output.png"]
+
+
+def test_what_is_no_file_of_a_trial_is_not_logged(tmp_path: Path, tracking_uri: str) -> None:
+    folder = finished(tmp_path)
+    os.mkfifo(folder.log_path)
+    folder.config_path.unlink(missing_ok=True)
+    folder.config_path.symlink_to("/dev/zero")
+    synchronise(tmp_path, "tiny", tracking_uri)
+    (run,) = runs(tracking_uri)
+    assert run.info.status == "FINISHED"
+    files = {artifact.path for artifact in client_of(tracking_uri).list_artifacts(run.info.run_id)}
+    assert "result.json" in files
+    assert not files & {"trial.log", "config.yaml"}
 
 
 def test_a_run_that_a_killed_process_left_open_is_closed(tmp_path: Path, tracking_uri: str) -> None:
