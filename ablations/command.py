@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import signal
 import sys
 import traceback
@@ -18,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ablations.config import LONGEST_NUMBER, explain, register, typed
+from ablations.config import explain, refuse_long_numbers, register, typed
 from ablations.storage import stopping
 from bbcu.errors import BbcuError, ConfigError, first_line, printable, shown
 from bbcu.passwords import masked
@@ -65,13 +64,6 @@ def refuse_sweeper_keys(hydra_config: HydraConf) -> None:
     swept = hydra_config.sweeper.params
     if swept:
         raise ConfigError(f"the study sweeps over {', '.join(swept)}, and this is one trial; add -m")
-
-
-def refuse_long_numbers(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for a number of so many digits that neither Python nor a file name can have it."""
-    for text in arguments:
-        if re.search(rf"[0-9][0-9_]{{{LONGEST_NUMBER}}}", text):
-            raise ConfigError(f"{shown(text.partition('=')[0])}: a number has at most {LONGEST_NUMBER} digits")
 
 
 def is_of_this_code(error: Exception) -> bool:

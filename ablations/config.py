@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.passwords import shown_address
+from ablations.space.conditions import LONGEST_NUMBER
 from ablations.space.factors import FACTORS, load_declarations
 from ablations.space.rows import MAX_ROWS
 from ablations.space.rules import MAX_CHANNELS
-from ablations.space.settings import DEFAULTS
+from ablations.space.settings import DEFAULTS, LAST_SEED
 from bbcu.errors import ConfigError, first_line, printable, shown, unknown
 from bbcu.model.methods import METHODS
 from bbcu.passwords import remember
@@ -31,17 +32,11 @@ from bbcu.passwords import remember
 ON_CHANGE = ("stop", "keep", "retrain")
 """What to do with a result of the same config that was made by other code, or on pictures that have changed since."""
 
-LAST_SEED = 2**63 - 1
-"""The largest seed that torch's generators take."""
-
 MAX_THREADS = 1024
 """The most threads of a trial. OpenMP crashes the process if it cannot start as many as it is asked for."""
 
 LONGEST_TEXT = 4096
 """The most characters of a text: those of a path on Linux."""
-
-LONGEST_NUMBER = 255
-"""The most digits of a number on the command line. No name of a file has more, so no path is mistaken for one."""
 
 FILE_NAME = r"[A-Za-z0-9_-]{1,100}"
 A_FILE_NAME = "1 to 100 letters of ASCII, digits, - and _"
@@ -319,6 +314,13 @@ def check_keys(node: DictConfig, schema: type, prefix: str = "") -> None:
             raise ConfigError(f"no value for {prefix}{entry.name}: it was removed from the config and has no default")
         if dataclasses.is_dataclass(entry.type) and isinstance(entry.type, type):
             check_keys(node[entry.name], entry.type, f"{prefix}{entry.name}.")
+
+
+def refuse_long_numbers(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a number of so many digits that neither Python nor a file name can have it."""
+    for text in arguments:
+        if re.search(rf"[0-9][0-9_]{{{LONGEST_NUMBER}}}", text):
+            raise ConfigError(f"{shown(text.partition('=')[0])}: a number has at most {LONGEST_NUMBER} digits")
 
 
 def check_ranges(config: Config) -> None:

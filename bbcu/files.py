@@ -166,8 +166,8 @@ class NotAFile(OSError):
     """A path that is to be read is no regular file, such as a FIFO, or is larger than is allowed."""
 
 
-def read_bytes(path: Path, limit: int = LARGEST_TEXT) -> bytes:
-    """Return the content of a regular file; raise NotAFile for anything else, and for more than ``limit`` bytes.
+def read_bytes(path: Path, limit: int = LARGEST_TEXT, start: int = 0) -> bytes:
+    """Return the content of a regular file from ``start`` on; raise NotAFile for any other, and beyond ``limit`` bytes.
 
     A FIFO or a device does not block. Raises OSError if the file cannot be read.
     """
@@ -176,11 +176,13 @@ def read_bytes(path: Path, limit: int = LARGEST_TEXT) -> bytes:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise NotAFile(errno.EINVAL, "not a regular file", str(path))
+        file.seek(start)
+        size, most = max(status.st_size - start, 0), limit - start
         # Python allocates as much as it is asked to read, however short the file is.
-        content = file.read(min(status.st_size, limit) + 1)
-        if status.st_size < len(content) <= limit:
-            content += file.read(limit + 1 - len(content))
-    if len(content) > limit:
+        content = file.read(min(size, most) + 1)
+        if size < len(content) <= most:
+            content += file.read(most + 1 - len(content))
+    if len(content) > most:
         raise NotAFile(errno.EFBIG, f"larger than {limit} bytes", str(path))
     return content
 

@@ -10,12 +10,13 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from ablations.config import LAST_SEED, Config, SweeperConfig, typed
+from ablations.config import Config, SweeperConfig, typed
 from ablations.planning.compose import Composer, SharedConfig, check_compared_keys, swept_values
 from ablations.planning.outline import LeftOutRow, check_complete
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
 from ablations.space.rows import MAX_ROWS, Row
+from ablations.space.settings import LAST_SEED
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
 from bbcu.errors import ConfigError

@@ -63,11 +63,11 @@ class ChainedJournal(BaseJournalBackend):
     def _lines_from(self, number: int) -> Iterator[dict[str, Any]]:
         """Check and yield each whole line from that one on; all lines before it were read earlier."""
         start, chain, is_chained = self._starts[number]
-        content = read_bytes(self._path, LARGEST)
-        if len(content) < start:
+        if self._path.stat().st_size < start:
             raise self._refusal(f"line {number} is gone")
+        content = read_bytes(self._path, LARGEST, start)
         # A partial last line is still being written, or its process was killed.
-        whole = content[start : content.rfind(b"\n") + 1]
+        whole = content[: content.rfind(b"\n") + 1]
         for line in (part + b"\n" for part in whole.split(b"\n")[:-1]):
             number += 1
             match = CHAIN.fullmatch(line)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from bbcu.errors import BbcuError, ConfigError, unknown
+from bbcu.errors import BbcuError, ConfigError, first_line, unknown
 from bbcu.passwords import remember
 
 if TYPE_CHECKING:
@@ -236,8 +236,7 @@ def _errors_in_one_line(storage: str) -> Iterator[None]:
     except Exception as error:  # Optuna reads bytes that may be anything, and says not which errors it raises.
         # Optuna's message is advice for programmers; the cause has the reason.
         cause = error.__cause__ if isinstance(error, OptunaError) and error.__cause__ is not None else error
-        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-        raise BbcuError(f"hydra.sweeper.storage={storage}: cannot be used: {reason}") from error
+        raise BbcuError(f"hydra.sweeper.storage={storage}: cannot be used: {first_line(cause)}") from error
 
 
 def refusal(storage: str, reason: str) -> BbcuError:

@@ -42,7 +42,7 @@ MAX_DEPTH = 50
 """How deep parentheses and lists may nest; functions recurse into conditions, so it stays far below Python's limit."""
 
 LONGEST_NUMBER = 255
-"""The most characters of a number; a longer word is text."""
+"""The most characters of a number; a longer word is text. No name of a file has more, so no path is taken for one."""
 
 CONTEXT = 60
 """The most characters before and after a mistake that a message quotes."""

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LAST_SEED = 2**63 - 1
+"""The largest seed that torch's generators take."""
+
 DEFAULTS: Mapping[str, Any] = {
     "network.unit": "binary",
     "network.initial": "torch",

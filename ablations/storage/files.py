@@ -128,14 +128,6 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in ``path``, or None if the file is missing or damaged."""
-    try:
-        return read_object(path)
-    except DamagedFile:
-        return None
-
-
 def checksum_of(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a JSON object with its keys in their order, however it is spaced."""
     # Sorting the keys would take as long again as all the rest.

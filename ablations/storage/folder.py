@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.space.factors import SHOWN
+from ablations.space.settings import LAST_SEED
 from ablations.storage.files import DamagedFile, file_checksum, read_sealed, write_sealed
 from bbcu.errors import BbcuError, first_line
 from bbcu.files import read_text, replacing
@@ -21,7 +22,6 @@ Identity = tuple[str, int]
 
 SEED_FOLDER = re.compile(r"seed(0|[1-9][0-9]{0,18})")
 CELL_FOLDER = re.compile(r"[0-9a-f]+")
-LARGEST_SEED = 2**63 - 1
 
 CURVE_HEADER = ["step", "metric", "value", "time"]
 
@@ -177,7 +177,7 @@ def _check_file(path: Path, checksum: str | None) -> None:
 def seed_of(name: str) -> int | None:
     """Return the seed of the folder of that name, or None: ``seed0.bak``, ``seed01`` and ``seed-1`` are no trials."""
     match = SEED_FOLDER.fullmatch(name)
-    return int(match[1]) if match is not None and int(match[1]) <= LARGEST_SEED else None
+    return int(match[1]) if match is not None and int(match[1]) <= LAST_SEED else None
 
 
 def identities_in(folder: Path) -> set[Identity]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.config import Config
+from ablations.storage.leftovers import cache_folder
 from bbcu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def data_of(config: Config) -> "PreparedData":
 
     Raises ConfigError where the config lacks something, and DataError, which names the path, where data cannot be used.
     """
-    task, cache = task_of(config), Path(config.outputs) / ".cache"
+    task, cache = task_of(config), cache_folder(Path(config.outputs))
     if config.data.name == "embedded":
         return _prepared(None, None, None, task, config.train.patch, cache)
     trains = config.network.name != BASELINE

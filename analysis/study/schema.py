@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from ablations.space.settings import LAST_SEED
 from ablations.storage.formats import MOST_DECIBELS, first_problem
 
 TEXT_COLUMNS = ("cell", "name", "state", "reason", "run_id", "method", "task", "git", "git_dirty", "provenance")
@@ -36,7 +37,6 @@ LONGEST_TEXT = 100_000
 
 MOST_SHOWN = 100  # how many characters of a value a message shows
 
-SEEDS = 2**63
 LARGEST_NUMBER = 1e15
 SAME_NUMBER = 1e-9  # the relative difference between two spellings of one number
 SAME_PSNR_DB = 1e-3  # a result has six digits, and the learning curve all
@@ -253,7 +253,7 @@ Check = Callable[[str], object]
 
 CHECKS: Mapping[str, Check] = {
     "cell": CELL.fullmatch,
-    "seed": lambda text: WHOLE_NUMBER.fullmatch(text) and int(text) < SEEDS,
+    "seed": lambda text: WHOLE_NUMBER.fullmatch(text) and int(text) <= LAST_SEED,
     "state": STATES.__contains__,
     "git_dirty": ("", "true", "false").__contains__,
     "provenance": lambda text: not doubt_about_provenance(text),

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ablations.command import refuse_long_numbers
-from ablations.config import SweeperConfig, check_bounds, explain, reading, register, schema, typed
+from ablations.config import SweeperConfig, check_bounds, explain, reading, refuse_long_numbers, register, schema, typed
 from ablations.planning.compose import texts_of
 from ablations.space.conditions import parse
 from ablations.space.designs import DESIGNS, rows_of

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -209,6 +210,15 @@ def mlflow_server(database: str, folder: Path) -> Iterator[MlflowServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def mlflow_server_on_a_file(migrated_database: Path, folder: Path) -> Iterator[MlflowServer]:
+    """A server that answers, on a new database in ``folder``."""
+    database = folder / "mlflow.db"
+    shutil.copyfile(migrated_database, database)
+    with mlflow_server(f"sqlite:///{database}", folder) as server:
+        yield server
 
 
 # --- what MLflow holds of a study -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ablations.storage.attempts import PROCESS_DIED, State, history_of, present_state
-from ablations.storage.files import read_json
+from ablations.storage.files import read_object
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
 from bbcu.files import write_atomically
@@ -359,7 +359,7 @@ def test_a_sweep_that_is_killed_while_its_clock_is_wrong_resumes_when_it_is_righ
 
 def of_tomorrow(folder: TrialFolder) -> None:
     """Leave what a process leaves that began before the clock was set back by a day."""
-    state, lease = read_json(folder.state_path), read_json(lease_path(folder))
+    state, lease = read_object(folder.state_path), read_object(lease_path(folder))
     assert state is not None
     assert lease is not None
     for attempt in state["attempts"]:
@@ -382,7 +382,7 @@ def of_another_machine(folder: TrialFolder) -> None:
 
 
 def rewrite(folder: TrialFolder, **changes: object) -> None:
-    lease = read_json(lease_path(folder))
+    lease = read_object(lease_path(folder))
     assert lease is not None
     write_atomically(lease_path(folder), json.dumps({**lease, **changes}))
 

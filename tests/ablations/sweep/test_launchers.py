@@ -5,7 +5,6 @@ import dataclasses
 import importlib.util
 import ipaddress
 import os
-import shutil
 import signal
 import tempfile
 import uuid
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.harness.passwords import leaks, with_login
-from tests.harness.servers import mlflow_server
+from tests.harness.servers import mlflow_server_on_a_file
 from tests.harness.support import REPOSITORY, Outcome, Workplace, ended, wait_until
 
 STUDY = ("bn=pre,post", "train.lr=0.01", "train.precision=fp32", "train.compile=false", "hydra.output_subdir=.hydra")
@@ -143,9 +142,7 @@ def sweep(
     request: pytest.FixtureRequest, migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sweep]:
     """The study by one of the launchers, recorded by a server with a password."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copyfile(migrated_database, folder / "mlflow.db")
-    with mlflow_server(f"sqlite:///{folder / 'mlflow.db'}", folder) as server:
+    with mlflow_server_on_a_file(migrated_database, tmp_path_factory.mktemp("server")) as server:
         workplace = Workplace.make(tmp_path_factory.mktemp("workplace"), with_login(server.uri))
         with swept(LAUNCHERS[request.param], workplace) as sweep:
             yield sweep

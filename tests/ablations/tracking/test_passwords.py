@@ -9,7 +9,7 @@ import pytest
 
 from ablations.__main__ import main
 from tests.harness.passwords import LOGIN, PASSWORD, USER, leaks, with_login
-from tests.harness.servers import MlflowServer, free_port, mlflow_server, postgresql
+from tests.harness.servers import MlflowServer, free_port, mlflow_server_on_a_file, postgresql
 from tests.harness.support import STUDY, Outcome, Workplace, call, with_launcher
 
 STORED_BY_HYDRA = "hydra.output_subdir=.hydra"
@@ -18,10 +18,7 @@ STORED_BY_HYDRA = "hydra.output_subdir=.hydra"
 @pytest.fixture(scope="module")
 def server(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """An MLflow server, which accepts any login."""
-    folder = tmp_path_factory.mktemp("server")
-    database = folder / "mlflow.db"
-    database.write_bytes(migrated_database.read_bytes())
-    with mlflow_server(f"sqlite:///{database}", folder) as started:
+    with mlflow_server_on_a_file(migrated_database, tmp_path_factory.mktemp("server")) as started:
         yield started
 
 

@@ -14,7 +14,7 @@ from tests.harness.servers import (
     MlflowServer,
     check_recorded,
     free_port,
-    mlflow_server,
+    mlflow_server_on_a_file,
     synchronise,
     warnings,
 )
@@ -26,10 +26,7 @@ from tests.harness.support import REPOSITORY, Workplace, wait_until
 @pytest.fixture(scope="module")
 def server(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """An MLflow server on a file; a test that stops it starts it again."""
-    folder = tmp_path_factory.mktemp("server")
-    database = folder / "mlflow.db"
-    database.write_bytes(migrated_database.read_bytes())
-    with mlflow_server(f"sqlite:///{database}", folder) as started:
+    with mlflow_server_on_a_file(migrated_database, tmp_path_factory.mktemp("server")) as started:
         yield started
 
 
