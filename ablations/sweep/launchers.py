@@ -191,7 +191,7 @@ class Workers:
         config = OmegaConf.select(master, "hydra.launcher")
         kind = KINDS.get(str(OmegaConf.select(config, "_target_")), LauncherKind())
         at_once = kind.at_once(config)
-        overrides = [f"session={session}", "progress=false"]
+        overrides = [f"session='{session}'", "progress=false"]  # in quotes: Hydra reads 193843137e02 as a number
         if at_once not in (None, 1) and base.threads == "auto":
             overrides.append(f"threads={max(1, cores() // at_once)}")
         level = "CRITICAL" if silent and at_once != 1 else "WARNING"

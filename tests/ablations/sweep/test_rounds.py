@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from ablations.config import Config
+from ablations.config import Config, register, typed
 from ablations.planning.plan import PlannedTrial
 from ablations.space.cells import Cell
 from ablations.storage import stopping
@@ -29,6 +30,7 @@ from ablations.trial.identity import Trial
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
 from tests.ablations.storage.helpers import FORK, put_lease, result
+from tests.harness.paths import REPOSITORY
 
 STUDY = "rounds"
 
@@ -378,7 +380,7 @@ CORES = len(os.sched_getaffinity(0))
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
 RAY = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
-OWN = ("session=s", "progress=false")
+OWN = ("session='s'", "progress=false")
 QUIET = "++hydra.job_logging.handlers.console.level=WARNING"
 
 
@@ -422,6 +424,14 @@ def test_threads_that_the_user_has_set_stay(tmp_path: Path) -> None:
     master = OmegaConf.create({"hydra": {"launcher": {"_target_": JOBLIB, "n_jobs": 8}}})
     found = Workers.of(Scripted(tmp_path, {}), master, Config(threads=3), "s")
     assert found.overrides == (*OWN, QUIET)
+
+
+@pytest.mark.parametrize("session", ["0123456789ab", "193843137e02", "019384313702"])
+def test_the_name_of_a_session_reaches_a_trial_as_text(tmp_path: Path, session: str) -> None:
+    found = Workers.of(Scripted(tmp_path, {}), OmegaConf.create({"hydra": {"launcher": {}}}), Config(), session)
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        assert typed(compose("config", list(found.overrides))).session == session
 
 
 def test_a_sweep_removes_its_own_markers_and_no_others(tmp_path: Path) -> None:
