@@ -15,7 +15,8 @@ import keyword
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bbcu.errors import ConfigError, first_line, shown, unknown
 from bbcu.model.specs import PARTS
@@ -29,6 +30,11 @@ ALIGN_PER_CHANNEL = 130 / 64
 
 SHOWN = 12
 """Characters of a cell's key that are shown to people."""
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; a truth value is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,21 @@ class Rule:
     becomes: Mapping[str, Level] | None = None
 
 
+class Phrase(NamedTuple):
+    """What a level adds to a network, in words; an empty ``noun`` means that the level is the absence of something.
+
+    ``replaced`` stands after "in place of", where another level of the factor has been named, and ``removed`` after
+    "without"; both are ``noun`` unless they are given.
+    """
+
+    noun: str
+    replaced: str = ""
+    removed: str = ""
+
+
+ABSENT = Phrase("")
+
+
 @dataclass(frozen=True)
 class Factor:
     """One component that can vary.
@@ -61,6 +82,9 @@ class Factor:
 
     ``unit`` is for a factor that a user declares: the dotted path of the subclass of ``bbcu.BinaryUnit`` that
     implements its levels. Cells at the reference keep the unit of the network.
+
+    ``phrases`` puts levels and members in words, for the rows of a report. A level without a phrase is called by its
+    own name after ``noun``, which is the factor's name unless it is given.
     """
 
     name: str
@@ -75,6 +99,8 @@ class Factor:
     otherwise: str = ""
     rules: tuple[Rule, ...] = ()
     unit: str = ""
+    noun: str = ""
+    phrases: Mapping[Level, Phrase] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or keyword.iskeyword(self.name):
@@ -83,6 +109,9 @@ class Factor:
             raise ConfigError(f"factor {self.name}: the reference {level_text(self.reference)} is not among its levels")
         if self.applies and not self.otherwise:
             raise ConfigError(f"factor {self.name}: `applies` needs `otherwise`, the reason shown for cells that merge")
+        for level in self.phrases:
+            if level not in (*self.levels, *self.members) and not (self.numeric and is_number(level)):
+                raise ConfigError(f"factor {self.name}: it has a phrase for {level_text(level)}, which is not a level")
 
 
 def subsets(members: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -119,6 +148,13 @@ _DECLARED: tuple[Factor, ...] = (
                 {"residual": True},
             ),
         ),
+        phrases={
+            True: Phrase("a residual around each convolution", replaced="one around each", removed="the residual"),
+            False: ABSENT,
+            "block": Phrase(
+                "a residual around each pair of convolutions", replaced="one around each pair", removed="the residual"
+            ),
+        },
     ),
     Factor(
         "bn",
@@ -132,6 +168,12 @@ _DECLARED: tuple[Factor, ...] = (
                 {"bn": "post"},
             ),
         ),
+        phrases={
+            "none": ABSENT,
+            "pre": Phrase("BatchNorm before the sign", replaced="one before the sign"),
+            "post": Phrase("BatchNorm after the convolution", replaced="one after the convolution"),
+            "out": Phrase("BatchNorm after the add", replaced="one after the add"),
+        },
     ),
     Factor(
         "act",
@@ -145,6 +187,11 @@ _DECLARED: tuple[Factor, ...] = (
                 {"act": "inside"},
             ),
         ),
+        phrases={
+            "inside": Phrase("activation before the add", replaced="before it", removed="activation"),
+            "after": Phrase("activation after the add", replaced="after it", removed="activation"),
+            "none": ABSENT,
+        },
     ),
     Factor(
         "act_fn",
@@ -159,6 +206,12 @@ _DECLARED: tuple[Factor, ...] = (
                 "hardtanh after the add cuts the stream to [-1, 1], and an alignment above 1 lives outside",
             ),
         ),
+        phrases={
+            "rprelu": Phrase("RPReLU"),
+            "prelu": Phrase("PReLU"),
+            "relu": Phrase("ReLU"),
+            "hardtanh": Phrase("Hardtanh"),
+        },
     ),
     Factor(
         "align",
@@ -167,6 +220,8 @@ _DECLARED: tuple[Factor, ...] = (
         "residual alignment k, 1 = off; auto = 130 * channels / 64 if bn=none, and 1 with a BatchNorm",
         numeric=True,
         of_unit=False,
+        noun="alignment",
+        phrases={1.0: ABSENT},
     ),
     Factor(
         "binarize",
@@ -176,6 +231,12 @@ _DECLARED: tuple[Factor, ...] = (
         members=PARTS,
         of_unit=False,
         rules=(Rule("network=dncnn and binarize contains up", "a DnCNN has no upsampling to binarise"),),
+        phrases={
+            "head": Phrase("a binary head"),
+            "body": Phrase("a binary body"),
+            "up": Phrase("binary upsampling"),
+            "tail": Phrase("a binary tail"),
+        },
     ),
     Factor(
         "threshold",
@@ -196,6 +257,7 @@ _DECLARED: tuple[Factor, ...] = (
             Rule("network=dncnn and binarize=[tail] and threshold=false and bn!=pre", _ALL_POSITIVE),
             Rule("binarize contains head and threshold=false and bn!=pre", _ALL_LIGHT),
         ),
+        phrases={True: Phrase("the threshold"), False: ABSENT},
     ),
     Factor(
         "surrogate",
@@ -203,8 +265,28 @@ _DECLARED: tuple[Factor, ...] = (
         "quadratic",
         "gradient of the sign",
         open=True,
+        phrases={
+            "quadratic": Phrase("the quadratic surrogate", replaced="the quadratic one"),
+            "clip": Phrase("the clip surrogate", replaced="the clip one"),
+            "identity": Phrase("the identity surrogate", replaced="the identity one"),
+            "ede": Phrase("the EDE surrogate", replaced="the EDE one"),
+            "ho": Phrase("the ho surrogate", replaced="the ho one"),
+        },
     ),
-    Factor("weight", ("l1", "l1mag", "plain", "irnet"), "l1", "weight binariser", open=True),
+    Factor(
+        "weight",
+        ("l1", "l1mag", "plain", "irnet"),
+        "l1",
+        "weight binariser",
+        open=True,
+        noun="weight binariser",
+        phrases={
+            "l1": Phrase("the l1 weight binariser", replaced="the l1 one"),
+            "l1mag": Phrase("the l1mag weight binariser", replaced="the l1mag one"),
+            "plain": Phrase("the plain weight binariser", replaced="the plain one"),
+            "irnet": Phrase("the IR-Net weight binariser", replaced="the IR-Net one"),
+        },
+    ),
 )
 
 FACTORS: dict[str, Factor] = {factor.name: factor for factor in _DECLARED}
@@ -308,11 +390,6 @@ def parse_level(name: str, value: object) -> Level:
     except (ValueError, RecursionError):
         text = shown(value)
     raise ConfigError(f"{name}={text}: {unknown('level', text, valid_levels(factor))}")
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a number; a truth value is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def valid_levels(factor: Factor) -> list[str]:
