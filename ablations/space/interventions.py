@@ -147,6 +147,9 @@ def comparisons(cells: Cells, reference: str, base: Mapping[str, str] = NOTHING)
     return _Search(cells, reference, base).comparisons()
 
 
+_Moved = tuple[tuple[int, str, str], ...]  # the place of a key, its level before and after
+
+
 class _Search:
     """The search for pairs. Cells are rows of levels in the order of ``keys``, None where a cell lacks the key."""
 
@@ -162,20 +165,14 @@ class _Search:
         self.place = {name: place for place, name in enumerate(cells)}
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        pairs: dict[Intervention, list[Pair]] = {}
-        rank: dict[Intervention, int] = {}
-        changes: dict[tuple[tuple[int, str | None, str | None], ...], Intervention] = {}
-        for (before, after), key in self.pairs().items():
-            ends = enumerate(zip(self.recorded[before], self.recorded[after], strict=True))
-            moved = tuple((place, one, other) for place, (one, other) in ends if one != other)
-            if moved not in changes:
-                changes[moved] = Intervention(
-                    tuple(Change(self.keys[place], one or "", other or "") for place, one, other in moved)
-                )
-            pairs.setdefault(changes[moved], []).append((before, after))
-            rank.setdefault(changes[moved], key)
-        found = [self.comparison(intervention, found) for intervention, found in pairs.items()]
-        return tuple(sorted(found, key=lambda each: self.order(each, rank[each.intervention])))
+        found: dict[_Moved, tuple[int, list[Pair]]] = {}
+        for pair, key in self.pairs().items():
+            found.setdefault(self.moved(*pair), (key, []))[1].append(pair)
+        ordered = sorted(
+            ((key, self.comparison(moved, pairs)) for moved, (key, pairs) in found.items()),
+            key=lambda each: self.order(*each),
+        )
+        return tuple(comparison for _, comparison in ordered)
 
     def pairs(self) -> dict[Pair, int]:
         """Every pair, with the place of the key that makes it one."""
@@ -197,24 +194,26 @@ class _Search:
         at_base = [name for name in group if self.asked[name][key] == self.bases[key]]
         others = [name for name in group if self.asked[name][key] != self.bases[key]]
         for before, after in itertools.product(at_base, others):
-            ends = zip(self.recorded[before], self.recorded[after], strict=True)
-            moved = [(one, other) for one, other in ends if one != other]
-            if moved and not any(None in levels for levels in moved):
+            if self.moved(before, after):
                 yield before, after
+
+    def moved(self, before: str, after: str) -> _Moved:
+        """The recorded levels that change; none if one of the cells lacks one of the keys."""
+        ends = enumerate(zip(self.recorded[before], self.recorded[after], strict=True))
+        moved = [(place, one, other) for place, (one, other) in ends if one != other]
+        complete = tuple((place, one, other) for place, one, other in moved if one is not None and other is not None)
+        return complete if len(complete) == len(moved) else ()
 
     def key_with_effect(self, cell: str) -> int | None:
         """The one recorded key that differs between a cell and the reference and has an effect in both of them."""
         ends = self.cells[cell].recorded_parts, self.cells[self.reference].recorded_parts
-        moved = [
-            place
-            for place, (one, other) in enumerate(zip(self.recorded[cell], self.recorded[self.reference], strict=True))
-            if one != other and all(applies(self.keys[place], end) for end in ends)
-        ]
-        return moved[0] if len(moved) == 1 else None
+        moved = self.moved(cell, self.reference)
+        found = [place for place, *_ in moved if all(applies(self.keys[place], end) for end in ends)]
+        return found[0] if len(found) == 1 else None
 
-    def comparison(self, intervention: Intervention, pairs: Iterable[Pair]) -> Comparison:
-        changed = {change.key for change in intervention.changes}
-        context = [place for place, key in enumerate(self.keys) if key not in changed]
+    def comparison(self, moved: _Moved, pairs: Iterable[Pair]) -> Comparison:
+        intervention = Intervention(tuple(Change(self.keys[place], one, other) for place, one, other in moved))
+        context = set(range(len(self.keys))).difference(place for place, *_ in moved)
         centre = self.recorded[self.reference]
 
         def distance(pair: Pair) -> tuple[bool, int, int, int]:
@@ -225,7 +224,7 @@ class _Search:
         ordered = tuple(sorted(pairs, key=distance))
         return Comparison(intervention, ordered, ordered[0] if self.reference in ordered[0] else None)
 
-    def order(self, comparison: Comparison, key: int) -> tuple[bool, int, int, int]:
+    def order(self, key: int, comparison: Comparison) -> tuple[bool, int, int, int]:
         level = self.asked[comparison.pairs[0][1]][key]
         appearance = next(place for place, row in enumerate(self.asked.values()) if row[key] == level)
         return comparison.at_reference is None, key, appearance, len(comparison.intervention.changes)
@@ -301,13 +300,13 @@ def quartets(first: Intervention, second: Intervention, cells: Cells) -> tuple[Q
         return ()
     found: list[Quartet] = []
     named = {cell.network: name for name, cell in cells.items()}
-    before = {(change.key, change.before) for change in (*first.changes, *second.changes)}
-    after = [{(change.key, change.after) for change in each.changes} for each in (first, second)]
-    gone = [{(change.key, change.before) for change in each.changes} for each in (first, second)]
+    gone, also_gone = ({(change.key, change.before) for change in each.changes} for each in (first, second))
+    came, also_came = ({(change.key, change.after) for change in each.changes} for each in (first, second))
     for name, cell in cells.items():
-        if before <= cell.network:
-            one, other = (named.get(cell.network - gone[n] | after[n]) for n in (0, 1))
-            both = named.get(cell.network - before | after[0] | after[1])
+        if gone | also_gone <= cell.network:
+            one = named.get(cell.network - gone | came)
+            other = named.get(cell.network - also_gone | also_came)
+            both = named.get(cell.network - gone - also_gone | came | also_came)
             if one is not None and other is not None and both is not None:
                 found.append((name, one, other, both))
     return tuple(found)
@@ -388,8 +387,8 @@ def phrase_of(key: str, level: str) -> Phrase:
         return ABSENT
     if key in COUNTED:
         return Phrase(f"{level} {COUNTED[key].removesuffix('s') if level == '1' else COUNTED[key]}", replaced=level)
-    if level in ("true", "false"):
-        return Phrase(f"{key}={level}", replaced=level)
+    if level.lower() in ("true", "false"):
+        return Phrase(f"{key}={level.lower()}", replaced=level.lower())
     name = level.rpartition(".")[2] if is_path(level) else level
     return Phrase(f"{noun_of(key)} {name}", replaced=name)
 

@@ -119,9 +119,9 @@ NAMES = [
         "network.unit=parts.ScaledUnit",
     ),
     (
-        intervention(**{"network.accumulate": ("false", "true")}),
+        intervention(**{"network.accumulate": ("False", "True")}),
         "network.accumulate=true in place of false",
-        "network.accumulate=true",
+        "network.accumulate=True",
     ),
     (
         intervention(bn=("none", "post"), threshold=("true", "false"), align=("65", "1")),
