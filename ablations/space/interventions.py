@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from ablations.space.conditions import Condition, keys_of, parse, value_of
 from ablations.space.factors import ABSENT, FACTORS, REFERENCE, Factor, Phrase, level_text
+from bbcu.model.specs import PARTS
 
 FULL, BINARY = "full", "binary"
 """The levels of a part."""
@@ -87,7 +88,11 @@ class Intervention:
     def in_words(self) -> str:
         """What appears in the network and what goes: "BatchNorm after the convolution in place of alignment 65"."""
         changes = sorted(self.changes, key=lambda change: member_of(change.key) is None)  # parts first
-        gone = _phrases({change.key: change.before for change in changes})
+        before = {change.key: change.before for change in changes}
+        if member_of(changes[0].key) and BINARY not in before.values():
+            # Nothing that a binary unit has is taken away where there was none.
+            before |= {f"binarize.{part}": FULL for part in PARTS}
+        gone = _phrases(before)
         appear = _phrases({change.key: change.after for change in changes})
         added = _listed([phrase.noun for phrase in appear])
         if appear and gone:
@@ -147,6 +152,7 @@ def comparisons(cells: Cells, reference: str, base: Mapping[str, str] = NOTHING)
     return _Search(cells, reference, base).comparisons()
 
 
+_Row = tuple[str | None, ...]
 _Moved = tuple[tuple[int, str, str], ...]  # the place of a key, its level before and after
 
 
@@ -182,11 +188,10 @@ class _Search:
                 for group in alike_but_for(key, rows):
                     for pair in self.pairs_of(group, key):
                         found.setdefault(frozenset(pair), (pair, key))
-        for cell in self.cells:
-            key_of_pair = self.key_with_effect(cell)
-            if key_of_pair is not None:
-                for pair in self.pairs_of([cell, self.reference], key_of_pair):
-                    found.setdefault(frozenset(pair), (pair, key_of_pair))
+            for cell in self.cells:
+                for key in self.only_key_with_effect(cell, rows):
+                    for pair in self.pairs_of([cell, self.reference], key):
+                        found.setdefault(frozenset(pair), (pair, key))
         return dict(found.values())
 
     def pairs_of(self, group: Sequence[str], key: int) -> Iterable[Pair]:
@@ -204,12 +209,15 @@ class _Search:
         complete = tuple((place, one, other) for place, one, other in moved if one is not None and other is not None)
         return complete if len(complete) == len(moved) else ()
 
-    def key_with_effect(self, cell: str) -> int | None:
-        """The one recorded key that differs between a cell and the reference and has an effect in both of them."""
+    def only_key_with_effect(self, cell: str, rows: Mapping[str, _Row]) -> list[int]:
+        """The key that alone differs between a cell and the reference and has an effect in both, if there is one."""
         ends = self.cells[cell].recorded_parts, self.cells[self.reference].recorded_parts
-        moved = self.moved(cell, self.reference)
-        found = [place for place, *_ in moved if all(applies(self.keys[place], end) for end in ends)]
-        return found[0] if len(found) == 1 else None
+        found = [
+            place
+            for place, key in enumerate(self.keys)
+            if rows[cell][place] != rows[self.reference][place] and all(applies(key, end) for end in ends)
+        ]
+        return found if len(found) == 1 else []
 
     def comparison(self, moved: _Moved, pairs: Iterable[Pair]) -> Comparison:
         intervention = Intervention(tuple(Change(self.keys[place], one, other) for place, one, other in moved))
@@ -230,9 +238,9 @@ class _Search:
         return comparison.at_reference is None, key, appearance, len(comparison.intervention.changes)
 
 
-def alike_but_for(key: int, rows: Mapping[str, tuple[str | None, ...]]) -> list[list[str]]:
+def alike_but_for(key: int, rows: Mapping[str, _Row]) -> list[list[str]]:
     """The groups of two or more cells whose rows agree everywhere but at one place."""
-    groups: dict[tuple[str | None, ...], list[str]] = {}
+    groups: dict[_Row, list[str]] = {}
     if len({row[key] for row in rows.values()}) > 1:
         for cell, row in rows.items():
             groups.setdefault(row[:key] + row[key + 1 :], []).append(cell)
@@ -349,11 +357,15 @@ def ordered_keys(levels: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
 
 
 def applies(key: str, levels: Mapping[str, str]) -> bool:
-    """Whether a factor has an effect beside these levels; it counts as having one if they do not decide that."""
-    text = FACTORS[key].applies if key in FACTORS else ""
-    names = keys_of(_condition(text, tuple(FACTORS))) if text else ()
+    """Whether a key has an effect beside these levels of factors and parts; it has one unless they decide otherwise."""
+    if key not in FACTORS:
+        return True
+    factor = FACTORS[key]
+    if factor.of_unit and all(levels.get(f"binarize.{part}") == FULL for part in PARTS):
+        return False
+    names = keys_of(_condition(factor.applies, tuple(FACTORS))) if factor.applies else ()
     known = tuple((name, levels[name]) for name in names if levels.get(name))
-    return len(known) < len(names) or not text or _holds(text, tuple(FACTORS), known)
+    return not names or len(known) < len(names) or _holds(factor.applies, tuple(FACTORS), known)
 
 
 @functools.cache

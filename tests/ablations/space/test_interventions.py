@@ -237,6 +237,13 @@ def test_a_part_goes_from_full_to_binary_at_the_reference_too() -> None:
     assert found.at_reference == ("binarize=[]", "bbcu")
 
 
+def test_a_network_without_binary_parts_has_nothing_of_a_binary_unit_to_lose() -> None:
+    """``threshold=false`` where nothing is binary is recorded as ``threshold=true``."""
+    (found,) = comparisons(study([{"threshold": False}, {"threshold": False, "binarize": []}]), "threshold=false")
+    assert found.intervention.in_words == "A binary body and alignment 65"
+    assert found.intervention.as_typed == "align=65 binarize +body threshold=false"
+
+
 def test_keys_that_are_no_factors_are_compared_like_factors() -> None:
     values = {"threshold": ["true", "false"], "train.lr": ["0.001", "0.01"], "network.unit": ["binary", "parts.Scaled"]}
     cells = trained(*combinations(values))
