@@ -88,8 +88,9 @@ class Intervention:
     def in_words(self) -> str:
         """What appears in the network and what goes: "BatchNorm after the convolution in place of alignment 65"."""
         changes = sorted(self.changes, key=lambda change: member_of(change.key) is None)  # parts first
+        has_part = any(member_of(change.key) for change in changes)
         before = {change.key: change.before for change in changes}
-        if member_of(changes[0].key) and BINARY not in before.values():
+        if has_part and BINARY not in before.values():
             # Nothing that a binary unit has is taken away where there was none.
             before |= {f"binarize.{part}": FULL for part in PARTS}
         gone = _phrases(before)
@@ -99,7 +100,7 @@ class Intervention:
             alone = len(self.changes) == 1
             text = f"{added} in place of {_listed([(alone and phrase.replaced) or phrase.noun for phrase in gone])}"
         elif appear:
-            text = added if member_of(changes[0].key) else f"{added} added"
+            text = added if has_part else f"{added} added"
         elif gone:
             text = f"without {_listed([phrase.removed or phrase.noun for phrase in gone])}"
         else:

@@ -354,6 +354,17 @@ def test_the_steps_of_a_chain_are_compared_in_turn() -> None:
     assert [each.at_reference for each in found] == [None, None, ("act=after", "bbcu")]
 
 
+def test_cells_that_record_the_same_levels_show_no_intervention() -> None:
+    found = between("0", "1", trained({"bn": "post"}, {"bn": "post"}))
+    assert (found.intervention.changes, found.intervention.in_words) == ((), "")
+
+
+def test_a_key_that_only_one_cell_has_appears_or_goes() -> None:
+    cells = trained({"channels": "32"}, {"channels": "32", "train.steps": "500"})
+    assert between("0", "1", cells).intervention.in_words == "500 steps added"
+    assert between("1", "0", cells).intervention.as_typed == "train.steps=null"
+
+
 def test_the_last_of_a_chain_is_compared_with_the_first() -> None:
     cells = study(CHAIN)
     found = between(next(iter(cells)), "bbcu", cells, "bbcu")
