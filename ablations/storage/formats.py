@@ -204,6 +204,7 @@ class Plan(Format):
     """``plan.json``: the trials that a study has asked for."""
 
     study: str = ""
+    pairing: bool = False
     design: dict[str, Any] = {}
     reference: Levels = {}
     trials: list[PlannedTrial]

@@ -27,8 +27,9 @@ from ablations.storage.folder import Identity
 from ablations.storage.formats import first_problem
 from analysis.report.pictures import KINDS, LARGEST_PICTURE, SHOWN_PER_SET, is_shown_name, sample_folders_in
 from analysis.report.unpacking import LARGEST_MEMBER, members
+from analysis.study.data_names import DataNames, TestNames, TrainName
 from analysis.study.loading import SAMPLES, Fetch, LeftOut, StudyResults, believed_record, existing_file
-from analysis.study.schema import MOST_TRIALS, Checked, Name, Text, contradiction, read_trials, rows_of
+from analysis.study.schema import MOST_TRIALS, Checked, Design, Key, Name, Text, contradiction, read_trials, rows_of
 from bbcu.errors import BbcuError, ConfigError, first_line
 from bbcu.files import read_bytes, replacing
 
@@ -93,6 +94,9 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
         "factors": list(results.factors),
         "reference": dict(results.reference),
         "left_out": [dataclasses.asdict(row) for row in results.left_out],
+        "pairing": results.pairing,
+        "design": dict(results.design),
+        "data_names": {data: dataclasses.asdict(names) for data, names in results.data_names.items()},
     }
     yield "study.json", as_json(known)
     yield "trials.csv", results.trials.to_csv(index=False, lineterminator="\n").encode()
@@ -174,8 +178,17 @@ class LeftOutRow(Checked):
     same_as: Text | None
 
 
+class DataNamesRow(Checked):
+    """A row of ``data_names`` in ``study.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: TrainName
+    test: TestNames
+
+
 class Known(Checked):
-    """``study.json``: what the report knew of the study besides its trials."""
+    """``study.json``: what the report knew of the study besides its trials; earlier reports lack the last three."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -184,6 +197,9 @@ class Known(Checked):
     factors: Annotated[list[Name], Field(max_length=MOST_FACTORS)]
     reference: dict[Name, Text]
     left_out: Annotated[list[LeftOutRow], Field(max_length=MOST_TRIALS)]
+    pairing: bool = False
+    design: Design = Design()
+    data_names: dict[Key, DataNamesRow] = Field({}, max_length=MOST_TRIALS)
 
 
 PLACES = TypeAdapter(Annotated[dict[str, str], Field(max_length=MOST_PLACES)])
@@ -247,6 +263,9 @@ def restored(root: Path) -> Archive:
         factors=tuple(known.factors),
         reference=known.reference,
         files={identity: functools.partial(existing_file, root / str(number)) for number, identity in finished.items()},
+        pairing=known.pairing,
+        design=known.design.model_dump(exclude_unset=True),
+        data_names={data: DataNames(row.train, tuple(row.test)) for data, row in known.data_names.items()},
     )
     return Archive(results, known.margin_db)
 

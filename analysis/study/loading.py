@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -24,7 +25,9 @@ from ablations.storage.folder import Identity, TrialFolder, trial_folders
 from ablations.storage.plans import read_plan
 from ablations.tracking.client import RecordedRun, recorded_runs, run_file
 from ablations.tracking.runs import facts_of, final_metrics
+from analysis.study.data_names import DataNames, read_data_names
 from analysis.study.schema import (
+    CELL,
     LARGEST_NUMBER,
     LONGEST_NAME,
     MOST_SHOWN,
@@ -32,6 +35,7 @@ from analysis.study.schema import (
     SAME_PSNR_DB,
     TEXT_COLUMNS,
     doubt_about,
+    read_design,
     read_record,
     scored_sets,
 )
@@ -47,6 +51,9 @@ LARGEST_CURVE = LARGEST_RECORD = 16 * 2**20
 """The most bytes of a learning curve and of a ``result.json``; those of a million steps have a tenth of that."""
 
 MOST_STEPS = 10**12
+
+MOST_CONFIGS = 10
+"""How many trials are asked for the names of their data; if the config of one is damaged, the next one has them too."""
 
 LONGEST_FILE_NAME = 255  # bytes, on nearly every file system
 
@@ -80,6 +87,8 @@ class StudyResults:
     ``trials`` has one row per trial, finished or not, planned ones first and in the order of the plan, with columns:
 
     - ``seed``: whole number; ``cell``: its SHA-256; ``name``: the cell's name; ``run_id``: empty if not in MLflow;
+    - ``planned``: whether a sweep planned it, true or false as text; in a study without a plan, every trial counts as
+      planned;
     - ``state``: finished, failed, interrupted, pruned, running or missing; ``reason``: why it is not finished;
     - ``method``, ``task``, ``git``, ``git_dirty``: text; ``provenance``: JSON; empty if unknown;
     - ``factor/<name>``: the level that the cell records, as text; ``level/<name>``: the level as the user gave it,
@@ -88,6 +97,9 @@ class StudyResults:
     - ``metric/<name>``: a number or NaN, such as ``metric/Set5/psnr_db`` (dB), ``metric/baseline/Set5/ssim``,
       ``metric/cost/ops_g`` (10^9 multiply-adds), ``metric/cost/params_k`` (thousands), ``metric/timing/train_s``.
 
+    ``pairing`` says that the study compares its cells seed by seed, as it was planned before it trained. ``design`` is
+    that of its last sweep, with the keys ``name``, ``options``, ``exclude`` and ``notes``; empty if it is not known.
+    ``data_names`` has what a person calls the data, by their fingerprint (``setting/data``), where it is known.
     ``files`` opens the files of every finished trial by name. One that is damaged is left out and can be asked for.
     """
 
@@ -97,6 +109,9 @@ class StudyResults:
     factors: tuple[str, ...]
     reference: Mapping[str, str]
     files: Mapping[Identity, Fetch]
+    pairing: bool
+    design: Mapping[str, Any]
+    data_names: Mapping[str, DataNames]
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -184,16 +199,16 @@ def study_results(
             continue
         if row["state"] == "finished" and (doubt := doubt_about(row)):
             row = without_result(row, doubt)
-        row |= {"cell": identity[0], "seed": identity[1]}
+        is_planned = identity in planned or not planned
+        row |= {"cell": identity[0], "seed": identity[1], "planned": level_text(is_planned)}
         reason = row.get("reason") or NO_REASON.get(row["state"], "no reason was recorded")
         row["reason"] = "" if row["state"] == "finished" else reason
         rows.append(row)
-        if row["state"] != "finished":
-            continue
-        if found.get("state") == "finished" and folder is not None:
-            files[identity] = functools.partial(existing_file, folder.path)
-        elif run is not None:
-            files[identity] = functools.partial(run_file, tracking_uri, run)
+        if row["state"] == "finished":
+            if found.get("state") == "finished" and folder is not None:
+                files[identity] = functools.partial(existing_file, folder.path)
+            elif run is not None:
+                files[identity] = functools.partial(run_file, tracking_uri, run)
     if not rows:
         raise ConfigError(f"study {study!r} has no trial yet: there is no result, no plan and no run of it")
     return StudyResults(
@@ -203,7 +218,26 @@ def study_results(
         factors=factor_names(rows),
         reference=reference_levels(rows),
         files=files,
+        pairing=plan.get("pairing", False),
+        design=read_design(plan.get("design", {})),
+        data_names=names_of_data(rows, files),
     )
+
+
+def names_of_data(rows: Iterable[Mapping[str, Any]], files: Mapping[Identity, Fetch]) -> dict[str, DataNames]:
+    """Name the data of finished trials by their fingerprint; each data set by the first trials that have it."""
+    names: dict[str, DataNames] = {}
+    tried: Counter[str] = Counter()
+    for row in rows:
+        data, fetch = row.get("setting/data", ""), files.get((row["cell"], row["seed"]))
+        if fetch is None or data in names or not CELL.fullmatch(data) or tried[data] >= MOST_CONFIGS:
+            continue
+        tried[data] += 1
+        path = fetch("config.yaml")
+        found = None if path is None else read_data_names(path, trains="setting/train.steps" in row)
+        if found is not None:
+            names[data] = found
+    return names
 
 
 def without_result(row: Mapping[str, Any], doubt: str) -> dict[str, Any]:

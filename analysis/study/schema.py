@@ -17,8 +17,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from ablations.space.settings import LAST_SEED
 from ablations.storage.formats import MOST_DECIBELS, first_problem
 
-TEXT_COLUMNS = ("cell", "name", "state", "reason", "run_id", "method", "task", "git", "git_dirty", "provenance")
+TEXT_COLUMNS = (
+    *("cell", "name", "planned", "state", "reason", "run_id", "method", "task"),
+    *("git", "git_dirty", "provenance"),
+)
 """The columns of the trials that every row has, besides the whole number ``seed``."""
+
+LATER_COLUMNS = {"planned": "true"}
+"""The columns that earlier archives lack, and what they stand for there."""
 
 GROUPS = ("factor/", "level/", "setting/", "metric/")
 """How the other columns of the trials begin."""
@@ -52,10 +58,18 @@ def _shown(text: str) -> str:
     return text
 
 
+def _without_folder(text: str) -> str:
+    if "/" in text:
+        raise ValueError("is a path")
+    return text
+
+
 Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT), AfterValidator(_shown)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME), AfterValidator(_shown)]
+BaseName = Annotated[Name, AfterValidator(_without_folder)]
 Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
 Psnr = Annotated[float, Field(ge=0, le=MOST_DECIBELS)]
+Key = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
 WholeNumber = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 AnyText = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
 """Text that may have control characters, since a report escapes them."""
@@ -123,6 +137,30 @@ class Provenance(Checked):
     __pydantic_extra__: dict[str, Scalar | list[Scalar] | dict[AnyText, Scalar]]
 
     packages: dict[AnyText, AnyText] = {}
+
+
+Value = Text | bool | WholeNumber | Number | None
+Values = Value | list[Value]
+
+
+class Design(Checked):
+    """The design of a sweep, as ``plan.json`` records it; every key may be missing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = ""
+    options: Annotated[dict[Name, Values | list[Values] | dict[Name, Values]], Field(max_length=MOST_COLUMNS)] = {}
+    exclude: Annotated[list[Text], Field(max_length=MOST_TRIALS)] = []
+    notes: Annotated[list[Text], Field(max_length=MOST_TRIALS)] = []
+
+
+def read_design(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a plan's design; empty if it cannot be believed."""
+    known = {name: content[name] for name in Design.model_fields if name in content}
+    try:
+        return Design.model_validate(known).model_dump(exclude_unset=True)
+    except ValidationError:
+        return {}
 
 
 def read_record(content: bytes) -> dict[str, Any]:
@@ -220,6 +258,9 @@ def read_trials(content: bytes, factors: Sequence[str]) -> pd.DataFrame:
     metrics = [name for name in header if name.startswith("metric/")]
     trials[metrics] = trials[metrics].replace("", "nan").astype("float64")
     trials = trials.astype({"seed": "int64"})
+    for name, text in LATER_COLUMNS.items():
+        if name not in trials:
+            trials[name] = pd.Series(text, index=trials.index, dtype="str")
     _check_agreement(trials)
     return trials
 
@@ -230,7 +271,7 @@ def rows_of(trials: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _check_header(header: Sequence[str], factors: Sequence[str]) -> None:
     wanted = [*TEXT_COLUMNS, "seed", *(f"{group}/{name}" for name in factors for group in ("factor", "level"))]
-    missing = [name for name in wanted if name not in header]
+    missing = [name for name in wanted if name not in header and name not in LATER_COLUMNS]
     if missing:
         raise ValueError(f"the column {missing[0]} is missing")
     known = {*TEXT_COLUMNS, "seed"}
@@ -254,6 +295,7 @@ Check = Callable[[str], object]
 CHECKS: Mapping[str, Check] = {
     "cell": CELL.fullmatch,
     "seed": lambda text: WHOLE_NUMBER.fullmatch(text) and int(text) <= LAST_SEED,
+    "planned": ("true", "false").__contains__,
     "state": STATES.__contains__,
     "git_dirty": ("", "true", "false").__contains__,
     "provenance": lambda text: not doubt_about_provenance(text),

@@ -75,7 +75,8 @@ def trial(seed: int = 0, psnr_db: float = 30.0, steps: int = 20, **levels: Any) 
     return Trial({**REFERENCE, **levels}, seed, {"Set5": psnr_db}, steps)
 
 
-def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = (), **others: Any) -> dict[str, Any]:
+    """A plan of these trials; ``others`` are its keys beside the rows, such as ``pairing`` and ``design``."""
     rows = [
         {
             **{"cell": t.cell, "seed": t.seed, "name": t.name, "method": t.method},
@@ -83,7 +84,7 @@ def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = ())
         }
         for t in trials
     ]
-    return {"trials": rows, "left_out": list(left_out)}
+    return {**others, "trials": rows, "left_out": list(left_out)}
 
 
 def result_of(trial: Trial) -> dict[str, Any]:
@@ -155,12 +156,17 @@ def write_folder(
     planned: Sequence[Trial] = (),
     left_out: Sequence[Mapping[str, Any]] = (),
     samples: bool = False,
+    unplanned: Sequence[Trial] = (),
+    **plan: Any,
 ) -> None:
-    """Write the folder of a study as finished trials leave it; ``planned`` are those that were not run."""
-    write_plan(outputs, "components", plan_of([*finished, *planned], left_out))
-    for each in finished:
+    """Write the folder of a study as finished trials leave it; ``planned`` are those that were not run.
+
+    ``unplanned`` have finished without a sweep, and ``plan`` has other keys of the plan.
+    """
+    write_plan(outputs, "components", plan_of([*finished, *planned], left_out, **plan))
+    for each in (*finished, *unplanned):
         folder = TrialFolder(outputs, "components", each.cell, each.seed)
-        folder.path.mkdir(parents=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_curve(curve_of(each))
         if samples:
             write_samples(folder.samples, each)

@@ -7,6 +7,7 @@ import pytest
 
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from ablations.storage.folder import TrialFolder
+from ablations.storage.plans import plan_path, write_plan
 from ablations.tracking.client import prepare_tracking
 from analysis.study.loading import load, load_folder
 from bbcu.errors import ConfigError
@@ -15,6 +16,7 @@ from tests.harness.studies import (
     Trial,
     curve_of,
     loaded,
+    plan_of,
     read_back,
     result_of,
     start,
@@ -108,6 +110,65 @@ def test_a_trial_that_neither_runs_nor_has_a_result_was_interrupted(tmp_path: Pa
     row = load_folder(tmp_path / "components").trials.iloc[1]
     assert row["state"] == "interrupted"
     assert reason in row["reason"]
+
+
+# ---- what a sweep has recorded for its report ------------------------------------------------------------------------
+
+
+def test_a_single_run_beside_a_sweep_is_not_planned(tmp_path: Path) -> None:
+    results = read_back(tmp_path, [trial(0)], planned=[trial(1)], unplanned=[trial(0, bn="post")])
+    assert dict(zip(results.trials["factor/bn"], results.trials["planned"], strict=True)) == {
+        "none": "true",
+        "post": "false",
+    }
+    assert list(results.trials["planned"]) == ["true", "true", "false"]
+
+
+def test_a_run_that_a_later_sweep_plans_too_is_planned(tmp_path: Path) -> None:
+    write_folder(tmp_path, [], planned=[trial(1)], unplanned=[trial(0)])
+    write_plan(tmp_path, "components", plan_of([trial(0)]))
+    assert list(load_folder(tmp_path / "components").trials["planned"]) == ["true", "true"]
+
+
+def test_the_trials_of_every_sweep_of_a_study_are_planned(tmp_path: Path) -> None:
+    write_folder(tmp_path, [trial(0)])
+    write_plan(tmp_path, "components", plan_of([trial(0, bn="post")]))
+    assert list(load_folder(tmp_path / "components").trials["planned"]) == ["true", "true"]
+
+
+def test_in_a_study_without_a_plan_every_trial_counts_as_planned(tmp_path: Path) -> None:
+    write_folder(tmp_path, [trial(0), trial(1)])
+    plan_path(tmp_path, "components").unlink()
+    assert list(load_folder(tmp_path / "components").trials["planned"]) == ["true", "true"]
+
+
+DESIGN = {"name": "chain", "options": {"steps": [["act=after", "align=1"], ["bn=post"]]}, "exclude": [], "notes": []}
+
+
+def test_pairing_and_design_are_those_of_the_plan(tmp_path: Path) -> None:
+    results = read_back(tmp_path, [trial()], pairing=True, design=DESIGN)
+    assert (results.pairing, results.design) == (True, DESIGN)
+
+
+def test_a_plan_of_an_earlier_version_has_neither_pairing_nor_design(tmp_path: Path) -> None:
+    results = read_back(tmp_path, [trial()])
+    assert (results.pairing, results.design) == (False, {})
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        pytest.param({**DESIGN, "name": 5}, id="a name that is a number"),
+        pytest.param({**DESIGN, "notes": ["\x1b[2J"]}, id="control characters"),
+        pytest.param({**DESIGN, "options": {"steps": [[[["deep"]]]]}}, id="nested"),
+    ],
+)
+def test_a_design_that_no_sweep_records_is_unknown(tmp_path: Path, design: dict[str, object]) -> None:
+    assert read_back(tmp_path, [trial()], design=design).design == {}
+
+
+def test_of_a_design_of_a_later_version_the_known_keys_are_read(tmp_path: Path) -> None:
+    assert read_back(tmp_path, [trial()], design={**DESIGN, "colour": "red"}).design == DESIGN
 
 
 class TestMLflow:
