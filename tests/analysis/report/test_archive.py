@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ from analysis.report.page import compose
 from analysis.report.pictures import MOST_PIXELS, strips
 from analysis.report.unpacking import LARGEST_MEMBER
 from analysis.statistics.estimates import MARGIN_DB
+from analysis.study.data_names import DataNames
 from analysis.study.loading import StudyResults
 from analysis.study.settings import split_by_setting
 from bbcu.errors import BbcuError, ConfigError
@@ -39,6 +41,11 @@ Members = dict[str, bytes]
 Change = Callable[[Members], object]
 
 LEFT_OUT = {"levels": {"residual": True, "bn": "out"}, "setting": {"train": {"steps": 20}}, "reason": "why"}
+
+DESIGN = {"name": "chain", "options": {"steps": [["bn=post"], ["act=none"]]}, "exclude": ["bn=out"], "notes": ["why"]}
+
+DATA = full_trial(0).setting["data"]
+"""The fingerprint of the data of the study."""
 
 PLANTED = str(Path(tempfile.gettempdir()).resolve() / f"planted-{os.getpid()}")
 """A path that an archive names, and that does not exist."""
@@ -52,7 +59,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Members:
     """The files of the archive of a small study with curves, probes, scores by picture and sample pictures."""
     place = tmp_path_factory.mktemp("original")
     trials = [full_trial(seed, residual=residual) for seed in (0, 1) for residual in (True, False)]
-    results = read_back(place / "outputs", trials, left_out=[LEFT_OUT], samples=True)
+    plan = {"pairing": True, "design": DESIGN, "left_out": [LEFT_OUT]}
+    results = read_back(place / "outputs", trials, samples=True, unplanned=[full_trial(2)], **plan)
+    results = dataclasses.replace(results, data_names={DATA: DataNames("BSDS400", ("Set5",))})
     recorded, asked = recording(results)
     read_all(recorded, recorded)
     with zipfile.ZipFile(write_archive(results, asked, MARGIN_DB, place)) as file:
@@ -189,6 +198,38 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
         in_json("study.json", lambda known: known["left_out"][0].pop("reason")),
         "left_out.0.reason: Field required",
     ),
+    "pairing that is a text": (in_json("study.json", lambda known: known.update(pairing="yes")), "pairing: Input"),
+    "a design that is a list": (in_json("study.json", lambda known: known.update(design=[])), "design: Input"),
+    "a design with an unknown key": (
+        in_json("study.json", lambda known: known["design"].update(colour="red")),
+        "design.colour: Extra",
+    ),
+    "a design with a long name": (
+        in_json("study.json", lambda known: known["design"].update(name="x" * 300)),
+        "design.name: String",
+    ),
+    "a note with control characters": (
+        in_json("study.json", lambda known: known["design"].update(notes=["\x1b[2J"])),
+        "design.notes.0: Value error, has control characters",
+    ),
+    "data without a fingerprint": (
+        in_json("study.json", lambda known: known["data_names"].update(photographs={"train": "", "test": []})),
+        "data_names.photographs.[key]: String",
+    ),
+    "the path of the training data": (
+        in_json("study.json", lambda known: known["data_names"][DATA].update(train="/home/somebody/data")),
+        "is a path",
+    ),
+    "a test set that is a path": (
+        in_json("study.json", lambda known: known["data_names"][DATA].update(test=["Set5", "../x"])),
+        "test.1: Value error, is a path",
+    ),
+    "test sets that are a text": (
+        in_json("study.json", lambda known: known["data_names"][DATA].update(test="Set5")),
+        "test: Input should be a valid array",
+    ),
+    "neither planned nor not": (in_table("planned", "perhaps"), "column planned: 'perhaps'"),
+    "planned in other words": (in_table("planned", "True"), "column planned: 'True'"),
     "an empty table": (whole("trials.csv", b""), "trials.csv: the column cell is missing"),
     "a table of bytes": (whole("trials.csv", bytes(range(256))), "trials.csv: "),
     "an open quote": (whole("trials.csv", b'cell,"'), "trials.csv: "),
@@ -216,11 +257,11 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
     "a negative seed": (in_table("seed", "-1"), "column seed: '-1'"),
     "a fraction as the seed": (in_table("seed", "0.5"), "column seed: '0.5'"),
     "an unknown state": (in_table("state", "perfect"), "column state: 'perfect'"),
-    "a trial that is there twice": (doubled, "row 5: the cell and seed of another row"),
+    "a trial that is there twice": (doubled, "row 6: the cell and seed of another row"),
     "a cell in two forms": (in_table("factor/bn", "post"), "with other levels or another setting"),
     "a row of another length": (
         lambda members: members.update({"trials.csv": members["trials.csv"] + b"a,b\n"}),
-        "row 5 has 2 cells",
+        "row 6 has 2 cells",
     ),
     "provenance that is a list": (in_table("provenance", "[]"), "column provenance"),
     "deep provenance": (in_table("provenance", "[" * 90_000), "column provenance"),
@@ -244,8 +285,29 @@ def test_an_archive_that_no_report_writes_is_one_line(
 
 def test_the_archive_that_these_cases_change_is_a_study(original: Members, tmp_path: Path, elsewhere: Path) -> None:
     with opened(packed(original, tmp_path / ARCHIVE)) as archive:
-        assert list(archive.results.trials["state"]) == ["finished"] * 4
+        assert list(archive.results.trials["state"]) == ["finished"] * 5
     assert list(elsewhere.iterdir()) == []
+
+
+def test_what_the_plan_says_survives(original: Members, tmp_path: Path) -> None:
+    with opened(packed(original, tmp_path / ARCHIVE)) as archive:
+        results = archive.results
+        assert (results.pairing, results.design) == (True, DESIGN)
+        assert results.data_names == {DATA: DataNames("BSDS400", ("Set5",))}
+        assert list(results.trials["planned"]) == ["true"] * 4 + ["false"]
+
+
+def test_an_archive_of_an_earlier_version_opens_and_all_its_trials_are_planned(
+    original: Members, tmp_path: Path
+) -> None:
+    members = dict(original)
+    in_table("planned", None)(members)
+    in_json("study.json", lambda known: [known.pop(key) for key in ("pairing", "design", "data_names")])(members)
+    with opened(packed(members, tmp_path / ARCHIVE)) as archive:
+        results = archive.results
+        assert (results.pairing, results.design, results.data_names) == (False, {}, {})
+        assert list(results.trials["planned"]) == ["true"] * 5
+        assert str(results.trials["planned"].dtype) == "str"
 
 
 @pytest.mark.parametrize(
