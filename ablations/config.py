@@ -135,9 +135,13 @@ class TrainConfig:
 
 @dataclass
 class StudyConfig:
-    """The study that the trials belong to: a folder under ``outputs`` and an experiment in MLflow."""
+    """The study that the trials belong to: a folder under ``outputs`` and an experiment in MLflow.
+
+    ``pairing`` says that its report compares cells seed by seed. It is part of no cell, and the first sweep fixes it.
+    """
 
     name: str = MISSING
+    pairing: bool = False
 
 
 @dataclass

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -18,17 +19,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from ablations.config import Config, SweeperConfig, reading, typed
+from ablations.config import Config, StudyConfig, SweeperConfig, reading, typed
 from ablations.planning.outline import Outline, RowDefaults, outline, split
 from ablations.space.conditions import Value, value_of
 from ablations.space.factors import FACTORS
 from ablations.space.rows import MAX_ROWS, Row
+from ablations.storage.plans import refuse_other_pairing
 from ablations.trial.data import data_of
 from ablations.trial.identity import backbone_of, check_runnable, setting_of
 from bbcu.errors import ConfigError, shown
 
-NOT_IN_A_CELL = {"outputs", "tracking", "device", "threads", "progress", "evaluation.tile", "on_change", "session"}
-"""The keys that say where and how to run, and are never part of a cell."""
+NOT_IN_A_CELL = {
+    *("outputs", "tracking", "device", "threads", "progress", "evaluation.tile", "on_change", "session"),
+    "study.pairing",
+}
+"""The keys that say where and how to run, or how the results are compared, and are never part of a cell."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,13 @@ class FactorInterpolated(Exception):
 class Composer:
     """Composes the configs of a sweep's rows; ``derives`` is false if every row must be composed by Hydra itself.
 
-    ``study`` is the name of the study, once a row has been composed.
+    ``study`` is the study of all rows; its name is empty until a row has been composed.
     """
 
     def __init__(self, master: DictConfig, config_loader: ConfigLoader) -> None:
         self.master, self.config_loader = master, config_loader
         self.derives = True
-        self.study = ""
+        self.study = StudyConfig(name="")
         self._shared: dict[Row, SharedConfig] = {}
 
     def outline(self, rows: Sequence[Row], exclude: Sequence[str]) -> Outline:
@@ -68,7 +73,8 @@ class Composer:
     def defaults_of(self, texts: Mapping[str, str]) -> RowDefaults:
         """Compose the config that rows with these texts share, and check all that does not depend on factors.
 
-        Raises BbcuError for a config that cannot run, for data that cannot be read, and for a second study.
+        Raises BbcuError for a config that cannot run, for data that cannot be read, for a second study, and for another
+        ``study.pairing`` than the study was planned with.
         """
         row = tuple(f"{key}={text}" for key, text in texts.items())
         composed = self.compose(row)
@@ -76,11 +82,15 @@ class Composer:
             raise FactorInterpolated
         config = typed(composed)
         check_runnable(config)
-        if self.study not in ("", config.study.name):
+        if self.study.name not in ("", config.study.name):
             raise ConfigError(
-                f"study.name: one sweep belongs to one study, not to {self.study} and {config.study.name}"
+                f"study.name: one sweep belongs to one study, not to {self.study.name} and {config.study.name}"
             )
-        self.study = config.study.name
+        if not self.study.name:
+            refuse_other_pairing(Path(config.outputs), config.study.name, config.study.pairing)
+        elif self.study.pairing != config.study.pairing:
+            raise ConfigError("study.pairing: one study compares its cells in one way; give it one value")
+        self.study = config.study
         setting = setting_of(config, data_of(config).fingerprint)
         of_network = {key: value for key, value in setting.items() if key not in ("train", "data", "evaluation")}
         self._shared[row] = SharedConfig(config, setting, json.dumps(of_network, sort_keys=True))

@@ -18,6 +18,7 @@ from ablations.space.factors import FACTORS, SHOWN, level_text
 from ablations.space.rows import MAX_ROWS, Row
 from ablations.space.settings import LAST_SEED
 from ablations.storage.folder import Identity, TrialFolder
+from ablations.storage.plans import refuse_other_pairing
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
 from bbcu.errors import ConfigError
 from bbcu.passwords import masked
@@ -51,9 +52,13 @@ class LeftOut:
 
 @dataclass
 class Plan:
-    """Every trial of a sweep, what is left out, and the design; ``unused_conditions`` left out nothing."""
+    """Every trial of a sweep, what is left out, and the design; ``unused_conditions`` left out nothing.
+
+    ``pairing`` says that the study compares its cells seed by seed.
+    """
 
     study: str
+    pairing: bool
     design: Mapping[str, Any]
     trials: list[PlannedTrial] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -79,7 +84,8 @@ def make_plan(
         raise ConfigError(f"no cell of this sweep can be trained: {reasons}")
     check_networks(cells.values())
     return Plan(
-        study=composer.study,
+        study=composer.study.name,
+        pairing=composer.study.pairing,
         design=design_record(options, listing),
         trials=trials_of(cells, options.replicates),
         left_out=[left_out_of(row, composer, cells) for row in found.left_out],
@@ -102,6 +108,7 @@ class RowPlanner:
         """The config of the first row, which says where and how the sweep runs."""
         config = typed(self._composer.compose([f"{key}={values[0]}" for key, values in self.swept.items()]))
         check_runnable(config)
+        refuse_other_pairing(Path(config.outputs), config.study.name, config.study.pairing)
         return config
 
     def plan(self, row: Row) -> Plan:
@@ -113,7 +120,8 @@ class RowPlanner:
         check_networks(new)
         self._checked |= {cell.structure for cell in new}
         return Plan(
-            study=self._composer.study,
+            study=self._composer.study.name,
+            pairing=self._composer.study.pairing,
             design=design_record(self.options, listing),
             trials=trials_of(cells, self.options.replicates),
             left_out=[left_out_of(row, self._composer, cells) for row in found.left_out],
@@ -205,6 +213,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     """The plan as ``plan.json`` holds it."""
     return {
         "study": plan.study,
+        "pairing": plan.pairing,
         "design": plan.design,
         "reference": plan.trials[0].trial.facts()["reference"],
         "trials": [entry.trial.facts() for entry in plan.trials],

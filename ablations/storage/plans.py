@@ -1,5 +1,6 @@
 """The plan of a study on disk: every trial that was requested, and the combinations that were left out."""
 
+import contextlib
 import json
 import logging
 import time
@@ -13,7 +14,7 @@ from ablations.space.factors import level_text
 from ablations.space.settings import distinguishing_keys, flatten
 from ablations.storage.files import DamagedFile, read_sealed, write_sealed
 from ablations.storage.folder import Identity, study_folder
-from bbcu.errors import BbcuError
+from bbcu.errors import BbcuError, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,29 @@ REQUESTED = ("levels", "setting")
 ADVICE = "which trials are missing is not known; restore it, or run the study again, which begins a new plan"
 
 
-def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
-    """Merge a plan into the study's earlier plans; raise BbcuError if the disk cannot be written to.
+def refuse_other_pairing(outputs: Path, study: str, pairing: bool) -> None:
+    """Raise ConfigError if an earlier sweep planned the study with another ``study.pairing``.
 
+    How cells are compared is chosen before their results are known, or it could be chosen by them. A damaged plan says
+    nothing about it.
+    """
+    with contextlib.suppress(DamagedFile):
+        _refuse_other_pairing(read_plan(outputs, study), study, pairing)
+
+
+def _refuse_other_pairing(before: Mapping[str, Any], study: str, pairing: bool) -> None:
+    planned = before.get("pairing", False)
+    if before["trials"] and planned != pairing:
+        raise ConfigError(
+            f"study.pairing={level_text(pairing)}: study {study} was planned with study.pairing={level_text(planned)}, "
+            f"which is fixed before it trains; set it to {level_text(planned)}, or use another study.name"
+        )
+
+
+def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
+    """Merge a plan into the study's earlier plans.
+
+    Raises BbcuError if the disk cannot be written to, and ConfigError if they have another ``pairing``.
     A plan is ``{"trials": [{"cell", "seed", "factors", ...}], "left_out": [{"factors", "reason"}], ...}``. Trials are
     identified by cell and seed, left-out combinations by levels and setting. Each row gets ``planned_at``, the
     time at which it was first planned, in seconds since the epoch. The other keys are replaced. A damaged plan is moved
@@ -35,7 +56,9 @@ def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".plan.lock"):
-            merged = _merged(_intact_plan(outputs, study), plan, time.time())
+            before = _intact_plan(outputs, study)
+            _refuse_other_pairing(before, study, plan.get("pairing", False))
+            merged = _merged(before, plan, time.time())
             write_sealed(plan_path(outputs, study), merged)
     except OSError as error:
         raise BbcuError(f"outputs={outputs}: {folder} cannot be written to: {error.strerror}") from error

@@ -77,7 +77,7 @@ class SearchLoop:
         parts = {*own_parts(base.levels, dataclasses.asdict(base.network)), *own_parts_of_sweep(planner.swept)}
         settings = search_options(options, base, code_fingerprint(tuple(sorted(parts))))
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.plan = Plan(self._study, design_record(options, Listing(())))
+        self.plan = Plan(self._study, base.study.pairing, design_record(options, Listing(())))
         self.search = Search(settings, planner.swept, self._identify)
         try:
             self.search.check()
