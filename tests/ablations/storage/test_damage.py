@@ -327,9 +327,10 @@ def test_a_plan_whose_rows_were_changed_does_not_match_its_checksum(tmp_path: Pa
         (lambda plan: plan["trials"][2].pop("setting"), "trials.2.setting: "),
         (lambda plan: plan["trials"][2].update(planned_at=1e300), "trials.2.planned_at: "),
         (lambda plan: plan.pop("left_out"), "left_out: "),
+        (lambda plan: plan.update(pairing="yes"), "pairing: "),
         (lambda plan: plan["left_out"].append({"reason": None}), "left_out.0."),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_plan_of_a_wrong_shape_is_named_whatever_its_checksum(tmp_path: Path, change: Change, where: str) -> None:
     path = planned(tmp_path)

@@ -10,7 +10,8 @@ import pytest
 
 from ablations.storage import plans
 from ablations.storage.folder import CurvePoint, TrialFolder, trial_folders
-from ablations.storage.plans import read_plan, write_plan
+from ablations.storage.plans import plan_path, read_plan, refuse_other_pairing, write_plan
+from bbcu.errors import ConfigError
 from bbcu.files import replacing, write_atomically
 from tests.ablations.storage.helpers import CELL, FORK, finished, result
 
@@ -131,6 +132,41 @@ def test_a_trial_that_is_planned_again_keeps_its_first_time(tmp_path: Path, monk
         write_plan(tmp_path, "tiny", {"trials": trials, "left_out": [row]})
     plan = read_plan(tmp_path, "tiny")
     assert [entry["planned_at"] for entry in (*plan["trials"], *plan["left_out"])] == [1000.0, 2000.0, 1000.0]
+
+
+@pytest.mark.parametrize("pairing", [True, False])
+def test_a_plan_keeps_its_pairing_through_later_sweeps(tmp_path: Path, pairing: bool) -> None:
+    for seed in (0, 1):
+        row = {"cell": CELL, "seed": seed, "name": "x", **ASKED}
+        write_plan(tmp_path, "tiny", {"pairing": pairing, "trials": [row], "left_out": []})
+    plan = read_plan(tmp_path, "tiny")
+    assert (plan["pairing"], len(plan["trials"])) == (pairing, 2)
+
+
+def test_of_two_sweeps_that_start_at_once_the_later_one_may_not_change_the_pairing(tmp_path: Path) -> None:
+    """Both have seen no plan before they began to plan."""
+    row = {"cell": CELL, "seed": 0, "name": "x", **ASKED}
+    for pairing in (True, False):
+        refuse_other_pairing(tmp_path, "tiny", pairing)
+    write_plan(tmp_path, "tiny", {"pairing": True, "trials": [row], "left_out": []})
+    before = plan_path(tmp_path, "tiny").read_bytes()
+    with pytest.raises(ConfigError, match=r"study tiny was planned with study\.pairing=true"):
+        write_plan(tmp_path, "tiny", {"pairing": False, "trials": [{**row, "seed": 1}], "left_out": []})
+    assert plan_path(tmp_path, "tiny").read_bytes() == before
+
+
+def test_a_plan_of_an_earlier_version_was_made_without_pairing(tmp_path: Path) -> None:
+    row = {"cell": CELL, "seed": 0, "name": "x", **ASKED}
+    write_plan(tmp_path, "tiny", {"trials": [row], "left_out": []})
+    refuse_other_pairing(tmp_path, "tiny", False)
+    with pytest.raises(ConfigError, match=r"study\.pairing=true: study tiny was planned with study\.pairing=false"):
+        refuse_other_pairing(tmp_path, "tiny", True)
+
+
+def test_a_damaged_plan_fixes_no_pairing(tmp_path: Path) -> None:
+    write_plan(tmp_path, "tiny", {"trials": [{"cell": CELL, "seed": 0, "name": "x", **ASKED}], "left_out": []})
+    plan_path(tmp_path, "tiny").write_text("{")
+    refuse_other_pairing(tmp_path, "tiny", True)
 
 
 def test_a_study_without_a_plan_has_an_empty_one(tmp_path: Path) -> None:

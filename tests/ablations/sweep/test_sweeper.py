@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from omegaconf import DictConfig
@@ -12,7 +12,7 @@ from ablations.space.designs import rows_of
 from ablations.space.factors import FACTORS, level_text
 from ablations.trial.identity import network_of
 from bbcu.model.cost import count
-from tests.harness.support import STUDY, Outcome, Workplace
+from tests.harness.support import STUDY, Outcome, Workplace, contents
 
 DRY = "hydra.sweeper.dry_run=true"
 KEY = re.compile(r"^[0-9a-f]{12}  ")
@@ -134,6 +134,55 @@ def test_the_plan_records_the_design_and_its_notes(workplace: Workplace) -> None
     for note in design["notes"]:
         assert f"design fractional: {note}" in outcome.out
     assert len(workplace.finished()) == 4
+
+
+# --- study.pairing ----------------------------------------------------------------------------------------------------
+
+UNTRAINED = "method=bicubic"
+"""A trial that takes no training."""
+
+
+@pytest.fixture(scope="module")
+def paired(new_workplace: Callable[[], Workplace]) -> Workplace:
+    """A study that was planned with ``study.pairing=true``."""
+    place = new_workplace()
+    assert place.sweep(UNTRAINED, "study.pairing=true").status == 0
+    return place
+
+
+def test_the_plan_records_that_a_study_pairs_its_cells(paired: Workplace) -> None:
+    assert json.loads((paired.outputs / STUDY / "plan.json").read_text())["pairing"] is True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], [DRY], ["hydra.sweeper.design=search", "hydra.sweeper.trials=1"]],
+    ids=["a sweep", "a dry run", "a search"],
+)
+def test_a_later_sweep_with_another_pairing_is_one_line_and_writes_nothing(
+    paired: Workplace, options: list[str]
+) -> None:
+    before = contents(paired.folder)
+    assert paired.sweep("residual=true,false", *options).refusal == (
+        f"run.py: study.pairing=false: study {STUDY} was planned with study.pairing=true, which is fixed before it "
+        "trains; set it to true, or use another study.name"
+    )
+    assert contents(paired.folder) == before
+
+
+def test_a_single_run_neither_reads_nor_changes_how_the_study_compares(paired: Workplace) -> None:
+    before = (paired.outputs / STUDY / "plan.json").read_bytes()
+    assert paired.run(UNTRAINED, "study.pairing=false").status == 0
+    assert (paired.outputs / STUDY / "plan.json").read_bytes() == before
+
+
+def test_pairing_is_part_of_no_cell(dry_workplace: Workplace) -> None:
+    assert dry_workplace.trial("study.pairing=true").identity == dry_workplace.trial().identity
+    outcome = dry_workplace.sweep("study.pairing=true,false", DRY)
+    assert "study.pairing: says where or how to run" in outcome.refusal
+
+
+# --- wrong designs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
