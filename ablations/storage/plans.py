@@ -91,9 +91,13 @@ def plan_path(outputs: Path, study: str) -> Path:
 
 def read_plan(outputs: Path, study: str) -> dict[str, Any]:
     """Return the study's plan; it is empty before the first sweep. Raises DamagedFile."""
+    return read_plan_at(plan_path(outputs, study))
+
+
+def read_plan_at(path: Path) -> dict[str, Any]:
+    """Return the plan in this file, as :func:`read_plan` does."""
     from ablations.storage import formats
 
-    path = plan_path(outputs, study)
     try:
         plan = read_sealed(path, formats.Plan)
     except DamagedFile as error:

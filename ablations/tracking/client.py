@@ -69,6 +69,9 @@ def client_of(uri: str) -> "MlflowClient":
         return MlflowClient(tracking_uri=uri)
 
 
+STATES = "states"
+"""The name of the run that holds the state of every trial, and the plan."""
+
 SQLITE = "sqlite:///"
 HEADER = b"SQLite format 3\0"
 """The first bytes of every SQLite database."""
@@ -273,6 +276,13 @@ def recorded_runs(uri: str, study: str) -> dict[Identity, RecordedRun]:
             if identity is not None and (identity not in runs or runs[identity].state != "finished"):
                 runs[identity] = _recorded(run)
     return runs
+
+
+def recorded_plan(uri: str, study: str) -> Path | None:
+    """Return the local path of the plan that MLflow has of a study, or None; raises as :func:`recorded_runs` does."""
+    with one_line_errors(uri):
+        runs = search_runs(uri, experiment_id(uri, study), f"tags.kind = '{STATES}'")
+    return run_file(uri, _recorded(runs[0]), "plan.json") if runs else None
 
 
 def _recorded(run: "Run") -> RecordedRun:

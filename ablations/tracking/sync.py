@@ -16,16 +16,21 @@ from ablations.storage.attempts import (
 from ablations.storage.files import DamagedFile
 from ablations.storage.folder import TrialFolder, steps_of, study_folder, trial_folders
 from ablations.storage.lease import TrialBusy, trial_lock
-from ablations.storage.plans import read_plan
+from ablations.storage.plans import plan_path, read_plan
 from ablations.storage.snapshots import Snapshots
 from ablations.storage.status import StatusReader, record_of
-from ablations.tracking.client import client_of, errors_of, finished_runs, identity_of, prepare_tracking, search_runs
+from ablations.tracking.client import (
+    STATES,
+    client_of,
+    errors_of,
+    finished_runs,
+    identity_of,
+    prepare_tracking,
+    search_runs,
+)
 from ablations.tracking.runs import TrialRun, end_run, facts_of, final_metrics, location_of
 
 log = logging.getLogger(__name__)
-
-STATES = "states"
-"""The name of the run that holds the state of every trial."""
 
 
 def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
@@ -117,7 +122,7 @@ def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:
     """Log the state of every trial of a study, including planned and excluded ones, to the run ``states``.
 
     Its ``states.json`` has each trial's state with the reason, attempts and times; its metrics are the number of trials
-    in each state.
+    in each state. The plan is beside it, unless it is damaged, and the report of a search.
     """
     status = StatusReader(outputs, study).read()
     client = client_of(uri)
@@ -128,9 +133,10 @@ def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:
         for state, number in status.counts.items():
             if number is not None:
                 client.log_metric(run.info.run_id, f"trials/{state}", number)
-        search_report = study_folder(outputs, study) / "search.json"
-        if search_report.exists():
-            client.log_artifact(run.info.run_id, str(search_report))
+        plan = [plan_path(outputs, study)] if status.damage is None else []
+        for path in (*plan, study_folder(outputs, study) / "search.json"):
+            if path.exists():
+                client.log_artifact(run.info.run_id, str(path))
         client.set_terminated(run.info.run_id)
 
 

@@ -22,8 +22,8 @@ from ablations.space.factors import level_text
 from ablations.space.settings import flatten
 from ablations.storage.attempts import State, present_state
 from ablations.storage.folder import Identity, TrialFolder, trial_folders
-from ablations.storage.plans import read_plan
-from ablations.tracking.client import RecordedRun, recorded_runs, run_file
+from ablations.storage.plans import read_plan, read_plan_at
+from ablations.tracking.client import RecordedRun, recorded_plan, recorded_runs, run_file
 from ablations.tracking.runs import facts_of, final_metrics
 from analysis.study.data_names import DataNames, read_data_names
 from analysis.study.schema import (
@@ -144,19 +144,22 @@ class StudyResults:
 def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
     """Read a study from ``outputs/<study>``, and from MLflow what has no folder there.
 
-    MLflow adds the run ids and the last values of the training curves. Raises ConfigError if there is no trial, or if
-    no study can have this name, and, if there is no folder either, the errors of
-    :func:`ablations.tracking.client.recorded_runs`.
+    MLflow adds the run ids and the last values of the training curves, and the plan if there is none on disk. Raises
+    ConfigError if there is no trial, or if no study can have this name, and, if there is no folder either, the errors
+    of :func:`ablations.tracking.client.recorded_runs`.
     """
     check_name(study)
     folders = trial_folders(outputs, study)
     plan = read_plan(outputs, study)
     try:
         runs = recorded_runs(tracking_uri, study)
+        recorded = None if plan["trials"] else recorded_plan(tracking_uri, study)
     except BbcuError:
         if not folders and not plan["trials"]:
             raise
-        runs = {}
+        runs, recorded = {}, None
+    if recorded is not None:
+        plan = read_plan_at(recorded)
     return study_results(study, plan, folders, runs, tracking_uri)
 
 

@@ -9,6 +9,7 @@ from ablations.storage.attempts import State, begin_attempt, end_attempt
 from ablations.storage.folder import TrialFolder
 from ablations.storage.plans import plan_path, write_plan
 from ablations.tracking.client import prepare_tracking
+from ablations.tracking.sync import log_states
 from analysis.study.loading import load, load_folder
 from bbcu.errors import ConfigError
 from tests.harness.studies import (
@@ -200,6 +201,21 @@ class TestMLflow:
         assert samples is not None
         assert (samples / "Set5" / "ring" / "truth.png").is_file()
         assert after.record((done.cell, 1))["metrics"] == result_of(done)["metrics"]
+
+    def test_a_study_without_its_folder_has_the_plan_that_mlflow_has(self, tracking_uri: str, tmp_path: Path) -> None:
+        write_study(tracking_uri, tmp_path, [trial(0)], unplanned=[trial(1)], pairing=True, design=DESIGN)
+        log_states(tmp_path, "components", tracking_uri, prepare_tracking(tracking_uri, "components"))
+        shutil.rmtree(tmp_path / "components")
+        results = load(tracking_uri, "components", tmp_path)
+        assert (results.pairing, results.design) == (True, DESIGN)
+        assert dict(zip(results.trials["seed"], results.trials["planned"], strict=True)) == {0: "true", 1: "false"}
+
+    def test_a_plan_on_disk_is_believed_before_mlflow(self, tracking_uri: str, tmp_path: Path) -> None:
+        write_study(tracking_uri, tmp_path, [trial(0)], pairing=True)
+        log_states(tmp_path, "components", tracking_uri, prepare_tracking(tracking_uri, "components"))
+        plan_path(tmp_path, "components").unlink()
+        write_plan(tmp_path, "components", plan_of([trial(1)]))
+        assert not load(tracking_uri, "components", tmp_path).pairing
 
     def test_a_database_that_cannot_be_read_costs_the_run_ids_alone(self, tracking_uri: str, tmp_path: Path) -> None:
         write_folder(tmp_path, [trial()])
