@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,9 @@ QUALITIES, COSTS = ("psnr_db", "ssim"), ("ops_g", "params_k")
 
 WORDS = {"psnr_db": "PSNR", "ssim": "SSIM", "ops_g": "OPs", "params_k": "Params"}
 """What the quantities are called in a sentence."""
+
+ROUNDING_DB = 0.01
+"""How far :func:`printed_difference` may be from the true one: both numbers are printed with two decimals."""
 
 COLUMNS = (
     *("table", "task", "level", "test_set", "scored_set", "name", "method", "kind", "remark"),
@@ -99,12 +103,41 @@ def doubts() -> pd.DataFrame:
 
 def doubts_of(row: "pd.Series", quantities: tuple[str, ...]) -> str:
     """Why some of the ``quantities`` of a row are in doubt; each sentence begins with the quantity."""
-    found = []
+    return "; ".join(f"{WORDS[quantity]}: {reason}" for quantity, reason in reasons(row) if quantity in quantities)
+
+
+def reasons(row: "pd.Series") -> Iterator[tuple[str, str]]:
+    """Yield each quantity of a row that is in doubt, with the reason."""
     for _, doubt in doubts().iterrows():
-        keys = ("table", "level", "name", "test_set")
-        if doubt["quantity"] in quantities and all(doubt[key] in ("", str(row[key])) for key in keys):
-            found.append(f"{WORDS[doubt['quantity']]}: {doubt['reason']}")
-    return "; ".join(found)
+        if all(doubt[key] in ("", str(row[key])) for key in ("table", "level", "name", "test_set")):
+            yield doubt["quantity"], doubt["reason"]
+
+
+def printed(method: str, task: str, test_set: str) -> "pd.Series | None":
+    """The row of a method, named as here, on a test set, named as one training at several levels names it; or None."""
+    frame = _published()
+    found = frame[(frame["method"] == method) & (frame["task"] == task) & (frame["scored_set"] == test_set)]
+    return None if found.empty else found.iloc[0]
+
+
+def printed_difference(before: str, after: str, task: str, test_set: str) -> float | None:
+    """PSNR of the method ``after`` minus that of ``before`` in dB, as the paper prints them; None if it does not.
+
+    Arguments are as for :func:`printed`. The true difference is within :data:`ROUNDING_DB` of it.
+    """
+    rows = (printed(after, task, test_set), printed(before, task, test_set))
+    scores = [math.nan if row is None else float(row["psnr_db"]) for row in rows]
+    difference = round(scores[0] - scores[1], 2)
+    return None if math.isnan(difference) else difference
+
+
+def doubt_of(method: str, task: str, test_set: str) -> str:
+    """Why the printed PSNR of a method is in doubt, else empty; arguments are as for :func:`printed`.
+
+    A claim that compares PSNR with such a method's rests on that number.
+    """
+    row = printed(method, task, test_set)
+    return "" if row is None else "; ".join(reason for quantity, reason in reasons(row) if quantity == "psnr_db")
 
 
 def points() -> pd.DataFrame:

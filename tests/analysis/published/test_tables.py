@@ -5,7 +5,15 @@ import itertools
 import pandas as pd
 import pytest
 
-from analysis.published.tables import BINARY, NO_NETWORK, points, published
+from analysis.published.tables import (
+    BINARY,
+    NO_NETWORK,
+    ROUNDING_DB,
+    doubt_of,
+    points,
+    printed_difference,
+    published,
+)
 from bbcu.model.methods import METHODS
 from bbcu.model.published import published_costs
 
@@ -95,11 +103,60 @@ def test_every_row_that_disagrees_with_its_neighbours_is_doubted(frame: pd.DataF
 
 def test_doubts_name_the_quantity_and_touch_no_other_row(frame: pd.DataFrame) -> None:
     doubted = frame[frame["doubt"] != ""].groupby("name").size().to_dict()
-    assert doubted == {"Bicubic": 2, "BAM": 8, "DnCNN-3": 4}
+    assert doubted == {"BNN": 4, "Bicubic": 2, "BAM": 8, "DnCNN-3": 4}
     (set5,) = frame.query("name == 'Bicubic' and level == 4 and test_set == 'Set5'")["doubt"]
     assert set5.startswith("SSIM: ")
     assert "0.8138" in set5
     assert frame[frame["cost_doubt"] != ""].groupby("name").size().to_dict() == {"BAM": 8, "SRResNet": 5}
+
+
+@pytest.mark.parametrize(
+    ("task", "test_set", "skip_db"),
+    [("sr_x2", "Set5", 32.2512), ("sr_x2", "Set14", 29.2490), ("sr_x4", "Set5", 27.5605), ("sr_x4", "Set14", 25.5117)],
+)
+def test_bnn_is_in_doubt_where_the_skip_connection_alone_gives_its_score(
+    frame: pd.DataFrame, task: str, test_set: str, skip_db: float
+) -> None:
+    (row,) = frame.query("name == 'BNN' and task == @task and test_set == @test_set").to_dict("records")
+    assert row["psnr_db"] == round(skip_db, 2)
+    assert f"{skip_db:.3f} dB" in row["doubt"]
+    assert f"{row['ssim']:.4f}" in row["doubt"]
+    assert doubt_of("bnn", task, test_set) == row["doubt"].removeprefix("PSNR: ")
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "test_set"),
+    [
+        pytest.param("bnn", "sr_x2", "B100", id="not measured"),
+        pytest.param("bireal", "sr_x2", "Set5", id="near the skip connection, and not equal to it"),
+        pytest.param("bam", "sr_x2", "Set5", id="a doubt about SSIM"),
+        pytest.param("bnn", "sr_x3", "Set5", id="a task without a table"),
+        pytest.param("xnor", "sr_x2", "Set5", id="no method of the table"),
+    ],
+)
+def test_a_psnr_is_in_doubt_only_where_that_is_shown(method: str, task: str, test_set: str) -> None:
+    assert doubt_of(method, task, test_set) == ""
+
+
+def test_a_difference_is_that_of_the_printed_psnr_and_rounded() -> None:
+    assert printed_difference("bnn", "bbcu", "sr_x2", "Set5") == 5.33  # 37.58 - 32.25
+    assert printed_difference("bbcu", "bnn", "sr_x2", "Set5") == -5.33
+    assert printed_difference("bbcu", "bbcu binarize=[body,up]", "sr_x4", "Set14") == -0.18  # 28.20 - 28.38
+    assert printed_difference("lite", "bbcu", "denoise", "CBSD68-sigma25") == 0.92  # 30.56 - 29.64
+    assert ROUNDING_DB == 2 * 0.005
+
+
+@pytest.mark.parametrize(
+    ("before", "task", "test_set"),
+    [
+        pytest.param("bnn", "sr_x2", "embedded", id="a test set that it does not print"),
+        pytest.param("bnn", "sr_x3", "Set5", id="a task without a table"),
+        pytest.param("bam", "jpeg", "Classic5-q10", id="a method that this table lacks"),
+        pytest.param("bam", "sr_x2", "Manga109", id="a number that is not printed"),
+    ],
+)
+def test_there_is_no_difference_where_a_number_is_not_printed(before: str, task: str, test_set: str) -> None:
+    assert printed_difference(before, "bbcu", task, test_set) is None
 
 
 def test_points_have_a_cost_each_and_the_names_of_scored_sets() -> None:
