@@ -45,9 +45,11 @@ class PublishedTable:
     recipe: Mapping[str, str]
 
 
-RECIPE = {"channels": "64", "train.lr": "0.0001", "train.precision": "fp32"}
-SUPER_RESOLUTION = RECIPE | {"blocks": "16", "train.steps": "300000", "train.batch": "16", "train.patch": "32"}
-DENOISING = RECIPE | {"blocks": "9", "train.steps": "500000", "train.batch": "32", "train.patch": "64"}
+SUPER_RESOLUTION = {
+    **{"train.steps": "300000", "channels": "64", "blocks": "16", "train.batch": "16", "train.patch": "32"},
+    **{"train.lr": "0.0001", "train.precision": "fp32"},
+}
+DENOISING = SUPER_RESOLUTION | {"train.steps": "500000", "blocks": "9", "train.batch": "32", "train.patch": "64"}
 
 TABLES = (
     PublishedTable(1, "super-resolution", "scale", "", ("sr_x2", "sr_x4"), SUPER_RESOLUTION),

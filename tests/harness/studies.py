@@ -292,7 +292,10 @@ BASELINES = {("sr_x2", "Set5"): 33.9752, ("sr_x2", "Set14"): 30.5549, ("sr_x4", 
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """One trial of ours: a method, its score on every test set in dB, and its differences from the paper's training."""
+    """One trial of ours: a method, its score on every test set in dB, and its differences from the paper's training.
+
+    ``sets`` are its test sets, by default the usual ones of its task.
+    """
 
     method: str
     psnr_db: float
@@ -300,11 +303,13 @@ class Ours:
     task: str = "sr_x2"
     steps: int = 500
     levels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sets: tuple[str, ...] = ()
 
     def result(self) -> dict[str, Any]:
         known = METHODS.get(self.method, METHODS["bbcu"])
         levels = {**known.all_levels, **self.levels}
-        task, sets = TASKS[self.task]
+        task, usual = TASKS[self.task]
+        sets = self.sets or usual
         setting = {
             "task": task,
             "network": {"name": "srresnet", "initial": "torch", "standardise": False, **known.network},
