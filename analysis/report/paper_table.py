@@ -52,13 +52,15 @@ class Table:
 class Group:
     """Finished trials of one task, budget and data set; ``setting`` is what they share.
 
-    ``numbers`` are the paper's and ours on the test sets of both, ``unscored`` the paper's other test sets, ``others``
-    how many cells of ours are no method of the table.
+    ``data`` is the name of the training pictures, or else the start of the fingerprint. ``numbers`` are the paper's and
+    ours on the test sets of both, ``unscored`` the paper's other test sets, ``others`` how many cells of ours are no
+    method of the table.
     """
 
     published: PublishedTable
     task: str
     setting: Mapping[str, str]
+    data: str
     trials: pd.DataFrame
     numbers: pd.DataFrame
     unscored: tuple[str, ...]
@@ -110,7 +112,9 @@ def group_of(
     ours, others = our_numbers(results, trials, columns, paper)
     numbers = pd.concat([paper_numbers(paper), ours], ignore_index=True)
     unscored = tuple(name for name in names if name not in columns)
-    return Group(table, task, setting, trials, numbers, unscored, others)
+    known = results.data_names.get(setting["data"])
+    data = known.train if known and known.train else setting["data"][:KEY_LENGTH]
+    return Group(table, task, setting, data, trials, numbers, unscored, others)
 
 
 def names_of_sets(table: PublishedTable, setting: Mapping[str, str], paper: pd.DataFrame) -> dict[str, str]:
@@ -144,11 +148,15 @@ def apart_in_words(group: Group, found: Sequence[Group]) -> str:
     """Say how a group differs from the others of its task: by its data, its steps, or else its number."""
     if len(found) == 1:
         return ""
-    for key, noun in (("data", "data "), ("train.steps", "steps: ")):
-        values = [other.setting.get(key, NOT_RECORDED) for other in found]
+    number = number_of(group, found)
+    for noun, values in (
+        ("data", [other.data for other in found]),
+        ("data", [other.setting["data"][:KEY_LENGTH] for other in found]),
+        ("steps:", [other.setting.get("train.steps", NOT_RECORDED) for other in found]),
+    ):
         if len(set(values)) == len(found):
-            return f", {noun}{group.setting.get(key, NOT_RECORDED)[:KEY_LENGTH]}"
-    return f", setting {number_of(group, found)}"
+            return f", {noun} {values[number - 1]}"
+    return f", setting {number}"
 
 
 def number_of(group: Group, found: Sequence[Group]) -> int:
@@ -282,7 +290,7 @@ def caption(group: Group) -> Markdown:
     counted = (("train.steps", "step"), ("channels", "channel"), ("blocks", "block"))
     conditions = [
         *(count(int(setting[key]), noun) for key, noun in counted if key in setting),
-        Markdown("data {}").format(code(setting["data"][:KEY_LENGTH])),
+        Markdown("data {}").format(code(group.data)),
         count(group.trials["seed"].nunique(), "seed"),
     ]
     text = Markdown(
@@ -346,7 +354,8 @@ def data_notes(inputs: pd.DataFrame) -> list[str]:
     same = [name for name, gap in gaps.items() if abs(gap) <= SAME_BASELINE_DB]
     found = []
     if same:
-        found.append(f"Test pictures and protocol are the paper's: bicubic interpolation has its PSNR on {listed(same)}.")
+        agreed = f"bicubic interpolation has its PSNR on {listed(same)}."
+        found.append(f"Test pictures and protocol are the paper's: {agreed}")
     return found + [
         f"On {name} bicubic interpolation is {gap:+.2f} dB off the paper's: other test pictures or protocol."
         for name, gap in gaps.items()

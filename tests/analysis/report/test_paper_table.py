@@ -7,6 +7,7 @@ import pytest
 
 from ablations.storage.folder import TrialFolder
 from analysis.report.paper_table import ABSENT, Table, paper_tables
+from analysis.study.data_names import DataNames
 from analysis.study.loading import load_folder
 from bbcu.model.methods import METHODS
 from tests.harness.studies import Ours, loaded, methods_study, trial
@@ -118,6 +119,30 @@ def test_tables_are_numbered_within_their_task(tmp_path: Path) -> None:
 def test_the_caption_states_budget_and_data(tmp_path: Path) -> None:
     caption = table_of(tmp_path, *SEVERAL).caption
     assert "500 steps, 64 channels, 16 blocks, data `dddddddddddd`, 2 seeds, mean ± standard deviation" in caption
+
+
+def test_data_go_by_their_name_where_it_is_known(tmp_path: Path) -> None:
+    results = methods_study(tmp_path, [Ours("bbcu", 36.0)])
+    named = dataclasses.replace(results, data_names={"d" * 64: DataNames("BSDS400", ("Set5", "Set14"))})
+    (table,) = paper_tables(named)
+    assert "16 blocks, data `BSDS400`, 1 seed" in table.caption
+
+
+@pytest.mark.parametrize(
+    ("other", "titles"),
+    [
+        pytest.param("DIV2K", {"data BSDS400", "data DIV2K"}, id="two names"),
+        pytest.param("BSDS400", {"data dddddddddddd", "data eeeeeeeeeeee"}, id="one name of two data sets"),
+    ],
+)
+def test_tables_of_other_data_are_told_apart_by_name_or_else_by_fingerprint(
+    tmp_path: Path, other: str, titles: set[str]
+) -> None:
+    results = methods_study(tmp_path, SEVERAL)
+    results.trials.loc[results.trials["seed"] == 1, "setting/data"] = "e" * 64
+    names = {"d" * 64: DataNames("BSDS400", ("Set5",)), "e" * 64: DataNames(other, ("Set5",))}
+    tables = paper_tables(dataclasses.replace(results, data_names=names))
+    assert {table.title for table in tables} == {f"super-resolution, sr_x2, {title}" for title in titles}
 
 
 def test_doubtful_numbers_are_marked_and_explained(tmp_path: Path) -> None:
