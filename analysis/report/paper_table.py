@@ -331,7 +331,7 @@ def budget_notes(group: Group) -> list[str]:
         for key, value in group.published.recipe.items()
         if key in setting and setting[key] != value
     ]
-    found = [f"Budget of ours, and of the released recipe in brackets: {', '.join(words)}."] if words else []
+    found = [f"Budget of ours, and of the released recipe in parentheses: {', '.join(words)}."] if words else []
     if "evaluation.self_ensemble" in setting:
         found.append("Our scores use a self-ensemble; the paper's do not.")
     return found

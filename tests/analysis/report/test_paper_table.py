@@ -106,7 +106,7 @@ def test_budgets_are_not_mixed(tmp_path: Path) -> None:
     assert [table.name for table in tables] == ["comparison-sr_x2-1", "comparison-sr_x2-2"]
     by_steps = {("500 steps" in table.caption): table for table in tables}
     assert notes_with(by_steps[True], "steps 500 (300000), patch 24 (32), lr 0.001 (0.0001).")
-    assert notes_with(by_steps[False], "brackets: patch 24 (32), lr 0.001 (0.0001).")
+    assert notes_with(by_steps[False], "parentheses: patch 24 (32), lr 0.001 (0.0001).")
 
 
 def test_tables_are_numbered_within_their_task(tmp_path: Path) -> None:
