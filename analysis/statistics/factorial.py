@@ -1,22 +1,22 @@
-"""Estimate the effects of the factors of a design, alone and together, from numbers by cell and seed.
+"""Estimate effects from designs without a pair of cells for each, and see which stand out with one seed.
 
-Every effect is a contrast between cells, taken within each seed, so what a seed does to all cells alike cancels; its
-interval is Student's over seeds. A seed that lacks a cell is dropped and listed, and a design that lacks a cell is
-refused, except by :func:`fitted_effects`, which estimates what the remaining cells determine.
+:func:`fitted_weights` says how to weigh the cells of a fraction, for :func:`analysis.statistics.estimates.combination`
+to estimate. :func:`half_normal` takes the noise from the effects themselves.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import stats
 
-from analysis.statistics.estimates import ALPHA, Array, Estimate, IncompleteDataError, estimate
-from analysis.statistics.rounding import rounded, settled
+from analysis.statistics.estimates import ALPHA, Array, IncompleteDataError, common_seeds
+from analysis.statistics.rounding import rounded
 
+Factors = Mapping[str, tuple[str, ...]]  # the levels of each, the reference first
 Cell = tuple[str, ...]  # one level for every factor, in the order of the factors
 
 MOST_NAMED = 6  # how many cells an error names before it counts the rest
@@ -26,28 +26,14 @@ TOLERANCE = 1e-9  # how far rounding may move a contrast off what the cells dete
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """Scores of a factorial design.
+    """Scores of a factorial design by cell and then by seed, such as PSNR in dB; one without a score is absent."""
 
-    ``factors`` lists the levels of each, the reference first. ``values`` holds, by cell and then by seed, a score such
-    as PSNR in dB; a cell or a seed without a score is absent. A score that is not a finite number makes every estimate
-    that needs it NaN: dropping it would select the seeds that went well.
-    """
-
-    factors: Mapping[str, tuple[str, ...]]
+    factors: Factors
     values: Mapping[Cell, Mapping[int, float]]
 
     @property
     def grid(self) -> tuple[Cell, ...]:
         return tuple(itertools.product(*self.factors.values()))
-
-    @property
-    def scored(self) -> tuple[Cell, ...]:
-        """The cells that have a score under some seed, in the order of the grid."""
-        return tuple(cell for cell in self.grid if self.values.get(cell))
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted({seed for scores in self.values.values() for seed in scores}))
 
     def name(self, cell: Cell) -> str:
         """A cell as a user types it: ``residual=true bn=post``."""
@@ -55,18 +41,13 @@ class Responses:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
-    """The responses of ``cells`` as an array (cells, seeds) without a gap, and the cells that dropped seeds lack."""
-
-    table: Array
-    cells: tuple[Cell, ...]
-    seeds: tuple[int, ...]
-    dropped: Mapping[int, tuple[Cell, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
 class Term:
-    """The factors that leave their reference, and for which level: one for a main effect, two for an interaction."""
+    """The factors that leave their reference, and for which level: one for a main effect, two for an interaction.
+
+    A main effect is the level minus the reference, averaged over all levels of the other factors. An interaction is
+    how much that of one factor changes when the other changes from its reference too; textbooks of two-level designs
+    print half of it.
+    """
 
     moved: tuple[tuple[str, str], ...]
 
@@ -75,34 +56,15 @@ class Term:
 
 
 @dataclasses.dataclass(frozen=True)
-class Effect:
-    """The effect of a term, in the unit of the responses.
+class Fit:
+    """The weight of each cell in every term that the cells determine, by the key of the cell.
 
-    A main effect is the level minus the reference, averaged over all levels of the other factors. An interaction is
-    how much that of one factor changes when the other changes from its reference too; textbooks of two-level designs
-    print half of it. ``estimate`` is over ``by_seed``, which :func:`analysis.statistics.estimates.verdicts` takes.
+    ``refused`` are the terms that they do not determine; ``method`` says what the fit assumes.
     """
 
-    term: Term
-    by_seed: tuple[float, ...]
-    estimate: Estimate
-
-
-@dataclasses.dataclass(frozen=True)
-class Effects:
-    """The effects of a design, with what had to be left out.
-
-    ``dropped`` lists, for every seed that is not used, the cells that it lacks; ``refused`` the terms that the cells
-    do not determine; ``method`` says how the effects were estimated and what that assumes. ``misfit`` is the root mean
-    square residual of a fitted model over its spare cells; NaN if none is spare or nothing was fitted.
-    """
-
-    effects: tuple[Effect, ...]
-    seeds: tuple[int, ...]
-    dropped: Mapping[int, tuple[Cell, ...]]
+    weights: Mapping[Term, Mapping[str, float]]
     refused: tuple[Term, ...]
     method: str
-    misfit: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,75 +91,44 @@ class HalfNormal:
     simultaneous_margin: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """A component's part of the gain: ``gain`` in the unit of the responses, ``fraction`` of the total.
+def fitted_weights(factors: Factors, cells: Mapping[str, Cell], order: int = 2) -> Fit:
+    """Weigh ``cells``, given by their keys, so that their weighted sum is the least-squares estimate of each term.
 
-    The interval of the fraction is Fieller's; it is NaN if the total gain may be 0, because then any fraction is
-    possible. The p of both is that of no gain.
+    The model has a mean, main effects and interactions of up to ``order`` factors; higher interactions are taken to be
+    0, and if they are not, they bias these effects. A term that the cells do not determine is refused. The cells must
+    be distinct networks: one that stands there twice would count twice.
     """
+    columns = (Term(()), *terms(factors, order))
+    levels = [set(zip(factors, cell, strict=True)) for cell in cells.values()]
+    rows = np.array([[float(cell.issuperset(column.moved)) for column in columns] for cell in levels])
+    basis, recipes = orthonormal(rows.reshape(len(cells), len(columns)))
+    found, refused = {}, []
+    for term in columns[1:]:
+        sought = np.array([coefficient(factors, term, column) for column in columns])
+        by_cell = combined(combined(sought, recipes.T), basis)
+        if np.allclose(combined(by_cell, rows), sought, rtol=0, atol=TOLERANCE):
+            pairs = zip(cells, by_cell.tolist(), strict=True)
+            found[term] = {key: weight for key, weight in pairs if abs(weight) > TOLERANCE}
+        else:
+            refused.append(term)
+    method = (
+        f"least squares on {len(cells)} of {math.prod(map(len, factors.values()))} cells, interactions of more than "
+        f"{order} factors taken to be 0"
+    )
+    return Fit(found, tuple(refused), method)
 
-    factor: str
-    by_seed: tuple[float, ...]
-    gain: Estimate
-    fraction: Estimate
 
+def coefficient(factors: Factors, term: Term, column: Term) -> float:
+    """How much of the model's ``column`` is in a term: its share of the levels over which the term is averaged.
 
-@dataclasses.dataclass(frozen=True)
-class Shares:
-    """Shapley shares of all components; under every seed their gains add up to ``total``."""
-
-    shares: tuple[Share, ...]
-    total: Estimate
-
-
-def restricted(responses: Responses, levels: Mapping[str, tuple[str, ...]]) -> Responses:
-    """The part of a design in which the named factors have only these levels, the reference of the part first.
-
-    It turns factors of many levels into pairs, and a design with gaps into a smaller one without.
+    A column that lacks something which the term moves is the same before and after, and cancels.
     """
-    factors = {**responses.factors, **levels}
-    inside = set(itertools.product(*factors.values()))
-    return Responses(factors, {cell: scores for cell, scores in responses.values.items() if cell in inside})
+    if not set(term.moved) <= set(column.moved):
+        return 0.0
+    return math.prod(1 / len(factors[factor]) for factor, level in column.moved if (factor, level) not in term.moved)
 
 
-def complete(responses: Responses) -> Scores:
-    """The scores of all cells under the seeds that have them all; raises IncompleteDataError if no seed does."""
-    found = gathered(responses, responses.grid)
-    if not found.seeds:
-        raise IncompleteDataError(
-            f"no seed has all {len(found.cells)} cells of the design; {gaps(responses, found.cells)}"
-        )
-    return found
-
-
-def gathered(responses: Responses, cells: tuple[Cell, ...]) -> Scores:
-    """The scores of ``cells`` under the seeds that have them all, and what the other seeds lack."""
-    lacking = {
-        seed: tuple(cell for cell in cells if seed not in responses.values.get(cell, {})) for seed in responses.seeds
-    }
-    seeds = tuple(seed for seed, missing in lacking.items() if not missing)
-    table = np.array([[responses.values[cell][seed] for seed in seeds] for cell in cells] if seeds else [], dtype=float)
-    return Scores(table, cells, seeds, {seed: missing for seed, missing in lacking.items() if missing})
-
-
-def gaps(responses: Responses, cells: Sequence[Cell]) -> str:
-    """Which of ``cells`` are missing: those without any score, or else those that each seed lacks."""
-    if not responses.seeds:
-        return "there is no score at all"
-    absent = [cell for cell in cells if not responses.values.get(cell)]
-    if absent:
-        return f"without any score: {named(responses, absent)}"
-    dropped = gathered(responses, tuple(cells)).dropped
-    return "; ".join(f"seed {seed} lacks {named(responses, missing)}" for seed, missing in dropped.items())
-
-
-def named(responses: Responses, cells: Sequence[Cell]) -> str:
-    shown = ", ".join(responses.name(cell) for cell in cells[:MOST_NAMED])
-    return shown + (f" and {len(cells) - MOST_NAMED} more" if len(cells) > MOST_NAMED else "")
-
-
-def terms(factors: Mapping[str, tuple[str, ...]], order: int = 2) -> tuple[Term, ...]:
+def terms(factors: Factors, order: int = 2) -> tuple[Term, ...]:
     """All main effects against the reference levels, and then all interactions of up to ``order`` factors."""
     return tuple(
         Term(tuple(zip(chosen, levels, strict=True)))
@@ -207,7 +138,7 @@ def terms(factors: Mapping[str, tuple[str, ...]], order: int = 2) -> tuple[Term,
     )
 
 
-def weights(factors: Mapping[str, tuple[str, ...]], term: Term) -> Array:
+def weights(factors: Factors, term: Term) -> Array:
     """The weight of every cell of the grid in the contrast of a term."""
     moved = dict(term.moved)
     parts = []
@@ -219,62 +150,6 @@ def weights(factors: Mapping[str, tuple[str, ...]], term: Term) -> Array:
         part[0], part[levels.index(moved[factor])] = -1.0, 1.0
         parts.append(part)
     return functools.reduce(np.kron, parts)
-
-
-def effects(responses: Responses, order: int = 2) -> Effects:
-    """Main effects and interactions of up to ``order`` factors, from a design that has all its cells.
-
-    They assume nothing about interactions of more factors. Raises IncompleteDataError if no seed has all cells.
-    """
-    scores = complete(responses)
-    found = tuple(
-        effect(term, combined(weights(responses.factors, term), scores.table))
-        for term in terms(responses.factors, order)
-    )
-    return Effects(found, scores.seeds, scores.dropped, (), "contrasts between all cells of the design", math.nan)
-
-
-def effect(term: Term, by_seed: Array) -> Effect:
-    values = tuple(settled(by_seed).tolist())
-    return Effect(term, values, estimate(values))
-
-
-def fitted_effects(responses: Responses, order: int = 2) -> Effects:
-    """The effects of :func:`effects` by least squares, from the cells that there are.
-
-    The model has a mean, main effects and interactions of up to ``order`` factors, fitted within each seed to the
-    cells that have a score; higher interactions are taken to be 0, and if they are not, they bias these effects. A
-    term that the cells do not determine is refused. On a design with all its cells the result is that of
-    :func:`effects`. Raises IncompleteDataError if no seed has all the cells that some seed has.
-    """
-    scores = gathered(responses, responses.scored)
-    if not scores.seeds:
-        lacking = gaps(responses, scores.cells)
-        raise IncompleteDataError(f"no seed has all {len(scores.cells)} cells that some seed has; {lacking}")
-    columns = model(responses.factors, order)
-    there = set(scores.cells)
-    rows = columns[[cell in there for cell in responses.grid]]
-    basis, recipes = orthonormal(rows)
-    found, refused = [], []
-    for term in terms(responses.factors, order):
-        sought = combined(weights(responses.factors, term), columns)
-        by_cell = combined(combined(sought, recipes.T), basis)
-        if np.allclose(combined(by_cell, rows), sought, rtol=0, atol=TOLERANCE):
-            found.append(effect(term, combined(by_cell, scores.table)))
-        else:
-            refused.append(term)
-    method = (
-        f"least squares on {len(scores.cells)} of {len(responses.grid)} cells, interactions of more than "
-        f"{order} factors taken to be 0"
-    )
-    misfit = leftover(basis, scores.table)
-    return Effects(tuple(found), scores.seeds, scores.dropped, tuple(refused), method, misfit)
-
-
-def model(factors: Mapping[str, tuple[str, ...]], order: int) -> Array:
-    """The columns of the linear model on the whole grid: 1, and for each term whether the cell has all its levels."""
-    grid = [set(zip(factors, cell, strict=True)) for cell in itertools.product(*factors.values())]
-    return np.array([[1.0, *(float(cell.issuperset(term.moved)) for term in terms(factors, order))] for cell in grid])
 
 
 def combined(weights: Array, rows: Array) -> Array:
@@ -309,33 +184,21 @@ def orthonormal(matrix: Array) -> tuple[Array, Array]:
     return found[:, :length], found[:, length:]
 
 
-def leftover(basis: Array, table: Array) -> float:
-    """The root mean square residual of a model per spare cell and seed, given a basis of its columns.
-
-    NaN if no cell is spare.
-    """
-    spare = len(table) - len(basis)
-    if spare == 0:
-        return math.nan
-    fitted = combined_all(basis.T, combined_all(basis, table))
-    return math.sqrt(math.fsum(((table - fitted) ** 2).flat) / (spare * table.shape[1]))
-
-
 def half_normal(responses: Responses) -> HalfNormal:
     """All effects of a two-level design against half-normal quantiles, for designs with one or two seeds.
 
     Without replicates the spread comes from the effects themselves: most of them are assumed to be noise, which is
     wrong for many active components. The effects are on the textbook's scale, on which all have one variance: half the
-    interaction of :func:`effects`, a quarter for three factors. Effects of equal size are sorted by name. Raises
-    IncompleteDataError as :func:`effects` does, and ValueError for more than two levels or fewer than three factors
-    (Daniel, 1959; Lenth, 1989).
+    interaction of a :class:`Term`, a quarter for three factors. Effects of equal size are sorted by name. Raises
+    IncompleteDataError if no seed has all cells or a training diverged, and ValueError for more than two levels or
+    fewer than three factors (Daniel, 1959; Lenth, 1989).
     """
     check_two_levels(responses)
     if len(responses.factors) < FEWEST_FOR_HALF_NORMAL:
         raise ValueError(f"a half-normal plot needs {FEWEST_FOR_HALF_NORMAL} factors, not {len(responses.factors)}")
-    scores = complete(responses)
+    table = complete(responses)
     names = [tuple(factor for factor, _ in term.moved) for term in terms(responses.factors, len(responses.factors))]
-    sizes = np.array(rounded(combined_all(half_normal_weights(responses.factors), scores.table.mean(axis=1)).tolist()))
+    sizes = np.array(rounded(combined_all(half_normal_weights(responses.factors), table.mean(axis=1)).tolist()))
     pse, margin, simultaneous = (rounded(float(value)) for value in lenth(sizes))
     quantiles = stats.halfnorm.ppf((np.arange(len(sizes)) + 0.5) / len(sizes)).tolist()
     order = sorted(zip(names, sizes.tolist(), strict=True), key=lambda one: (abs(one[1]), one[0]))
@@ -346,13 +209,33 @@ def half_normal(responses: Responses) -> HalfNormal:
     return HalfNormal(points, pse, margin, simultaneous)
 
 
+def complete(responses: Responses) -> Array:
+    """The scores (cells, seeds) under the seeds that have all cells.
+
+    Raises IncompleteDataError if no seed does, or for a score that is not a finite number: without it, the effects
+    would be those of the seeds that went well.
+    """
+    absent = [cell for cell in responses.grid if not responses.values.get(cell)]
+    if absent:
+        named = ", ".join(responses.name(cell) for cell in absent[:MOST_NAMED])
+        more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
+        raise IncompleteDataError(f"no seed has all {len(responses.grid)} cells; without any score: {named}{more}")
+    seeds = common_seeds({responses.name(cell): responses.values[cell] for cell in responses.grid})
+    if not seeds:
+        raise IncompleteDataError(f"no seed has all {len(responses.grid)} cells, though each has a score")
+    table = np.array([[responses.values[cell][seed] for seed in seeds] for cell in responses.grid], dtype=float)
+    if not np.all(np.isfinite(table)):
+        raise IncompleteDataError("a score is not a finite number")
+    return table
+
+
 def check_two_levels(responses: Responses) -> None:
     for factor, levels in responses.factors.items():
         if len(levels) > 2:
-            raise ValueError(f"factor {factor!r} has {len(levels)} levels; choose two of them with restricted()")
+            raise ValueError(f"factor {factor!r} has {len(levels)} levels, not 2")
 
 
-def half_normal_weights(factors: Mapping[str, tuple[str, ...]]) -> Array:
+def half_normal_weights(factors: Factors) -> Array:
     """The weight of every cell in each of the effects of a two-level design, all of one variance."""
     return np.array([weights(factors, term) / 2 ** (len(term.moved) - 1) for term in terms(factors, len(factors))])
 
@@ -370,64 +253,3 @@ def lenth(sizes: Array) -> tuple[Array, Array, Array]:
     each = stats.t.isf(ALPHA / 2, count / 3)
     together = stats.t.isf((1 - (1 - ALPHA) ** (1 / count)) / 2, count / 3)
     return np.asarray(pse), np.asarray(pse * each), np.asarray(pse * together)
-
-
-def shapley(responses: Responses) -> Shares:
-    """Each component's Shapley share of the gain from all components ablated to all of them at their reference.
-
-    A share is what the component adds, averaged over all orders in which components can be added, so no order is
-    preferred and nothing is counted twice: the shares sum to the gain. Each factor has its reference level and one
-    ablated level; :func:`restricted` chooses. Raises ValueError for more levels, and IncompleteDataError if no seed
-    has all 2^k cells (Shapley, 1953).
-    """
-    check_two_levels(responses)
-    scores = complete(responses)
-    by_factor = settled(combined_all(shapley_weights(len(responses.factors)), scores.table))
-    total = settled(scores.table[0] - scores.table[-1])
-    shares = tuple(
-        Share(factor, tuple(gains.tolist()), estimate(gains.tolist()), fraction(gains, total))
-        for factor, gains in zip(responses.factors, by_factor, strict=True)
-    )
-    return Shares(shares, estimate(total.tolist()))
-
-
-def shapley_weights(components: int) -> Array:
-    """The weight of every cell of a two-level grid, reference first, in the share of each component."""
-    table = np.zeros((components, 2**components))
-    for column, cell in enumerate(itertools.product((0, 1), repeat=components)):
-        present = [index for index, level in enumerate(cell) if level == 0]
-        for component in range(components):
-            others = len(present) - (component in present)
-            orders = math.factorial(others) * math.factorial(components - 1 - others) / math.factorial(components)
-            table[component, column] = orders if component in present else -orders
-    return table
-
-
-def fraction(gains: Array, total: Array) -> Estimate:
-    """The ratio of the mean gain to the mean total, with Fieller's interval and the p of no gain."""
-    own = estimate(gains.tolist())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = float(np.divide(gains.mean(), settled(total.mean())))
-    if own.n < 2 or not math.isfinite(ratio):
-        return Estimate(ratio, math.nan, math.nan, own.n, own.p)
-    low, high = fieller(gains, total)
-    return Estimate(ratio, float(low), float(high), own.n, own.p)
-
-
-def fieller(numerator: Array, denominator: Array) -> tuple[Array, Array]:
-    """The 95 % interval of a ratio of two means over the last axis, paired; NaN if the denominator may be 0.
-
-    It holds all ratios r for which the mean of numerator - r * denominator may be 0 by Student's test (Fieller, 1954).
-    """
-    count = numerator.shape[-1]
-    squared = float(stats.t.isf(ALPHA / 2, count - 1)) ** 2 / (count * (count - 1))
-    top, bottom = numerator.mean(axis=-1), settled(denominator.mean(axis=-1))
-    top_rest, bottom_rest = numerator - top[..., None], denominator - bottom[..., None]
-    square = bottom**2 - squared * np.sum(bottom_rest**2, axis=-1)
-    middle = top * bottom - squared * np.sum(top_rest * bottom_rest, axis=-1)
-    constant = top**2 - squared * np.sum(top_rest**2, axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        width = np.sqrt(np.maximum(middle**2 - square * constant, 0.0))
-        low, high = (middle - width) / square, (middle + width) / square
-    bounded = square > 0
-    return np.where(bounded, low, math.nan), np.where(bounded, high, math.nan)

@@ -1,8 +1,9 @@
 """What may be said of numbers under several seeds."""
 
+import dataclasses
 import itertools
 import math
-import re
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from scipy import stats
 
 from analysis.statistics.estimates import (
     ALPHA,
-    Estimate,
     IncompleteDataError,
     Outcome,
-    equivalence_p,
+    break_even_correlation,
+    combination,
+    correlation_within_seeds,
     estimate,
     holm,
     over_images,
@@ -21,14 +23,10 @@ from analysis.statistics.estimates import (
     power_of_equivalence,
     seeds_for_difference,
     seeds_for_equivalence,
-    seeds_to_decide,
-    sign_flip_p,
-    smallest_sign_flip_p,
+    share,
     student,
     summary,
-    upper_limit_of_sd,
     verdicts,
-    what_seeds_allow,
 )
 
 
@@ -44,15 +42,16 @@ def test_interval_and_p_are_those_of_the_t_test() -> None:
     values = [0.09, 0.21, -0.03, 0.3]
     test = stats.ttest_1samp(values, 0)
     interval = test.confidence_interval(0.95)
-    exact = (interval.low, interval.high, test.pvalue)
-    got, shown = student(values), estimate(values)
-    assert (float(got.low), float(got.high), float(got.p)) == pytest.approx(exact, rel=1e-12)
-    assert (shown.low, shown.high, shown.p) == pytest.approx(exact, rel=1e-8)
+    got = estimate(values)
+    assert (got.low, got.high, got.p) == pytest.approx((interval.low, interval.high, test.pvalue), rel=1e-8)
+    assert (got.n, got.freedom) == (4, 3)
+    assert got.error == pytest.approx(np.std(values, ddof=1) / 2)
 
 
 @pytest.mark.parametrize(("value", "p"), [(0.5, 0.0), (0.0, 1.0)])
 def test_equal_values_leave_no_width(value: float, p: float) -> None:
-    assert estimate([value] * 3) == Estimate(value, value, value, 3, p)
+    got = estimate([value] * 3)
+    assert (got.mean, got.low, got.high, got.n, got.p, got.error) == (value, value, value, 3, p, 0.0)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -62,66 +61,19 @@ def test_fewer_than_two_seeds_have_no_interval(count: int) -> None:
     assert all(math.isnan(value) for value in (got.low, got.high, got.p))
 
 
-def test_many_intervals_at_once_are_those_of_one_at_a_time() -> None:
+def test_many_estimates_at_once_are_those_of_one_at_a_time() -> None:
     values = np.random.default_rng(0).normal(0.1, 0.1, (3, 2, 4))
     together = student(values)
     for index in np.ndindex(3, 2):
         alone = estimate(values[index].tolist())
-        got = (together.mean[index], together.low[index], together.high[index], together.p[index])
-        assert got == pytest.approx((alone.mean, alone.low, alone.high, alone.p))
+        got = [each[index] for each in (together.mean, together.width, together.p, together.error, together.freedom)]
+        assert got == pytest.approx([alone.mean, alone.high - alone.mean, alone.p, alone.error, alone.freedom])
 
 
 def test_one_seed_that_is_not_a_number_leaves_no_interval() -> None:
     got = estimate([0.1, math.nan, 0.2])
     assert got.n == 3
     assert all(math.isnan(value) for value in (got.mean, got.low, got.high, got.p))
-
-
-class TestExactTest:
-    def test_p_is_that_of_scipys_permutation_test(self) -> None:
-        values, reference = [30.11, 30.52, 29.87, 30.4, 30.2, 30.3], [30.02, 30.31, 29.9, 30.1, 30.21, 30.0]
-        exact = stats.permutation_test(
-            (values, reference),
-            lambda x, y, axis: np.mean(x - y, axis=axis),
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=np.inf,
-        )
-        got = sign_flip_p([value - other for value, other in zip(values, reference, strict=True)])
-        assert got == pytest.approx(exact.pvalue)
-
-    @pytest.mark.parametrize(("seeds", "p"), [(1, 1.0), (2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)])
-    def test_few_seeds_have_a_floor_that_unanimous_seeds_reach(self, seeds: int, p: float) -> None:
-        assert smallest_sign_flip_p(seeds) == p
-        assert sign_flip_p([0.1 * (index + 1) for index in range(seeds)]) == p
-
-    def test_rounding_breaks_no_tie(self) -> None:
-        """-0.4 + 0.6 + 0.3 - 0.9 is a sum of -0.4 and so is another, which floating point puts a bit nearer to 0."""
-        tenths = [-4, 6, 3, -9]
-        signed = [np.dot(signs, tenths) for signs in itertools.product((-1, 1), repeat=4)]
-        exact = np.mean(np.abs(signed) >= abs(sum(tenths)))
-        assert sign_flip_p([value / 10 for value in tenths]) == exact == 14 / 16
-
-    def test_too_many_seeds_are_an_error_and_a_diverged_one_gives_no_p(self) -> None:
-        with pytest.raises(ValueError, match="at most 20 differences, not 21"):
-            sign_flip_p([0.1] * 21)
-        assert math.isnan(sign_flip_p([0.1, math.inf]))
-        assert math.isnan(sign_flip_p([]))
-        with pytest.raises(ValueError, match="0 seeds"):
-            smallest_sign_flip_p(0)
-
-
-@pytest.mark.parametrize(
-    ("seeds", "comparisons", "words"),
-    [
-        pytest.param(1, 1, "no interval, no test and no verdict", id="one"),
-        pytest.param(3, 1, "2.48 standard deviations .* smallest two-sided p is 0.25, which cannot fall", id="three"),
-        pytest.param(6, 1, "smallest two-sided p is 0.0312, which can fall below 0.05\\.$", id="six"),
-        pytest.param(6, 2, "which cannot fall below 0.05 among 2 comparisons", id="six, two comparisons"),
-    ],
-)
-def test_what_a_number_of_seeds_allows_is_said(seeds: int, comparisons: int, words: str) -> None:
-    assert re.search(words, what_seeds_allow(seeds, comparisons))
 
 
 class TestHolm:
@@ -149,45 +101,195 @@ class TestHolm:
         assert np.array_equal(holm(families), [holm(family) for family in families])
 
 
-class TestEquivalence:
-    def test_p_is_the_larger_of_two_one_sided_tests(self) -> None:
-        values = [0.01, 0.03, -0.01, 0.02]
-        above = stats.ttest_1samp(values, -0.05, alternative="greater").pvalue
-        below = stats.ttest_1samp(values, 0.05, alternative="less").pvalue
-        assert equivalence_p(values, 0.05) == pytest.approx(max(above, below))
-
-    @pytest.mark.parametrize(("value", "p"), [(0.0, 0.0), (0.25, 1.0), (0.5, 1.0)])
-    def test_values_without_spread(self, value: float, p: float) -> None:
-        assert equivalence_p([value, value], 0.25) == p
+def test_equivalence_p_is_the_larger_of_two_one_sided_tests() -> None:
+    values = [0.01, 0.03, -0.01, 0.02]
+    above = stats.ttest_1samp(values, -0.05, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, 0.05, alternative="less").pvalue
+    assert student(values).p_equivalence(0.05) == pytest.approx(max(above, below))
 
 
-CLEAR, TINY, NOISY = [0.30, 0.32, 0.31], [0.001, 0.002, 0.000], [0.10, 0.02, -0.05]
+@pytest.mark.parametrize(("value", "p"), [(0.0, 0.0), (0.25, 1.0), (0.5, 1.0)])
+def test_values_without_spread_are_equivalent_within_the_margin(value: float, p: float) -> None:
+    assert student([value, value]).p_equivalence(0.25) == p
+
+
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+SCORES = {
+    "reference": by_seed(34.1, 34.3, 34.0),
+    "ablated": by_seed(33.9, 33.7, 33.95, 33.6),
+    "other": by_seed(33.0, 33.2),
+    "once": by_seed(33.5),
+    "bicubic": by_seed(32.0),
+}
+DIFFERENCE = {"reference": -1.0, "ablated": 1.0}
+
+
+class TestCombination:
+    def test_of_two_cells_it_is_welchs_test(self) -> None:
+        values = [list(SCORES[cell].values()) for cell in ("ablated", "reference")]
+        test = stats.ttest_ind(*values, equal_var=False)
+        interval = test.confidence_interval()
+        got = combination(DIFFERENCE, SCORES)
+        assert (got.low, got.high, got.p) == pytest.approx((interval.low, interval.high, test.pvalue), rel=1e-8)
+        assert got.n == 3
+        assert got.freedom == pytest.approx(test.df)
+
+    def test_of_many_cells_variances_add_up_with_satterthwaites_freedom(self) -> None:
+        """The parts w^2 s^2 / n of three cells; each has n - 1 degrees of freedom."""
+        weights = {"reference": 1.0, "ablated": -0.5, "other": -0.5}
+        samples = {cell: np.array(list(SCORES[cell].values())) for cell in weights}
+        parts = {cell: weights[cell] ** 2 * values.var(ddof=1) / len(values) for cell, values in samples.items()}
+        freedom = sum(parts.values()) ** 2 / sum(part**2 / (len(samples[cell]) - 1) for cell, part in parts.items())
+        got = combination(weights, SCORES)
+        assert got.mean == pytest.approx(sum(weights[cell] * samples[cell].mean() for cell in weights))
+        assert (got.error, got.freedom) == pytest.approx((math.sqrt(sum(parts.values())), freedom))
+        assert got.high - got.mean == pytest.approx(stats.t.ppf(0.975, freedom) * got.error)
+
+    def test_paired_it_is_students_test_within_the_seeds_that_all_cells_have(self) -> None:
+        differences = [SCORES["ablated"][seed] - SCORES["reference"][seed] for seed in (0, 1, 2)]
+        got = combination(DIFFERENCE, SCORES, paired=True)
+        assert astuple(got) == pytest.approx(astuple(estimate(differences)))
+        assert (got.n, got.freedom) == (3, 2)
+
+    def test_a_cell_of_weight_0_does_not_matter(self) -> None:
+        assert combination({**DIFFERENCE, "once": 0.0, "absent": 0.0}, SCORES) == combination(DIFFERENCE, SCORES)
+
+    def test_a_cell_with_one_seed_leaves_no_interval(self) -> None:
+        got = combination({"once": 1.0, "reference": -1.0}, SCORES)
+        assert got.n == 1
+        assert got.mean == pytest.approx(33.5 - (34.1 + 34.3 + 34.0) / 3)
+        assert all(math.isnan(value) for value in (got.low, got.high, got.p, got.error, got.freedom))
+
+    @pytest.mark.parametrize("paired", [False, True])
+    def test_a_cell_that_trains_nothing_is_known_exactly(self, paired: bool) -> None:
+        """Its one score holds under every seed, so the test is that of the other cell alone."""
+        got = combination({"reference": 1.0, "bicubic": -1.0}, SCORES, paired=paired, exact={"bicubic"})
+        alone = estimate([34.1 - 32.0, 34.3 - 32.0, 34.0 - 32.0])
+        assert astuple(got) == pytest.approx(astuple(alone))
+
+    def test_an_exact_cell_with_two_scores_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"cell 'other' trains nothing but has different scores: \[33.0, 33.2\]"):
+            combination({"reference": 1.0, "other": -1.0}, SCORES, exact={"other"})
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    @pytest.mark.parametrize("paired", [False, True])
+    def test_a_training_that_diverged_is_not_left_out(self, bad: float, paired: bool) -> None:
+        got = combination(DIFFERENCE, {**SCORES, "ablated": by_seed(33.9, bad, 33.95)}, paired=paired)
+        assert got.n == 3
+        assert math.isnan(got.mean)
+        assert math.isnan(got.p)
+
+    @pytest.mark.parametrize("paired", [False, True])
+    def test_a_cell_without_a_score_leaves_nothing(self, paired: bool) -> None:
+        got = combination({"reference": 1.0, "absent": -1.0}, SCORES, paired=paired)
+        assert got.n == 0
+        assert math.isnan(got.mean)
+
+    @pytest.mark.parametrize(("value", "p"), [(0.5, 0.0), (0.0, 1.0)])
+    def test_scores_that_do_not_vary_leave_no_width(self, value: float, p: float) -> None:
+        same = {"one": by_seed(34.0 + value, 34.0 + value), "two": by_seed(34.0, 34.0, 34.0)}
+        got = combination({"one": 1.0, "two": -1.0}, same)
+        assert (got.mean, got.low, got.high, got.n, got.p, got.error) == (value, value, value, 2, p, 0.0)
+
+    def test_the_order_of_cells_and_seeds_does_not_matter(self) -> None:
+        turned = {cell: dict(reversed(scores.items())) for cell, scores in reversed(SCORES.items())}
+        weights = {"reference": 0.1, "ablated": 0.2, "other": -0.3}
+        for paired in (False, True):
+            got = combination(dict(reversed(weights.items())), turned, paired=paired)
+            assert got == combination(weights, SCORES, paired=paired)
+
+
+class TestShare:
+    @pytest.mark.parametrize(("count", "total"), [(0, 3), (1, 3), (3, 3), (7, 40)])
+    def test_it_is_the_exact_interval(self, count: int, total: int) -> None:
+        exact = stats.binomtest(count, total).proportion_ci(0.95, method="exact")
+        assert astuple(share(count, total)) == pytest.approx((exact.low, exact.high))
+
+    @pytest.mark.parametrize(("count", "total"), [(-1, 3), (4, 3), (0, 0)])
+    def test_more_than_all_is_an_error(self, count: int, total: int) -> None:
+        with pytest.raises(ValueError, match=f"{count} of {total} is no share"):
+            share(count, total)
+
+
+class TestCorrelationWithinSeeds:
+    def test_of_two_cells_it_is_pearsons(self) -> None:
+        one, two = [34.1, 34.3, 34.0], [33.0, 33.4, 33.1]
+        got = correlation_within_seeds({"one": by_seed(*one), "two": by_seed(*two)})
+        assert got == pytest.approx(stats.pearsonr(one, two).statistic)
+
+    def test_it_is_pooled_over_all_pairs(self) -> None:
+        table = np.random.default_rng(0).normal(34, [[0.1], [0.5], [0.2]], (3, 4))
+        covariance = np.cov(table)
+        pairs = list(itertools.combinations(range(3), 2))
+        expected = sum(covariance[pair] for pair in pairs) / sum(
+            math.sqrt(covariance[one, one] * covariance[two, two]) for one, two in pairs
+        )
+        got = correlation_within_seeds({str(row): by_seed(*values) for row, values in enumerate(table.tolist())})
+        assert got == pytest.approx(expected)
+
+    def test_only_seeds_that_all_cells_have_count(self) -> None:
+        one, two = by_seed(34.1, 34.3, 34.0), by_seed(33.0, 33.4, 33.1)
+        longer = {"one": {**one, 3: 20.0}, "two": {**two, 4: 50.0}}
+        assert correlation_within_seeds(longer) == correlation_within_seeds({"one": one, "two": two})
+
+    @pytest.mark.parametrize(
+        "scores",
+        [
+            pytest.param({}, id="nothing"),
+            pytest.param({"one": by_seed(34.0, 34.1)}, id="one cell"),
+            pytest.param({"one": by_seed(34.0), "two": by_seed(33.0)}, id="one seed"),
+            pytest.param({"one": by_seed(34.0, 34.1), "two": {7: 33.0, 8: 33.1}}, id="no common seed"),
+            pytest.param({"one": by_seed(34.0, 34.1), "two": by_seed(33.0, 33.0)}, id="no spread"),
+            pytest.param({"one": by_seed(34.0, 34.1), "two": by_seed(33.0, math.inf)}, id="diverged"),
+        ],
+    )
+    def test_it_may_be_unknown(self, scores: dict[str, dict[int, float]]) -> None:
+        assert math.isnan(correlation_within_seeds(scores))
+
+
+CLEAR, TINY, NOISY = (estimate(each) for each in ([0.30, 0.32, 0.31], [0.001, 0.002, 0.0], [0.10, 0.02, -0.05]))
 
 
 class TestVerdicts:
     @pytest.mark.parametrize(
         ("differences", "outcome", "words"),
         [
-            pytest.param(CLEAR, Outcome.BETTER, "+0.310 dB, 95 % interval +0.285 to +0.335, 3 seeds", id="better"),
-            pytest.param([-value for value in CLEAR], Outcome.WORSE, "-0.310 dB", id="worse"),
-            pytest.param(TINY, Outcome.EQUIVALENT, "within 0.05 dB of 0", id="equivalent"),
+            pytest.param(
+                [0.30, 0.32, 0.31], Outcome.BETTER, "+0.310 dB, 95 % interval +0.285 to +0.335, 3 seeds", id="better"
+            ),
+            pytest.param([-0.30, -0.32, -0.31], Outcome.WORSE, "-0.310 dB", id="worse"),
+            pytest.param([0.001, 0.002, 0.0], Outcome.EQUIVALENT, "within 0.05 dB of 0", id="equivalent"),
             pytest.param(
                 [0.010, 0.011, 0.012], Outcome.EQUIVALENT, "not 0, but smaller than what matters", id="small, not 0"
             ),
             pytest.param(
-                NOISY, Outcome.UNDECIDED, "3 seeds rule out neither no difference nor one of 0.05", id="noisy"
+                [0.10, 0.02, -0.05],
+                Outcome.UNDECIDED,
+                "it may be 0, p = 0.64, and it may exceed 0.05 dB; "
+                "with 80 % power these seeds would have shown 0.24 dB",
+                id="noisy",
             ),
-            pytest.param([0.3], Outcome.UNDECIDED, "one seed: the spread is unknown", id="one seed"),
-            pytest.param([], Outcome.UNDECIDED, "no complete seed: the spread is unknown", id="no seed"),
+            pytest.param([0.3], Outcome.UNDECIDED, "one seed: its spread is unknown", id="one seed"),
+            pytest.param([], Outcome.UNDECIDED, "a cell has no score", id="no seed"),
             pytest.param([0.1, math.nan], Outcome.UNDECIDED, "not a finite number", id="diverged"),
             pytest.param([0.2, 0.2, 0.2], Outcome.UNDECIDED, "they are not replicates", id="no spread"),
             pytest.param([0.0, 0.0], Outcome.EQUIVALENT, "the same score under each of 2 seeds", id="same"),
         ],
     )
     def test_each_has_its_reason(self, differences: list[float], outcome: Outcome, words: str) -> None:
-        (got,) = verdicts([differences])
+        (got,) = verdicts([estimate(differences)])
         assert got.outcome is outcome
         assert words in got.reason
+
+    def test_error_and_freedom_of_the_estimate_decide(self) -> None:
+        """Not the seeds: Welch's test of cells with 3 and 4 seeds has 4.7 degrees of freedom."""
+        found = combination(DIFFERENCE, SCORES)
+        (got,) = verdicts([found], margin=0.6)
+        one_sided = stats.t.sf((0.6 - abs(found.mean)) / found.error, found.freedom)
+        assert (got.p_difference, got.p_equivalence) == pytest.approx((found.p, one_sided), rel=1e-6)
 
     def test_the_margin_decides_what_matters(self) -> None:
         assert verdicts([CLEAR], margin=0.5)[0].outcome is Outcome.EQUIVALENT
@@ -200,55 +302,69 @@ class TestVerdicts:
     def test_a_family_asks_more_of_each_comparison(self) -> None:
         """Alone p is 0.02; the second of two Holm steps leaves it, the first of three trebles it."""
         values = [0.03, 0.04, 0.05]
-        assert stats.ttest_1samp(values, 0).pvalue == pytest.approx(0.0202, abs=1e-4)
-        assert verdicts([values])[0].outcome is Outcome.BETTER
-        assert verdicts([values, CLEAR])[0].outcome is Outcome.BETTER
-        got = verdicts([values, NOISY, NOISY])[0]
+        found = estimate(values)
+        assert found.p == pytest.approx(0.0202, abs=1e-4)
+        assert verdicts([found])[0].outcome is Outcome.BETTER
+        assert verdicts([found, CLEAR])[0].outcome is Outcome.BETTER
+        got = verdicts([found, NOISY, NOISY])[0]
         assert got.outcome is Outcome.UNDECIDED
-        assert got.p_difference == pytest.approx(3 * stats.ttest_1samp(values, 0).pvalue)
-        assert "the interval excludes 0, but not after correction among 3 comparisons" in got.reason
+        assert got.p_difference == pytest.approx(3 * found.p)
+        assert "the interval excludes 0, but corrected p = 0.061 among 3 comparisons" in got.reason
 
     def test_equivalence_is_corrected_too(self) -> None:
         alone, among = verdicts([TINY])[0], verdicts([TINY, NOISY])[0]
         assert among.p_equivalence == pytest.approx(2 * alone.p_equivalence)
 
+    def test_equivalence_that_only_the_family_prevents_is_said(self) -> None:
+        near = estimate([0.02, -0.01, 0.01])
+        assert verdicts([near])[0].outcome is Outcome.EQUIVALENT
+        got = verdicts([near, *[NOISY] * 9])[0]
+        assert got.outcome is Outcome.UNDECIDED
+        assert "the interval lies within 0.05 dB of 0, but corrected p = 0.2 among 10 comparisons" in got.reason
+
     def test_what_cannot_be_tested_is_no_comparison(self) -> None:
-        got = verdicts([CLEAR, [0.3], [0.2, 0.2]])
+        got = verdicts([CLEAR, estimate([0.3]), estimate([0.2, 0.2])])
         assert [found.comparisons for found in got] == [1, 1, 1]
         assert [math.isnan(found.p_difference) for found in got] == [False, True, True]
+        assert [math.isnan(found.detectable) for found in got] == [False, True, True]
 
-    def test_only_the_undecided_are_told_how_many_seeds(self) -> None:
-        decided, open_ = verdicts([CLEAR, NOISY])
-        assert decided.seeds_needed is None
-        assert open_.seeds_needed == seeds_to_decide(NOISY, comparisons=2)
+    def test_the_smallest_detectable_difference_depends_on_error_freedom_and_family(self) -> None:
+        """At it the power is 80 %, with 5 % divided by the number of comparisons; the mean plays no part."""
+        for family in ([NOISY], [NOISY, CLEAR, TINY]):
+            got = verdicts(family)[0].detectable
+            power = power_of_difference(NOISY.error, NOISY.freedom, got, 0.05 / len(family))
+            assert power == pytest.approx(0.8, abs=1e-6)
+        moved = dataclasses.replace(NOISY, mean=NOISY.mean + 1)
+        assert verdicts([moved])[0].detectable == verdicts([NOISY])[0].detectable
 
 
 class TestPower:
     @pytest.mark.parametrize(
-        ("seeds", "sd", "effect", "alpha"),
-        [(2, 0.1, 0.1, 0.05), (3, 0.1, 0.3, 0.05), (10, 0.1, -0.1, 0.05), (50, 0.1, 0.02, 0.01), (4, 0.1, 0.0, 0.05)],
+        ("freedom", "shift", "alpha"),
+        [(1, 1.4, 0.05), (1, 300.0, 0.0025), (2.3, 5.2, 0.05), (9, -3.2, 0.05), (49, 1.4, 0.01), (3, 0.0, 0.05)],
     )
-    def test_of_a_difference_is_the_tail_of_the_noncentral_t(
-        self, seeds: int, sd: float, effect: float, alpha: float
-    ) -> None:
-        critical, shift = stats.t.isf(alpha / 2, seeds - 1), effect / sd * math.sqrt(seeds)
-        tail = stats.nct.sf(critical, seeds - 1, shift) + stats.nct.cdf(-critical, seeds - 1, shift)
-        assert power_of_difference(seeds, sd, effect, alpha) == pytest.approx(tail, abs=1e-5)
+    def test_of_a_difference_is_the_tail_of_the_noncentral_t(self, freedom: float, shift: float, alpha: float) -> None:
+        critical = stats.t.isf(alpha / 2, freedom)
+        tail = stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift)
+        assert power_of_difference(0.1, freedom, 0.1 * shift, alpha) == pytest.approx(tail, abs=1e-4)
 
     @pytest.mark.parametrize(("seeds", "sd", "effect"), [(3, 0.02, 0.0), (5, 0.05, 0.0), (10, 0.05, 0.01)])
     def test_of_equivalence_is_what_simulated_studies_find(self, seeds: int, sd: float, effect: float) -> None:
         drawn = np.random.default_rng(3).normal(effect, sd, (40_000, seeds))
-        found = float(np.mean(equivalence_p(drawn, 0.05) < ALPHA))
-        assert power_of_equivalence(seeds, sd, effect, 0.05) == pytest.approx(found, abs=0.01)
+        found = float(np.mean(student(drawn).p_equivalence(0.05) < ALPHA))
+        power = power_of_equivalence(sd / math.sqrt(seeds), seeds - 1, effect, 0.05)
+        assert power == pytest.approx(found, abs=0.01)
 
     def test_of_equivalence_at_the_margin_approaches_alpha(self) -> None:
-        assert power_of_equivalence(20, 0.01, 0.05, 0.05) == pytest.approx(0.05, abs=1e-4)
+        assert power_of_equivalence(0.01 / math.sqrt(20), 19, 0.05, 0.05) == pytest.approx(0.05, abs=1e-4)
 
     def test_cohens_table(self) -> None:
-        """A difference of half a standard deviation: 34 pairs, 51 at 1 % (any table of paired t tests)."""
-        assert seeds_for_difference(sd=1.0, effect=0.5) == 34
-        assert seeds_for_difference(sd=1.0, effect=-0.5) == 34
-        assert seeds_for_difference(sd=1.0, effect=0.5, alpha=0.01) == 51
+        """A difference of half a standard deviation: 64 in each of two groups, 96 at 1 %; 34 pairs, 51 at 1 %."""
+        assert seeds_for_difference(sd=1.0, effect=0.5) == 64
+        assert seeds_for_difference(sd=1.0, effect=-0.5) == 64
+        assert seeds_for_difference(sd=1.0, effect=0.5, alpha=0.01) == 96
+        assert seeds_for_difference(sd=1.0, effect=0.5, paired=True) == 34
+        assert seeds_for_difference(sd=1.0, effect=0.5, alpha=0.01, paired=True) == 51
 
     def test_every_argument_of_an_equivalence_counts(self) -> None:
         few = seeds_for_equivalence(sd=0.05)
@@ -258,7 +374,10 @@ class TestPower:
             seeds_for_equivalence(sd=0.05, effect=0.02),
             seeds_for_equivalence(sd=0.05, alpha=0.01),
         ]
+        fewer = seeds_for_equivalence(sd=0.05, paired=True)
         assert few is not None
+        assert fewer is not None
+        assert fewer < few
         assert all(more is not None and more > few for more in others)
 
     def test_what_no_number_of_seeds_shows(self) -> None:
@@ -271,36 +390,6 @@ class TestPower:
             seeds_for_difference(sd, 0.1)
         with pytest.raises(ValueError, match="one seed does not show it"):
             seeds_for_equivalence(sd)
-
-
-class TestSeedsToDecide:
-    def test_it_is_the_cheaper_of_difference_and_equivalence(self) -> None:
-        near, far = [0.00, 0.04, -0.03], [0.5, 0.2, 0.0]
-        sd_near, sd_far = summary(near).sd, summary(far).sd
-        assert seeds_to_decide(near).likely == seeds_for_equivalence(sd_near, 0.05, summary(near).mean)
-        assert seeds_to_decide(far).likely == seeds_for_difference(sd_far, summary(far).mean)
-
-    def test_a_cautious_plan_takes_the_upper_limit_of_the_spread(self) -> None:
-        """The limit is sd * sqrt((n - 1) / chi2), chi2 the 20 % quantile with n - 1 = 2 degrees: 0.4463."""
-        far = [0.5, 0.2, 0.0]
-        upper = summary(far).sd * math.sqrt(2 / 0.4462871)
-        assert upper_limit_of_sd(summary(far)) == pytest.approx(upper)
-        got = seeds_to_decide(far)
-        assert got.cautious == seeds_for_difference(upper, summary(far).mean)
-        assert f"{got.likely} seeds would decide it with 80 % power" in got.reason
-
-    def test_more_seeds_than_anyone_has_are_none(self) -> None:
-        got = seeds_to_decide([1.05, -0.95], margin=0.05)
-        assert (got.likely, got.cautious) == (None, None)
-        assert "more than 1000 seeds" in got.reason
-
-    def test_an_undecided_study_needs_more_seeds_than_it_has(self) -> None:
-        generator = np.random.default_rng(4)
-        for seeds in (2, 3, 5, 10):
-            found = [verdicts([values])[0] for values in generator.normal(0.02, 0.05, (40, seeds)).tolist()]
-            needs = [verdict.seeds_needed for verdict in found if verdict.seeds_needed is not None]
-            assert needs
-            assert all(need.likely is None or need.likely > seeds for need in needs)
 
 
 VALUES = {0: {"baby": 0.5, "bird": 0.2}, 1: {"baby": 0.7, "bird": 0.4}}
@@ -318,3 +407,14 @@ class TestImages:
     def test_a_missing_picture_is_an_error_that_names_it(self) -> None:
         with pytest.raises(IncompleteDataError, match=r"under every seed of both cells: bird$"):
             over_images({**VALUES, 1: {"baby": 0.7}})
+
+
+def test_pairing_pays_above_the_correlation_at_which_both_intervals_are_as_wide() -> None:
+    for seeds in (3, 5):
+        rho = break_even_correlation(seeds)
+        apart = stats.t.ppf(0.975, 2 * (seeds - 1)) * math.sqrt(2 / seeds)
+        paired = stats.t.ppf(0.975, seeds - 1) * math.sqrt(2 * (1 - rho) / seeds)
+        assert apart == pytest.approx(paired)
+    assert break_even_correlation(3) == pytest.approx(0.58, abs=0.005)
+    with pytest.raises(ValueError, match="no correlation"):
+        break_even_correlation(1)

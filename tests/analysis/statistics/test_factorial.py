@@ -2,27 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 
-from analysis.effects.factors import analyse
-from analysis.report.page import effects_of_order
-from analysis.statistics.estimates import IncompleteDataError
+from analysis.statistics.estimates import IncompleteDataError, combination
 from analysis.statistics.factorial import (
     Cell,
-    Effects,
+    Factors,
     Responses,
-    complete,
-    effects,
-    fieller,
-    fitted_effects,
+    coefficient,
+    fitted_weights,
     half_normal,
     lenth,
-    restricted,
-    shapley,
     terms,
     weights,
 )
@@ -45,112 +39,21 @@ PILOT_PLANT = {
 PLANT = {"temperature": ("160", "180"), "concentration": ("20", "40"), "catalyst": ("A", "B")}
 
 
-def of_one_seed(factors: Mapping[str, tuple[str, ...]], values: Mapping[Cell, float]) -> Responses:
+def of_one_seed(factors: Factors, values: Mapping[Cell, float]) -> Responses:
     return Responses(factors, {cell: {0: value} for cell, value in values.items()})
 
 
-def drawn(factors: Mapping[str, tuple[str, ...]], seeds: int = 3) -> Responses:
-    """Irregular scores, with something that each seed does to all cells alike."""
-    generator = np.random.default_rng(0)
-    shared = generator.normal(0, 1, seeds)
-    return Responses(
-        factors,
-        {
-            cell: dict(enumerate((34 + shared + generator.normal(0, 0.3, seeds)).tolist()))
-            for cell in itertools.product(*factors.values())
-        },
-    )
+def grid(factors: Factors, *without: Cell) -> dict[str, Cell]:
+    """The cells of a design by a key, but for those that are missing."""
+    return {" ".join(cell): cell for cell in itertools.product(*factors.values()) if cell not in without}
 
 
-def without(responses: Responses, *cells: Cell) -> Responses:
-    return Responses(
-        responses.factors, {cell: scores for cell, scores in responses.values.items() if cell not in cells}
-    )
-
-
-def by_name(found: Effects) -> dict[str, tuple[float, ...]]:
-    return {str(effect.term): effect.by_seed for effect in found.effects}
-
-
-class TestCompleteness:
-    def test_a_seed_that_lacks_a_cell_is_dropped_and_named(self) -> None:
-        full = drawn(TWO)
-        values = {cell: dict(scores) for cell, scores in full.values.items()}
-        del values["true", "post"][1]
-        got = effects(Responses(TWO, values))
-        assert (got.seeds, got.dropped) == ((0, 2), {1: (("true", "post"),)})
-        kept = by_name(effects(full))["residual=false"]
-        assert by_name(got)["residual=false"] == pytest.approx((kept[0], kept[2]))
-
-    def test_a_missing_cell_is_refused_and_named(self) -> None:
-        with pytest.raises(
-            IncompleteDataError, match=r"no seed has all 4 cells .*; without any score: residual=false bn=none$"
-        ):
-            effects(without(drawn(TWO), ("false", "none")))
-
-    def test_seeds_that_each_lack_another_cell_are_refused_and_named(self) -> None:
-        values = {cell: dict(scores) for cell, scores in drawn(TWO, seeds=2).values.items()}
-        del values["true", "none"][0], values["false", "post"][1]
-        with pytest.raises(
-            IncompleteDataError, match="seed 0 lacks residual=true bn=none; seed 1 lacks residual=false bn=post"
-        ):
-            effects(Responses(TWO, values))
-
-    def test_of_many_missing_cells_the_first_are_named(self) -> None:
-        full = drawn(MIXED)
-        with pytest.raises(IncompleteDataError, match=r"threshold=false and 3 more$"):
-            complete(without(full, *full.grid[:9]))
-
-    def test_no_score_at_all_is_said(self) -> None:
-        for estimated in (effects, fitted_effects, shapley):
-            with pytest.raises(IncompleteDataError, match="there is no score at all"):
-                estimated(Responses(TWO, {}))
-
-    def test_a_training_that_diverged_is_not_dropped(self) -> None:
-        values = {cell: dict(scores) for cell, scores in drawn(TWO).values.items()}
-        values["true", "post"][1] = math.nan
-        got = effects(Responses(TWO, values))
-        assert got.seeds == (0, 1, 2)
-        assert all(math.isnan(found.estimate.mean) for found in got.effects)
-
-
-class TestEffects:
-    def test_by_hand(self) -> None:
-        """Without BN the residual is worth 2.0 dB, with it 0.5; removing it together with adding BN costs 1.0."""
-        cells = {("true", "none"): 34.0, ("true", "post"): 33.5, ("false", "none"): 32.0, ("false", "post"): 33.0}
-        got = by_name(effects(of_one_seed(TWO, cells)))
-        assert got == {
-            "residual=false": (((32.0 - 34.0) + (33.0 - 33.5)) / 2,),
-            "bn=post": (((33.5 - 34.0) + (33.0 - 32.0)) / 2,),
-            "residual=false x bn=post": ((33.0 - 33.5) - (32.0 - 34.0),),
-        }
-
-    def test_a_textbook(self) -> None:
-        """Box, Hunter and Hunter print 23, -5 and 1.5, and halves of these interactions: 1.5, 10, 0 and 0.5."""
-        got = by_name(effects(of_one_seed(PLANT, PILOT_PLANT), order=3))
-        assert list(got.values()) == [
-            (pytest.approx(value),) for value in (23.0, -5.0, 1.5, 2 * 1.5, 2 * 10.0, 2 * 0.0, 4 * 0.5)
-        ]
-
-    def test_what_a_seed_does_to_all_cells_cancels(self) -> None:
-        full = drawn(MIXED)
-        moved = Responses(
-            MIXED,
-            {
-                cell: {seed: score + 100 * seed for seed, score in scores.items()}
-                for cell, scores in full.values.items()
-            },
-        )
-        for before, after in zip(effects(full).effects, effects(moved).effects, strict=True):
-            assert after.by_seed == pytest.approx(before.by_seed)
-
-
-def by_least_squares(responses: Responses, seed: int, order: int) -> dict[str, float]:
+def by_least_squares(factors: Factors, cells: Mapping[str, Cell], scores: list[float], order: int) -> dict[str, float]:
     """The effects from numpy's least squares with sum-to-zero columns, by predicting the whole grid."""
 
     def row(cell: Cell) -> list[float]:
         blocks = []
-        for level, levels in zip(cell, responses.factors.values(), strict=True):
+        for level, levels in zip(cell, factors.values(), strict=True):
             place = levels.index(level)
             last = place == len(levels) - 1
             blocks.append([-1.0 if last else float(place == index) for index in range(len(levels) - 1)])
@@ -160,80 +63,91 @@ def by_least_squares(responses: Responses, seed: int, order: int) -> dict[str, f
                 columns += [math.prod(parts) for parts in itertools.product(*chosen)]
         return columns
 
-    scored = [cell for cell in responses.grid if cell in responses.values]
-    solution = np.linalg.lstsq(
-        np.array([row(cell) for cell in scored]), np.array([responses.values[cell][seed] for cell in scored])
-    )[0]
-    predicted = np.array([row(cell) for cell in responses.grid]) @ solution
-    return {str(term): float(weights(responses.factors, term) @ predicted) for term in terms(responses.factors, order)}
+    solution = np.linalg.lstsq(np.array([row(cell) for cell in cells.values()]), np.array(scores))[0]
+    predicted = np.array([row(cell) for cell in itertools.product(*factors.values())]) @ solution
+    return {str(term): float(weights(factors, term) @ predicted) for term in terms(factors, order)}
 
 
-class TestFittedEffects:
-    def test_on_a_complete_design_they_are_the_contrasts(self) -> None:
-        full = drawn(MIXED)
-        fitted, direct = by_name(fitted_effects(full)), by_name(effects(full))
-        assert fitted.keys() == direct.keys()
-        for name, values in direct.items():
-            assert fitted[name] == pytest.approx(values)
+class TestFittedWeights:
+    def test_by_hand(self) -> None:
+        """On all cells of two factors they are averages over the other factor, and the difference of differences."""
+        got = fitted_weights(TWO, grid(TWO))
+        assert got.refused == ()
+        assert {str(term): found for term, found in got.weights.items()} == {
+            "residual=false": pytest.approx(
+                {"true none": -0.5, "true post": -0.5, "false none": 0.5, "false post": 0.5}
+            ),
+            "bn=post": pytest.approx({"true none": -0.5, "true post": 0.5, "false none": -0.5, "false post": 0.5}),
+            "residual=false x bn=post": pytest.approx(
+                {"true none": 1.0, "true post": -1.0, "false none": -1.0, "false post": 1.0}
+            ),
+        }
+
+    def test_a_textbook(self) -> None:
+        """Box, Hunter and Hunter print 23, -5 and 1.5, and halves of these interactions: 1.5, 10, 0 and 0.5."""
+        got = fitted_weights(PLANT, grid(PLANT), order=3)
+        scores = {" ".join(cell): {0: value} for cell, value in PILOT_PLANT.items()}
+        effects = [combination(found, scores).mean for found in got.weights.values()]
+        assert effects == pytest.approx([23.0, -5.0, 1.5, 2 * 1.5, 2 * 10.0, 2 * 0.0, 4 * 0.5], abs=1e-9)
 
     @pytest.mark.parametrize("order", [1, 2])
     def test_on_a_design_with_gaps_they_are_least_squares(self, order: int) -> None:
-        gappy = without(drawn(MIXED), ("true", "pre", "false"))
-        got = fitted_effects(gappy, order)
-        expected = by_least_squares(gappy, 1, order)
+        cells = grid(MIXED, ("true", "pre", "false"))
+        scores = np.random.default_rng(0).normal(34, 0.3, len(cells)).round(6).tolist()
+        got = fitted_weights(MIXED, cells, order)
+        effects = {
+            str(term): math.fsum(found.get(key, 0.0) * score for key, score in zip(cells, scores, strict=True))
+            for term, found in got.weights.items()
+        }
         assert got.refused == ()
-        assert {name: values[1] for name, values in by_name(got).items()} == pytest.approx(expected)
+        assert effects == pytest.approx(by_least_squares(MIXED, cells, scores, order))
         assert got.method == (
             f"least squares on 11 of 12 cells, interactions of more than {order} factors taken to be 0"
         )
 
+    def test_a_half_fraction_gives_main_effects(self) -> None:
+        """Four of eight cells, the third factor aliased with the interaction of the other two."""
+        three = {name: ("on", "off") for name in ("residual", "bn", "act")}
+        cells = {key: cell for key, cell in grid(three).items() if cell.count("off") % 2 == 0}
+        got = fitted_weights(three, cells, order=1)
+        assert [str(term) for term in got.weights] == ["residual=off", "bn=off", "act=off"]
+        assert all(sorted(found.values()) == pytest.approx([-0.5, -0.5, 0.5, 0.5]) for found in got.weights.values())
+        assert fitted_weights(three, cells, order=2).weights == {}
+
+    def test_every_cell_has_a_variance_of_its_own_in_an_effect(self) -> None:
+        """The standard error of a difference of two averages of two cells: four variances, each a quarter."""
+        cells = grid(TWO)
+        scores = {
+            key: dict(enumerate(np.random.default_rng(place).normal(34, 0.1 * (place + 1), 3).round(6).tolist()))
+            for place, key in enumerate(cells)
+        }
+        (found, *_) = fitted_weights(TWO, cells).weights.values()
+        expected = math.sqrt(sum(np.var(list(each.values()), ddof=1) / 3 / 4 for each in scores.values()))
+        assert combination(found, scores).error == pytest.approx(expected)
+
     def test_what_the_cells_do_not_determine_is_refused(self) -> None:
         """BN was never trained without the residual, so neither their interaction nor an average over it is known."""
-        gappy = without(drawn(TWO), ("false", "post"))
-        got = fitted_effects(gappy)
-        assert got.effects == ()
+        cells = grid(TWO, ("false", "post"))
+        got = fitted_weights(TWO, cells)
+        assert got.weights == {}
         assert [str(term) for term in got.refused] == ["residual=false", "bn=post", "residual=false x bn=post"]
-        assert fitted_effects(gappy, order=1).refused == ()
+        assert fitted_weights(TWO, cells, order=1).refused == ()
 
     def test_a_level_without_a_cell_is_refused_and_the_rest_is_not(self) -> None:
-        full = drawn(MIXED)
-        gappy = without(full, *(cell for cell in full.grid if cell[1] == "pre"))
-        got = fitted_effects(gappy, order=1)
+        cells = {key: cell for key, cell in grid(MIXED).items() if cell[1] != "pre"}
+        got = fitted_weights(MIXED, cells, order=1)
         assert [str(term) for term in got.refused] == ["bn=pre"]
-        assert list(by_name(got)) == ["residual=false", "bn=post", "threshold=false"]
+        assert [str(term) for term in got.weights] == ["residual=false", "bn=post", "threshold=false"]
 
-    def test_a_seed_that_lacks_a_cell_that_others_have_is_dropped(self) -> None:
-        values = {cell: dict(scores) for cell, scores in drawn(MIXED).values.items()}
-        del values["true", "pre", "false"], values["true", "none", "true"][2]
-        got = fitted_effects(Responses(MIXED, values))
-        assert (got.seeds, got.dropped) == ((0, 1), {2: (("true", "none", "true"),)})
+    def test_no_cell_determines_nothing(self) -> None:
+        assert fitted_weights(TWO, {}).weights == {}
 
-    def test_no_seed_with_the_same_cells_is_an_error(self) -> None:
-        values = {("true", "none"): {0: 34.0}, ("false", "none"): {1: 33.0}}
-        with pytest.raises(IncompleteDataError, match="no seed has all 2 cells that some seed has; seed 0 lacks"):
-            fitted_effects(Responses(TWO, values))
-
-    @pytest.mark.parametrize(
-        ("order", "lacking", "spare"),
-        [pytest.param(2, [0.5], 1, id="three factors act together"), pytest.param(1, [1.5, 10, 0, 0.5], 4, id="main")],
-    )
-    def test_the_misfit_is_what_the_model_leaves(self, order: int, lacking: list[float], spare: int) -> None:
-        """An effect of the textbook's scale that the model lacks puts each of the 8 cells off by half of it."""
-        expected = math.sqrt(8 * sum((effect / 2) ** 2 for effect in lacking) / spare)
-        assert fitted_effects(of_one_seed(PLANT, PILOT_PLANT), order).misfit == pytest.approx(expected)
-        twice = Responses(PLANT, {cell: {0: value, 1: value + 3} for cell, value in PILOT_PLANT.items()})
-        assert fitted_effects(twice, order).misfit == pytest.approx(expected)
-
-    def test_a_model_without_a_spare_cell_has_no_misfit(self) -> None:
-        assert math.isnan(fitted_effects(of_one_seed(PLANT, PILOT_PLANT), order=3).misfit)
-
-
-class TestRestricted:
-    def test_only_the_chosen_levels_are_left_and_the_first_is_the_reference(self) -> None:
-        full = drawn(MIXED)
-        part = restricted(full, {"bn": ("post", "none")})
-        assert part.factors == {**MIXED, "bn": ("post", "none")}
-        assert part.values == {cell: scores for cell, scores in full.values.items() if cell[1] != "pre"}
+    def test_a_term_is_the_contrast_of_the_whole_grid(self) -> None:
+        columns = terms(MIXED, 3)
+        cells = [set(zip(MIXED, cell, strict=True)) for cell in itertools.product(*MIXED.values())]
+        for term, column in itertools.product(columns, columns):
+            there = [float(cell.issuperset(column.moved)) for cell in cells]
+            assert coefficient(MIXED, term, column) == pytest.approx(float(weights(MIXED, term) @ there))
 
 
 class TestHalfNormal:
@@ -273,77 +187,37 @@ class TestHalfNormal:
             halved = weights(PLANT, term) / 2 ** (len(term.moved) - 1)
             assert np.sum(halved**2) == pytest.approx(4 / 8)
 
+    def test_only_seeds_that_have_all_cells_count(self) -> None:
+        values = {cell: {0: value} for cell, value in PILOT_PLANT.items()}
+        first = next(iter(values))
+        more = {cell: {**scores, 1: 99.0} if cell != first else scores for cell, scores in values.items()}
+        assert half_normal(Responses(PLANT, more)) == half_normal(Responses(PLANT, values))
+
+    def test_a_missing_cell_is_refused_and_named(self) -> None:
+        values = {cell: {0: value} for cell, value in PILOT_PLANT.items() if cell != ("180", "20", "B")}
+        with pytest.raises(
+            IncompleteDataError,
+            match=r"no seed has all 8 cells; without any score: temperature=180 concentration=20 catalyst=B$",
+        ):
+            half_normal(Responses(PLANT, values))
+
+    def test_of_many_missing_cells_the_first_are_named(self) -> None:
+        with pytest.raises(IncompleteDataError, match=r"catalyst=B and 2 more$"):
+            half_normal(Responses(PLANT, {}))
+
+    def test_seeds_that_each_lack_another_cell_are_refused(self) -> None:
+        values = {cell: {place % 2: value} for place, (cell, value) in enumerate(PILOT_PLANT.items())}
+        with pytest.raises(IncompleteDataError, match="no seed has all 8 cells, though each has a score"):
+            half_normal(Responses(PLANT, values))
+
+    def test_a_training_that_diverged_is_not_left_out(self) -> None:
+        with pytest.raises(IncompleteDataError, match="a score is not a finite number"):
+            half_normal(of_one_seed(PLANT, {**PILOT_PLANT, ("160", "20", "A"): math.nan}))
+
     def test_two_factors_are_too_few(self) -> None:
         with pytest.raises(ValueError, match="needs 3 factors, not 2"):
-            half_normal(drawn(TWO))
+            half_normal(of_one_seed(TWO, dict.fromkeys(itertools.product(*TWO.values()), 34.0)))
 
-
-FOUR = {name: ("on", "off") for name in ("residual", "threshold", "rprelu", "align")}
-
-
-class TestShapley:
-    def test_by_hand(self) -> None:
-        """Alone the residual adds 1.0 dB and the BN-free path 0.2, together 2.0: the 0.8 that they share is halved."""
-        cells = {("true", "none"): 34.0, ("true", "post"): 33.0, ("false", "none"): 32.2, ("false", "post"): 32.0}
-        got = shapley(of_one_seed(TWO, cells))
-        assert [share.by_seed for share in got.shares] == [(pytest.approx(1.4),), (pytest.approx(0.6),)]
-        assert got.total.mean == 2.0
-        assert [share.fraction.mean for share in got.shares] == [pytest.approx(0.7), pytest.approx(0.3)]
-
-    def test_a_share_is_the_average_over_all_orders_of_adding_components(self) -> None:
-        full, names = drawn(FOUR, seeds=2), list(FOUR)
-        sums = np.zeros((4, 2))
-        for order in itertools.permutations(range(4)):
-            cell = ["off"] * 4
-            for component in order:
-                before = np.array(list(full.values[tuple(cell)].values()))
-                cell[component] = "on"
-                sums[component] += np.array(list(full.values[tuple(cell)].values())) - before
-        for share, expected, name in zip(shapley(full).shares, sums / math.factorial(4), names, strict=True):
-            assert share.factor == name
-            assert share.by_seed == pytest.approx(expected.tolist())
-
-
-@pytest.mark.parametrize("analysis", [half_normal, shapley])
-def test_more_than_two_levels_are_refused(analysis: Callable[[Responses], object]) -> None:
-    with pytest.raises(ValueError, match=r"factor 'bn' has 3 levels; choose two of them with restricted\(\)"):
-        analysis(drawn(MIXED))
-
-
-class TestFractions:
-    GAINS, TOTAL = np.array([0.8, 1.1, 0.9, 1.3]), np.array([2.0, 2.3, 1.9, 2.6])
-
-    def test_the_limits_are_where_students_test_turns(self) -> None:
-        low, high = fieller(self.GAINS, self.TOTAL)
-
-        def excess(ratio: float) -> float:
-            return float(stats.ttest_1samp(self.GAINS - ratio * self.TOTAL, 0).pvalue) - 0.05
-
-        centre = self.GAINS.mean() / self.TOTAL.mean()
-        assert float(low) == pytest.approx(optimize.brentq(excess, centre - 0.3, centre))
-        assert float(high) == pytest.approx(optimize.brentq(excess, centre, centre + 0.3))
-
-    def test_a_gain_that_may_be_nothing_has_no_fractions(self) -> None:
-        values = {("on",): {0: 34.0, 1: 34.5, 2: 33.2}, ("off",): {0: 33.8, 1: 34.6, 2: 33.1}}
-        (share,) = shapley(Responses({"residual": ("on", "off")}, values)).shares
-        assert share.gain.low < 0 < share.gain.high
-        assert math.isnan(share.fraction.low)
-        assert math.isnan(share.fraction.high)
-
-    def test_the_only_component_has_all_of_the_gain(self) -> None:
-        values = {("on",): {0: 34.0, 1: 34.1}, ("off",): {0: 33.0, 1: 33.11}}
-        (share,) = shapley(Responses({"residual": ("on", "off")}, values)).shares
-        assert (share.fraction.mean, share.fraction.low, share.fraction.high) == pytest.approx((1.0, 1.0, 1.0))
-        assert share.fraction.p == share.gain.p
-
-
-def test_where_no_effect_of_a_factor_alone_is_determined_there_is_no_table_of_them() -> None:
-    """A threshold that was only ever taken away alone leaves one interaction, and no average over it."""
-    three = {**TWO, "threshold": ("true", "false")}
-    full = drawn(three)
-    gappy = without(full, *(cell for cell in full.grid if cell[2] == "false" and cell[:2] != ("true", "none")))
-    found = analyse(gappy, 0.05)
-    assert found.effects is not None
-    assert [str(effect.term) for effect in found.effects.effects] == ["residual=false x bn=post"]
-    assert effects_of_order(found, 1) == []
-    assert [str(effect.term) for effect, _ in effects_of_order(found, 2)] == ["residual=false x bn=post"]
+    def test_more_than_two_levels_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="factor 'bn' has 3 levels, not 2"):
+            half_normal(of_one_seed(MIXED, {}))

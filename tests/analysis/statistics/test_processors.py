@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from analysis.statistics.estimates import estimate, verdicts
-from analysis.statistics.factorial import Responses, effects, fitted_effects, half_normal, shapley
+from analysis.statistics.estimates import combination, correlation_within_seeds, estimate, share, verdicts
+from analysis.statistics.factorial import Responses, fitted_weights, half_normal
 from analysis.study.probes import read_records
 from tests.harness.paths import REPOSITORY
 
@@ -40,16 +40,17 @@ def estimated() -> Iterator[str]:
         grid = list(itertools.product(*factors.values()))
         table = draw.normal(32, 0.3, (len(grid), seeds)).round(7)
         values = {cell: dict(enumerate(map(float, scores))) for cell, scores in zip(grid, table, strict=True)}
-        whole = Responses(factors, values)
-        found = effects(whole)
-        yield from (repr(each.by_seed) for each in found.effects)
-        yield repr(verdicts([each.by_seed for each in found.effects]))
-        if max(levels) == 2:
-            yield repr(shapley(whole))
-            yield repr(half_normal(whole)) if len(levels) > 2 else ""
-        gappy = Responses(factors, {cell: scores for n, (cell, scores) in enumerate(values.items()) if n % 5})
-        yield repr(fitted_effects(gappy))
+        scores = {" ".join(cell): by_seed for cell, by_seed in values.items()}
+        for cells in (grid, [cell for n, cell in enumerate(grid) if n % 5]):
+            fit = fitted_weights(factors, {" ".join(cell): cell for cell in cells})
+            yield repr(fit)
+            for paired in (False, True):
+                yield repr(verdicts([combination(each, scores, paired=paired) for each in fit.weights.values()]))
+        if max(levels) == 2 < len(levels):
+            yield repr(half_normal(Responses(factors, values)))
         yield repr([estimate(row) for row in table.tolist()])
+        yield repr(correlation_within_seeds(scores))
+    yield repr([share(count, 20) for count in range(21)])
     ratios = draw.lognormal(0, 3, 1000).tolist()
     units = {f"unit{number}": {"branch_ratio": ratio} for number, ratio in enumerate(ratios)}
     yield repr(read_records([("cell", 0)], lambda _: {"probes": {"units": units}}).units["range_gap"].tolist())

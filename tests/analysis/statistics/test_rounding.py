@@ -12,7 +12,7 @@ import pytest
 
 from analysis.report.frames import as_csv
 from analysis.report.page import compose
-from analysis.statistics.estimates import verdicts
+from analysis.statistics.estimates import combination, estimate, verdicts
 from analysis.statistics.factorial import Responses, half_normal
 from analysis.statistics.rounding import rounded, settled
 from analysis.study.loading import StudyResults
@@ -64,7 +64,34 @@ def other_bits(size: float = 1e-13) -> Callable[[float], float]:
 def test_other_last_bits_give_the_same_verdict_in_the_same_words(differences: list[float]) -> None:
     others = list(map(other_bits(), differences))
     for family in ([], [[0.5, 0.6, 0.7]]):
-        assert repr(verdicts([others, *family])) == repr(verdicts([differences, *family]))
+        families = [list(map(estimate, [values, *family])) for values in (others, differences)]
+        assert repr(verdicts(families[0])) == repr(verdicts(families[1]))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        pytest.param([34.169812, 34.236446, 34.106174], id="cells that differ"),
+        pytest.param([34.017153, 34.051274, 33.996281], id="the same cell"),
+        pytest.param([32.718174] * 3, id="no spread"),
+    ],
+)
+def test_other_last_bits_give_the_same_difference_of_cells(scores: list[float], paired: bool) -> None:
+    reference = {0: 34.017153, 1: 34.051274, 2: 33.996281}
+    for bits in (other_bits(), other_bits(1e-14)):
+        both = [
+            combination(
+                {"ablated": 1.0, "reference": -1.0},
+                {
+                    "ablated": {seed: change(score) for seed, score in enumerate(scores)},
+                    "reference": {seed: change(score) for seed, score in reference.items()},
+                },
+                paired=paired,
+            )
+            for change in (float, bits)
+        ]
+        assert repr(both[0]) == repr(both[1])
 
 
 def test_other_last_bits_give_the_same_order_of_a_half_normal_plot() -> None:
