@@ -3,225 +3,50 @@
 A function draws one figure; its numbers are rounded by the caller.
 """
 
-import dataclasses
-import functools
-import io
+import itertools
 import math
-import re
-import textwrap
-from collections.abc import Callable, Container, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
-import matplotlib.style
+import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
+from matplotlib.transforms import ScaledTranslation
 
-from analysis.effects.contrasts import Contrast
 from analysis.effects.depth import EVERY
-from analysis.effects.factors import FactorialAnalysis, marginal_means
-from analysis.report.markup import one_line
+from analysis.report.drawing import (
+    ALL_EQUAL,
+    MOST_LINES,
+    WIDTH,
+    Look,
+    Palette,
+    balanced,
+    drawing,
+    figure_legend,
+    grid,
+    handles_by_label,
+    labelled,
+    legend_height,
+    wrapped,
+)
 from analysis.report.pictures import Pixels, Strip, Tile
-from analysis.report.words import INTERACTION_WORDS
-from analysis.statistics.estimates import Outcome, Verdict
 from analysis.statistics.factorial import HalfNormal
-from analysis.statistics.rounding import rounded
-from analysis.study.settings import natural
+from analysis.study.tasks import natural
 
-STYLE = Path(__file__).with_name("style.mplstyle")
-
-WIDTH = 10.0  # of every figure, in inches
 TILES_PER_ROW = 5
 CAPTION_LETTERS = 24  # that fit below a tile
-MOST_LINES = 12  # more curves cannot be told apart; the report says that only these are drawn
-MOST_INTERACTIONS = 15  # the others are left to the table; the report says so
-MOST_COLUMNS = 3  # more panels side by side cannot be read at half the size
-MOST_LEVEL_LETTERS = 18  # of a level in a panel's legend
-SHORT_LEVEL = 9  # two levels of so many letters fit side by side above one of three panels
-MOST_TICK_LETTERS = 24  # of the tick labels below one of three panels
-FEW_POINTS = 8  # a line through so few points marks them, since a single one would be invisible otherwise
-MARKS_ON_A_LINE = 8  # of a long line, if its dashes alone do not distinguish it
+MANY_DECADES = 60  # if it is this many times the smallest, only powers of ten are named
 WIDE_RANGE = 10  # if the largest value is this many times the smallest, the axis is logarithmic
 ROOM_FOR_A_NAME = 0.12  # between two names in a half-normal plot, as a part of the largest effect
-
-LINE_STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
-"""Six, with seven colours, so that 42 lines differ in their combination."""
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-POINTS = (*MARKERS, "<", ">", "p", "h", "*", "d", "8", "H", "$\\times$")
-"""The marks of cells against cost; if there are more cells, all are marked alike and the table names them."""
-
-Arguments = ParamSpec("Arguments")
-
-Draw = Callable[Concatenate[Figure, Arguments], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """One figure as a PNG, and as an SVG unless it is made of pixels."""
-
-    png: bytes
-    svg: bytes | None
-
-
-ALL_EQUAL = "all else equal"  # the legend of cells that differ in nothing else
-
-
-def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Arguments, Drawing]]:
-    """Turn a function that draws on a figure into one that returns a :class:`Drawing`.
-
-    A user's own matplotlib settings change nothing, and the files name neither software nor date, so the same numbers
-    give the same bytes.
-    """
-
-    def decorator(draw: Draw[Arguments]) -> Callable[Arguments, Drawing]:
-        @functools.wraps(draw)
-        def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawing:
-            png, svg = io.BytesIO(), io.BytesIO()
-            with matplotlib.style.context(["default", str(STYLE)]):
-                figure = Figure()
-                draw(figure, *args, **kwargs)
-                for text in figure.findobj(Text):
-                    text.set_text(legible(text.get_text()))
-                figure.savefig(png, format="png", metadata={"Software": None})
-                if vector:
-                    # The SVG reuses the layout of the PNG: that takes half the time, and they are the same picture.
-                    figure.set_layout_engine("none")
-                    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-            return Drawing(png.getvalue(), svg.getvalue() if vector else None)
-
-        return drawn
-
-    return decorator
-
-
-def legible(text: str) -> str:
-    r"""Return a text that is drawn as it is: letters that the font lacks by number, and no dollar starts a formula.
-
-    ``\$`` stays, so that a text may pass twice.
-    """
-    lines = ("".join(map(letter_for, one_line(line))) for line in text.split("\n"))
-    return re.sub(r"(?<!\\)\$", r"\$", "\n".join(lines))
-
-
-def letter_for(letter: str) -> str:
-    return letter if letter.isascii() or ord(letter) in letters_of_the_font() else f"[U+{ord(letter):04X}]"
-
-
-@functools.cache
-def letters_of_the_font() -> Container[int]:
-    return get_font(findfont("DejaVu Sans")).get_charmap()
-
-
-def labelled(text: str) -> str:
-    """Return a text as a legend shows it, which leaves out what begins with an underscore."""
-    return legible(f" {text}" if text.startswith("_") else text)
-
-
-Mark = tuple[str, str, bool]
-
-VERDICT_MARKS: dict[Outcome, Mark] = {
-    Outcome.BETTER: ("^", "C0", True),
-    Outcome.WORSE: ("v", "C1", True),
-    Outcome.EQUIVALENT: ("s", "C2", True),
-    Outcome.UNDECIDED: ("o", "0.45", False),
-}
-"""Marker, colour and filling of each verdict; shape and filling distinguish them in print."""
-
-ONE_SEED_MARK: Mark = ("D", "0.45", False)
-
-
-@drawing()
-def effects_figure(figure: Figure, contrasts: Sequence[Contrast], sets: Sequence[str], margin: float) -> None:
-    """Draw a forest plot: a row per contrast, a panel per test set, the mean difference with its 95 % interval."""
-    rows = [contrast.change for contrast in contrasts]
-    panels = {name: [contrast.verdicts[name] for contrast in contrasts] for name in sets}
-    forest(figure, rows, panels, margin, {outcome: str(outcome) for outcome in Outcome})
-
-
-@drawing()
-def interactions_figure(figure: Figure, analyses: Mapping[str, FactorialAnalysis], margin: float) -> None:
-    """Draw a forest plot of the largest interactions of two factors, on every test set."""
-    by_set = {
-        name: {str(effect.term): verdict for effect, verdict in analysis.judged if len(effect.term.moved) > 1}
-        for name, analysis in analyses.items()
-    }
-    shared = [term for term in next(iter(by_set.values())) if all(term in found for found in by_set.values())]
-    size = {term: max(abs(found[term].estimate.mean) for found in by_set.values()) for term in shared}
-    largest = sorted(shared, key=lambda term: -size[term])[:MOST_INTERACTIONS]
-    terms = [term for term in shared if term in largest]
-    panels = {name: [found[term] for term in terms] for name, found in by_set.items()}
-    forest(figure, terms, panels, margin, INTERACTION_WORDS)
-
-
-def forest(
-    figure: Figure,
-    rows: Sequence[str],
-    panels: Mapping[str, Sequence[Verdict]],
-    margin: float,
-    words: Mapping[Outcome, str],
-) -> None:
-    """Draw rows of estimates in a panel for each test set; the margin is shaded."""
-    names = [wrapped(row, 34) for row in rows]
-    height = 0.9 + 0.16 * len(rows) + 0.22 * sum(1 + name.count("\n") for name in names)
-    axes = grid(figure, len(panels), height, 0.5, wide=True, sharex=True, sharey=True)
-    for panel, (name, found) in zip(axes, panels.items(), strict=True):
-        panel.axvspan(-margin, margin, color="0.9", linewidth=0)
-        panel.axvline(0, color="0.3", linewidth=1)
-        for row, verdict in enumerate(found):
-            marker, colour, filled = mark_of(verdict)
-            mean, low, high = verdict.estimate.mean, verdict.estimate.low, verdict.estimate.high
-            if verdict.estimate.n > 1:
-                panel.plot([low, high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-            panel.plot([mean], [row], marker, color=colour, markersize=8, markerfacecolor=colour if filled else "w")
-        panel.set_title(name)
-        panel.margins(x=0.12)
-        panel.locator_params(axis="x", nbins=5)
-        panel.set_xlabel("difference in PSNR (dB)")
-        panel.tick_params(labelbottom=True)
-    axes[0].set_yticks(range(len(rows)), map(legible, names))
-    axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    shown = {mark_of(verdict) for found in panels.values() for verdict in found}
-    marks = {words[outcome]: mark for outcome, mark in VERDICT_MARKS.items()} | {"one seed, no verdict": ONE_SEED_MARK}
-    handles = {
-        name: Line2D([], [], marker=marker, color=colour, markerfacecolor=colour if filled else "w", markersize=8)
-        for name, (marker, colour, filled) in marks.items()
-        if (marker, colour, filled) in shown
-    }
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
-
-
-def mark_of(verdict: Verdict) -> Mark:
-    return ONE_SEED_MARK if verdict.estimate.n == 1 else VERDICT_MARKS[verdict.outcome]
-
-
-@drawing()
-def means_figure(figure: Figure, analysis: FactorialAnalysis, pairs: Sequence[tuple[str, str]]) -> None:
-    """Draw a panel per pair of factors: the mean PSNR at the levels of one, a line for each level of the other."""
-    axes = grid(figure, len(pairs), 3.9)
-    for panel, (first, second) in zip(axes, pairs, strict=False):
-        levels = analysis.responses.factors[first]
-        for index, (level, means) in enumerate(rounded(marginal_means(analysis, first, second)).items()):
-            style = LINE_STYLES[index % len(LINE_STYLES)]
-            panel.plot(
-                range(len(levels)), means, MARKERS[index % len(MARKERS)], linestyle=style, label=labelled(brief(level))
-            )
-        panel.set_xticks(range(len(levels)), [legible(brief(level)) for level in levels])
-        if sum(len(brief(level)) for level in levels) > MOST_TICK_LETTERS:
-            panel.tick_params(axis="x", rotation=20)
-        panel.margins(x=0.15, y=0.12)
-        panel.set_xlabel(first)
-        legend_above(panel, second)
-    figure.supylabel("mean PSNR (dB)", fontsize=11)
+MOST_LEVEL_LETTERS = 18  # of a level in a panel's legend
+MOST_NAMED = 16  # cells against cost; of more, those on the front are named and the others are gray
+MARK_WIDTH = MARK_HEIGHT = 0.045  # of a mark against cost, as a part of the points' range
+LEADER: dict[str, Any] = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+MARK_SIZE, SEED_SIZE = 7.0, 2.8  # of the mean's mark and a seed's dot, in points
 
 
 @drawing()
@@ -258,26 +83,6 @@ def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
         )
 
 
-@drawing()
-def shares_figure(figure: Figure, analyses: Mapping[str, FactorialAnalysis]) -> None:
-    """Draw a panel per test set: each component's share of the total gain in dB, with its 95 % interval."""
-    found = {name: analysis.shares for name, analysis in analyses.items() if analysis.shares}
-    most = max(len(shares.shares) for shares in found.values())
-    axes = grid(figure, len(found), 1.2 + 0.42 * most)
-    for panel, (name, shares) in zip(axes, found.items(), strict=False):
-        for row, share in enumerate(shares.shares):
-            gain = share.gain
-            panel.barh(row, gain.mean, height=0.55, color="C5", edgecolor="0.2", hatch="//" if gain.mean < 0 else "")
-            if gain.n > 1:
-                panel.plot([gain.low, gain.high], [row, row], color="0.1", linewidth=2)
-        panel.axvline(0, color="0.3", linewidth=1)
-        panel.set_yticks(range(len(shares.shares)), [legible(share.factor) for share in shares.shares])
-        panel.invert_yaxis()
-        panel.margins(x=0.1)
-        panel.set_title(f"{name}: {shares.total.mean:+.3f} dB in all")
-        panel.set_xlabel("share of the gain (dB)")
-
-
 MEASURE_TITLES = {
     "output_loss": "loss of a unit's output",
     "sign_loss": "loss by the sign",
@@ -286,38 +91,39 @@ MEASURE_TITLES = {
 
 
 @drawing()
-def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str]) -> None:
+def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str], palette: Palette) -> None:
     """Draw probes by depth: a row per measure, a column per factor, a line per level with the range of its seeds.
 
-    ``table`` has a row per factor, level, depth and measure, with ``mean``, ``low`` and ``high`` over seeds.
+    ``table`` has a row per factor, level, depth and measure, with ``mean``, ``low`` and ``high`` over seeds; up to
+    four factors are readable. The palette is that of cells, which are the levels of the factor ``cell``.
     """
     factors = list(dict.fromkeys(table["factor"]))
-    every = list(dict.fromkeys(table.loc[table["factor"] == EVERY, "level"]))
-    below = 0.24 * math.ceil(len(every) / legend_columns(every)) if every else 0.0
-    figure.set_size_inches(WIDTH, 1.0 + 2.7 * len(measures) + below)
+    levels = {factor: list(dict.fromkeys(table.loc[table["factor"] == factor, "level"])) for factor in factors}
+    every = levels.get(EVERY, [])
+    figure.set_size_inches(WIDTH, 1.0 + 2.7 * len(measures) + legend_height(every))
     axes = figure.subplots(len(measures), len(factors), squeeze=False, sharex=True, sharey="row")
     for row, measure in enumerate(measures):
-        for column, factor in enumerate(factors):
-            panel = axes[row, column]
+        for panel, factor in zip(axes[row], factors, strict=True):
+            looks = palette if factor == EVERY else Palette(tuple(levels[factor]))
             chosen = table[(table["factor"] == factor) & (table["measure"] == measure)]
-            for index, level in enumerate(dict.fromkeys(chosen["level"])):
-                name = str(level) if factor == EVERY else brief(str(level))
-                draw_line(panel, chosen[chosen["level"] == level], "depth", name, index, 0.15)
+            for level in levels[factor]:
+                name = level if factor == EVERY else brief(level)
+                draw_line(panel, chosen[chosen["level"] == level], "depth", name, looks[level], 0.15)
             panel.margins(x=0.04)
             if row == 0 and factor != EVERY:
-                legend_above(panel, factor)
+                legend_above(panel, factor, WIDTH / len(factors) - 0.3)
             if row == len(measures) - 1:
-                panel.set_xlabel("binary unit, from the input on")
+                panel.set_xlabel(wrapped("binary unit, from the input on", 100 // len(factors)))
                 panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes[row, 0].set_ylabel(wrapped(MEASURE_TITLES[measure], 20))
     if every:
         figure_legend(figure, every)
 
 
-def legend_above(panel: Axes, title: str) -> None:
-    """Put a panel's legend above it, where it covers no line, with the factor as its title."""
+def legend_above(panel: Axes, title: str, inches: float) -> None:
+    """Put the legend of a panel so wide above it, where it covers no line, with the factor as its title."""
     labels = panel.get_legend_handles_labels()[1]
-    columns = 2 if max(map(len, labels)) <= SHORT_LEVEL else 1
+    columns = 2 if 2 * (0.7 + 0.075 * max(map(len, labels))) <= inches else 1
     panel.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
@@ -329,20 +135,28 @@ def legend_above(panel: Axes, title: str) -> None:
     )
 
 
-def draw_line(panel: Axes, line: pd.DataFrame, across: str, label: str, index: int, alpha: float) -> None:
-    panel.fill_between(line[across], line["low"], line["high"], color=f"C{index % 7}", alpha=alpha, linewidth=0)
-    panel.plot(line[across], line["mean"], label=labelled(label), **look(index, len(line)))
+def draw_line(panel: Axes, line: pd.DataFrame, across: str, label: str, look: Look, band: float) -> None:
+    """Draw the mean and, as a band so opaque, the range of the seeds."""
+    panel.fill_between(line[across], line["low"], line["high"], color=look.colour, alpha=band, linewidth=0)
+    panel.plot(line[across], line["mean"], label=labelled(label), **look.line(len(line)))
 
 
-def look(index: int, points: int) -> dict[str, Any]:
-    """Return the look of a line; 42 lines differ even without colour, by dashes and marks."""
-    marked = points <= FEW_POINTS or index >= len(LINE_STYLES)
-    return {
-        "color": f"C{index % 7}",
-        "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
-        "marker": MARKERS[index % len(MARKERS)] if marked else "",
-        "markevery": max(1, points // MARKS_ON_A_LINE),
-    }
+def draw_seeds(panel: Axes, place: float, row: "pd.Series[Any]", colour: str, **where: Any) -> None:
+    """Draw the seeds of a row as dots, or the range of more than three as a line between two dots."""
+    seeds = seeds_of(row["mean"], row["low"], row["high"], int(row["n"]))
+    look = {"linestyle": "-" if row["n"] > len(seeds) else "", "linewidth": 0.8, "color": colour, **where}
+    panel.plot([place] * len(seeds), seeds, marker="o", markersize=SEED_SIZE, **look)
+
+
+def seeds_of(mean: float, low: float, high: float, count: int) -> list[float]:
+    """Return the values of up to three seeds, which follow from these three; of more, the lowest and the highest."""
+    return {1: [mean], 3: [low, 3 * mean - low - high, high]}.get(count, [low, high])
+
+
+RESIDUAL: dict[str, Any] = {"facecolor": "0.72", "edgecolor": "0.5"}
+INPUT: dict[str, Any] = {"facecolor": "0.9", "edgecolor": "0.5", "hatch": ".."}
+BRANCH: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.15", "hatch": "////"}
+"""How a stream is filled: without a colour, since colours are those of cells."""
 
 
 @drawing()
@@ -352,11 +166,10 @@ def ranges_figure(figure: Figure, table: pd.DataFrame) -> None:
     for panel, (label, chosen) in zip(grid(figure, len(cells), 3.0, sharex=True, sharey=True), cells, strict=True):
         ordered = chosen.sort_values("depth")
         has_residual = bool(ordered["has_residual"].any())
-        beside = ("residual", "C0", "") if has_residual else ("input (there is no residual)", "C2", "..")
-        for stream, (name, shade, hatch) in (("beside", beside), ("branch", ("branch", "C1", "////"))):
-            filling: dict[str, Any] = {"facecolor": shade, "edgecolor": shade, "hatch": hatch, "alpha": 0.35}
+        beside = ("residual", RESIDUAL) if has_residual else ("input (there is no residual)", INPUT)
+        for stream, (name, filling) in (("beside", beside), ("branch", ("branch", BRANCH))):
             low, high = ordered[f"{stream}_p1"], ordered[f"{stream}_p99"]
-            panel.fill_between(ordered["depth"], low, high, label=name, linewidth=1.2, **filling)
+            panel.fill_between(ordered["depth"], low, high, label=name, linewidth=1.0, **filling)
         panel.set_yscale("symlog", linthresh=0.1)
         panel.set_title(wrapped(str(label), 34), fontsize=10)
         panel.set_xlabel("binary unit, from the input on")
@@ -369,23 +182,21 @@ def ranges_figure(figure: Figure, table: pd.DataFrame) -> None:
 
 @drawing()
 def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
-    """Draw a panel per test set: PSNR against the residual alignment, a line per group of otherwise equal cells."""
+    """Draw a panel per test set: PSNR against the residual alignment, a line per group of otherwise equal cells.
+
+    ``table`` has ``test_set``, ``group``, ``align``, ``mean``, ``low``, ``high`` and ``n``, the number of seeds.
+    """
     axes = grid(figure, len(sets), 3.6)
     groups = list(dict.fromkeys(table["group"]))[:MOST_LINES]
+    looks = Palette(tuple(groups))
     for panel, name in zip(axes, sets, strict=False):
         chosen = table[(table["test_set"] == name) & table["group"].isin(groups)]
-        for index, group in enumerate(groups):
+        for group in groups:
             line = chosen[chosen["group"] == group].sort_values("align")
-            panel.errorbar(
-                line["align"],
-                line["mean"],
-                yerr=[line["mean"] - line["low"], line["high"] - line["mean"]],
-                marker=MARKERS[index % len(MARKERS)],
-                linestyle=LINE_STYLES[index % len(LINE_STYLES)],
-                color=f"C{index % 7}",
-                capsize=3,
-                label=labelled(group or ALL_EQUAL),
-            )
+            look = looks[group]
+            panel.plot(line["align"], line["mean"], label=labelled(group or ALL_EQUAL), **look.line(len(line)))
+            for _, point in line.iterrows():
+                draw_seeds(panel, point["align"], point, look.colour)
         panel.set_xscale("log")
         ticks = sorted(set(chosen["align"]))
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -398,46 +209,113 @@ def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -
         figure_legend(figure, groups)
 
 
-@drawing()
-def pareto_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
-    """Draw a row per test set: PSNR against operations and parameters, the Pareto front, and the paper's points.
+COSTS = {"ops_g": "OPs (G)", "params_k": "params (K)"}
 
-    ``table`` has ``test_set``, ``label``, ``mean``, ``ops_g``, ``params_k`` and ``source``, ``here`` or ``paper``. A
-    mark is filled for a cell here and hollow for the paper's of the same name.
+
+@drawing()
+def pareto_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str], palette: Palette) -> None:
+    """Draw a row per test set: PSNR against operations and parameters, with the Pareto front.
+
+    ``table`` has ``test_set``, ``label``, ``mean``, ``low``, ``high``, ``n``, ``ops_g``, ``params_k`` and ``source``:
+    ``here`` or ``paper``. The paper trains far longer, so that its points are in a panel of their own, hollow; those
+    of a name that the palette lacks are gray. All cells here count for the front, also if too many are drawn to name
+    each.
     """
-    here, paper = (list(dict.fromkeys(table.loc[table["source"] == source, "label"])) for source in ("here", "paper"))
-    named = list(dict.fromkeys([*(here if len(here) <= len(POINTS) else []), *paper]))
-    entries = len(here if len(here) <= len(POINTS) else ["cell"]) + len(paper) + 1
-    figure.set_size_inches(WIDTH, 0.6 + 3.9 * len(sets) + 0.24 * math.ceil(entries / 2))
-    axes = figure.subplots(len(sets), 2, squeeze=False, sharey="row")
-    for row, name in enumerate(sets):
-        chosen = table[table["test_set"] == name]
-        for panel, cost, text in zip(axes[row], ("ops_g", "params_k"), ("OPs (G)", "params (K)"), strict=True):
-            draw_pareto(panel, chosen.dropna(subset=[cost, "mean"]), cost, named)
-            panel.set_xlabel(text)
-            panel.set_title(name)
-        axes[row, 0].set_ylabel("PSNR (dB)")
+    ours, printed = table[table["source"] == "here"], table[table["source"] == "paper"]
+    named = named_cells(ours)
+    columns = [*COSTS, *(["paper"] if len(printed) else [])]
+    names = list(dict.fromkeys([*named, *printed["label"]]))
+    figure.set_size_inches(WIDTH, 0.9 + 3.6 * len(sets) + legend_height([*names, "Pareto front"]))
+    axes = figure.subplots(len(sets), len(columns), squeeze=False, width_ratios=[1, 1, 0.8][: len(columns)])
+    for row, name in zip(axes, sets, strict=True):
+        for panel, cost in zip(row, COSTS, strict=False):
+            draw_pareto(panel, ours[ours["test_set"] == name].dropna(subset=[cost, "mean"]), cost, named, palette)
+            finish_costs(panel, cost, name)
+        row[1].sharey(row[0])
+        row[1].tick_params(labelleft=False)
+        row[0].set_ylabel("PSNR (dB)")
+        for panel in row[2:]:
+            points = printed[printed["test_set"] == name].dropna(subset=["ops_g", "mean"])
+            draw_points(panel, points, "ops_g", palette, printed=True)
+            finish_costs(panel, "ops_g", f"{name}, in the paper")
     figure_legend(figure, list(handles_by_label(figure)))
 
 
-def draw_pareto(panel: Axes, points: pd.DataFrame, cost: str, named: Sequence[str]) -> None:
-    """Draw the points of one panel, and the front of those trained here; ``named`` have a mark of their own."""
-    here = points[points["source"] == "here"]
-    best = pareto(here, cost)
-    panel.step(best[cost], best["mean"], "-", where="post", color="0.55", linewidth=1.2, label="Pareto front here")
-    crowd = here[~here["label"].isin(named)]
+def named_cells(cells: pd.DataFrame) -> list[str]:
+    """Return the labels of all cells, or of those that are on some front if there are too many."""
+    labels = list(dict.fromkeys(cells["label"]))
+    if len(labels) <= MOST_NAMED:
+        return labels
+    best = {label for cost in COSTS for _, each in cells.groupby("test_set") for label in pareto(each, cost)["label"]}
+    return [label for label in labels if label in best][:MOST_NAMED]
+
+
+def draw_pareto(panel: Axes, cells: pd.DataFrame, cost: str, named: Sequence[str], palette: Palette) -> None:
+    """Draw the cells of one panel and their front; those that are not ``named`` are small and gray."""
+    best = pareto(cells, cost)
+    panel.step(best[cost], best["mean"], "-", where="post", color="0.55", linewidth=1.2, label="Pareto front")
+    crowd = cells[~cells["label"].isin(named)]
     if len(crowd):
-        panel.plot(crowd[cost], crowd["mean"], "o", color="C0", markersize=8, label="cell")
-    for _, point in points[points["label"].isin(named) | (points["source"] == "paper")].iterrows():
-        ours, name = point["source"] == "here", str(point["label"])
-        index = named.index(name)
-        marker, colour = POINTS[index % len(POINTS)], f"C{index % 7}"
-        text, face = (name, colour) if ours else (f"paper: {name}", "w")
-        mark: dict[str, Any] = {"marker": marker, "color": colour, "markerfacecolor": face, "linestyle": ""}
-        panel.plot([point[cost]], [point["mean"]], label=labelled(text), markersize=8, **mark)
-    if len(points) and points[cost].max() > WIDE_RANGE * points[cost].min() > 0:
+        panel.plot(crowd[cost], crowd["mean"], "o", color="0.6", markersize=4, label="another cell")
+    draw_points(panel, cells[cells["label"].isin(named)], cost, palette)
+
+
+def draw_points(panel: Axes, points: pd.DataFrame, cost: str, palette: Palette, *, printed: bool = False) -> None:
+    """Draw each point with its seeds; one that would cover another is moved to the right, on a line."""
+    figure = panel.get_figure(root=True)
+    assert figure is not None
+    places = zip(spread(points[cost].tolist()), spread(points["mean"].tolist(), wide=math.inf), strict=True)
+    for (_, point), slot in zip(points.iterrows(), slots(list(places)), strict=True):
+        name = str(point["label"])
+        label = name if name in palette.labels else "not in this report"
+        away = slot * (MARK_SIZE + 1)
+        where = {"transform": panel.transData + ScaledTranslation(away / 72, 0, figure.dpi_scale_trans)}
+        if slot:
+            place = (point[cost], point["mean"])
+            panel.annotate("", place, (away, 0), textcoords="offset points", arrowprops=LEADER, zorder=1.5)
+        if not printed:
+            draw_seeds(panel, point[cost], point, palette[name].colour, **where)
+        look = {**palette[name].point(filled=not printed), **where, "label": labelled(label)}
+        panel.plot([point[cost]], [point["mean"]], markersize=MARK_SIZE, zorder=3, **look)
+    # Lines that are moved to the side do not stretch the axes by themselves.
+    values = points["mean"] if printed else pd.concat([points["low"], points["high"]])
+    panel.update_datalim([(x, y) for x in points[cost] for y in (values.min(), values.max())])
+
+
+def spread(values: Sequence[float], wide: float = WIDE_RANGE) -> list[float]:
+    """Return the places of values between the smallest, 0, and the largest, 1, on the axis that they get."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if is_wide(low, high, wide):
+        return [math.log(value / low) / math.log(high / low) for value in values]
+    return [(value - low) / (high - low) if high > low else 0.0 for value in values]
+
+
+def slots(places: Sequence[tuple[float, float]]) -> list[int]:
+    """Return how many marks to the right of its place each point stands, so that it covers none before it."""
+    taken: list[tuple[float, float]] = []
+    found = []
+    for x, y in places:
+        near = [other for other, height in taken if abs(height - y) < MARK_HEIGHT]
+        free = (slot for slot in itertools.count() if all(abs(x + slot * MARK_WIDTH - at) >= MARK_WIDTH for at in near))
+        found.append(next(free))
+        taken.append((x + found[-1] * MARK_WIDTH, y))
+    return found
+
+
+def is_wide(low: float, high: float, wide: float = WIDE_RANGE) -> bool:
+    """Whether an axis from ``low`` to ``high`` is logarithmic."""
+    return high > wide * low > 0
+
+
+def finish_costs(panel: Axes, cost: str, title: str) -> None:
+    """Name the axis of costs, and make it logarithmic if they differ by much."""
+    low, high = panel.dataLim.intervalx
+    if is_wide(low, high):
         panel.set_xscale("log")
+        plain_decades(panel.xaxis, (1, 2, 5) if high < MANY_DECADES * low else (1,))
     panel.margins(0.1)
+    panel.set_title(title)
+    panel.set_xlabel(COSTS[cost])
 
 
 def pareto(points: pd.DataFrame, cost: str) -> pd.DataFrame:
@@ -447,72 +325,78 @@ def pareto(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     return ordered[ordered["mean"] > before]
 
 
-def grid(figure: Figure, count: int, height: float, more: float = 0.2, wide: bool = False, **shared: Any) -> list[Axes]:
-    """Return panels of a height in rows of equal width, at most three side by side; four make a square.
-
-    The figure is ``more`` higher than its panels; a single panel does not take the whole width unless it is ``wide``.
-    """
-    columns = 2 if count == 4 else min(count, MOST_COLUMNS)
-    rows = math.ceil(count / columns)
-    figure.set_size_inches(WIDTH if wide or columns > 1 else 0.7 * WIDTH, more + height * rows)
-    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-    for panel in axes[count:]:
-        panel.remove()
-    return axes[:count]
-
-
 def brief(level: str) -> str:
     """Shorten a level to fit a panel: a class's dotted path to its name, a long text to its start."""
     name = level.rpartition(".")[2] if level.count(".") > 1 else level
     return name if len(name) <= MOST_LEVEL_LETTERS else name[: MOST_LEVEL_LETTERS - 1] + "…"
 
 
-def figure_legend(figure: Figure, labels: Sequence[str]) -> None:
-    """Put one legend below all panels, in as many columns as fit."""
-    found = handles_by_label(figure)
-    named = [labelled(label or ALL_EQUAL) for label in labels]
-    handles = {label: found[label] for label in named if label in found}
-    columns = legend_columns(named)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, handlelength=4)
-
-
-def legend_columns(labels: Sequence[str]) -> int:
-    return balanced(len(labels), int(WIDTH / (0.7 + 0.085 * max(map(len, labels)))))
-
-
 @drawing()
-def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Draw a panel per metric, a line per cell in the order of ``labels``: the mean within the range of the seeds.
+def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str], reference: str, palette: Palette) -> None:
+    """Draw learning curves, a line per cell in the order of ``labels``: the mean within the range of the seeds.
 
-    A loss that falls far has a logarithmic axis.
+    The first panel shows the PSNR on the first test set. The others show the difference to the mean of ``reference``
+    under the same steps, on each test set and in training, where patches and their noise cancel; those in dB share an
+    axis, which the second half of the training fits. Without another cell, each metric has a panel.
+    ``table`` has ``metric``, ``label``, ``step``, ``mean``, ``low`` and ``high``.
     """
-    metrics = sorted(table["metric"].unique(), key=lambda metric: (not metric.startswith("train/"), natural(metric)))
-    more = 0.3 + 0.24 * math.ceil(len(labels) / legend_columns(labels))
-    for panel, metric in zip(grid(figure, len(metrics), 3.3, more, wide=True), metrics, strict=True):
-        chosen = table[table["metric"] == metric]
-        for index, label in enumerate(labels):
+    metrics = sorted(table["metric"].unique(), key=lambda metric: (metric.startswith("train/"), natural(metric)))
+    relative = reference in set(table["label"]) and any(label != reference for label in labels)
+    compared = [metric for metric in metrics if metric != "train/loss" or "train/psnr_db" not in metrics]
+    panels = [(metric, False) for metric in (metrics[:1] if relative else metrics)]
+    panels += [(metric, True) for metric in compared if relative]
+    axes = grid(figure, len(panels), 3.3, 0.3 + legend_height(labels), wide=True)
+    for panel, (metric, difference) in zip(axes, panels, strict=True):
+        chosen = table[(table["metric"] == metric) & table["label"].isin([*labels, reference])]
+        if difference:
+            chosen = to_reference(chosen, reference)
+            panel.axhline(0, color="0.3", linewidth=0.8)
+        band = 0.0 if metric.startswith("train/") and difference else min(0.15, 0.6 / len(labels))
+        for label in labels:
             line = chosen[chosen["label"] == label].sort_values("step")
             if len(line):
-                draw_line(panel, line, "step", label, index, min(0.15, 0.6 / len(labels)))
-        if metric == "train/loss" and chosen["high"].max() > WIDE_RANGE * chosen["low"].min() > 0:
+                draw_line(panel, line, "step", label, palette[label], band)
+        if metric == "train/loss" and not difference and is_wide(chosen["low"].min(), chosen["high"].max()):
             panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter("{x:g}")
-            panel.yaxis.set_minor_locator(NullLocator())
-        where, _, what = metric.rpartition("/")
-        names = {"psnr_db": "PSNR (dB)", "loss": "loss"}
-        panel.set_title(f"{'training' if where == 'train' else where}, {names.get(what, what)}")
+            plain_decades(panel.yaxis, (1, 2, 5))
+        panel.set_title(curve_title(metric, difference))
         panel.set_xlabel("training step")
         panel.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    kinds = zip(axes, panels, strict=True)
+    share_settled([panel for panel, (metric, difference) in kinds if difference and metric.endswith("psnr_db")])
     figure_legend(figure, labels)
 
 
-def handles_by_label(figure: Figure) -> dict[str, Artist]:
-    handles: dict[str, Artist] = {}
-    for panel in figure.axes:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    return handles
+def to_reference(curves: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Return one metric's curves minus the mean of the reference's at the same step."""
+    base = curves[curves["label"] == reference].set_index("step")["mean"]
+    common = curves[curves["step"].isin(base.index)]
+    values = ["mean", "low", "high"]
+    return common.assign(**common[values].sub(common["step"].map(base), axis=0))
+
+
+def share_settled(panels: Sequence[Axes]) -> None:
+    """Give panels one vertical axis, from the lowest to the highest mean of the second half of the training."""
+    lines = [np.asarray(line.get_xydata()).tolist() for panel in panels for line in panel.lines[1:]]
+    values = [value for line in lines for step, value in line if step >= line[-1][0] / 2]
+    if values:
+        room = 0.08 * (max(values) - min(values)) or 1.0
+        for panel in panels:
+            panel.set_ylim(min(values) - room, max(values) + room)
+
+
+def curve_title(metric: str, difference: bool) -> str:
+    where, _, what = metric.rpartition("/")
+    place = "training" if where == "train" else where
+    unit = {"psnr_db": "PSNR (dB)", "loss": "loss"}.get(what, what)
+    return wrapped(f"{place}: {unit}", 30) + (",\nminus the reference's" if difference else "")
+
+
+def plain_decades(axis: Axis, factors: Sequence[int]) -> None:
+    """Name the powers of ten on a logarithmic axis, times ``factors``, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=factors))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 @drawing(vector=False)
@@ -563,16 +447,3 @@ def frame(panel: Axes, tile: Tile, strip: Strip) -> None:
     for colour, width in (("k", 3.0), ("w", 1.4)):
         corner = (left * scale - 0.5, top * scale - 0.5)
         panel.add_patch(Rectangle(corner, columns * scale, rows * scale, fill=False, edgecolor=colour, linewidth=width))
-
-
-def balanced(count: int, most: int) -> int:
-    """Return the number of columns, at most ``most``, that fills the rows most evenly."""
-    rows = math.ceil(count / max(1, most))
-    return math.ceil(count / rows)
-
-
-def wrapped(text: str, letters: int) -> str:
-    """Break a text into lines of at most so many letters; a class's dotted path is cut to its name."""
-    short = re.sub(r"[A-Za-z_]\w*(?:\.\w+)*\.([A-Za-z_]\w*)", r"\1", text)
-    fitting = " ".join(word if len(word) <= letters else word.replace("=", "= ", 1) for word in short.split())
-    return "\n".join(textwrap.wrap(fitting, letters, break_on_hyphens=False))

@@ -1,204 +1,182 @@
-"""The figures: no label is cut or lies on another, however long, and each appears only where its data do."""
+"""The figures: no label is cut or lies on another, however long, and a cell looks the same in each of them."""
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 
-from analysis.effects.contrasts import cell_summaries, contrasts
-from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table
-from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table, star
-from analysis.effects.factors import factor_pairs, factorial_analyses
+from analysis.effects.depth import EVERY
 from analysis.report import figures
-from analysis.report.figures import FEW_POINTS
-from analysis.report.page import compose
-from analysis.report.pictures import MOST_CELLS, Strip, Tile, disagreement, shown_cells, strips, zoomed
-from analysis.study.settings import SettingResults, split_by_setting
-from tests.harness.studies import FULL_REFERENCE, Trial, components_study, full_trial, read_back, trial
-
-ALIKE = 0.02
-"""Two entries of a legend differ in more than this part of their ink."""
-
-SLACK = 2.0
-"""How many pixels a text may reach over an edge or into another: less than a letter's own margin."""
+from analysis.report.drawing import FEW_POINTS, STRANGER, Palette, wrapped
+from analysis.report.figures import MOST_NAMED
+from analysis.report.pictures import Strip, Tile
+from analysis.statistics.factorial import HalfNormal, Point
+from tests.harness.layouts import alike_in_gray, covered_points, laid_out, legend_texts, problems
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning:matplotlib.*", "error::UserWarning:analysis.*")
 
-
-def results_of(folder: Path, finished: Sequence[Trial], **others: Any) -> SettingResults:
-    (results,) = split_by_setting(read_back(folder, finished, samples=True, **others))
-    return results
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
-    """A whole study of the components under two seeds, with samples."""
-    finished, left_out = components_study(range(2))
-    return results_of(tmp_path_factory.mktemp("whole"), finished, left_out=left_out)
-
-
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> SettingResults:
-    """Many cells with long names on four test sets."""
-    levels = itertools.product(
-        (True, "block", False),
-        ("none", "pre", "post", "out"),
-        ("inside", "after"),
-        ("quadratic", "my.own.package.surrogates.LearnedHyperbolicTangent"),
-    )
-    return results_of(tmp_path_factory.mktemp("crowded"), list(itertools.starmap(crowded_trial, levels)))
-
-
-def crowded_trial(residual: bool | str, bn: str, act: str, surrogate: str) -> Trial:
-    one = full_trial(0, residual=residual, bn=bn, act=act)
-    psnr = one.psnr_db["Set5"]
-    return dataclasses.replace(
-        one,
-        levels={**one.levels, "surrogate": surrogate},
-        psnr_db={"Set5": psnr, "Set14": psnr - 3, "B100": psnr - 4, "Urban100": psnr - 5},
-        reference={**FULL_REFERENCE, "surrogate": "quadratic"},
-        images={},
-        ops_g=2.0 + (bn != "none"),
-    )
+METHODS = (
+    "SRResNet",
+    "BBCU-L",
+    "BAM",
+    "BTM",
+    "BBCU-M",
+    "ReActNet",
+    "Bi-Real",
+    "SRResNet-Lite",
+    "BNN",
+    "IRNet",
+)
+LONG = tuple(f"residual=true bn=none act=inside align={index} binarize=[body,up]" for index in range(8))
+GROUPS = tuple(f"residual=true bn=none act={index}" for index in range(8))
+HOSTILE = (
+    "_hidden",
+    "$\\frac{1}$",
+    "<script>",
+    "\N{HIRAGANA LETTER A}",
+    "my.own.package.surrogates.LearnedHyperbolicTangent",
+)
+MEASURES = ("output_loss", "sign_loss", "window")
 
 
-def laid_out(draw: Callable[..., Any], *args: Any) -> Figure:
-    """The figure that a function draws, with its texts in their places."""
-    with matplotlib.style.context(["default", str(figures.STYLE)]):
-        figure = Figure()
-        draw.__wrapped__(figure, *args)  # type: ignore[attr-defined]
-        FigureCanvasAgg(figure).draw()
-    return figure
+def curve_frame(labels: Sequence[str], sets: Sequence[str] = ("Set5",)) -> pd.DataFrame:
+    """Curves that end 0.1 dB apart; the second cell learns slowly at first."""
+    rows = []
+    metrics = [*(f"{name}/psnr_db" for name in sets), "train/loss", "train/psnr_db"]
+    for metric, (index, label), step in itertools.product(metrics, enumerate(labels), (0, 100, 200, 300, 400)):
+        mean = 30.0 + step / 200 - 0.1 * index - (5.0 if index == 1 and step == 0 else 0.0)
+        rows.append((metric, label, float(step), mean, mean - 0.05, mean + 0.05))
+    return pd.DataFrame(rows, columns=["metric", "label", "step", "mean", "low", "high"])
 
 
-def texts(figure: Figure) -> Iterator[tuple[str, Bbox]]:
-    """Every text that is seen, with its place in pixels."""
-    beyond = {id(text) for text in ticks_beyond_the_axes(figure)}
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and text.get_visible() and text.get_text().strip() and id(text) not in beyond:
-            box = text.get_window_extent()
-            if box.width > 0:
-                yield text.get_text(), box
-
-
-def ticks_beyond_the_axes(figure: Figure) -> Iterator[Text]:
-    """The tick labels that exist but are not drawn, because their places are outside the limits."""
-    for axis in (axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-            if not low - 1e-9 <= tick.get_loc() <= high + 1e-9:  # type: ignore[operator]
-                yield from (tick.label1, tick.label2)
-
-
-def problems(figure: Figure) -> list[str]:
-    """The texts that are cut, and those that lie on each other."""
-    width, height = figure.bbox.width, figure.bbox.height
-    found = list(dict.fromkeys((text, box.bounds) for text, box in texts(figure)))
-    boxes = [(text, Bbox.from_bounds(*bounds)) for text, bounds in found]
-    cut = [
-        f"cut: {text!r}"
-        for text, box in boxes
-        if min(box.x0, box.y0) < -SLACK or box.x1 > width + SLACK or box.y1 > height + SLACK
+def depth_frame(levels: dict[str, Sequence[str]]) -> pd.DataFrame:
+    """Probes of eight units for each level of each factor."""
+    rows = [
+        (factor, level, measure, depth, value, value - 0.02, value + 0.02)
+        for factor, names in levels.items()
+        for index, level in enumerate(names)
+        for measure in MEASURES
+        for depth in range(1, 9)
+        for value in [0.2 + 0.05 * index + 0.01 * depth]
     ]
-    return cut + [f"{a!r} on {b!r}" for (a, one), (b, other) in itertools.combinations(boxes, 2) if on(one, other)]
+    return pd.DataFrame(rows, columns=["factor", "level", "measure", "depth", "mean", "low", "high"])
 
 
-def on(one: Bbox, other: Bbox) -> bool:
-    """Whether two texts overlap by more than the slack."""
-    across = min(one.x1, other.x1) - max(one.x0, other.x0)
-    down = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return across > SLACK and down > SLACK
+def cost_frame(here: Sequence[str], paper: Sequence[str] = (), sets: Sequence[str] = ("Set5",)) -> pd.DataFrame:
+    """Cells here of one of five costs, the first the best; and the paper's, 2 dB better and ten times as large."""
+    rows: list[tuple[Any, ...]] = [
+        (name, label, 36 - 0.1 * index, 35.9 - 0.1 * index, 36.2 - 0.1 * index, 3, 9.0 - index % 5, 90.0, "here")
+        for name in sets
+        for index, label in enumerate(here)
+    ]
+    rows += [
+        (name, label, 38 - 0.1 * index, np.nan, np.nan, "", 85.0 - 7 * index, 900.0, "paper")
+        for name in sets
+        for index, label in enumerate(paper)
+    ]
+    columns = ["test_set", "label", "mean", "low", "high", "n", "ops_g", "params_k", "source"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def alike_in_gray(figure: Figure) -> list[str]:
-    """The pairs in a legend that are the same once colours are gray and none is lighter than the other."""
-    pixels = np.asarray(figure.canvas.buffer_rgba(), dtype=np.float64)[..., :3]  # type: ignore[attr-defined]
-    luminance = pixels @ np.array([0.2126, 0.7152, 0.0722])
-    found = []
-    for legend in [*figure.legends, *(panel.get_legend() for panel in figure.axes)]:
-        if legend is None:
-            continue
-        drawn = [(text.get_text(), pattern(luminance, legend, text)) for text in legend.get_texts()]
-        found += [
-            f"{first!r} looks like {second!r}"
-            for (first, one), (second, other) in itertools.combinations(drawn, 2)
-            if np.abs(one - other).mean() < ALIKE
-        ]
-    return found
+def range_frame(labels: Sequence[str]) -> pd.DataFrame:
+    rows = [
+        (label, depth, index > 0, -2.0, 3.0 + depth, -1.0, 1.0)
+        for index, label in enumerate(labels)
+        for depth in range(1, 9)
+    ]
+    ends = ["beside_p1", "beside_p99", "branch_p1", "branch_p99"]
+    return pd.DataFrame(rows, columns=["label", "depth", "has_residual", *ends])
 
 
-def pattern(luminance: Any, legend: Legend, text: Text) -> Any:
-    """What a legend draws to the left of one of its texts: 0 where there is no ink, 1 where there is most."""
-    figure, box = legend.get_figure(root=True), text.get_window_extent()
-    assert figure is not None
-    letter = text.get_fontsize() * figure.dpi / 72
-    right, middle = round(box.x0 - legend.handletextpad * letter), round(len(luminance) - (box.y0 + box.y1) / 2)
-    across, down = round(legend.handlelength * letter), round(letter / 2)
-    ink = 255 - luminance[middle - down : middle + down, right - across : right]
-    return ink / ink.max()
+def alignment_frame(groups: Sequence[str], seeds: int = 3) -> pd.DataFrame:
+    rows = [
+        ("Set5", group, align, 33.0 + index / 10, 32.9 + index / 10, 33.2 + index / 10, seeds)
+        for index, group in enumerate(groups)
+        for align in (1.0, 65.0, 130.0)
+    ]
+    return pd.DataFrame(rows, columns=["test_set", "group", "align", "mean", "low", "high", "n"])
 
 
-def drawings(results: SettingResults) -> dict[str, tuple[Any, ...]]:
-    """Every figure that the results's data allow, with its arguments."""
-    summaries, read = cell_summaries(results), factorial_analyses(results)
-    first = next(iter(read.values()))
-    found = {
-        "effects": (figures.effects_figure, contrasts(results), results.sets, 0.05),
-        "interactions": (figures.interactions_figure, read, 0.05),
-        "means": (figures.means_figure, first, factor_pairs(first)[:6]),
-        "shares": (figures.shares_figure, read),
-        "half_normal": (figures.half_normal_figure, {name: one.half_normal for name, one in read.items()}),
-        "depth": (figures.depth_figure, depth_table(results), SHOWN_MEASURES),
-        "ranges": (figures.ranges_figure, range_table(results)),
-        "pareto": (figures.pareto_figure, cost_table(results, summaries), results.sets),
-        "curves": (figures.curves_figure, curve_table(results), [cell.label for cell in summaries][:12]),
-        "strip": (figures.strip_figure, strips(results, summaries, "bicubic")[0][0]),
-    }
-    aligned = alignment_table(results)
-    return found if aligned.empty else {**found, "alignment": (figures.alignment_figure, aligned, results.sets)}
+def half_normal() -> HalfNormal:
+    sizes = [(("bn",), 0.05), (("act",), 0.1), (("residual", "bn"), 0.4), (("residual",), 1.2)]
+    points = [Point(factors, size, 0.5 * index, size > 0.3) for index, (factors, size) in enumerate(sizes)]
+    return HalfNormal(tuple(points), 0.05, 0.2, 0.3)
 
 
-@pytest.fixture(scope="module")
-def of_whole(whole: SettingResults) -> dict[str, tuple[Any, ...]]:
-    return drawings(whole)
+def strip() -> Strip:
+    pixels = np.linspace(0, 1, 24 * 24).reshape(24, 24)
+    tiles = [Tile(name, 0, 30.0, pixels, pixels[:8, :8], pixels[:8, :8], 28.0) for name in (*METHODS[:5], LONG[0])]
+    return Strip("Set5", "baby", tuple(tiles), (0, 0, 8, 8))
 
 
-@pytest.fixture(scope="module")
-def of_crowded(crowded: SettingResults) -> dict[str, tuple[Any, ...]]:
-    return drawings(crowded)
+NAMED = Palette(METHODS)
+MIXED = Palette((*LONG, *METHODS))
 
-
-NAMES = ("effects", "interactions", "means", "shares", "half_normal", "depth", "ranges", "pareto", "curves", "strip")
+DRAWN: dict[str, tuple[Any, ...]] = {
+    "half-normal": (figures.half_normal_figure, {"Set5": half_normal(), "Set14": half_normal()}),
+    "depth of four factors": (
+        figures.depth_figure,
+        depth_frame(
+            {
+                "residual": ("true", "block", "false"),
+                "bn": ("none", "pre", "post", "out"),
+                "act": ("inside", "after", "none"),
+                "surrogate": ("quadratic", HOSTILE[-1]),
+            }
+        ),
+        MEASURES,
+        NAMED,
+    ),
+    "depth of methods": (figures.depth_figure, depth_frame({EVERY: METHODS}), MEASURES, NAMED),
+    "ranges": (figures.ranges_figure, range_frame(LONG[:6])),
+    "alignment": (
+        figures.alignment_figure,
+        alignment_frame(GROUPS),
+        ["Set5"],
+    ),
+    "cost of methods": (
+        figures.pareto_figure,
+        cost_frame(METHODS, METHODS[:9], ("Set5", "Set14")),
+        ("Set5", "Set14"),
+        NAMED,
+    ),
+    "cost beside other names": (figures.pareto_figure, cost_frame(LONG, METHODS[:9]), ["Set5"], MIXED),
+    "cost of a search": (
+        figures.pareto_figure,
+        cost_frame([f"blocks={index}" for index in range(60)]),
+        ["Set5"],
+        Palette(tuple(f"blocks={index}" for index in range(60))),
+    ),
+    "curves of methods": (
+        figures.curves_figure,
+        curve_frame(METHODS, ("Set5", "Set14", "B100", "Urban100")),
+        METHODS,
+        "BBCU-L",
+        NAMED,
+    ),
+    "curves of long names": (figures.curves_figure, curve_frame(LONG), LONG, LONG[0], MIXED),
+    "curves of hostile names": (figures.curves_figure, curve_frame(HOSTILE), HOSTILE, HOSTILE[0], Palette(HOSTILE)),
+    "strip": (figures.strip_figure, strip()),
+}
 
 
 class TestLayout:
-    @pytest.mark.parametrize(
-        ("study", "name"),
-        [*(("of_whole", name) for name in (*NAMES, "alignment")), *(("of_crowded", name) for name in NAMES)],
-    )
-    def test_no_label_is_cut_or_covered_and_no_two_of_a_legend_look_alike_in_gray(
-        self, study: str, name: str, request: pytest.FixtureRequest
-    ) -> None:
-        draw, *arguments = request.getfixturevalue(study)[name]
+    @pytest.mark.parametrize("name", DRAWN)
+    def test_no_label_is_cut_or_covered_and_no_two_of_a_legend_look_alike_in_gray(self, name: str) -> None:
+        draw, *arguments = DRAWN[name]
         figure = laid_out(draw, *arguments)
         assert problems(figure) == []
         assert alike_in_gray(figure) == []
-        for panel in figure.axes if name == "half_normal" else ():
-            names = [text.get_window_extent() for text in panel.texts]
-            points = [panel.transData.transform(line.get_xydata()) for line in panel.lines if line.get_marker() == "o"]
-            assert names
-            assert not [place for place in np.concatenate(points) for name in names if name.contains(*place)]
+        assert covered_points(figure) == []
 
     def test_the_check_sees_an_overlap(self) -> None:
         figure = Figure()
@@ -207,6 +185,14 @@ class TestLayout:
         figure.text(0.98, 0.1, "beyond the edge")
         FigureCanvasAgg(figure).draw()
         assert problems(figure) == ["cut: 'beyond the edge'", "'one' on 'other'"]
+
+    def test_the_check_sees_a_text_on_a_mark(self) -> None:
+        figure = Figure()
+        panel = figure.subplots()
+        panel.plot([0.5], [0.5], "o")
+        panel.text(0.5, 0.5, "a name", ha="center", va="center")
+        FigureCanvasAgg(figure).draw()
+        assert covered_points(figure) == ["a name"]
 
     def test_the_check_sees_lines_that_differ_in_colour_alone(self) -> None:
         figure = Figure(dpi=150)
@@ -217,111 +203,156 @@ class TestLayout:
         FigureCanvasAgg(figure).draw()
         assert alike_in_gray(figure) == ["'one' looks like 'other'"]
 
+
+class TestPalette:
     @pytest.mark.parametrize("points", [FEW_POINTS, 60])
     def test_forty_two_lines_differ_without_their_colours(self, points: int) -> None:
-        looks = [{**figures.look(index, points), "color": ""} for index in range(42)]
+        palette = Palette(tuple(map(str, range(42))))
+        looks = [{**palette[label].line(points), "color": ""} for label in palette.labels]
         assert not [one for index, one in enumerate(looks) if one in looks[:index]]
 
+    def test_one_hundred_and_twelve_points_differ(self) -> None:
+        palette = Palette(tuple(map(str, range(112))))
+        assert len({(palette[label].colour, palette[label].marker) for label in palette.labels}) == 112
 
-def test_the_same_numbers_give_the_same_png_and_svg(of_whole: dict[str, tuple[Any, ...]]) -> None:
-    draw, *arguments = of_whole["effects"]
-    first = draw(*arguments)
-    assert first == draw(*arguments)
-    assert first.svg.startswith(b"<?xml")
-    draw, *arguments = of_whole["strip"]
-    assert draw(*arguments).svg is None
+    def test_a_label_that_is_not_in_the_report_is_gray(self) -> None:
+        assert Palette(("BBCU-L",))["BAM"] == STRANGER
+
+    def test_a_cell_has_one_colour_in_every_figure(self) -> None:
+        some = ("BAM", "BNN", "BBCU-L")
+        drawn = [
+            laid_out(figures.pareto_figure, cost_frame(some, some), ["Set5"], NAMED),
+            laid_out(figures.curves_figure, curve_frame(some), some, "BBCU-L", NAMED),
+            laid_out(figures.depth_figure, depth_frame({EVERY: some}), MEASURES, NAMED),
+        ]
+        for label in some:
+            found = {(line.get_color(), line.get_marker()) for figure in drawn for line in named(figure, label)}
+            assert {marker for _, marker in found} == {NAMED[label].marker}
+            assert {colour for colour, _ in found} == {NAMED[label].colour}
 
 
-class TestWhatIsShown:
-    def test_a_figure_appears_only_where_its_data_do(self, tmp_path: Path) -> None:
-        files = compose(read_back(tmp_path, [trial(0, 30.0), trial(0, 29.0, residual=False)]))
-        pictures = {name.removesuffix(".png") for name in files if name.endswith(".png")}
-        assert pictures == {"effects", "curves"}
+def named(figure: Figure, label: str) -> list[Line2D]:
+    return [line for panel in figure.axes for line in panel.lines if line.get_label() == label]
 
-    def test_the_star_holds_cells_that_differ_in_one_factor(self, whole: SettingResults) -> None:
-        found = star(whole)
-        assert {factor: list(levels) for factor, levels in found.items()} == {
-            "residual": ["true", "false"],
-            "bn": ["none", "post"],
-            "align": ["auto", "1"],
-            "act": ["inside", "after"],
-        }
-        assert whole.labels[found["align"]["1"]] == "residual=true bn=none align=1 act=inside"
 
-    def test_depth_lines_are_means_over_seeds_within_their_range(self, whole: SettingResults) -> None:
-        row = depth_table(whole).query("factor == 'residual' and level == 'false' and depth == 3").iloc[0]
-        raw = whole.units[(whole.units["cell"] == row["cell"]) & (whole.units["depth"] == 3)][row["measure"]]
-        assert (row["mean"], row["low"], row["high"], row["n"]) == (raw.mean(), raw.min(), raw.max(), 2)
+def ends(line: Line2D) -> float:
+    return float(np.asarray(line.get_ydata())[-1])
 
-    def test_ranges_take_the_input_where_there_is_no_residual(self, whole: SettingResults) -> None:
-        table = range_table(whole).set_index(["label", "depth"])
-        without = table.loc[("residual=false bn=none align=auto act=inside", 1)]
-        assert not without["has_residual"]
-        assert without["beside_p99"] == pytest.approx(2.3 * 5.0)
 
-    def test_alignment_joins_cells_that_are_alike_otherwise(self, whole: SettingResults) -> None:
-        table = alignment_table(whole)
-        assert {tuple(group["align"]) for _, group in table.groupby("group")} == {(1.0, 130.0)}
-        assert set(table["group"]) == {
-            f"residual={residual} bn=none act={act}" for residual in ("true", "false") for act in ("inside", "after")
-        }
+class TestCurves:
+    def drawn(self, labels: Sequence[str] = METHODS[:3]) -> list[Axes]:
+        return laid_out(figures.curves_figure, curve_frame(labels, ("Set5", "Set14")), labels, "BBCU-L", NAMED).axes
 
-    def test_the_papers_points_stand_beside_ours_on_its_task_and_sets(self, whole: SettingResults) -> None:
-        table = cost_table(whole, cell_summaries(whole))
-        paper = table[table["source"] == "paper"].set_index("label")
-        assert paper.loc["SRResNet", ["mean", "ops_g"]].tolist() == [38.0, 85.43]
-        assert set(table["test_set"]) == {"Set5"}
-        assert costs_differ(table)
+    def test_one_panel_shows_the_level_and_the_others_the_difference_to_the_reference(self) -> None:
+        panels = self.drawn()
+        assert [panel.get_title().replace("\n", " ") for panel in panels] == [
+            "Set5: PSNR (dB)",
+            "Set5: PSNR (dB), minus the reference's",
+            "Set14: PSNR (dB), minus the reference's",
+            "training: PSNR (dB), minus the reference's",
+        ]
+        assert ends(named(panels[0].get_figure(root=True), "BAM")[0]) == pytest.approx(31.8)  # type: ignore[arg-type]
+        last = [[ends(line) for line in panel.lines if line.get_label() in METHODS] for panel in panels[1:]]
+        assert last == [pytest.approx([0.1, 0.0, -0.1])] * 3
+
+    def test_differences_share_an_axis_that_fits_the_second_half_of_the_training(self) -> None:
+        limits = {panel.get_ylim() for panel in self.drawn(("BBCU-L", "BAM"))[1:]}
+        assert len(limits) == 1
+        ((low, high),) = limits
+        assert -0.2 < low < -0.1
+        assert 0.0 < high < 0.1
+
+    def test_without_another_cell_each_metric_has_a_panel(self) -> None:
+        titles = [panel.get_title() for panel in self.drawn(["BBCU-L"])]
+        assert titles == ["Set5: PSNR (dB)", "Set14: PSNR (dB)", "training: loss", "training: PSNR (dB)"]
+
+
+class TestCosts:
+    def test_the_papers_points_are_in_a_panel_of_their_own_axis(self) -> None:
+        here, params, paper = laid_out(figures.pareto_figure, cost_frame(METHODS, METHODS[:9]), ["Set5"], NAMED).axes
+        assert paper.get_title() == "Set5, in the paper"
+        assert here.get_ylim() == params.get_ylim()
+        assert here.get_ylim()[1] < 37 < paper.get_ylim()[0]
+        assert {line.get_markerfacecolor() for line in paper.lines} == {"w"}
+        assert not [line for line in here.lines if line.get_markerfacecolor() == "w"]
+
+    def test_a_study_beside_which_the_paper_has_nothing_has_no_panel_for_it(self) -> None:
+        assert len(laid_out(figures.pareto_figure, cost_frame(METHODS), ["Set5"], NAMED).axes) == 2
+
+    def test_of_many_cells_those_on_the_front_are_named_and_the_others_gray(self) -> None:
+        names = [f"blocks={index}" for index in range(60)]
+        figure = laid_out(figures.pareto_figure, cost_frame(names), ["Set5"], Palette(tuple(names)))
+        assert legend_texts(figure) == ["Pareto front", "another cell", *(f"blocks={index}" for index in range(5))]
+        (crowd,) = [line for line in figure.axes[0].lines if line.get_label() == "another cell"]
+        assert (crowd.get_color(), len(np.asarray(crowd.get_xdata()))) == ("0.6", 55)
+
+    def test_as_many_cells_as_there_are_marks_are_all_named(self) -> None:
+        names = [f"blocks={index}" for index in range(MOST_NAMED)]
+        figure = laid_out(figures.pareto_figure, cost_frame(names), ["Set5"], Palette(tuple(names)))
+        assert legend_texts(figure) == ["Pareto front", *names]
+
+    def test_points_that_would_cover_each_other_stand_side_by_side(self) -> None:
+        assert figures.slots([(0.0, 0.5), (0.0, 0.51), (0.5, 0.5), (0.0, 0.52), (0.0, 0.9)]) == [0, 1, 0, 2, 0]
+
+    def test_a_point_does_not_move_onto_another_one(self) -> None:
+        first, second, third = (0.0, 0.5), (figures.MARK_WIDTH, 0.5), (0.0, 0.5)
+        assert figures.slots([first, second, third]) == [0, 0, 2]
+
+    def test_a_line_leads_from_a_moved_mark_to_its_place(self) -> None:
+        table = cost_frame(METHODS[:2]).assign(mean=36.0, low=35.9, high=36.1, ops_g=9.0)
+        panel = laid_out(figures.pareto_figure, table, ["Set5"], NAMED).axes[0]
+        (leader,) = [text for text in panel.texts if isinstance(text, Annotation)]
+        assert leader.xy == (9.0, 36.0)
+
+    def test_places_are_those_on_the_axis_that_the_costs_get(self) -> None:
+        assert figures.spread([1.0, 3.0, 5.0]) == [0.0, 0.5, 1.0]
+        assert figures.spread([1.0, 10.0, 100.0]) == pytest.approx([0.0, 0.5, 1.0])
 
     def test_the_front_holds_what_nothing_as_cheap_beats(self) -> None:
         points = pd.DataFrame({"ops_g": [1.0, 1.0, 2.0, 3.0, 4.0], "mean": [30.0, 31.0, 30.5, 33.0, 33.0]})
         assert figures.pareto(points, "ops_g")[["ops_g", "mean"]].values.tolist() == [[1.0, 31.0], [3.0, 33.0]]
 
 
-class TestPictures:
-    def test_the_window_is_where_the_outputs_differ_most(self) -> None:
-        one, other = np.zeros((30, 30)), np.zeros((30, 30))
-        other[12:16, 20:24] = 1.0
-        top, left, rows, columns = disagreement([one, other])
-        assert (rows, columns) == (10, 10)
-        assert top <= 12
-        assert top + rows >= 16
-        assert left <= 20
-        assert left + columns >= 24
-        assert disagreement([one, one]) == (10, 10, 10, 10)
+class TestSeeds:
+    @pytest.mark.parametrize(
+        ("count", "dots"),
+        [(1, [33.0]), (2, [32.0, 34.5]), (3, [32.0, 32.5, 34.5]), (5, [32.0, 34.5])],
+    )
+    def test_up_to_three_are_dots_and_more_a_range(self, count: int, dots: list[float]) -> None:
+        assert figures.seeds_of(33.0, 32.0, 34.5, count) == dots
 
-    def test_a_tile_has_the_psnr_of_its_window_alone(self) -> None:
-        truth = Tile("truth", None, np.nan, np.full((30, 30), 0.5))
-        pixels = truth.pixels.copy()
-        pixels[:10, :10] += 0.1
-        got = zoomed(Tile("cell", 0, 30.0, pixels), (0, 0, 10, 10), truth)
-        assert got.crop_psnr_db == pytest.approx(20.0)
-        assert got.error is not None
-        assert got.error.max() == pytest.approx(0.1)
-        assert zoomed(Tile("cell", 0, 30.0, pixels), (15, 15, 10, 10), truth).crop_psnr_db == np.inf
+    @pytest.mark.parametrize(("count", "line"), [(3, "None"), (5, "-")])
+    def test_an_alignment_has_the_dots_of_its_seeds(self, count: int, line: str) -> None:
+        (panel,) = laid_out(figures.alignment_figure, alignment_frame([""], count), ["Set5"]).axes
+        course, *seeds = panel.lines
+        assert np.asarray(course.get_xdata()).tolist() == [1.0, 65.0, 130.0]
+        assert {len(set(np.asarray(each.get_xdata()))) for each in seeds} == {1}
+        assert {each.get_linestyle() for each in seeds} == {line}
 
-    def test_the_input_of_a_super_resolution_is_cut_at_its_own_size(self) -> None:
-        truth = Tile("truth", None, np.nan, np.zeros((30, 30)))
-        got = zoomed(Tile("input", None, np.nan, np.zeros((15, 15))), (10, 10, 10, 10), truth)
-        assert got.zoom is not None
-        assert (got.zoom.shape, got.error) == ((5, 5), None)
 
-    @pytest.mark.parametrize("place", range(12))
-    def test_the_cell_that_others_are_measured_against_is_always_shown(
-        self, crowded: SettingResults, place: int
-    ) -> None:
-        ranked = [dataclasses.replace(cell, is_reference=False) for cell in cell_summaries(crowded)][:12]
-        ranked[place] = dataclasses.replace(ranked[place], is_reference=True)
-        shown = shown_cells(ranked)
-        assert ranked[place] in shown
-        assert (len(shown), shown[0], shown[-1]) == (MOST_CELLS, ranked[0], ranked[-1])
+class TestDepth:
+    def test_panels_of_a_measure_share_their_axis(self) -> None:
+        draw, *arguments = DRAWN["depth of four factors"]
+        panels = laid_out(draw, *arguments).axes
+        assert len(panels) == 4 * len(MEASURES)
+        for start in range(0, len(panels), 4):
+            assert len({panel.get_ylim() for panel in panels[start : start + 4]}) == 1
 
-    def test_a_strip_holds_input_baseline_cells_and_truth(self, whole: SettingResults) -> None:
-        (strip,), available, _ = strips(whole, cell_summaries(whole), "bicubic")
-        assert isinstance(strip, Strip)
-        assert [tile.title for tile in strip.tiles][:2] == ["input", "bicubic"]
-        assert strip.tiles[-1].title == "truth"
-        assert (len(strip.tiles), available) == (2 + MOST_CELLS + 1, 1)
+    def test_the_levels_of_a_factor_have_the_colours_of_its_own_panel(self) -> None:
+        figure = laid_out(figures.depth_figure, depth_frame({"act": ("inside", "after")}), MEASURES, NAMED)
+        assert [to_hex(line.get_color()) for line in figure.axes[0].lines] == [to_hex("C0"), to_hex("C1")]
+
+
+@pytest.mark.parametrize("name", ["alignment", "curves of hostile names"])
+def test_the_same_numbers_give_the_same_png_and_svg(name: str) -> None:
+    draw, *arguments = DRAWN[name]
+    first = draw(*arguments)
+    assert first == draw(*arguments)
+    assert first.svg.startswith(b"<?xml")
+
+
+def test_pictures_have_no_svg() -> None:
+    assert figures.strip_figure(strip()).svg is None
 
 
 @pytest.mark.parametrize(
@@ -333,4 +364,4 @@ class TestPictures:
     ],
 )
 def test_of_a_dotted_path_the_name_is_shown(text: str, shown: str) -> None:
-    assert figures.wrapped(text, 40) == shown
+    assert wrapped(text, 40) == shown
