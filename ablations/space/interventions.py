@@ -11,12 +11,13 @@ A factor that lists parts (``binarize``) counts as one key for each part, ``bina
 import functools
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from ablations.space.conditions import Condition, keys_of, parse, value_of
-from ablations.space.factors import ABSENT, FACTORS, REFERENCE, Factor, Phrase, level_text
+from ablations.space.factors import ABSENT, FACTORS, REFERENCE, SHOWN, Factor, Phrase, level_text
 from bbcu.model.specs import PARTS
 
 FULL, BINARY = "full", "binary"
@@ -87,7 +88,8 @@ class Intervention:
     @property
     def in_words(self) -> str:
         """What appears in the network and what goes: "BatchNorm after the convolution in place of alignment 65"."""
-        changes = sorted(self.changes, key=lambda change: member_of(change.key) is None)  # parts first
+        # Parts first, then what is no factor: a factor may follow from them, as an alignment does.
+        changes = sorted(self.changes, key=lambda change: (member_of(change.key) is None, change.key in FACTORS))
         has_part = any(member_of(change.key) for change in changes)
         before = {change.key: change.before for change in changes}
         if has_part and BINARY not in before.values():
@@ -386,8 +388,8 @@ COUNTED = {"channels": "channels", "blocks": "blocks", "train.steps": "steps"}
 def phrase_of(key: str, level: str) -> Phrase:
     """What a level of any key adds to a network, in words; ABSENT if nothing.
 
-    The declaration of a factor says it. Another level is called by its own name, a class without its module, and
-    ``none`` is nothing.
+    The declaration of a factor says it. Another level is called by its own name, a class without its module, data
+    by the start of their fingerprint, and ``none`` is nothing.
     """
     if member := member_of(key):
         factor, part = member
@@ -402,8 +404,11 @@ def phrase_of(key: str, level: str) -> Phrase:
         return Phrase(f"{level} {COUNTED[key].removesuffix('s') if level == '1' else COUNTED[key]}", replaced=level)
     if level.lower() in ("true", "false"):
         return Phrase(f"{key}={level.lower()}", replaced=level.lower())
-    name = level.rpartition(".")[2] if is_path(level) else level
+    name = level[:SHOWN] if FINGERPRINT.fullmatch(level) else level.rpartition(".")[2] if is_path(level) else level
     return Phrase(f"{noun_of(key)} {name}", replaced=name)
+
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def noun_of(key: str) -> str:

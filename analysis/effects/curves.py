@@ -5,18 +5,18 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.effects.contrasts import CellSummary
+from analysis.effects.comparisons import CellSummary
 from analysis.published.tables import points
-from analysis.study.settings import SettingResults, label, varying
+from analysis.study.tasks import TaskResults, label, varying
 
 MOST_POINTS = 60
 """A learning curve of more steps is averaged over equal windows of steps, so that noise does not hide its course."""
 
 ALIGNMENT_COLUMNS = ["test_set", "group", "align", "cell", "mean", "low", "high", "n"]
-COST_COLUMNS = ["test_set", "label", "mean", "n", "ops_g", "params_k", "source"]
+COST_COLUMNS = ["test_set", "label", "mean", "low", "high", "n", "ops_g", "params_k", "source"]
 
 
-def curve_table(results: SettingResults) -> pd.DataFrame:
+def curve_table(results: TaskResults) -> pd.DataFrame:
     """One row per metric, cell and window of steps, sorted: ``step`` (the window's mean), ``mean``, ``low``, ``high``.
 
     These are over the ``n`` seeds that have the window, the lowest and highest seed being the means within it.
@@ -43,51 +43,73 @@ def windowed(curves: pd.DataFrame, metric: object) -> pd.DataFrame:
     return table.drop(columns="window")
 
 
-def alignment_table(results: SettingResults) -> pd.DataFrame:
-    """PSNR by residual alignment, for groups of cells that differ in nothing else and have two alignments or more.
+def as_number(text: str) -> float:
+    """Return a recorded number; NaN for another text, which the results of others may hold."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def alignment_table(results: TaskResults) -> pd.DataFrame:
+    """PSNR by residual alignment, for groups of cells that differ in nothing else and have several alignments.
 
     ``low`` and ``high`` are the lowest and highest of the ``n`` seeds. Empty for methods, which differ in more.
     """
-    cells = results.cells
-    if "factor/align" not in cells or cells.empty or results.methods:
+    if results.methods:
         return pd.DataFrame(columns=ALIGNMENT_COLUMNS)
-    others = [factor for factor in results.factors if factor != "align"]
-    names = varying(
-        [{factor: str(row[f"factor/{factor}"]) for factor in others} for _, row in cells.iterrows()], others
-    )
-    reached = {
-        name: results.finished.groupby("cell")[f"metric/{name}/psnr_db"].agg(["mean", "min", "max", "size"])
+    groups: dict[tuple[tuple[str, str], ...], dict[str, float]] = {}
+    for cell, levels in results.trained.items():
+        rest = tuple((key, value) for key, value in levels.recorded.items() if key != "align")
+        align = as_number(levels.recorded.get("align", ""))
+        if math.isfinite(align):
+            groups.setdefault(rest, {})[cell] = align
+    lines = {rest: found for rest, found in groups.items() if len(found) > 1}
+    names = varying(map(dict, lines), dict.fromkeys(key for rest in lines for key, _ in rest))
+    rows = [
+        (
+            name,
+            label(dict(rest), names),
+            align,
+            cell,
+            math.fsum(scores) / len(scores),
+            min(scores),
+            max(scores),
+            len(scores),
+        )
+        for rest, found in lines.items()
         for name in results.sets
-    }
-    align = pd.to_numeric(cells["factor/align"], errors="coerce").astype("float64")
-    rows = []
-    for levels, group in cells.assign(align=align).groupby([f"factor/{name}" for name in others], sort=False):
-        if group["align"].nunique() < 2:
-            continue
-        text = label(dict(zip(others, map(str, levels), strict=True)), names)
-        ordered = group.sort_values("align")
-        for name, scores in reached.items():
-            frame = scores.loc[ordered.index].set_axis(["mean", "low", "high", "n"], axis=1)
-            frame = frame.assign(test_set=name, group=text, align=ordered["align"])
-            rows.append(frame.rename_axis("cell").reset_index())
-    return pd.concat(rows, ignore_index=True)[ALIGNMENT_COLUMNS] if rows else pd.DataFrame(columns=ALIGNMENT_COLUMNS)
+        for cell, align in sorted(found.items(), key=lambda item: item[1])
+        if (scores := list(results.psnr(name)[cell].values()))
+    ]
+    return pd.DataFrame(rows, columns=ALIGNMENT_COLUMNS)
 
 
-def cost_table(results: SettingResults, cells: Sequence[CellSummary]) -> pd.DataFrame:
+def cost_table(results: TaskResults, cells: Sequence[CellSummary]) -> pd.DataFrame:
     """PSNR, operations and parameters of every network here, and of the paper's on the same task and test sets."""
     rows = [
-        (name, cell.label, cell.psnr[name].mean, cell.psnr[name].n, cell.ops_g, cell.params_k, "here")
+        (name, cell.label, cell.psnr[name].mean, min(scores), max(scores), len(scores), *costs, "here")
         for cell in cells
         for name in results.sets
         if cell.ops_g > 0
+        for scores, costs in [(results.psnr(name)[cell.cell].values(), (cell.ops_g, cell.params_k))]
     ]
     here = pd.DataFrame(rows, columns=COST_COLUMNS)
     paper = points()
     paper = paper[(paper["task"] == results.setting.get("task.name")) & paper["test_set"].isin(results.sets)]
-    printed = paper.rename(columns={"name": "label", "psnr_db": "mean"}).assign(source="paper", n="")
+    printed = paper.rename(columns={"name": "label", "psnr_db": "mean"}).assign(
+        source="paper", n=0, low=math.nan, high=math.nan
+    )
     return here if printed.empty else pd.concat([here, printed[COST_COLUMNS]], ignore_index=True)
 
 
 def costs_differ(table: pd.DataFrame) -> bool:
     here = table[table["source"] == "here"]
     return bool(here["ops_g"].nunique() > 1 or here["params_k"].nunique() > 1)
+
+
+def front(table: pd.DataFrame, test_set: str, cost: str) -> pd.DataFrame:
+    """Return the cells that no other one beats on a test set at the same or a lower cost, the cheapest first."""
+    ordered = table[table["test_set"] == test_set].sort_values([cost, "mean", "label"], ascending=[True, False, True])
+    before = ordered["mean"].cummax().shift(fill_value=-math.inf)
+    return ordered[ordered["mean"] > before]

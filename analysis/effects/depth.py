@@ -10,14 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.effects.contrasts import base_and_others, reference_cell
-from analysis.study.settings import SettingResults
+from analysis.study.tasks import TaskResults, varying
 
-SHOWN_FACTORS = ("residual", "bn", "align", "act", "surrogate", "threshold", "weight", "act_fn")
+SHOWN_FACTORS = ("residual", "bn", "act", "align", "surrogate", "threshold", "weight", "act_fn")
 """The factors whose levels are set beside each other."""
 
 SHOWN_MEASURES = ("output_loss", "sign_loss", "window")  # the measures that are drawn by depth
-MOST_FACTORS = 3  # more columns of panels are too small to read
+MOST_FACTORS = 4  # more columns of panels are too small to read
 MOST_ALL = 7  # so few cells are all drawn if no two of them differ in some factor alone
 EVERY = "cell"  # stands for the factor if every cell has a line, under its name
 MOST_RANGES = 6  # how many cells' value ranges are drawn
@@ -29,38 +28,38 @@ RANGE_COLUMNS = ["cell", "label", "depth", "has_residual", *ENDS, "n"]
 CellsByLevel = Mapping[str, Mapping[str, str]]  # by factor and then by level, a cell that has this level
 
 
-def star(results: SettingResults) -> dict[str, dict[str, str]]:
+def star(results: TaskResults) -> dict[str, dict[str, str]]:
     """By factor of several levels, the reference cell and the cells that differ from it in that factor alone."""
-    if results.cells.empty:
+    if not results.trained:
         return {}
-    centre = results.cells.loc[reference_cell(results)]
+    centre = results.trained[results.reference].asked
     found: dict[str, dict[str, str]] = {}
     for factor in SHOWN_FACTORS:
-        if factor not in results.factors:
-            continue
-        others = [f"level/{other}" for other in results.factors if other != factor]
-        alike = results.cells[(results.cells[others] == centre[others]).all(axis=1)]
-        levels = {str(row[f"level/{factor}"]): str(cell) for cell, row in alike.iterrows()}
+        rest = {key: value for key, value in centre.items() if key != factor}
+        levels = {
+            own.asked[factor]: cell
+            for cell, own in results.trained.items()
+            if factor in own.asked and {key: value for key, value in own.asked.items() if key != factor} == rest
+        }
         if len(levels) > 1:
             found[factor] = levels
     return found
 
 
-def shown(results: SettingResults) -> CellsByLevel:
+def shown(results: TaskResults) -> CellsByLevel:
     """The cells of each column of panels, by factor and level: those of the star, or each by its name.
 
     Methods are shown by name, and so are a few cells, such as those of a chain, if some factor varies in which no two
     cells alone differ.
     """
-    cells = [str(cell) for cell in results.cells.index]
     found = star(results)
-    varied = {factor for factor in SHOWN_FACTORS if factor in results.factors and base_and_others(results, factor)[1]}
-    if results.methods or (len(cells) <= MOST_ALL and not varied <= found.keys()):
-        return {EVERY: {results.labels[cell]: cell for cell in cells}}
+    varied = set(varying((levels.asked for levels in results.trained.values()), SHOWN_FACTORS))
+    if results.methods or (len(results.trained) <= MOST_ALL and not varied <= found.keys()):
+        return {EVERY: {results.labels[cell]: cell for cell in results.trained}}
     return dict(list(found.items())[:MOST_FACTORS])
 
 
-def depth_table(results: SettingResults) -> pd.DataFrame:
+def depth_table(results: TaskResults) -> pd.DataFrame:
     """A row per factor, level, unit and measure: mean, lowest and highest of the ``n`` seeds."""
     units = results.units
     rows = [
@@ -74,17 +73,17 @@ def depth_table(results: SettingResults) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=DEPTH_COLUMNS)
 
 
-def range_cells(results: SettingResults) -> list[str]:
+def range_cells(results: TaskResults) -> list[str]:
     """The measured cells whose value ranges are drawn: the reference cell, and those that are drawn by depth."""
-    if results.cells.empty:
+    if not results.trained:
         return []
     measured = set(results.units["cell"])
     every = shown(results) if results.methods else {**star(results), **shown(results)}
-    cells = [reference_cell(results), *(cell for levels in every.values() for cell in levels.values())]
+    cells = [results.reference, *(cell for levels in every.values() for cell in levels.values())]
     return [cell for cell in dict.fromkeys(cells) if cell in measured][:MOST_RANGES]
 
 
-def range_table(results: SettingResults) -> pd.DataFrame:
+def range_table(results: TaskResults) -> pd.DataFrame:
     """A row per cell and unit: the percentiles of the branch and of what it is added to, as means over seeds.
 
     ``beside`` is the residual, or the unit's input if it has no residual.

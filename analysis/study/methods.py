@@ -4,9 +4,9 @@ A method brings part of its setting with it: initial values, standardised weight
 Trials that differ in nothing else are compared as methods, under the paper's names.
 """
 
-import itertools
-from collections import Counter
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +28,7 @@ OTHER_NAMES = {"bbcu binarize=[body,up]": "BBCU-M", "identity": "Input"}
 """Names of methods that not every table of the paper has."""
 
 
-def method_of(row: "pd.Series", reference: Mapping[str, str], factors: Iterable[str]) -> str:
+def method_of(row: Mapping[str, Any] | pd.Series, reference: Mapping[str, str], factors: Iterable[str]) -> str:
     """Return the method of a trial as the paper's tables are keyed, such as ``bbcu binarize=[body,up]`` for BBCU-M.
 
     BBCU-M is recorded as custom, because it is BBCU with one level changed.
@@ -82,19 +82,25 @@ def groups_of(keys: Sequence[Mapping[str, str]]) -> list[list[int]]:
     return sorted([place for place, key in enumerate(keys) if agrees(key, other)] for other in largest)
 
 
-def settings_of_methods(
-    settings: Sequence[Mapping[str, str]], methods: Sequence[frozenset[str]], tested: Sequence[str]
-) -> list[list[int]]:
-    """Group the positions of settings that differ only in what methods bring with them, in order.
+def tested_on(trials: pd.DataFrame) -> str:
+    """Identify the test pictures of a setting by what the baseline scores on them; empty if no score is known."""
+    # Only PSNR: it follows from whole numbers, so every machine computes the same to the last digits.
+    columns = sorted(str(name) for name in trials if re.fullmatch(r"metric/baseline/.*/psnr_db", str(name)))
+    known = trials[columns].dropna(how="all").round(6)
+    if known.empty:
+        return ""
+    return " ".join(f"{name}={value}" for name, value in known.iloc[0].dropna().items())
 
-    ``methods`` are those of each setting's trials, ``tested`` identifies their test pictures. A setting that fits two
-    groups, such as the Lite network beside another one trained at two widths, stays alone.
-    """
-    keys = [
-        group_key(setting, next(iter(found)) if len(found) == 1 else "", pictures)
-        for setting, found, pictures in zip(settings, methods, tested, strict=True)
+
+def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:
+    columns = [str(name) for name in trials if str(name).startswith("setting/")]
+    if not columns:
+        return [({}, list(range(len(trials))))]
+    names = [column.removeprefix("setting/") for column in columns]
+    found: dict[tuple[str, ...], list[int]] = {}
+    for position, values in enumerate(trials[columns].itertuples(index=False, name=None)):
+        found.setdefault(values, []).append(position)
+    return [
+        ({name: value for name, value in zip(names, values, strict=True) if value != ""}, positions)
+        for values, positions in found.items()
     ]
-    groups = groups_of(keys)
-    counts = Counter(itertools.chain.from_iterable(groups))
-    own = ([place for place in group if counts[place] == 1] for group in groups)
-    return sorted([*filter(None, own), *([place] for place, count in counts.items() if count > 1)])

@@ -10,7 +10,7 @@ import pandas as pd
 from ablations.storage.folder import Identity
 from analysis.study.loading import NOT_RECORDED
 from analysis.study.methods import UNTRAINED
-from analysis.study.settings import KEY_LENGTH, SettingResults
+from analysis.study.tasks import KEY_LENGTH, TaskResults
 
 ENERGY = "metric/timing/energy_j"
 """The column of the energy that a training took, in joules, on machines that measure it."""
@@ -26,11 +26,11 @@ def code_in(provenance: str) -> str:
     return str(recorded.get("code") or NOT_RECORDED)[:KEY_LENGTH]
 
 
-def code_by_trial(results: SettingResults) -> dict[Identity, str]:
+def code_by_trial(results: TaskResults) -> dict[Identity, str]:
     return dict(zip(results.identities, codes(results.finished), strict=True))
 
 
-def data_of(results: SettingResults) -> str:
+def data_of(results: TaskResults) -> str:
     return results.setting.get("data", NOT_RECORDED)[:KEY_LENGTH]
 
 
@@ -40,7 +40,7 @@ def counted(kinds: Iterable[str]) -> dict[str, int]:
     return {kind: counts[kind] for kind in sorted(counts, key=lambda kind: (kind == NOT_RECORDED, kind))}
 
 
-def energies(results: SettingResults) -> pd.Series:
+def energies(results: TaskResults) -> pd.Series:
     """The energy in joules of each finished training, NaN if the machine did not measure it."""
     trained = results.finished[~results.finished["method"].isin(UNTRAINED)]
     return trained[ENERGY] if ENERGY in trained else pd.Series(float("nan"), index=trained.index)

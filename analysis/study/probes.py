@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ablations.storage.folder import Identity
-from analysis.study.methods import UNTRAINED
 
 MEASURES = ("sign_loss", "output_loss", "window", "zeros", "entropy", "flipped", "branch_ratio")
 """The numbers of which a unit has one each; ``bbcu.training.probes`` defines them."""
@@ -22,7 +21,6 @@ RANGES = tuple((stream, end) for stream in ("residual", "branch", "input") for e
 NUMBERS = (*MEASURES, *(f"{stream}_{end}" for stream, end in RANGES))
 
 NO_SIGNAL = 1e-6  # a branch whose deviation is a smaller share of what it is added to changes no pixel
-SAME_SCORE_DB = 1e-3  # a score this close to the baseline's equals it: the body adds nothing to the picture
 
 PictureScores = tuple[tuple[str, ...], NDArray[np.float64]]
 """The names of the pictures of a test set, and the PSNR of each in dB."""
@@ -104,12 +102,3 @@ def why_collapsed(document: Mapping[str, Any], units: Sequence[Mapping[str, Any]
 def none_above(signals: Sequence[float | None]) -> bool:
     """Whether there are units and none has a signal; a unit that was not measured may have one."""
     return len(signals) > 0 and all(signal is not None and signal <= NO_SIGNAL for signal in signals)
-
-
-def baseline_again(trials: pd.DataFrame, sets: Iterable[str]) -> pd.Series:
-    """Which trials have the baseline's PSNR on every test set, although they are not a baseline themselves."""
-    gaps = [(trials[f"metric/{name}/psnr_db"] - trials[f"metric/baseline/{name}/psnr_db"]).abs() for name in sets]
-    if not gaps:
-        return pd.Series(False, index=trials.index)
-    same = pd.concat(gaps, axis=1).le(SAME_SCORE_DB).all(axis=1)
-    return same & ~trials["method"].isin(UNTRAINED)

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,19 @@ from matplotlib.image import imsave
 from ablations.storage.folder import CurvePoint, TrialFolder
 from ablations.storage.plans import write_plan
 from ablations.tracking.client import prepare_tracking
-from ablations.tracking.runs import TrialRun, facts_of
+from ablations.tracking.runs import TrialRun, facts_of, final_metrics
 from ablations.tracking.sync import synchronise
-from analysis.study.loading import StudyResults, load, load_folder
+from analysis.study.loading import (
+    StudyResults,
+    factor_names,
+    facts_row,
+    left_out_cell,
+    load,
+    load_folder,
+    prefixed,
+    reference_levels,
+    trial_frame,
+)
 from bbcu.model.methods import METHODS
 
 # ---- a small study of two or three factors ---------------------------------------------------------------------------
@@ -42,12 +53,15 @@ class Trial:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     timing: Mapping[str, float] = dataclasses.field(default_factory=dict)
     dead: bool | str | None = None
+    baseline_db: float = 28.5
+    recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def factors(self) -> dict[str, Any]:
-        """The recorded levels: ``align=auto`` becomes the number that ``bn`` makes it."""
+        """The recorded levels: ``align=auto`` becomes the number that ``bn`` makes it, or the one in ``recorded``."""
         number = 130 if self.levels["bn"] == "none" else 1
-        return {**self.levels, "align": number if self.levels["align"] == "auto" else self.levels["align"]}
+        return {**self.levels, "align": number if self.levels["align"] == "auto" else self.levels["align"],
+                **self.recorded}  # fmt: skip
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -97,13 +111,13 @@ def result_of(trial: Trial) -> dict[str, Any]:
         "levels": dict(trial.levels),
         "reference": dict(trial.reference),
         "method": trial.method,
-        "task": "sr_x2",
+        "task": trial.setting["task"]["name"],
         "setting": trial.setting,
         "metrics": {
             name: {"psnr_db": psnr, "ssim": psnr / 40, "images": images_of(trial, name)}
             for name, psnr in trial.psnr_db.items()
         },
-        "baseline": {name: {"psnr_db": 28.5, "ssim": 0.8} for name in trial.psnr_db},
+        "baseline": {name: {"psnr_db": trial.baseline_db, "ssim": 0.8} for name in trial.psnr_db},
         "cost": {"ops_g": trial.ops_g, "params_k": trial.params_k},
         "timing": {"train_s": 12.5 + trial.seed, "step_ms": 3.0, **trial.timing},
         "probes": dict(trial.probes),
@@ -179,6 +193,42 @@ def read_back(outputs: Path, finished: Sequence[Trial], **others: Any) -> StudyR
     return load_folder(outputs / "components")
 
 
+def no_file(name: str) -> None:
+    """The path of a file of a trial that has none."""
+
+
+def in_memory(finished: Sequence[Trial], unplanned: Sequence[Trial] = (), **others: Any) -> StudyResults:
+    """The study as it is read back from its folder, without files: no curves, pictures or probes."""
+    study = of_results(map(result_of, (*finished, *unplanned)), **others)
+    planned = ["true"] * len(finished) + ["false"] * len(unplanned)
+    return dataclasses.replace(study, trials=study.trials.assign(planned=planned))
+
+
+def of_results(
+    results: Iterable[Mapping[str, Any]],
+    left_out: Sequence[Mapping[str, Any]] = (),
+    pairing: bool = False,
+    design: Mapping[str, Any] = MappingProxyType({}),
+) -> StudyResults:
+    """The study that these ``result.json`` are of, all of them planned."""
+    rows = []
+    for result in results:
+        facts = facts_of(result)
+        row = {**{name: result[name] for name in ("cell", "seed", "name")}, "state": "finished", "planned": "true"}
+        rows.append({**row, **facts_row(facts.params, facts.tags), **prefixed("metric", final_metrics(dict(result)))})
+    return StudyResults(
+        study="components",
+        trials=trial_frame(rows),
+        left_out=tuple(map(left_out_cell, left_out)),
+        factors=factor_names(rows),
+        reference=reference_levels(rows),
+        files={(row["cell"], row["seed"]): no_file for row in rows},
+        pairing=pairing,
+        design=design,
+        data_names={},
+    )
+
+
 def write_study(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others: Any) -> None:
     """Write the folder of a study and record it in MLflow."""
     write_folder(outputs, finished, **others)
@@ -203,7 +253,7 @@ def loaded(tracking_uri: str, outputs: Path, finished: Sequence[Trial], **others
 FULL_REFERENCE = {"residual": True, "bn": "none", "align": "auto", "act": "inside", "binarize": ["body"]}
 
 TRUTH = {"residual": 1.0, "alignment": 0.5, "bn": 0.3, "inside": 0.15}
-"""The gain of each component alone, in dB; without a residual an alignment is worth half."""
+"""The gain of each component, in dB; without a residual an alignment is worth half."""
 
 NOISE_DB = 0.01
 
@@ -211,8 +261,8 @@ PICTURES = ("baby", "bird", "butterfly", "head", "woman")
 
 
 def true_psnr(levels: dict[str, Any]) -> float:
-    aligned = levels["bn"] == "none" and levels["align"] != 1
-    psnr = 30.0 + TRUTH["residual"] * bool(levels["residual"]) + TRUTH["inside"] * (levels["act"] == "inside")
+    aligned = bool(levels["bn"] == "none" and levels["align"] != 1)
+    psnr: float = 30.0 + TRUTH["residual"] * bool(levels["residual"]) + TRUTH["inside"] * (levels["act"] == "inside")
     psnr += TRUTH["bn"] * (levels["bn"] == "post")
     return psnr + TRUTH["alignment"] * aligned * (1.0 if levels["residual"] else 0.5)
 
@@ -250,8 +300,7 @@ def full_trial(seed: int, **levels: Any) -> Trial:
     """A trial of the true model at the reference levels except those given."""
     asked = {**FULL_REFERENCE, **levels}
     draw = np.random.default_rng([seed, sum(map(ord, repr(sorted(asked.items()))))])
-    shared = np.random.default_rng([seed, 1]).normal(0, 0.3)
-    psnr = true_psnr(asked) + shared + draw.normal(0, NOISE_DB)
+    psnr = true_psnr(asked) + draw.normal(0, NOISE_DB)
     images = {name: psnr + 2.0 * (place - 2) + draw.normal(0, 0.05) for place, name in enumerate(PICTURES)}
     cost = {"ops_g": 2.0 + 0.3 * (asked["bn"] == "post"), "params_k": 40.0 + (asked["bn"] == "post")}
     return Trial(
@@ -267,11 +316,12 @@ def components_study(seeds: Iterable[int]) -> tuple[list[Trial], list[dict[str, 
         seeds, (True, False), ("none", "post"), ("auto", 1), ("inside", "after")
     ):
         levels = {**FULL_REFERENCE, "residual": residual, "bn": bn, "align": align, "act": act}
-        if bn == "post" and align == 1:
-            twin = full_trial(seed, **{**levels, "align": "auto"})
+        same = levels | ({"align": "auto"} if bn == "post" else {}) | ({} if residual else {"act": "inside"})
+        if same != levels:
+            twin = full_trial(seed, **same)
             left_out[tuple(map(str, levels.values()))] = {
                 **{"levels": levels, "setting": twin.setting, "same_as": twin.cell},
-                "reason": "BatchNorm needs no alignment",
+                "reason": "BatchNorm needs no alignment" if bn == "post" and align == 1 else "there is no add",
             }
         else:
             finished.append(full_trial(seed, **levels))

@@ -164,6 +164,7 @@ def test_a_plan_of_an_earlier_version_was_made_without_pairing(tmp_path: Path) -
 
 
 def test_a_damaged_plan_fixes_no_pairing(tmp_path: Path) -> None:
+    """Nothing is raised."""
     write_plan(tmp_path, "tiny", {"trials": [{"cell": CELL, "seed": 0, "name": "x", **ASKED}], "left_out": []})
     plan_path(tmp_path, "tiny").write_text("{")
     refuse_other_pairing(tmp_path, "tiny", True)

@@ -1,0 +1,328 @@
+"""Split a study into what may be compared: the planned trials of one task that were scored on the same pictures.
+
+Everything else that differs between two cells is a comparison: factors, networks, widths, learning rates, data.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ablations.space.factors import SHOWN
+from ablations.space.interventions import CellLevels, reference_cell
+from ablations.space.settings import distinguishing_keys
+from ablations.storage.folder import Identity
+from analysis.study.collapse import collapsed_trials
+from analysis.study.loading import LeftOut, StudyResults
+from analysis.study.methods import BBCU, OWN_METHODS, UNTRAINED, method_of, names_of
+from analysis.study.probes import Records, read_records
+from analysis.study.schema import rows_of
+
+KEY_LENGTH = SHOWN  # how many characters of a SHA-256 are shown
+
+TASK_KEY = re.compile(r"task\..*")
+"""The keys of a setting that say what is restored; trials that differ in one are never compared."""
+
+
+Row = Mapping[str, Any] | pd.Series
+"""A row of the table of trials."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResults:
+    """The planned trials of one task on the same test pictures.
+
+    ``title`` says how they differ from the study's other ones and is empty if there are none. ``labels`` names every
+    cell by the levels that vary, or by its method if methods are compared; ``methods`` then holds the paper's name of
+    each cell's method. ``setting`` has the values of the reference cell, or of the first trial if none is finished.
+    """
+
+    title: str
+    trials: pd.DataFrame
+    left_out: tuple[LeftOut, ...]
+    labels: Mapping[str, str]
+    study: StudyResults
+    methods: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        return self.study.factors
+
+    @functools.cached_property
+    def setting(self) -> dict[str, str]:
+        if self.cells.empty:
+            return setting_of(self.trials.iloc[0]) if len(self.trials) else {}
+        return setting_of(self.cells[self.cells["cell"] == self.reference].iloc[0])
+
+    @property
+    def task(self) -> str:
+        return self.setting.get("task.name", "")
+
+    @property
+    def is_search(self) -> bool:
+        """Tell whether the cells were chosen by their scores."""
+        return self.study.design.get("name") == "search"
+
+    @functools.cached_property
+    def finished(self) -> pd.DataFrame:
+        return self.trials[self.trials["state"] == "finished"]
+
+    @functools.cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row for each cell with a finished trial, in the order of the study, indexed by cell."""
+        return self.finished.drop_duplicates("cell").set_index("cell", drop=False)
+
+    @functools.cached_property
+    def levels(self) -> dict[str, CellLevels]:
+        """What each finished cell is, in the order of the study."""
+        return {row["cell"]: cell_levels(row, self.factors) for row in rows_of(self.cells)}
+
+    @functools.cached_property
+    def trained(self) -> dict[str, CellLevels]:
+        """The finished cells that are trained networks."""
+        untrained = set(self.cells.index[self.cells["method"].isin(UNTRAINED)])
+        return {cell: levels for cell, levels in self.levels.items() if cell not in untrained}
+
+    @functools.cached_property
+    def untrained(self) -> frozenset[str]:
+        """The cells without a network, whose scores are exact and not samples."""
+        return frozenset(self.levels.keys() - self.trained.keys())
+
+    @functools.cached_property
+    def reference(self) -> str:
+        """The finished cell that effects are measured from: the one with most levels at the reference.
+
+        Among methods it is BBCU, or the first that is trained if BBCU is missing. Raises ValueError if no trial is
+        finished.
+        """
+        if self.methods:
+            ours = self.cells.index[self.cells["method"] == BBCU]
+            return str(ours[0]) if len(ours) else next(iter(self.trained or self.levels))
+        return reference_cell(self.trained or self.levels, self.study.reference)
+
+    @functools.cached_property
+    def sets(self) -> tuple[str, ...]:
+        """The test sets, Set5 before Set14."""
+        return test_sets(self.finished)
+
+    @functools.cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that was planned."""
+        return tuple(sorted(int(seed) for seed in self.trials["seed"].unique()))
+
+    @functools.cached_property
+    def identities(self) -> list[Identity]:
+        return list(zip(self.finished["cell"].tolist(), self.finished["seed"].tolist(), strict=True))
+
+    def metric(self, name: str) -> dict[Identity, float]:
+        """Return a metric of every finished trial."""
+        return dict(zip(self.identities, self.finished[f"metric/{name}"].tolist(), strict=True))
+
+    def by_cell(self, metric: str) -> dict[str, dict[int, float]]:
+        """Return a metric of the finished trials by cell and seed, seeds in order."""
+        return scores_by_cell(self.metric(metric))
+
+    def psnr(self, test_set: str) -> dict[str, dict[int, float]]:
+        """Return the PSNR on a test set in dB, by cell and seed."""
+        return self._psnr[test_set]
+
+    @functools.cached_property
+    def _psnr(self) -> dict[str, dict[str, dict[int, float]]]:
+        return {name: self.by_cell(f"{name}/psnr_db") for name in self.sets}
+
+    @functools.cached_property
+    def seeds_by_cell(self) -> dict[str, list[int]]:
+        """The seeds under which each cell is finished, in order."""
+        found: dict[str, list[int]] = {}
+        for cell, seed in sorted(self.identities):
+            found.setdefault(cell, []).append(seed)
+        return found
+
+    def seeds_of(self, cell: str) -> list[int]:
+        return self.seeds_by_cell.get(cell, [])
+
+    @functools.cached_property
+    def records(self) -> Records:
+        return read_records(self.identities, self.study.record)
+
+    @property
+    def units(self) -> pd.DataFrame:
+        return self.records.units
+
+    @functools.cached_property
+    def collapsed(self) -> dict[Identity, str]:
+        """The collapsed trials, each with the evidence."""
+        return collapsed_trials(self.finished, self.sets, self.records.collapsed)
+
+    def collapsed_seeds(self, cell: str) -> tuple[int, ...]:
+        """Return the seeds under which a cell collapsed."""
+        return tuple(seed for seed in self.seeds_of(cell) if (cell, seed) in self.collapsed)
+
+    def is_down(self, cell: str) -> bool:
+        """Tell whether every finished trial of a cell collapsed."""
+        return bool(self.seeds_of(cell)) and len(self.collapsed_seeds(cell)) == len(self.seeds_of(cell))
+
+    @property
+    def is_mostly_down(self) -> bool:
+        """Whether more than half of the trained cells are down."""
+        return 2 * sum(map(self.is_down, self.trained)) > len(self.trained)
+
+    def pictures(self, test_set: str, identity: Identity) -> dict[str, float]:
+        """Return the PSNR of each picture of a test set in one finished trial; empty if it was not recorded."""
+        found = self.records.pictures.get((identity, test_set))
+        return dict(zip(found[0], found[1].tolist(), strict=True)) if found is not None else {}
+
+    def curves(self) -> pd.DataFrame:
+        return self.study.curves.merge(self.finished[["cell", "seed"]], on=["cell", "seed"])
+
+
+def scores_by_cell(scores: Mapping[Identity, float]) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for (cell, seed), score in sorted(scores.items()):
+        found.setdefault(cell, {})[seed] = score
+    return found
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A sort key that puts Set5 before Set14."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def test_sets(trials: pd.DataFrame) -> tuple[str, ...]:
+    """Return the test sets that some trial was scored on, Set5 before Set14."""
+    scored = (re.fullmatch(r"metric/([^/]+)/psnr_db", name) for name in map(str, trials.dropna(axis=1, how="all")))
+    return tuple(sorted((match[1] for match in scored if match and match[1] != "train"), key=natural))
+
+
+def split_by_task(study: StudyResults) -> list[TaskResults]:
+    """Return the study's planned trials by task and test pictures, in the order in which trials name them.
+
+    A combination that was left out belongs to the trials of its task and data, or else to the first of its task. A task
+    of which nothing was trained has no part of its own: the list has at least one part.
+    """
+    trials = study.trials[study.trials["planned"] == "true"]
+    every = [setting_of(row) for row in rows_of(trials.filter(like="setting/"))]
+    groups = grouped(trials, every)
+    known = [{str(every[place].get("data")) for place in places} for places in groups]
+    main = [every[places[0]] if places else {} for places in groups]
+    homes = [home_of(row, main, known) for row in study.left_out]
+    apart = distinguishing_keys([task_of(setting) | {"data": setting.get("data", "")} for setting in main])
+    found: list[TaskResults] = []
+    for number, (places, setting) in enumerate(zip(groups, main, strict=True)):
+        own = trials.iloc[places]
+        left_out = tuple(row for row, home in zip(study.left_out, homes, strict=True) if home == number)
+        shown = {key.removeprefix("task."): setting.get(key) or "none" for key in apart}
+        words = [value[:KEY_LENGTH] if key == "data" else value for key, value in shown.items()]
+        title = " ".join(f"{key}={word}" if key != "name" else word for key, word in zip(shown, words, strict=True))
+        if title in (each.title for each in found):
+            title = f"{title} part {number + 1}".strip()  # the data of both are not recorded
+        methods = methods_in(study, own, setting.get("task.name", ""))
+        labels = methods or cell_labels(own, study.factors)
+        found.append(TaskResults(title, own, left_out, labels, study, methods))
+    return found
+
+
+def grouped(trials: pd.DataFrame, settings: Sequence[Mapping[str, str]]) -> list[list[int]]:
+    """Return the positions of the trials of each task and set of test pictures, in order; one empty group if none."""
+    # Test pictures are identified by what the baseline scores on them. Only PSNR: it follows from whole numbers, so
+    # every machine computes the same to the last digits.
+    columns = sorted(str(name) for name in trials if re.fullmatch(r"metric/baseline/.*/psnr_db", str(name)))
+    scores = trials[columns].round(6).to_numpy().tolist()
+    known = [
+        " ".join(f"{name}={score}" for name, score in zip(columns, row, strict=True) if score == score)
+        for row in scores
+    ]
+    keys = [(tuple(sorted(task_of(setting).items())), setting.get("data", "")) for setting in settings]
+    tested: dict[object, str] = {}
+    for key, own in zip(keys, known, strict=True):
+        if own:
+            tested.setdefault(key, own)
+    found: dict[object, list[int]] = {}
+    for position, (key, own) in enumerate(zip(keys, known, strict=True)):
+        task, data = key
+        # Data that are not recorded may be any.
+        pictures = tested.get(key, data) if data or not own else own
+        found.setdefault((task, pictures), []).append(position)
+    return list(found.values()) or [[]]
+
+
+def home_of(row: LeftOut, main: Sequence[Mapping[str, str]], data: Sequence[Collection[str]]) -> int:
+    """Return the number of the group that a left-out combination belongs to: that of its data, else of its task.
+
+    ``main`` has the setting of the first trial of each group, and ``data`` the fingerprints of all its data.
+    """
+    same_task = [number for number, setting in enumerate(main) if task_of(setting) == task_of(row.setting)]
+    same_data = [number for number in same_task if str(row.setting.get("data")) in data[number]]
+    return (same_data or same_task or [0])[0]
+
+
+def task_of(setting: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in setting.items() if TASK_KEY.fullmatch(key)}
+
+
+def without_task(setting: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in setting.items() if not TASK_KEY.fullmatch(key)}
+
+
+def methods_in(study: StudyResults, trials: pd.DataFrame, task: str) -> dict[str, str]:
+    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict.
+
+    They do if each cell is a different published method, and at least one is neither BBCU nor a variant of it.
+    """
+    names, cells = names_of(task), rows_of(trials.drop_duplicates("cell"))
+    found = {row["cell"]: method_of(row, study.reference, study.factors) for row in cells}
+    published_once = len(set(found.values())) == len(found) and all(method in names for method in found.values())
+    if not published_once or len(found) < 2 or OWN_METHODS.issuperset(found.values()):
+        return {}
+    return {cell: names[method] for cell, method in found.items()}
+
+
+def setting_of(row: Row) -> dict[str, str]:
+    return {
+        name.removeprefix("setting/"): value
+        for name, value in row.items()
+        if isinstance(name, str) and name.startswith("setting/") and value != ""
+    }
+
+
+def cell_levels(row: Row, factors: Sequence[str]) -> CellLevels:
+    """Return everything that a cell is but its task: its levels, and the other keys of its setting."""
+    setting = without_task(setting_of(row))
+    recorded, asked = (
+        {name: str(row[f"{kind}/{name}"]) for name in factors if row[f"{kind}/{name}"] != ""}
+        for kind in ("factor", "level")
+    )
+    return CellLevels({**recorded, **setting}, {**asked, **setting})
+
+
+def varying(levels: Iterable[Mapping[str, str]], keys: Iterable[str]) -> list[str]:
+    """The keys that have more than one value; a missing one counts as a value."""
+    rows = list(levels)
+    return [key for key in keys if len({row.get(key, "") for row in rows}) > 1]
+
+
+def label(levels: Mapping[str, str], keys: Iterable[str]) -> str:
+    """The values of ``keys`` as a user types them, without the keys that a cell does not have."""
+    return " ".join(
+        f"{key}={levels[key][:KEY_LENGTH] if key == 'data' else levels[key]}" for key in keys if levels.get(key)
+    )
+
+
+def cell_labels(trials: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
+    """Name each cell by the keys that vary, an untrained baseline by its method; a key's start makes it unique."""
+    rows = {row["cell"]: row for row in rows_of(trials.drop_duplicates("cell"))}
+    levels = {cell: dict(cell_levels(row, factors).asked) for cell, row in rows.items()}
+    trained = [found for cell, found in levels.items() if rows[cell]["method"] not in UNTRAINED]
+    names = varying(trained, dict.fromkeys(key for found in levels.values() for key in found))
+    labels = {
+        cell: str(rows[cell]["method"]) if rows[cell]["method"] in UNTRAINED else label(found, names)
+        for cell, found in levels.items()
+    }
+    counts = pd.Series(labels).value_counts()
+    return {
+        cell: text if text and counts[text] == 1 else f"{text} cell {cell[:KEY_LENGTH]}".strip()
+        for cell, text in labels.items()
+    }
