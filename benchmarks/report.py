@@ -151,7 +151,7 @@ def result(number: int) -> dict[str, Any]:
         "cell": hashlib.sha256(str(cell).encode()).hexdigest(),
         "seed": seed,
         "name": f"cell {cell}",
-        "factors": levels,
+        "factors": {**levels, "align": "130" if levels["align"] == "auto" else levels["align"]},
         "levels": levels,
         "reference": levels_of(0),
         "method": "custom",

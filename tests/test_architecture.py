@@ -83,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
             "ablations.storage",
             "ablations.tracking",
             "analysis.published",
+            "analysis.statistics",
         ),
     },
     "analysis.effects": {

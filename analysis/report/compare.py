@@ -2,7 +2,7 @@
 
 Cells are the same if their keys are. If a setting differs between the two as a whole, such as the precision or the
 data, no key is shared; the remaining cells are then matched by everything else, and the difference is named. Matched
-cells are compared seed by seed, and the cells on one test set are one family of comparisons.
+cells are compared by their means over seeds, and the cells on one test set are one family of comparisons.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import pandas as pd
 
 from analysis.report.archive import ARCHIVE, archive_at, opened
 from analysis.report.words import render
-from analysis.statistics.estimates import MARGIN_DB, verdicts
+from analysis.statistics.estimates import MARGIN_DB, Estimate, Verdict, combination, verdicts
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults, load, load_folder
-from analysis.study.settings import cell_labels, setting_of, test_sets
+from analysis.study.tasks import cell_labels, setting_of, test_sets
 from bbcu.errors import ConfigError
 
 Sides = tuple[pd.DataFrame, pd.DataFrame]  # the finished trials of both studies
@@ -34,6 +34,17 @@ class Match:
     first: str
     second: str
     label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A matched cell on one test set, with the seeds of both studies, or of each if they differ."""
+
+    label: str
+    test_set: str
+    seeds: str
+    same: int
+    verdict: Verdict | None = None
 
 
 @contextlib.contextmanager
@@ -94,15 +105,22 @@ def settings_apart(sides: Sides) -> list[str]:
 def matches(sides: Sides, factors: Sequence[str], apart: Iterable[str]) -> list[Match]:
     """Return the cells in both: those of one key, and those that agree in everything but what is ``apart``."""
     known = [known_cells(side, factors, apart) for side in sides]
-    names = list(dict.fromkeys(factors))
-    both = pd.concat([side.reindex(columns=["cell", *(f"level/{name}" for name in names)]) for side in sides])
-    labels = cell_labels(both.astype("object").fillna(""), names)
-    same = [Match(cell, cell, labels[cell]) for cell in known[0] if cell in known[1]]
-    left = [{cell: form for cell, form in side.items() if cell not in {m.first for m in same}} for side in known]
+    pairs = {cell: cell for cell in known[0] if cell in known[1]}
+    left = [{cell: form for cell, form in side.items() if cell not in pairs} for side in known]
     counts = [Counter(side.values()) for side in left]
     partners = {form: cell for cell, form in left[1].items()}
-    unique = [cell for cell, form in left[0].items() if counts[0][form] == counts[1][form] == 1]
-    return [*same, *(Match(cell, partners[left[0][cell]], labels[cell]) for cell in unique)]
+    pairs |= {cell: partners[form] for cell, form in left[0].items() if counts[0][form] == counts[1][form] == 1}
+    labels = labels_in_both(sides, set(pairs.values()), list(dict.fromkeys(factors)), apart)
+    return [Match(cell, partner, labels[cell]) for cell, partner in pairs.items()]
+
+
+def labels_in_both(sides: Sides, matched: set[str], factors: Sequence[str], apart: Iterable[str]) -> dict[str, str]:
+    """Name every cell of the first study by what varies in either one, apart from what they differ in as a whole."""
+    levels = [f"{kind}/{name}" for kind in ("factor", "level") for name in factors]
+    rows = pd.concat([sides[0], sides[1][~sides[1]["cell"].isin(matched)]])
+    settings = [str(name) for name in rows if str(name).startswith("setting/")]
+    kept = [name for name in settings if name.removeprefix("setting/") not in apart]
+    return cell_labels(rows.reindex(columns=["cell", "method", *levels, *kept]).astype("object").fillna(""), factors)
 
 
 def known_cells(trials: pd.DataFrame, factors: Sequence[str], apart: Iterable[str]) -> dict[str, str]:
@@ -115,26 +133,35 @@ def known_cells(trials: pd.DataFrame, factors: Sequence[str], apart: Iterable[st
     return found
 
 
-def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[dict[str, Any]]:
+def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[Row]:
     """Return a row for each matched cell and test set that both studies scored.
 
-    The verdict is on the second study's PSNR minus the first's, in dB.
+    The verdict is on the second study's PSNR minus the first's, in dB. A cell that scores the same under every seed
+    that both have is one training recorded twice: it has no verdict, and ``same`` counts these seeds.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Row] = []
     for name in [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]:
         before, after = (scores_by_cell(side, name) for side in sides)
         rows = []
         for match in matched:
             first, second = before.get(match.first, {}), after.get(match.second, {})
-            seeds = sorted(first.keys() & second.keys())
             if first or second:
-                rows.append((match.label, seeds, rounded([second[seed] - first[seed] for seed in seeds])))
-        family = verdicts([differences for _, _, differences in rows], margin)
-        found += [
-            {"label": label, "test_set": name, "seeds": seeds, "verdict": verdict}
-            for (label, seeds, _), verdict in zip(rows, family, strict=True)
-        ]
+                seeds = list(dict.fromkeys(", ".join(map(str, sorted(side))) or "none" for side in (first, second)))
+                rows.append((Row(match.label, name, " / ".join(seeds), same_seeds(first, second)), (first, second)))
+        tested = [pair for row, pair in rows if not row.same]
+        family = iter(verdicts([difference(*pair) for pair in tested], margin))
+        found += [row if row.same else dataclasses.replace(row, verdict=next(family)) for row, _ in rows]
     return found
+
+
+def same_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> int:
+    """Return how many seeds both sides have if they score the same under each of these, otherwise 0."""
+    shared = first.keys() & second.keys()
+    return len(shared) if all(rounded(first[seed]) == rounded(second[seed]) for seed in shared) else 0
+
+
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+    return combination({"second": 1.0, "first": -1.0}, {"first": first, "second": second})
 
 
 def scores_by_cell(trials: pd.DataFrame, test_set: str) -> dict[str, dict[int, float]]:

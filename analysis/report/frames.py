@@ -1,23 +1,23 @@
 """The numbers behind a report's tables as long frames, one CSV file each; every row is about one test set."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from analysis.effects.contrasts import CellSummary, Contrast
-from analysis.effects.factors import FactorialAnalysis
-from analysis.effects.findings import Assessment
+from ablations.space.interventions import Pair
+from analysis.effects.claims import Assessment
+from analysis.effects.comparisons import CellSummary, Collapses, Interaction, Row
+from analysis.effects.fractions import Fit
 from analysis.report.markup import csv_cell, one_line
 from analysis.report.pictures import Strip
-from analysis.statistics.estimates import Estimate, Verdict
-from analysis.statistics.factorial import Effect, Share
+from analysis.statistics.estimates import Estimate, ImageEstimate, Verdict
 from analysis.statistics.rounding import rounded
+from analysis.study.loading import identities_of
 from analysis.study.origins import codes
-from analysis.study.settings import SettingResults, label, levels_of, varying
+from analysis.study.tasks import TaskResults, cell_levels, label, varying, without_task
 
-Row = dict[str, object]
+Columns = dict[str, object]
 
 
 def rounded_frame(frame: pd.DataFrame) -> pd.DataFrame:
@@ -36,65 +36,114 @@ def as_csv(frame: pd.DataFrame) -> bytes:
     return str(found.assign(**texts).to_csv(index=False, lineterminator="\n")).encode()
 
 
-def interval(found: Estimate, mean: str, low: str = "low_95_db", high: str = "high_95_db", p: str = "") -> Row:
+def interval(found: Estimate, mean: str, low: str = "low_95_db", high: str = "high_95_db", p: str = "") -> Columns:
     return {mean: found.mean, low: found.low, high: found.high, **({p: found.p} if p else {})}
 
 
-def verdict_columns(verdict: Verdict) -> Row:
-    needed = verdict.seeds_needed
+def verdict_columns(verdict: Verdict | None) -> Columns:
+    if verdict is None:
+        return dict.fromkeys(("p_difference_holm", "p_equivalence_holm", "comparisons", "reason", "detectable_db"), "")
     return {
         "p_difference_holm": verdict.p_difference,
         "p_equivalence_holm": verdict.p_equivalence,
         "comparisons": verdict.comparisons,
-        "verdict": str(verdict.outcome),
         "reason": verdict.reason,
-        "seeds_needed_likely": "" if needed is None or needed.likely is None else needed.likely,
-        "seeds_needed_cautious": "" if needed is None or needed.cautious is None else needed.cautious,
+        "detectable_db": verdict.detectable,
     }
 
 
-def spaced(values: Iterable[object]) -> str:
-    return " ".join(map(str, values))
+def row_frame(found: Sequence[Row], results: TaskResults) -> pd.DataFrame:
+    """Return a row per intervention and test set: the effect and its verdict, or none in the nearest context."""
+    return pd.DataFrame(
+        {
+            "change": row.label,
+            "typed": row.intervention.as_typed,
+            "before": results.labels[row.pair[0]],
+            "after": results.labels[row.pair[1]],
+            "test_set": name,
+            **interval(measured.estimate, "psnr_difference_db", p="p_uncorrected"),
+            "degrees_of_freedom": measured.estimate.freedom,
+            "conclusion": str(measured.conclusion or ""),
+            **verdict_columns(measured.verdict),
+            "seeds": measured.estimate.n,
+            "collapsed_before": of_total(row.collapsed[0]),
+            "collapsed_after": of_total(row.collapsed[1]),
+            "learned_difference_db": measured.learned,
+            **over_pictures(row.pictures.get(name)),
+            "ops_change_g": row.ops_g,
+            "params_change_k": row.params_k,
+        }
+        for row in found
+        for name, measured in row.by_set.items()
+    )
 
 
-def contrast_frame(kinds: Mapping[str, Sequence[Contrast]]) -> pd.DataFrame:
-    """Return a row per contrast and test set; the keys of ``kinds`` say which pairs of cells are compared."""
+def of_total(found: Collapses) -> str:
+    return f"{found.count} of {found.total}"
+
+
+def over_pictures(found: ImageEstimate | None) -> Columns:
+    if found is None:
+        return dict.fromkeys(
+            ("over_pictures_db", "over_pictures_low_95_db", "over_pictures_high_95_db", "pictures"), ""
+        )
+    over = interval(found.estimate, "over_pictures_db", "over_pictures_low_95_db", "over_pictures_high_95_db")
+    return {**over, "pictures": found.estimate.n}
+
+
+def context_frame(found: Sequence[Row], results: TaskResults) -> pd.DataFrame:
+    """Return a row per intervention, context and test set; ``change_...`` is the difference to the first context."""
+
+    def named(pair: Pair, context: str) -> Columns:
+        return {"context": context, "before": results.labels[pair[0]], "after": results.labels[pair[1]]}
+
     rows = []
-    for reading, contrast in ((reading, contrast) for reading, found in kinds.items() for contrast in found):
-        for name, found in contrast.psnr.items():
-            pictures = contrast.images.get(name)
-            over = pictures.estimate if pictures else None
-            rows.append(
+    for row in found:
+        for name, measured in row.by_set.items():
+            shared = {"change": row.label, "test_set": name}
+            first = interval(measured.estimate, "psnr_difference_db")
+            rows.append({**shared, **named(row.pair, row.context), **first})
+            rows += [
                 {
-                    "reading": reading,
-                    "factor": contrast.factor,
-                    "base": contrast.base,
-                    "level": contrast.level,
-                    "moved_along": spaced(contrast.pairs.moved_along),
-                    "test_set": name,
-                    **interval(found, "psnr_difference_db", p="p_uncorrected"),
-                    **verdict_columns(contrast.verdicts[name]),
-                    "seeds": found.n,
-                    "seeds_dropped": spaced(contrast.dropped),
-                    "cell_pairs": len(contrast.pairs.cells),
-                    "collapsed_cells": len(contrast.collapsed),
-                    "over_pictures_db": over.mean if over else "",
-                    "over_pictures_low_95_db": over.low if over else "",
-                    "over_pictures_high_95_db": over.high if over else "",
-                    "pictures": over.n if over else "",
-                    "ops_change_g": contrast.ops_g,
-                    "params_change_k": contrast.params_k,
+                    **shared,
+                    **named(context.pair, context.label),
+                    **interval(context.by_set[name], "psnr_difference_db"),
+                    **interval(context.change[name], "change_db", "change_low_95_db", "change_high_95_db"),
+                    "at_a_floor": context.floor,
                 }
-            )
+                for context in row.contexts
+            ]
     return pd.DataFrame(rows)
 
 
-def cell_frame(cells: Sequence[CellSummary], results: SettingResults) -> pd.DataFrame:
-    to_reference = [f"to_reference_{column}" for column in ("db", "low_95_db", "high_95_db", "p_uncorrected")]
+def interaction_frame(found: Sequence[Interaction]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "first": each.first.label,
+            "second": each.second.label,
+            "test_set": name,
+            **interval(estimate, "interaction_db"),
+            "contexts": each.contexts,
+            "at_a_floor": each.floor,
+        }
+        for each in found
+        for name, estimate in each.by_set.items()
+    )
+
+
+def fit_frame(fit: Fit) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"term": str(effect.term), "test_set": name, **interval(estimate, "effect_db"), "seeds": estimate.n}
+        for effect in fit.effects
+        for name, estimate in effect.by_set.items()
+    )
+
+
+def cell_frame(cells: Sequence[CellSummary], results: TaskResults) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "cell": cell.cell,
-            **{factor: results.cells.loc[cell.cell, f"level/{factor}"] for factor in results.factors},
+            **results.levels[cell.cell].asked,
             "test_set": name,
             "seeds": len(cell.seeds),
             "psnr_mean_db": cell.psnr[name].mean,
@@ -102,9 +151,9 @@ def cell_frame(cells: Sequence[CellSummary], results: SettingResults) -> pd.Data
             "ssim_mean": cell.ssim[name].mean,
             "ssim_sd": cell.ssim[name].sd,
             "over_baseline_db": cell.over_baseline[name],
+            "collapsed": len(cell.collapsed),
             "is_reference": cell.is_reference,
-            **interval(cell.to_reference[name], *to_reference),
-            "to_reference_seeds": cell.to_reference[name].n,
+            **distance(cell, name),
             "ops_g": cell.ops_g,
             "params_k": cell.params_k,
             "train_s": cell.train_s,
@@ -114,103 +163,52 @@ def cell_frame(cells: Sequence[CellSummary], results: SettingResults) -> pd.Data
     )
 
 
-def left_out_frame(results: SettingResults) -> pd.DataFrame:
+def distance(cell: CellSummary, test_set: str) -> Columns:
+    names = [f"to_reference_{column}" for column in ("db", "low_95_db", "high_95_db", "p_uncorrected")]
+    return interval(cell.to_reference[test_set], *names) if cell.to_reference else dict.fromkeys(names, "")
+
+
+def left_out_frame(results: TaskResults) -> pd.DataFrame:
     """Return a row per cell that was left out, named by the levels that vary among those and the planned cells."""
-    levels = [dict(row.levels) for row in results.left_out]
-    planned = [levels_of(row, results.factors) for _, row in results.trials.iterrows()]
+    levels = [{**row.levels, **without_task(row.setting)} for row in results.left_out]
+    planned = [cell_levels(row, results.factors).asked for _, row in results.trials.iterrows()]
     names = varying([*levels, *planned], dict.fromkeys([*results.factors, *(name for row in levels for name in row)]))
     rows = [(label(row, names), left.reason) for row, left in zip(levels, results.left_out, strict=True)]
     return pd.DataFrame(rows, columns=["cell", "reason"])
 
 
-def effect_frame(analyses: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
+def claim_frame(found: Sequence[Assessment]) -> pd.DataFrame:
+    """Return a row per tested claim of the paper and test set or probe."""
     return pd.DataFrame(
         {
-            "test_set": name,
-            "term": str(effect.term),
-            "factors": len(effect.term.moved),
-            **interval(effect.estimate, "effect_db", p="p_uncorrected"),
-            **verdict_columns(verdict),
-            "seeds": effect.estimate.n,
-            "method": analysis.effects.method,
-        }
-        for name, analysis in analyses.items()
-        if analysis.effects
-        for effect, verdict in analysis.judged
-    )
-
-
-def share_frame(analyses: Mapping[str, FactorialAnalysis]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "test_set": name,
-            "factor": share.factor,
-            **interval(share.gain, "gain_db", "gain_low_95_db", "gain_high_95_db"),
-            **interval(share.fraction, "fraction", "fraction_low_95", "fraction_high_95"),
-            "seeds": share.gain.n,
-            "total_gain_db": analysis.shares.total.mean,
-        }
-        for name, analysis in analyses.items()
-        if analysis.shares
-        for share in analysis.shares.shares
-    )
-
-
-def part_effects(analysis: FactorialAnalysis, part: str) -> list[tuple[Effect, Verdict, Share | None]]:
-    """Return the main effect of a part with its verdict, and its share if there is one; empty if not estimated."""
-    shares = {share.factor: share for share in analysis.shares.shares} if analysis.shares else {}
-    return [
-        (effect, verdict, shares.get(part))
-        for effect, verdict in analysis.judged
-        if [factor for factor, _ in effect.term.moved] == [part]
-    ]
-
-
-def part_frame(analyses: Mapping[str, FactorialAnalysis], costs: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "part": part,
-            "test_set": name,
-            **interval(effect.estimate, "psnr_change_db"),
-            **verdict_columns(verdict),
-            "seeds": effect.estimate.n,
-            "shapley_share_db": share.gain.mean if share else math.nan,
-            "shapley_fraction": share.fraction.mean if share else math.nan,
-            "ops_change_g": costs[part][0],
-            "params_change_k": costs[part][1],
-        }
-        for part in costs
-        for name, analysis in analyses.items()
-        for effect, verdict, share in part_effects(analysis, part)
-    )
-
-
-def finding_frame(rows: Sequence[Assessment]) -> pd.DataFrame:
-    """One row per claim of the paper and test set or probe."""
-    return pd.DataFrame(
-        {
-            "claim": row.finding.claim,
-            "contrast": row.finding.change,
-            "measure": row.finding.measure,
-            "predicted": row.finding.predicted,
+            "claim": row.claim.text,
+            "contrast": row.claim.change,
+            "measure": row.claim.measure,
+            "predicted": row.claim.predicted,
             "on": row.where,
+            "away_from_the_papers_unit": row.context,
             "status": str(row.status),
             **interval(row.estimate, "mean", "low_95", "high_95", "p_uncorrected"),
-            "seeds": spaced(row.seeds),
-            "seeds_dropped": spaced(row.dropped),
-            "cell_pairs": len(row.pairs.cells),
-            "collapsed_cells": len(row.collapsed),
+            "seeds": row.estimate.n,
+            "collapsed_before": of_total(row.collapsed[0]),
+            "collapsed_after": of_total(row.collapsed[1]),
+            "other_contexts": len(row.others),
+            "printed_db": row.printed,
+            "size": row.size,
+            "doubt": row.doubt,
             "ops_change_g": row.ops_g,
             "params_change_k": row.params_k,
             "reason": row.reason,
         }
-        for row in rows
+        for row in found
     )
 
 
-def trial_frame(results: SettingResults) -> pd.DataFrame:
-    """One row per trial, with everything that is recorded of it but its provenance."""
-    frame = results.trials.assign(code=codes(results.trials)).drop(columns="provenance").dropna(axis=1, how="all")
+def trial_frame(results: TaskResults) -> pd.DataFrame:
+    """Return a row per trial, with everything that is recorded of it but its provenance, and why it collapsed if so."""
+    trials = results.trials
+    evidence = [results.collapsed.get(identity, "") for identity in identities_of(trials)]
+    frame = trials.assign(code=codes(trials), collapsed=evidence).drop(columns="provenance").dropna(axis=1, how="all")
     frame.columns = [column.removeprefix("metric/") for column in frame.columns]
     return frame
 

@@ -19,8 +19,8 @@ from analysis.report.words import count, listed
 from analysis.statistics.estimates import Summary, summary
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults, identities_of
-from analysis.study.methods import group_key, groups_of, method_of
-from analysis.study.settings import KEY_LENGTH, rows_by_setting, test_sets, tested_on
+from analysis.study.methods import group_key, groups_of, method_of, rows_by_setting, tested_on
+from analysis.study.tasks import KEY_LENGTH, test_sets
 
 ABSENT = "—"  # stands for a number that the paper or we do not have
 DOUBTED = "?"  # marks a published number that does not fit its neighbours
@@ -81,11 +81,9 @@ def paper_tables(results: StudyResults, collapsed: Collection[Identity] = ()) ->
 
 def groups(results: StudyResults, finished: pd.DataFrame) -> list[Group]:
     """Group the finished trials that share a table, in the order of the study; without those that none covers."""
-    settings = {
-        place: (setting, tested_on(finished.iloc[places]))
-        for setting, places in rows_by_setting(finished)
-        for place in places
-    }
+    settings: dict[int, tuple[dict[str, str], str]] = {}
+    for setting, places in rows_by_setting(finished):
+        settings |= dict.fromkeys(places, (setting, tested_on(finished.iloc[places])))
     methods = enumerate(finished["method"].tolist())
     keys = [group_key(settings[place][0], method, settings[place][1]) for place, method in methods]
     about = {task: table for table in TABLES for task in table.tasks}

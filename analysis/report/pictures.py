@@ -15,11 +15,11 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from PIL import Image
 
-from analysis.effects.contrasts import CellSummary
+from analysis.effects.comparisons import CellSummary
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import SAMPLES
 from analysis.study.methods import UNTRAINED
-from analysis.study.settings import SettingResults, natural
+from analysis.study.tasks import TaskResults, natural
 from bbcu.errors import first_line
 from bbcu.files import read_bytes
 
@@ -81,7 +81,7 @@ class Strip:
     place: tuple[int, int, int, int]
 
 
-def strips(results: SettingResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int, Damaged]:
+def strips(results: TaskResults, cells: Sequence[CellSummary], baseline: str) -> tuple[list[Strip], int, Damaged]:
     """Return the strips to show, how many test pictures have samples in total, and the files that cannot be read.
 
     A cell is shown under the first of its seeds that left samples; ``baseline`` is the name of the baseline.
@@ -116,7 +116,7 @@ def is_shown_name(name: str) -> bool:
         return False
 
 
-def drawable(results: SettingResults, cells: Sequence[CellSummary]) -> list[CellSummary]:
+def drawable(results: TaskResults, cells: Sequence[CellSummary]) -> list[CellSummary]:
     """Return the cells with an output of their own: an untrained one has the baseline's, which every strip shows."""
     trained = [cell for cell in cells if results.cells.loc[cell.cell, "method"] not in UNTRAINED]
     return trained or list(cells)
@@ -132,7 +132,7 @@ def shown_cells(cells: Sequence[CellSummary]) -> list[CellSummary]:
     return [cells[place] for place in sorted(places)]
 
 
-def sample_folders(results: SettingResults, cells: Sequence[CellSummary]) -> Folders:
+def sample_folders(results: TaskResults, cells: Sequence[CellSummary]) -> Folders:
     found: Folders = {}
     for cell in cells:
         folders = ((results.study.files[cell.cell, seed](SAMPLES), seed) for seed in cell.seeds)
@@ -141,13 +141,13 @@ def sample_folders(results: SettingResults, cells: Sequence[CellSummary]) -> Fol
     return found
 
 
-def strip(results: SettingResults, folders: Folders, name: str, baseline: str, damaged: Damaged) -> Strip:
+def strip(results: TaskResults, folders: Folders, name: str, baseline: str, damaged: Damaged) -> Strip:
     """Return the tiles of one test picture, without those that no trial left; none at all without an output.
 
     Files that cannot be read are added to ``damaged``.
     """
     test_set, picture = name.split("/")
-    scores = results.scores(f"{test_set}/psnr_db")
+    scores = results.metric(f"{test_set}/psnr_db")
     reader = _Reader(folders, name, damaged)
     truth = reader.common("truth", np.nan)
     restored = [

@@ -2,29 +2,23 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.effects.contrasts import METHOD, STEP, Contrast
+from analysis.effects.claims import Assessment
+from analysis.effects.comparisons import Collapses, Conclusion, Interaction, Measured, Row
 from analysis.report.markup import Markdown, anchor, cells, code, joined, one_line
-from analysis.statistics.estimates import Estimate, Outcome, Summary, Verdict
+from analysis.statistics.estimates import Estimate, Summary, share
+from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED
-from analysis.study.settings import KEY_LENGTH
+from analysis.study.tasks import KEY_LENGTH
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 MOST_LETTERS = 200  # a Markdown table shows this much of a reason; the CSV has all of it
-
-INTERACTION_WORDS = {
-    Outcome.BETTER: "more than the sum",
-    Outcome.WORSE: "less than the sum",
-    Outcome.EQUIVALENT: "the sum",
-    Outcome.UNDECIDED: "undecided",
-}
-"""What a verdict on an interaction means: the two changes together, compared with what each does alone."""
 
 
 def environment(**options: Any) -> Environment:
@@ -48,8 +42,8 @@ def in_markdown() -> Environment:
     ``Markup``, as are macros and blocks.
     """
     found = environment(finalize=Markdown.escape)
-    functions = (anchor, cells, change, code, count, estimate, fingerprints, fraction, judged, key, listed, recorded)
-    for function in (*functions, short, spread):
+    functions = (anchor, cells, code, count, estimate, fingerprints, key, largest, listed, other_contexts, recorded)
+    for function in (*functions, risk, short, spread, why):
         found.filters[function.__name__] = function
     found.filters["join"] = joined
     return found
@@ -74,14 +68,6 @@ def short(text: object) -> str:
     return flat if len(flat) <= MOST_LETTERS else flat[: MOST_LETTERS - 1] + "…"
 
 
-def change(row: Contrast) -> Markdown:
-    """Spell what a contrast changes: ``residual: true → false`` with the factor and the levels as code."""
-    if row.factor == STEP:
-        return Markdown("{} → {}").format(row.base, row.level)
-    moved = Markdown("{} → {}").format(code(short(row.base)), code(short(row.level)))
-    return moved if row.factor == METHOD else Markdown("{}: {}").format(code(row.factor), moved)
-
-
 def listed(words: Iterable[object]) -> Markdown:
     """Join words: ``a``, ``a and b``, ``a, b and c``."""
     *first, last = words
@@ -102,23 +88,55 @@ def estimate(found: Estimate) -> Markdown:
     return Markdown(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
 
 
-def judged(found: Estimate, verdict: Verdict) -> Markdown:
-    return estimate(found) + ("" if math.isnan(found.low) else f" {verdict.outcome}")
-
-
 def spread(found: Summary) -> str:
     return f"{found.mean:.3f}" if found.n < 2 else f"{found.mean:.3f} ± {found.sd:.3f}"
 
 
-def fraction(found: Estimate) -> Markdown:
-    if not math.isfinite(found.mean):
-        return Markdown("no gain to share")
-    share = Markdown(f"{100 * found.mean:.0f} %")
-    if found.n < 2:
-        return share + Markdown(" [one seed]")
-    if math.isnan(found.low):
-        return share + Markdown(" [unbounded: the total may be 0]")
-    return share + Markdown(f" [{100 * found.low:.0f}, {100 * found.high:.0f}]")
+def risk(found: Collapses) -> Markdown:
+    """Spell how many trials of a cell collapsed, with the exact 95 % interval of its risk."""
+    if not found.total:
+        return Markdown("no trial")
+    inside = rounded(share(found.count, found.total))
+    percent = f" [{100 * inside.low:.0f}, {100 * inside.high:.0f}] %" if found.count else ""
+    return Markdown(f"{found.count} of {found.total}{percent}")
+
+
+def why(found: Measured) -> str:
+    """Say what a conclusion rests on."""
+    if found.conclusion is Conclusion.NOTHING:
+        return "every trial of both cells collapsed"
+    text = found.verdict.reason if found.verdict else "not in the family of verdicts"
+    return (
+        f"some trials collapsed, and the others do not decide it: {text}"
+        if found.conclusion is Conclusion.RISK
+        else text
+    )
+
+
+def extremes(row: Row, test_set: str) -> list[tuple[float, str]]:
+    """Return the lowest and the highest effect of an intervention over its contexts, each with where that is."""
+    first = (row.by_set[test_set].estimate.mean, row.context)
+    every = [first, *((each.by_set[test_set].mean, each.label) for each in row.contexts)]
+    known = [(effect, where) for effect, where in every if math.isfinite(effect)] or [first]
+    return [min(known, key=lambda one: rounded(one[0])), max(known, key=lambda one: rounded(one[0]))]
+
+
+def largest(found: Sequence[Interaction], most: int) -> list[Interaction]:
+    """Return the interactions of the largest size on any test set, in the order given."""
+    sizes = [
+        max((abs(each.mean) for each in one.by_set.values() if math.isfinite(each.mean)), default=0) for one in found
+    ]
+    places = sorted(range(len(found)), key=lambda place: -rounded(sizes[place]))[:most]
+    return [found[place] for place in sorted(places)]
+
+
+def other_contexts(row: Assessment) -> str:
+    """Spell the range of a claim's effect in the contexts that give no verdict."""
+    found = [each.mean for each in row.others if math.isfinite(each.mean)]
+    if not found:
+        return "none"
+    ends = sorted({f"{min(found):+.3f}", f"{max(found):+.3f}"}, key=float)
+    return f"{' to '.join(ends)} in {len(found)}"
 
 
 def with_counts(values: Mapping[str, int]) -> list[str]:

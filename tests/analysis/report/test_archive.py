@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imsave
 
 from analysis.__main__ import main
-from analysis.effects.contrasts import cell_summaries
+from analysis.effects.comparisons import cell_summaries
 from analysis.report.archive import ARCHIVE, opened, recording, write_archive
 from analysis.report.compare import compare
 from analysis.report.page import compose
@@ -33,7 +33,7 @@ from analysis.report.unpacking import LARGEST_MEMBER
 from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.data_names import DataNames
 from analysis.study.loading import StudyResults
-from analysis.study.settings import split_by_setting
+from analysis.study.tasks import split_by_task
 from bbcu.errors import BbcuError, ConfigError
 from tests.harness.studies import full_trial, read_back
 
@@ -458,8 +458,8 @@ def huge() -> bytes:
 
 
 def damaged_in(results: StudyResults) -> list[str]:
-    setting, *_ = split_by_setting(results)
-    return [name for _, _, name in strips(setting, cell_summaries(setting), "bicubic")[2]]
+    task, *_ = split_by_task(results)
+    return [name for _, _, name in strips(task, cell_summaries(task), "bicubic")[2]]
 
 
 DAMAGED_PICTURES = {
@@ -492,7 +492,7 @@ def test_the_page_names_what_is_damaged(original: Members, tmp_path: Path) -> No
     with opened(packed(members, tmp_path / ARCHIVE)) as archive:
         recorded, asked = recording(archive.results)
         page = compose(recorded, MARGIN_DB)["report.md"].decode()
-        assert "**3 files of finished trials are damaged**" in page
+        assert "**3 files of finished trials are damaged.**" in page
         rows = page.partition("Files of finished trials that are damaged")[2].splitlines()[4:7]
         assert sorted(row.split("|")[3].strip() for row in rows) == [
             "`curve.csv`",
@@ -616,7 +616,7 @@ def spoilt_members(draw: st.DrawFn, members: Members) -> Members:
 def read_all(results: StudyResults, other: StudyResults) -> None:
     """Read everything that a report and a comparison read."""
     compare(results, other, ("first", "second"))
-    for setting in split_by_setting(results):
+    for setting in split_by_task(results):
         assert set(setting.records.damaged) <= set(setting.identities)
         assert set(setting.curves().columns) == {"cell", "seed", "step", "metric", "value"}
         if len(setting.finished):

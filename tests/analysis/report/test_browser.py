@@ -196,18 +196,15 @@ def test_no_heading_of_a_table_is_broken_inside_a_word(browser: webdriver.Chrome
     )
 
 
-def test_a_row_leads_to_its_runs_which_are_folded_up_until_then(browser: webdriver.Chrome, report: Path) -> None:
+def test_a_row_leads_to_the_runs_of_its_cells_which_are_folded_until_then(
+    browser: webdriver.Chrome, report: Path
+) -> None:
     browser.get((report / "report.html").as_uri())
-    link = browser.find_element(By.XPATH, "//a[starts-with(@href, '#runs-effects-')]")
-    place = browser.find_element(By.ID, str(link.get_dom_attribute("href")).removeprefix("#"))
-    row = place.find_element(By.XPATH, "./ancestor::tr")
-    assert not row.is_displayed()
-    browser.execute_script("arguments[0].click()", link)
-    WebDriverWait(browser, SECONDS).until(lambda _: row.is_displayed())
-    (to_runs, *_) = row.find_elements(By.XPATH, ".//a[starts-with(@href, '#runs-')]")
-    target = browser.find_element(By.ID, str(to_runs.get_dom_attribute("href")).removeprefix("#"))
-    browser.execute_script("arguments[0].click()", to_runs)
+    link = browser.find_element(By.XPATH, "//a[starts-with(@href, '#runs-')]")
+    target = browser.find_element(By.ID, str(link.get_dom_attribute("href")).removeprefix("#"))
     runs = target.find_element(By.XPATH, "./ancestor::tr")
+    assert not runs.is_displayed()
+    browser.execute_script("arguments[0].click()", link)
     WebDriverWait(browser, SECONDS).until(lambda _: runs.is_displayed())
 
 

@@ -36,8 +36,11 @@ class OnOtherData(Trial):
         return {**super().setting, "data": "f" * 64}
 
 
-def some(gain: float = 0.0, seeds: int = 3, **levels: Any) -> list[Trial]:
-    return [trial(seed, 30.0 + 0.1 * seed + gain + 0.002 * seed * (gain != 0), **levels) for seed in range(seeds)]
+def some(gain: float = 0.0, seeds: int = 3, steps: int = 20, **levels: Any) -> list[Trial]:
+    """A cell whose scores spread by 0.1 dB, or by a little more with a gain."""
+    return [
+        trial(seed, 30.0 + 0.1 * seed + gain + 0.002 * seed * (gain != 0), steps, **levels) for seed in range(seeds)
+    ]
 
 
 def row_with(page: str, text: str) -> str:
@@ -50,24 +53,43 @@ def page_of(tmp_path: Path, first: Sequence[Trial], second: Sequence[Trial], **p
     return compare(*sides, ("a", "b"))
 
 
-def test_shared_cells_are_compared_within_a_seed_with_interval_and_verdict(tmp_path: Path) -> None:
-    page = page_of(tmp_path, [*some(), *some(bn="post")], [*some(0.5), *some(bn="post")])
-    better = row_with(page, "`bn=none`")
-    assert "0, 1, 2" in better
-    assert "+0.502 [+0.497, +0.507]" in better
-    assert "better: " in better
-    assert "equivalent: the same score under each of 3 seeds" in row_with(page, "`bn=post`")
+def test_shared_cells_are_compared_by_their_means_with_interval_and_verdict(tmp_path: Path) -> None:
+    page = page_of(tmp_path, some(seeds=5), some(0.5, seeds=5))
+    better = row_with(page, "| Set5 |")
+    assert "| 0, 1, 2, 3, 4 | +0.504 [+0.271, +0.737] | better: " in better
+    assert "p = 0.00" in better
+    assert "seed by seed" not in page
+
+
+def test_cells_with_the_same_scores_are_said_to_be_the_same_and_tested_by_nothing(tmp_path: Path) -> None:
+    page = page_of(tmp_path, [*some(), *some(bn="post")], [*some(0.5), *some(bn="post", seeds=5)])
+    assert "| 0, 1, 2 / 0, 1, 2, 3, 4 | 0 | the same score under each of the 3 seeds of both |" in row_with(
+        page, "`bn=post`"
+    )
+    assert "comparisons" not in row_with(page, "`bn=none`")
+    one = page_of(tmp_path / "one", [trial(0)], [trial(0)])
+    assert "the same score under the one seed of both" in one
+    assert "undecided" not in one
+
+
+def test_cells_are_named_by_what_varies_in_either_study(tmp_path: Path) -> None:
+    page = page_of(tmp_path, [*some(), *some(bn="post")], [*some(0.5, steps=40), *some(0.5, bn="post", steps=40)])
+    assert "2 cells agree in everything but `train.steps`" in page
+    assert row_with(page, "| `bn=none` | Set5 |")
+    assert row_with(page, "| `bn=post` | Set5 |")
 
 
 @pytest.mark.parametrize(
     ("first", "second", "shown"),
     [
-        pytest.param(some(seeds=3), [*some(0.5, seeds=2), trial(7)], "| 0, 1 | +0.501", id="only shared seeds count"),
-        pytest.param(some(seeds=1), some(0.5, seeds=1), "| 0 | +0.500 [one seed] | undecided: one seed", id="one"),
-        pytest.param([trial(0)], [trial(1)], "| none shared | no complete seed | undecided: no complete", id="none"),
+        pytest.param(some(seeds=3), some(0.5, seeds=2), "| 0, 1, 2 / 0, 1 | +0.451", id="every seed counts"),
+        pytest.param(
+            some(seeds=1), some(0.5, seeds=1), "| 0 | +0.500 [one seed] | undecided: +0.500 dB, one", id="one"
+        ),
+        pytest.param([trial(0)], [trial(1)], "| 0 / 1 | +0.000 [one seed] | undecided: +0.000 dB, one seed", id="none"),
     ],
 )
-def test_few_shared_seeds_allow_no_verdict(tmp_path: Path, first: list[Trial], second: list[Trial], shown: str) -> None:
+def test_few_seeds_allow_no_verdict(tmp_path: Path, first: list[Trial], second: list[Trial], shown: str) -> None:
     assert shown in page_of(tmp_path, first, second)
 
 

@@ -1,0 +1,296 @@
+"""A chapter of a report: one task of the study, with all that the page shows of it and the files that it links to."""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from ablations.space.interventions import Pair
+from analysis.effects.claims import Assessment, Status, assessed, pairs_to_test
+from analysis.effects.comparisons import (
+    CellSummary,
+    Context,
+    Family,
+    Interaction,
+    Row,
+    cell_summaries,
+    compared,
+    interactions,
+    is_chain,
+    most_different,
+    rows,
+    tested_pairs,
+)
+from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table, front
+from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table
+from analysis.effects.fractions import Fit, fitted, half_normals
+from analysis.report import figures, frames
+from analysis.report.drawing import MOST_LINES, Drawing, Palette
+from analysis.report.forest import ContextDot, ContextRow, contexts_figure
+from analysis.report.frames import as_csv, rounded_frame
+from analysis.report.markup import file_name
+from analysis.report.pictures import Damaged, Strip, strips
+from analysis.statistics.estimates import Estimate, correlation_within_seeds
+from analysis.statistics.factorial import HalfNormal
+from analysis.statistics.rounding import rounded
+from analysis.study.tasks import TaskResults
+
+LIMITS = {
+    "MOST_LEFT_OUT": 40,  # a design can leave out thousands of cells
+    "MOST_ROWS": 500,  # rows of a table on the page; nobody reads more, and the CSV has all
+    "MOST_OPENING": 16,  # interventions in the first table of one task; the rest are below
+    "MOST_FRONT": 8,  # cells of the front there
+    "MOST_PARTS": 6,  # tasks whose conditions the opening has
+    "MOST_TASKS": 2,  # tasks of which it says which effects depend on their context
+    "MOST_DEPENDENT": 3,  # interventions whose effect depends on the context in the opening
+    "MOST_NAMED": 8,  # names in a sentence of the opening
+    "MOST_INTERACTIONS": 15,  # interactions in the table, the largest first
+}
+"""How much a page shows; the CSV files have all."""
+
+
+@dataclasses.dataclass
+class Chapter:
+    """One task of the study, with all that the page shows of it and the files that it links to.
+
+    ``rows`` are the interventions with a verdict, ``elsewhere`` those that only other contexts show. ``prefix`` starts
+    the names of its files, ``heading`` is the Markdown mark of its headings, and ``margin`` the difference in dB that
+    does not matter. ``strips`` are the drawn ones of ``picture_count`` test pictures, with their file names.
+    ``damaged`` are the files of finished trials that cannot be read.
+    """
+
+    results: TaskResults
+    margin: float
+    prefix: str
+    heading: str
+    palette: Palette
+    cells: Sequence[CellSummary]
+    rows: Sequence[Row]
+    elsewhere: Sequence[Row]
+    interactions: Sequence[Interaction]
+    claims: Sequence[Assessment]
+    fit: Fit | None
+    half_normals: Mapping[str, HalfNormal]
+    family_size: int
+    is_chain: bool
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    frames: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+    strips: list[tuple[Strip, str]] = dataclasses.field(default_factory=list)
+    picture_count: int = 0
+    damaged: Damaged = dataclasses.field(default_factory=list)
+
+    def has(self, name: str) -> bool:
+        return f"{self.prefix}{name}" in self.files
+
+    def add(self, name: str, drawn: Drawing | None = None, frame: pd.DataFrame | None = None) -> None:
+        if drawn:
+            self.files[f"{self.prefix}{name}.png"] = drawn.png
+            if drawn.svg is not None:
+                self.files[f"{self.prefix}{name}.svg"] = drawn.svg
+        if frame is not None:
+            self.frames[name] = frame
+            self.files[f"{self.prefix}{name}.csv"] = as_csv(frame)
+
+    @functools.cached_property
+    def reference(self) -> CellSummary:
+        """The cell that effects are measured from."""
+        return next(cell for cell in self.cells if cell.is_reference)
+
+    @property
+    def baseline(self) -> str:
+        return "bicubic interpolation" if self.results.task.startswith("sr") else "unrestored input"
+
+    @property
+    def baseline_word(self) -> str:
+        return "bicubic" if self.results.task.startswith("sr") else "input"
+
+    @functools.cached_property
+    def front(self) -> pd.DataFrame:
+        """The cells that no other one beats in PSNR at the same or fewer operations, the cheapest first."""
+        table = cost_table(self.results, self.cells)
+        return rounded_frame(front(table[table["source"] == "here"], self.results.sets[0], "ops_g"))
+
+    @functools.cached_property
+    def correlation(self) -> Mapping[str, float]:
+        """The correlation of the cells within a seed, by test set, over trials that did not collapse."""
+        sound = [cell for cell in self.results.trained if not self.results.collapsed_seeds(cell)]
+        return rounded(
+            {
+                name: correlation_within_seeds({cell: self.results.psnr(name)[cell] for cell in sound})
+                for name in self.results.sets
+            }
+        )
+
+    def having(self, status: Status) -> list[Assessment]:
+        return [row for row in self.claims if row.status is status]
+
+    @property
+    def tested(self) -> list[Assessment]:
+        """The claims that some cells test, in the order of the table."""
+        return [row for row in self.claims if row.is_tested]
+
+    @property
+    def contextual(self) -> list[Row]:
+        """The interventions with several contexts, those at the reference first."""
+        return [row for row in (*self.rows, *self.elsewhere) if row.contexts] + [
+            row for row in self.elsewhere if not row.contexts
+        ]
+
+    @functools.cached_property
+    def dependent(self) -> list[tuple[Row, Context]]:
+        """The interventions whose effect surely depends on the context, each with the one that differs most.
+
+        On the first test set; the largest few. An effect at the reference that collapsed trials are in does not count:
+        there the context is not what explains the difference.
+        """
+        name = self.results.sets[0]
+        sound = [row for row in self.rows if not any(side.count for side in row.collapsed)]
+        found = [(row, context) for row in sound if (context := most_different(row, name))]
+        found.sort(key=lambda one: -abs(one[1].change[name].mean))
+        return found[: LIMITS["MOST_DEPENDENT"]]
+
+    @functools.cached_property
+    def collapsed_somewhere(self) -> list[Row]:
+        """The interventions that some collapsed trial is in, in any context."""
+
+        def pairs(row: Row) -> tuple[Pair, ...]:
+            return (row.pair, *(context.pair for context in row.contexts))
+
+        down = {cell for cell, _ in self.results.collapsed}
+        return [row for row in self.contextual if any(down.intersection(pair) for pair in pairs(row))]
+
+    @property
+    def scopes(self) -> list[str]:
+        """What the second reading, over pictures, applies to; empty if scores by picture were not kept."""
+        return list(dict.fromkeys(found.scope for row in self.rows for found in row.pictures.values()))
+
+
+def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, palette: Palette) -> Chapter:
+    """Work out everything that the page shows of one task."""
+    found, to_test = compared(results), pairs_to_test(results) if results.trained else []
+    pairs = tested_pairs(results, found)
+    on_psnr = [tested[0] for claim, tested in to_test if tested and claim.measure == "PSNR"]
+    family = Family(results, [*pairs, *on_psnr], margin)
+    every = told_apart(rounded(rows(results, found, family)))
+    at_reference = [row for row in every if row.pair in pairs]
+    chapter = Chapter(
+        results=results,
+        margin=margin,
+        prefix=prefix,
+        heading=heading,
+        palette=palette,
+        cells=rounded(cell_summaries(results)),
+        rows=at_reference,
+        elsewhere=[described(row) for row in every if row.pair not in pairs],
+        interactions=rounded(interactions(results, at_reference)),
+        claims=rounded(assessed(results, to_test, family)),
+        fit=rounded(fitted(results, found)),
+        half_normals=rounded(half_normals(results)),
+        family_size=family.size,
+        is_chain=is_chain(results),
+    )
+    if chapter.cells:
+        for add in (add_effects, add_costs, add_probes, add_curves, add_pictures):
+            add(chapter)
+        chapter.add("cells", frame=frames.cell_frame(chapter.cells, results))
+    for name, identities in (
+        ("result.json", results.records.damaged),
+        ("curve.csv", results.study.damaged_curves.intersection(results.identities)),
+    ):
+        chapter.damaged += [(cell, seed, name) for cell, seed in identities]
+    chapter.damaged.sort()
+    if results.left_out:
+        chapter.add("left_out", frame=frames.left_out_frame(results))
+    chapter.add("trials", frame=frames.trial_frame(results))
+    return chapter
+
+
+def told_apart(found: Sequence[Row]) -> list[Row]:
+    """Return the rows with their keys behind a label that several of them have."""
+    counts = Counter(row.label for row in found)
+    return [
+        dataclasses.replace(row, label=f"{row.label} ({row.intervention.as_typed})") if counts[row.label] > 1 else row
+        for row in found
+    ]
+
+
+def described(row: Row) -> Row:
+    """Return a row without its verdict, which a claim may have given to its pair of cells."""
+    bare = {name: dataclasses.replace(found, verdict=None, conclusion=None) for name, found in row.by_set.items()}
+    return dataclasses.replace(row, by_set=bare)
+
+
+def context_drawing(chapter: Chapter) -> Drawing | None:
+    """Draw each intervention in all of its contexts, on the first test set."""
+    name = chapter.results.sets[0]
+
+    def dot(effect: Estimate, pair: Pair, at_reference: bool) -> ContextDot:
+        return ContextDot(rounded(effect), at_reference, any(map(chapter.results.collapsed_seeds, pair)))
+
+    lines = [
+        ContextRow(
+            row.label,
+            (
+                dot(row.by_set[name].estimate, row.pair, row in chapter.rows),
+                *(dot(context.by_set[name], context.pair, False) for context in row.contexts),
+            ),
+            rounded(row.average[name].mean),
+        )
+        for row in chapter.contextual
+        if row.contexts
+    ]
+    return contexts_figure(lines, chapter.margin) if lines else None
+
+
+def add_effects(chapter: Chapter) -> None:
+    if chapter.rows or chapter.elsewhere:
+        chapter.add("effects", frame=frames.row_frame([*chapter.rows, *chapter.elsewhere], chapter.results))
+    if chapter.contextual:
+        chapter.add("contexts", context_drawing(chapter), frames.context_frame(chapter.contextual, chapter.results))
+    if chapter.interactions:
+        chapter.add("interactions", frame=frames.interaction_frame(chapter.interactions))
+    if chapter.tested:
+        chapter.add("claims", frame=frames.claim_frame(chapter.tested))
+    if chapter.fit and chapter.fit.effects:
+        chapter.add("fit", frame=frames.fit_frame(chapter.fit))
+    if chapter.half_normals:
+        chapter.add("half_normal", figures.half_normal_figure(chapter.half_normals))
+
+
+def add_costs(chapter: Chapter) -> None:
+    table = rounded_frame(cost_table(chapter.results, chapter.cells))
+    if costs_differ(table):
+        chapter.add("pareto", figures.pareto_figure(table, chapter.results.sets, chapter.palette), table)
+    aligned = rounded_frame(alignment_table(chapter.results))
+    if not aligned.empty:
+        chapter.add("alignment", figures.alignment_figure(aligned, chapter.results.sets), aligned)
+
+
+def add_probes(chapter: Chapter) -> None:
+    depth, ranges = rounded_frame(depth_table(chapter.results)), rounded_frame(range_table(chapter.results))
+    if not depth.empty:
+        measures = [name for name in SHOWN_MEASURES if (depth["measure"] == name).any()]
+        chapter.add("depth", figures.depth_figure(depth, measures, chapter.palette), depth)
+    if not ranges.empty:
+        chapter.add("ranges", figures.ranges_figure(ranges), ranges)
+
+
+def add_curves(chapter: Chapter) -> None:
+    table = rounded_frame(curve_table(chapter.results))
+    if not table.empty:
+        labels = [cell.label for cell in chapter.cells][:MOST_LINES]
+        drawn = figures.curves_figure(table, labels, chapter.reference.label, chapter.palette)
+        chapter.add("curves", drawn, table)
+
+
+def add_pictures(chapter: Chapter) -> None:
+    found, chapter.picture_count, damaged = strips(chapter.results, chapter.cells, chapter.baseline_word)
+    chapter.damaged += damaged
+    for strip in found:
+        name = file_name(f"pictures-{strip.test_set}-{strip.picture}", [taken for _, taken in chapter.strips])
+        chapter.add(name, figures.strip_figure(strip))
+        chapter.strips.append((strip, name))
+    if found:
+        chapter.add("pictures", frame=frames.strip_frame(found))
