@@ -32,7 +32,12 @@ HOW_TO_CHOOSE = "on_change=keep reuses it, on_change=retrain replaces it, and an
 
 def code_of(trial: "Trial") -> str:
     """The fingerprint of the code that decides a trial's result: ours, and that of the user's own parts in it."""
-    return code_fingerprint(own_parts(trial.cell.levels, trial.cell.setting["network"]))
+    return code_fingerprint(own_parts_of(trial))
+
+
+def own_parts_of(trial: "Trial") -> tuple[str, ...]:
+    """The dotted paths of the user's own parts in a trial, sorted."""
+    return own_parts(trial.cell.levels, trial.cell.setting["network"])
 
 
 def own_parts(levels: Mapping[str, Any], network: Mapping[str, Any]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from ablations.storage.snapshots import Snapshots
 from ablations.tracking.client import experiment_id, is_finished, prepare_tracking
 from ablations.tracking.runs import TrialRun, facts_of, final_metrics
 from ablations.tracking.sync import log_from_disk
-from ablations.trial.changes import code_of, is_reusable
+from ablations.trial.changes import is_reusable, own_parts_of
 from ablations.trial.data import data_of
 from ablations.trial.devices import device_for
 from ablations.trial.energy import EnergyMeter, counters
@@ -185,7 +185,7 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
     remove_leftovers_of(folder)
     begin_attempt(folder)
     execution.lease.heartbeat(now=True)
-    origin = provenance(device_name(config), threads, trial.seed, code_of(trial))
+    origin = provenance(device_name(config), threads, trial.seed, own_parts_of(trial))
     run = TrialRun(config.tracking.uri, experiment, facts_of({**trial.facts(), "provenance": origin}, folder))
 
     def end(state: State, reason: str, **reached: Any) -> None:

@@ -125,13 +125,18 @@ def package_versions() -> tuple[tuple[str, str], ...]:
     return tuple((name, importlib.metadata.version(name)) for name in PACKAGES)
 
 
-def provenance(device: str, threads: int, seed: int, code: str) -> dict[str, Any]:
-    """What ``result.json`` keeps under ``provenance``; ``code`` is the fingerprint of what made it."""
+def provenance(device: str, threads: int, seed: int, parts: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What ``result.json`` keeps under ``provenance``; ``parts`` are the dotted paths of the user's own in the trial.
+
+    With such parts the fingerprint of the code is that of no other trial, so ``bbcu`` has the one without them.
+    """
     commit, dirty = git_state()
+    own = {"bbcu": code_fingerprint(), "parts": ", ".join(parts)} if parts else {}
     return {
         "git": commit,
         "dirty": dirty,
-        "code": code,
+        "code": code_fingerprint(parts),
+        **own,
         "packages": dict(package_versions()),
         "python": platform.python_version(),
         "cpu": processor(),

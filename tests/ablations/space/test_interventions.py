@@ -77,10 +77,10 @@ NAMES = [
     (intervention(residual=("true", "false")), "Without the residual", "residual=false"),
     (
         intervention(residual=("true", "block")),
-        "A residual around each pair of convolutions in place of one around each",
+        "A residual per block in place of one per convolution",
         "residual=block",
     ),
-    (intervention(residual=("false", "true")), "A residual around each convolution added", "residual=true"),
+    (intervention(residual=("false", "true")), "A residual per convolution added", "residual=true"),
     (intervention(bn=("none", "post")), "BatchNorm after the convolution added", "bn=post"),
     (
         intervention(bn=("none", "post"), align=("65", "1")),
@@ -107,7 +107,7 @@ NAMES = [
     (Intervention((Change("binarize.tail", "binary", "full"),)), "Without a binary tail", "binarize -tail"),
     (
         Intervention((Change("binarize.body", "full", "binary"), Change("align", "1", "65"))),
-        "A binary body and alignment 65",
+        "A binary body with alignment 65",
         "binarize +body align=65",
     ),
     (intervention(channels=("32", "16")), "16 channels in place of 32", "channels=16"),
@@ -127,6 +127,17 @@ NAMES = [
         intervention(bn=("none", "post"), threshold=("true", "false"), align=("65", "1")),
         "BatchNorm after the convolution in place of the threshold and alignment 65",
         "bn=post threshold=false align=1",
+    ),
+    (
+        intervention(act=("after", "inside"), align=("1", "65")),
+        "Activation before the add in place of after it, alignment 65 added",
+        "act=inside align=65",
+    ),
+    (
+        intervention(channels=("32", "16"), act=("inside", "none"), bn=("pre", "post")),
+        "16 channels in place of 32, BatchNorm after the convolution in place of one before the sign, "
+        "without activation",
+        "channels=16 act=none bn=post",
     ),
 ]
 
@@ -233,14 +244,14 @@ def test_a_part_is_made_binary_in_the_context_of_the_other_parts() -> None:
 
 def test_a_part_goes_from_full_to_binary_at_the_reference_too() -> None:
     (found,) = comparisons(study([{}, {"binarize": []}]), "bbcu")
-    assert found.intervention.in_words == "A binary body and alignment 65"
+    assert found.intervention.in_words == "A binary body with alignment 65"
     assert found.at_reference == ("binarize=[]", "bbcu")
 
 
 def test_a_network_without_binary_parts_has_nothing_of_a_binary_unit_to_lose() -> None:
     """``threshold=false`` where nothing is binary is recorded as ``threshold=true``."""
     (found,) = comparisons(study([{"threshold": False}, {"threshold": False, "binarize": []}]), "threshold=false")
-    assert found.intervention.in_words == "A binary body and alignment 65"
+    assert found.intervention.in_words == "A binary body with alignment 65"
     assert found.intervention.as_typed == "align=65 binarize +body threshold=false"
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ablations.trial.provenance import DECIDES_NOTHING, REPOSITORY, code_fingerprint, fingerprint_of, git_state
+from ablations.trial.provenance import (
+    DECIDES_NOTHING,
+    REPOSITORY,
+    code_fingerprint,
+    fingerprint_of,
+    git_state,
+    provenance,
+)
 
 CODE = '''"""What a module is for."""
 
@@ -151,3 +158,10 @@ def test_git_takes_no_lock_that_a_killed_process_would_leave(tmp_path: Path, mon
     monkeypatch.setenv("PATH", str(tmp_path))
     git_state.__wrapped__()
     assert set((tmp_path / "first").read_text().split()) == {"--no-optional-locks"}
+
+
+def test_the_code_of_a_trial_with_parts_of_the_users_own_is_recorded_with_and_without_them() -> None:
+    own = provenance("cpu", 1, seed=0, parts=("tests.harness.builders.Shallow",))
+    assert own["code"] == code_fingerprint(("tests.harness.builders.Shallow",))
+    assert (own["bbcu"], own["parts"]) == (code_fingerprint(), "tests.harness.builders.Shallow")
+    assert not {"bbcu", "parts"} & provenance("cpu", 1, seed=0).keys()
