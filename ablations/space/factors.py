@@ -130,7 +130,7 @@ _DECLARED: tuple[Factor, ...] = (
         "residual",
         (True, False, "block"),
         True,
-        "identity around every binary convolution; none; one around each pair",
+        "identity around every binary convolution; none; one around each block of two",
         rules=(
             Rule(
                 "residual=block and not binarize contains body",
@@ -149,11 +149,9 @@ _DECLARED: tuple[Factor, ...] = (
             ),
         ),
         phrases={
-            True: Phrase("a residual around each convolution", replaced="one around each", removed="the residual"),
+            True: Phrase("a residual per convolution", replaced="one per convolution", removed="the residual"),
             False: ABSENT,
-            "block": Phrase(
-                "a residual around each pair of convolutions", replaced="one around each pair", removed="the residual"
-            ),
+            "block": Phrase("a residual per block", replaced="one per block", removed="the residual"),
         },
     ),
     Factor(

@@ -95,18 +95,19 @@ class Intervention:
         if has_part and BINARY not in before.values():
             # Nothing that a binary unit has is taken away where there was none.
             before |= {f"binarize.{part}": FULL for part in PARTS}
-        gone = _phrases(before)
-        appear = _phrases({change.key: change.after for change in changes})
-        added = _listed([phrase.noun for phrase in appear])
+        gone, appear = _phrases(before), _phrases({change.key: change.after for change in changes})
+        swapped = [key for key in appear if key in gone]
+        texts = [f"{appear.pop(key).noun} in place of {_replaced(gone.pop(key))}" for key in swapped]
+        parts = _listed([phrase.noun for key, phrase in appear.items() if member_of(key)])
+        others = _listed([phrase.noun for key, phrase in appear.items() if not member_of(key)])
+        added = " with ".join(filter(None, (parts, others)))
         if appear and gone:
-            alone = len(self.changes) == 1
-            text = f"{added} in place of {_listed([(alone and phrase.replaced) or phrase.noun for phrase in gone])}"
+            texts.append(f"{added} in place of {_listed([phrase.noun for phrase in gone.values()])}")
         elif appear:
-            text = added if has_part else f"{added} added"
+            texts.append(added if has_part else f"{added} added")
         elif gone:
-            text = f"without {_listed([phrase.removed or phrase.noun for phrase in gone])}"
-        else:
-            text = self.as_typed
+            texts.append(f"without {_listed([phrase.removed or phrase.noun for phrase in gone.values()])}")
+        text = ", ".join(texts) or self.as_typed
         starts_with_key = any(text.startswith(change.key) for change in changes if change.key not in FACTORS)
         return text if starts_with_key else text[:1].upper() + text[1:]
 
@@ -421,10 +422,14 @@ def is_path(level: str) -> bool:
     return "." in level and all(part.isidentifier() for part in level.split("."))
 
 
-def _phrases(levels: Mapping[str, str]) -> list[Phrase]:
-    """What these levels, those at one end of an intervention, add to a network."""
-    found = (phrase_of(key, level) for key, level in levels.items() if applies(key, levels))
-    return [phrase for phrase in found if phrase.noun]
+def _phrases(levels: Mapping[str, str]) -> dict[str, Phrase]:
+    """What the levels at one end of an intervention add to a network, by key; a key that adds nothing is left out."""
+    found = {key: phrase_of(key, level) for key, level in levels.items() if applies(key, levels)}
+    return {key: phrase for key, phrase in found.items() if phrase.noun}
+
+
+def _replaced(phrase: Phrase) -> str:
+    return phrase.replaced or phrase.noun
 
 
 def _typed(change: Change) -> str:
