@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ablations.space.factors import load_declarations
 from bbcu.errors import BbcuError, ConfigError, first_line, printable, printable_lines
 from bbcu.terminal import ArgumentParser, protect_output, say
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def report_or_check(arguments: Sequence[str]) -> None:
     parser = command_line()
     options = parser.parse_args(arguments)
+    load_declarations()
     if options.check:
         if options.margin is not None:
             raise ConfigError("--margin cannot be combined with --check: each report is checked under its own margin")
@@ -158,6 +160,7 @@ def comparison(arguments: Sequence[str]) -> str:
         parser.add_argument(name, metavar=which, help="a study's name, outputs/STUDY, reports/STUDY or a results.zip")
     add_sources(parser)
     options = parser.parse_args(arguments)
+    load_declarations()
 
     from analysis.report.compare import compare, study_at
     from analysis.statistics.estimates import MARGIN_DB

@@ -98,6 +98,7 @@ ALLOWED: dict[str, set[str]] = {
         "bbcu.errors",
         "bbcu.terminal",
         "bbcu.files",
+        "ablations.space",
         "ablations.tracking",
         "analysis.study",
         "analysis.statistics",

@@ -335,7 +335,17 @@ def test_a_factor_of_ones_own_is_listed_swept_and_reported(recipes: Workplace) -
     assert "hardtanh cuts off what a gain has made large" in out
     assert "gain: none" in out
     assert "weight, gain" in out
-    assert "gain=channel" in (recipes.folder / "reports" / "gain" / "report.md").read_text()
+    page = recipes.folder / "reports" / "gain" / "report.md"
+    assert "gain=channel" in page.read_text()
+    factors = recipes.folder / "my_factors.py"
+    phrased = factors.read_text().replace("import Factor,", "import Factor, Phrase,")
+    said = 'phrases={"channel": Phrase("a gain for each channel")},'
+    factors.write_text(phrased.replace("    unit=", f"    {said}\n    unit="))
+    process = CommandProcess(
+        ["gain", *more["analysis"]], recipes.folder, environment, recipes.notes(), program="analysis"
+    )
+    process.communicate(timeout=600)
+    assert "A gain for each channel added" in page.read_text()
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from analysis.effects.comparisons import (
     combined,
     cost_change,
     difference,
+    undecided_by_collapse,
 )
 from analysis.published.tables import ROUNDING_DB, doubt_of, printed_difference
 from analysis.statistics.estimates import ALPHA, MARGIN_DB, Estimate, Verdict, holm, tested
@@ -143,7 +144,8 @@ class Assessment:
     ``where`` is the test set, or ``probes``. ``context`` says how the pair differs from the paper's own unit and is
     empty if it does not. ``others`` are the estimates in the other contexts. ``printed`` is the same difference in the
     paper's tables, NaN if they do not print it, ``size`` how ours compares, and ``doubt`` why the printed one may be
-    wrong. For what is not tested, the estimate has n = 0.
+    wrong. ``withheld`` says that the claim would be contradicted, were it not for collapsed trainings. For what is not
+    tested, the estimate has n = 0.
     """
 
     claim: Claim
@@ -160,6 +162,7 @@ class Assessment:
     printed: float = math.nan
     size: str = ""
     doubt: str = ""
+    withheld: bool = False
 
     @property
     def is_tested(self) -> bool:
@@ -262,15 +265,21 @@ def assessed(results: TaskResults, found: Sequence[tuple[Claim, Sequence[Pair]]]
     probes = [place for place, row in enumerate(rows) if row.where == ON_PROBES and row.is_tested]
     for place, row in zip(probes, judged_by_probes([rows[place] for place in probes]), strict=True):
         rows[place] = row
-    return list(map(withheld, rows)) if results.is_mostly_down else rows
+    mostly_down = results.is_mostly_down
+    return [withheld(row, mostly_down=mostly_down) for row in rows]
 
 
-def withheld(row: Assessment) -> Assessment:
-    """The row of a study whose networks mostly restore nothing, which is too short to contradict a claim."""
+def withheld(row: Assessment, *, mostly_down: bool) -> Assessment:
+    """A row as it is, or undecided if what would contradict the claim is a cell, or a study, that learned nothing."""
     if row.status is not Status.CONTRADICTED:
         return row
-    reason = f"most networks of this study learned nothing, so it contradicts no claim: {row.reason}"
-    return dataclasses.replace(row, status=Status.UNDECIDED, reason=reason)
+    if any(side.all for side in row.collapsed):
+        why_not = "a cell of the two collapsed under every seed, so it contradicts no claim"
+    elif mostly_down:
+        why_not = "most networks of this study learned nothing, so it contradicts no claim"
+    else:
+        return row
+    return dataclasses.replace(row, status=Status.UNDECIDED, reason=f"{why_not}: {row.reason}", withheld=True)
 
 
 def measured(results: TaskResults, claim: Claim, pairs: Sequence[Pair], family: Family) -> list[Assessment]:
@@ -351,11 +360,14 @@ def compared_size(found: Estimate, printed: float, collapsed: bool) -> str:
         return "not comparable: collapsed trials"
     if math.isnan(found.low):
         return "unknown: no interval"
-    if found.low - ROUNDING_DB <= printed <= found.high + ROUNDING_DB:
-        return "agrees"
     sign = math.copysign(1, printed)
-    if max(found.low * sign, found.high * sign) < 0:
+    low, high = sorted((found.low * sign, found.high * sign))
+    if low - ROUNDING_DB <= abs(printed) <= high + ROUNDING_DB:
+        return "agrees" if low > 0 else "agrees, but so does 0"
+    if high < 0:
         return "the other direction here"
+    if low < 0:
+        return "smaller or in the other direction here"
     return "smaller here" if rounded(found.mean * sign) < abs(printed) else "larger here"
 
 
@@ -372,9 +384,9 @@ def status_of(conclusion: Conclusion | None, sign: int) -> Status:
 def why(conclusion: Conclusion | None, verdict: Verdict | None) -> str:
     if conclusion is Conclusion.NOTHING:
         return "every trial of both cells collapsed: nothing was learned"
-    if conclusion is Conclusion.RISK:
-        return "some trials collapsed, and the others do not decide it"
-    return verdict.reason if verdict else ""
+    if verdict is None:
+        return ""
+    return undecided_by_collapse(verdict) if conclusion is Conclusion.RISK else verdict.reason
 
 
 def why_untested(claim: Claim, results: TaskResults) -> str:

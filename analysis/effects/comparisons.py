@@ -13,6 +13,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from ablations.space.conditions import value_of
+from ablations.space.factors import FACTORS
 from ablations.space.interventions import (
     BINARY,
     Change,
@@ -38,17 +40,16 @@ from analysis.statistics.estimates import (
     combination,
     holm,
     over_images,
+    p_text,
     reason,
     summary,
     tested,
     verdicts,
 )
 from analysis.statistics.rounding import rounded
-from analysis.study.tasks import KEY_LENGTH, TaskResults, without_task
+from analysis.study.tasks import DATA, TaskResults, without_task
 
 CHAIN = "chain"  # the name of the design
-
-DATA = "data"  # the key of the fingerprint of all pictures
 
 METHOD = "method"  # the key of an intervention that replaces one published method by another
 
@@ -134,14 +135,14 @@ class Row:
 class Interaction:
     """How much the effect of one intervention changes if another one is made too, averaged over ``contexts``.
 
-    ``floor`` says that in each of them all trials of some cell collapsed, so that it mirrors a floor.
+    ``at_floor`` is in how many of them all trials of some cell collapsed, so that it mirrors a floor there.
     """
 
     first: Row
     second: Row
     by_set: Mapping[str, Estimate]
     contexts: int
-    floor: bool
+    at_floor: int
 
 
 class Family:
@@ -200,6 +201,12 @@ def concluded(verdict: Verdict | None, collapsed: tuple[Collapses, Collapses], f
     return Conclusion(str(verdict.outcome))
 
 
+def undecided_by_collapse(verdict: Verdict) -> str:
+    """Say why there is a risk of collapse in place of a verdict."""
+    p = "" if math.isnan(verdict.p_difference) else f": {p_text(verdict.p_difference, verdict.comparisons)}"
+    return f"some trials collapsed, and all trials together show no sure difference{p}"
+
+
 def difference(results: TaskResults, test_set: str, pair: Pair) -> Estimate:
     """Return the second cell's mean PSNR minus the first's."""
     return combined(results, results.psnr(test_set), {pair[1]: 1.0, pair[0]: -1.0})
@@ -252,11 +259,37 @@ def replaced(before: str, after: str) -> Intervention:
 def steps_of(results: TaskResults) -> tuple[Comparison, ...]:
     """Return the steps of a chain; none if the study was planned as something else, or if its cells are no chain."""
     planned = results.study.design.get("name")
-    if results.methods or planned not in (None, CHAIN) or not results.trained:
+    if results.methods or planned not in (None, CHAIN) or not results.trained or not follow_the_plan(results):
         return ()
     found = steps(results.trained, results.reference)
     # An earlier version did not record the design, and cells of another one may look like a chain.
     return () if found and planned is None and (is_nested(results) or are_single_changes(results)) else found
+
+
+def follow_the_plan(results: TaskResults) -> bool:
+    """Tell whether the cells are steps of the chain that was planned, in its order; some may be missing.
+
+    They are not if the study held other cells before, or had trained a later step first. A plan may list no steps.
+    """
+    planned = results.study.design.get("options", {}).get("steps")
+    if not isinstance(planned, list):
+        return True
+    levels: dict[str, str] = {}
+    rows = []
+    for step in planned:
+        for text in str(step).split() if not isinstance(step, list) else map(str, step):
+            key, _, level = text.partition("=")
+            levels = {**levels, key: level}
+        rows.append(levels)
+    left = iter(rows)
+    return all(any(is_at(own.asked, row) for row in left) for own in results.trained.values())
+
+
+def is_at(asked: Mapping[str, str], levels: Mapping[str, str]) -> bool:
+    """Tell whether a cell has these levels of factors, as a user types them."""
+    return all(
+        value_of(asked[key]) == value_of(level) for key, level in levels.items() if key in FACTORS and key in asked
+    )
 
 
 def is_nested(results: TaskResults) -> bool:
@@ -330,18 +363,8 @@ def in_words(results: TaskResults, comparison: Comparison) -> str:
 
 
 def with_names(results: TaskResults, change: Change) -> Change:
-    """Call data by their name, and by the start of their fingerprint where that is not enough."""
-    if change.key != DATA:
-        return change
-    ends = (change.before, change.after)
-    known = [results.study.data_names.get(data) for data in ends]
-    names = [names.train if names else "" for names in known]
-    alike = names[0] == names[1]
-    words = [
-        " ".join(filter(None, (name, data[:KEY_LENGTH] if alike or not name else "")))
-        for name, data in zip(names, ends, strict=True)
-    ]
-    return Change(DATA, *words)
+    """Call data by their name."""
+    return change if change.key != DATA else Change(DATA, *map(results.data_word, (change.before, change.after)))
 
 
 def averaged(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -384,7 +407,8 @@ def context_label(results: TaskResults, pair: Pair, comparison: Comparison) -> s
                 binary = (part for part in parts if own.get(part) == BINARY and part not in changed)
                 words[f"{factor.name}=[{','.join(part.rpartition('.')[2] for part in binary)}]"] = None
             else:
-                words[f"{key}={own.get(key, 'none')}"] = None
+                level = own.get(key, "none")
+                words[f"{key}={results.data_word(level) if key == DATA else level}"] = None
     return " ".join(words)
 
 
@@ -405,7 +429,7 @@ def interactions(results: TaskResults, found: Sequence[Row]) -> list[Interaction
                 second,
                 {name: combined(results, results.psnr(name), weights) for name in results.sets},
                 len(fours),
-                all(any(map(results.is_down, four)) for four in fours),
+                sum(any(map(results.is_down, four)) for four in fours),
             )
         )
     return every

@@ -46,8 +46,11 @@ class Fit:
 def fitted(results: TaskResults, found: Sequence[Comparison]) -> Fit | None:
     """Fit the model where some key that varies has no pair of cells of its own; None elsewhere, and for methods.
 
-    None also for a search: it chose its cells by their scores, so a model of them has no meaning.
+    None also for a search: it chose its cells by their scores, so a model of them has no meaning. And None if every
+    network collapsed, since nothing was learned that a model could explain.
     """
+    if all(map(results.is_down, results.trained)):
+        return None
     factors = varied(results)
     paired = {change.key for each in found for change in each.intervention.changes} | moved_alone(results, factors)
     lonely = tuple(key for key in factors if key not in paired)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ablations.space.interventions import Pair
-from analysis.effects.claims import Assessment, Status, assessed, pairs_to_test
+from analysis.effects.claims import ON_PROBES, Assessment, Status, assessed, pairs_to_test
 from analysis.effects.comparisons import (
     CellSummary,
     Context,
@@ -113,12 +113,16 @@ class Chapter:
         return rounded_frame(front(table[table["source"] == "here"], self.results.sets[0], "ops_g"))
 
     @functools.cached_property
+    def sound(self) -> list[str]:
+        """The trained cells of which no trial collapsed."""
+        return [cell for cell in self.results.trained if not self.results.collapsed_seeds(cell)]
+
+    @functools.cached_property
     def correlation(self) -> Mapping[str, float]:
-        """The correlation of the cells within a seed, by test set, over trials that did not collapse."""
-        sound = [cell for cell in self.results.trained if not self.results.collapsed_seeds(cell)]
+        """The correlation of the sound cells within a seed, by test set."""
         return rounded(
             {
-                name: correlation_within_seeds({cell: self.results.psnr(name)[cell] for cell in sound})
+                name: correlation_within_seeds({cell: self.results.psnr(name)[cell] for cell in self.sound})
                 for name in self.results.sets
             }
         )
@@ -132,6 +136,26 @@ class Chapter:
         return [row for row in self.claims if row.is_tested]
 
     @property
+    def undecided_apart(self) -> list[Assessment]:
+        """The undecided claims whose reason is not that of a row about the same two cells."""
+        pairs = {frozenset(row.pair) for row in self.rows}
+        return [
+            row
+            for row in self.having(Status.UNDECIDED)
+            if frozenset(row.pair or ()) not in pairs or row.where == ON_PROBES or row.withheld
+        ]
+
+    @property
+    def has_probes(self) -> bool:
+        """Whether a claim about a probe is tested."""
+        return any(row.where == ON_PROBES for row in self.tested)
+
+    @property
+    def changes_alignment(self) -> bool:
+        rows = (*self.rows, *self.elsewhere)
+        return any(change.key == "align" for row in rows for change in row.intervention.changes)
+
+    @property
     def contextual(self) -> list[Row]:
         """The interventions with several contexts, those at the reference first."""
         return [row for row in (*self.rows, *self.elsewhere) if row.contexts] + [
@@ -142,14 +166,21 @@ class Chapter:
     def dependent(self) -> list[tuple[Row, Context]]:
         """The interventions whose effect surely depends on the context, each with the one that differs most.
 
-        On the first test set; the largest few. An effect at the reference that collapsed trials are in does not count:
-        there the context is not what explains the difference.
+        On the first test set; the largest few. An effect that collapsed trials are in does not count, at the reference
+        and elsewhere: there the context is not what explains the difference.
         """
         name = self.results.sets[0]
-        sound = [row for row in self.rows if not any(side.count for side in row.collapsed)]
+        sound = [
+            dataclasses.replace(row, contexts=tuple(each for each in row.contexts if not self.has_collapsed(each.pair)))
+            for row in self.rows
+            if not self.has_collapsed(row.pair)
+        ]
         found = [(row, context) for row in sound if (context := most_different(row, name))]
         found.sort(key=lambda one: -abs(one[1].change[name].mean))
         return found[: LIMITS["MOST_DEPENDENT"]]
+
+    def has_collapsed(self, pair: Pair) -> bool:
+        return any(map(self.results.collapsed_seeds, pair))
 
     @functools.cached_property
     def collapsed_somewhere(self) -> list[Row]:
@@ -227,7 +258,7 @@ def context_drawing(chapter: Chapter) -> Drawing | None:
     name = chapter.results.sets[0]
 
     def dot(effect: Estimate, pair: Pair, at_reference: bool) -> ContextDot:
-        return ContextDot(rounded(effect), at_reference, any(map(chapter.results.collapsed_seeds, pair)))
+        return ContextDot(rounded(effect), at_reference, chapter.has_collapsed(pair))
 
     lines = [
         ContextRow(

@@ -74,6 +74,7 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
     apart = settings_apart(sides)
     matched = matches(sides, (*first.factors, *second.factors), apart)
     same = sum(match.first == match.second for match in matched)
+    labels = labels_in_both(sides, {match.second for match in matched}, (*first.factors, *second.factors))
     return render(
         "compare.md.j2",
         names=names,
@@ -83,8 +84,8 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
         apart=apart,
         compared=rounded(compared(sides, matched, margin)),
         only=[
-            (names[0], only_in(sides[0], {match.first for match in matched})),
-            (names[1], only_in(sides[1], {match.second for match in matched})),
+            (names[0], only_in(sides[0], {match.first for match in matched}, labels)),
+            (names[1], only_in(sides[1], {match.second for match in matched}, labels)),
         ],
         differing=differing(sides),
     )
@@ -110,12 +111,15 @@ def matches(sides: Sides, factors: Sequence[str], apart: Iterable[str]) -> list[
     counts = [Counter(side.values()) for side in left]
     partners = {form: cell for cell, form in left[1].items()}
     pairs |= {cell: partners[form] for cell, form in left[0].items() if counts[0][form] == counts[1][form] == 1}
-    labels = labels_in_both(sides, set(pairs.values()), list(dict.fromkeys(factors)), apart)
+    labels = labels_in_both(sides, set(pairs.values()), factors, apart)
     return [Match(cell, partner, labels[cell]) for cell, partner in pairs.items()]
 
 
-def labels_in_both(sides: Sides, matched: set[str], factors: Sequence[str], apart: Iterable[str]) -> dict[str, str]:
-    """Name every cell of the first study by what varies in either one, apart from what they differ in as a whole."""
+def labels_in_both(
+    sides: Sides, matched: set[str], factors: Sequence[str], apart: Iterable[str] = ()
+) -> dict[str, str]:
+    """Name each cell by what varies in either study but for ``apart``, the matched cells under the first one's key."""
+    factors = list(dict.fromkeys(factors))
     levels = [f"{kind}/{name}" for kind in ("factor", "level") for name in factors]
     rows = pd.concat([sides[0], sides[1][~sides[1]["cell"].isin(matched)]])
     settings = [str(name) for name in rows if str(name).startswith("setting/")]
@@ -174,11 +178,11 @@ def scores_by_cell(trials: pd.DataFrame, test_set: str) -> dict[str, dict[int, f
     return found
 
 
-def only_in(trials: pd.DataFrame, matched: set[str]) -> list[tuple[str, str, int]]:
-    """Return the cells that are not matched: the name of a trial, the key, and the number of seeds."""
+def only_in(trials: pd.DataFrame, matched: set[str], labels: Mapping[str, str]) -> list[tuple[str, str, int]]:
+    """Return the cells that are not matched: the label, the key, and the number of seeds."""
     seeds = trials.groupby("cell")["seed"].nunique()
     alone = trials[~trials["cell"].isin(matched)].drop_duplicates("cell")
-    return [(row["name"], row["cell"], int(seeds[row["cell"]])) for _, row in alone.iterrows()]
+    return [(labels[row["cell"]], row["cell"], int(seeds[row["cell"]])) for _, row in alone.iterrows()]
 
 
 def differing(sides: Sides) -> list[tuple[str, tuple[str, str]]]:

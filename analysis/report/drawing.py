@@ -154,6 +154,14 @@ def wrapped(text: str, letters: int) -> str:
     return "\n".join(textwrap.wrap(fitting, letters, break_on_hyphens=False))
 
 
+def evenly_wrapped(text: str, letters: int) -> str:
+    """Break a text into as few lines of at most so many letters, and these into as equal ones as that allows."""
+    widest = wrapped(text, letters)
+    shortest = max((len(word) for word in widest.split()), default=1)
+    narrower = (wrapped(text, most) for most in range(shortest, letters))
+    return next((found for found in narrower if found.count("\n") <= widest.count("\n")), widest)
+
+
 def signed(value: float) -> str:
     """Return a number as a figure prints it, with a true minus sign."""
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.report.drawing import WIDTH, balanced, drawing, legible, signed, wrapped
+from analysis.report.drawing import WIDTH, balanced, drawing, evenly_wrapped, legible, signed
 from analysis.statistics.estimates import Estimate
 
 FAR = 8.0
@@ -219,7 +219,7 @@ class Rows:
     @classmethod
     def of(cls, labels: Sequence[str], inches: Sequence[float], panels: int) -> "Rows":
         """Return rows that are as high as their labels, and at least so many ``inches``."""
-        lines = [wrapped(label, LETTERS.get(panels, FEWEST_LETTERS)) for label in labels]
+        lines = [evenly_wrapped(label, LETTERS.get(panels, FEWEST_LETTERS)) for label in labels]
         text = [0.1 + LINE_INCHES * (1 + label.count("\n")) for label in lines]
         return cls(lines, list(map(max, inches, text)), panels)
 

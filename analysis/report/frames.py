@@ -124,7 +124,7 @@ def interaction_frame(found: Sequence[Interaction]) -> pd.DataFrame:
             "test_set": name,
             **interval(estimate, "interaction_db"),
             "contexts": each.contexts,
-            "at_a_floor": each.floor,
+            "contexts_at_a_floor": each.at_floor,
         }
         for each in found
         for name, estimate in each.by_set.items()

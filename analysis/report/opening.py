@@ -19,7 +19,8 @@ from analysis.report.forest import Dot, ForestCell, ForestRow, forest_figure
 from analysis.report.markup import Markdown
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults
-from analysis.study.origins import codes, counted
+from analysis.study.origins import versions
+from analysis.study.tasks import cell_labels, words_of_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +127,18 @@ class Opening:
         return self.study.trials[self.study.trials["planned"] != "true"]
 
     @property
+    def names(self) -> Mapping[str, str]:
+        """Every cell of the study, of the plan or not, by what varies."""
+        return cell_labels(self.study.trials, self.study.factors, words_of_data(self.study.data_names))
+
+    @property
     def dirty(self) -> int:
         """How many finished trials ran with uncommitted changes."""
         return sum(int((chapter.results.finished["git_dirty"] == "true").sum()) for chapter in self.chapters)
 
     @property
     def codes(self) -> Mapping[str, int]:
-        return counted(each for chapter in self.chapters for each in codes(chapter.results.finished))
+        return versions(pd.concat([chapter.results.finished for chapter in self.chapters]))
 
     @property
     def dead(self) -> list[Chapter]:
@@ -201,7 +207,7 @@ def first_figure(opening: Opening, margin: float) -> Drawing | None:
     if not any(chapter.is_chain for chapter in opening.chapters):
         names = {chapter.reference.label for chapter in opening.finished}
         reference = ForestRow(
-            next(iter(names)) if len(names) == 1 else "the reference",
+            f"Reference: {next(iter(names))}" if len(names) == 1 else "Reference",
             {
                 panel.title: ForestCell(
                     None, "", dots_of(panel.chapter, panel.chapter.results.reference, None, panel.test_set)

@@ -32,7 +32,7 @@ from analysis.report.words import extremes, render, with_counts
 from analysis.statistics.estimates import MARGIN_DB, break_even_correlation
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults
-from analysis.study.origins import codes, counted, data_of, energies
+from analysis.study.origins import codes, counted, data_of, energies, versions
 from analysis.study.schema import STATES
 from analysis.study.tasks import TaskResults, cell_levels, split_by_task, varying
 from bbcu.errors import BbcuError
@@ -121,7 +121,7 @@ def recorded_provenance(results: TaskResults) -> dict[str, str]:
     The code and the seed are shown elsewhere.
     """
     recorded = [json.loads(text) for text in results.trials["provenance"] if text]
-    keys = sorted({key for row in recorded for key in row} - {"seed", "code"})
+    keys = sorted({key for row in recorded for key in row} - {"seed", "code", "bbcu"})
     counts = {key: Counter(readable(row.get(key, NOT_RECORDED)) for row in recorded) for key in keys}
     return {
         key: next(iter(values)) if len(values) == 1 else "; ".join(with_counts(dict(sorted(values.items()))))
@@ -155,7 +155,7 @@ FUNCTIONS = (
         math.isfinite,
         recorded_provenance,
     ),
-    *(rounded, runs_of_cells, states_in_words, zip),
+    *(rounded, runs_of_cells, states_in_words, versions, zip),
 )
 """What the templates use beside the data."""
 

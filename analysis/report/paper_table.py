@@ -7,13 +7,14 @@ name every known difference of protocol, budget or data.
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from ablations.storage.folder import Identity
-from analysis.published.tables import BINARY, COSTS, NO_NETWORK, SOURCE, TABLES, PublishedTable, published
+from analysis.published.tables import BINARY, COSTS, NO_NETWORK, SOURCE, TABLES, WORDS, PublishedTable, published
 from analysis.report.markup import Markdown, anchor, code, joined
 from analysis.report.words import count, listed
 from analysis.statistics.estimates import Summary, summary
@@ -129,7 +130,7 @@ def names_of_sets(table: PublishedTable, setting: Mapping[str, str], paper: pd.D
 
 def table_of(group: Group, found: Sequence[Group]) -> Table:
     """Make the table of one of the groups of a task."""
-    about, unit = group.published, "PSNR (dB)" if group.task == "denoise" else "PSNR (dB) / SSIM"
+    about, unit = group.published, "PSNR (dB)" if group.numbers["ssim_mean"].isna().all() else "PSNR (dB) / SSIM"
     columns = list(group.numbers["test_set"].unique())
     return Table(
         name=f"comparison-{group.task}" + (f"-{number_of(group, found)}" if len(found) > 1 else ""),
@@ -262,14 +263,16 @@ def lines(numbers: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, 
 
 def line(rows: pd.DataFrame, source: str, columns: Sequence[str]) -> tuple[str, ...]:
     first = rows.iloc[0]
-    ops, params = (
-        ABSENT if cost != cost else f"{cost:.{digits}f}"
-        for cost, digits in ((first["ops_g"], 2), (first["params_k"], 0))
-    )
+    costs = (cost_text(first, name, digits) for name, digits in (("ops_g", 2), ("params_k", 0)))
     seeds = str(rows["seeds"].min()) if first["cell"] else ABSENT
     texts = {row["test_set"]: score_text(row) for _, row in rows.iterrows()}
-    doubted = f" {DOUBTED}" if first["cost_doubt"] else ""
-    return (first["name"], source, seeds, ops + doubted, params, *(texts.get(name, ABSENT) for name in columns))
+    return (first["name"], source, seeds, *costs, *(texts.get(name, ABSENT) for name in columns))
+
+
+def cost_text(row: "pd.Series", name: str, digits: int) -> str:
+    if row[name] != row[name]:
+        return ABSENT
+    return f"{row[name]:.{digits}f}" + (f" {DOUBTED}" if f"{WORDS[name]}:" in row["cost_doubt"] else "")
 
 
 def score_text(row: "pd.Series") -> Markdown:
@@ -292,9 +295,9 @@ def caption(group: Group) -> Markdown:
         count(group.trials["seed"].nunique(), "seed"),
     ]
     text = Markdown(
-        "Table {} of {}, with ours below its rows: {}, mean ± standard deviation. **Bold** is the best and *italic* "
-        "the second best binary method of the paper and of ours: a ranking, not a verdict. {} marks a printed number "
-        "that is in doubt."
+        "Table {} of {}, with our row below each of its own: {}, mean ± standard deviation. **Bold** is the best and "
+        "*italic* the second best binary method of the paper and of ours: a ranking, not a verdict. {} marks a printed "
+        "number that is in doubt."
     ).format(group.published.number, SOURCE, joined(conditions, ", "), DOUBTED)
     return text + (Markdown(" The paper also has {}.").format(listed(group.unscored)) if group.unscored else "")
 
@@ -325,14 +328,27 @@ def budget_notes(group: Group) -> list[str]:
     """Say how our training differs from the released recipe."""
     setting = group.setting
     words = [
-        f"{key.rpartition('.')[2]} {setting[key]} ({value})"
+        f"{key.rpartition('.')[2]} {in_thousands(setting[key])} ({in_thousands(value)})"
         for key, value in group.published.recipe.items()
-        if key in setting and setting[key] != value
+        if key in setting and not same_value(setting[key], value)
     ]
     found = [f"Budget of ours, and of the released recipe in parentheses: {', '.join(words)}."] if words else []
-    if "evaluation.self_ensemble" in setting:
+    if setting.get("evaluation.self_ensemble") == str(True):
         found.append("Our scores use a self-ensemble; the paper's do not.")
     return found
+
+
+def same_value(ours: str, theirs: str) -> bool:
+    """Whether two values of a setting are equal; numbers are, in whichever way they are written."""
+    try:
+        return bool(json.loads(ours) == json.loads(theirs))
+    except (ValueError, RecursionError):  # words, or a value of somebody else's archive
+        return ours == theirs
+
+
+def in_thousands(text: str) -> str:
+    """Spell a whole number with a comma at each thousand, and leave any other text as it is."""
+    return f"{int(text):,}" if text.isdecimal() else text
 
 
 def collapsed_notes(ours: pd.DataFrame) -> list[str]:

@@ -9,7 +9,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.effects.claims import Assessment
-from analysis.effects.comparisons import Collapses, Conclusion, Interaction, Measured, Row
+from analysis.effects.comparisons import (
+    Collapses,
+    Conclusion,
+    Interaction,
+    Measured,
+    Row,
+    undecided_by_collapse,
+)
 from analysis.report.markup import Markdown, anchor, cells, code, joined, one_line
 from analysis.statistics.estimates import Estimate, Summary, share
 from analysis.statistics.rounding import rounded
@@ -105,12 +112,11 @@ def why(found: Measured) -> str:
     """Say what a conclusion rests on."""
     if found.conclusion is Conclusion.NOTHING:
         return "every trial of both cells collapsed"
-    text = found.verdict.reason if found.verdict else "not in the family of verdicts"
-    return (
-        f"some trials collapsed, and the others do not decide it: {text}"
-        if found.conclusion is Conclusion.RISK
-        else text
-    )
+    if found.verdict is None:
+        return "not in the family of verdicts"
+    if found.conclusion is Conclusion.RISK:
+        return undecided_by_collapse(found.verdict)
+    return found.verdict.reason
 
 
 def extremes(row: Row, test_set: str) -> list[tuple[float, str]]:

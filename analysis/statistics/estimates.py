@@ -150,7 +150,7 @@ class ImageEstimate:
     """A difference estimated over pictures for networks that are trained, so ``estimate.n`` counts pictures.
 
     It predicts other pictures with these very networks and not other seeds, so no verdict on a component rests on it.
-    ``scope`` is that as a sentence, to be shown with the numbers.
+    ``scope`` says which pictures and seeds that is, to be shown with the numbers.
     """
 
     estimate: Estimate
@@ -512,9 +512,7 @@ def over_images(differences: Mapping[int, Mapping[str, float]]) -> ImageEstimate
     if lacking or not pictures:
         raise IncompleteDataError(f"pictures without a score under every seed of both cells: {', '.join(lacking)}")
     found = [float(np.mean([by_picture[picture] for by_picture in differences.values()])) for picture in pictures]
-    seeds = f"seed{'s' if len(differences) > 1 else ''} {', '.join(map(str, differences))}"
-    scope = (
-        f"over {len(pictures)} pictures, for the networks trained under {seeds}: it speaks of other pictures, "
-        "not of other seeds"
-    )
+    *first, last = map(str, differences)
+    seeds = f"seeds {', '.join(first)} and {last}" if first else f"seed {last}"
+    scope = f"over {len(pictures)} picture{'s'[: len(pictures) > 1]}, for the networks trained under {seeds}"
     return ImageEstimate(estimate(found), scope)

@@ -26,6 +26,20 @@ def code_in(provenance: str) -> str:
     return str(recorded.get("code") or NOT_RECORDED)[:KEY_LENGTH]
 
 
+def versions(trials: pd.DataFrame) -> dict[str, int]:
+    """Count the trials by version of the code; one version if only the user's own parts tell the fingerprints apart.
+
+    A trial with such parts has a fingerprint of its own: that of ``bbcu`` is compared among all trials, and that with
+    the parts among those with the same parts.
+    """
+    found = [json.loads(text) if text else {} for text in trials["provenance"].tolist()]
+    shared = counted(str(each.get("bbcu") or each.get("code") or NOT_RECORDED)[:KEY_LENGTH] for each in found)
+    by_parts: dict[str, set[str]] = {}
+    for each, code in zip(found, codes(trials), strict=True):
+        by_parts.setdefault(str(each.get("parts", "")), set()).add(code)
+    return counted(codes(trials)) if len(shared) == 1 and any(len(own) > 1 for own in by_parts.values()) else shared
+
+
 def code_by_trial(results: TaskResults) -> dict[Identity, str]:
     return dict(zip(results.identities, codes(results.finished), strict=True))
 

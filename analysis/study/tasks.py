@@ -6,7 +6,9 @@ Everything else that differs between two cells is a comparison: factors, network
 import dataclasses
 import functools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -16,12 +18,15 @@ from ablations.space.interventions import CellLevels, reference_cell
 from ablations.space.settings import distinguishing_keys
 from ablations.storage.folder import Identity
 from analysis.study.collapse import collapsed_trials
+from analysis.study.data_names import DataNames
 from analysis.study.loading import LeftOut, StudyResults
 from analysis.study.methods import BBCU, OWN_METHODS, UNTRAINED, method_of, names_of
 from analysis.study.probes import Records, read_records
 from analysis.study.schema import rows_of
 
 KEY_LENGTH = SHOWN  # how many characters of a SHA-256 are shown
+
+DATA = "data"  # the key of the fingerprint of all pictures
 
 TASK_KEY = re.compile(r"task\..*")
 """The keys of a setting that say what is restored; trials that differ in one are never compared."""
@@ -117,6 +122,10 @@ class TaskResults:
     def identities(self) -> list[Identity]:
         return list(zip(self.finished["cell"].tolist(), self.finished["seed"].tolist(), strict=True))
 
+    def data_word(self, data: str) -> str:
+        """What data of this fingerprint are called."""
+        return words_of_data(self.study.data_names).get(data, data[:KEY_LENGTH])
+
     def metric(self, name: str) -> dict[Identity, float]:
         """Return a metric of every finished trial."""
         return dict(zip(self.identities, self.finished[f"metric/{name}"].tolist(), strict=True))
@@ -210,17 +219,18 @@ def split_by_task(study: StudyResults) -> list[TaskResults]:
     main = [every[places[0]] if places else {} for places in groups]
     homes = [home_of(row, main, known) for row in study.left_out]
     apart = distinguishing_keys([task_of(setting) | {"data": setting.get("data", "")} for setting in main])
+    names = words_of_data(study.data_names)
     found: list[TaskResults] = []
     for number, (places, setting) in enumerate(zip(groups, main, strict=True)):
         own = trials.iloc[places]
         left_out = tuple(row for row, home in zip(study.left_out, homes, strict=True) if home == number)
         shown = {key.removeprefix("task."): setting.get(key) or "none" for key in apart}
-        words = [value[:KEY_LENGTH] if key == "data" else value for key, value in shown.items()]
+        words = [names.get(value, value[:KEY_LENGTH]) if key == DATA else value for key, value in shown.items()]
         title = " ".join(f"{key}={word}" if key != "name" else word for key, word in zip(shown, words, strict=True))
         if title in (each.title for each in found):
             title = f"{title} part {number + 1}".strip()  # the data of both are not recorded
         methods = methods_in(study, own, setting.get("task.name", ""))
-        labels = methods or cell_labels(own, study.factors)
+        labels = methods or cell_labels(own, study.factors, names)
         found.append(TaskResults(title, own, left_out, labels, study, methods))
     return found
 
@@ -304,21 +314,35 @@ def varying(levels: Iterable[Mapping[str, str]], keys: Iterable[str]) -> list[st
     return [key for key in keys if len({row.get(key, "") for row in rows}) > 1]
 
 
-def label(levels: Mapping[str, str], keys: Iterable[str]) -> str:
-    """The values of ``keys`` as a user types them, without the keys that a cell does not have."""
-    return " ".join(
-        f"{key}={levels[key][:KEY_LENGTH] if key == 'data' else levels[key]}" for key in keys if levels.get(key)
-    )
+def words_of_data(names: Mapping[str, DataNames]) -> dict[str, str]:
+    """What data are called, by their fingerprint: their name, and the start of the fingerprint if others share it."""
+    named = {data: found.train for data, found in names.items() if found.train}
+    counts = Counter(named.values())
+    return {data: name if counts[name] == 1 else f"{name} {data[:KEY_LENGTH]}" for data, name in named.items()}
 
 
-def cell_labels(trials: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
-    """Name each cell by the keys that vary, an untrained baseline by its method; a key's start makes it unique."""
+def label(levels: Mapping[str, str], keys: Iterable[str], data: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The values of ``keys`` as a user types them, without the keys that a cell does not have; data by their name."""
+
+    def word(key: str) -> str:
+        return data.get(levels[key], levels[key][:KEY_LENGTH]) if key == DATA else levels[key]
+
+    return " ".join(f"{key}={word(key)}" for key in keys if levels.get(key))
+
+
+def cell_labels(
+    trials: pd.DataFrame, factors: Sequence[str], data: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Name each cell by the keys that vary, an untrained baseline by its method; a key's start makes it unique.
+
+    ``data`` has what data are called, by their fingerprint.
+    """
     rows = {row["cell"]: row for row in rows_of(trials.drop_duplicates("cell"))}
     levels = {cell: dict(cell_levels(row, factors).asked) for cell, row in rows.items()}
     trained = [found for cell, found in levels.items() if rows[cell]["method"] not in UNTRAINED]
     names = varying(trained, dict.fromkeys(key for found in levels.values() for key in found))
     labels = {
-        cell: str(rows[cell]["method"]) if rows[cell]["method"] in UNTRAINED else label(found, names)
+        cell: str(rows[cell]["method"]) if rows[cell]["method"] in UNTRAINED else label(found, names, data)
         for cell, found in levels.items()
     }
     counts = pd.Series(labels).value_counts()

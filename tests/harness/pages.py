@@ -19,6 +19,7 @@ from scipy.stats import beta
 Files = Mapping[str, bytes]
 
 VERDICTS = re.compile(r"\b(better|worse|equivalent|undecided)\b")
+P_VALUE = re.compile(r"corrected p = \S+ among \d+|\bp = [^;\s]+")
 NUMBER = r"[-+]\d+\.\d+"
 INTERVAL = re.compile(rf"({NUMBER})(?: \[({NUMBER}), ({NUMBER})\])?")
 
@@ -46,6 +47,11 @@ def plain(text: str) -> str:
 def fields(line: str) -> list[str]:
     """The cells of a row of a table."""
     return [field.strip() for field in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
+
+
+def linked(text: str) -> str:
+    """The text of a link."""
+    return text.partition("](")[0].removeprefix("[")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,6 +329,14 @@ def effect_of(row: Mapping[str, object]) -> str:
     return f"{learned:+.3f} without the collapsed" if row["conclusion"] == "risk of collapse" else text_of(row, DB)
 
 
+def effect_and_verdict(row: Mapping[str, object]) -> str:
+    """The same where the verdict has no column of its own."""
+    effect, conclusion = effect_of(row), str(row["conclusion"])
+    if conclusion in ("risk of collapse", "nothing learned"):
+        return conclusion if effect == "—" else f"{conclusion} ({effect})"
+    return f"{effect} {conclusion}"
+
+
 def cost_of(row: Mapping[str, object]) -> str:
     ops, params = number(row["ops_change_g"]), number(row["params_change_k"])
     return "same" if max(abs(ops), abs(params)) < 1e-6 else f"{ops:+.2f} G OPs, {params:+.1f} K params"
@@ -353,7 +367,7 @@ def first_table(report: Report) -> Iterator[str]:
                 yield from differ(f"{label} on {title}", shown, "—")
                 continue
             verdict = plain(row["Verdict"]) if "Verdict" in row else ""
-            own = effect_of(found) + ("" if "Verdict" in row else f" {found['conclusion']}")
+            own = effect_of(found) if "Verdict" in row else effect_and_verdict(found)
             yield from differ(f"{label} on {title}", shown, own)
             if "Verdict" in row:
                 yield from differ(f"verdict of {label}", verdict, found["conclusion"])
@@ -537,16 +551,18 @@ def folded_rows(part: Part) -> Iterator[str]:
     concluded = frame[frame["conclusion"] != ""]
     yield from differ("interventions", counted and int(counted[1]), concluded["change"].nunique())
     table = next((table for table in part.effects.tables if "Cells" in table.header), None)
-    rows = table.rows if table else []
-    yield from differ("folded rows", [plain(row[0]) for row in rows], list(dict.fromkeys(concluded["change"])))
-    for row in rows:
-        own = concluded[concluded["change"] == plain(row[0])].set_index("test_set")
-        for name in part.sets:
-            place = table.column(name) if table else 0
-            yield from differ(f"verdict of {row[0]} on {name}", plain(row[place]), own.loc[name, "conclusion"])
-            why = plain(row[place + 1])
-            if own.loc[name, "reason"] and len(why) < 200:
-                yield from differ(f"reason of {row[0]} on {name}", why.endswith(str(own.loc[name, "reason"])), True)
+    rows = table.dicts() if table else []
+    changes = [plain(next(iter(row.values()))) for row in rows]
+    yield from differ("folded rows", list(dict.fromkeys(changes)), list(dict.fromkeys(concluded["change"])))
+    for label, row in zip(changes, rows, strict=True):
+        name = plain(row.get("Test set", "")) or part.sets[0]
+        own = concluded[(concluded["change"] == label) & (concluded["test_set"] == name)].iloc[0]
+        yield from differ(f"verdict of {label} on {name}", plain(row["Verdict"]), own["conclusion"])
+        why, reason = plain(row["Why"]), str(own["reason"])
+        if own["conclusion"] == "risk of collapse":
+            yield from differ(f"p of {label} on {name}", P_VALUE.findall(why), P_VALUE.findall(reason))
+        elif reason and len(why) < 200:
+            yield from differ(f"reason of {label} on {name}", why.endswith(reason), True)
     for line in part.effects.lines:
         if said := re.search(r"corrected for (\d+) comparisons? on a test set", line):
             most = frame["comparisons"].replace("", 0).astype(float).max()
@@ -598,12 +614,12 @@ def claims(part: Part) -> Iterator[str]:
 def collapsed_trials(part: Part) -> Iterator[str]:
     evidence = next((t for t in part.tables("Trials and provenance") if "Evidence" in t.header), None)
     listed = Counter(plain(row[0]) for row in (evidence.rows if evidence else []))
-    table = part.table_with("Cells", "Cell", "Collapsed")
+    table = part.table_with("Cells", "Cell", "Seeds")
     if table is None:
         return
-    shown = {plain(row["Cell"]).removesuffix(" ‡"): int(row["Collapsed"] or 0) for row in table.dicts()}
+    shown = {plain(row["Cell"]).removesuffix(" ‡"): int(row.get("Collapsed") or 0) for row in table.dicts()}
     yield from differ("collapsed trials", {k: n for k, n in shown.items() if n}, dict(listed))
-    totals = {plain(row["Cell"]).removesuffix(" ‡"): row["Seeds"] for row in table.dicts()}
+    totals = {plain(row["Cell"]).removesuffix(" ‡"): linked(row["Seeds"]) for row in table.dicts()}
     for _, row in part.frames.get("effects", pd.DataFrame()).iterrows():
         for side in ("before", "after"):
             label = str(row[side])
@@ -615,7 +631,7 @@ def collapsed_trials(part: Part) -> Iterator[str]:
 
 def descriptions(part: Part) -> Iterator[str]:
     """Averages, contexts, interactions, fits and cells carry no verdict."""
-    for title in ("In other contexts", "Fitted effects", "Cells", "Cost and alignment"):
+    for title in ("In other contexts", "Fitted effects", "Cells", "Cost and alignment", "Cost", "Alignment"):
         if (section := part.section(title)) and (found := VERDICTS.findall(section.text)):
             yield f"verdicts under {title!r}: {', '.join(found)}"
 
@@ -647,7 +663,7 @@ def cells(part: Part) -> Iterator[str]:
     if table is None or frame is None:
         return
     for row in table.dicts():
-        key = pairs_of(row["Runs"] * 2)[0]
+        key = pairs_of(row["Seeds"] * 2)[0]
         own = frame[frame["cell"].str.startswith(key)].set_index("test_set")
         for name in part.sets:
             mean, sd = number(own.loc[name, "psnr_mean_db"]), number(own.loc[name, "psnr_sd_db"])

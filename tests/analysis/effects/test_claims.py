@@ -195,7 +195,16 @@ def test_a_risk_of_collapse_decides_no_claim() -> None:
     unreliable = [*scored(31.4, seeds=2, residual=False), *scored(28.0, seeds=3, residual=False)[2:]]
     row = judged([*scored(31.0), *unreliable]).claim(RESIDUAL)
     assert (row.status, row.has_collapsed) == (Status.UNDECIDED, True)
-    assert row.reason == "some trials collapsed, and the others do not decide it"
+    assert row.reason.startswith("some trials collapsed, and all trials together show no sure difference: p = ")
+
+
+def test_a_cell_that_collapsed_under_every_seed_contradicts_no_claim() -> None:
+    """Its claim would hold of any network that learns, so the study is too short to deny it."""
+    row = judged([*scored(28.0), *scored(31.0, residual=False), *scored(31.1, bn="post")]).claim(RESIDUAL)
+    assert row.status is Status.UNDECIDED
+    assert row.reason.startswith("a cell of the two collapsed under every seed, so it contradicts no claim: -")
+    alive = judged([*scored(30.0), *scored(31.0, residual=False), *scored(31.1, bn="post")]).claim(RESIDUAL)
+    assert alive.status is Status.CONTRADICTED
 
 
 # ---- methods ---------------------------------------------------------------------------------------------------------
@@ -261,7 +270,10 @@ def interval(mean: float, low: float, high: float) -> Estimate:
         pytest.param(interval(-0.3, -0.4, -0.2), -0.1, "larger here", id="a larger loss"),
         pytest.param(interval(-0.3, -0.4, -0.2), 0.1, "the other direction here", id="a loss in place of a gain"),
         pytest.param(interval(0.3, 0.2, 0.4), -0.1, "the other direction here", id="a gain in place of a loss"),
-        pytest.param(interval(-0.1, -0.3, 0.1), 0.2, "smaller here", id="perhaps the other direction"),
+        pytest.param(
+            interval(-0.1, -0.3, 0.1), 0.2, "smaller or in the other direction here", id="perhaps the other direction"
+        ),
+        pytest.param(interval(0.1, -0.1, 0.3), 0.2, "agrees, but so does 0", id="an interval that holds 0 too"),
         pytest.param(interval(0.3, 0.2, 0.4), math.nan, "", id="not printed"),
         pytest.param(interval(0.3, math.nan, math.nan), 0.3, "unknown: no interval", id="one seed"),
     ],

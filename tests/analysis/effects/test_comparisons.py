@@ -83,7 +83,7 @@ def test_the_change_in_cost_is_that_of_the_pair() -> None:
     [
         pytest.param(
             [False, "block", True],
-            [NO_RESIDUAL, "A residual around each pair of convolutions in place of one around each"],
+            [NO_RESIDUAL, "A residual per block in place of one per convolution"],
             id="the reference, listed last",
         ),
         pytest.param(["block", False], [NO_RESIDUAL], id="the first level without the reference"),
@@ -120,13 +120,32 @@ def test_an_interaction_is_the_difference_of_differences() -> None:
     (only,) = interactions(found.results, found.rows)
     assert {only.first.label, only.second.label} == {NO_RESIDUAL, IN_PLACE}
     assert only.by_set["Set5"].mean == pytest.approx(30.1 - 31.1 - 28.9 + 29.35)
-    assert not only.floor
+    assert only.at_floor == 0
 
 
 def test_an_interaction_of_networks_that_are_down_is_at_a_floor() -> None:
     found = judged([*four_cells(0, 30.0, 31.0, 28.0, 29.5), *four_cells(1, 30.2, 31.2, 28.1, 29.2)])
     (only,) = interactions(found.results, found.rows)
-    assert only.floor
+    assert (only.at_floor, only.contexts) == (1, 1)
+
+
+def test_an_interaction_says_in_how_many_of_its_contexts_networks_are_down() -> None:
+    """Two contexts, of which the one without activation has a network that is down."""
+    finished = [
+        found
+        for seed in (0, 1)
+        for found in (
+            *four_cells(seed, 30.0, 31.0 + 0.1 * seed, 29.0, 29.5),
+            *(
+                dataclasses.replace(each, levels={**each.levels, "act": "none"})
+                for each in four_cells(seed, 30.0, 31.0 + 0.1 * seed, 20.0, 29.5)
+            ),
+        )
+    ]
+    found = judged(finished)
+    by_labels = {(each.first.label, each.second.label): each for each in interactions(found.results, found.rows)}
+    both = by_labels[NO_RESIDUAL, IN_PLACE]
+    assert (both.at_floor, both.contexts) == (1, 2)
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
@@ -231,9 +250,8 @@ def test_each_step_of_a_chain_is_compared_with_the_one_before_it() -> None:
     assert [row.label for row in found.rows] == [
         "BatchNorm after the convolution added",
         "Alignment 130 in place of BatchNorm after the convolution",
-        "A residual around each convolution in place of one around each pair",
-        "All steps together: a residual around each convolution and alignment 130 in place of a residual around each "
-        "pair of convolutions",
+        "A residual per convolution in place of one per block",
+        "All steps together: a residual per convolution in place of one per block, alignment 130 added",
     ]
     assert [row.by_set["Set5"].estimate.mean for row in found.rows] == pytest.approx([0.55, 0.7, 0.2, 1.45])
     assert found.tested == [row.pair for row in found.rows]
@@ -254,6 +272,24 @@ def test_what_is_not_a_chain_has_no_steps(cells: list[Trial]) -> None:
 @pytest.mark.parametrize(("name", "steps"), [("chain", True), ("random", False)])
 def test_the_plan_decides_what_is_a_chain(name: str, steps: bool) -> None:
     assert is_chain(only_task(in_memory(CHAIN, design={"name": name}))) == steps
+
+
+STEPS = ["residual=block align=1", "bn=post align=auto", ["bn=none"], "residual=true"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        pytest.param(CHAIN, True, id="the steps that were planned"),
+        pytest.param([each for each in CHAIN if each.levels["bn"] == "none"], True, id="one of them has no result"),
+        pytest.param([*chain_of([0, 0, 0, 30.0])[3:], *CHAIN[:3]], False, id="the last one was trained first"),
+        pytest.param([trial(residual=False), *CHAIN], False, id="another cell before them"),
+    ],
+)
+def test_cells_that_are_not_the_planned_steps_in_their_order_are_no_chain(cells: list[Trial], expected: bool) -> None:
+    """A study may hold cells of an earlier sweep, which a later one plans as steps or not."""
+    design = {"name": "chain", "options": {"steps": STEPS}}
+    assert is_chain(only_task(in_memory(cells, design=design))) == expected
 
 
 def test_a_study_without_a_finished_network_compares_nothing() -> None:
@@ -280,7 +316,7 @@ def test_a_second_reading_is_over_the_pictures(tmp_path: Path) -> None:
     reading = row.pictures["Set5"]
     interval = stats.ttest_1samp([(-1.0 - 0.6) / 2, (-0.5 - 0.3) / 2], 0).confidence_interval(0.95)
     assert (reading.estimate.low, reading.estimate.high) == pytest.approx((interval.low, interval.high))
-    assert reading.scope.startswith("over 2 pictures, for the networks trained under seeds 0, 1")
+    assert reading.scope == "over 2 pictures, for the networks trained under seeds 0 and 1"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from analysis.report.compare import compare, study_at
 from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.loading import StudyResults, load_folder
 from bbcu.errors import ConfigError
-from tests.harness.studies import Trial, result_of, trial, write_study
+from tests.harness.studies import Trial, in_memory, result_of, trial, write_study
 
 
 def study(folder: Path, trials: Sequence[Trial], **provenance: Any) -> StudyResults:
@@ -98,6 +98,14 @@ def test_cells_in_one_study_are_listed(tmp_path: Path) -> None:
     assert "Only in `a`, 1:" in page
     assert "bn=pre" in row_with(page.partition("Only in `a`")[2].partition("Only in `b`")[0], "pre")
     assert "Only in `b`: none." in page
+
+
+def test_a_cell_in_one_is_named_by_all_that_varies() -> None:
+    """Its own name says its factors alone, and would be that of a cell in both."""
+    wide = [dataclasses.replace(each, others={"channels": 64}) for each in some(0.0)]
+    page = compare(in_memory([*some(0.0), *wide]), in_memory(some(0.0)), ("a", "b"))
+    only = page.partition("Only in `a`")[2].partition("Only in `b`")[0]
+    assert only.count("channels=64") == len({each.cell for each in wide})
 
 
 def test_other_data_are_named_and_cells_are_matched_by_the_rest(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from matplotlib.text import Annotation
 
 from analysis.effects.depth import EVERY
 from analysis.report import figures
-from analysis.report.drawing import FEW_POINTS, STRANGER, Palette, wrapped
+from analysis.report.drawing import FEW_POINTS, STRANGER, Palette, evenly_wrapped, wrapped
 from analysis.report.figures import MOST_NAMED
 from analysis.report.pictures import Strip, Tile
 from analysis.statistics.factorial import HalfNormal, Point
@@ -365,3 +365,16 @@ def test_pictures_have_no_svg() -> None:
 )
 def test_of_a_dotted_path_the_name_is_shown(text: str, shown: str) -> None:
     assert wrapped(text, 40) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Without activation", "Without activation"),
+        ("BatchNorm after the add in place of alignment 65", "BatchNorm after the add\nin place of alignment 65"),
+        ("A " + 45 * "m", "A\n" + 45 * "m"),
+        ("", ""),
+    ],
+)
+def test_the_lines_of_a_label_are_about_equal_and_no_word_is_cut(text: str, shown: str) -> None:
+    assert evenly_wrapped(text, 46) == shown

@@ -190,7 +190,10 @@ def test_a_risk_of_collapse_is_counted_and_shown_without_the_collapsed() -> None
     assert row["Set5 (dB)"] == "-0.150 without the collapsed"
     assert row["Verdict"] == "risk of collapse"
     assert row["Collapsed"] == "1 of 3 [1, 91] %"
+    reason = "some trials collapsed, and all trials together show no sure difference: p = 0.41"
+    assert reason in row_with(page_of(files), "| `bn=post align=1` | risk of collapse |")
     assert "| `bn=post` | 1 | its PSNR is 8.500 dB below the baseline's |" in page_of(files)
+    assert "a finished trial that, averaged over the test sets, scores below the baseline" in page_of(files)
 
 
 def test_where_nothing_was_learned_no_verdict_falls_and_no_claim_counts() -> None:
@@ -219,7 +222,7 @@ def test_a_study_whose_networks_mostly_collapsed_says_so_and_contradicts_no_clai
         each for (residual, bn), found in cells.items() for each in with_scores(found, residual=residual, bn=bn)
     ]
     page = page_of(compose(in_memory(finished)))
-    told = "**2 of 3 networks collapsed under every seed, so these trainings contradict no claim of the paper.**"
+    told = "**2 of 3 networks collapsed under every seed, so no claim of the paper is called contradicted.**"
     assert told in opening_of(page)
     assert "0 contradicted" in page
     sound = page_of(compose(in_memory([each for each in finished if each.levels["bn"] == "none"])))
@@ -235,6 +238,29 @@ def test_an_effect_with_collapsed_trials_at_the_reference_is_not_said_to_depend_
     page = page_of(compose(in_memory(finished)))
     assert "## In other contexts" in page
     assert "Depends on its context" not in page
+
+
+@pytest.mark.parametrize(("lowest", "said"), [(28.65, True), (28.35, False)], ids=["sound", "a collapsed seed"])
+def test_an_effect_depends_on_its_context_only_where_every_seed_learned(lowest: float, said: bool) -> None:
+    cells = {(True, "none"): (32.0, 32.1, 31.9), (True, "post"): (31.5, 31.4, 31.6)}
+    cells |= {(False, "none"): (31.0, 31.1, 30.9), (False, "post"): (28.7, 28.6, lowest)}
+    finished = [
+        each for (residual, bn), found in cells.items() for each in with_scores(found, residual=residual, bn=bn)
+    ]
+    assert ("Depends on its context" in page_of(compose(in_memory(finished)))) is said
+
+
+def test_beside_several_test_sets_a_risk_of_collapse_stands_before_its_number() -> None:
+    def on_two(scores: Sequence[float], **levels: Any) -> list[Trial]:
+        return [dataclasses.replace(each, psnr_db={"Set5": score, "Set14": score - 1.0})
+                for each, score in zip(with_scores(scores, **levels), scores, strict=True)]  # fmt: skip
+
+    risky = on_two((29.8, 20.0, 29.9), bn="post")
+    row = first_row(
+        compose(in_memory([*on_two((30.0, 30.1, 29.9)), *risky])),
+        "BatchNorm after the convolution in place of alignment 130",
+    )
+    assert row["Set5 (dB)"] == "risk of collapse (-0.150 without the collapsed)"
 
 
 def test_the_figure_shows_the_verdict_the_interval_and_every_seed_of_the_table() -> None:
@@ -272,6 +298,7 @@ def test_a_chain_is_told_step_by_step() -> None:
     ]
     assert table.header[0] == "Step"
     assert "**Verdicts** are those of the steps." in page
+    assert "corrected for 3 comparisons on a test set: the steps and the claims of the paper below." in page
 
 
 def test_methods_are_compared_under_their_names_task_by_task(tmp_path: Path) -> None:
@@ -324,6 +351,18 @@ def test_a_search_shows_its_front_first_and_says_that_its_scores_are_too_high(tm
     assert not [title for title in sections(page) if title.startswith("Beside the paper")]
 
 
+def test_the_front_of_a_search_comes_before_what_its_cells_compare() -> None:
+    opening = opening_of(page_of(compose(in_memory(two_cells(3), design={"name": "search"}))))
+    assert opening.index("The front: ") < opening.index("effects.png")
+
+
+def test_a_study_of_one_cell_says_what_it_reaches() -> None:
+    page = page_of(compose(in_memory([trial(seed, 31.0 + 0.1 * seed) for seed in range(3)])))
+    assert "what does one cell reach?" in opening_of(page)
+    assert "- The cell reaches 31.100 ± 0.100 dB on Set5, +2.600 dB over bicubic interpolation.\n" in opening_of(page)
+    assert "No two cells" not in page
+
+
 def test_a_fraction_gets_fitted_effects_and_no_verdict() -> None:
     """Half of the combinations of four components tells their main effects from interactions of two."""
     names = {"residual": (True, False), "bn": ("none", "post"), "act": ("inside", "after"), "threshold": (True, False)}
@@ -335,6 +374,21 @@ def test_a_fraction_gets_fitted_effects_and_no_verdict() -> None:
     assert "What each change is worth" not in sections(page)
     assert row_with(page, "| `residual=false` |")
     assert not re.search(r"\b(better|worse|equivalent|undecided)\b", page.partition("## How to read")[0])
+
+
+@pytest.mark.parametrize("dead", [1, 8], ids=["one", "all"])
+def test_a_fit_says_how_many_trials_collapsed_and_there_is_none_if_all_did(dead: int) -> None:
+    names = {"residual": (True, False), "bn": ("none", "post"), "act": ("inside", "after"), "threshold": (True, False)}
+    rows = [row for row in itertools.product((0, 1), repeat=4) if sum(row) % 2 == 0]
+    levels = [{name: names[name][place] for name, place in zip(names, row, strict=True)} for row in rows]
+    made = [
+        dataclasses.replace(full_trial(0, **own), **({"psnr_db": {"Set5": 20.0}} if place < dead else {}))
+        for place, own in enumerate(levels)
+    ]
+    page = page_of(compose(in_memory(made)))
+    assert ("Fitted effects" in sections(page)) == (dead == 1)
+    said = "These effects have no verdict. Collapsed trials are among these cells, 1 of 8, and in every effect.\n"
+    assert (said in page) == (dead == 1)
 
 
 def test_a_fraction_that_determines_no_effect_says_so() -> None:
@@ -439,7 +493,7 @@ def test_figures_name_neither_software_nor_date(files: dict[str, bytes]) -> None
 def test_a_row_leads_to_its_cells_and_these_to_their_runs(results: StudyResults, page: str) -> None:
     cells = list(dict.fromkeys(results.trials["cell"]))
     links = " → ".join(f"[{cell[:12]}](#runs-{cell[:12]})" for cell in cells)
-    assert row_with(page, "| `residual=false` | **worse** |").endswith(f"| 3 | {links} |")
+    assert row_with(page, "| `residual=false` | **worse** |").endswith(f"| {links} |")
     listing = page.partition("The runs behind each cell")[2]
     assert all(f"`{run}`" in listing for run in results.trials["run_id"])
 
@@ -462,6 +516,16 @@ def test_pairing_is_said_where_it_was_planned_and_where_it_would_pay() -> None:
     assert "paired within the seeds, as the study planned before training" in planned
 
 
+def test_the_correlation_within_seeds_says_which_cells_it_is_over() -> None:
+    """The collapsed seed of a third cell goes against the two others, which rise and fall together."""
+    with_collapse = [*two_cells(3), *with_scores([30.0, 27.0, 30.1], align=1)]
+    page = page_of(compose(in_memory(with_collapse)))
+    assert (
+        "within a seed is +1.00 on Set5, over the 2 of 3 cells of which no trial collapsed. With 3 seeds pairing"
+    ) in page
+    assert "no trial collapsed" not in page_of(compose(in_memory(two_cells(3))))
+
+
 def test_the_second_reading_over_pictures_is_folded_and_decides_nothing(tmp_path: Path) -> None:
     pictures = {True: {"baby": 30.0, "bird": 31.0, "head": 29.0}, False: {"baby": 29.4, "bird": 30.5, "head": 28.6}}
     finished = [
@@ -471,8 +535,8 @@ def test_the_second_reading_over_pictures_is_folded_and_decides_nothing(tmp_path
         for residual in pictures
     ]  # fmt: skip
     page = page_of(compose(read_back(tmp_path, finished)))
-    assert "Second reading, over pictures (over 3 pictures, for the networks trained under seeds 0, 1, 2" in page
-    assert "no verdict rests on it" in page
+    assert "The intervals are over 3 pictures, for the networks trained under seeds 0, 1 and 2." in page
+    assert "so no verdict rests on them" in page
     assert "| Without the residual | -0.500 [-0.748, -0.252] |" in page
 
 
@@ -522,6 +586,9 @@ def test_a_single_run_outside_of_the_plan_changes_no_number(tmp_path: Path) -> N
     without = compose(read_back(tmp_path / "b", two_cells(3)))
     assert "2 trials outside of the plan are in no number here." in opening_of(page_of(with_it))
     assert "Outside of the plan" in sections(page_of(with_it))
+    strays = page_of(with_it).partition("## Outside of the plan")[2]
+    assert row_with(strays, "channels=64")
+    assert row_with(strays, "channels=8")
     assert {name: content for name, content in with_it.items() if name != "report.md"} == {
         name: content for name, content in without.items() if name != "report.md"
     }

@@ -3,10 +3,12 @@
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ablations.storage.folder import TrialFolder
-from analysis.report.paper_table import ABSENT, Table, paper_tables
+from analysis.published.tables import TABLES
+from analysis.report.paper_table import ABSENT, Group, Table, budget_notes, paper_tables
 from analysis.study.data_names import DataNames
 from analysis.study.loading import load_folder
 from bbcu.model.methods import METHODS
@@ -105,7 +107,7 @@ def test_budgets_are_not_mixed(tmp_path: Path) -> None:
     tables = tables_of(tmp_path, Ours("bbcu", 36.0), Ours("bbcu", 37.0, steps=300_000))
     assert [table.name for table in tables] == ["comparison-sr_x2-1", "comparison-sr_x2-2"]
     by_steps = {("500 steps" in table.caption): table for table in tables}
-    assert notes_with(by_steps[True], "steps 500 (300000), patch 24 (32), lr 0.001 (0.0001).")
+    assert notes_with(by_steps[True], "steps 500 (300,000), patch 24 (32), lr 0.001 (0.0001).")
     assert notes_with(by_steps[False], "parentheses: patch 24 (32), lr 0.001 (0.0001).")
 
 
@@ -153,6 +155,14 @@ def test_doubtful_numbers_are_marked_and_explained(tmp_path: Path) -> None:
     assert notes_with(table, "146.08 G")
 
 
+def test_a_doubted_cost_is_marked_in_its_own_column(tmp_path: Path) -> None:
+    table = table_of(tmp_path, Ours("bbcu", 36.7))
+    costs = [(row["OPs (G)"], row["Params (K)"]) for row in rows_of(table, "BAM") + rows_of(table, "SRResNet")]
+    assert costs == [("20.52 ?", "226 ?"), ("85.43", "1367")]
+    doubted_operations = rows_of(table_of(tmp_path / "x4", Ours("bbcu", 31.0, task="sr_x4")), "SRResNet")[0]
+    assert (doubted_operations["OPs (G)"], doubted_operations["Params (K)"]) == ("146.14 ?", "1515")
+
+
 def test_the_paper_bnn_is_doubted_on_the_sets_where_it_is_the_skip_connection(tmp_path: Path) -> None:
     table = table_of(tmp_path, Ours("bnn", 34.0, sets=("Set5", "B100")))
     row = rows_of(table, "BNN")[0]
@@ -187,9 +197,26 @@ def test_a_collapsed_method_leaves_its_rank_to_the_next(tmp_path: Path) -> None:
 def test_one_blind_training_fills_the_columns_of_its_strengths(tmp_path: Path) -> None:
     table = table_of(tmp_path, Ours("bbcu", 30.0, task="denoise"))
     (_, ours) = rows_of(table, "BBCU")
-    assert ours["CBSD68-sigma25 PSNR (dB)"] == "30.00 / 0.7500"
-    assert table.header[5:] == ("CBSD68-sigma15 PSNR (dB)", "CBSD68-sigma25 PSNR (dB)")
+    assert ours["CBSD68-sigma25 PSNR (dB) / SSIM"] == "30.00 / 0.7500"
+    assert table.header[5:] == ("CBSD68-sigma15 PSNR (dB) / SSIM", "CBSD68-sigma25 PSNR (dB) / SSIM")
     assert not notes_with(table, "train_sigma")
+
+
+def notes_on(**setting: str) -> list[str]:
+    """What is said of a setting beside the paper's table of denoising."""
+    named = {key.replace("__", "."): value for key, value in setting.items()}
+    return budget_notes(Group(TABLES[1], "denoise", named, "", pd.DataFrame(), pd.DataFrame(), (), 0))
+
+
+def test_a_self_ensemble_is_said_only_of_scores_that_used_one() -> None:
+    assert notes_on(evaluation__self_ensemble="True") == ["Our scores use a self-ensemble; the paper's do not."]
+    assert notes_on(evaluation__self_ensemble="False") == []
+
+
+def test_the_same_numbers_in_another_spelling_are_no_difference() -> None:
+    assert notes_on(task__train_sigma="[0.0, 75.0]", train__lr="0.0001") == []
+    (note,) = notes_on(task__train_sigma="[0.0, 50.0]", train__steps="1000")
+    assert note.endswith("steps 1,000 (500,000), train_sigma [0.0, 50.0] ([0, 75]).")
 
 
 def test_a_single_strength_is_put_into_its_column(tmp_path: Path) -> None:
@@ -197,6 +224,22 @@ def test_a_single_strength_is_put_into_its_column(tmp_path: Path) -> None:
     (_, ours) = rows_of(table, "BBCU")
     assert ours["Classic5-q10 PSNR (dB) / SSIM"] == "29.50 / 0.7375"
     assert notes_with(table, r"train_quality \[10, 10\] (\[1, 50\])")
+
+
+@pytest.mark.parametrize(("used", "said"), [("True", True), ("False", False)])
+def test_a_self_ensemble_is_mentioned_only_where_one_was_used(tmp_path: Path, used: str, said: bool) -> None:
+    results = methods_study(tmp_path, [Ours("bbcu", 30.0, task="denoise")])
+    results.trials["setting/evaluation.self_ensemble"] = used
+    (table,) = paper_tables(results)
+    assert bool(notes_with(table, "self-ensemble")) is said
+
+
+def test_a_number_that_is_written_in_another_way_is_no_difference_of_budget(tmp_path: Path) -> None:
+    results = methods_study(tmp_path, [Ours("bbcu", 30.0, task="denoise")])
+    results.trials["setting/task.train_sigma"] = "[0.0, 75.0]"
+    (table,) = paper_tables(results)
+    assert notes_with(table, "steps 500 (500,000)")
+    assert not notes_with(table, "train_sigma")
 
 
 def test_the_frame_has_every_number_with_its_source(tmp_path: Path) -> None:

@@ -155,3 +155,10 @@ def test_a_margin_of_many_digits_is_one_short_line() -> None:
     message = refusal("components", "--margin", "9" * 5000)
     assert "give a difference in dB" in message
     assert len(message) < 300
+
+
+@pytest.mark.parametrize("arguments", [["components"], ["compare", "a", "b"]], ids=["report", "compare"])
+def test_factors_of_the_users_own_are_declared_first(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their phrases name the rows of a report."""
+    monkeypatch.setenv("BBCU_FACTORS", "nowhere.GAIN")
+    assert "factor nowhere.GAIN: cannot be imported" in refusal(*arguments)

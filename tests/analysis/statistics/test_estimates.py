@@ -402,7 +402,7 @@ class TestImages:
         interval = stats.ttest_1samp([0.6, 0.3], 0).confidence_interval(0.95)
         assert (got.estimate.mean, got.estimate.n) == (pytest.approx(0.45), 2)
         assert (got.estimate.low, got.estimate.high) == pytest.approx((interval.low, interval.high))
-        assert got.scope.startswith("over 2 pictures, for the networks trained under seeds 0, 1: it speaks of other")
+        assert got.scope == "over 2 pictures, for the networks trained under seeds 0 and 1"
 
     def test_a_missing_picture_is_an_error_that_names_it(self) -> None:
         with pytest.raises(IncompleteDataError, match=r"under every seed of both cells: bird$"):

@@ -66,6 +66,28 @@ def test_data_of_one_name_are_told_apart_by_their_fingerprints() -> None:
     assert row.label == "data DIV2K bbbbbbbbbbbb in place of DIV2K aaaaaaaaaaaa"
 
 
+def test_data_are_called_the_same_in_labels_in_contexts_and_in_comparisons() -> None:
+    """Two of three data sets share a name, so that name alone is never said."""
+    sketches = "c" * 64
+    names = dict(zip((PHOTOGRAPHS, PAINTINGS, sketches), ("train", "train", "DIV2K"), strict=True))
+    made = [with_others({"data": data}, 30.0, bn=bn) for data in names for bn in ("none", "post")]
+    study = dataclasses.replace(
+        in_memory(made), data_names={data: DataNames(name, ("Set5",)) for data, name in names.items()}
+    )
+    task = only_task(study)
+    assert list(task.labels.values())[1::2] == [
+        "bn=post data=train aaaaaaaaaaaa",
+        "bn=post data=train bbbbbbbbbbbb",
+        "bn=post data=DIV2K",
+    ]
+    rows = judge(task).rows
+    assert [row.label for row in rows[1:]] == [
+        "data train bbbbbbbbbbbb in place of train aaaaaaaaaaaa",
+        "data DIV2K in place of train aaaaaaaaaaaa",
+    ]
+    assert [context.label for context in rows[0].contexts] == ["data=train bbbbbbbbbbbb", "data=DIV2K"]
+
+
 def test_the_name_of_data_is_not_cut() -> None:
     study = in_memory([with_others({"data": PHOTOGRAPHS}), with_others({"data": PAINTINGS}, 29.0)])
     names = {PHOTOGRAPHS: DataNames("bundled photographs", ("Set5",)), PAINTINGS: DataNames("DIV2K", ("Set5",))}
@@ -75,8 +97,10 @@ def test_the_name_of_data_is_not_cut() -> None:
 
 def test_data_with_other_test_pictures_stay_apart() -> None:
     elsewhere = dataclasses.replace(with_others({"data": PAINTINGS}), baseline_db=27.0)
-    found = tasks_of([with_others({"data": PHOTOGRAPHS}), elsewhere])
-    assert [each.title for each in found] == ["data=aaaaaaaaaaaa", "data=bbbbbbbbbbbb"]
+    study = in_memory([with_others({"data": PHOTOGRAPHS}), elsewhere])
+    assert [each.title for each in split_by_task(study)] == ["data=aaaaaaaaaaaa", "data=bbbbbbbbbbbb"]
+    named = dataclasses.replace(study, data_names={PAINTINGS: DataNames("BSDS400", ("Set5",))})
+    assert [each.title for each in split_by_task(named)] == ["data=aaaaaaaaaaaa", "data=BSDS400"]
 
 
 def test_where_data_are_not_recorded_the_scores_of_the_baseline_tell_the_pictures_apart() -> None:
