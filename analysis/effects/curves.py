@@ -108,8 +108,8 @@ def costs_differ(table: pd.DataFrame) -> bool:
     return bool(here["ops_g"].nunique() > 1 or here["params_k"].nunique() > 1)
 
 
-def front(table: pd.DataFrame, test_set: str, cost: str) -> pd.DataFrame:
-    """Return the cells that no other one beats on a test set at the same or a lower cost, the cheapest first."""
-    ordered = table[table["test_set"] == test_set].sort_values([cost, "mean", "label"], ascending=[True, False, True])
+def front(points: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """Return the points that no other beats in PSNR at the same or a lower cost, the cheapest first."""
+    ordered = points.sort_values([cost, "mean", "label"], ascending=[True, False, True])
     before = ordered["mean"].cummax().shift(fill_value=-math.inf)
     return ordered[ordered["mean"] > before]

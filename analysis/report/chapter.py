@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from ablations.space.interventions import Pair
-from analysis.effects.claims import ON_PROBES, Assessment, Status, assessed, pairs_to_test
+from analysis.effects.claims import ON_PROBES, PSNR, Assessment, Status, assessed, pairs_to_test
 from analysis.effects.comparisons import (
     CellSummary,
     Context,
@@ -110,7 +109,8 @@ class Chapter:
     def front(self) -> pd.DataFrame:
         """The cells that no other one beats in PSNR at the same or fewer operations, the cheapest first."""
         table = cost_table(self.results, self.cells)
-        return rounded_frame(front(table[table["source"] == "here"], self.results.sets[0], "ops_g"))
+        here = table[(table["source"] == "here") & (table["test_set"] == self.results.sets[0])]
+        return rounded_frame(front(here, "ops_g"))
 
     @functools.cached_property
     def sound(self) -> list[str]:
@@ -185,12 +185,11 @@ class Chapter:
     @functools.cached_property
     def collapsed_somewhere(self) -> list[Row]:
         """The interventions that some collapsed trial is in, in any context."""
-
-        def pairs(row: Row) -> tuple[Pair, ...]:
-            return (row.pair, *(context.pair for context in row.contexts))
-
-        down = {cell for cell, _ in self.results.collapsed}
-        return [row for row in self.contextual if any(down.intersection(pair) for pair in pairs(row))]
+        return [
+            row
+            for row in self.contextual
+            if any(map(self.has_collapsed, (row.pair, *(context.pair for context in row.contexts))))
+        ]
 
     @property
     def scopes(self) -> list[str]:
@@ -202,9 +201,9 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
     """Work out everything that the page shows of one task."""
     found, to_test = compared(results), pairs_to_test(results) if results.trained else []
     pairs = tested_pairs(results, found)
-    on_psnr = [tested[0] for claim, tested in to_test if tested and claim.measure == "PSNR"]
+    on_psnr = [tested[0] for claim, tested in to_test if tested and claim.measure == PSNR]
     family = Family(results, [*pairs, *on_psnr], margin)
-    every = told_apart(rounded(rows(results, found, family)))
+    every = rounded(rows(results, found, family))
     at_reference = [row for row in every if row.pair in pairs]
     chapter = Chapter(
         results=results,
@@ -238,15 +237,6 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
     return chapter
 
 
-def told_apart(found: Sequence[Row]) -> list[Row]:
-    """Return the rows with their keys behind a label that several of them have."""
-    counts = Counter(row.label for row in found)
-    return [
-        dataclasses.replace(row, label=f"{row.label} ({row.intervention.as_typed})") if counts[row.label] > 1 else row
-        for row in found
-    ]
-
-
 def described(row: Row) -> Row:
     """Return a row without its verdict, which a claim may have given to its pair of cells."""
     bare = {name: dataclasses.replace(found, verdict=None, conclusion=None) for name, found in row.by_set.items()}
@@ -258,7 +248,7 @@ def context_drawing(chapter: Chapter) -> Drawing | None:
     name = chapter.results.sets[0]
 
     def dot(effect: Estimate, pair: Pair, at_reference: bool) -> ContextDot:
-        return ContextDot(rounded(effect), at_reference, chapter.has_collapsed(pair))
+        return ContextDot(effect, at_reference, chapter.has_collapsed(pair))
 
     lines = [
         ContextRow(
@@ -267,7 +257,7 @@ def context_drawing(chapter: Chapter) -> Drawing | None:
                 dot(row.by_set[name].estimate, row.pair, row in chapter.rows),
                 *(dot(context.by_set[name], context.pair, False) for context in row.contexts),
             ),
-            rounded(row.average[name].mean),
+            row.average[name].mean,
         )
         for row in chapter.contextual
         if row.contexts

@@ -20,8 +20,8 @@ from analysis.report.archive import ARCHIVE, archive_at, opened
 from analysis.report.words import render
 from analysis.statistics.estimates import MARGIN_DB, Estimate, Verdict, combination, verdicts
 from analysis.statistics.rounding import rounded
-from analysis.study.loading import StudyResults, load, load_folder
-from analysis.study.tasks import cell_labels, setting_of, test_sets
+from analysis.study.loading import StudyResults, identities_of, load, load_folder
+from analysis.study.tasks import cell_labels, scores_by_cell, setting_of, test_sets
 from bbcu.errors import ConfigError
 
 Sides = tuple[pd.DataFrame, pd.DataFrame]  # the finished trials of both studies
@@ -145,7 +145,7 @@ def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[Row]
     """
     found: list[Row] = []
     for name in [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]:
-        before, after = (scores_by_cell(side, name) for side in sides)
+        before, after = (scored(side, name) for side in sides)
         rows = []
         for match in matched:
             first, second = before.get(match.first, {}), after.get(match.second, {})
@@ -168,14 +168,10 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estim
     return combination({"second": 1.0, "first": -1.0}, {"first": first, "second": second})
 
 
-def scores_by_cell(trials: pd.DataFrame, test_set: str) -> dict[str, dict[int, float]]:
+def scored(trials: pd.DataFrame, test_set: str) -> dict[str, dict[int, float]]:
     """Return the PSNR on a test set by cell and seed."""
     known = trials.dropna(subset=[f"metric/{test_set}/psnr_db"])
-    found: dict[str, dict[int, float]] = {}
-    columns = (known[name].tolist() for name in ("cell", "seed", f"metric/{test_set}/psnr_db"))
-    for cell, seed, score in zip(*columns, strict=True):
-        found.setdefault(cell, {})[seed] = score
-    return found
+    return scores_by_cell(dict(zip(identities_of(known), known[f"metric/{test_set}/psnr_db"].tolist(), strict=True)))
 
 
 def only_in(trials: pd.DataFrame, matched: set[str], labels: Mapping[str, str]) -> list[tuple[str, str, int]]:

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 from matplotlib.transforms import ScaledTranslation
 
+from analysis.effects.curves import front
 from analysis.effects.depth import EVERY
 from analysis.report.drawing import (
     ALL_EQUAL,
@@ -246,13 +247,13 @@ def named_cells(cells: pd.DataFrame) -> list[str]:
     labels = list(dict.fromkeys(cells["label"]))
     if len(labels) <= MOST_NAMED:
         return labels
-    best = {label for cost in COSTS for _, each in cells.groupby("test_set") for label in pareto(each, cost)["label"]}
+    best = {label for cost in COSTS for _, each in cells.groupby("test_set") for label in front(each, cost)["label"]}
     return [label for label in labels if label in best][:MOST_NAMED]
 
 
 def draw_pareto(panel: Axes, cells: pd.DataFrame, cost: str, named: Sequence[str], palette: Palette) -> None:
     """Draw the cells of one panel and their front; those that are not ``named`` are small and gray."""
-    best = pareto(cells, cost)
+    best = front(cells, cost)
     panel.step(best[cost], best["mean"], "-", where="post", color="0.55", linewidth=1.2, label="Pareto front")
     crowd = cells[~cells["label"].isin(named)]
     if len(crowd):
@@ -316,13 +317,6 @@ def finish_costs(panel: Axes, cost: str, title: str) -> None:
     panel.margins(0.1)
     panel.set_title(title)
     panel.set_xlabel(COSTS[cost])
-
-
-def pareto(points: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Return the points that no other beats in PSNR at the same or a lower cost, the cheapest first."""
-    ordered = points.sort_values([cost, "mean"], ascending=[True, False])
-    before = ordered["mean"].cummax().shift(fill_value=-math.inf)
-    return ordered[ordered["mean"] > before]
 
 
 def brief(level: str) -> str:

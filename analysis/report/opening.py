@@ -1,6 +1,7 @@
 """What a report says first, in at most forty lines: question, conditions, and each intervention at the reference."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -71,7 +72,7 @@ class Opening:
         parts = min(len(self.chapters), LIMITS["MOST_PARTS"])
         return self.rows[: LIMITS["MOST_OPENING"] - (parts if parts > 1 else 0)]
 
-    @property
+    @functools.cached_property
     def finished(self) -> list[Chapter]:
         return [chapter for chapter in self.chapters if chapter.cells]
 
@@ -118,15 +119,15 @@ class Opening:
 
     @property
     def unfinished(self) -> pd.DataFrame:
-        trials = self.study.trials
-        return trials[(trials["planned"] == "true") & (trials["state"] != "finished")]
+        planned = self.study.planned
+        return planned[planned["state"] != "finished"]
 
     @property
     def unplanned(self) -> pd.DataFrame:
         """The single runs that no sweep has planned."""
         return self.study.trials[self.study.trials["planned"] != "true"]
 
-    @property
+    @functools.cached_property
     def names(self) -> Mapping[str, str]:
         """Every cell of the study, of the plan or not, by what varies."""
         return cell_labels(self.study.trials, self.study.factors, words_of_data(self.study.data_names))
@@ -136,11 +137,11 @@ class Opening:
         """How many finished trials ran with uncommitted changes."""
         return sum(int((chapter.results.finished["git_dirty"] == "true").sum()) for chapter in self.chapters)
 
-    @property
+    @functools.cached_property
     def codes(self) -> Mapping[str, int]:
         return versions(pd.concat([chapter.results.finished for chapter in self.chapters]))
 
-    @property
+    @functools.cached_property
     def dead(self) -> list[Chapter]:
         """The chapters in which every trained network collapsed."""
         return [
@@ -220,9 +221,7 @@ def first_figure(opening: Opening, margin: float) -> Drawing | None:
 
 def forest_cell(chapter: Chapter, row: Row, test_set: str) -> ForestCell:
     found = row.by_set[test_set]
-    return ForestCell(
-        rounded(found.estimate), str(found.conclusion or ""), dots_of(chapter, row.pair[1], row.pair[0], test_set)
-    )
+    return ForestCell(found.estimate, str(found.conclusion or ""), dots_of(chapter, row.pair[1], row.pair[0], test_set))
 
 
 def dots_of(chapter: Chapter, cell: str, base: str | None, test_set: str) -> tuple[Dot, ...]:

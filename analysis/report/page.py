@@ -32,7 +32,7 @@ from analysis.report.words import extremes, render, with_counts
 from analysis.statistics.estimates import MARGIN_DB, break_even_correlation
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults
-from analysis.study.origins import codes, counted, data_of, energies, versions
+from analysis.study.origins import codes, counted, energies, versions
 from analysis.study.schema import STATES
 from analysis.study.tasks import TaskResults, cell_levels, split_by_task, varying
 from bbcu.errors import BbcuError
@@ -83,9 +83,9 @@ def compose(study: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
 
 def papers_beside(study: StudyResults, parts: Sequence[TaskResults]) -> list[Table]:
     """Return the paper's tables beside the planned trials; none for a search, which chose its cells by their scores."""
-    if study.design.get("name") == "search":
+    if study.is_search:
         return []
-    planned = dataclasses.replace(study, trials=study.trials[study.trials["planned"] == "true"])
+    planned = dataclasses.replace(study, trials=study.planned)
     return paper_tables(planned, {identity for results in parts for identity in results.collapsed})
 
 
@@ -138,7 +138,7 @@ def readable(value: object) -> str:
 
 CONSTANTS = {
     **{"MOST_LINES": MOST_LINES, "MOST_CELLS": MOST_CELLS, "SHOWN_PER_SET": SHOWN_PER_SET},
-    **{"SAME_COST": SAME_COST, "NOT_RECORDED": NOT_RECORDED, "EVERY": EVERY},
+    **{"SAME_COST": SAME_COST, "EVERY": EVERY},
     **{"PROBES": PROBES, "Conclusion": Conclusion, "DECIDED": DECIDED, "Status": Status},
 }
 FUNCTIONS = (
@@ -146,16 +146,14 @@ FUNCTIONS = (
         break_even_correlation,
         codes,
         counted,
-        data_of,
         drawable,
         energies,
         extremes,
         fixed_levels,
         math.isnan,
-        math.isfinite,
         recorded_provenance,
     ),
-    *(rounded, runs_of_cells, states_in_words, versions, zip),
+    *(rounded, runs_of_cells, states_in_words, versions),
 )
 """What the templates use beside the data."""
 

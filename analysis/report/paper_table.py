@@ -84,7 +84,8 @@ def groups(results: StudyResults, finished: pd.DataFrame) -> list[Group]:
     """Group the finished trials that share a table, in the order of the study; without those that none covers."""
     settings: dict[int, tuple[dict[str, str], str]] = {}
     for setting, places in rows_by_setting(finished):
-        settings |= dict.fromkeys(places, (setting, tested_on(finished.iloc[places])))
+        tested = next(filter(None, tested_on(finished.iloc[places])), "")
+        settings |= dict.fromkeys(places, (setting, tested))
     methods = enumerate(finished["method"].tolist())
     keys = [group_key(settings[place][0], method, settings[place][1]) for place, method in methods]
     about = {task: table for table in TABLES for task in table.tasks}

@@ -49,7 +49,7 @@ def in_markdown() -> Environment:
     ``Markup``, as are macros and blocks.
     """
     found = environment(finalize=Markdown.escape)
-    functions = (anchor, cells, code, count, estimate, fingerprints, key, largest, listed, other_contexts, recorded)
+    functions = (anchor, cells, code, count, estimate, fingerprints, key, largest, listed, other_contexts)
     for function in (*functions, risk, short, spread, why):
         found.filters[function.__name__] = function
     found.filters["join"] = joined

@@ -114,6 +114,16 @@ class StudyResults:
     data_names: Mapping[str, DataNames]
 
     @property
+    def planned(self) -> pd.DataFrame:
+        """The trials that some sweep has planned; the others are single runs."""
+        return self.trials[self.trials["planned"] == "true"]
+
+    @property
+    def is_search(self) -> bool:
+        """Tell whether the cells were chosen by their scores."""
+        return self.design.get("name") == "search"
+
+    @property
     def finished(self) -> pd.DataFrame:
         return self.trials[self.trials["state"] == "finished"]
 

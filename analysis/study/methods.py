@@ -82,14 +82,14 @@ def groups_of(keys: Sequence[Mapping[str, str]]) -> list[list[int]]:
     return sorted([place for place, key in enumerate(keys) if agrees(key, other)] for other in largest)
 
 
-def tested_on(trials: pd.DataFrame) -> str:
-    """Identify the test pictures of a setting by what the baseline scores on them; empty if no score is known."""
+def tested_on(trials: pd.DataFrame) -> list[str]:
+    """Identify the test pictures of each trial by what the baseline scores on them; empty if no score is known."""
     # Only PSNR: it follows from whole numbers, so every machine computes the same to the last digits.
     columns = sorted(str(name) for name in trials if re.fullmatch(r"metric/baseline/.*/psnr_db", str(name)))
-    known = trials[columns].dropna(how="all").round(6)
-    if known.empty:
-        return ""
-    return " ".join(f"{name}={value}" for name, value in known.iloc[0].dropna().items())
+    return [
+        " ".join(f"{name}={score}" for name, score in zip(columns, row, strict=True) if score == score)
+        for row in trials[columns].round(6).to_numpy().tolist()
+    ]
 
 
 def rows_by_setting(trials: pd.DataFrame) -> list[tuple[dict[str, str], list[int]]]:

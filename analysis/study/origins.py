@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ablations.storage.folder import Identity
 from analysis.study.loading import NOT_RECORDED
 from analysis.study.methods import UNTRAINED
 from analysis.study.tasks import KEY_LENGTH, TaskResults
@@ -38,14 +37,6 @@ def versions(trials: pd.DataFrame) -> dict[str, int]:
     for each, code in zip(found, codes(trials), strict=True):
         by_parts.setdefault(str(each.get("parts", "")), set()).add(code)
     return counted(codes(trials)) if len(shared) == 1 and any(len(own) > 1 for own in by_parts.values()) else shared
-
-
-def code_by_trial(results: TaskResults) -> dict[Identity, str]:
-    return dict(zip(results.identities, codes(results.finished), strict=True))
-
-
-def data_of(results: TaskResults) -> str:
-    return results.setting.get("data", NOT_RECORDED)[:KEY_LENGTH]
 
 
 def counted(kinds: Iterable[str]) -> dict[str, int]:

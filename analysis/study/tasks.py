@@ -20,7 +20,7 @@ from ablations.storage.folder import Identity
 from analysis.study.collapse import collapsed_trials
 from analysis.study.data_names import DataNames
 from analysis.study.loading import LeftOut, StudyResults
-from analysis.study.methods import BBCU, OWN_METHODS, UNTRAINED, method_of, names_of
+from analysis.study.methods import BBCU, OWN_METHODS, UNTRAINED, method_of, names_of, tested_on
 from analysis.study.probes import Records, read_records
 from analysis.study.schema import rows_of
 
@@ -69,7 +69,7 @@ class TaskResults:
     @property
     def is_search(self) -> bool:
         """Tell whether the cells were chosen by their scores."""
-        return self.study.design.get("name") == "search"
+        return self.study.is_search
 
     @functools.cached_property
     def finished(self) -> pd.DataFrame:
@@ -124,7 +124,11 @@ class TaskResults:
 
     def data_word(self, data: str) -> str:
         """What data of this fingerprint are called."""
-        return words_of_data(self.study.data_names).get(data, data[:KEY_LENGTH])
+        return self._data_words.get(data, data[:KEY_LENGTH])
+
+    @functools.cached_property
+    def _data_words(self) -> dict[str, str]:
+        return words_of_data(self.study.data_names)
 
     def metric(self, name: str) -> dict[Identity, float]:
         """Return a metric of every finished trial."""
@@ -212,7 +216,7 @@ def split_by_task(study: StudyResults) -> list[TaskResults]:
     A combination that was left out belongs to the trials of its task and data, or else to the first of its task. A task
     of which nothing was trained has no part of its own: the list has at least one part.
     """
-    trials = study.trials[study.trials["planned"] == "true"]
+    trials = study.planned
     every = [setting_of(row) for row in rows_of(trials.filter(like="setting/"))]
     groups = grouped(trials, every)
     known = [{str(every[place].get("data")) for place in places} for places in groups]
@@ -237,14 +241,7 @@ def split_by_task(study: StudyResults) -> list[TaskResults]:
 
 def grouped(trials: pd.DataFrame, settings: Sequence[Mapping[str, str]]) -> list[list[int]]:
     """Return the positions of the trials of each task and set of test pictures, in order; one empty group if none."""
-    # Test pictures are identified by what the baseline scores on them. Only PSNR: it follows from whole numbers, so
-    # every machine computes the same to the last digits.
-    columns = sorted(str(name) for name in trials if re.fullmatch(r"metric/baseline/.*/psnr_db", str(name)))
-    scores = trials[columns].round(6).to_numpy().tolist()
-    known = [
-        " ".join(f"{name}={score}" for name, score in zip(columns, row, strict=True) if score == score)
-        for row in scores
-    ]
+    known = tested_on(trials)
     keys = [(tuple(sorted(task_of(setting).items())), setting.get("data", "")) for setting in settings]
     tested: dict[object, str] = {}
     for key, own in zip(keys, known, strict=True):

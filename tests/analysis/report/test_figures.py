@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
+from analysis.effects.curves import front
 from analysis.effects.depth import EVERY
 from analysis.report import figures
 from analysis.report.drawing import FEW_POINTS, STRANGER, Palette, evenly_wrapped, wrapped
@@ -310,7 +311,8 @@ class TestCosts:
 
     def test_the_front_holds_what_nothing_as_cheap_beats(self) -> None:
         points = pd.DataFrame({"ops_g": [1.0, 1.0, 2.0, 3.0, 4.0], "mean": [30.0, 31.0, 30.5, 33.0, 33.0]})
-        assert figures.pareto(points, "ops_g")[["ops_g", "mean"]].values.tolist() == [[1.0, 31.0], [3.0, 33.0]]
+        points = points.assign(label=list("abcde"))
+        assert front(points, "ops_g")[["ops_g", "mean"]].values.tolist() == [[1.0, 31.0], [3.0, 33.0]]
 
 
 class TestSeeds:
