@@ -35,6 +35,12 @@ ON_CHANGE = ("stop", "keep", "retrain")
 MAX_THREADS = 1024
 """The most threads of a trial. OpenMP crashes the process if it cannot start as many as it is asked for."""
 
+DECIDED = "decided"
+"""The value of ``hydra.sweeper.until`` for a sweep that ends when every comparison is decided."""
+
+MOST_REPLICATES = 100
+"""The most seeds of a cell in such a sweep. The time to compute its boundary grows with the number of looks."""
+
 LONGEST_TEXT = 4096
 """The most characters of a text: those of a path on Linux."""
 
@@ -51,9 +57,9 @@ def number(default: Any = MISSING, *, least: float, most: float, above: bool = F
     return field(default=default, metadata={"least": least, "most": most, "above": above})
 
 
-def choice(*valid: Any) -> Any:
+def choice(*valid: Any, default: Any = MISSING) -> Any:
     """A key for one of these values."""
-    return field(default=MISSING, metadata={"valid": valid})
+    return field(default=default, metadata={"valid": valid})
 
 
 @dataclass
@@ -234,7 +240,10 @@ class SweeperConfig:
     ``design`` says which combinations of the swept keys are cells. The keys from ``reference`` to ``storage`` are
     options of one design or another, None if not given; see :mod:`ablations.space.designs`, and
     :class:`ablations.search.options.SearchOptions` for those of ``design=search``. ``exclude`` has conditions on cells
-    to leave out; see :mod:`ablations.space.conditions`. ``retries`` is how often a failed trial is retried.
+    to leave out; see :mod:`ablations.space.conditions`. Every cell gets ``replicates`` seeds. With ``until=decided``
+    the cells of undecided comparisons get more, up to ``most_replicates``; ``looks`` are the numbers of seeds at which
+    a verdict may fall, every one if None, and differences below ``margin_db`` do not matter. ``retries`` is how often a
+    failed trial is retried.
     """
 
     _target_: str = "hydra_plugins.ablation_sweeper.AblationSweeper"
@@ -253,6 +262,10 @@ class SweeperConfig:
     storage: str | None = None
     exclude: list[str] = field(default_factory=list)
     replicates: int = number(1, least=1, most=MAX_ROWS)
+    until: str | None = choice(None, DECIDED, default=None)
+    most_replicates: int | None = number(None, least=1, most=MOST_REPLICATES)
+    looks: list[int] | None = None
+    margin_db: float = number(0.05, least=0, most=100, above=True)
     retries: int = number(1, least=0, most=1000)
     dry_run: bool = False
 

@@ -13,12 +13,14 @@ from omegaconf import DictConfig
 from ablations.config import Config, SweeperConfig, typed
 from ablations.planning.compose import Composer, SharedConfig, check_compared_keys, swept_values
 from ablations.planning.outline import LeftOutRow, check_complete
+from ablations.planning.stopping import rule_of
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
 from ablations.space.rows import MAX_ROWS, Row
 from ablations.space.settings import LAST_SEED
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity, TrialFolder
-from ablations.storage.plans import refuse_other_pairing
+from ablations.storage.plans import refuse_other_pairing, refuse_other_rule
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
 from bbcu.errors import ConfigError
 from bbcu.passwords import masked
@@ -54,12 +56,14 @@ class LeftOut:
 class Plan:
     """Every trial of a sweep, what is left out, and the design; ``unused_conditions`` left out nothing.
 
-    ``pairing`` says that the study compares its cells seed by seed.
+    ``pairing`` says that the study compares its cells seed by seed. With a stopping ``rule`` the trials are those up to
+    the last look, of which the sweep trains what it needs.
     """
 
     study: str
     pairing: bool
     design: Mapping[str, Any]
+    rule: StoppingRule | None = None
     trials: list[PlannedTrial] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     unused_conditions: tuple[str, ...] = ()
@@ -83,11 +87,14 @@ def make_plan(
         reasons = "; ".join(sorted({row.reason for row in found.left_out}))
         raise ConfigError(f"no cell of this sweep can be trained: {reasons}")
     check_networks(cells.values())
+    design = design_record(options, listing)
+    rule = rule_of_cells(options, cells, design)
     return Plan(
         study=composer.study.name,
         pairing=composer.study.pairing,
-        design=design_record(options, listing),
-        trials=trials_of(cells, options.replicates),
+        design=design,
+        rule=rule,
+        trials=trials_of(cells, options.replicates) if rule is None else trials_under(rule, cells),
         left_out=[left_out_of(row, composer, cells) for row in found.left_out],
         unused_conditions=found.unused_conditions,
     )
@@ -109,6 +116,7 @@ class RowPlanner:
         config = typed(self._composer.compose([f"{key}={values[0]}" for key, values in self.swept.items()]))
         check_runnable(config)
         refuse_other_pairing(Path(config.outputs), config.study.name, config.study.pairing)
+        refuse_other_rule(Path(config.outputs), config.study.name, None)
         return config
 
     def plan(self, row: Row) -> Plan:
@@ -165,17 +173,41 @@ def check_networks(cells: Iterable[PlannedCell]) -> None:
         check_network(cell.trial)
 
 
-def trials_of(cells: Mapping[Row, PlannedCell], replicates: int) -> list[PlannedTrial]:
+def rule_of_cells(
+    options: SweeperConfig, cells: Mapping[Row, PlannedCell], design: Mapping[str, Any]
+) -> StoppingRule | None:
+    """The stopping rule of a sweep over these cells, None without one.
+
+    Raises ConfigError if the study was planned with another.
+    """
+    config = next(iter(cells.values())).config
+    outputs, study = Path(config.outputs), config.study.name
+    rule = rule_of(options, (cell.trial.facts() for cell in cells.values()), design, outputs, study)
+    refuse_other_rule(outputs, study, rule)
+    return rule
+
+
+def trials_under(rule: StoppingRule, cells: Mapping[Row, PlannedCell]) -> list[PlannedTrial]:
+    """Every cell under each seed up to the last look, as :func:`trials_of` lists them."""
+    first = {
+        row: dataclasses.replace(cell, trial=dataclasses.replace(cell.trial, seed=rule.first_seed))
+        for row, cell in cells.items()
+    }
+    return trials_of(first, rule.last_look, "most_replicates")
+
+
+def trials_of(cells: Mapping[Row, PlannedCell], replicates: int, option: str = "replicates") -> list[PlannedTrial]:
     """Every cell under the first seed, then every cell under the next; each trial once.
 
-    Raises ConfigError for more trials than a sweep may have, and for a seed beyond the last.
+    Raises ConfigError for more trials than a sweep may have, and for a seed beyond the last; ``option`` is the one that
+    asks for so many.
     """
     last = max((cell.trial.seed for cell in cells.values()), default=0) + replicates - 1
     if last > LAST_SEED:
-        raise ConfigError(f"hydra.sweeper.replicates={replicates}: the last seed would be {last}, above {LAST_SEED}")
+        raise ConfigError(f"hydra.sweeper.{option}={replicates}: the last seed would be {last}, above {LAST_SEED}")
     if replicates * len(cells) > MAX_ROWS:
         raise ConfigError(
-            f"hydra.sweeper.replicates={replicates}: with {len(cells)} cells, more than {MAX_ROWS} trials, the most of "
+            f"hydra.sweeper.{option}={replicates}: with {len(cells)} cells, more than {MAX_ROWS} trials, the most of "
             "a sweep"
         )
     trials: dict[Identity, PlannedTrial] = {}
@@ -215,6 +247,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "study": plan.study,
         "pairing": plan.pairing,
         "design": plan.design,
+        "rule": None if plan.rule is None else plan.rule.record(),
         "reference": plan.trials[0].trial.facts()["reference"],
         "trials": [entry.trial.facts() for entry in plan.trials],
         "left_out": [vars(entry) for entry in plan.left_out],

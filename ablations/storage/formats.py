@@ -4,6 +4,7 @@ The models only check what is read; the rest of the code works with the plain ob
 counts as a number, and no truth value as a whole number. Keys that a later version adds are allowed.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping
@@ -200,12 +201,36 @@ class LeftOut(Format):
     planned_at: Moment | None = None
 
 
+Seeds = Annotated[int, Field(ge=2, le=LARGEST_WHOLE)]
+Share = Annotated[float, Field(gt=0, le=1)]
+ComparedPair = Annotated[list[Key], Field(min_length=2, max_length=2)]
+
+
+class Rule(Format):
+    """The stopping rule of a plan; see :class:`ablations.space.stopping_rule.StoppingRule`."""
+
+    looks: list[Seeds] = Field(min_length=2)
+    first_seed: Whole
+    margin_db: Number
+    families: list[Annotated[list[ComparedPair], Field(min_length=1)]] = Field(min_length=1)
+    error_rate: Share
+    floor: Share
+    rise: Number
+
+    @model_validator(mode="after")
+    def _ascends(self) -> "Rule":
+        if any(after <= before for before, after in itertools.pairwise(self.looks)):
+            raise ValueError("looks: they do not ascend")
+        return self
+
+
 class Plan(Format):
     """``plan.json``: the trials that a study has asked for."""
 
     study: str = ""
     pairing: bool = False
     design: dict[str, Any] = {}
+    rule: Rule | None = None
     reference: Levels = {}
     trials: list[PlannedTrial]
     left_out: list[LeftOut]

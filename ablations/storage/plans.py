@@ -12,6 +12,7 @@ import filelock
 
 from ablations.space.factors import level_text
 from ablations.space.settings import distinguishing_keys, flatten
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.files import DamagedFile, read_sealed, write_sealed
 from ablations.storage.folder import Identity, study_folder
 from bbcu.errors import BbcuError, ConfigError
@@ -43,10 +44,44 @@ def _refuse_other_pairing(before: Mapping[str, Any], study: str, pairing: bool) 
         )
 
 
+def planned_rule(outputs: Path, study: str) -> StoppingRule | None:
+    """Return the stopping rule with which a study was planned, or None; a damaged plan says nothing about it."""
+    with contextlib.suppress(DamagedFile):
+        return _rule_of(read_plan(outputs, study))
+    return None
+
+
+def _rule_of(plan: Mapping[str, Any]) -> StoppingRule | None:
+    record = plan.get("rule")
+    return None if record is None else StoppingRule.of(record)
+
+
+def refuse_other_rule(outputs: Path, study: str, rule: StoppingRule | None) -> None:
+    """Raise ConfigError if an earlier sweep planned the study with another stopping rule, or with one if ``rule`` is None.
+
+    A study may get its first rule later: results from before it count in no verdict.
+    """
+    _refuse_other_rule(planned_rule(outputs, study), study, rule)
+
+
+def _refuse_other_rule(planned: StoppingRule | None, study: str, rule: StoppingRule | None) -> None:
+    if planned is None:
+        return
+    fixed = f"the stopping rule of study {study} is fixed before it trains"
+    if rule is None:
+        raise ConfigError(
+            f"{fixed}; set hydra.sweeper.until=decided hydra.sweeper.replicates={planned.first_look} "
+            f"hydra.sweeper.most_replicates={planned.last_look} as before, or use another study.name"
+        )
+    difference = rule.difference(planned)
+    if difference:
+        raise ConfigError(f"{fixed}, and this one differs: {difference}; use another study.name")
+
+
 def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
     """Merge a plan into the study's earlier plans.
 
-    Raises BbcuError if the disk cannot be written to, and ConfigError if they have another ``pairing``.
+    Raises BbcuError if the disk cannot be written to, and ConfigError if they have another ``pairing`` or ``rule``.
     A plan is ``{"trials": [{"cell", "seed", "factors", ...}], "left_out": [{"factors", "reason"}], ...}``. Trials are
     identified by cell and seed, left-out combinations by levels and setting. Each row gets ``planned_at``, the
     time at which it was first planned, in seconds since the epoch. The other keys are replaced. A damaged plan is moved
@@ -58,6 +93,7 @@ def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
         with filelock.FileLock(folder / ".plan.lock"):
             before = _intact_plan(outputs, study)
             _refuse_other_pairing(before, study, plan.get("pairing", False))
+            _refuse_other_rule(_rule_of(before), study, _rule_of(plan))
             merged = _merged(before, plan, time.time())
             write_sealed(plan_path(outputs, study), merged)
     except OSError as error:

@@ -1,18 +1,22 @@
-"""Print what a sweep will do, and the results of a search."""
+"""Print what a sweep will do, the results of a search, and the verdicts of a sweep that trains what is undecided."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ablations.planning.plan import Plan
 from ablations.space.factors import SHOWN
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity
 from ablations.storage.plans import trial_names
-from ablations.trial.identity import Trial, baseline_label, meta_network
+from ablations.trial.identity import Trial, baseline_label, meta_network, trains
 from bbcu.errors import printable
 from bbcu.model.methods import BASELINE
 from bbcu.terminal import say
 
 if TYPE_CHECKING:
+    from analysis.statistics.sequential import Judged
+
+    from ablations.decide.progress import ComparisonStatus
     from bbcu.model.cost import Cost
 
 DONE, TO_LOG, TO_TRAIN = "done", "to log", "to train"
@@ -26,8 +30,8 @@ def names_in(plan: Plan) -> dict[Identity, str]:
 
 def print_counts(plan: Plan, states: Mapping[Identity, str]) -> None:
     """Print how many cells and trials there are, and how many are left to train."""
-    to_train = sum(state == TO_TRAIN for state in states.values())
-    done = len(states) - to_train
+    to_train = sum(states[entry.identity] == TO_TRAIN for entry in plan.trials)
+    done = len(plan.trials) - to_train
     cells = len({entry.identity[0] for entry in plan.trials})
     what = f"{to_train} to train" if to_train else "nothing to train"
     say(f"study {plan.study}: {cells} cells, {len(plan.trials)} trials, {done} done already, {what}")
@@ -78,6 +82,55 @@ def baseline_line(result: Mapping[str, Any]) -> str:
     scores = result["baseline"].items()
     sets = (f"{name} {score['psnr_db']:.2f} dB / {score['ssim']:.4f}" for name, score in scores)
     return f"{result['task']}, {baseline_label(result)}: {', '.join(sets)}"
+
+
+# --- sweeps with a stopping rule --------------------------------------------------------------------------------------
+
+
+def print_rule(plan: Plan, rule: StoppingRule, earlier: int) -> None:
+    """Print how much a stopping rule may ask for; ``earlier`` is the number of results that count in no verdict."""
+    comparisons, cells = sum(map(len, rule.families)), {entry.identity[0] for entry in plan.trials}
+    looks = ", ".join(map(str, rule.looks))
+    say(
+        f"until=decided: {comparisons} comparisons, looks at {looks} seeds; at most {len(cells) * rule.last_look} trials"
+    )
+    if earlier:
+        results = "1 result" if earlier == 1 else f"{earlier} results"
+        say(
+            f"study {plan.study}: {results} from before the rule count{'s' * (earlier == 1)} in no verdict; "
+            f"its seeds begin at {rule.first_seed}"
+        )
+
+
+def print_comparisons(comparisons: Sequence["ComparisonStatus"]) -> None:
+    """Print what has become of every comparison on each test set, and at which look."""
+    tasks = {found.task for found in comparisons}
+    sets = sorted({name for found in comparisons for name in found.on})
+    rows = [
+        [
+            found.label + f", {found.task}" * (len(tasks) > 1),
+            *(conclusion(found.on[name]) if name in found.on else "" for name in sets),
+            str(found.seeds),
+        ]
+        for found in comparisons
+    ]
+    print_table(["comparison", *sets, "seeds"], rows)
+
+
+def conclusion(found: "Judged") -> str:
+    """Return what has become of a comparison in a few words: ``better at 4`` seeds."""
+    outcome, look = found.verdict.outcome, found.look
+    return f"{outcome} at {look}" if found.progress == "decided" else str(found.progress)
+
+
+def print_spent(plan: Plan, rule: StoppingRule) -> None:
+    """Print how many trainings there were, and how many a fixed number of seeds would have taken."""
+    trained = [entry for entry in plan.trials if trains(entry.config)]
+    every = len({entry.identity[0] for entry in trained}) * rule.last_look
+    say(f"{len(trained)} trainings; {rule.last_look} seeds for every cell would have been {every}")
+
+
+# --- searches and tables ----------------------------------------------------------------------------------------------
 
 
 def print_search(report: Mapping[str, Any]) -> None:

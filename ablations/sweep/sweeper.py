@@ -9,9 +9,10 @@ import logging
 import math
 import statistics
 import uuid
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 
 from ablations.config import Config, SweeperConfig, check_bounds
 from ablations.planning.plan import Plan, RowPlanner, make_plan, plan_record
+from ablations.planning.stopping import looks_of, seeds_with_result
 from ablations.storage import stopping
 from ablations.storage.attempts import State, present_state
 from ablations.storage.files import check_writable
@@ -38,6 +40,9 @@ from ablations.watching.tracker import WatchedTrial
 from bbcu.errors import ConfigError, first_line
 from bbcu.terminal import say
 
+if TYPE_CHECKING:
+    from ablations.sweep.decide_loop import DecideLoop
+
 log = logging.getLogger(__name__)
 
 
@@ -54,19 +59,23 @@ def sweep(
     anything runs for errors that the user can correct. A sweep that is stopped exits with the status of the signal.
     """
     check_bounds(options, "hydra.sweeper.")
+    looks_of(options)
     if options.design == "search":
         return search(RowPlanner(arguments, options, master, config_loader), options, master, launcher)
     with without_garbage_collection():
-        plan = make_plan(arguments, options, master, config_loader)
-        base = plan.trials[0].config
-        states = states_on_disk(plan)
+        planned = make_plan(arguments, options, master, config_loader)
+        base = planned.trials[0].config
+        states = states_on_disk(planned)
+        loop = deciding(planned)
+        plan = planned if loop is None else loop.plan
+        outputs, uri = Path(base.outputs), base.tracking.uri
         if options.dry_run:
+            print_rule(plan, outputs)
             printing.print_dry_run(plan, states)
             return None
     check_folder(master)
-    outputs, uri = Path(base.outputs), base.tracking.uri
     if base.on_change != "retrain":
-        EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in plan.trials)
+        EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in planned.trials)
     remove_leftovers(outputs, plan.study)
     experiment = prepare_tracking(uri, plan.study)
     write_plan(outputs, plan.study, plan_record(plan))
@@ -76,16 +85,46 @@ def sweep(
     }
     printing.print_left_out(plan)
     printing.print_design(plan)
+    print_rule(plan, outputs)
     printing.print_counts(plan, states)
     if TO_LOG in states.values():
         synchronise(outputs, plan.study, uri)
     pending = [entry for entry in plan.trials if states[entry.identity] == TO_TRAIN]
     outcomes: Mapping[Identity, TrialOutcome] = {}
     if pending:
-        done = {identity for identity, state in states.items() if state != TO_TRAIN}
-        with running(launcher, master, options, base, ViewedTrials(watched_trials(plan), done), experiment) as rounds:
-            outcomes = rounds.run(pending)
+        trials, done = watched_trials(plan), {identity for identity, state in states.items() if state != TO_TRAIN}
+        with running(launcher, master, options, base, ViewedTrials(trials, done), experiment) as rounds:
+            if loop is None:
+                outcomes = rounds.run(pending)
+            else:
+                outcomes = loop.run(rounds, lambda new: show_new(new, plan, trials, done))
+    if loop is not None and plan.rule is not None:
+        printing.print_comparisons(loop.comparisons())
+        printing.print_spent(plan, plan.rule)
     return summarise(plan, outcomes)
+
+
+def deciding(plan: Plan) -> "DecideLoop | None":
+    """Return the loop of a sweep that trains only what is undecided; None for any other sweep."""
+    if plan.rule is None:
+        return None
+    from ablations.sweep.decide_loop import DecideLoop
+
+    return DecideLoop(plan)
+
+
+def print_rule(plan: Plan, outputs: Path) -> None:
+    """Print the stopping rule of a plan, if it has one, and how many results it leaves out."""
+    if plan.rule is not None:
+        known = seeds_with_result(outputs, plan.study, {entry.identity[0] for entry in plan.trials})
+        printing.print_rule(plan, plan.rule, sum(seed < plan.rule.first_seed for seed in known))
+
+
+def show_new(new: Collection[Identity], plan: Plan, trials: dict[Identity, WatchedTrial], done: set[Identity]) -> None:
+    """Add what a plan has got to the trials that a view shows; ``new`` are those that are run next."""
+    # What another sweep has trained meanwhile is done before the view learns of it.
+    done.update(entry.identity for entry in plan.trials if entry.identity not in {*new, *trials})
+    trials.update(watched_trials(plan))
 
 
 def search(planner: RowPlanner, options: SweeperConfig, master: DictConfig, launcher: Launcher) -> float | None:
@@ -129,7 +168,7 @@ def watched_trials(plan: Plan) -> dict[Identity, WatchedTrial]:
 
 @dataclass(frozen=True)
 class ViewedTrials:
-    """The trials that a view shows, to which a search adds, and those that were done before the sweep."""
+    """The trials that a view shows, to which a search and a stopping rule add, and those that were done before the sweep."""
 
     trials: Mapping[Identity, WatchedTrial]
     done: Set[Identity] = frozenset()

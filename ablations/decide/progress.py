@@ -1,0 +1,111 @@
+"""What a study with a stopping rule has decided so far, read from its folder, for those who watch it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.statistics.sequential import Judged
+
+from ablations.decide.decider import FAILED, Comparison, Decider, Ended
+from ablations.decide.results import ResultReader
+from ablations.space.claims import pairs_to_test
+from ablations.space.factors import SHOWN
+from ablations.space.family import cells_of_plan, compared
+from ablations.space.interventions import Pair
+from ablations.space.stopping_rule import StoppingRule
+from ablations.storage.attempts import State, history_of
+from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
+from ablations.storage.plans import read_plan
+
+
+@dataclass(frozen=True)
+class ComparisonStatus:
+    """A comparison of a study: what it is in words, its task, and what has become of it on each test set.
+
+    ``on`` is empty before the first result. ``seeds`` is the number of seeds under which both cells have ended.
+    """
+
+    label: str
+    task: str
+    pair: Pair
+    on: Mapping[str, Judged]
+    seeds: int
+    is_open: bool
+
+
+def comparisons_of(outputs: Path, study: str) -> list[ComparisonStatus]:
+    """Return the comparisons of a study in the order of its rule; none without a rule. Raises DamagedFile."""
+    return ComparisonReader(outputs, study).read()
+
+
+class ComparisonReader:
+    """Reads the comparisons of a study again and again; each result is read once."""
+
+    def __init__(self, outputs: Path, study: str) -> None:
+        self._outputs, self._study = outputs, study
+        self._results = ResultReader(outputs, study)
+
+    def read(self) -> list[ComparisonStatus]:
+        """Return the present state; see :func:`comparisons_of`."""
+        plan = read_plan(self._outputs, self._study)
+        if plan.get("rule") is None:
+            return []
+        rows = first_rows(plan["trials"])
+        decider = Decider(StoppingRule.of(plan["rule"]), tuple(rows), plan.get("pairing", False))
+        return statuses(decider, self._ended(decider), rows, plan["design"])
+
+    def _ended(self, decider: Decider) -> Ended:
+        """Return the trials that have ended; a failed one has, until a sweep retries it."""
+        seeds = decider.rule.seeds(decider.rule.last_look)
+        trials = {(cell, seed) for cell in decider.cells for seed in seeds}
+        finished = self._results.read(sorted(trials))
+        started = trials & identities_in(study_folder(self._outputs, self._study))
+        failed = {identity: FAILED for identity in sorted(started - finished.keys()) if self._has_failed(identity)}
+        return {**finished, **failed}
+
+    def _has_failed(self, identity: Identity) -> bool:
+        return history_of(TrialFolder(self._outputs, self._study, *identity)).state == State.FAILED
+
+
+def statuses(
+    decider: Decider, ended: Ended, rows: Mapping[str, Mapping[str, Any]], design: Mapping[str, Any]
+) -> list[ComparisonStatus]:
+    """Return what has become of every comparison; ``rows`` has a row of the plan for each cell."""
+    labels = labels_of(rows.values(), design)
+    return [
+        ComparisonStatus(
+            labels.get(frozenset(found.pair), " / ".join(cell[:SHOWN] for cell in found.pair)),
+            rows[found.pair[0]]["setting"]["task"]["name"],
+            found.pair,
+            found.judged,
+            seeds_so_far(found, ended),
+            found.is_open,
+        )
+        for found in decider.comparisons(ended)
+    ]
+
+
+def first_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the first row of each cell of a plan."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row["cell"], row)
+    return found
+
+
+def labels_of(rows: Iterable[Mapping[str, Any]], design: Mapping[str, Any]) -> dict[frozenset[str], str]:
+    """Return each comparison in words by its two cells: the intervention, or else the claim of the paper."""
+    found: dict[frozenset[str], str] = {}
+    for cells in cells_of_plan(rows, design):
+        interventions = {each.pairs[0]: each.intervention.in_words for each in compared(cells)}
+        claims = {pairs[0]: claim.text for claim, pairs in pairs_to_test(cells) if pairs}
+        for pair, text in (*interventions.items(), *claims.items()):
+            found.setdefault(frozenset(pair), text)
+    return found
+
+
+def seeds_so_far(comparison: Comparison, ended: Ended) -> int:
+    """Return under how many seeds both cells of a comparison have ended."""
+    before, after = ({seed for cell, seed in ended if cell == own} for own in comparison.pair)
+    return len(before & after)

@@ -1,0 +1,39 @@
+"""What the folder of a study says about trials that have ended."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations.decide.decider import EndedTrial
+from ablations.space.collapse import evidence_of_collapse
+from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
+
+Counts = Callable[[Identity, Mapping[str, Any]], bool]
+"""Returns whether the result of a trial counts, or the trial is trained again."""
+
+
+def finished_trial(result: Mapping[str, Any]) -> EndedTrial:
+    """Return what a result says."""
+    psnr_db = {name: scores["psnr_db"] for name, scores in result["metrics"].items() if name != "train"}
+    return EndedTrial(psnr_db, bool(evidence_of_collapse(result)))
+
+
+class ResultReader:
+    """Reads the results of a study's trials from its folder, each once."""
+
+    def __init__(self, outputs: Path, study: str, counts: Counts = lambda identity, result: True) -> None:
+        self._outputs, self._study, self._counts = outputs, study, counts
+        self._known: dict[Identity, EndedTrial] = {}
+
+    def read(self, trials: Iterable[Identity]) -> dict[Identity, EndedTrial]:
+        """Return what is known of those of these trials that have finished."""
+        started = identities_in(study_folder(self._outputs, self._study))
+        found = {}
+        for identity in trials:
+            if identity not in self._known and identity in started:
+                result = TrialFolder(self._outputs, self._study, *identity).result()
+                if result is not None and self._counts(identity, result):
+                    self._known[identity] = finished_trial(result)
+            if identity in self._known:
+                found[identity] = self._known[identity]
+        return found

@@ -1,0 +1,79 @@
+"""From the options of a sweep and its cells to its stopping rule."""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations.config import DECIDED, SweeperConfig
+from ablations.space.family import cells_of_plan, family
+from ablations.space.stopping_rule import StoppingRule
+from ablations.storage.folder import TrialFolder, identities_in, study_folder
+from ablations.storage.plans import planned_rule
+from bbcu.errors import ConfigError
+
+UNTIL = f"hydra.sweeper.until={DECIDED}"
+
+
+def looks_of(options: SweeperConfig) -> tuple[int, ...]:
+    """Return the looks of a sweep until all is decided; none for another sweep.
+
+    Raises ConfigError for options that do not fit together.
+    """
+    if options.until is None:
+        for name in ("most_replicates", "looks"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"hydra.sweeper.{name}: has no effect without {UNTIL}; add it")
+        return ()
+    first, last = options.replicates, options.most_replicates
+    if options.design == "search":
+        raise ConfigError(f"{UNTIL}: design=search compares no cells; use another design")
+    if first < 2:
+        raise ConfigError(
+            f"hydra.sweeper.replicates={first}: must be at least 2 with {UNTIL}: one seed shows no spread"
+        )
+    if last is None:
+        raise ConfigError(f"{UNTIL} needs hydra.sweeper.most_replicates, the number of seeds at which it ends")
+    if last <= first:
+        raise ConfigError(f"hydra.sweeper.most_replicates={last}: must be above hydra.sweeper.replicates={first}")
+    looks = tuple(range(first, last + 1)) if options.looks is None else tuple(options.looks)
+    ascend = all(before < after for before, after in itertools.pairwise(looks))
+    if not ascend or looks[:1] != (first,) or looks[-1:] != (last,):
+        shown = ",".join(map(str, looks))
+        raise ConfigError(
+            f"hydra.sweeper.looks=[{shown}]: must ascend from hydra.sweeper.replicates={first} to "
+            f"hydra.sweeper.most_replicates={last}"
+        )
+    return looks
+
+
+def rule_of(
+    options: SweeperConfig, rows: Iterable[Mapping[str, Any]], design: Mapping[str, Any], outputs: Path, study: str
+) -> StoppingRule | None:
+    """Return the stopping rule of a sweep over cells with these rows of a plan, one for each; None without one.
+
+    The first seed is that of a rule with which the study was planned. Otherwise it is that of the rows, or the first
+    after every result of these cells: a result that was known when the rule was chosen counts in no verdict, because
+    seeds that are added after having looked make more verdicts wrong than the error rate says.
+    """
+    looks = looks_of(options)
+    if not looks:
+        return None
+    trials = list(rows)
+    seeds = {row["seed"] for row in trials}
+    if len(seeds) > 1:
+        raise ConfigError(f"seed: {UNTIL} chooses the seeds of each cell; give it one value, the first seed")
+    families = tuple(filter(None, (family(cells) for cells in cells_of_plan(trials, design))))
+    if not families:
+        raise ConfigError(f"{UNTIL}: no two cells of this sweep make a comparison, so there is nothing to decide")
+    # Results first: what a sweep has trained under a rule is listed only if its rule is read below.
+    known = seeds_with_result(outputs, study, {row["cell"] for row in trials})
+    planned = planned_rule(outputs, study)
+    first_seed = max([*seeds, *(seed + 1 for seed in known)]) if planned is None else planned.first_seed
+    return StoppingRule(looks, first_seed, options.margin_db, families)
+
+
+def seeds_with_result(outputs: Path, study: str, cells: Collection[str]) -> list[int]:
+    """Return the seed of every trial of these cells that has a result, damaged or not."""
+    trials = [identity for identity in identities_in(study_folder(outputs, study)) if identity[0] in cells]
+    return [seed for cell, seed in trials if TrialFolder(outputs, study, cell, seed).result_path.exists()]
