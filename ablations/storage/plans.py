@@ -57,7 +57,7 @@ def _rule_of(plan: Mapping[str, Any]) -> StoppingRule | None:
 
 
 def refuse_other_rule(outputs: Path, study: str, rule: StoppingRule | None) -> None:
-    """Raise ConfigError if an earlier sweep planned the study with another stopping rule, or with one if ``rule`` is None.
+    """Raise ConfigError if an earlier sweep planned the study with another stopping rule, or has one and this has none.
 
     A study may get its first rule later: results from before it count in no verdict.
     """

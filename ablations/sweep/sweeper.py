@@ -168,7 +168,7 @@ def watched_trials(plan: Plan) -> dict[Identity, WatchedTrial]:
 
 @dataclass(frozen=True)
 class ViewedTrials:
-    """The trials that a view shows, to which a search and a stopping rule add, and those that were done before the sweep."""
+    """The trials that a view shows, to which a loop adds, and those that were done before it saw them."""
 
     trials: Mapping[Identity, WatchedTrial]
     done: Set[Identity] = frozenset()
