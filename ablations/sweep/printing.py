@@ -89,8 +89,10 @@ def baseline_line(result: Mapping[str, Any]) -> str:
 
 def print_rule(plan: Plan, rule: StoppingRule, earlier: int) -> None:
     """Print how much a stopping rule may ask for; ``earlier`` is the number of results that count in no verdict."""
-    comparisons, cells = sum(map(len, rule.families)), {entry.identity[0] for entry in plan.trials}
-    looks, most = ", ".join(map(str, rule.looks)), len(cells) * rule.last_look
+    cells = {entry.identity[0] for entry in plan.trials}
+    compared = {cell for family in rule.families for pair in family for cell in pair}
+    most = len(cells) * rule.first_look + len(compared) * (rule.last_look - rule.first_look)
+    comparisons, looks = sum(map(len, rule.families)), ", ".join(map(str, rule.looks))
     say(f"until=decided: {comparisons} comparisons, looks at {looks} seeds, at most {most} trials")
     if earlier:
         results = "1 result" if earlier == 1 else f"{earlier} results"
