@@ -133,7 +133,8 @@ class Verdict:
 
     ``p_difference`` and ``p_equivalence`` are corrected by Holm over the family. ``detectable`` is the smallest true
     difference in dB that would have been shown with 80 % power, given the standard error, at the first and hardest step
-    of Holm. All three are NaN if nothing could be tested; ``detectable`` also if no score varies.
+    of Holm. All three are NaN if nothing could be tested; ``detectable`` also if no score varies. ``look`` is the
+    number of seeds at which it fell, if it may fall at several (:mod:`analysis.statistics.sequential`).
     """
 
     outcome: Outcome
@@ -143,6 +144,7 @@ class Verdict:
     p_equivalence: float
     comparisons: int
     detectable: float
+    look: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
