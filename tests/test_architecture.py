@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "ablations.space": {"bbcu.errors", "bbcu.model.specs"},
     "ablations.storage": {"bbcu.errors", "bbcu.files", "ablations.space"},
     "ablations.tracking": {"bbcu.errors", "bbcu.passwords", "bbcu.files", "ablations.space", "ablations.storage"},
-    "ablations.watching": {"bbcu.errors", "bbcu.files", "ablations.space", "ablations.storage"},
+    "ablations.watching": {
+        *("bbcu.errors", "bbcu.files", "ablations.space", "ablations.storage", "ablations.decide"),
+    },
     "ablations.trial": {
         *(
             "bbcu.errors",
@@ -50,10 +52,14 @@ ALLOWED: dict[str, set[str]] = {
     "ablations.search": {
         *("bbcu.errors", "bbcu.passwords", "bbcu.files", "ablations.space", "ablations.planning", "ablations.trial"),
     },
+    "ablations.decide": {
+        *("bbcu.errors", "bbcu.files", "ablations.space", "ablations.storage", "analysis.statistics"),
+    },
     "ablations.sweep": {
         *("bbcu.errors", "bbcu.terminal", "bbcu.files", "bbcu.model", "bbcu.model.methods"),
         *("ablations.config", "ablations.space", "ablations.storage"),
         *("ablations.tracking", "ablations.trial", "ablations.planning", "ablations.search", "ablations.watching"),
+        "ablations.decide",
     },
     "ablations.__main__": {
         *(
@@ -114,6 +120,7 @@ FORBIDDEN = {
     "ablations.trial": {"mlflow", "optuna"},
     "ablations.planning": {"mlflow", "optuna", "rich"},
     "ablations.search": {"mlflow", "torch", "hydra"},
+    "ablations.decide": {"torch", "hydra", "omegaconf", "mlflow", "optuna", "pandas", "rich"},
     "ablations.sweep": {"mlflow", "optuna"},
     "ablations.watching": {"torch", "mlflow", "optuna"},
     "analysis": {"torch", "hydra", "omegaconf", "mlflow"},

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.statistics.sequential import Judged
+from analysis.statistics.sequential import Judged, Progress
 
 from ablations.decide.decider import FAILED, Comparison, Decider, Ended
 from ablations.decide.results import ResultReader
@@ -32,6 +32,14 @@ class ComparisonStatus:
     on: Mapping[str, Judged]
     seeds: int
     is_open: bool
+
+    def conclusion(self, test_set: str) -> str:
+        """Return what has become of it on a test set in a few words, ``better at 4`` seeds; "" without a result."""
+        if test_set not in self.on:
+            return ""
+        found = self.on[test_set]
+        is_decided = found.progress is Progress.DECIDED
+        return f"{found.verdict.outcome} at {found.look}" if is_decided else str(found.progress)
 
 
 def comparisons_of(outputs: Path, study: str) -> list[ComparisonStatus]:

@@ -14,8 +14,6 @@ from bbcu.model.methods import BASELINE
 from bbcu.terminal import say
 
 if TYPE_CHECKING:
-    from analysis.statistics.sequential import Judged
-
     from ablations.decide.progress import ComparisonStatus
     from bbcu.model.cost import Cost
 
@@ -109,18 +107,12 @@ def print_comparisons(comparisons: Sequence["ComparisonStatus"]) -> None:
     rows = [
         [
             found.label + f", {found.task}" * (len(tasks) > 1),
-            *(conclusion(found.on[name]) if name in found.on else "" for name in sets),
+            *(found.conclusion(name) for name in sets),
             str(found.seeds),
         ]
         for found in comparisons
     ]
     print_table(["comparison", *sets, "seeds"], rows)
-
-
-def conclusion(found: "Judged") -> str:
-    """Return what has become of a comparison in a few words: ``better at 4`` seeds."""
-    outcome, look = found.verdict.outcome, found.look
-    return f"{outcome} at {look}" if found.progress == "decided" else str(found.progress)
 
 
 def print_spent(plan: Plan, rule: StoppingRule) -> None:
