@@ -1,7 +1,16 @@
-"""Flatten settings, and select the keys that distinguish them."""
+"""Flatten settings, select the keys that distinguish them, and turn settings and levels into text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ablations.space.factors import level_text
+from bbcu.errors import printable
+
+TASK = "task."
+"""The start of the keys of a setting that say what is restored; trials that differ in one are never compared."""
+
+DATA = "data"
+"""The key of the fingerprint of all pictures."""
 
 LAST_SEED = 2**63 - 1
 """The largest seed that torch's generators take."""
@@ -46,3 +55,28 @@ def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         if distinct([*chosen, key]) > distinct(chosen):
             chosen.append(key)
     return chosen
+
+
+def task_of(setting: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys of a flat setting that say what is restored."""
+    return {key: value for key, value in setting.items() if key.startswith(TASK)}
+
+
+def without_task(setting: Mapping[str, str]) -> dict[str, str]:
+    """Return the other keys of a flat setting."""
+    return {key: value for key, value in setting.items() if not key.startswith(TASK)}
+
+
+def levels_as_text(levels: Mapping[str, object]) -> dict[str, str]:
+    """Return levels the way a user types them: ``true``, ``130``, ``[body,up]``."""
+    return {name: level_text(level) for name, level in levels.items()}
+
+
+def setting_as_text(setting: Mapping[str, Any]) -> dict[str, str]:
+    """Return a setting as flat text, as the params of an MLflow run have it."""
+    return {name: str(value) for name, value in flatten(setting).items()}
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, without control characters."""
+    return text if text.isprintable() else printable(" ".join(text.split()))

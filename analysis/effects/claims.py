@@ -1,9 +1,7 @@
-"""Test the claims of the BBCU paper (ICLR 2023): contrasts between cells, each with the direction that it predicts.
+"""Test the claims of the BBCU paper on the pairs of cells that :mod:`ablations.space.claims` finds.
 
-A claim is tested on one pair of cells: at the unit about which the paper makes it if these cells are there, and else as
-near to it as they are. That is BBCU or, for BatchNorm and alignment, the steps to it (V1 to V3), whose activation is
-after the add. Its other contexts are estimated beside it. It may well turn out wrong: small networks, short trainings
-and other pictures are other conditions than the paper's.
+The first pair of a claim gives its verdict, and the other contexts are estimated beside it. A claim may well turn out
+wrong: small networks, short trainings and other pictures are other conditions than the paper's.
 """
 
 import dataclasses
@@ -11,8 +9,9 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 
+from ablations.space.claims import PSNR, Claim, away, side
 from ablations.space.interventions import Pair
-from ablations.space.settings import DEFAULTS
+from ablations.space.study_cells import StudyCells
 from analysis.effects.comparisons import (
     Collapses,
     Conclusion,
@@ -26,10 +25,7 @@ from analysis.effects.comparisons import (
 from analysis.published.tables import ROUNDING_DB, doubt_of, printed_difference
 from analysis.statistics.estimates import ALPHA, MARGIN_DB, Estimate, Verdict, holm, tested
 from analysis.statistics.rounding import rounded
-from analysis.study import methods
 from analysis.study.tasks import TaskResults, scores_by_cell
-
-PSNR = "PSNR"  # the measure of a claim about quality, in dB on each test set; any other measure is a probe
 
 ON_PROBES = "probes"  # where a claim about a probe is tested
 
@@ -41,8 +37,6 @@ PROBES = {
 }
 """What a measure that is a probe is, for a reader of its claims."""
 
-ABOVE_ONE = ">1"  # any residual alignment that is switched on
-
 
 class Status(enum.StrEnum):
     """What the cells say of a claim."""
@@ -51,87 +45,6 @@ class Status(enum.StrEnum):
     CONTRADICTED = "contradicted"
     UNDECIDED = "undecided"
     NOT_TESTED = "not tested here"
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A claim: going from the cells with the levels ``before`` to those with ``after`` moves ``measure`` by ``sign``.
-
-    Levels are those that a cell records, ``>1`` for any greater number; ``where`` holds for both sides. The paper's own
-    unit for it is BBCU but for the levels of ``unit``. A claim on methods names them under ``method`` and compares them
-    as published: they may differ in the keys of the setting that ``brings`` lists.
-    """
-
-    text: str
-    measure: str
-    before: Mapping[str, str]
-    after: Mapping[str, str]
-    sign: int
-    where: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    brings: tuple[str, ...] = ()
-    unit: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def on_methods(self) -> bool:
-        return "method" in self.after
-
-    @property
-    def predicted(self) -> str:
-        return f"{self.measure.replace('_', ' ')} {'rises' if self.sign > 0 else 'falls'}"
-
-    @property
-    def change(self) -> str:
-        """The contrast in words: ``residual: false → true``."""
-        names = dict.fromkeys([*self.before, *self.after])
-        moved = ", ".join(f"{name}: {self.before.get(name, '')} → {self.after.get(name, '')}" for name in names)
-        held = ", ".join(f"{name}={level}" for name, level in self.where.items())
-        return f"{moved} at {held}" if held else moved
-
-
-BARE = {"bn": "none", "align": "1"}
-ALIGNED = {"bn": "none", "align": ABOVE_ONE}
-NORMALISED = {"bn": "post", "align": "1"}
-AFTER, INSIDE = {"act": "after"}, {"act": "inside"}
-WITH_RESIDUAL, WITHOUT_RESIDUAL = {"residual": "true"}, {"residual": "false"}
-CLOSES = "closes the gap between the ranges"
-BN_CLOSES = f"BatchNorm after the convolution {CLOSES} of residual and branch"
-
-
-def component_claim(claim: str, before: Mapping[str, str], after: Mapping[str, str], measure: str = PSNR) -> Claim:
-    """The claim that BatchNorm or alignment, with a residual beside it, raises PSNR or lowers another measure."""
-    return Claim(claim, measure, before, after, 1 if measure == PSNR else -1, WITH_RESIDUAL, unit=AFTER)
-
-
-def part_claim(part: str, before: str, after: str) -> Claim:
-    return Claim(f"Binarising the {part} costs PSNR", PSNR, {"binarize": before}, {"binarize": after}, -1)
-
-
-def method_claim(name: str, method: str, *brings: str) -> Claim:
-    claim = f"BBCU is better than {name}"
-    return Claim(claim, PSNR, {"method": method}, {"method": methods.BBCU}, +1, brings=brings)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim("The residual reduces what a unit loses of its output", "output_loss", WITHOUT_RESIDUAL, WITH_RESIDUAL, -1),
-    Claim("The residual raises PSNR", PSNR, WITHOUT_RESIDUAL, WITH_RESIDUAL, +1),
-    component_claim(BN_CLOSES, BARE, NORMALISED, "range_gap"),
-    component_claim("BatchNorm after the convolution raises PSNR", BARE, NORMALISED),
-    component_claim(f"Residual alignment {CLOSES}", BARE, ALIGNED, "range_gap"),
-    component_claim(f"Residual alignment {CLOSES} better than BatchNorm", NORMALISED, ALIGNED, "range_gap"),
-    component_claim("Residual alignment raises PSNR", BARE, ALIGNED),
-    component_claim("Residual alignment is better than BatchNorm", NORMALISED, ALIGNED),
-    Claim("The activation inside the residual is better than after the add", PSNR, AFTER, INSIDE, 1, WITH_RESIDUAL),
-    part_claim("body", "[]", "[body]"),
-    part_claim("upsampling", "[body]", "[body,up]"),
-    part_claim("head", "[body]", "[head,body]"),
-    part_claim("tail", "[body]", "[body,tail]"),
-    method_claim("ReActNet", "reactnet"),
-    method_claim("BTM", "btm", "network.initial", "network.standardise"),
-    method_claim("IR-Net", "irnet"),
-    method_claim("Bi-Real Net", "bireal"),
-    method_claim("BNN", "bnn"),
-    method_claim("the full-precision Lite network", "lite", "channels"),
-)
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0, math.nan, math.nan, math.nan)
@@ -173,91 +86,8 @@ class Assessment:
         return any(side.count for side in self.collapsed)
 
 
-def pairs_to_test(results: TaskResults) -> list[tuple[Claim, list[Pair]]]:
-    """Return each claim with the pairs of cells that test it, the nearest to the paper's own unit first."""
-    return [(claim, pairs_of(claim, results)) for claim in CLAIMS]
-
-
-def pairs_of(claim: Claim, results: TaskResults) -> list[Pair]:
-    """The pairs of finished cells at the levels of a claim that differ in nothing else, by distance from BBCU.
-
-    If no two differ in nothing else that is recorded, what the user gave is compared, such as ``align=auto``.
-
-    Methods make one pair or none: with two widths of one method it is unknown which one the claim is about.
-    """
-    before, after = (side(claim, results, wanted) for wanted in (claim.before, claim.after))
-    if claim.on_methods:
-        found = alike(results, before, after, {*claim.brings, *results.factors})
-        return found if len(found) == 1 else []
-    free = {*claim.before, *claim.after}
-    found = alike(results, before, after, free) or alike(results, before, after, free, asked=True)
-    places = {pair: place for place, pair in enumerate(found)}
-    return sorted(found, key=lambda pair: (distance(results, claim, pair), places[pair]))
-
-
-def alike(
-    results: TaskResults, before: Sequence[str], after: Sequence[str], free: set[str], *, asked: bool = False
-) -> list[Pair]:
-    """The pairs that agree in every key but the free ones, by what is recorded or by what the user asked for."""
-
-    def rest(cell: str) -> tuple[tuple[str, str], ...]:
-        levels = results.levels[cell]
-        known = levels.asked if asked else levels.recorded
-        return tuple(sorted((key, value) for key, value in known.items() if key not in free))
-
-    partners: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for cell in after:
-        partners.setdefault(rest(cell), []).append(cell)
-    return [(cell, partner) for cell in before for partner in partners.get(rest(cell), [])]
-
-
-OWN_NETWORK = {key: str(value) for key, value in DEFAULTS.items() if key.startswith("network.")}
-"""How the paper's network is made, beside the levels of the factors."""
-
-
-def away(results: TaskResults, claim: Claim, pair: Pair) -> dict[str, str]:
-    """The levels, common to a pair, in which it differs from the paper's own unit."""
-    if claim.on_methods:
-        return {}
-    named = {*claim.before, *claim.after, *claim.where}
-    asked = results.levels[pair[1]].asked
-    return {
-        key: asked[key]
-        for key, level in {**results.study.reference, **OWN_NETWORK, **claim.unit}.items()
-        if key not in named and asked.get(key, level) != level
-    }
-
-
-def distance(results: TaskResults, claim: Claim, pair: Pair) -> tuple[int, int]:
-    """How many levels a pair is away from the paper's unit, and how many keys from the reference cell of the study."""
-    own, reference = (results.levels[cell].recorded for cell in (pair[1], results.reference))
-    return len(away(results, claim, pair)), sum(own.get(key) != value for key, value in reference.items())
-
-
-def side(claim: Claim, results: TaskResults, wanted: Mapping[str, str]) -> list[str]:
-    """The trained cells with the levels of one side of a claim."""
-    found = []
-    known = results.cells["method"].to_dict()
-    for cell, levels in results.trained.items():
-        own = {**levels.recorded, "method": known[cell]}
-        if all(is_level(own.get(name, ""), level) for name, level in {**claim.where, **wanted}.items()):
-            found.append(cell)
-    return found
-
-
-def is_level(recorded: str, wanted: str) -> bool:
-    """Whether a recorded level, as text, is the wanted one; numbers are compared as numbers."""
-    if recorded == wanted:
-        return True
-    try:
-        number = float(recorded)
-        return number > 1 if wanted == ABOVE_ONE else number == float(wanted)
-    except ValueError:
-        return False
-
-
 def assessed(results: TaskResults, found: Sequence[tuple[Claim, Sequence[Pair]]], family: Family) -> list[Assessment]:
-    """Test every claim, in the order of :data:`CLAIMS`; ``family`` holds the verdicts of their pairs.
+    """Test every claim, in order; ``family`` holds the verdicts of their pairs.
 
     The claims on probes are a family of their own.
     """
@@ -285,7 +115,8 @@ def withheld(row: Assessment, *, mostly_down: bool) -> Assessment:
 def measured(results: TaskResults, claim: Claim, pairs: Sequence[Pair], family: Family) -> list[Assessment]:
     where = results.sets if claim.measure == PSNR else (ON_PROBES,)
     if not pairs:
-        return [Assessment(claim, where[0] if where else "", Status.NOT_TESTED, why_untested(claim, results))]
+        reason = why_untested(claim, results.study_cells)
+        return [Assessment(claim, where[0] if where else "", Status.NOT_TESTED, reason)]
     if claim.measure == PSNR:
         return [on_psnr(results, claim, pairs, name, family) for name in where]
     return [on_probe(results, claim, pairs)]
@@ -297,7 +128,7 @@ def on_psnr(results: TaskResults, claim: Claim, pairs: Sequence[Pair], test_set:
     status = status_of(found.conclusion, claim.sign)
     names = [named_method(wanted) for wanted in (claim.before, claim.after)]
     printed = math.nan
-    if not claim.where and not away(results, claim, pair) and all(names):
+    if not claim.where and not away(results.study_cells, claim, pair) and all(names):
         found_in_print = printed_difference(names[0], names[1], results.task, test_set)
         printed = math.nan if found_in_print is None else found_in_print
     doubts = (doubt_of(name, results.task, test_set) for name in names) if not math.isnan(printed) else ()
@@ -321,7 +152,7 @@ def about_pair(
         reason=reason,
         estimate=found,
         pair=pair,
-        context=" ".join(f"{factor}={level}" for factor, level in away(results, claim, pair).items()),
+        context=" ".join(f"{factor}={level}" for factor, level in away(results.study_cells, claim, pair).items()),
         collapsed=collapses(results, pair),
         ops_g=cost_change(results, pair, "ops_g"),
         params_k=cost_change(results, pair, "params_k"),
@@ -389,12 +220,12 @@ def why(conclusion: Conclusion | None, verdict: Verdict | None) -> str:
     return undecided_by_collapse(verdict) if conclusion is Conclusion.RISK else verdict.reason
 
 
-def why_untested(claim: Claim, results: TaskResults) -> str:
+def why_untested(claim: Claim, cells: StudyCells) -> str:
     sides = {
         "; ".join(f"{name}={level}" for name, level in {**claim.where, **wanted}.items()): wanted
         for wanted in (claim.before, claim.after)
     }
-    absent = [words for words, wanted in sides.items() if not side(claim, results, wanted)]
+    absent = [words for words, wanted in sides.items() if not side(claim, cells, wanted)]
     if absent:
         return f"no finished cell with {' and none with '.join(absent)}"
     if claim.on_methods:

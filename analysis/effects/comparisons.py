@@ -13,22 +13,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from ablations.space.conditions import value_of
-from ablations.space.factors import FACTORS
+from ablations.space.family import METHOD, is_chain
 from ablations.space.interventions import (
     BINARY,
     Change,
     Comparison,
     Intervention,
     Pair,
-    between,
-    comparisons,
-    is_grid,
     member_of,
     quartets,
-    steps,
 )
-from ablations.space.rows import chain
+from ablations.space.settings import DATA
 from analysis.statistics.estimates import (
     ALPHA,
     MARGIN_DB,
@@ -48,12 +43,7 @@ from analysis.statistics.estimates import (
     verdicts,
 )
 from analysis.statistics.rounding import rounded
-from analysis.study.tasks import DATA, TaskResults, without_task
-from bbcu.errors import ConfigError
-
-CHAIN = "chain"  # the name of the design
-
-METHOD = "method"  # the key of an intervention that replaces one published method by another
+from analysis.study.tasks import TaskResults
 
 
 class Conclusion(enum.StrEnum):
@@ -237,84 +227,6 @@ def learned_difference(results: TaskResults, test_set: str, pair: Pair) -> float
     return sides[1] - sides[0]
 
 
-def compared(results: TaskResults) -> tuple[Comparison, ...]:
-    """Return what the study compares: methods with BBCU, a chain's steps, or every intervention."""
-    if not results.trained:
-        return ()
-    if results.methods:
-        base = results.reference
-        return tuple(
-            Comparison(replaced(results.methods[base], results.methods[cell]), ((base, cell),), (base, cell))
-            for cell in results.trained
-            if cell != base
-        )
-    if found := steps_of(results):
-        first, *_, last = results.trained
-        return (*found, between(first, last, results.trained))
-    return comparisons(results.trained, results.reference, results.study.reference)
-
-
-def replaced(before: str, after: str) -> Intervention:
-    return Intervention((Change(METHOD, before, after),))
-
-
-def steps_of(results: TaskResults) -> tuple[Comparison, ...]:
-    """Return the steps of a chain; none if the study was planned as something else, or if its cells are no chain."""
-    planned = results.study.design.get("name")
-    if results.methods or planned not in (None, CHAIN) or not results.trained or not follow_the_plan(results):
-        return ()
-    found = steps(results.trained, results.reference)
-    # An earlier version did not record the design, and cells of another one may look like a chain.
-    return () if found and planned is None and (is_nested(results) or are_single_changes(results)) else found
-
-
-def follow_the_plan(results: TaskResults) -> bool:
-    """Tell whether the cells are steps of the chain that was planned, in its order; some may be missing.
-
-    They are not if the study held other cells before, or had trained a later step first. A plan may list no steps.
-    """
-    planned = results.study.design.get("options", {}).get("steps")
-    if not isinstance(planned, list):
-        return True
-    try:
-        rows = chain([step if isinstance(step, list) else str(step).split() for step in planned])
-    except (ConfigError, AttributeError):  # no steps that this version plans, as in the archive of somebody else
-        return True
-    left = iter([dict(text.split("=", 1) for text in row) for row in rows])
-    return all(any(is_at(own.asked, row) for row in left) for own in results.trained.values())
-
-
-def is_at(asked: Mapping[str, str], levels: Mapping[str, str]) -> bool:
-    """Tell whether a cell has these levels of factors, as a user types them."""
-    return all(
-        value_of(asked[key]) == value_of(level) for key, level in levels.items() if key in FACTORS and key in asked
-    )
-
-
-def is_nested(results: TaskResults) -> bool:
-    """Tell whether the cells are all combinations of their levels, with those left out as the same network."""
-    left_out = ({**without_task(row.setting), **row.levels} for row in results.left_out)
-    every = {frozenset(levels.items()) for levels in (*(own.asked for own in results.trained.values()), *left_out)}
-    return is_grid([dict(levels) for levels in every])
-
-
-def are_single_changes(results: TaskResults) -> bool:
-    """Tell whether comparisons of a single key with the reference show every cell."""
-    found = comparisons(results.trained, results.reference, results.study.reference)
-    return {cell for each in found for cell in each.at_reference or ()} == results.trained.keys()
-
-
-def is_chain(results: TaskResults) -> bool:
-    """Tell whether the study is a chain, in which each cell is compared with the one before it."""
-    return bool(steps_of(results))
-
-
-def tested_pairs(results: TaskResults, found: Sequence[Comparison]) -> list[Pair]:
-    """Return the pair of each comparison that gives its verdict: the one at the reference, or a step of a chain."""
-    every = found if is_chain(results) else [each for each in found if each.at_reference]
-    return [each.pairs[0] for each in every]
-
-
 def rows(results: TaskResults, found: Sequence[Comparison], family: Family) -> list[Row]:
     """Return every intervention: those of the family with a verdict, the others described in their nearest context.
 
@@ -356,7 +268,7 @@ def in_words(results: TaskResults, comparison: Comparison) -> str:
     text = Intervention(tuple(with_names(results, change) for change in comparison.intervention.changes)).in_words
     return (
         f"All steps together: {text[:1].lower()}{text[1:]}"
-        if comparison.pairs == (ends,) and is_chain(results)
+        if comparison.pairs == (ends,) and is_chain(results.study_cells)
         else text
     )
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ablations.space.claims import pairs_to_test
+from ablations.space.family import compared, corrected_together, is_chain, tested_pairs
 from ablations.space.interventions import Pair
-from analysis.effects.claims import ON_PROBES, PSNR, Assessment, Status, assessed, pairs_to_test
+from analysis.effects.claims import ON_PROBES, Assessment, Status, assessed
 from analysis.effects.comparisons import (
     CellSummary,
     Context,
@@ -15,12 +17,9 @@ from analysis.effects.comparisons import (
     Interaction,
     Row,
     cell_summaries,
-    compared,
     interactions,
-    is_chain,
     most_different,
     rows,
-    tested_pairs,
 )
 from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table, front
 from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table
@@ -199,10 +198,10 @@ class Chapter:
 
 def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, palette: Palette) -> Chapter:
     """Work out everything that the page shows of one task."""
-    found, to_test = compared(results), pairs_to_test(results) if results.trained else []
-    pairs = tested_pairs(results, found)
-    on_psnr = [tested[0] for claim, tested in to_test if tested and claim.measure == PSNR]
-    family = Family(results, [*pairs, *on_psnr], margin)
+    cells = results.study_cells
+    found, to_test = compared(cells), pairs_to_test(cells) if results.trained else []
+    pairs = tested_pairs(cells, found)
+    family = Family(results, corrected_together(pairs, to_test), margin)
     every = rounded(rows(results, found, family))
     at_reference = [row for row in every if row.pair in pairs]
     chapter = Chapter(
@@ -219,7 +218,7 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
         fit=rounded(fitted(results, found)),
         half_normals=rounded(half_normals(results)),
         family_size=family.size,
-        is_chain=is_chain(results),
+        is_chain=is_chain(cells),
     )
     if chapter.cells:
         for add in (add_effects, add_costs, add_probes, add_curves, add_pictures):

@@ -4,12 +4,12 @@ import dataclasses
 import fractions
 from collections.abc import Sequence
 
-from analysis.effects.comparisons import is_chain
+from ablations.space.family import is_chain
+from ablations.space.study_cells import BBCU
 from analysis.published.tables import TABLES
 from analysis.report.markup import Markdown, code
 from analysis.report.words import listed
 from analysis.study.loading import NOT_RECORDED
-from analysis.study.methods import BBCU
 from analysis.study.tasks import KEY_LENGTH, TaskResults, cell_levels, setting_of, varying
 
 TASKS = {"denoise": "colour denoising", "jpeg": "JPEG artifact reduction"}
@@ -44,7 +44,7 @@ def question_of(parts: Sequence[TaskResults]) -> Markdown:
             results.methods[cell] for results in parts for cell in results.methods if is_bbcu(results, cell)
         )
         return Markdown("how do the published methods compare with {}?").format(" or ".join(ours) or "each other")
-    if any(is_chain(results) for results in parts):
+    if any(is_chain(results.study_cells) for results in parts):
         return Markdown("what does each step add to those before it?")
     keys = list(dict.fromkeys(key for results in parts for key in varied_keys(results)))
     if not keys:

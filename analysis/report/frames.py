@@ -6,6 +6,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ablations.space.interventions import Pair
+from ablations.space.settings import without_task
 from analysis.effects.claims import Assessment
 from analysis.effects.comparisons import CellSummary, Collapses, Interaction, Row
 from analysis.effects.fractions import Fit
@@ -15,7 +16,7 @@ from analysis.statistics.estimates import Estimate, ImageEstimate, Verdict
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import identities_of
 from analysis.study.origins import codes
-from analysis.study.tasks import TaskResults, cell_levels, label, varying, without_task
+from analysis.study.tasks import TaskResults, cell_levels, label, varying
 
 Columns = dict[str, object]
 

@@ -15,10 +15,10 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from PIL import Image
 
+from ablations.space.study_cells import UNTRAINED
 from analysis.effects.comparisons import CellSummary
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import SAMPLES
-from analysis.study.methods import UNTRAINED
 from analysis.study.tasks import TaskResults, natural
 from bbcu.errors import first_line
 from bbcu.files import read_bytes

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.space.factors import level_text
-from ablations.space.settings import flatten
+from ablations.space.settings import levels_as_text, one_line, setting_as_text
 from ablations.storage.attempts import State, present_state
 from ablations.storage.folder import Identity, TrialFolder, trial_folders
 from ablations.storage.plans import read_plan, read_plan_at
@@ -39,7 +39,7 @@ from analysis.study.schema import (
     read_record,
     scored_sets,
 )
-from bbcu.errors import BbcuError, ConfigError, printable
+from bbcu.errors import BbcuError, ConfigError
 from bbcu.files import read_bytes, read_text
 
 CURVE_COLUMNS = ("cell", "seed", "step", "metric", "value")
@@ -306,16 +306,6 @@ def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
-def levels_as_text(levels: Mapping[str, object]) -> dict[str, str]:
-    """Levels the way a user types them: ``true``, ``130``, ``[body,up]``."""
-    return {name: level_text(level) for name, level in levels.items()}
-
-
-def setting_as_text(setting: Mapping[str, Any]) -> dict[str, str]:
-    """A plan's setting spelt as the params of a run, so that planned and finished trials of one setting match."""
-    return {name: str(value) for name, value in flatten(setting).items()}
-
-
 def trial_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame([{name: value for name, value in row.items() if name != "reference"} for row in rows])
     frame = frame.reindex(columns=[*TEXT_COLUMNS, "seed", *sorted(set(frame.columns) - {*TEXT_COLUMNS, "seed"})])
@@ -323,13 +313,8 @@ def trial_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         if name.startswith("metric/"):
             frame[name] = frame[name].astype("float64")
         elif name != "seed":
-            frame[name] = frame[name].astype("object").fillna("").astype("str").map(printable_text)
+            frame[name] = frame[name].astype("object").fillna("").astype("str").map(one_line)
     return frame
-
-
-def printable_text(text: str) -> str:
-    """Return a text on one line, without control characters."""
-    return text if text.isprintable() else printable(" ".join(text.split()))
 
 
 def believed_record(path: Path) -> dict[str, Any] | None:
@@ -421,10 +406,10 @@ def existing_file(folder: Path, name: str) -> Path | None:
 def left_out_cell(row: Mapping[str, Any]) -> LeftOut:
     """A row of the plan, with its texts on one line as those of the trials, so that they are of one setting."""
     levels, setting = (
-        {name: printable_text(text) for name, text in texts.items()}
+        {name: one_line(text) for name, text in texts.items()}
         for texts in (levels_as_text(row["levels"]), setting_as_text(row["setting"]))
     )
-    return LeftOut(levels, setting, printable_text(row["reason"]), row.get("same_as"))
+    return LeftOut(levels, setting, one_line(row["reason"]), row.get("same_as"))
 
 
 def factor_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -437,5 +422,5 @@ def reference_levels(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     reference: dict[str, str] = {}
     for text in dict.fromkeys(row["reference"] for row in rows if "reference" in row):
         levels = levels_as_text(json.loads(text))
-        reference |= {name: printable_text(level) for name, level in levels.items()}
+        reference |= {name: one_line(level) for name, level in levels.items()}
     return reference

@@ -10,33 +10,27 @@ from typing import Any
 
 import pandas as pd
 
+from ablations.space.study_cells import LITE, MEDIUM, published_method
 from analysis.published.tables import published
 from analysis.study.loading import NOT_RECORDED
 
 METHOD_KEYS = ("network.initial", "network.standardise", "network.accumulate")
 """The keys of a setting that a method sets; the Lite network sets ``channels`` too."""
 
-BBCU, LITE = "bbcu", "lite"
-
-OWN_METHODS = frozenset({BBCU, "bbcu binarize=[body,up]", LITE, "full_precision", "bicubic", "identity"})
-"""The methods that a study of BBCU's own parts may hold; only another one makes it a comparison of methods."""
-
-UNTRAINED = ("bicubic", "identity")  # the methods that train nothing
 SUPER_RESOLUTION = "sr_x2"  # the task whose table names the methods at every scale
 
-OTHER_NAMES = {"bbcu binarize=[body,up]": "BBCU-M", "identity": "Input"}
+OTHER_NAMES = {MEDIUM: "BBCU-M", "identity": "Input", "bam": "BAM", "bicubic": "Bicubic"}
 """Names of methods that not every table of the paper has."""
 
 
 def method_of(row: Mapping[str, Any] | pd.Series, reference: Mapping[str, str], factors: Iterable[str]) -> str:
-    """Return the method of a trial as the paper's tables are keyed, such as ``bbcu binarize=[body,up]`` for BBCU-M.
+    """Return the method of a trial as the paper's tables are keyed, such as ``bbcu binarize=[body,up]`` for BBCU-M."""
+    return published_method(str(row["method"]), factors_of(row, factors), reference)
 
-    BBCU-M is recorded as custom, because it is BBCU with one level changed.
-    """
-    moved = {name: str(row[f"level/{name}"]) for name in factors if row[f"level/{name}"] != reference.get(name)}
-    if row["method"] not in OWN_METHODS and set(moved) <= {"binarize"}:
-        return f"bbcu binarize={moved['binarize']}" if moved else BBCU
-    return str(row["method"])
+
+def factors_of(row: Mapping[str, Any] | pd.Series, factors: Iterable[str]) -> dict[str, str]:
+    """Return the level of each factor of a trial as the user gave it; a factor that it does not have is left out."""
+    return {name: str(row[f"level/{name}"]) for name in factors if row[f"level/{name}"] != ""}
 
 
 def group_key(setting: Mapping[str, str], method: str, tested: str = "") -> dict[str, str]:

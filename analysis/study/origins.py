@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ablations.space.study_cells import UNTRAINED
 from analysis.study.loading import NOT_RECORDED
-from analysis.study.methods import UNTRAINED
 from analysis.study.tasks import KEY_LENGTH, TaskResults
 
 ENERGY = "metric/timing/energy_j"

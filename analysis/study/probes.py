@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ablations.space.collapse import by_record
 from ablations.storage.folder import Identity
 
 MEASURES = ("sign_loss", "output_loss", "window", "zeros", "entropy", "flipped", "branch_ratio")
@@ -19,8 +20,6 @@ RANGES = tuple((stream, end) for stream in ("residual", "branch", "input") for e
 """The percentiles that give the value range of each stream of a unit."""
 
 NUMBERS = (*MEASURES, *(f"{stream}_{end}" for stream, end in RANGES))
-
-NO_SIGNAL = 1e-6  # a branch whose deviation is a smaller share of what it is added to changes no pixel
 
 PictureScores = tuple[tuple[str, ...], NDArray[np.float64]]
 """The names of the pictures of a test set, and the PSNR of each in dB."""
@@ -64,7 +63,7 @@ def read_records(identities: Iterable[Identity], record: Callable[[Identity], Ma
         labels += [(*identity, name, depth) for depth, name in enumerate(units, start=1)]
         for unit in units.values():
             numbers.extend(measurements(unit))
-        if reason := why_collapsed(document, list(units.values())):
+        if reason := by_record(document):
             collapsed[identity] = reason
     return Records(unit_frame(labels, numbers), pictures, collapsed, damaged)
 
@@ -82,23 +81,3 @@ def unit_frame(labels: Sequence[tuple[str, int, str, int]], numbers: Sequence[fl
     # The last bits of a logarithm depend on the processor.
     frame["range_gap"] = [round(math.log10(max(each, 1.0)), 12) for each in ratio]
     return frame
-
-
-def why_collapsed(document: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> str:
-    """Why a trial's record says that its binary body contributes nothing; empty if it does not say so.
-
-    ``dead`` in the record is true, or the reason, if the trial itself found so; the probes may show it without that.
-    """
-    flag = document.get("dead")
-    if flag:
-        return flag if isinstance(flag, str) else "recorded as dead by the trial itself"
-    if none_above([unit.get("entropy") for unit in units]):
-        return "the bits of every channel of every binary unit are all equal"
-    if none_above([unit.get("branch_ratio") for unit in units]):
-        return "no branch of a binary unit adds anything to its residual"
-    return ""
-
-
-def none_above(signals: Sequence[float | None]) -> bool:
-    """Whether there are units and none has a signal; a unit that was not measured may have one."""
-    return len(signals) > 0 and all(signal is not None and signal <= NO_SIGNAL for signal in signals)

@@ -14,23 +14,18 @@ from typing import Any
 import pandas as pd
 
 from ablations.space.factors import SHOWN
-from ablations.space.interventions import CellLevels, reference_cell
-from ablations.space.settings import distinguishing_keys
+from ablations.space.interventions import CellLevels
+from ablations.space.settings import DATA, distinguishing_keys, task_of, without_task
+from ablations.space.study_cells import UNTRAINED, StudyCells, published_methods
 from ablations.storage.folder import Identity
 from analysis.study.collapse import collapsed_trials
 from analysis.study.data_names import DataNames
 from analysis.study.loading import LeftOut, StudyResults
-from analysis.study.methods import BBCU, OWN_METHODS, UNTRAINED, method_of, names_of, tested_on
+from analysis.study.methods import factors_of, names_of, tested_on
 from analysis.study.probes import Records, read_records
 from analysis.study.schema import rows_of
 
 KEY_LENGTH = SHOWN  # how many characters of a SHA-256 are shown
-
-DATA = "data"  # the key of the fingerprint of all pictures
-
-TASK_KEY = re.compile(r"task\..*")
-"""The keys of a setting that say what is restored; trials that differ in one are never compared."""
-
 
 Row = Mapping[str, Any] | pd.Series
 """A row of the table of trials."""
@@ -97,16 +92,27 @@ class TaskResults:
         return frozenset(self.levels.keys() - self.trained.keys())
 
     @functools.cached_property
-    def reference(self) -> str:
-        """The finished cell that effects are measured from: the one with most levels at the reference.
+    def study_cells(self) -> StudyCells:
+        """The trained cells, as the pairs that are compared are found by."""
+        return self._study_cells(self.trained)
 
-        Among methods it is BBCU, or the first that is trained if BBCU is missing. Raises ValueError if no trial is
-        finished.
+    def _study_cells(self, levels: Mapping[str, CellLevels]) -> StudyCells:
+        return StudyCells(
+            levels=levels,
+            methods=dict(zip(self.cells["cell"].tolist(), self.cells["method"].tolist(), strict=True)),
+            reference=self.study.reference,
+            design=self.study.design,
+            published=self.methods,
+            left_out=tuple({**without_task(row.setting), **row.levels} for row in self.left_out),
+        )
+
+    @functools.cached_property
+    def reference(self) -> str:
+        """The finished cell that effects are measured from; an untrained one if no other is finished.
+
+        Raises ValueError if no trial is finished.
         """
-        if self.methods:
-            ours = self.cells.index[self.cells["method"] == BBCU]
-            return str(ours[0]) if len(ours) else next(iter(self.trained or self.levels))
-        return reference_cell(self.trained or self.levels, self.study.reference)
+        return (self.study_cells if self.trained else self._study_cells(self.levels)).reference_cell
 
     @functools.cached_property
     def sets(self) -> tuple[str, ...]:
@@ -266,25 +272,12 @@ def home_of(row: LeftOut, main: Sequence[Mapping[str, str]], data: Sequence[Coll
     return (same_data or same_task or [0])[0]
 
 
-def task_of(setting: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in setting.items() if TASK_KEY.fullmatch(key)}
-
-
-def without_task(setting: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in setting.items() if not TASK_KEY.fullmatch(key)}
-
-
 def methods_in(study: StudyResults, trials: pd.DataFrame, task: str) -> dict[str, str]:
-    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict.
-
-    They do if each cell is a different published method, and at least one is neither BBCU nor a variant of it.
-    """
-    names, cells = names_of(task), rows_of(trials.drop_duplicates("cell"))
-    found = {row["cell"]: method_of(row, study.reference, study.factors) for row in cells}
-    published_once = len(set(found.values())) == len(found) and all(method in names for method in found.values())
-    if not published_once or len(found) < 2 or OWN_METHODS.issuperset(found.values()):
-        return {}
-    return {cell: names[method] for cell, method in found.items()}
+    """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict."""
+    rows, names = rows_of(trials.drop_duplicates("cell")), names_of(task)
+    recorded = {row["cell"]: str(row["method"]) for row in rows}
+    levels = {row["cell"]: factors_of(row, study.factors) for row in rows}
+    return {cell: names[method] for cell, method in published_methods(recorded, levels, study.reference).items()}
 
 
 def setting_of(row: Row) -> dict[str, str]:

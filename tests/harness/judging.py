@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from ablations.space.claims import pairs_to_test
+from ablations.space.family import compared, corrected_together, tested_pairs
 from ablations.space.interventions import Pair
-from analysis.effects.claims import PSNR, Assessment, assessed, pairs_to_test
-from analysis.effects.comparisons import Family, Row, compared, rows, tested_pairs
+from analysis.effects.claims import Assessment, assessed
+from analysis.effects.comparisons import Family, Row, rows
 from analysis.study.loading import StudyResults
 from analysis.study.tasks import TaskResults, split_by_task
 
@@ -37,8 +39,7 @@ def only_task(study: StudyResults) -> TaskResults:
 
 
 def judge(results: TaskResults) -> Judged:
-    found, claims = compared(results), pairs_to_test(results)
-    tested = tested_pairs(results, found)
-    on_psnr = [pairs[0] for claim, pairs in claims if pairs and claim.measure == PSNR]
-    family = Family(results, [*tested, *on_psnr])
+    found, claims = compared(results.study_cells), pairs_to_test(results.study_cells)
+    tested = tested_pairs(results.study_cells, found)
+    family = Family(results, corrected_together(tested, claims))
     return Judged(results, family, rows(results, found, family), assessed(results, claims, family), tested)

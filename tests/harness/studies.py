@@ -94,7 +94,7 @@ def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = (),
     rows = [
         {
             **{"cell": t.cell, "seed": t.seed, "name": t.name, "method": t.method},
-            **{"factors": t.factors, "levels": t.levels, "setting": t.setting},
+            **{"factors": t.factors, "levels": t.levels, "reference": dict(t.reference), "setting": t.setting},
         }
         for t in trials
     ]

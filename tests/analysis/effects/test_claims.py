@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablations.space.claims import CLAIMS, pairs_to_test
 from analysis.effects.claims import (
-    CLAIMS,
     Assessment,
     Status,
     compared_size,
-    is_level,
     judged_by_probes,
-    pairs_to_test,
     status_of,
 )
 from analysis.effects.comparisons import Collapses, Conclusion
@@ -90,13 +88,6 @@ def test_a_claim_that_no_pair_tests_says_why(claim: str, finished: list[Trial], 
     assert not row.is_tested
 
 
-def test_a_claim_says_what_it_predicts_and_of_what() -> None:
-    predicted = {claim.text: (claim.change, claim.predicted) for claim in CLAIMS}
-    assert predicted[RESIDUAL] == ("residual: false → true", "PSNR rises")
-    assert predicted[BODY] == ("binarize: [] → [body]", "PSNR falls")
-    assert predicted[GAP] == ("bn: none → post, align: 1 → 1 at residual=true", "range gap falls")
-
-
 @pytest.mark.parametrize(
     ("conclusion", "sign", "status"),
     [
@@ -124,24 +115,9 @@ def test_one_seed_supports_nothing() -> None:
 # ---- pairs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("recorded", "wanted", "expected"),
-    [
-        pytest.param("130", ">1", True, id="aligned"),
-        pytest.param("1", ">1", False, id="not aligned"),
-        pytest.param("", ">1", False, id="no such factor"),
-        pytest.param("1.0", "1", True, id="the same number"),
-        pytest.param("[body,up]", "[body,up]", True, id="the same list"),
-        pytest.param("[body]", "[body,up]", False, id="another list"),
-    ],
-)
-def test_levels_are_compared_as_numbers_or_as_text(recorded: str, wanted: str, expected: bool) -> None:
-    assert is_level(recorded, wanted) is expected
-
-
 def contexts_of(row: Assessment, study: Judged) -> list[tuple[str, str]]:
     """The BatchNorm and the alignment of each pair that tests a claim, the nearest first."""
-    pairs = next(pairs for claim, pairs in pairs_to_test(study.results) if claim is row.claim)
+    pairs = next(pairs for claim, pairs in pairs_to_test(study.results.study_cells) if claim is row.claim)
     return [(study.results.levels[pair[1]].asked["bn"], study.results.levels[pair[1]].asked["align"]) for pair in pairs]
 
 

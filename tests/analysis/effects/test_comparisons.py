@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from ablations.space.family import compared, is_chain
 from analysis.effects.comparisons import (
     Conclusion,
     Family,
     cell_summaries,
-    compared,
     difference,
     interactions,
-    is_chain,
     mirrored,
     most_different,
 )
@@ -246,7 +245,7 @@ CHAIN = [*chain_of([28.6, 29.1, 29.9, 30.0]), *chain_of([28.6, 29.2, 29.8, 30.1]
 
 def test_each_step_of_a_chain_is_compared_with_the_one_before_it() -> None:
     found = judged(CHAIN)
-    assert is_chain(found.results)
+    assert is_chain(found.results.study_cells)
     assert [row.label for row in found.rows] == [
         "BatchNorm after the convolution added",
         "Alignment 130 in place of BatchNorm after the convolution",
@@ -257,44 +256,9 @@ def test_each_step_of_a_chain_is_compared_with_the_one_before_it() -> None:
     assert found.tested == [row.pair for row in found.rows]
 
 
-@pytest.mark.parametrize(
-    "cells",
-    [
-        pytest.param([trial(residual=r, align=a) for r in (True, False) for a in ("auto", 1)], id="a whole design"),
-        pytest.param([trial(), trial(residual=False), trial(align=1), trial(align=10)], id="single changes"),
-        pytest.param([trial(), trial(bn="post"), trial(align=1)], id="single changes, of which one brings another"),
-    ],
-)
-def test_what_is_not_a_chain_has_no_steps(cells: list[Trial]) -> None:
-    assert not is_chain(only_task(in_memory(cells)))
-
-
-@pytest.mark.parametrize(("name", "steps"), [("chain", True), ("random", False)])
-def test_the_plan_decides_what_is_a_chain(name: str, steps: bool) -> None:
-    assert is_chain(only_task(in_memory(CHAIN, design={"name": name}))) == steps
-
-
-STEPS = ["residual=block align=1", "bn=post align=auto", ["bn=none"], "residual=true"]
-
-
-@pytest.mark.parametrize(
-    ("cells", "expected"),
-    [
-        pytest.param(CHAIN, True, id="the steps that were planned"),
-        pytest.param([each for each in CHAIN if each.levels["bn"] == "none"], True, id="one of them has no result"),
-        pytest.param([*chain_of([0, 0, 0, 30.0])[3:], *CHAIN[:3]], False, id="the last one was trained first"),
-        pytest.param([trial(residual=False), *CHAIN], False, id="another cell before them"),
-    ],
-)
-def test_cells_that_are_not_the_planned_steps_in_their_order_are_no_chain(cells: list[Trial], expected: bool) -> None:
-    """A study may hold cells of an earlier sweep, which a later one plans as steps or not."""
-    design = {"name": "chain", "options": {"steps": STEPS}}
-    assert is_chain(only_task(in_memory(cells, design=design))) == expected
-
-
 def test_a_study_without_a_finished_network_compares_nothing() -> None:
     baseline = dataclasses.replace(trial(), method="bicubic")
-    assert compared(only_task(in_memory([baseline]))) == ()
+    assert compared(only_task(in_memory([baseline])).study_cells) == ()
 
 
 # ---- over pictures ---------------------------------------------------------------------------------------------------

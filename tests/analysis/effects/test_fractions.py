@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.effects.comparisons import compared
+from ablations.space.family import compared
 from analysis.effects.fractions import Fit, fitted, half_normals, varied
 from analysis.study.tasks import TaskResults
 from tests.harness.judging import only_task
@@ -46,7 +46,7 @@ def results_of(chosen: Sequence[Sequence[str]], seeds: int = 2, **others: Any) -
 
 
 def fit_of(results: TaskResults) -> Fit:
-    found = fitted(results, compared(results))
+    found = fitted(results, compared(results.study_cells))
     assert found is not None
     return found
 
@@ -67,7 +67,7 @@ def test_the_effects_of_half_a_design_are_the_true_ones() -> None:
 
 def test_half_a_design_has_no_pairs_of_cells() -> None:
     results = results_of(HALF)
-    assert compared(results) == ()
+    assert compared(results.study_cells) == ()
     assert fit_of(results).without_pairs == tuple(FACTORS)
 
 
@@ -94,7 +94,7 @@ def test_an_interaction_that_the_cells_determine_is_found() -> None:
 
 def test_a_design_with_a_pair_for_every_key_is_not_fitted() -> None:
     results = results_of(subsets())
-    assert fitted(results, compared(results)) is None
+    assert fitted(results, compared(results.study_cells)) is None
 
 
 def test_a_fit_has_an_interval_from_the_seeds() -> None:

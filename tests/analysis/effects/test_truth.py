@@ -9,9 +9,11 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from ablations.space.claims import PSNR, pairs_to_test
+from ablations.space.family import compared
 from ablations.space.interventions import Pair
-from analysis.effects.claims import PSNR, Status, pairs_to_test, status_of
-from analysis.effects.comparisons import Conclusion, compared, interactions
+from analysis.effects.claims import Status, status_of
+from analysis.effects.comparisons import Conclusion, interactions
 from analysis.study.tasks import TaskResults
 from tests.harness.judging import Judged, judge, only_task
 from tests.harness.studies import FULL_REFERENCE, TRUTH, Trial, components_study, in_memory, true_psnr
@@ -273,12 +275,12 @@ def test_interventions_and_claims_are_corrected_as_one_family(means: list[float]
 
 
 def test_every_pair_of_a_claim_is_at_the_levels_that_it_names(exact: Judged) -> None:
-    for claim, pairs in pairs_to_test(exact.results):
+    for claim, pairs in pairs_to_test(exact.results.study_cells):
         for pair in pairs:
             changed = recorded_change(exact.results, pair)
             assert set(changed) <= {*claim.before, *claim.after}
 
 
 def test_every_comparison_is_of_finished_cells_of_one_task(exact: Judged) -> None:
-    cells = {cell for each in compared(exact.results) for pair in each.pairs for cell in pair}
+    cells = {cell for each in compared(exact.results.study_cells) for pair in each.pairs for cell in pair}
     assert cells == set(exact.results.trained)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ablations.space.family import METHOD, is_chain
 from analysis.effects.claims import Status
-from analysis.effects.comparisons import METHOD, cell_summaries, is_chain
+from analysis.effects.comparisons import cell_summaries
 from analysis.effects.curves import cost_table
 from analysis.effects.depth import EVERY, shown
 from analysis.effects.fractions import fitted, half_normals
@@ -70,7 +71,7 @@ def test_without_bbcu_the_first_trained_method_is_the_reference() -> None:
 
 
 def test_methods_are_no_design_and_no_chain_and_are_drawn_by_name(found: Judged) -> None:
-    assert not is_chain(found.results)
+    assert not is_chain(found.results.study_cells)
     assert (fitted(found.results, ()), half_normals(found.results)) == (None, {})
     assert set(shown(found.results)) == {EVERY}
 
