@@ -79,11 +79,9 @@ def result_of(entry: PlannedTrial, psnr_db: float, code: str | None = None) -> d
 
 
 def leave_result(entry: PlannedTrial, psnr_db: float, code: str | None = None) -> None:
-    """Leave what a trial leaves that has this score."""
+    """Leave the result of a trial that has this score."""
     entry.folder.path.mkdir(parents=True, exist_ok=True)
-    begin_attempt(entry.folder)
     entry.folder.write_result(result_of(entry, psnr_db, code))
-    end_attempt(entry.folder, State.FINISHED)
 
 
 class Killed(BaseException):
