@@ -171,11 +171,7 @@ class Boundary:
 
     def level(self, look: int, alpha: float, sides: int) -> float:
         """The level of the test at a look if all looks together are to err with probability ``alpha``."""
-        low, high = alpha * SMALLEST_LEVEL, 1.0
-        for _ in range(100):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if self.overall(middle, sides) < alpha else (low, middle)
-        return rounded(low) * self.weight(look)
+        return _last_level(self, alpha, sides) * self.weight(look)
 
 
 @functools.lru_cache(maxsize=64)
@@ -184,6 +180,16 @@ def _ratio(boundary: Boundary, sides: int) -> interpolate.PchipInterpolator:
     weights = [boundary.weight(look) for look in boundary.looks]
     found = [crossing([level * weight for weight in weights], boundary.looks, sides) / level for level in LEVELS]
     return interpolate.PchipInterpolator(np.log(LEVELS), found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _last_level(boundary: Boundary, alpha: float, sides: int) -> float:
+    """The level of the test at the last look if all looks together are to err with probability ``alpha``."""
+    low, high = alpha * SMALLEST_LEVEL, 1.0
+    for _ in range(100):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if boundary.overall(middle, sides) < alpha else (low, middle)
+    return float(rounded(low))
 
 
 # --- the procedure ----------------------------------------------------------------------------------------------------
