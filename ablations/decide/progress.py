@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.statistics.sequential import Judged, Progress
-
 from ablations.decide.decider import FAILED, Comparison, Decider, Ended
 from ablations.decide.results import ResultReader
 from ablations.space.claims import pairs_to_test
@@ -17,6 +15,7 @@ from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.attempts import State, history_of
 from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
 from ablations.storage.plans import read_plan
+from analysis.statistics.sequential import Judged, Progress
 
 
 @dataclass(frozen=True)

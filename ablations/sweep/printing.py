@@ -91,7 +91,8 @@ def print_rule(plan: Plan, rule: StoppingRule, earlier: int) -> None:
     compared = {cell for family in rule.families for pair in family for cell in pair}
     most = len(cells) * rule.first_look + len(compared) * (rule.last_look - rule.first_look)
     comparisons, looks = sum(map(len, rule.families)), ", ".join(map(str, rule.looks))
-    say(f"until=decided: {comparisons} comparisons, looks at {looks} seeds, at most {most} trials")
+    of = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
+    say(f"until=decided: {of}, looks at {looks} seeds, at most {most} trials")
     if earlier:
         results = "1 result" if earlier == 1 else f"{earlier} results"
         say(
