@@ -17,13 +17,6 @@ CELLS = (
     *("bn=none,post", "task=denoise"),
     *("train.steps=12", "train.lr=0.01", "train.precision=fp32", "train.compile=false"),
 )
-    "bn=none,post",
-    "task=denoise",
-    "train.steps=12",
-    "train.lr=0.01",
-    "train.precision=fp32",
-    "train.compile=false",
-)
 """Two cells whose difference takes more than two seeds, in arithmetic that repeats bit for bit."""
 
 
