@@ -29,6 +29,9 @@ def scored(set5: float, task: dict[str, Any] = SR, set14: float | None = None, *
         pytest.param(scored(30.06, DENOISE), "", id="beyond the reach of the skip"),
         pytest.param(scored(30.05, DENOISE), "its PSNR is only 0.050 dB above that of the input", id="within it"),
         pytest.param(scored(30.0, DENOISE), "its PSNR is only 0.000 dB above that of the input", id="the input"),
+        pytest.param(
+            scored(30.0 - 1e-13, DENOISE), "its PSNR is only 0.000 dB above that of the input", id="a rounding error"
+        ),
         pytest.param(scored(30.0, DENOISE, method="identity"), "", id="nothing is trained"),
         pytest.param(scored(31.0, dead="one colour"), "one colour", id="found by the trial"),
         pytest.param(scored(31.0, probes=DEAD_UNITS), "no branch of a binary unit adds anything", id="probes"),
