@@ -17,10 +17,11 @@ from ablations.planning.stopping import rule_of
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
 from ablations.space.rows import MAX_ROWS, Row
-from ablations.space.settings import LAST_SEED
+from ablations.space.settings import DATA, LAST_SEED
 from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.storage.plans import refuse_other_pairing, refuse_other_rule
+from ablations.trial.data import fingerprint_of_tests
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
 from bbcu.errors import ConfigError
 from bbcu.passwords import masked
@@ -221,6 +222,12 @@ def trials_of(cells: Mapping[Row, PlannedCell], replicates: int, option: str = "
             config = dataclasses.replace(cell.config, seed=seed)
             trials[identity] = PlannedTrial(trial, identity, own, config, cell.structure)
     return list(trials.values())
+
+
+def fingerprints_of_tests(trials: Iterable[PlannedTrial]) -> dict[str, str]:
+    """The fingerprint of the test pictures of these trials, by the fingerprint of all their pictures."""
+    configs = {entry.trial.cell.setting[DATA]: entry.config for entry in trials}
+    return {data: fingerprint_of_tests(config) for data, config in configs.items()}
 
 
 def left_out_of(row: LeftOutRow, composer: Composer, cells: Mapping[Row, PlannedCell]) -> LeftOut:
