@@ -1,7 +1,7 @@
 """Compare cells: each intervention at the reference with its one verdict, and in its other contexts.
 
-The interventions that start or end at the reference cell, and the pairs of cells that test a claim of the paper, are
-one family on each test set: :class:`Family` gives each pair of cells its verdict, corrected for how many there are.
+The pairs of cells that :mod:`ablations.space.family` finds are one family on each test set: :class:`Family` gives each
+its verdict, corrected for how many there are.
 Whatever else is estimated, such as an average over contexts or an interaction, describes and has no verdict.
 """
 
@@ -138,15 +138,12 @@ class Interaction:
 
 
 class Family:
-    """Pairs of cells whose verdicts are corrected together, on each test set."""
+    """Pairs of cells, each once, whose verdicts are corrected together on each test set."""
 
     def __init__(self, results: TaskResults, pairs: Iterable[Pair], margin: float = MARGIN_DB) -> None:
         self.results, self.margin = results, margin
-        unordered: dict[frozenset[str], Pair] = {}
-        for pair in pairs:
-            unordered.setdefault(frozenset(pair), pair)
         # Two networks of which neither has learned anything show nothing about what differs between them.
-        self.pairs = tuple(pair for pair in unordered.values() if not all(map(results.is_down, pair)))
+        self.pairs = tuple(pair for pair in pairs if not all(map(results.is_down, pair)))
         self._verdicts = {name: self._judged(name) for name in results.sets}
 
     def _judged(self, test_set: str) -> dict[Pair, Verdict]:

@@ -81,6 +81,25 @@ def test_methods_are_each_compared_with_bbcu() -> None:
     assert family(cells) == ((bbcu, bnn), (bbcu, lite))
 
 
+MEDIUM = Ours("custom", 30.0, levels={"binarize": ["body", "up"]})
+
+
+@pytest.mark.parametrize(
+    ("trials", "published"),
+    [
+        pytest.param([Ours("bnn", 30.0), MEDIUM], ["bnn", "bbcu binarize=[body,up]"], id="BBCU-M"),
+        pytest.param([Ours("full_precision", 30.0), Ours("bbcu", 30.0), MEDIUM], [], id="parts of BBCU"),
+        pytest.param([Ours("bnn", 30.0), Ours("custom", 30.0, levels={"bn": "pre"})], [], id="a level of the user's"),
+        pytest.param([Ours("bnn", 30.0), Ours("bnn", 30.0, steps=9)], [], id="one method under two budgets"),
+    ],
+)
+def test_a_study_compares_methods_if_each_cell_is_another_published_one(
+    trials: list[Ours], published: list[str]
+) -> None:
+    (cells,) = cells_of_plan(plan_rows([each.result() for each in trials]), {})
+    assert list(cells.published.values()) == published
+
+
 @pytest.mark.parametrize("task", ["sr_x2", "sr_x4", "denoise", "jpeg"])
 def test_every_method_that_makes_a_study_one_of_methods_has_a_name_in_reports(task: str) -> None:
     assert names_of(task).keys() >= METHODS.keys()

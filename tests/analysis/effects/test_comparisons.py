@@ -167,12 +167,6 @@ def test_a_comparison_that_cannot_be_tested_does_not_count() -> None:
     assert "without any spread" in verdict.reason
 
 
-def test_a_pair_and_its_mirror_image_are_one_comparison() -> None:
-    results = only_task(in_memory(FOUR))
-    one, other = results.reference, next(cell for cell in results.trained if cell != results.reference)
-    assert Family(results, [(one, other), (other, one)]).size == 1
-
-
 def test_the_mirror_image_of_a_verdict_has_its_own_reason() -> None:
     (verdict,) = verdicts([judged(FOUR).row(NO_RESIDUAL).by_set["Set5"].estimate])
     turned = mirrored(verdict, 0.05)
