@@ -1,17 +1,17 @@
 """What a study with a stopping rule has decided so far, read from its folder, for those who watch it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablations.decide.decider import FAILED, Comparison, Decider, Ended
 from ablations.decide.results import ResultReader
-from ablations.space.claims import pairs_to_test
-from ablations.space.factors import SHOWN
-from ablations.space.family import cells_of_plan, compared
-from ablations.space.interventions import Pair
+from ablations.space.family import cells_of_plan
+from ablations.space.interventions import Pair, between
+from ablations.space.settings import DATA
 from ablations.space.stopping_rule import StoppingRule
+from ablations.space.study_cells import StudyCells
 from ablations.storage.attempts import State, history_of
 from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
 from ablations.storage.plans import read_plan
@@ -79,10 +79,10 @@ def statuses(
     decider: Decider, ended: Ended, rows: Mapping[str, Mapping[str, Any]], design: Mapping[str, Any]
 ) -> list[ComparisonStatus]:
     """Return what has become of every comparison; ``rows`` has a row of the plan for each cell."""
-    labels = labels_of(rows.values(), design)
+    labels = labels_of(list(rows.values()), design, decider.rule.families)
     return [
         ComparisonStatus(
-            labels.get(frozenset(found.pair), " / ".join(cell[:SHOWN] for cell in found.pair)),
+            labels[found.pair],
             rows[found.pair[0]]["setting"]["task"]["name"],
             found.pair,
             found.judged,
@@ -101,15 +101,25 @@ def first_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]
     return found
 
 
-def labels_of(rows: Iterable[Mapping[str, Any]], design: Mapping[str, Any]) -> dict[frozenset[str], str]:
-    """Return each comparison in words by its two cells: the intervention, or else the claim of the paper."""
-    found: dict[frozenset[str], str] = {}
-    for cells in cells_of_plan(rows, design):
-        interventions = {each.pairs[0]: each.intervention.in_words for each in compared(cells)}
-        claims = {pairs[0]: claim.text for claim, pairs in pairs_to_test(cells) if pairs}
-        for pair, text in (*interventions.items(), *claims.items()):
-            found.setdefault(frozenset(pair), text)
+def labels_of(
+    rows: Collection[Mapping[str, Any]], design: Mapping[str, Any], families: Iterable[Iterable[Pair]]
+) -> dict[Pair, str]:
+    """Return in words what changes between the cells of each comparison; ``rows`` has a row of each cell."""
+    wanted = {pair for pairs in families for pair in pairs}
+    found: dict[Pair, str] = {}
+    # Cells that were trained on different pictures may be compared, but the plan does not say so.
+    for tested in ({}, dict.fromkeys((row["setting"][DATA] for row in rows), "")):
+        for cells in cells_of_plan(rows, design, tested):
+            for before, after in wanted - found.keys():
+                if before in cells.levels and after in cells.levels:
+                    found[before, after] = change_between(before, after, cells)
     return found
+
+
+def change_between(before: str, after: str, cells: StudyCells) -> str:
+    if cells.published:
+        return f"{cells.published[after]} in place of {cells.published[before]}"
+    return between(before, after, cells.levels).intervention.in_words
 
 
 def seeds_so_far(comparison: Comparison, ended: Ended) -> int:

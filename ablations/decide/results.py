@@ -7,9 +7,12 @@ from typing import Any
 from ablations.decide.decider import EndedTrial
 from ablations.space.collapse import evidence_of_collapse
 from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
+from ablations.storage.status import stamp_of
 
 Counts = Callable[[Identity, Mapping[str, Any]], bool]
 """Returns whether the result of a trial counts, or the trial is trained again."""
+
+Stamp = tuple[int, int]
 
 
 def finished_trial(result: Mapping[str, Any]) -> EndedTrial:
@@ -19,21 +22,26 @@ def finished_trial(result: Mapping[str, Any]) -> EndedTrial:
 
 
 class ResultReader:
-    """Reads the results of a study's trials from its folder, each once."""
+    """Reads the results of a study's trials from its folder, each once unless it changes."""
 
     def __init__(self, outputs: Path, study: str, counts: Counts = lambda identity, result: True) -> None:
         self._outputs, self._study, self._counts = outputs, study, counts
-        self._known: dict[Identity, EndedTrial] = {}
+        self._known: dict[Identity, tuple[Stamp, EndedTrial | None]] = {}
 
     def read(self, trials: Iterable[Identity]) -> dict[Identity, EndedTrial]:
         """Return what is known of those of these trials that have finished."""
         started = identities_in(study_folder(self._outputs, self._study))
-        found = {}
-        for identity in trials:
-            if identity not in self._known and identity in started:
-                result = TrialFolder(self._outputs, self._study, *identity).result()
-                if result is not None and self._counts(identity, result):
-                    self._known[identity] = finished_trial(result)
-            if identity in self._known:
-                found[identity] = self._known[identity]
-        return found
+        found = ((identity, self._trial(identity)) for identity in trials if identity in started)
+        return {identity: trial for identity, trial in found if trial is not None}
+
+    def _trial(self, identity: Identity) -> EndedTrial | None:
+        folder = TrialFolder(self._outputs, self._study, *identity)
+        stamp = stamp_of(folder.result_path)
+        if stamp is None:
+            return None
+        if identity not in self._known or self._known[identity][0] != stamp:
+            self._known[identity] = stamp, None
+            result = folder.result()
+            if result is not None and self._counts(identity, result):
+                self._known[identity] = stamp, finished_trial(result)
+        return self._known[identity][1]

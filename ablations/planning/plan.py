@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 from ablations.config import Config, SweeperConfig, typed
 from ablations.planning.compose import Composer, SharedConfig, check_compared_keys, swept_values
 from ablations.planning.outline import LeftOutRow, check_complete
-from ablations.planning.stopping import rule_of
+from ablations.planning.stopping import families_of, first_seed_of, looks_of
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
+from ablations.space.family import cells_of_plan
 from ablations.space.rows import MAX_ROWS, Row
 from ablations.space.settings import DATA, LAST_SEED
 from ablations.space.stopping_rule import StoppingRule
@@ -182,8 +183,12 @@ def rule_of_cells(
     Raises ConfigError if the study was planned with another.
     """
     config = next(iter(cells.values())).config
-    outputs, study = Path(config.outputs), config.study.name
-    rule = rule_of(options, (cell.trial.facts() for cell in cells.values()), design, outputs, study)
+    outputs, study, rule = Path(config.outputs), config.study.name, None
+    if looks := looks_of(options):
+        rows = [cell.trial.facts() for cell in cells.values()]
+        families = families_of(cells_of_plan(rows, design, fingerprints_of_tests(cells.values())))
+        seed = first_seed_of({cell.trial.identity for cell in cells.values()}, outputs, study)
+        rule = StoppingRule(looks, seed, options.margin_db, families)
     refuse_other_rule(outputs, study, rule)
     return rule
 
@@ -224,9 +229,9 @@ def trials_of(cells: Mapping[Row, PlannedCell], replicates: int, option: str = "
     return list(trials.values())
 
 
-def fingerprints_of_tests(trials: Iterable[PlannedTrial]) -> dict[str, str]:
-    """The fingerprint of the test pictures of these trials, by the fingerprint of all their pictures."""
-    configs = {entry.trial.cell.setting[DATA]: entry.config for entry in trials}
+def fingerprints_of_tests(cells: Iterable[PlannedCell]) -> dict[str, str]:
+    """The fingerprint of the test pictures of these cells, by the fingerprint of all their pictures."""
+    configs = {cell.trial.cell.setting[DATA]: cell.config for cell in cells}
     return {data: fingerprint_of_tests(config) for data, config in configs.items()}
 
 

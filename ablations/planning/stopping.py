@@ -1,14 +1,14 @@
-"""From the options of a sweep and its cells to its stopping rule."""
+"""The parts of a stopping rule: the looks by the options, the families by the cells, and the first seed."""
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from ablations.config import DECIDED, SweeperConfig
-from ablations.space.family import cells_of_plan, family
-from ablations.space.stopping_rule import StoppingRule
-from ablations.storage.folder import TrialFolder, identities_in, study_folder
+from ablations.space.family import family
+from ablations.space.interventions import Pair
+from ablations.space.study_cells import StudyCells
+from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
 from ablations.storage.plans import planned_rule
 from bbcu.errors import ConfigError
 
@@ -47,30 +47,28 @@ def looks_of(options: SweeperConfig) -> tuple[int, ...]:
     return looks
 
 
-def rule_of(
-    options: SweeperConfig, rows: Iterable[Mapping[str, Any]], design: Mapping[str, Any], outputs: Path, study: str
-) -> StoppingRule | None:
-    """Return the stopping rule of a sweep over cells with these rows of a plan, one for each; None without one.
-
-    The first seed is that of a rule with which the study was planned. Otherwise it is that of the rows, or the first
-    after every result of these cells: a result that was known when the rule was chosen counts in no verdict, because
-    seeds that are added after having looked make more verdicts wrong than the error rate says.
-    """
-    looks = looks_of(options)
-    if not looks:
-        return None
-    trials = list(rows)
-    seeds = {row["seed"] for row in trials}
-    if len(seeds) > 1:
-        raise ConfigError(f"seed: {UNTIL} chooses the seeds of each cell; give it one value, the first seed")
-    families = tuple(filter(None, (family(cells) for cells in cells_of_plan(trials, design))))
+def families_of(studies: Iterable[StudyCells]) -> tuple[tuple[Pair, ...], ...]:
+    """Return the comparisons of each task that has some; raise ConfigError if there are none at all."""
+    families = tuple(filter(None, map(family, studies)))
     if not families:
         raise ConfigError(f"{UNTIL}: no two cells of this sweep make a comparison, so there is nothing to decide")
+    return families
+
+
+def first_seed_of(trials: Collection[Identity], outputs: Path, study: str) -> int:
+    """Return the first seed of a rule about the cells of these trials, which all have one seed.
+
+    If the study was planned with a rule, it is that one's. Otherwise it is the seed of the trials, or the first after
+    every result of their cells: a result that was known when the rule was chosen counts in no verdict, because seeds
+    that are added after having looked make more verdicts wrong than the error rate says.
+    """
+    seeds = {seed for _, seed in trials}
+    if len(seeds) > 1:
+        raise ConfigError(f"seed: {UNTIL} chooses the seeds of each cell; give it one value, the first seed")
     # Results first: what a sweep has trained under a rule is listed only if its rule is read below.
-    known = seeds_with_result(outputs, study, {row["cell"] for row in trials})
+    known = seeds_with_result(outputs, study, {cell for cell, _ in trials})
     planned = planned_rule(outputs, study)
-    first_seed = max([*seeds, *(seed + 1 for seed in known)]) if planned is None else planned.first_seed
-    return StoppingRule(looks, first_seed, options.margin_db, families)
+    return max([*seeds, *(seed + 1 for seed in known)]) if planned is None else planned.first_seed
 
 
 def seeds_with_result(outputs: Path, study: str, cells: Collection[str]) -> list[int]:

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import SweeperConfig, check_bounds, explain, reading, refuse_long_numbers, register, schema, typed
 from ablations.planning.compose import texts_of
+from ablations.planning.stopping import looks_of
 from ablations.space.conditions import parse
 from ablations.space.designs import DESIGNS, rows_of
 from ablations.trial.identity import check_network, check_runnable, setting_of, trial_of
@@ -133,6 +134,7 @@ def test_any_value_of_any_option_of_a_sweep_is_a_list_of_rows_or_one_line(
         check_bounds(options, "hydra.sweeper.")
         for text in options.exclude:
             parse(text)
+        looks_of(options)
         rows_of(options.design, sweep, options.design_options)
     except (BbcuError, HydraException, OmegaConfBaseException) as error:
         one_line(error)

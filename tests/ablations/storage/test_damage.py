@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
 from ablations.storage.files import DamagedFile, checksum_of
 from ablations.storage.folder import CurvePoint, TrialFolder, trial_folders
@@ -275,6 +276,7 @@ def test_a_curve_of_an_earlier_version_must_be_a_table_of_numbers(tmp_path: Path
 
 # --- plans ------------------------------------------------------------------------------------------------------------
 
+RULE = StoppingRule((3, 4), 0, 0.05, (((CELL, "b" * 64),),)).record()
 PLANNED = {"name": "x", "factors": {"bn": "post"}, "levels": {"bn": "post"}, "setting": {"data": "f" * 64}}
 
 
@@ -329,8 +331,13 @@ def test_a_plan_whose_rows_were_changed_does_not_match_its_checksum(tmp_path: Pa
         (lambda plan: plan.pop("left_out"), "left_out: "),
         (lambda plan: plan.update(pairing="yes"), "pairing: "),
         (lambda plan: plan["left_out"].append({"reason": None}), "left_out.0."),
+        (lambda plan: plan.update(rule={**RULE, "looks": [3, 3]}), "rule: Value error, looks: they do not ascend"),
+        (lambda plan: plan.update(rule={**RULE, "looks": [1, 3]}), "rule.looks.0: "),
+        (lambda plan: plan.update(rule={**RULE, "families": [[[CELL]]]}), "rule.families.0.0: "),
+        (lambda plan: plan.update(rule={**RULE, "error_rate": 2.0}), "rule.error_rate: "),
+        (lambda plan: plan.update(rule={"looks": [3, 4]}), "rule.first_seed: "),
     ],
-    ids=range(9),
+    ids=range(14),
 )
 def test_a_plan_of_a_wrong_shape_is_named_whatever_its_checksum(tmp_path: Path, change: Change, where: str) -> None:
     path = planned(tmp_path)
