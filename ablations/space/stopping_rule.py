@@ -15,7 +15,7 @@ from ablations.space.interventions import Pair
 ERROR_RATE = 0.05
 """How often a family of verdicts may hold a wrong one of a kind: a false difference, or a false equivalence."""
 
-FLOOR, RISE = 0.01, 16.0
+FLOOR, RISE = 0.01, 20.0
 """The shape of the boundary; see :mod:`analysis.statistics.sequential`."""
 
 

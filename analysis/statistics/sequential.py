@@ -40,7 +40,7 @@ from analysis.statistics.rounding import rounded
 Pair = tuple[str, str]
 """The keys of two cells; an effect is the second one's mean less the first one's."""
 
-FLOOR, RISE = 0.01, 16.0
+FLOOR, RISE = 0.01, 20.0
 """The shape of the boundary. Most of the error is kept for the last look, so that all looks together find nearly what
 one test at the last look finds; the floor lets a large effect be found at the first."""
 
