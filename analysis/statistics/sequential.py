@@ -73,8 +73,10 @@ def crossing(levels: Sequence[float], looks: Sequence[int], sides: int) -> float
         stretch, turn = np.sqrt((root**2 + 1) / (count + 1)), np.arctan(root)
         upper = np.arcsin(np.clip(math.sin(following) / stretch, -1.0, 1.0))
         lower = -upper if sides == 2 else np.full(GRID, -math.pi / 2)
-        outside = [(upper, math.pi - upper)] + ([(-math.pi - lower, lower)] if sides == 2 else [])
-        for low, high in outside:
+        # Beyond the edges: where the sine is above that of `upper` and, with two sides, below that of `lower`.
+        # With one side and a negative edge, angles near -pi are beyond it too.
+        other = (-math.pi - lower, lower) if sides == 2 else (upper - 2 * math.pi, -math.pi - upper)
+        for low, high in ((upper, math.pi - upper), other):
             later += chance_between(low - turn, high - turn, count)
         if count + 1 < looks[-1]:
             for low, high in ((lower, upper), (math.pi - upper, math.pi - lower), (-math.pi - upper, -math.pi - lower)):
@@ -179,7 +181,8 @@ def _ratio(boundary: Boundary, sides: int) -> interpolate.PchipInterpolator:
     """The overall error over the level at the last look, by the logarithm of that level."""
     weights = [boundary.weight(look) for look in boundary.looks]
     found = [crossing([level * weight for weight in weights], boundary.looks, sides) / level for level in LEVELS]
-    return interpolate.PchipInterpolator(np.log(LEVELS), found)
+    # All looks err at least as often as the last; the integral is some thousandths less where it has all of the error.
+    return interpolate.PchipInterpolator(np.log(LEVELS), np.maximum(found, 1.0))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -234,11 +237,15 @@ def falls(
 
 
 class Progress(enum.StrEnum):
-    """What has become of a comparison: it gets further seeds only while it is open."""
+    """What has become of a comparison: it gets further seeds only while it is open.
+
+    ``RISK`` is that of one that is undecided at the last look and has a collapsed trial.
+    """
 
     OPEN = "open"
     DECIDED = "decided"
     LAST_LOOK = "undecided at the last look"
+    RISK = "risk of collapse"
     NOTHING = "nothing learned"
     NO_RESULT = "no result"
 
@@ -283,11 +290,25 @@ def judged(
     comparison is not found equivalent while a trial of its cells has collapsed. It is closed without a verdict if all
     trials of both cells collapsed, or if a cell has no score.
     """
+    return states(pairs, trials, boundary, first_seed, margin, paired=paired)[-1]
+
+
+def states(
+    pairs: Sequence[Pair],
+    trials: Trials,
+    boundary: Boundary,
+    first_seed: int,
+    margin: float,
+    *,
+    paired: bool = False,
+) -> list[dict[Pair, Judged]]:
+    """What :func:`judged` says before the first look, and after each complete look as long as a comparison is open."""
     found = {pair: _before_first(pair, trials, boundary, first_seed, len(pairs)) for pair in pairs}
+    every = [dict(found)]
     for look in boundary.looks:
         seeds = range(first_seed, first_seed + look)
         left = [pair for pair in pairs if found[pair].progress is Progress.OPEN]
-        if not all(set(seeds) <= set(trials.ended.get(cell, ())) for pair in left for cell in pair):
+        if not left or not all(set(seeds) <= set(trials.ended.get(cell, ())) for pair in left for cell in pair):
             break
         at_look = {pair: _tested_at(pair, trials, seeds, margin, paired) for pair in left}
         columns = []
@@ -300,7 +321,8 @@ def judged(
             if pair in at_look:
                 numbers = [(repeated[place], p[place]) for repeated, p in columns]
                 found[pair] = _closed(at_look[pair], look, boundary, numbers, len(pairs), margin)
-    return found
+        every.append(dict(found))
+    return every
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +332,7 @@ class _AtLook:
     estimate: Estimate
     p: Mapping[int, float]
     progress: Progress
+    has_collapsed: bool
 
 
 def _scores_within(pair: Pair, trials: Trials, seeds: range) -> dict[str, dict[int, float]]:
@@ -330,7 +353,7 @@ def _tested_at(pair: Pair, trials: Trials, seeds: range, margin: float, paired: 
     p_difference, p_equivalence = tested(estimate, margin) if progress is Progress.OPEN else (math.nan, math.nan)
     if any(down.values()):
         p_equivalence = math.nan
-    return _AtLook(estimate, {DIFFERENT: p_difference, EQUIVALENT: p_equivalence}, progress)
+    return _AtLook(estimate, {DIFFERENT: p_difference, EQUIVALENT: p_equivalence}, progress, any(down.values()))
 
 
 def _kind(found: Judged) -> int:
@@ -367,7 +390,7 @@ def _closed(
     if progress is Progress.OPEN and outcome is not Outcome.UNDECIDED:
         progress = Progress.DECIDED
     elif progress is Progress.OPEN and look == boundary.looks[-1]:
-        progress = Progress.LAST_LOOK
+        progress = Progress.RISK if at.has_collapsed else Progress.LAST_LOOK
     shown = repeated_interval(at.estimate, look, boundary, repeated)
     reachable = detectable_at_last(at.estimate, look, boundary, comparisons)
     bare = Verdict(outcome, "", shown, p_difference, p_equivalence, comparisons, reachable, look)
@@ -416,6 +439,6 @@ def reason(verdict: Verdict, progress: Progress, margin: float) -> str:
         return f"{interval}; {different}"
     power = ""
     if not math.isnan(verdict.detectable):
-        shows = "would have shown" if progress is Progress.LAST_LOOK else "would show"
+        shows = "would have shown" if progress in (Progress.LAST_LOOK, Progress.RISK) else "would show"
         power = f"; with {100 * POWER:.0f} % power the last look {shows} {verdict.detectable:.2g} dB"
     return f"{interval}; undecided{' so far' * (progress is Progress.OPEN)}, {different}{power}"

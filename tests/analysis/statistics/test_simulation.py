@@ -1,5 +1,6 @@
 """The simulated studies: what they promise, and that the page shows what the command finds."""
 
+import csv
 import functools
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from analysis.statistics.estimates import (
     seeds_for_equivalence,
     verdicts,
 )
+from analysis.statistics.expectation import normal
 from analysis.statistics.simulation import (
     BEYOND,
+    COMPONENTS,
     CONTRASTS,
     CORRELATIONS,
     END,
+    EVERY,
     FAMILIES,
+    MANY,
+    METHODS,
     NOISES,
     SEED_COUNTS,
     SEEN_DB,
@@ -27,18 +33,21 @@ from analysis.statistics.simulation import (
     START,
     STUDIES,
     Conditions,
+    Family,
     as_seen,
     covering,
     family_outcomes,
     half_normals,
+    is_different,
+    levels_of_looks,
     main,
-    normal,
+    published_levels,
     replaced,
     simulated,
     to_reference,
     uneven,
 )
-from tests.harness.paths import DOCS
+from tests.harness.paths import DOCS, REPOSITORY
 
 PAGE = DOCS / "statistics.md"
 
@@ -49,6 +58,17 @@ HARD = "False verdicts where all ablated cells spread three times as much as the
 AT_THE_MARGIN = "False `equivalent` if every true difference is the margin"
 POWER = "Power of Welch's test beside the paired one"
 HALF_NORMAL = "Half-normal plot without an effect"
+
+PUBLISHED = "One level for all looks, as others give it"
+NO_EFFECT_BY_RULE = "False `better` or `worse` by the rule"
+AT_THE_MARGIN_BY_RULE = "False `equivalent` by the rule if every true difference is the margin"
+HARD_BY_RULE = (
+    "False `better` or `worse` by the rule where all ablated cells spread three times as much as the reference"
+)
+COVERAGE_BY_RULE = "Coverage of the repeated 95 % intervals at the look of the verdict"
+POWER_BY_RULE = "Power of the rule beside a fixed plan with 12 seeds"
+EXCESS_BY_RULE = "By how much an estimate exceeds the truth at the look of its verdict"
+TRAININGS_BY_RULE = "Trainings for the effects and spreads of `components`"
 
 Rates = dict[tuple[str, ...], list[list[float]]]
 
@@ -80,11 +100,16 @@ def highest(table: Rates, *labels: str) -> float:
 def test_the_page_shows_what_the_command_finds() -> None:
     """A part that is computed fast; the rest comes from the same functions and the same seed."""
     command = "python -m analysis.statistics.simulation --write docs/statistics.md"
-    assert half_normals(STUDIES).text in PAGE.read_text(encoding="utf-8"), command
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(make(STUDIES).text in page for make in (half_normals, levels_of_looks, published_levels)), command
     conditions = Conditions(NOISES["normal"], as_seen)
     scores = conditions.drawn(2, seeds=3, studies=STUDIES)
     lowest, upper = shown()[COVERAGE]["difference of two cells", "as seen", "0"][1]
     assert lowest <= round(100 * covering((-1.0, 1.0), scores), 1) <= upper, command
+    (by_rule,) = Family(1, conditions).share(STUDIES, is_different, 0.0, EVERY)
+    assert shown()[NO_EFFECT_BY_RULE]["1 comparison", "as seen", "Welch, r = 0"][0] == [round(100 * by_rule, 1)], (
+        command
+    )
 
 
 def test_the_page_has_every_table_and_row() -> None:
@@ -93,6 +118,7 @@ def test_the_page_has_every_table_and_row() -> None:
     assert f"{STUDIES:,} studies for every number" in PAGE.read_text(encoding="utf-8")
     assert len(tables[COVERAGE]) == len(CONTRASTS) * len(SPREADS) * len(CORRELATIONS)
     assert len(tables[NO_EFFECT]) == len(FAMILIES) * len(SPREADS) * len(CORRELATIONS)
+    assert len(tables[NO_EFFECT_BY_RULE]) == len(tables[AT_THE_MARGIN_BY_RULE]) == len(MANY) * 2 * len(METHODS)
 
 
 def test_intervals_cover_in_93_percent_or_more() -> None:
@@ -154,6 +180,75 @@ def test_the_power_of_the_page_is_that_of_the_noncentral_t() -> None:
         n, shift = int(seeds), float(effect.split()[0]) * (int(seeds) / 2) ** 0.5
         critical = stats.t.isf(0.025 / int(comparisons), n - 1)
         assert columns[3][0] == pytest.approx(100 * stats.nct.sf(critical, n - 1, shift), abs=1.5)
+
+
+# --- studies with a stopping rule -------------------------------------------------------------------------------------
+
+
+def said(sentence: str) -> bool:
+    return sentence in " ".join(PAGE.read_text(encoding="utf-8").split())
+
+
+def test_the_exact_law_comes_to_the_constants_of_others() -> None:
+    assert all(rates == [pytest.approx([5.0], abs=0.11)] for rates in shown()[PUBLISHED].values())
+
+
+def test_verdicts_by_the_rule_err_in_at_most_5_percent_for_normal_noise() -> None:
+    """With 20,000 studies a rate of 5 % comes out within 0.4 points."""
+    for title in (NO_EFFECT_BY_RULE, AT_THE_MARGIN_BY_RULE):
+        assert max(columns[0][0] for columns in shown()[title].values()) <= 5.4
+
+
+def test_verdicts_by_the_rule_err_in_at_most_6_percent_for_other_noise_but_where_the_page_says() -> None:
+    beyond = {}
+    for title in (NO_EFFECT_BY_RULE, AT_THE_MARGIN_BY_RULE):
+        for labels, columns in shown()[title].items():
+            if (rate := max(rate for rates in columns for rate in rates)) > 6:
+                beyond[labels] = rate
+    ((labels, rate),) = beyond.items()
+    assert labels == ("20 comparisons", "as seen", "Welch, r = 0")
+    assert said(f"in {rate:.1f} % of the families of twenty comparisons under skewed noise with spreads as seen")
+
+
+def test_the_page_says_how_often_the_rule_errs_where_spreads_are_uneven() -> None:
+    normal_, skewed, extreme = (
+        max(columns[0][0] for labels, columns in shown()[HARD_BY_RULE].items() if noise in labels)
+        for noise in ("normal", "skewed", "extreme")
+    )
+    assert said(f"by the rule up to {normal_:.0f}, {skewed:.0f} and {extreme:.0f} %")
+
+
+def test_repeated_intervals_cover_in_94_percent_or_more() -> None:
+    assert min(min(rates) for columns in shown()[COVERAGE_BY_RULE].values() for rates in columns) >= 94
+
+
+def test_the_rule_loses_at_most_2_points_of_power() -> None:
+    columns = list(zip(*shown()[POWER_BY_RULE].values(), strict=True))
+    welch, few, paired = (max(rate for (rate,) in columns[place]) for place in (2, 3, 6))
+    assert max(welch, few, paired) <= 2
+    assert said(f"at most {welch:.1f} points of power beside 12 seeds for every cell, paired at most {paired:.1f}")
+    assert said(f"with looks at 3, 5, 8 and 12 at most {few:.1f}")
+
+
+def test_the_page_says_how_far_an_estimate_exceeds_the_truth_at_its_look() -> None:
+    every, *_ = zip(*shown()[EXCESS_BY_RULE].values(), strict=True)
+    assert said(f"by at most {max(rate for (rate,) in every):.0f} % of the standard deviation of a cell")
+
+
+def test_components_takes_at_most_60_percent_of_the_trainings_as_a_whole() -> None:
+    shares = {labels: columns[0][0] for labels, columns in shown()[TRAININGS_BY_RULE].items() if "every seed" in labels}
+    whole, alone = shares.values()
+    assert whole <= 60
+    assert said(f"{whole:.0f} % of the trainings of the fixed plan, and one at a time {alone:.0f} %")
+
+
+def test_the_effects_of_components_are_those_of_the_report() -> None:
+    with (REPOSITORY / "reports/examples/components/cells.csv").open(encoding="utf-8", newline="") as file:
+        cells = [(float(row["psnr_mean_db"]), float(row["psnr_sd_db"])) for row in csv.DictReader(file)]
+    assert {(round(mean, 3), round(spread, 3)) for mean, spread in cells} >= set(COMPONENTS.values())
+
+
+# --- the scores of simulated studies ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BEYOND)
