@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.passwords import shown_address
@@ -243,7 +243,8 @@ class SweeperConfig:
     to leave out; see :mod:`ablations.space.conditions`. Every cell gets ``replicates`` seeds. With ``until=decided``
     the cells of undecided comparisons get more, up to ``most_replicates``; ``looks`` are the numbers of seeds at which
     a verdict may fall, every one if None, and differences below ``margin_db`` do not matter. ``retries`` is how often a
-    failed trial is retried.
+    failed trial is retried. A dry run says what to expect if cells spread by ``spread_db`` between seeds, or as in the
+    study ``spread_from``.
     """
 
     _target_: str = "hydra_plugins.ablation_sweeper.AblationSweeper"
@@ -268,6 +269,8 @@ class SweeperConfig:
     margin_db: float = number(0.05, least=0, most=100, above=True)
     retries: int = number(1, least=0, most=1000)
     dry_run: bool = False
+    spread_db: float | None = number(None, least=0, most=100, above=True)
+    spread_from: str | None = None
 
     @property
     def design_options(self) -> dict[str, Any]:
@@ -473,11 +476,11 @@ def _explanation(error: HydraException | OmegaConfBaseException) -> str:
         return f"{override}: has a character that must be in quotes, as in KEY=\"'value'\""
     parent = getattr(cause, "parent_node", None)
     full_key = getattr(cause, "full_key", None)
-    if isinstance(error, ConfigCompositionException) and full_key and isinstance(parent, DictConfig):
+    if isinstance(error, ConfigCompositionException) and full_key and isinstance(parent, DictConfig | ListConfig):
         reason = str(cause).splitlines()[0]
         if full_key.startswith("data.test."):
             return NO_EFFECT.format(key="data.test")
-        if "is not in struct" in reason or "not in" in reason:
+        if isinstance(parent, DictConfig) and "not in" in reason:
             prefix = full_key.rpartition(".")[0]
             valid = [f"{prefix}.{name!s}" if prefix else str(name) for name in parent if name != "hydra"]
             return unknown("key", full_key, valid)

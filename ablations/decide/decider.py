@@ -4,14 +4,14 @@ Nothing else is remembered, so a sweep that was killed comes to the same end as 
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-from analysis.statistics.sequential import Boundary, Judged, Progress, Trials, judged
 
 from ablations.space.interventions import Pair
 from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity
+from analysis.statistics.sequential import Boundary, Judged, Progress, Trials, judged
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class EndedTrial:
     collapsed: bool = False
 
 
+FROM_DECIDED_TO_OPEN = (
+    *(Progress.DECIDED, Progress.LAST_LOOK, Progress.RISK, Progress.NOTHING, Progress.NO_RESULT, Progress.OPEN),
+)
+
 FAILED = EndedTrial({})
 """A trial that has failed. It is not replaced by another seed: to leave out what fails would be to select."""
 
@@ -30,16 +34,27 @@ Ended = Mapping[Identity, EndedTrial]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pair of cells, with what has become of it by test set; ``family`` is the place of its family in the rule."""
+    """A pair of cells, with what has become of it by test set; ``family`` is the place of its family in the rule.
+
+    ``judged`` is empty before the first result of the family. ``has_failed`` says that there will be none: every trial
+    of the first look has failed.
+    """
 
     family: int
     pair: Pair
     judged: Mapping[str, Judged]
+    has_failed: bool = False
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open on a test set; it is before the first result."""
-        return not self.judged or any(found.progress is Progress.OPEN for found in self.judged.values())
+        return self.progress is Progress.OPEN
+
+    @property
+    def progress(self) -> Progress:
+        """What has become of it as a whole: decided only if it is on every test set, open if it is on one."""
+        found = (judged.progress for judged in self.judged.values())
+        without = Progress.NO_RESULT if self.has_failed else Progress.OPEN
+        return max(found, key=FROM_DECIDED_TO_OPEN.index, default=without)
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,11 @@ class Decider:
         found = []
         for place, family in enumerate(self.rule.families):
             on = {name: self._judged(family, trials) for name, trials in trials_by_set(family, ended)}
-            found += [Comparison(place, pair, {name: each[pair] for name, each in on.items()}) for pair in family]
+            first = itertools.product({cell for pair in family for cell in pair}, self.rule.seeds(self.rule.first_look))
+            has_failed = not on and all(identity in ended for identity in first)
+            found += [
+                Comparison(place, pair, {name: each[pair] for name, each in on.items()}, has_failed) for pair in family
+            ]
         return found
 
     def _judged(self, family: tuple[Pair, ...], trials: Trials) -> Mapping[Pair, Judged]:

@@ -7,11 +7,10 @@ from typing import Any
 
 from ablations.decide.decider import FAILED, Comparison, Decider, Ended
 from ablations.decide.results import ResultReader
-from ablations.space.family import cells_of_plan
-from ablations.space.interventions import Pair, between
+from ablations.space.family import cells_of_plan, change_between, in_words
+from ablations.space.interventions import Pair
 from ablations.space.settings import DATA
 from ablations.space.stopping_rule import StoppingRule
-from ablations.space.study_cells import StudyCells
 from ablations.storage.attempts import State, history_of
 from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
 from ablations.storage.plans import read_plan
@@ -20,7 +19,7 @@ from analysis.statistics.sequential import Judged, Progress
 
 @dataclass(frozen=True)
 class ComparisonStatus:
-    """A comparison of a study: what it is in words, its task, and what has become of it on each test set.
+    """A comparison of a study: what it is in words, its task, what has become of it as a whole and on each test set.
 
     ``on`` is empty before the first result. ``seeds`` is the number of seeds under which both cells have ended.
     """
@@ -30,15 +29,29 @@ class ComparisonStatus:
     pair: Pair
     on: Mapping[str, Judged]
     seeds: int
-    is_open: bool
+    progress: Progress
+
+    @property
+    def is_open(self) -> bool:
+        return self.progress is Progress.OPEN
+
+    @property
+    def look(self) -> int:
+        """The look at which it was closed on every test set; if it is open, the last one that is complete on all."""
+        looks = [found.look for found in self.on.values() if not self.is_open or found.progress is Progress.OPEN]
+        return (min if self.is_open else max)(looks, default=0)
+
+    def outcome(self, test_set: str) -> str:
+        """Return what has become of it on a test set: the verdict if it is decided, ``better``, or else the reason."""
+        found = self.on[test_set]
+        return str(found.verdict.outcome if found.progress is Progress.DECIDED else found.progress)
 
     def conclusion(self, test_set: str) -> str:
         """Return what has become of it on a test set in a few words, ``better at 4`` seeds; "" without a result."""
         if test_set not in self.on:
             return ""
         found = self.on[test_set]
-        is_decided = found.progress is Progress.DECIDED
-        return f"{found.verdict.outcome} at {found.look}" if is_decided else str(found.progress)
+        return self.outcome(test_set) + f" at {found.look}" * (found.progress is Progress.DECIDED)
 
 
 def comparisons_of(outputs: Path, study: str) -> list[ComparisonStatus]:
@@ -87,7 +100,7 @@ def statuses(
             found.pair,
             found.judged,
             seeds_so_far(found, ended),
-            found.is_open,
+            found.progress,
         )
         for found in decider.comparisons(ended)
     ]
@@ -112,14 +125,8 @@ def labels_of(
         for cells in cells_of_plan(rows, design, tested):
             for before, after in wanted - found.keys():
                 if before in cells.levels and after in cells.levels:
-                    found[before, after] = change_between(before, after, cells)
+                    found[before, after] = in_words(change_between(before, after, cells), cells)
     return found
-
-
-def change_between(before: str, after: str, cells: StudyCells) -> str:
-    if cells.published:
-        return f"{cells.published[after]} in place of {cells.published[before]}"
-    return between(before, after, cells.levels).intervention.in_words
 
 
 def seeds_so_far(comparison: Comparison, ended: Ended) -> int:

@@ -12,8 +12,6 @@ from ablations.storage.status import stamp_of
 Counts = Callable[[Identity, Mapping[str, Any]], bool]
 """Returns whether the result of a trial counts, or the trial is trained again."""
 
-Stamp = tuple[int, int]
-
 
 def finished_trial(result: Mapping[str, Any]) -> EndedTrial:
     """Return what a result says."""
@@ -22,11 +20,11 @@ def finished_trial(result: Mapping[str, Any]) -> EndedTrial:
 
 
 class ResultReader:
-    """Reads the results of a study's trials from its folder, each once unless it changes."""
+    """Reads the results of a study's trials from its folder, each once, and again if it has changed."""
 
     def __init__(self, outputs: Path, study: str, counts: Counts = lambda identity, result: True) -> None:
         self._outputs, self._study, self._counts = outputs, study, counts
-        self._known: dict[Identity, tuple[Stamp, EndedTrial | None]] = {}
+        self._known: dict[Identity, tuple[tuple[int, int] | None, EndedTrial | None]] = {}
 
     def read(self, trials: Iterable[Identity]) -> dict[Identity, EndedTrial]:
         """Return what is known of those of these trials that have finished."""
@@ -37,11 +35,9 @@ class ResultReader:
     def _trial(self, identity: Identity) -> EndedTrial | None:
         folder = TrialFolder(self._outputs, self._study, *identity)
         stamp = stamp_of(folder.result_path)
-        if stamp is None:
-            return None
         if identity not in self._known or self._known[identity][0] != stamp:
-            self._known[identity] = stamp, None
             result = folder.result()
-            if result is not None and self._counts(identity, result):
-                self._known[identity] = stamp, finished_trial(result)
+            if result is not None and not self._counts(identity, result):
+                result = None
+            self._known[identity] = stamp, None if result is None else finished_trial(result)
         return self._known[identity][1]

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from ablations.config import Config, SweeperConfig, typed
 from ablations.planning.compose import Composer, SharedConfig, check_compared_keys, swept_values
 from ablations.planning.outline import LeftOutRow, check_complete
-from ablations.planning.stopping import families_of, first_seed_of, looks_of
+from ablations.planning.stopping import families_of, looks_of, rule_of
 from ablations.space.designs import Listing, rows_of
 from ablations.space.factors import FACTORS, SHOWN, level_text
 from ablations.space.family import cells_of_plan
@@ -187,8 +187,8 @@ def rule_of_cells(
     if looks := looks_of(options):
         rows = [cell.trial.facts() for cell in cells.values()]
         families = families_of(cells_of_plan(rows, design, fingerprints_of_tests(cells.values())))
-        seed = first_seed_of({cell.trial.identity for cell in cells.values()}, outputs, study)
-        rule = StoppingRule(looks, seed, options.margin_db, families)
+        trials = {cell.trial.identity for cell in cells.values()}
+        rule = rule_of(StoppingRule(looks, 0, options.margin_db, families), trials, outputs, study)
     refuse_other_rule(outputs, study, rule)
     return rule
 

@@ -93,13 +93,18 @@ def follow_the_plan(cells: StudyCells) -> bool:
     except (ConfigError, AttributeError):  # no steps that this version plans, as in the archive of somebody else
         return True
     left = iter([dict(text.split("=", 1) for text in row) for row in rows])
-    return all(any(is_at(own.asked, row) for row in left) for own in cells.levels.values())
+    return all(any(is_at(own, row) for row in left) for own in cells.levels.values())
 
 
-def is_at(asked: Mapping[str, str], levels: Mapping[str, str]) -> bool:
-    """Tell whether a cell has these levels of factors, as a user types them."""
+def is_at(cell: CellLevels, levels: Mapping[str, str]) -> bool:
+    """Tell whether a cell has these levels of factors, as a user types them.
+
+    What has no effect beside the other levels is recorded as if it had not been asked for: `align=1` beside BatchNorm.
+    """
     return all(
-        value_of(asked[key]) == value_of(level) for key, level in levels.items() if key in FACTORS and key in asked
+        value_of(level) in (value_of(cell.asked[key]), value_of(cell.recorded[key]))
+        for key, level in levels.items()
+        if key in FACTORS and key in cell.asked
     )
 
 
@@ -118,6 +123,25 @@ def are_single_changes(cells: StudyCells) -> bool:
 def is_chain(cells: StudyCells) -> bool:
     """Tell whether the study is a chain, in which each cell is compared with the one before it."""
     return bool(steps_of(cells))
+
+
+def in_words(comparison: Comparison, cells: StudyCells) -> str:
+    """Name what changes: a method by its name, and what a chain adds up to as that."""
+    first = comparison.intervention.changes[0]
+    if first.key == METHOD:
+        return first.after
+    text = comparison.intervention.in_words
+    names = list(cells.levels)
+    if comparison.pairs == ((names[0], names[-1]),) and is_chain(cells):
+        return f"All steps together: {text[:1].lower()}{text[1:]}"
+    return text
+
+
+def change_between(before: str, after: str, cells: StudyCells) -> Comparison:
+    """Return whatever changes from one cell to another, of published methods the method."""
+    if cells.published:
+        return Comparison(replaced(cells.published[before], cells.published[after]), ((before, after),), None)
+    return between(before, after, cells.levels)
 
 
 def tested_pairs(cells: StudyCells, found: Sequence[Comparison]) -> list[Pair]:

@@ -6,7 +6,7 @@ known could be chosen by them, and the error rate would not hold.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,12 @@ class StoppingRule:
     def last_look(self) -> int:
         return self.looks[-1]
 
+    @property
+    def looks_in_words(self) -> str:
+        """The looks as a message shows them: ``3 to 12`` for every number, or ``3, 5, 8, 12``."""
+        is_run = len(self.looks) > 2 and all(after == before + 1 for before, after in itertools.pairwise(self.looks))
+        return f"{self.first_look} to {self.last_look}" if is_run else ", ".join(map(str, self.looks))
+
     def seeds(self, look: int) -> range:
         """Return the seeds that a look is about."""
         return range(self.first_seed, self.first_seed + look)
@@ -66,7 +72,7 @@ class StoppingRule:
         return cls(**{**known, "looks": tuple(record["looks"]), "families": families})
 
     def difference(self, other: "StoppingRule") -> str:
-        """Return in words what this rule has that the other has not: ``looks=3,5,8 and not 3,4,5``; "" if nothing."""
+        """Return in words what this rule has that the other has not: ``looks=3, 5, 8 and not 3 to 5``, or nothing."""
         found = []
         for name, text in _shown(self).items():
             if text != (others := _shown(other)[name]):
@@ -79,10 +85,4 @@ class StoppingRule:
 def _shown(rule: StoppingRule) -> dict[str, str]:
     """Return the parts of a rule as a message shows them."""
     numbers = {name: str(getattr(rule, name)) for name in ("margin_db", "first_seed", "error_rate", "floor", "rise")}
-    return {"looks": _listed(rule.looks), **numbers, "comparisons": str(sum(map(len, rule.families)))}
-
-
-def _listed(looks: Sequence[int]) -> str:
-    """Return looks as text, a run of all numbers as ``3 to 12``."""
-    is_run = len(looks) > 2 and all(after == before + 1 for before, after in itertools.pairwise(looks))
-    return f"{looks[0]} to {looks[-1]}" if is_run else ",".join(map(str, looks))
+    return {"looks": rule.looks_in_words, **numbers, "comparisons": str(sum(map(len, rule.families)))}

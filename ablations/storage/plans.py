@@ -47,11 +47,23 @@ def _refuse_other_pairing(before: Mapping[str, Any], study: str, pairing: bool) 
 def planned_rule(outputs: Path, study: str) -> StoppingRule | None:
     """Return the stopping rule with which a study was planned, or None; a damaged plan says nothing about it."""
     with contextlib.suppress(DamagedFile):
-        return _rule_of(read_plan(outputs, study))
+        return rule_in(read_plan(outputs, study))
     return None
 
 
-def _rule_of(plan: Mapping[str, Any]) -> StoppingRule | None:
+def refuse_damaged_plan(outputs: Path, study: str) -> None:
+    """Raise ConfigError if the plan of a study is damaged, for a sweep that must know its stopping rule."""
+    try:
+        read_plan(outputs, study)
+    except DamagedFile as error:
+        raise ConfigError(
+            f"{error.path} is damaged: {error.reason}; the stopping rule of study {study} may be in it, so restore it, "
+            f"or use another study.name"
+        ) from error
+
+
+def rule_in(plan: Mapping[str, Any]) -> StoppingRule | None:
+    """Return the stopping rule of a plan, or None."""
     record = plan.get("rule")
     return None if record is None else StoppingRule.of(record)
 
@@ -93,7 +105,7 @@ def write_plan(outputs: Path, study: str, plan: Mapping[str, Any]) -> None:
         with filelock.FileLock(folder / ".plan.lock"):
             before = _intact_plan(outputs, study)
             _refuse_other_pairing(before, study, plan.get("pairing", False))
-            _refuse_other_rule(_rule_of(before), study, _rule_of(plan))
+            _refuse_other_rule(rule_in(before), study, rule_in(plan))
             merged = _merged(before, plan, time.time())
             write_sealed(plan_path(outputs, study), merged)
     except OSError as error:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ablations.space.factors import SHOWN
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.attempts import Attempt, State, damage_of, history_of, state_without_process
 from ablations.storage.files import DamagedFile
 from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
 from ablations.storage.lease import Lease, leases, living_lease
-from ablations.storage.plans import plan_path, read_plan, trial_names
+from ablations.storage.plans import plan_path, read_plan, rule_in, trial_names
 from bbcu.errors import ConfigError
 
 
@@ -44,13 +45,14 @@ class TrialStatus:
 class StudyStatus:
     """The states of a study's trials; ``excluded`` has the combinations that its plan leaves out, with the reasons.
 
-    ``damage`` is what is wrong with the plan; nobody knows then what was planned.
+    ``damage`` is what is wrong with the plan; nobody knows then what was planned. ``rule`` is the plan's stopping rule.
     """
 
     folder: Path
     trials: tuple[TrialStatus, ...]
     excluded: tuple[Mapping[str, Any], ...]
     damage: DamagedFile | None = None
+    rule: StoppingRule | None = None
 
     @property
     def counts(self) -> dict[State, int | None]:
@@ -66,7 +68,7 @@ class StudyStatus:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """The plan of a study: each trial's name, when it was first planned, and the excluded combinations.
+    """The plan of a study: each trial's name, when it was first planned, the excluded combinations, the stopping rule.
 
     ``damage`` is what is wrong with its file.
     """
@@ -75,6 +77,7 @@ class PlanSummary:
     times: Mapping[Identity, float | None]
     excluded: tuple[Mapping[str, Any], ...]
     damage: DamagedFile | None = None
+    rule: StoppingRule | None = None
 
 
 class StatusReader:
@@ -106,7 +109,8 @@ class StatusReader:
             if trial.state == State.PLANNED:
                 trial = dataclasses.replace(trial, since=plan.times.get(identity))
             trials.append(trial)
-        return StudyStatus(study_folder(self._outputs, self._study), tuple(trials), plan.excluded, plan.damage)
+        folder = study_folder(self._outputs, self._study)
+        return StudyStatus(folder, tuple(trials), plan.excluded, plan.damage, plan.rule)
 
     def _read_plan(self) -> PlanSummary:
         stamp = stamp_of(plan_path(self._outputs, self._study))
@@ -118,7 +122,8 @@ class StatusReader:
             rows = {(row["cell"], row["seed"]): row for row in plan["trials"]}
             names = trial_names((identity, row["name"], row["setting"]) for identity, row in rows.items())
             times = {identity: row.get("planned_at") for identity, row in rows.items()}
-            self._plan, self._plan_stamp = PlanSummary(names, times, tuple(plan["left_out"])), stamp
+            self._plan = PlanSummary(names, times, tuple(plan["left_out"]), rule=rule_in(plan))
+            self._plan_stamp = stamp
         return self._plan
 
     def _folder(self, identity: Identity) -> TrialFolder:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.decide.decider import FAILED, Decider, EndedTrial
+from ablations.decide.decider import FAILED, Decider, Ended
+from ablations.decide.decisions import Decisions
 from ablations.decide.progress import ComparisonStatus, first_rows, statuses
 from ablations.decide.results import ResultReader
 from ablations.planning.plan import Plan, plan_record
@@ -22,7 +23,10 @@ from ablations.trial.changes import code_of
 
 
 class DecideLoop:
-    """Trains what a plan's stopping rule asks for; ``plan`` has the trials that it has asked for so far."""
+    """Trains what a plan's stopping rule asks for.
+
+    ``plan`` has the trials that it has asked for so far, and ``decisions`` what was decided when it last asked.
+    """
 
     def __init__(self, planned: Plan) -> None:
         assert planned.rule is not None
@@ -39,15 +43,15 @@ class DecideLoop:
         """Return the trials to run next, and add what the rule needs to the plan."""
         ended = self._ended()
         needed = self._decider.needed(ended)
+        self.decisions = Decisions(self._decider.rule, self._statuses(ended))
         self.plan.trials[:] = [self._trials[identity] for identity in needed]
         return [identity for identity in needed if identity not in ended]
 
     def run(self, rounds: Rounds, on_new: Callable[[Sequence[Identity]], object]) -> dict[Identity, TrialOutcome]:
         """Run trials by ``rounds`` until all is decided; return all outcomes.
 
-        ``on_new`` is called with the trials that are run next, whenever the plan has grown.
-
-        A trial that fails in this sweep, after its retries, has ended without a score. The next sweep retries it.
+        ``on_new`` is called with the trials that are run next, whenever the plan has grown. A trial that fails in this
+        sweep, after its retries, has ended without a score. The next sweep retries it.
         """
         self._outcomes = rounds.outcomes
         while stopping.received_signal() is None and (new := self.ask()):
@@ -58,10 +62,13 @@ class DecideLoop:
 
     def comparisons(self) -> list[ComparisonStatus]:
         """Return what has become of every comparison."""
-        rows = first_rows(entry.trial.facts() for entry in self._trials.values())
-        return statuses(self._decider, self._ended(), rows, self.plan.design)
+        return self._statuses(self._ended())
 
-    def _ended(self) -> dict[Identity, EndedTrial]:
+    def _statuses(self, ended: Ended) -> list[ComparisonStatus]:
+        rows = first_rows(entry.trial.facts() for entry in self._trials.values())
+        return statuses(self._decider, ended, rows, self.plan.design)
+
+    def _ended(self) -> Ended:
         """Return the trials that have ended: those with a result, and those of this sweep without one."""
         over = (identity for identity, outcome in self._outcomes.items() if outcome.state != State.INTERRUPTED)
         return {**dict.fromkeys(over, FAILED), **self._results.read(self._trials)}

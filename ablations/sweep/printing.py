@@ -64,7 +64,6 @@ def print_dry_run(plan: Plan, states: Mapping[Identity, str]) -> None:
     print_left_out(plan)
     print_design(plan)
     print_counts(plan, states)
-    say("dry run: nothing was trained or recorded")
 
 
 def cost_of(trial: Trial) -> "Cost":
@@ -90,9 +89,9 @@ def print_rule(plan: Plan, rule: StoppingRule, earlier: int) -> None:
     cells = {entry.identity[0] for entry in plan.trials}
     compared = {cell for family in rule.families for pair in family for cell in pair}
     most = len(cells) * rule.first_look + len(compared) * (rule.last_look - rule.first_look)
-    comparisons, looks = sum(map(len, rule.families)), ", ".join(map(str, rule.looks))
+    comparisons = sum(map(len, rule.families))
     of = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
-    say(f"until=decided: {of}, looks at {looks} seeds, at most {most} trials")
+    say(f"until=decided: {of}, looks at {rule.looks_in_words} seeds, at most {most} trials")
     if earlier:
         results = "1 result" if earlier == 1 else f"{earlier} results"
         say(

@@ -9,7 +9,7 @@ import logging
 import math
 import statistics
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from ablations.storage.folder import Identity, mean_psnr, study_folder
 from ablations.storage.leftovers import joblib_folder, remove_leftovers
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
+from ablations.sweep.expected import given_spread, print_expected
 from ablations.sweep.launchers import Workers
 from ablations.sweep.printing import DONE, TO_LOG, TO_TRAIN, names_in
 from ablations.sweep.rounds import Rounds, TrialOutcome, remove_markers
@@ -41,6 +42,7 @@ from bbcu.errors import ConfigError, first_line
 from bbcu.terminal import say
 
 if TYPE_CHECKING:
+    from ablations.decide.decisions import Decisions
     from ablations.sweep.decide_loop import DecideLoop
 
 log = logging.getLogger(__name__)
@@ -70,8 +72,11 @@ def sweep(
         plan = planned if loop is None else loop.plan
         outputs, uri = Path(base.outputs), base.tracking.uri
         if options.dry_run:
+            spread = given_spread(options, outputs)
             print_rule(plan, outputs)
             printing.print_dry_run(plan, states)
+            print_expected(planned, spread)
+            say("dry run: nothing was trained or recorded")
             return None
     check_folder(master)
     if base.on_change != "retrain":
@@ -93,7 +98,9 @@ def sweep(
     outcomes: Mapping[Identity, TrialOutcome] = {}
     if pending:
         trials, done = watched_trials(plan), {identity for identity, state in states.items() if state != TO_TRAIN}
-        with running(launcher, master, options, base, ViewedTrials(trials, done), experiment) as rounds:
+        decisions = None if loop is None else lambda: loop.decisions
+        shown = ViewedTrials(trials, done, decisions)
+        with running(launcher, master, options, base, shown, experiment) as rounds:
             if loop is None:
                 outcomes = rounds.run(pending)
             else:
@@ -168,10 +175,14 @@ def watched_trials(plan: Plan) -> dict[Identity, WatchedTrial]:
 
 @dataclass(frozen=True)
 class ViewedTrials:
-    """The trials that a view shows, to which a loop adds, and those that were done before it saw them."""
+    """The trials that a view shows, to which a loop adds, and those that were done before it saw them.
+
+    ``decisions`` returns what a stopping rule has decided so far.
+    """
 
     trials: Mapping[Identity, WatchedTrial]
     done: Set[Identity] = frozenset()
+    decisions: Callable[[], "Decisions"] | None = None
 
 
 @contextlib.contextmanager
@@ -180,7 +191,9 @@ def running(
 ) -> Iterator[Rounds]:
     """Yield the rounds that run trials; handle signals, show progress, and keep MLflow up to date until the end."""
     outputs, study, session = Path(base.outputs), base.study.name, uuid.uuid4().hex[:12]
-    view = LiveView(outputs, study, shown.trials, shown.done, base.progress, session=session)
+    view = LiveView(
+        *(outputs, study, shown.trials, shown.done, base.progress), session=session, decisions=shown.decisions
+    )
     workers = Workers.of(launcher, master, base, session, silent=view.is_display)
     rounds = Rounds(workers, outputs, study, options.retries, base.tracking.silence_s)
     stopping.clear_request()

@@ -114,6 +114,14 @@ def test_any_value_of_any_key_is_a_config_that_can_run_or_one_line(
         one_line(error)
 
 
+def test_a_wrong_element_of_a_list_is_named() -> None:
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"), pytest.raises(HydraException) as error:
+        compose("config", ["hydra.sweeper.looks=[2,x]"], return_hydra_config=True)
+    line = one_line(error.value)
+    assert line == "hydra.sweeper.looks[1]: Value 'x' of type 'str' could not be converted to Integer"
+
+
 GIVEN = st.dictionaries(st.sampled_from(OPTIONS), VALUES, max_size=3)
 SWEEPS = st.dictionaries(
     st.sampled_from(["bn", "residual", "act", "seed"]), st.lists(st.text(max_size=5), max_size=4), max_size=4

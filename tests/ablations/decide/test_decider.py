@@ -109,3 +109,11 @@ def test_the_rule_of_a_plan_is_the_one_that_the_statistics_are_about() -> None:
     default = Boundary(RULE.looks)
     assert (RULE.floor, RULE.rise, RULE.error_rate) == (default.floor, default.rise, ALPHA)
     assert SweeperConfig().margin_db == MARGIN_DB
+
+
+def test_comparisons_are_closed_if_every_trial_of_the_first_look_failed() -> None:
+    failed = {(cell, seed): FAILED for cell in DECIDER.cells for seed in RULE.seeds(RULE.first_look)}
+    assert {found.progress for found in DECIDER.comparisons(failed)} == {Progress.NO_RESULT}
+    assert DECIDER.ask(failed) == []
+    del failed["d", 0]
+    assert {found.progress for found in DECIDER.comparisons(failed) if found.family == 1} == {Progress.OPEN}

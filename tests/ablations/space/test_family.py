@@ -151,6 +151,12 @@ def test_cells_that_are_not_the_planned_steps_in_their_order_are_no_chain(trials
     assert is_chain(planned(trials, name="chain", options={"steps": STEPS})) == expected
 
 
+def test_a_step_may_keep_a_level_that_has_no_effect_there() -> None:
+    """The cell of `bn=post` is recorded with `align=auto`, whatever the step before has set."""
+    steps = ["residual=block align=1", "bn=post", "bn=none align=auto", "residual=true"]
+    assert is_chain(planned(CHAIN, name="chain", options={"steps": steps}))
+
+
 # ---- from the plan, and from the results -----------------------------------------------------------------------------
 
 

@@ -38,7 +38,10 @@ def test_a_plain_study_may_get_a_rule_later(tmp_path: Path) -> None:
     ("rule", "why"),
     [
         (None, "set hydra.sweeper.until=decided hydra.sweeper.replicates=3 hydra.sweeper.most_replicates=5 as before"),
-        (dataclasses.replace(RULE, looks=(3, 5)), "this one differs: looks=3,5 and not 3 to 5; use another study.name"),
+        (
+            dataclasses.replace(RULE, looks=(3, 5)),
+            "looks=3, 5 and not 3 to 5; use another study.name",
+        ),
     ],
     ids=["none", "another"],
 )

@@ -119,7 +119,7 @@ def test_a_collapsed_trial_has_a_score_and_is_never_called_equivalent(tmp_path: 
     sweep = MadeUpSweep(made_up_plan(tmp_path), without("ede", 4, gives=COLLAPSED_DB))
     sweep.run()
     assert sweep.trained["ede"] == list(range(8))
-    assert sweep.conclusions["ede"] == "undecided at the last look"
+    assert sweep.conclusions["ede"] == "risk of collapse"
 
 
 def test_nothing_is_learned_if_both_cells_collapse_under_every_seed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command with ``hydra.sweeper.until=decided``: what it prints and records, and what it refuses."""
 
+import shutil
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,8 +11,9 @@ from tests.ablations.sweep.test_launchers import LAUNCHERS, is_installed, swept
 from tests.harness.support import STUDY, Outcome, Workplace, contents, ended
 
 DRY = "hydra.sweeper.dry_run=true"
-LOOKS = ("hydra.sweeper.replicates=2", "hydra.sweeper.most_replicates=4")
-RULE = ("hydra.sweeper.until=decided", *LOOKS)
+LAST_LOOK = 4
+FEW = ("replicates=2", f"most_replicates={LAST_LOOK}")
+RULE = tuple(f"hydra.sweeper.{option}" for option in ("until=decided", *FEW))
 CELLS = (
     *("bn=none,post", "task=denoise"),
     *("train.steps=12", "train.lr=0.01", "train.precision=fp32", "train.compile=false"),
@@ -21,9 +23,9 @@ CELLS = (
 
 @pytest.fixture(scope="module")
 def decided(new_workplace: Callable[[], Workplace]) -> tuple[Workplace, Outcome]:
-    """A sweep that went on until all was decided."""
+    """A sweep that went on until all was decided, and has printed its progress."""
     place = new_workplace()
-    return place, place.sweep(*CELLS, *RULE)
+    return place, place.sweep(*CELLS, *RULE, "progress=auto")
 
 
 def test_the_comparisons_are_printed_with_their_verdicts_and_what_they_took(
@@ -32,11 +34,19 @@ def test_the_comparisons_are_printed_with_their_verdicts_and_what_they_took(
     place, outcome = decided
     assert outcome.status == 0, outcome.text
     lines = outcome.out.splitlines()
-    assert "until=decided: 1 comparison, looks at 2, 3, 4 seeds, at most 8 trials" in lines
+    assert "until=decided: 1 comparison, looks at 2 to 4 seeds, at most 8 trials" in lines
     assert conclusions(outcome) == ["BatchNorm after the convolution in place of alignment 8.125  worse at 4  4"]
     assert "8 trainings; 4 seeds for every cell would have been 8" in lines
     assert place.finished() == place.results()
     assert len(place.results()) == 8
+
+
+def test_the_view_shows_what_is_decided(decided: tuple[Workplace, Outcome]) -> None:
+    lines = [line for line in decided[1].out.splitlines() if line.startswith(("comparisons:", "decided:"))]
+    assert lines[-2:] == [
+        "decided: BatchNorm after the convolution in place of alignment 8.125: worse on Tiny after 4 seeds",
+        "comparisons: 1 decided",
+    ]
 
 
 def conclusions(outcome: Outcome) -> list[str]:
@@ -60,12 +70,11 @@ def test_the_rule_is_in_the_plan(decided: tuple[Workplace, Outcome]) -> None:
         ([], "; set hydra.sweeper.until=decided hydra.sweeper.replicates=2 hydra.sweeper.most_replicates=4 as before"),
         ([DRY], "; set hydra.sweeper.until=decided"),
         (["hydra.sweeper.design=search", "hydra.sweeper.trials=1"], "; set hydra.sweeper.until=decided"),
-        ([*RULE, "hydra.sweeper.looks=[2,4]"], ", and this one differs: looks=2,4 and not 2 to 4"),
         ([*RULE, "hydra.sweeper.margin_db=0.1", DRY], ", and this one differs: margin_db=0.1 and not 0.05"),
         ([*RULE, "bn=none,post,out"], ", and this one differs: comparisons=2 and not 1"),
         ([*RULE, "train.steps=13"], ", and this one differs: other comparisons"),
     ],
-    ids=["none", "none, dry run", "search", "looks", "margin, dry run", "more cells", "other cells"],
+    ids=["none", "none, dry run", "search", "margin, dry run", "more cells", "other cells"],
 )
 def test_another_rule_is_refused_and_nothing_is_written(
     decided: tuple[Workplace, Outcome], options: Sequence[str], why: str
@@ -87,15 +96,44 @@ def test_one_line_says_which_results_count_in_no_verdict(workplace: Workplace) -
     assert f"study {STUDY}: 2 cells, 4 trials, 0 done already, 4 to train" in outcome.out
 
 
+SWEPT = ("residual=true,false", "bn=none,post", "act=inside,after")
+STEPS = 'hydra.sweeper.steps=["act=after align=1","bn=post","bn=none align=auto","act=inside"]'
+METHODS = 'hydra.sweeper.steps=["method=bicubic","method=bnn","method=irnet","method=bbcu"]'
+
+
+@pytest.mark.parametrize(
+    ("design", "more", "comparisons", "most"),
+    [
+        ("full", SWEPT, 4, 5 * 4 + 2),
+        ("one_at_a_time", SWEPT, 3, 4 * 4),
+        ("leave_one_out", SWEPT, 3, 4 * 4),
+        ("chain", [STEPS], 5, 4 * 4),
+        ("chain", ["task=sr_x2,sr_x4", METHODS], 4, 2 * (3 * 4 + 2)),
+    ],
+    ids=["full", "one at a time", "leave one out", "chain", "methods of two tasks"],
+)
+def test_every_design_has_comparisons_to_decide_and_other_cells_get_the_first_look_alone(
+    dry_workplace: Workplace, design: str, more: Sequence[str], comparisons: int, most: int
+) -> None:
+    outcome = dry_workplace.sweep(*more, f"hydra.sweeper.design={design}", *RULE, DRY)
+    assert outcome.status == 0, outcome.text
+    line = f"until=decided: {comparisons} comparisons, looks at 2 to 4 seeds, at most {most} trials"
+    assert line in outcome.out.splitlines()
+
+
 # --- the same, however it runs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("ray"), reason="hydra-ray-launcher is missing")
-def test_ray_comes_to_the_verdicts_of_the_basic_launcher(
+def test_ray_goes_on_to_the_verdicts_of_the_basic_launcher(
     workplace: Workplace, decided: tuple[Workplace, Outcome]
 ) -> None:
     place, outcome = decided
+    shutil.copytree(place.outputs, workplace.outputs)
+    for folder in trial_folders(workplace.outputs, STUDY):
+        if folder.seed >= LAST_LOOK - 1:
+            shutil.rmtree(folder.path)
     with swept((*CELLS, *RULE, *LAUNCHERS["ray"]), workplace) as sweep:
         assert sweep.outcome.status == 0, sweep.outcome.text
         assert conclusions(sweep.outcome) == conclusions(outcome)
@@ -130,34 +168,13 @@ UNTIL = "hydra.sweeper.until=decided"
     ("options", "message"),
     [
         (["until=other"], "hydra.sweeper.until=other: unknown value 'other'; valid: None, decided"),
-        (["most_replicates=4"], f"hydra.sweeper.most_replicates: has no effect without {UNTIL}; add it"),
         (["looks=[2,3]"], f"hydra.sweeper.looks: has no effect without {UNTIL}; add it"),
-        (["until=decided", "replicates=2"], f"{UNTIL} needs hydra.sweeper.most_replicates"),
-        (["until=decided", "most_replicates=4"], "hydra.sweeper.replicates=1: must be at least 2"),
-        (
-            ["until=decided", "replicates=4", "most_replicates=4"],
-            "hydra.sweeper.most_replicates=4: must be above hydra.sweeper.replicates=4",
-        ),
         (
             ["until=decided", "replicates=2", "most_replicates=101"],
-            "hydra.sweeper.most_replicates=101: must be at most 100",
+            "hydra.sweeper.most_replicates=101: must be at most",
         ),
-        *(
-            (
-                ["until=decided", *(option.removeprefix("hydra.sweeper.") for option in LOOKS), f"looks=[{looks}]"],
-                f"hydra.sweeper.looks=[{looks}]: must ascend from hydra.sweeper.replicates=2 to "
-                "hydra.sweeper.most_replicates=4",
-            )
-            for looks in ("", "2", "2,3", "3,4", "2,3,3,4", "2,5,4")
-        ),
-        (
-            ["until=decided", "replicates=2", "most_replicates=4", "margin_db=0"],
-            "hydra.sweeper.margin_db=0.0: must be a number above 0",
-        ),
-        (
-            ["until=decided", "replicates=2", "most_replicates=4", "design=search", "trials=3"],
-            f"{UNTIL}: design=search compares no cells",
-        ),
+        (["until=decided", "margin_db=0"], "hydra.sweeper.margin_db=0.0: must be a number above 0"),
+        (["until=decided", *FEW, "design=search", "trials=3"], f"{UNTIL}: design=search compares no cells"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
