@@ -59,17 +59,27 @@ class Forecast:
             pace = (self._clock() - began) / (lease.step - step)
         return None if pace is None else pace * (lease.steps - lease.step)
 
-    def left(self, running: Collection[Lease], waiting: Iterable[WatchedTrial]) -> float | None:
-        """Return the remaining seconds of all trials if as many run at once as recently."""
+    def left(
+        self,
+        running: Collection[Lease],
+        waiting: Iterable[WatchedTrial],
+        later: Iterable[Iterable[WatchedTrial]] = (),
+    ) -> float | None:
+        """Return the remaining seconds of all trials if as many run at once as recently.
+
+        Each batch of ``later`` trials begins when everything before it has ended.
+        """
         pace = self.seconds_per_step
         if pace is None:
             return None
         at_once = max([1, len(running), *(number for _, number in self._at_once)])
         ends = [self.left_of(lease) or 0.0 for lease in running] + [0.0] * (at_once - len(running))
         heapq.heapify(ends)
-        for trial in waiting:
-            heapq.heapreplace(ends, ends[0] + pace * trial.steps)
-        return max(ends)
+        for batch in (waiting, *later):
+            for trial in batch:
+                heapq.heapreplace(ends, ends[0] + pace * trial.steps)
+            ends = [max(ends)] * at_once
+        return ends[0]
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import rich
 from rich.console import Console, Group
@@ -26,9 +26,13 @@ from ablations.storage import stopping
 from ablations.storage.attempts import WITHOUT_RESULT, State
 from ablations.storage.folder import Identity
 from ablations.storage.lease import Lease
+from ablations.watching.decisions import closing_line, summary_line
 from ablations.watching.forecast import Forecast, duration
 from ablations.watching.tracker import Ending, TrialTracker, WatchedTrial
 from bbcu.errors import first_line, printable
+
+if TYPE_CHECKING:
+    from ablations.decide.decisions import Decisions
 
 POLL_ALL_SECONDS = 30.0
 """How often the folders of all unfinished trials are read, to find those whose lease was never seen."""
@@ -49,9 +53,9 @@ class LiveView:
     """Shows the progress of a sweep, as a context manager; call :meth:`update` about twice a second.
 
     ``done`` are the trials that had finished before. ``session`` identifies this sweep; trials of other sweeps are
-    marked. ``show`` is "auto" (a display on a terminal, lines elsewhere), True (the display, of which a file gets only
-    the last state) or False (nothing). Log messages that go through ``console``, by default rich's, appear above the
-    display.
+    marked. ``decisions`` returns what a sweep with a stopping rule has decided; it is called at each update. ``show``
+    is "auto" (a display on a terminal, lines elsewhere), True (the display, of which a file gets only the last state)
+    or False (nothing). Log messages that go through ``console``, by default rich's, appear above the display.
     """
 
     def __init__(
@@ -63,11 +67,12 @@ class LiveView:
         show: Literal["auto"] | bool = "auto",
         *,
         session: str = "",
+        decisions: Callable[[], "Decisions"] | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sweep = (outputs, study, trials, done)
-        self._session, self._clock = session, clock
+        self._session, self._clock, self._read_decisions = session, clock, decisions
         self._console = console or rich.get_console()
         self._shows = show is not False
         self.is_display = show is True or (self._shows and self._console.is_interactive)
@@ -76,6 +81,8 @@ class LiveView:
         if self._shows:
             self._tracker = TrialTracker(*self._sweep)
             self._forecast = Forecast(self._clock)
+            self._decisions = None if self._read_decisions is None else self._read_decisions()
+            self._summary = ""
             self._printed_at = self._polled_all_at = self._clock()
             self._live = Live(
                 console=self._console,
@@ -124,8 +131,23 @@ class LiveView:
             # A display counts finished trials; other endings are printed as lines that stay.
             if not self.is_display or ending.state != State.FINISHED:
                 self._print(self._ending_line(ending))
+        self._show_decisions()
         if self.is_display and self._clock() - self._drawn_at >= DRAW_SECONDS:
             self._draw()
+
+    def _show_decisions(self) -> None:
+        """Print what has been decided since the last update and, without a display, which look comes next."""
+        if self._decisions is None or self._read_decisions is None:
+            return
+        were_open = {comparison.pair for comparison in self._decisions.open}
+        self._decisions = self._read_decisions()
+        for comparison in self._decisions.comparisons:
+            if comparison.pair in were_open and not comparison.is_open:
+                self._print(closing_line(self._decisions, comparison))
+        summary = summary_line(self._decisions)
+        if not self.is_display and summary != self._summary:
+            self._print(summary)
+        self._summary = summary
 
     def _draw(self) -> None:
         self._drawn_at = self._clock()
@@ -175,9 +197,17 @@ class LiveView:
         """Return the remaining time after ``before``; empty if it is unknown or zero, or if the sweep is stopping."""
         if stopping.received_signal() is not None:
             return ""
-        running, waiting = self._tracker.running.values(), list(self._tracker.waiting)
-        seconds = self._forecast.left(running, waiting) if running or waiting else None
-        return "" if seconds is None else f"{before}{duration(seconds)} left"
+        running, waiting, possible = self._tracker.running.values(), list(self._tracker.waiting), self._possible()
+        seconds = self._forecast.left(running, waiting, possible) if running or waiting or possible else None
+        return "" if seconds is None else f"{before}{'at most ' * bool(possible)}{duration(seconds)} left"
+
+    def _possible(self) -> list[list[WatchedTrial]]:
+        """Return, look by look, a trial of the same cell for each that a stopping rule may ask for later."""
+        if self._decisions is None:
+            return []
+        trials = self._tracker.trials
+        of_cell = {cell: trial for (cell, _), trial in trials.items()}
+        return [[of_cell[cell] for cell, _ in look] for look in self._decisions.possible(trials)]
 
     # --- the display --------------------------------------------------------------------------------------------------
 
@@ -185,6 +215,8 @@ class LiveView:
         headline = Text("  ".join(self._numbers()), style="bold")
         if stopping.received_signal() is not None:
             headline.append(f"  {stopping.STOPPING}", style="yellow")
+        if self._decisions is not None:
+            headline.append(f"\n{summary_line(self._decisions)}", style="not bold")
         running = list(self._tracker.running.items())
         # Leave a line for the cursor.
         room = max(1, self._console.size.height - 1 - len(headline.wrap(self._console, self._console.width)))

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich
 from rich.console import Console
@@ -20,8 +20,12 @@ from rich.text import Text
 from ablations.storage import stopping
 from ablations.storage.attempts import PROCESS_DIED, Attempt, State, progress_text
 from ablations.storage.status import StatusReader, StudyStatus, TrialStatus, record_of
+from ablations.watching.decisions import DecisionReader, comparison_line, comparison_records, summary_line
 from ablations.watching.forecast import duration
 from bbcu.errors import first_line, printable
+
+if TYPE_CHECKING:
+    from ablations.decide.decisions import Decisions
 
 POLL_SECONDS = 2.0
 """How often ``--watch`` reads the status."""
@@ -35,19 +39,23 @@ MAX_LISTED = 20
 MAX_ATTEMPTS_LISTED = 5
 
 
-def lines_of(status: StudyStatus, now: float) -> list[str]:
+def lines_of(status: StudyStatus, now: float, decisions: "Decisions | None" = None) -> list[str]:
     """Return the status as printable lines; ``now`` is in seconds since the epoch."""
     counts = status.counts
     lines = [
         f"study {status.folder.name}: {len(status.trials)} trials in {status.folder}",
         "  ".join(f"{state} {'unknown' if number is None else number}" for state, number in counts.items()),
         *([] if status.damage is None else [str(status.damage)]),
+        *([] if decisions is None else [summary_line(decisions)]),
     ]
+    if decisions is not None:
+        lines += section("comparisons", [[comparison_line(decisions, each)] for each in decisions.comparisons])
     lines += section("running", [[running_line(trial, now)] for trial in status.of(State.RUNNING)])
     for state in (State.FAILED, State.INTERRUPTED):
         lines += section(state, [ended_lines(trial) for trial in status.of(state)])
     lines += section("excluded", [[f"{row.get('name', '')}: {row['reason']}"] for row in status.excluded])
-    if not counts[State.RUNNING] and any(counts[state] for state in (State.PLANNED, State.FAILED, State.INTERRUPTED)):
+    unfinished = any(counts[state] for state in (State.PLANNED, State.FAILED, State.INTERRUPTED))
+    if not counts[State.RUNNING] and (unfinished or (decisions is not None and decisions.open)):
         lines += ["", stopping.RESUME]
     return list(map(printable, lines))
 
@@ -110,19 +118,28 @@ def show_status(options: argparse.Namespace) -> None:
     Raises DamagedFile after printing if the plan is damaged, since the status is not complete then.
     """
     reader = StatusReader(options.outputs, options.study)
+    decisions_of = DecisionReader(options.outputs, options.study).of
     if options.watch:
-        status = watch(reader.read, None if options.json else rich.get_console(), lambda: time.sleep(POLL_SECONDS))
+        console = None if options.json else rich.get_console()
+        status = watch(reader.read, console, lambda: time.sleep(POLL_SECONDS), decisions_of)
     else:
         status = reader.read()
+    decisions = decisions_of(status)
     if options.json:
-        print(json.dumps(record_of(status), indent=1))
+        comparisons = {} if decisions is None else {"comparisons": comparison_records(decisions)}
+        print(json.dumps({**record_of(status), **comparisons}, indent=1))
     else:
-        print("\n".join(lines_of(status, time.time())))
+        print("\n".join(lines_of(status, time.time(), decisions)))
     if status.damage is not None:
         raise status.damage
 
 
-def watch(read: Callable[[], StudyStatus], console: Console | None, wait: Callable[[], None]) -> StudyStatus:
+def watch(
+    read: Callable[[], StudyStatus],
+    console: Console | None,
+    wait: Callable[[], None],
+    decisions_of: Callable[[StudyStatus], "Decisions | None"] = lambda status: None,
+) -> StudyStatus:
     """Read the status until nothing runs, or until Ctrl-C, and return the last one.
 
     It is drawn on ``console`` if that is a terminal, and erased at the end.
@@ -131,7 +148,7 @@ def watch(read: Callable[[], StudyStatus], console: Console | None, wait: Callab
     display = Live(console=console or Console(quiet=True), auto_refresh=False, transient=True)
     with display, contextlib.suppress(KeyboardInterrupt):
         while quiet < IDLE_READS:
-            lines = "\n".join(lines_of(status, time.time()))
+            lines = "\n".join(lines_of(status, time.time(), decisions_of(status)))
             display.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
             quiet = 0 if status.counts[State.RUNNING] else quiet + 1
             if quiet < IDLE_READS:

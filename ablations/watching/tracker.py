@@ -59,8 +59,8 @@ class Stamps:
 class TrialTracker:
     """Tracks the trials of a sweep; a trial in neither ``running`` nor ``ended`` waits.
 
-    ``trials`` may grow, even in another thread, as those of a search do. A poll reads the leases, which are few, and
-    the folder of a trial only after its lease was removed.
+    ``trials`` may grow, even in another thread, as those of a search or a stopping rule do. A poll reads the leases,
+    which are few, and the folder of a trial only after its lease was removed.
     """
 
     def __init__(

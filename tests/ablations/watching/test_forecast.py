@@ -73,6 +73,22 @@ def test_a_waiting_trial_begins_when_the_first_running_one_ends(forecast: Foreca
     assert forecast.left(now, waiting(100)) == 10 / 2 + 100 / 2
 
 
+@pytest.mark.parametrize(
+    ("steps", "later", "seconds"),
+    [
+        pytest.param((), ((100, 300), (100,)), 150 + 50, id="a batch after the other"),
+        pytest.param((100, 100, 100), ((100,),), 100 + 50, id="after the trials that wait"),
+        pytest.param((), (), 0, id="nothing"),
+    ],
+)
+def test_later_trials_begin_when_all_before_them_have_ended(
+    forecast: Forecast, steps: tuple[int, ...], later: tuple[tuple[int, ...], ...], seconds: float
+) -> None:
+    forecast.learn([finished(seconds=50.0, steps=100)])
+    forecast.observe(running(0, 0))
+    assert forecast.left([], waiting(*steps), [waiting(*batch) for batch in later]) == seconds
+
+
 def test_a_place_that_is_free_for_long_does_not_count(clock: Clock, forecast: Forecast) -> None:
     forecast.learn([finished(seconds=50.0, steps=100)])
     forecast.observe(running(0, 0))
