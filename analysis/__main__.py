@@ -113,12 +113,11 @@ def write_report(options: argparse.Namespace) -> Path:
     """
     from analysis.report.forms import log_report
     from analysis.report.page import write_all
-    from analysis.statistics.estimates import MARGIN_DB
-    from analysis.study.loading import load
+    from analysis.study.loading import load, margin_of
 
     results = load(options.tracking_uri, options.study, options.outputs)
     folder = (options.reports or REPORTS) / options.study
-    written = write_all(results, options.margin or MARGIN_DB, folder)
+    written = write_all(results, margin_of(results, options.margin), folder)
     try:
         log_report(options.tracking_uri, options.study, {path.relative_to(folder).as_posix(): path for path in written})
     except BbcuError as error:
@@ -133,10 +132,12 @@ def regenerate(folder: Path, options: argparse.Namespace) -> Path:
     """
     from analysis.report.archive import ARCHIVE, opened
     from analysis.report.page import write_all
+    from analysis.study.loading import margin_of
 
     with opened(folder / ARCHIVE) as archive:
         target = options.reports / folder.resolve().name if options.reports else folder
-        return write_all(archive.results, options.margin or archive.margin, target)[0]
+        margin = margin_of(archive.results, options.margin) if options.margin else archive.margin
+        return write_all(archive.results, margin, target)[0]
 
 
 def check_reports(reports: Path) -> None:

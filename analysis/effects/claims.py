@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from ablations.space.claims import PSNR, Claim, away, side
 from ablations.space.interventions import Pair
 from ablations.space.study_cells import StudyCells
-from analysis.effects.comparisons import (
+from analysis.effects.comparisons import cost_change
+from analysis.effects.family import (
     Collapses,
     Conclusion,
     Family,
+    Measured,
     collapses,
     combined,
-    cost_change,
     difference,
     undecided_by_collapse,
 )
@@ -57,8 +58,8 @@ class Assessment:
     ``where`` is the test set, or ``probes``. ``context`` says how the pair differs from the paper's own unit and is
     empty if it does not. ``others`` are the estimates in the other contexts. ``printed`` is the same difference in the
     paper's tables, NaN if they do not print it, ``size`` how ours compares, and ``doubt`` why the printed one may be
-    wrong. ``withheld`` says that the claim would be contradicted, were it not for collapsed trainings. For what is not
-    tested, the estimate has n = 0.
+    wrong. ``withheld`` says that the claim would be contradicted, were it not for collapsed trainings. ``look`` is that
+    of :class:`analysis.effects.family.Measured`. For what is not tested, the estimate has n = 0.
     """
 
     claim: Claim
@@ -76,6 +77,7 @@ class Assessment:
     size: str = ""
     doubt: str = ""
     withheld: bool = False
+    look: int | None = None
 
     @property
     def is_tested(self) -> bool:
@@ -123,7 +125,9 @@ def measured(results: TaskResults, claim: Claim, pairs: Sequence[Pair], family: 
 
 
 def on_psnr(results: TaskResults, claim: Claim, pairs: Sequence[Pair], test_set: str, family: Family) -> Assessment:
-    pair = pairs[0]
+    pair = next((each for each in pairs if each in family), None)
+    if pair is None:
+        return Assessment(claim, test_set, Status.NOT_TESTED, "no pair of the study's stopping rule tests it")
     found = family.measured(test_set, pair)
     status = status_of(found.conclusion, claim.sign)
     names = [named_method(wanted) for wanted in (claim.before, claim.after)]
@@ -132,28 +136,29 @@ def on_psnr(results: TaskResults, claim: Claim, pairs: Sequence[Pair], test_set:
         found_in_print = printed_difference(names[0], names[1], results.task, test_set)
         printed = math.nan if found_in_print is None else found_in_print
     doubts = (doubt_of(name, results.task, test_set) for name in names) if not math.isnan(printed) else ()
-    row = about_pair(results, claim, pair, test_set, status, why(found.conclusion, found.verdict), found.estimate)
+    row = about_pair(results, claim, pair, test_set, found)
     return dataclasses.replace(
         row,
-        others=tuple(difference(results, test_set, other) for other in pairs[1:]),
+        status=status,
+        reason=why(found.conclusion, found.verdict),
+        others=tuple(difference(results, test_set, other) for other in pairs if other != pair),
         printed=printed,
         size=compared_size(found.estimate, printed, row.has_collapsed),
         doubt="; ".join(filter(None, doubts)),
     )
 
 
-def about_pair(
-    results: TaskResults, claim: Claim, pair: Pair, where: str, status: Status, reason: str, found: Estimate
-) -> Assessment:
+def about_pair(results: TaskResults, claim: Claim, pair: Pair, where: str, found: Measured) -> Assessment:
     return Assessment(
         claim=claim,
         where=where,
-        status=status,
-        reason=reason,
-        estimate=found,
+        status=Status.UNDECIDED,
+        reason="",
+        estimate=found.estimate,
+        look=found.look,
         pair=pair,
         context=" ".join(f"{factor}={level}" for factor, level in away(results.study_cells, claim, pair).items()),
-        collapsed=collapses(results, pair),
+        collapsed=found.collapsed,
         ops_g=cost_change(results, pair, "ops_g"),
         params_k=cost_change(results, pair, "params_k"),
     )
@@ -171,7 +176,8 @@ def on_probe(results: TaskResults, claim: Claim, pairs: Sequence[Pair]) -> Asses
     def change(pair: Pair) -> Estimate:
         return combined(results, scores, {pair[1]: 1.0, pair[0]: -1.0})
 
-    row = about_pair(results, claim, probed[0], ON_PROBES, Status.UNDECIDED, "", change(probed[0]))
+    first = Measured(change(probed[0]), None, None, math.nan, collapses(results, probed[0]))
+    row = about_pair(results, claim, probed[0], ON_PROBES, first)
     return dataclasses.replace(row, others=tuple(map(change, probed[1:])))
 
 
@@ -204,7 +210,7 @@ def compared_size(found: Estimate, printed: float, collapsed: bool) -> str:
 
 def status_of(conclusion: Conclusion | None, sign: int) -> Status:
     """What a conclusion says of a predicted direction; a difference that is too small to matter contradicts it."""
-    if conclusion is Conclusion.NOTHING:
+    if conclusion in (Conclusion.NOTHING, Conclusion.NO_RESULT):
         return Status.NOT_TESTED
     if conclusion in (Conclusion.BETTER, Conclusion.WORSE):
         predicted = Conclusion.BETTER if sign > 0 else Conclusion.WORSE

@@ -1,19 +1,15 @@
 """Compare cells: each intervention at the reference with its one verdict, and in its other contexts.
 
-The pairs of cells that :mod:`ablations.space.family` finds are one family on each test set: :class:`Family` gives each
-its verdict, corrected for how many there are.
-Whatever else is estimated, such as an average over contexts or an interaction, describes and has no verdict.
+The verdicts are those of a :class:`analysis.effects.family.Family`. Whatever else is estimated, such as an average over
+contexts or an interaction, describes and has no verdict.
 """
 
 import dataclasses
-import enum
-import functools
 import itertools
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from ablations.space.family import METHOD, is_chain
+from ablations.space.family import in_words
 from ablations.space.interventions import (
     BINARY,
     Change,
@@ -24,66 +20,19 @@ from ablations.space.interventions import (
     quartets,
 )
 from ablations.space.settings import DATA
+from analysis.effects.family import Collapses, Family, Measured, combined, difference
 from analysis.statistics.estimates import (
     ALPHA,
     MARGIN_DB,
     Estimate,
     ImageEstimate,
     IncompleteDataError,
-    Outcome,
-    Summary,
-    Verdict,
-    combination,
     holm,
     over_images,
-    p_text,
-    reason,
-    summary,
     tested,
-    verdicts,
 )
 from analysis.statistics.rounding import rounded
 from analysis.study.tasks import TaskResults
-
-
-class Conclusion(enum.StrEnum):
-    """What a report says of a difference: an :class:`Outcome`, or why there is none."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    EQUIVALENT = "equivalent"
-    UNDECIDED = "undecided"
-    RISK = "risk of collapse"
-    NOTHING = "nothing learned"
-    ONE_SEED = "one seed"
-
-
-DECIDED = (Conclusion.BETTER, Conclusion.WORSE, Conclusion.EQUIVALENT)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collapses:
-    """How many of a cell's finished trials collapsed."""
-
-    count: int
-    total: int
-
-    @property
-    def all(self) -> bool:
-        return self.count == self.total > 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """The difference between two cells on one test set, in dB; ``verdict`` is None if it is in no family.
-
-    ``learned`` is the difference of the means of the trials that did not collapse; NaN if a cell has none.
-    """
-
-    estimate: Estimate
-    verdict: Verdict | None
-    conclusion: Conclusion | None
-    learned: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +55,10 @@ class Row:
     """One intervention: its effect at the reference, with the verdict, and what it does in its other contexts.
 
     ``context`` says how the pair differs from the reference cell in what both cells share; empty at the reference.
-    ``collapsed`` counts for the cell before and the one after. ``average`` is over all contexts, those at a floor
-    included. ``ops_g`` and ``params_k`` are the change in cost at the reference.
+    ``collapsed`` counts for the cell before and the one after, at the look with most seeds under a stopping rule.
+    ``described`` is the difference as those in other contexts are estimated: with a stopping rule, from the first look
+    alone. ``average`` is over all contexts, those at a floor included. ``ops_g`` and ``params_k`` are the change in
+    cost at the reference.
     """
 
     intervention: Intervention
@@ -115,6 +66,7 @@ class Row:
     pair: Pair
     context: str
     by_set: Mapping[str, Measured]
+    described: Mapping[str, Estimate]
     collapsed: tuple[Collapses, Collapses]
     contexts: tuple[Context, ...]
     average: Mapping[str, Estimate]
@@ -137,93 +89,6 @@ class Interaction:
     at_floor: int
 
 
-class Family:
-    """Pairs of cells, each once, whose verdicts are corrected together on each test set."""
-
-    def __init__(self, results: TaskResults, pairs: Iterable[Pair], margin: float = MARGIN_DB) -> None:
-        self.results, self.margin = results, margin
-        # Two networks of which neither has learned anything show nothing about what differs between them.
-        self.pairs = tuple(pair for pair in pairs if not all(map(results.is_down, pair)))
-        self._verdicts = {name: self._judged(name) for name in results.sets}
-
-    def _judged(self, test_set: str) -> dict[Pair, Verdict]:
-        found = [difference(self.results, test_set, pair) for pair in self.pairs]
-        return dict(zip(self.pairs, verdicts(found, self.margin), strict=True))
-
-    @functools.cached_property
-    def size(self) -> int:
-        """The most comparisons that are corrected together on a test set."""
-        return max((each.comparisons for found in self._verdicts.values() for each in found.values()), default=0)
-
-    def measured(self, test_set: str, pair: Pair) -> Measured:
-        """Return the difference of a pair on a test set, with its verdict if the pair is in the family."""
-        verdict = self._verdicts[test_set].get(pair)
-        if verdict is None and (reverse := self._verdicts[test_set].get((pair[1], pair[0]))) is not None:
-            verdict = mirrored(reverse, self.margin)
-        found = verdict.estimate if verdict else difference(self.results, test_set, pair)
-        conclusion = concluded(verdict, collapses(self.results, pair), found)
-        return Measured(found, verdict, conclusion, learned_difference(self.results, test_set, pair))
-
-
-OPPOSITE = {Outcome.BETTER: Outcome.WORSE, Outcome.WORSE: Outcome.BETTER}
-
-
-def mirrored(verdict: Verdict, margin: float) -> Verdict:
-    """Return the verdict on the same two cells with the second one as the base."""
-    found = verdict.estimate
-    # Not the minus of Python, which makes -0.0 of 0.
-    turned = dataclasses.replace(found, mean=0.0 - found.mean, low=0.0 - found.high, high=0.0 - found.low)
-    bare = dataclasses.replace(verdict, outcome=OPPOSITE.get(verdict.outcome, verdict.outcome), estimate=turned)
-    return dataclasses.replace(bare, reason=reason(bare, margin))
-
-
-def concluded(verdict: Verdict | None, collapsed: tuple[Collapses, Collapses], found: Estimate) -> Conclusion | None:
-    """Return what may be said of a difference; a decided one stands, unless neither side has learned anything."""
-    if all(side.all for side in collapsed):
-        return Conclusion.NOTHING
-    if verdict is None:
-        return None
-    if any(side.count for side in collapsed) and verdict.outcome in (Outcome.UNDECIDED, Outcome.EQUIVALENT):
-        return Conclusion.RISK
-    if verdict.outcome is Outcome.UNDECIDED and found.n == 1:
-        return Conclusion.ONE_SEED
-    return Conclusion(str(verdict.outcome))
-
-
-def undecided_by_collapse(verdict: Verdict) -> str:
-    """Say why there is a risk of collapse in place of a verdict."""
-    p = "" if math.isnan(verdict.p_difference) else f": {p_text(verdict.p_difference, verdict.comparisons)}"
-    return f"some trials collapsed, and all trials together show no sure difference{p}"
-
-
-def difference(results: TaskResults, test_set: str, pair: Pair) -> Estimate:
-    """Return the second cell's mean PSNR minus the first's."""
-    return combined(results, results.psnr(test_set), {pair[1]: 1.0, pair[0]: -1.0})
-
-
-def combined(results: TaskResults, scores: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> Estimate:
-    """Return a sum of weighted means of cells; paired within the seeds only if the study was planned so."""
-    own = {cell: scores.get(cell, {}) for cell in weights}
-    return combination(weights, own, paired=results.study.pairing, exact=results.untrained)
-
-
-def collapses(results: TaskResults, pair: Pair) -> tuple[Collapses, Collapses]:
-    before, after = (Collapses(len(results.collapsed_seeds(cell)), len(results.seeds_of(cell))) for cell in pair)
-    return before, after
-
-
-def learned_difference(results: TaskResults, test_set: str, pair: Pair) -> float:
-    scores = results.psnr(test_set)
-    sides = []
-    for cell in pair:
-        down = results.collapsed_seeds(cell)
-        kept = [score for seed, score in scores.get(cell, {}).items() if seed not in down]
-        if not kept:
-            return math.nan
-        sides.append(math.fsum(kept) / len(kept))
-    return sides[1] - sides[0]
-
-
 def rows(results: TaskResults, found: Sequence[Comparison], family: Family) -> list[Row]:
     """Return every intervention: those of the family with a verdict, the others described in their nearest context.
 
@@ -239,13 +104,15 @@ def rows(results: TaskResults, found: Sequence[Comparison], family: Family) -> l
 
 def row_of(results: TaskResults, comparison: Comparison, pair: Pair, family: Family) -> Row:
     average_weights = averaged(comparison.pairs)
+    by_set = {name: family.measured(name, pair) for name in results.sets}
     return Row(
         intervention=comparison.intervention,
-        label=in_words(results, comparison),
+        label=label_of(results, comparison),
         pair=pair,
         context=context_label(results, pair, comparison),
-        by_set={name: family.measured(name, pair) for name in results.sets},
-        collapsed=collapses(results, pair),
+        by_set=by_set,
+        described={name: difference(results, name, pair) for name in results.sets},
+        collapsed=max(by_set.values(), key=lambda found: found.look or 0).collapsed,
         contexts=tuple(context_of(results, comparison, each, pair) for each in comparison.pairs if each != pair),
         average={name: combined(results, results.psnr(name), average_weights) for name in results.sets},
         pictures={
@@ -256,18 +123,10 @@ def row_of(results: TaskResults, comparison: Comparison, pair: Pair, family: Fam
     )
 
 
-def in_words(results: TaskResults, comparison: Comparison) -> str:
-    """Name an intervention: a method by its name, and what a chain adds up to as that."""
-    first = comparison.intervention.changes[0]
-    if first.key == METHOD:
-        return first.after
-    ends = (next(iter(results.trained)), list(results.trained)[-1])
-    text = Intervention(tuple(with_names(results, change) for change in comparison.intervention.changes)).in_words
-    return (
-        f"All steps together: {text[:1].lower()}{text[1:]}"
-        if comparison.pairs == (ends,) and is_chain(results.study_cells)
-        else text
-    )
+def label_of(results: TaskResults, comparison: Comparison) -> str:
+    """Name what changes as a sweep does, and data by their name."""
+    named = Intervention(tuple(with_names(results, change) for change in comparison.intervention.changes))
+    return in_words(dataclasses.replace(comparison, intervention=named), results.study_cells)
 
 
 def with_names(results: TaskResults, change: Change) -> Change:
@@ -375,74 +234,3 @@ def picture_difference(results: TaskResults, test_set: str, pair: Pair) -> Image
         return over_images(by_seed)
     except IncompleteDataError:
         return None
-
-
-@dataclasses.dataclass(frozen=True)
-class CellSummary:
-    """The scores of one cell over the seeds under which it is finished.
-
-    By test set: ``psnr`` (dB), ``ssim``, ``over_baseline`` (dB, the mean over seeds) and ``to_reference`` (dB; empty
-    for the reference cell). ``train_s`` is the mean over seeds.
-    """
-
-    cell: str
-    label: str
-    is_reference: bool
-    seeds: tuple[int, ...]
-    collapsed: tuple[int, ...]
-    psnr: Mapping[str, Summary]
-    ssim: Mapping[str, Summary]
-    over_baseline: Mapping[str, float]
-    to_reference: Mapping[str, Estimate]
-    ops_g: float
-    params_k: float
-    train_s: float
-
-
-def cell_summaries(results: TaskResults) -> list[CellSummary]:
-    """Every finished cell, the highest mean PSNR over all test sets first, then by key."""
-    if results.cells.empty:
-        return []
-    scored = [f"{kind}{name}/{metric}" for name in results.sets for kind, metric in SCORES]
-    metrics = {name: results.by_cell(name) for name in [*scored, *COSTS]}
-    return sorted((cell_summary(results, cell, metrics) for cell in results.levels), key=descending_psnr)
-
-
-SCORES = (("", "psnr_db"), ("", "ssim"), ("baseline/", "psnr_db"))
-COSTS = ("cost/ops_g", "cost/params_k", "timing/train_s")
-
-
-def descending_psnr(cell: CellSummary) -> tuple[bool, float, str]:
-    """A sort key; a PSNR that is not a number comes last, and equal ones are ordered by the cell's key."""
-    means = [score.mean for score in cell.psnr.values()]
-    mean = rounded(math.fsum(means) / len(means)) if means else math.nan
-    return (math.isnan(mean), -mean if mean == mean else 0.0, cell.cell)
-
-
-def cell_summary(
-    results: TaskResults, cell: str, metrics: Mapping[str, Mapping[str, Mapping[int, float]]]
-) -> CellSummary:
-    def values(metric: str) -> list[float]:
-        return list(metrics[metric][cell].values())
-
-    psnr = {name: values(f"{name}/psnr_db") for name in results.sets}
-    baseline = {name: values(f"baseline/{name}/psnr_db") for name in results.sets}
-    gains = {name: [a - b for a, b in zip(psnr[name], baseline[name], strict=True)] for name in results.sets}
-    return CellSummary(
-        cell=cell,
-        label=results.labels[cell],
-        is_reference=cell == results.reference,
-        seeds=tuple(results.seeds_of(cell)),
-        collapsed=results.collapsed_seeds(cell),
-        psnr={name: summary(found) for name, found in psnr.items()},
-        ssim={name: summary(values(f"{name}/ssim")) for name in results.sets},
-        over_baseline={name: summary(found).mean for name, found in gains.items()},
-        to_reference={
-            name: difference(results, name, (results.reference, cell))
-            for name in results.sets
-            if cell != results.reference
-        },
-        ops_g=values("cost/ops_g")[0],
-        params_k=values("cost/params_k")[0],
-        train_s=summary(values("timing/train_s")).mean,
-    )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.effects.comparisons import CellSummary
+from analysis.effects.cells import CellSummary
 from analysis.published.tables import points
 from analysis.study.tasks import TaskResults, label, varying
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ablations.space.interventions import CellLevels, Comparison, by_part, ordered_keys
-from analysis.effects.comparisons import combined
+from analysis.effects.family import combined
 from analysis.statistics.estimates import Estimate, IncompleteDataError
 from analysis.statistics.factorial import (
     FEWEST_FOR_HALF_NORMAL,

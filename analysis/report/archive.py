@@ -16,20 +16,34 @@ import re
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import pandas as pd
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from ablations.space.factors import SHOWN
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity
 from ablations.storage.formats import first_problem
 from analysis.report.pictures import KINDS, LARGEST_PICTURE, SHOWN_PER_SET, is_shown_name, sample_folders_in
 from analysis.report.unpacking import LARGEST_MEMBER, members
 from analysis.study.data_names import DataNames, TestNames, TrainName
 from analysis.study.loading import SAMPLES, Fetch, LeftOut, StudyResults, believed_record, existing_file
-from analysis.study.schema import MOST_TRIALS, Checked, Design, Key, Name, Text, contradiction, read_trials, rows_of
+from analysis.study.schema import (
+    MOST_MARGIN_DB,
+    MOST_TRIALS,
+    Checked,
+    Design,
+    Key,
+    Name,
+    Rule,
+    Text,
+    contradiction,
+    read_trials,
+    rows_of,
+)
 from bbcu.errors import BbcuError, ConfigError, first_line
 from bbcu.files import read_bytes, replacing
 
@@ -38,7 +52,6 @@ ARCHIVE = "results.zip"
 MOMENT = (1980, 1, 1, 0, 0, 0)  # the time stamp of every file in the archive: the earliest that the format has
 
 MOST_FACTORS, MOST_PLACES = 100, 100_000
-MOST_MARGIN_DB = 1000
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -88,7 +101,7 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
     The folder of a finished trial is its number in the frame. Pictures that trials share are stored once, under their
     SHA-256, and ``pictures.json`` says where each belongs.
     """
-    known = {
+    known: dict[str, object] = {
         "study": results.study,
         "margin_db": margin,
         "factors": list(results.factors),
@@ -98,6 +111,8 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
         "design": dict(results.design),
         "data_names": {data: dataclasses.asdict(names) for data, names in results.data_names.items()},
     }
+    if results.rule is not None:
+        known["rule"] = results.rule.record()
     yield "study.json", as_json(known)
     yield "trials.csv", results.trials.to_csv(index=False, lineterminator="\n").encode()
     names: dict[Identity, list[str]] = {}
@@ -188,7 +203,7 @@ class DataNamesRow(Checked):
 
 
 class Known(Checked):
-    """``study.json``: what the report knew of the study besides its trials; earlier reports lack the last three."""
+    """``study.json``: what the report knew of the study besides its trials; earlier reports lack the last four."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -200,6 +215,7 @@ class Known(Checked):
     pairing: bool = False
     design: Design = Design()
     data_names: dict[Key, DataNamesRow] = Field({}, max_length=MOST_TRIALS)
+    rule: Rule | None = None
 
 
 PLACES = TypeAdapter(Annotated[dict[str, str], Field(max_length=MOST_PLACES)])
@@ -254,6 +270,8 @@ def restored(root: Path) -> Archive:
     trials = checked("trials.csv", lambda: read_trials((root / "trials.csv").read_bytes(), known.factors))
     finished = {number: identity for number, identity in numbered(trials) if trials["state"].iat[number] == "finished"}
     check_records(root, trials, finished)
+    rule = None if known.rule is None else StoppingRule.of(known.rule.model_dump())
+    check_rule(rule, known.margin_db, set(trials["cell"]))
     places = checked("pictures.json", lambda: PLACES.validate_json((root / "pictures.json").read_bytes(), strict=True))
     put_pictures(root, places, finished)
     results = StudyResults(
@@ -266,6 +284,7 @@ def restored(root: Path) -> Archive:
         pairing=known.pairing,
         design=known.design.model_dump(exclude_unset=True),
         data_names={data: DataNames(row.train, tuple(row.test)) for data, row in known.data_names.items()},
+        rule=rule,
     )
     return Archive(results, known.margin_db)
 
@@ -278,6 +297,16 @@ def checked(name: str, read: Callable[[], Value]) -> Value:
         raise ValueError(f"{name}: {first_problem(error)}") from None
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{name}: {first_line(error)}") from None
+
+
+def check_rule(rule: StoppingRule | None, margin: float, cells: Collection[str]) -> None:
+    """Raise ValueError if a stopping rule has another margin than the report, or compares a cell that is not here."""
+    if rule is None:
+        return
+    if rule.margin_db != margin:
+        raise ValueError(f"study.json: a margin of {margin:g} dB, but {rule.margin_db:g} dB in its stopping rule")
+    if unknown := {cell for family in rule.families for pair in family for cell in pair}.difference(cells):
+        raise ValueError(f"study.json: its stopping rule compares the cell {min(unknown)[:SHOWN]}, which has no trial")
 
 
 def check_records(root: Path, trials: pd.DataFrame, finished: Mapping[int, Identity]) -> None:

@@ -2,29 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from ablations.space.claims import pairs_to_test
 from ablations.space.family import compared, corrected_together, is_chain, tested_pairs
 from ablations.space.interventions import Pair
+from analysis.effects.cells import CellSummary, cell_summaries
 from analysis.effects.claims import ON_PROBES, Assessment, Status, assessed
-from analysis.effects.comparisons import (
-    CellSummary,
-    Context,
-    Family,
-    Interaction,
-    Row,
-    cell_summaries,
-    interactions,
-    most_different,
-    rows,
-)
+from analysis.effects.comparisons import Context, Interaction, Row, interactions, most_different, rows
 from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table, front
 from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table
+from analysis.effects.family import Family, Measured
 from analysis.effects.fractions import Fit, fitted, half_normals
+from analysis.effects.ruled import RuledFamily, family_of
 from analysis.report import figures, frames
+from analysis.report.decisions import Decision, decision_frame, decisions, decisions_figure
 from analysis.report.drawing import MOST_LINES, Drawing, Palette
 from analysis.report.forest import ContextDot, ContextRow, contexts_figure
 from analysis.report.frames import as_csv, rounded_frame
@@ -44,6 +38,7 @@ LIMITS = {
     "MOST_TASKS": 2,  # tasks of which it says which effects depend on their context
     "MOST_DEPENDENT": 3,  # interventions whose effect depends on the context in the opening
     "MOST_NAMED": 8,  # names in a sentence of the opening
+    "MOST_DECISIONS": 60,  # comparisons in the figure of a stopping rule
     "MOST_INTERACTIONS": 15,  # interactions in the table, the largest first
 }
 """How much a page shows; the CSV files have all."""
@@ -53,6 +48,9 @@ LIMITS = {
 class Chapter:
     """One task of the study, with all that the page shows of it and the files that it links to.
 
+    ``first`` has the trials from which everything without a verdict is estimated; all unless the study has a stopping
+    rule. ``decisions`` are the comparisons of that rule, look by look.
+
     ``rows`` are the interventions with a verdict, ``elsewhere`` those that only other contexts show. ``prefix`` starts
     the names of its files, ``heading`` is the Markdown mark of its headings, and ``margin`` the difference in dB that
     does not matter. ``strips`` are the drawn ones of ``picture_count`` test pictures, with their file names.
@@ -60,6 +58,8 @@ class Chapter:
     """
 
     results: TaskResults
+    first: TaskResults
+    family: Family
     margin: float
     prefix: str
     heading: str
@@ -71,8 +71,8 @@ class Chapter:
     claims: Sequence[Assessment]
     fit: Fit | None
     half_normals: Mapping[str, HalfNormal]
-    family_size: int
     is_chain: bool
+    decisions: Sequence[Decision] = ()
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     frames: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
     strips: list[tuple[Strip, str]] = dataclasses.field(default_factory=list)
@@ -90,6 +90,10 @@ class Chapter:
         if frame is not None:
             self.frames[name] = frame
             self.files[f"{self.prefix}{name}.csv"] = as_csv(frame)
+
+    @property
+    def family_size(self) -> int:
+        return self.family.size
 
     @functools.cached_property
     def reference(self) -> CellSummary:
@@ -114,15 +118,15 @@ class Chapter:
     @functools.cached_property
     def sound(self) -> list[str]:
         """The trained cells of which no trial collapsed."""
-        return [cell for cell in self.results.trained if not self.results.collapsed_seeds(cell)]
+        return [cell for cell in self.first.trained if not self.first.collapsed_seeds(cell)]
 
     @functools.cached_property
     def correlation(self) -> Mapping[str, float]:
         """The correlation of the sound cells within a seed, by test set."""
         return rounded(
             {
-                name: correlation_within_seeds({cell: self.results.psnr(name)[cell] for cell in self.sound})
-                for name in self.results.sets
+                name: correlation_within_seeds({cell: self.first.psnr(name)[cell] for cell in self.sound})
+                for name in self.first.sets
             }
         )
 
@@ -178,8 +182,13 @@ class Chapter:
         found.sort(key=lambda one: -abs(one[1].change[name].mean))
         return found[: LIMITS["MOST_DEPENDENT"]]
 
+    def seeds_behind(self, found: Measured) -> Collection[int] | None:
+        """Return the seeds that an estimate is of; None for all that there are."""
+        rule = self.results.study.rule
+        return None if rule is None else rule.seeds(found.look or rule.first_look)
+
     def has_collapsed(self, pair: Pair) -> bool:
-        return any(map(self.results.collapsed_seeds, pair))
+        return any(map(self.first.collapsed_seeds, pair))
 
     @functools.cached_property
     def collapsed_somewhere(self) -> list[Row]:
@@ -198,28 +207,32 @@ class Chapter:
 
 def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, palette: Palette) -> Chapter:
     """Work out everything that the page shows of one task."""
-    cells = results.study_cells
-    found, to_test = compared(cells), pairs_to_test(cells) if results.trained else []
+    first = results.at_first_look
+    cells = first.study_cells
+    found, to_test = compared(cells), pairs_to_test(cells) if first.trained else []
     pairs = tested_pairs(cells, found)
-    family = Family(results, corrected_together(pairs, to_test), margin)
-    every = rounded(rows(results, found, family))
-    at_reference = [row for row in every if row.pair in pairs]
+    family = family_of(results, corrected_together(pairs, to_test), margin)
+    every = rounded(rows(first, found, family))
+    at_reference = [row for row in every if row.pair in pairs and row.pair in family]
     chapter = Chapter(
         results=results,
+        first=first,
+        family=family,
         margin=margin,
         prefix=prefix,
         heading=heading,
         palette=palette,
-        cells=rounded(cell_summaries(results)),
+        cells=rounded(cell_summaries(results, family)),
         rows=at_reference,
-        elsewhere=[described(row) for row in every if row.pair not in pairs],
-        interactions=rounded(interactions(results, at_reference)),
-        claims=rounded(assessed(results, to_test, family)),
-        fit=rounded(fitted(results, found)),
-        half_normals=rounded(half_normals(results)),
-        family_size=family.size,
+        elsewhere=[described(row) for row in every if row not in at_reference],
+        interactions=rounded(interactions(first, at_reference)),
+        claims=rounded(assessed(first, to_test, family)),
+        fit=rounded(fitted(first, found)),
+        half_normals=rounded(half_normals(first)),
         is_chain=is_chain(cells),
     )
+    if isinstance(family, RuledFamily):
+        add_decisions(chapter, family)
     if chapter.cells:
         for add in (add_effects, add_costs, add_probes, add_curves, add_pictures):
             add(chapter)
@@ -242,6 +255,15 @@ def described(row: Row) -> Row:
     return dataclasses.replace(row, by_set=bare)
 
 
+def add_decisions(chapter: Chapter, family: RuledFamily) -> None:
+    results = chapter.results
+    chapter.decisions = rounded(decisions(family, results, chapter.rows))
+    frame = decision_frame(chapter.decisions)
+    if not frame.empty:
+        shown = chapter.decisions[: LIMITS["MOST_DECISIONS"]]
+        chapter.add("decisions", decisions_figure(shown, results.sets, family.rule.looks), frame)
+
+
 def context_drawing(chapter: Chapter) -> Drawing | None:
     """Draw each intervention in all of its contexts, on the first test set."""
     name = chapter.results.sets[0]
@@ -253,7 +275,7 @@ def context_drawing(chapter: Chapter) -> Drawing | None:
         ContextRow(
             row.label,
             (
-                dot(row.by_set[name].estimate, row.pair, row in chapter.rows),
+                dot(row.described[name], row.pair, row in chapter.rows),
                 *(dot(context.by_set[name], context.pair, False) for context in row.contexts),
             ),
             row.average[name].mean,
@@ -272,7 +294,7 @@ def add_effects(chapter: Chapter) -> None:
     if chapter.interactions:
         chapter.add("interactions", frame=frames.interaction_frame(chapter.interactions))
     if chapter.tested:
-        chapter.add("claims", frame=frames.claim_frame(chapter.tested))
+        chapter.add("claims", frame=frames.claim_frame(chapter.tested, chapter.results))
     if chapter.fit and chapter.fit.effects:
         chapter.add("fit", frame=frames.fit_frame(chapter.fit))
     if chapter.half_normals:
@@ -289,7 +311,7 @@ def add_costs(chapter: Chapter) -> None:
 
 
 def add_probes(chapter: Chapter) -> None:
-    depth, ranges = rounded_frame(depth_table(chapter.results)), rounded_frame(range_table(chapter.results))
+    depth, ranges = rounded_frame(depth_table(chapter.first)), rounded_frame(range_table(chapter.first))
     if not depth.empty:
         measures = [name for name in SHOWN_MEASURES if (depth["measure"] == name).any()]
         chapter.add("depth", figures.depth_figure(depth, measures, chapter.palette), depth)

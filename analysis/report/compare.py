@@ -2,7 +2,8 @@
 
 Cells are the same if their keys are. If a setting differs between the two as a whole, such as the precision or the
 data, no key is shared; the remaining cells are then matched by everything else, and the difference is named. Matched
-cells are compared by their means over seeds, and the cells on one test set are one family of comparisons.
+cells are compared by their means over seeds, and the cells on one test set are one family of comparisons. Of a study
+that was trained by a stopping rule, only the first look counts, whose seeds were fixed beforehand for all cells.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablations.space.study_cells import UNTRAINED
 from analysis.report.archive import ARCHIVE, archive_at, opened
 from analysis.report.words import render
 from analysis.statistics.estimates import MARGIN_DB, Estimate, Verdict, combination, verdicts
@@ -70,7 +72,7 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
 
     Raises ValueError unless the margin is above 0.
     """
-    sides = first.finished, second.finished
+    sides = counted(first), counted(second)
     apart = settings_apart(sides)
     matched = matches(sides, (*first.factors, *second.factors), apart)
     same = sum(match.first == match.second for match in matched)
@@ -79,6 +81,11 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
         "compare.md.j2",
         names=names,
         margin=margin,
+        ruled=[
+            (name, study.rule, len(study.finished) - len(side))
+            for name, study, side in zip(names, (first, second), sides, strict=True)
+            if study.rule is not None
+        ],
         same=same,
         alike=len(matched) - same,
         apart=apart,
@@ -89,6 +96,19 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
         ],
         differing=differing(sides),
     )
+
+
+def counted(study: StudyResults) -> pd.DataFrame:
+    """Return the finished trials of a study whose number was fixed beforehand: all, or the first look of its rule.
+
+    A cell gets seeds beyond the first look because of what its earlier ones showed, so that an interval from them would
+    not cover as often as it says.
+    """
+    trials = study.finished
+    if study.rule is None:
+        return trials
+    first = trials["seed"].isin(study.rule.seeds(study.rule.first_look))
+    return trials[first | trials["method"].isin(UNTRAINED)]
 
 
 def setting_values(trials: pd.DataFrame) -> dict[str, set[str]]:

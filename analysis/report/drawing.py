@@ -162,9 +162,9 @@ def evenly_wrapped(text: str, letters: int) -> str:
     return next((found for found in narrower if found.count("\n") <= widest.count("\n")), widest)
 
 
-def signed(value: float) -> str:
+def signed(value: float, decimals: int = 2) -> str:
     """Return a number as a figure prints it, with a true minus sign."""
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def grid(figure: Figure, count: int, height: float, more: float = 0.2, wide: bool = False, **shared: Any) -> list[Axes]:

@@ -119,6 +119,8 @@ OUTCOME_MARKS: dict[str, Mark] = {
     "worse": Mark("v", "C1", True, "worse"),
     "equivalent": Mark("s", "C2", True, "equivalent"),
     "undecided": Mark("o", "0.45", False, "undecided"),
+    "open": Mark("o", "0.2", False, "still open"),
+    "no result": Mark("X", "0.45", False, "no result"),
     "risk of collapse": Mark("P", COLLAPSE, False, "risk of collapse"),
     "nothing learned": Mark("*", "0.45", False, "nothing learned"),
     "one seed": Mark("D", "0.45", False, "one seed, no verdict"),
@@ -234,8 +236,11 @@ class Rows:
         ends = itertools.accumulate(self.heights)
         return [end - height / 2 for end, height in zip(ends, self.heights, strict=True)]
 
-    def draw(self, figure: Figure, axis: Axis, margin: float, titles: Sequence[str]) -> list[Axes]:
-        """Return panels side by side, with what is behind the marks: rows, margin, zero, and where the axis is cut."""
+    def draw(self, figure: Figure, axis: Axis, margin: float, titles: Sequence[str], interval: str = "") -> list[Axes]:
+        """Return panels side by side, with what is behind the marks: rows, margin, zero, and where the axis is cut.
+
+        ``interval`` says what the intervals are, if they are not those of a single test.
+        """
         figure.set_size_inches(WIDTH, 1.4 + sum(self.heights))
         axes = list(figure.subplots(1, self.panels, squeeze=False, sharex=True, sharey=True).flat)
         axes[0].set_yticks(self.middles, map(legible, self.labels))
@@ -254,7 +259,8 @@ class Rows:
                 if cut:
                     panel.axvline(end, color="0.55", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
             panel.set_title(title)
-            panel.set_xlabel("difference in PSNR (dB)", fontsize=11 if self.panels < CROWDED else 9)
+            text = "\n".join(filter(None, ("difference in PSNR (dB)", interval)))
+            panel.set_xlabel(text, fontsize=11 if self.panels < CROWDED else 9)
         return axes
 
 
@@ -265,18 +271,20 @@ def forest_figure(
     panels: Sequence[str],
     margin: float,
     reference: ForestRow | None = None,
+    *,
+    repeated: bool = False,
 ) -> None:
     """Draw a row per intervention and a panel per test set: the 95 % interval, and the seeds as dots below it.
 
     All panels share one axis. What lies far beyond the rest is an arrow with its number at the end of the axis.
-    ``reference`` is the first row.
+    ``reference`` is the first row. ``repeated`` says that the intervals are those of a stopping rule.
     """
     every = [reference, *rows] if reference else list(rows)
     cells = [[row.cells.get(name, ABSENT) for name in panels] for row in every]
     flat = [cell for row in cells for cell in row]
     table = Rows.of([row.label for row in every], [SEED_ROW_INCHES] * len(every), len(panels))
     axis = axis_for([extent(cell) for cell in flat if cell.dots or cell.estimate], margin, table.panel_inches)
-    axes = table.draw(figure, axis, margin, panels)
+    axes = table.draw(figure, axis, margin, panels, "repeated 95 % intervals" if repeated else "")
     for middle, row in zip(table.middles, cells, strict=True):
         for panel, cell in zip(axes, row, strict=True):
             draw_cell(panel, axis, middle, cell)

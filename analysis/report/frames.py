@@ -7,8 +7,10 @@ from pandas.api.types import is_numeric_dtype
 
 from ablations.space.interventions import Pair
 from ablations.space.settings import without_task
+from analysis.effects.cells import CellSummary
 from analysis.effects.claims import Assessment
-from analysis.effects.comparisons import CellSummary, Collapses, Interaction, Row
+from analysis.effects.comparisons import Interaction, Row
+from analysis.effects.family import Collapses
 from analysis.effects.fractions import Fit
 from analysis.report.markup import csv_cell, one_line
 from analysis.report.pictures import Strip
@@ -67,8 +69,9 @@ def row_frame(found: Sequence[Row], results: TaskResults) -> pd.DataFrame:
             "conclusion": str(measured.conclusion or ""),
             **verdict_columns(measured.verdict),
             "seeds": measured.estimate.n,
-            "collapsed_before": of_total(row.collapsed[0]),
-            "collapsed_after": of_total(row.collapsed[1]),
+            **look_columns(measured.look, results),
+            "collapsed_before": of_total(measured.collapsed[0]),
+            "collapsed_after": of_total(measured.collapsed[1]),
             "learned_difference_db": measured.learned,
             **over_pictures(row.pictures.get(name)),
             "ops_change_g": row.ops_g,
@@ -77,6 +80,14 @@ def row_frame(found: Sequence[Row], results: TaskResults) -> pd.DataFrame:
         for row in found
         for name, measured in row.by_set.items()
     )
+
+
+def look_columns(look: int | None, results: TaskResults, *, known: bool = True) -> Columns:
+    """Say at which look an estimate is, and of which kind its interval and p are; nothing without a stopping rule."""
+    if results.study.rule is None:
+        return {}
+    kind = "first look" if look is None else "repeated"
+    return {"look": "" if look is None else look, "interval": kind if known else ""}
 
 
 def of_total(found: Collapses) -> str:
@@ -100,9 +111,9 @@ def context_frame(found: Sequence[Row], results: TaskResults) -> pd.DataFrame:
 
     rows = []
     for row in found:
-        for name, measured in row.by_set.items():
+        for name in row.by_set:
             shared = {"change": row.label, "test_set": name}
-            first = interval(measured.estimate, "psnr_difference_db")
+            first = interval(row.described[name], "psnr_difference_db")
             rows.append({**shared, **named(row.pair, row.context), **first})
             rows += [
                 {
@@ -155,6 +166,7 @@ def cell_frame(cells: Sequence[CellSummary], results: TaskResults) -> pd.DataFra
             "collapsed": len(cell.collapsed),
             "is_reference": cell.is_reference,
             **distance(cell, name),
+            **look_columns(cell.look.get(name), results, known=not cell.is_reference),
             "ops_g": cell.ops_g,
             "params_k": cell.params_k,
             "train_s": cell.train_s,
@@ -178,7 +190,7 @@ def left_out_frame(results: TaskResults) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cell", "reason"])
 
 
-def claim_frame(found: Sequence[Assessment]) -> pd.DataFrame:
+def claim_frame(found: Sequence[Assessment], results: TaskResults) -> pd.DataFrame:
     """Return a row per tested claim of the paper and test set or probe."""
     return pd.DataFrame(
         {
@@ -191,6 +203,7 @@ def claim_frame(found: Sequence[Assessment]) -> pd.DataFrame:
             "status": str(row.status),
             **interval(row.estimate, "mean", "low_95", "high_95", "p_uncorrected"),
             "seeds": row.estimate.n,
+            **look_columns(row.look, results),
             "collapsed_before": of_total(row.collapsed[0]),
             "collapsed_after": of_total(row.collapsed[1]),
             "other_contexts": len(row.others),

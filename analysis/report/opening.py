@@ -3,21 +3,19 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from analysis.effects.claims import Status
-from analysis.effects.comparisons import (
-    Conclusion,
-    Measured,
-    Row,
-)
+from analysis.effects.comparisons import Row
+from analysis.effects.family import Conclusion, Measured
 from analysis.report.chapter import LIMITS, Chapter
 from analysis.report.conditions import Conditions, conditions_of, question_of
 from analysis.report.drawing import Drawing
 from analysis.report.forest import Dot, ForestCell, ForestRow, forest_figure
 from analysis.report.markup import Markdown
+from analysis.report.stopping import Stopping
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults
 from analysis.study.origins import versions
@@ -70,7 +68,8 @@ class Opening:
     def shown(self) -> Sequence[OpeningRow]:
         """The rows of the first table, as many as leave the opening at forty lines."""
         parts = min(len(self.chapters), LIMITS["MOST_PARTS"])
-        return self.rows[: LIMITS["MOST_OPENING"] - (parts if parts > 1 else 0)]
+        taken = (parts if parts > 1 else 0) + (self.stopping.lines if self.stopping else 0)
+        return self.rows[: LIMITS["MOST_OPENING"] - taken]
 
     @functools.cached_property
     def finished(self) -> list[Chapter]:
@@ -87,9 +86,16 @@ class Opening:
                 found.append((row, [panel for panel, _ in own], size))
         return [(row, panels) for row, panels, _ in sorted(found, key=lambda one: -rounded(one[2]))]
 
+    def looks_of(self, row: OpeningRow) -> list[str]:
+        """Return the number of seeds at the look of a row: one if it is the same everywhere, or else one per panel."""
+        measured = [row.measured(panel, self.chapters) for panel in self.panels]
+        looks = ["—" if each is None or each.look is None else str(each.look or "none yet") for each in measured]
+        known = set(looks) - {"—"}
+        return [*known] if len(known) == 1 else looks
+
     @property
     def detectable(self) -> tuple[float, float] | None:
-        """The range, over the undecided rows, of the smallest effect that these seeds could have shown, in dB."""
+        """The range, over the undecided rows, of the smallest effect that the seeds could have shown, in dB."""
         found = [
             each.verdict.detectable
             for row in self.rows
@@ -116,6 +122,12 @@ class Opening:
         return [
             (text, found[text][status] if len(found[text]) > 1 else []) for text, own in first.items() if own is status
         ]
+
+    @functools.cached_property
+    def stopping(self) -> Stopping | None:
+        """The stopping rule of the study, if it has one."""
+        rule = self.study.rule
+        return None if rule is None else Stopping(rule, self.study.planned, self.chapters)
 
     @property
     def unfinished(self) -> pd.DataFrame:
@@ -216,17 +228,26 @@ def first_figure(opening: Opening, margin: float) -> Drawing | None:
                 for panel in opening.panels
             },
         )
-    return forest_figure(lines, panels, margin, reference)
+    return forest_figure(lines, panels, margin, reference, repeated=opening.stopping is not None)
 
 
 def forest_cell(chapter: Chapter, row: Row, test_set: str) -> ForestCell:
     found = row.by_set[test_set]
-    return ForestCell(found.estimate, str(found.conclusion or ""), dots_of(chapter, row.pair[1], row.pair[0], test_set))
+    seeds = chapter.seeds_behind(found)
+    dots = dots_of(chapter, row.pair[1], row.pair[0], test_set, seeds)
+    return ForestCell(found.estimate, str(found.conclusion or ""), dots)
 
 
-def dots_of(chapter: Chapter, cell: str, base: str | None, test_set: str) -> tuple[Dot, ...]:
-    """The score of each seed of a cell minus the mean of another one, or of the cell itself."""
+def dots_of(
+    chapter: Chapter, cell: str, base: str | None, test_set: str, seeds: Collection[int] | None = None
+) -> tuple[Dot, ...]:
+    """The score of each seed of a cell minus the mean of another one, or of the cell itself; of these ``seeds``."""
     scores, down = chapter.results.psnr(test_set), chapter.results.collapsed_seeds(cell)
-    level = list(scores[base or cell].values())
-    mean = math.fsum(level) / len(level)
-    return tuple(Dot(rounded(score - mean), seed in down) for seed, score in scores[cell].items())
+    own, level = (
+        {seed: score for seed, score in scores[each].items() if seeds is None or seed in seeds}
+        for each in (cell, base or cell)
+    )
+    if not level:
+        return ()
+    mean = math.fsum(level.values()) / len(level)
+    return tuple(Dot(rounded(score - mean), seed in down) for seed, score in own.items())

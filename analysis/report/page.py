@@ -15,11 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.effects.claims import PROBES, Status
-from analysis.effects.comparisons import (
-    DECIDED,
-    Conclusion,
-)
 from analysis.effects.depth import EVERY
+from analysis.effects.family import DECIDED, Conclusion
 from analysis.report.archive import recording, write_archive
 from analysis.report.chapter import LIMITS, chapter_of
 from analysis.report.drawing import MOST_LINES, Palette
@@ -28,7 +25,7 @@ from analysis.report.frames import as_csv, rounded_frame
 from analysis.report.opening import first_figure, opening_of
 from analysis.report.paper_table import Table, paper_tables
 from analysis.report.pictures import MOST_CELLS, SHOWN_PER_SET, drawable
-from analysis.report.words import extremes, render, with_counts
+from analysis.report.words import extremes, render, seeds_in_words, with_counts
 from analysis.statistics.estimates import MARGIN_DB, break_even_correlation
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults
@@ -46,8 +43,10 @@ ALWAYS_NAMED = ("finished", "failed", "missing")  # the states that the opening 
 def compose(study: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
     """Return every file of the report by its name; the same results give the same bytes.
 
-    ``margin`` is the difference in dB that does not matter. Raises ValueError unless it is above 0.
+    ``margin`` is the difference in dB that does not matter; a stopping rule has its own. Raises ValueError unless it is
+    above 0.
     """
+    margin = margin if study.rule is None else study.rule.margin_db
     metrics = [name for name in study.trials if str(name).startswith("metric/")]
     study = dataclasses.replace(study, trials=study.trials.assign(**rounded_frame(study.trials[metrics])))
     parts = split_by_task(study)
@@ -153,7 +152,7 @@ FUNCTIONS = (
         math.isnan,
         recorded_provenance,
     ),
-    *(rounded, runs_of_cells, states_in_words, versions),
+    *(rounded, runs_of_cells, seeds_in_words, states_in_words, versions),
 )
 """What the templates use beside the data."""
 

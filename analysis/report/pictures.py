@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ablations.space.study_cells import UNTRAINED
-from analysis.effects.comparisons import CellSummary
+from analysis.effects.cells import CellSummary
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import SAMPLES
 from analysis.study.tasks import TaskResults, natural

@@ -8,20 +8,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from analysis.effects.cells import CellSummary
 from analysis.effects.claims import Assessment
-from analysis.effects.comparisons import (
-    Collapses,
-    Conclusion,
-    Interaction,
-    Measured,
-    Row,
-    undecided_by_collapse,
-)
+from analysis.effects.comparisons import Interaction, Row
+from analysis.effects.family import Collapses, Conclusion, Measured, undecided_by_collapse
 from analysis.report.markup import Markdown, anchor, cells, code, joined, one_line
 from analysis.statistics.estimates import Estimate, Summary, share
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED
-from analysis.study.tasks import KEY_LENGTH
+from analysis.study.tasks import KEY_LENGTH, TaskResults
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -53,7 +48,24 @@ def in_markdown() -> Environment:
     for function in (*functions, risk, short, spread, why):
         found.filters[function.__name__] = function
     found.filters["join"] = joined
+    found.tests["lacks_seed"] = lacks_seed
     return found
+
+
+def lacks_seed(cell: CellSummary, results: TaskResults) -> bool:
+    """Tell whether a cell has fewer seeds than others or, with a stopping rule, than it was given."""
+    if results.study.rule is None:
+        return len(cell.seeds) < len(results.seeds)
+    return len(cell.seeds) < int((results.trials["cell"] == cell.cell).sum())
+
+
+def seeds_in_words(results: TaskResults) -> str:
+    """Count the seeds: ``3 seeds``, or ``3 to 8 seeds a cell`` if a stopping rule gave them."""
+    if results.study.rule is None:
+        return count(len(results.seeds), "seed")
+    counts = results.trials.groupby("cell")["seed"].nunique()
+    ends = list(dict.fromkeys((int(counts.min()), int(counts.max()))))
+    return f"{' to '.join(map(str, ends))} seeds a cell"
 
 
 def render(template: str, **values: Any) -> str:
@@ -92,6 +104,8 @@ def estimate(found: Estimate) -> Markdown:
         return Markdown("no complete seed")
     if found.n == 1:
         return Markdown(f"{found.mean:+.3f} [one seed]")
+    if math.isnan(found.low) and math.isfinite(found.mean):
+        return Markdown(f"{found.mean:+.3f}")
     return Markdown(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
 
 
@@ -110,10 +124,9 @@ def risk(found: Collapses) -> Markdown:
 
 def why(found: Measured) -> str:
     """Say what a conclusion rests on."""
-    if found.conclusion is Conclusion.NOTHING:
-        return "every trial of both cells collapsed"
     if found.verdict is None:
-        return "not in the family of verdicts"
+        down = found.conclusion is Conclusion.NOTHING
+        return "every trial of both cells collapsed" if down else "not in the family of verdicts"
     if found.conclusion is Conclusion.RISK:
         return undecided_by_collapse(found.verdict)
     return found.verdict.reason
@@ -121,7 +134,7 @@ def why(found: Measured) -> str:
 
 def extremes(row: Row, test_set: str) -> list[tuple[float, str]]:
     """Return the lowest and the highest effect of an intervention over its contexts, each with where that is."""
-    first = (row.by_set[test_set].estimate.mean, row.context)
+    first = (row.described[test_set].mean, row.context)
     every = [first, *((each.by_set[test_set].mean, each.label) for each in row.contexts)]
     known = [(effect, where) for effect, where in every if math.isfinite(effect)] or [first]
     return [min(known, key=lambda one: rounded(one[0])), max(known, key=lambda one: rounded(one[0]))]

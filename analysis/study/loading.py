@@ -20,11 +20,13 @@ import pandas as pd
 
 from ablations.space.factors import level_text
 from ablations.space.settings import levels_as_text, one_line, setting_as_text
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.attempts import State, present_state
 from ablations.storage.folder import Identity, TrialFolder, trial_folders
 from ablations.storage.plans import read_plan, read_plan_at
 from ablations.tracking.client import RecordedRun, recorded_plan, recorded_runs, run_file
 from ablations.tracking.runs import facts_of, final_metrics
+from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.data_names import DataNames, read_data_names
 from analysis.study.schema import (
     CELL,
@@ -37,6 +39,7 @@ from analysis.study.schema import (
     doubt_about,
     read_design,
     read_record,
+    read_rule,
     scored_sets,
 )
 from bbcu.errors import BbcuError, ConfigError
@@ -99,6 +102,7 @@ class StudyResults:
 
     ``pairing`` says that the study compares its cells seed by seed, as it was planned before it trained. ``design`` is
     that of its last sweep, with the keys ``name``, ``options``, ``exclude`` and ``notes``; empty if it is not known.
+    ``rule`` is the stopping rule by which its cells were given seeds, None if their number was fixed.
     ``data_names`` has what a person calls the data, by their fingerprint (``setting/data``), where it is known.
     ``files`` opens the files of every finished trial by name. One that is damaged is left out and can be asked for.
     """
@@ -112,6 +116,7 @@ class StudyResults:
     pairing: bool
     design: Mapping[str, Any]
     data_names: Mapping[str, DataNames]
+    rule: StoppingRule | None = None
 
     @property
     def planned(self) -> pd.DataFrame:
@@ -181,6 +186,22 @@ def check_name(study: str) -> None:
         raise ConfigError(f"{shown}: neither a study, nor the folder of a report with a results.zip")
 
 
+def margin_of(results: StudyResults, given: float | None) -> float:
+    """Return the difference in dB that does not matter to a report: that of the rule, the given one, or the usual one.
+
+    Raises ConfigError if another one is given than that of the rule, which was fixed before training.
+    """
+    if results.rule is None:
+        return MARGIN_DB if given is None else given
+    fixed = results.rule.margin_db
+    if given not in (None, fixed):
+        raise ConfigError(
+            f"--margin {given:g}: study {results.study} gave its seeds by a margin of {fixed:g} dB, which its stopping "
+            "rule fixed before training; leave --margin out"
+        )
+    return fixed
+
+
 def load_folder(folder: Path) -> StudyResults:
     """Read a study from its folder alone, without MLflow; raises ConfigError if it holds no trial."""
     outputs, study = folder.parent, folder.name
@@ -196,8 +217,12 @@ def study_results(
 ) -> StudyResults:
     """Merge what the plan, the folders and MLflow know: a trial's folder is believed before its run.
 
-    Raises ConfigError if none of them knows a trial.
+    Raises ConfigError if none of them knows a trial, and for a stopping rule that cannot be.
     """
+    try:
+        rule = read_rule(plan.get("rule"))
+    except ValueError as error:
+        raise ConfigError(f"study {study!r} has a plan whose stopping rule cannot be: {error}") from None
     planned = {(row["cell"], row["seed"]): planned_row(row) for row in plan["trials"]}
     on_disk = {(folder.cell, folder.seed): folder for folder in folders}
     rows = []
@@ -234,6 +259,7 @@ def study_results(
         pairing=plan.get("pairing", False),
         design=read_design(plan.get("design", {})),
         data_names=names_of_data(rows, files),
+        rule=rule,
     )
 
 

@@ -6,15 +6,25 @@ the rest of ``analysis`` may trust it.
 
 import csv
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from ablations.space.settings import LAST_SEED
+from ablations.space.stopping_rule import ERROR_RATE, StoppingRule
 from ablations.storage.formats import MOST_DECIBELS, first_problem
 
 TEXT_COLUMNS = (
@@ -37,6 +47,13 @@ STATES = ("finished", "failed", "interrupted", "pruned", "running", "missing")
 MOST_TRIALS, MOST_COLUMNS = 100_000, 1_000
 LONGEST_NAME = 255
 """The most characters in the name of a study, factor, key, metric or test set."""
+
+MOST_MARGIN_DB = 1000
+MOST_LOOK = 100
+"""The most seeds of a look, as in a sweep: the time to compute a boundary grows with it."""
+
+LARGEST_RISE = 100.0
+"""The steepest boundary, which leaves nothing to any look but the last."""
 
 LONGEST_TEXT = 100_000
 """The most characters in any other text, such as the provenance of a trial."""
@@ -161,6 +178,51 @@ def read_design(content: Mapping[str, Any]) -> dict[str, Any]:
         return Design.model_validate(known).model_dump(exclude_unset=True)
     except ValidationError:
         return {}
+
+
+ComparedCells = Annotated[list[Key], Field(min_length=2, max_length=2)]
+
+
+class Rule(Checked):
+    """The stopping rule of a study, as ``plan.json`` records it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    looks: Annotated[list[Annotated[int, Field(ge=2, le=MOST_LOOK)]], Field(min_length=1, max_length=MOST_LOOK)]
+    first_seed: Annotated[int, Field(ge=0, le=LAST_SEED)]
+    margin_db: Annotated[float, Field(gt=0, le=MOST_MARGIN_DB)]
+    families: Annotated[list[Annotated[list[ComparedCells], Field(max_length=MOST_TRIALS)]], Field(max_length=100)]
+    error_rate: Annotated[float, Field(ge=ERROR_RATE, le=ERROR_RATE)]
+    floor: Annotated[float, Field(gt=0, le=1)]
+    rise: Annotated[float, Field(ge=0, le=LARGEST_RISE)]
+
+    @field_validator("looks")
+    @classmethod
+    def _ascend(cls, looks: list[int]) -> list[int]:
+        if any(after <= before for before, after in itertools.pairwise(looks)):
+            raise ValueError("they do not ascend")
+        return looks
+
+    @field_validator("families")
+    @classmethod
+    def _once(cls, families: list[list[list[str]]]) -> list[list[list[str]]]:
+        pairs = [frozenset(pair) for family in families for pair in family]
+        if len(set(pairs)) < len(pairs) or any(len(pair) < 2 for pair in pairs):
+            raise ValueError("a comparison is there twice, or is of a cell with itself")
+        return families
+
+
+def read_rule(content: Mapping[str, Any] | None) -> StoppingRule | None:
+    """Return the stopping rule of a plan, None if it has none; raises ValueError, in one line, for an impossible one.
+
+    A study is never read without its rule: the verdicts of a fixed number of seeds would be wrong too often.
+    """
+    if content is None:
+        return None
+    try:
+        return StoppingRule.of(Rule.model_validate(content).model_dump())
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
 
 
 def read_record(content: bytes) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from analysis.study.schema import rows_of
 
 KEY_LENGTH = SHOWN  # how many characters of a SHA-256 are shown
 
+ENDED = ("finished", "failed")
+"""The states of a trial that a stopping rule waits for no longer."""
+
 Row = Mapping[str, Any] | pd.Series
 """A row of the table of trials."""
 
@@ -65,6 +68,27 @@ class TaskResults:
     def is_search(self) -> bool:
         """Tell whether the cells were chosen by their scores."""
         return self.study.is_search
+
+    @functools.cached_property
+    def at_first_look(self) -> "TaskResults":
+        """The trials that everything without a verdict is estimated from: all of them, or the first look of a rule.
+
+        Seeds beyond it were given by what earlier ones showed, so that an estimate from them would be biased.
+        """
+        rule = self.study.rule
+        if rule is None:
+            return self
+        counted = self.trials[self.trials["seed"].isin(rule.seeds(rule.first_look))]
+        return self if len(counted) == len(self.trials) else dataclasses.replace(self, trials=counted)
+
+    @functools.cached_property
+    def ended(self) -> dict[str, frozenset[int]]:
+        """The seeds by cell under which a trial has finished or failed."""
+        found: dict[str, set[int]] = {}
+        over = self.trials[self.trials["state"].isin(ENDED)]
+        for cell, seed in zip(over["cell"].tolist(), over["seed"].tolist(), strict=True):
+            found.setdefault(cell, set()).add(int(seed))
+        return {cell: frozenset(seeds) for cell, seeds in found.items()}
 
     @functools.cached_property
     def finished(self) -> pd.DataFrame:
@@ -112,6 +136,8 @@ class TaskResults:
 
         Raises ValueError if no trial is finished.
         """
+        if self.at_first_look is not self and self.at_first_look.levels:
+            return self.at_first_look.reference
         return (self.study_cells if self.trained else self._study_cells(self.levels)).reference_cell
 
     @functools.cached_property

@@ -5,8 +5,12 @@ import dataclasses
 from ablations.space.claims import pairs_to_test
 from ablations.space.family import compared, corrected_together, tested_pairs
 from ablations.space.interventions import Pair
+from analysis.effects.cells import CellSummary, cell_summaries
 from analysis.effects.claims import Assessment, assessed
-from analysis.effects.comparisons import Family, Row, rows
+from analysis.effects.comparisons import Row, rows
+from analysis.effects.family import Family
+from analysis.effects.ruled import family_of
+from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.loading import StudyResults
 from analysis.study.tasks import TaskResults, split_by_task
 
@@ -33,13 +37,18 @@ class Judged:
         return found
 
 
+def summaries(results: TaskResults) -> list[CellSummary]:
+    return cell_summaries(results, judge(results).family)
+
+
 def only_task(study: StudyResults) -> TaskResults:
     (found,) = split_by_task(study)
     return found
 
 
 def judge(results: TaskResults) -> Judged:
-    found, claims = compared(results.study_cells), pairs_to_test(results.study_cells)
-    tested = tested_pairs(results.study_cells, found)
-    family = Family(results, corrected_together(tested, claims))
-    return Judged(results, family, rows(results, found, family), assessed(results, claims, family), tested)
+    first = results.at_first_look
+    found, claims = compared(first.study_cells), pairs_to_test(first.study_cells)
+    tested = tested_pairs(first.study_cells, found)
+    family = family_of(results, corrected_together(tested, claims), MARGIN_DB)
+    return Judged(results, family, rows(first, found, family), assessed(first, claims, family), tested)

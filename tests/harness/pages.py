@@ -30,6 +30,8 @@ TITLES = {
     "No verdict, as nothing was learned": "nothing learned",
     "One seed, so no verdict": "one seed",
     "Undecided": "undecided",
+    "No verdict, as a cell has no result": "no result",
+    "Still open": "open",
 }
 """The lists of the opening, and the conclusion that each is about; “Surely less than ...” is about equivalent ones."""
 
@@ -107,11 +109,12 @@ def sections_of(page: str) -> list[Section]:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A task of a report: its sections, and its CSV files by name."""
+    """A task of a report: its sections, its CSV files by name, and the stopping rule of the study if it has one."""
 
     title: str
     sections: Sequence[Section]
     frames: Mapping[str, pd.DataFrame]
+    rule: "StoppingRule | None" = None
 
     def section(self, title: str) -> Section | None:
         return next((section for section in self.sections if section.title == title), None)
@@ -133,6 +136,30 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoppingRule:
+    """What the opening says of a stopping rule."""
+
+    looks: tuple[int, ...]
+    first_seed: int
+
+    @classmethod
+    def of(cls, opening: str) -> "StoppingRule | None":
+        said = re.search(r"looks at (.*?), from seed (\d+) on", opening)
+        if said is None:
+            return None
+        numbers = tuple(map(int, re.findall(r"\d+", said[1])))
+        looks = tuple(range(numbers[0], numbers[1] + 1)) if said[1].startswith("every") else numbers
+        return cls(looks, int(said[2]))
+
+    def seeds(self, look: float) -> range:
+        """The seeds of a look; of the first one for a number that is none."""
+        return range(self.first_seed, self.first_seed + int(look if look >= self.looks[0] else self.looks[0]))
+
+
+REPEATED = " [repeated 95 %]"
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """A report as its reader has it."""
 
@@ -144,9 +171,11 @@ class Report:
     def of(cls, files: Files) -> "Report":
         page = files["report.md"].decode()
         sections = sections_of(page)
+        opening = page.partition("\n## ")[0]
+        rule = StoppingRule.of(opening)
         numbers = sorted({int(found[1]) for name in files if (found := re.match(r"part(\d+)-", name))})
         if not numbers:
-            return cls(page.partition("\n## ")[0], sections, [Part("", sections[1:], frames_of(files, ""))])
+            return cls(opening, sections, [Part("", sections[1:], frames_of(files, ""), rule)])
         starts = [place for place, section in enumerate(sections) if section.level == 2][: len(numbers)]
         ends = [*starts[1:], len(sections)]
         parts = [
@@ -154,10 +183,15 @@ class Report:
                 sections[start].title,
                 [section for section in sections[start:end] if section.level == 3],
                 frames_of(files, f"part{number}-"),
+                rule,
             )
             for number, start, end in zip(numbers, starts, ends, strict=True)
         ]
-        return cls(page.partition("\n## ")[0], sections, parts)
+        return cls(opening, sections, parts)
+
+    @property
+    def rule(self) -> StoppingRule | None:
+        return self.parts[0].rule
 
     @property
     def bullets(self) -> dict[str, str]:
@@ -301,8 +335,9 @@ def contradictions(files: Files) -> list[str]:
         conditions,
         warnings,
         front,
+        spent,
     )
-    by_part = (folded_rows, claims, collapsed_trials, descriptions, contexts, cells, cells_against_rows)
+    by_part = (folded_rows, claims, collapsed_trials, descriptions, contexts, cells, cells_against_rows, looks)
     found = [fault for check in checks for fault in check(report)]
     for part, check_part in itertools.product(report.parts, by_part):
         found += [f"{part.title}: {fault}".removeprefix(": ") for fault in check_part(part)]
@@ -361,8 +396,9 @@ def first_table(report: Report) -> Iterator[str]:
     for row in table.dicts():
         label = plain(next(iter(row.values())))
         measured = report.measured(label)
+        yield from looks_of(report, label, row, measured)
         for title, _, _ in report.panels():
-            shown, found = plain(row[f"{title} (dB)"]), measured.get(title)
+            shown, found = plain(row[f"{title} (dB){REPEATED if report.rule else ''}"]), measured.get(title)
             if found is None:
                 yield from differ(f"{label} on {title}", shown, "—")
                 continue
@@ -376,9 +412,28 @@ def first_table(report: Report) -> Iterator[str]:
         yield from differ(f"collapsed in {label}", row["Collapsed"], collapsed_of(report, measured))
 
 
+def looks_of(
+    report: Report, label: str, row: Mapping[str, str], measured: Mapping[str, Mapping[str, object]]
+) -> Iterator[str]:
+    """The seeds of a row in the first table are its looks."""
+    yield from differ(f"the seeds of {label} are said", "Seeds" in row, report.rule is not None)
+    if report.rule:
+        own = [
+            f"{number(measured[title]['look']):.0f}" if title in measured else "—" for title, _, _ in report.panels()
+        ]
+        own = ["none yet" if look == "0" else look for look in own]
+        known = {look for look in own if look != "—"}
+        yield from differ(f"seeds of {label}", row["Seeds"], known.pop() if len(known) == 1 else " / ".join(own))
+
+
 def collapsed_of(report: Report, measured: Mapping[str, Mapping[str, object]]) -> str:
     """What the first table counts of collapsed trials, of each part that has the change."""
-    by_part = {part.title: measured[title] for title, part, _ in report.panels() if title in measured}
+    by_part: dict[str, Mapping[str, object]] = {}
+    for title, part, _ in report.panels():
+        known = by_part.get(part.title)
+        # With a stopping rule the collapsed trials are those at the look with most seeds.
+        if title in measured and (not known or number(measured[title].get("look", 1)) > number(known.get("look", 0))):
+            by_part[part.title] = measured[title]
     found = []
     for row in by_part.values():
         before, after = (str(row[f"collapsed_{side}"]) for side in ("before", "after"))
@@ -442,6 +497,9 @@ def smallest_effect(report: Report) -> Iterator[str]:
     rows = [found for label in report.labels for found in report.measured(label).values()]
     found = [number(row["detectable_db"]) for row in rows if row["conclusion"] == "undecided"]
     found = [each for each in found if math.isfinite(each)]
+    says = re.search(r"effect that (the last look|these seeds) could have shown", report.opening)
+    if says:
+        yield from differ("what shows the smallest effect", says[1] == "the last look", report.rule is not None)
     said = re.search(r"with 80 % power, is (\d+\.\d\d)(?: dB| to (\d+\.\d\d) dB)", report.opening)
     yield from differ("a smallest effect is said", bool(said), bool(found))
     if said and found:
@@ -450,7 +508,7 @@ def smallest_effect(report: Report) -> Iterator[str]:
 
 def dependent_effects(report: Report) -> Iterator[str]:
     for heading, text in re.findall(
-        r"^- \*\*Depends on its context\*\*(?:, (.*?))?: (.*)\.$", report.opening, re.MULTILINE
+        r"^- \*\*Depends on its context\*\*(?:, (.*?))?: (.*?)(?:, at the first look)?\.$", report.opening, re.MULTILINE
     ):
         part = next(part for part in report.parts if plain(heading) in ("", part.title))
         frame = part.frames["contexts"]
@@ -501,6 +559,11 @@ def conditions(report: Report) -> Iterator[str]:
             ("cell", trials["cell"].nunique()),
             ("seed", trials["seed"].nunique()),
         ):
+            if report.rule and noun == "seed":
+                counts = trials.groupby("cell")["seed"].nunique()
+                words = " to ".join(dict.fromkeys(map(str, (counts.min(), counts.max()))))
+                yield from differ("seeds a cell", f" {words} seeds a cell," in line, True)
+                continue
             said = re.search(rf"(\d+) {noun}s?,", line)
             yield from differ(f"{noun}s", said and int(said[1]), number)
         for count, state in re.findall(r"(\d+) (finished|failed|missing|interrupted|pruned|running)", line):
@@ -587,12 +650,15 @@ def claims(part: Part) -> Iterator[str]:
     for row, (_, claim) in zip(table.dicts(), frame.iterrows(), strict=True):
         name = f"{claim['claim']} on {claim['on']}"
         yield from differ(f"status of {name}", plain(row["Direction"]), claim["status"])
-        shown = re.sub(" †$", "", row["Measured"])
+        measured_as = row["Measured" + (REPEATED if part.rule else "")]
+        shown = re.sub(" §", "", re.sub(" †$", "", measured_as))
+        if part.rule:
+            yield from differ(f"interval of {name}", "§" in measured_as, claim["interval"] == "first look")
         yield from differ(f"effect of {name}", shown, text_of(dict(claim), "mean", "low_95", "high_95"))
         collapsed = not (
             str(claim["collapsed_before"]).startswith("0 ") and str(claim["collapsed_after"]).startswith("0 ")
         )
-        yield from differ(f"mark of {name}", "†" in row["Measured"], collapsed)
+        yield from differ(f"mark of {name}", "†" in measured_as, collapsed)
         if claim["measure"] != "PSNR":
             continue
         cells = pairs_of(row["Cells"])
@@ -623,10 +689,29 @@ def collapsed_trials(part: Part) -> Iterator[str]:
     for _, row in part.frames.get("effects", pd.DataFrame()).iterrows():
         for side in ("before", "after"):
             label = str(row[side])
-            if label in shown:
+            if part.rule:
+                yield from differ(
+                    f"collapsed in {label}", row[f"collapsed_{side}"], collapsed_at(part, label, number(row["look"]))
+                )
+            elif label in shown:
                 yield from differ(
                     f"collapsed in {label}", row[f"collapsed_{side}"], f"{shown[label]} of {totals[label]}"
                 )
+
+
+def label_cells(part: Part) -> dict[str, str]:
+    """The key of each cell by its label, from the table of runs; the key is cut as a page shows it."""
+    table = next((t for t in part.tables("Trials and provenance") if "Runs by seed" in t.header), None)
+    return {plain(re.sub(r"<a .*?</a>", "", row["Cell"])): plain(row["Key"]) for row in table.dicts()} if table else {}
+
+
+def collapsed_at(part: Part, label: str, look: float) -> str:
+    """How many trials of a cell have collapsed at a look, or at the first one for a look that is no number."""
+    trials, rule = part.frames["trials"], part.rule
+    assert rule is not None
+    own = trials[trials["cell"].str.startswith(label_cells(part)[label]) & (trials["state"] == "finished")]
+    own = own[own["seed"].isin(rule.seeds(look))]
+    return f"{int((own['collapsed'] != '').sum()) if 'collapsed' in own else 0} of {len(own)}"
 
 
 def descriptions(part: Part) -> Iterator[str]:
@@ -639,7 +724,8 @@ def descriptions(part: Part) -> Iterator[str]:
 def contexts(part: Part) -> Iterator[str]:
     tables = [table for table in part.tables("In other contexts") if "Lowest" in table.header]
     evidence = next((t for t in part.tables("Trials and provenance") if "Evidence" in t.header), None)
-    collapsed = {plain(row[0]) for row in (evidence.rows if evidence else [])}
+    first = part.rule.seeds(part.rule.looks[0]) if part.rule else None
+    collapsed = {plain(row[0]) for row in (evidence.rows if evidence else []) if first is None or int(row[1]) in first}
     yield from differ("tables of contexts", len(tables), len(part.sets) if "contexts" in part.frames else 0)
     for name, table in zip(part.sets, tables, strict=False):
         frame = part.frames["contexts"]
@@ -654,7 +740,9 @@ def contexts(part: Part) -> Iterator[str]:
             for place, end in ((4, own[DB].min()), (5, own[DB].max())):
                 yield from differ(f"ends of {label} on {name}", row[place].split(" ")[0], f"{end:+.3f}")
             at = effects[(effects["change"] == label) & (effects["test_set"] == name)].iloc[0]
-            yield from differ(f"{label} at the reference", row[1], effect_of(dict(at)) if at["conclusion"] else "—")
+            # With a stopping rule everything here is of the first look, also what has a verdict of a later one.
+            known = text_of(dict(own.iloc[0]), DB) if part.rule else effect_of(dict(at))
+            yield from differ(f"{label} at the reference", row[1], known if at["conclusion"] else "—")
 
 
 def cells(part: Part) -> Iterator[str]:
@@ -669,6 +757,9 @@ def cells(part: Part) -> Iterator[str]:
             mean, sd = number(own.loc[name, "psnr_mean_db"]), number(own.loc[name, "psnr_sd_db"])
             spread = f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
             yield from differ(f"PSNR of {row['Cell']}", row[f"{name} PSNR (dB)"], spread)
+            if part.rule:
+                marked = "§" in row[f"{name} to reference{REPEATED}"]
+                yield from differ(f"interval of {row['Cell']}", marked, own.loc[name, "interval"] == "first look")
 
 
 def cells_against_rows(part: Part) -> Iterator[str]:
@@ -688,3 +779,74 @@ def cells_against_rows(part: Part) -> Iterator[str]:
             if sign and len(other):
                 distance = number(other["to_reference_db"].iloc[0])
                 yield from differ(f"{row[0]} and its cell", f"{sign * effect[DB] + 0.0:.6g}", f"{distance:.6g}")
+                if part.rule:
+                    yield from differ(f"look of {row[0]} and its cell", effect["look"], other["look"].iloc[0])
+
+
+# ---- a stopping rule -------------------------------------------------------------------------------------------------
+
+UNTRAINED = ("bicubic", "identity")
+
+
+def spent(report: Report) -> Iterator[str]:
+    """What was spent, what all seeds would have been, and what counts in no verdict, are what the trials say."""
+    rule = report.rule
+    if rule is None:
+        yield from differ("looks without a rule", any("decisions" in part.frames for part in report.parts), False)
+        return
+    trials = pd.concat([part.frames["trials"] for part in report.parts])
+    inside = trials["seed"].isin(rule.seeds(rule.looks[-1]))
+    own = trials[inside & ~trials["method"].isin(UNTRAINED)]
+    said = re.search(
+        r"(\d+) trainings? w\w+ spent( so far)?; (\d+) seeds for every cell would have been (\d+)", report.opening
+    )
+    if said is None:
+        yield "what was spent is not said"
+        return
+    yield from differ("trainings", int(said[1]), int(own["state"].isin(["finished", "failed"]).sum()))
+    yield from differ("the last look", int(said[3]), rule.looks[-1])
+    yield from differ("trainings of a fixed number of seeds", int(said[4]), rule.looks[-1] * own["cell"].nunique())
+    earlier = re.search(r"(\d+) results? from before the rule", report.opening)
+    others = int((~inside & (trials["state"] == "finished")).sum())
+    yield from differ("results from before the rule", int(earlier[1]) if earlier else 0, others)
+    last = [(part.title, rows.iloc[-1]) for part in report.parts for _, rows in courses(part)]
+    fallen = [row["look"] for _, row in last if row["state"] in ("better", "worse", "equivalent")]
+    words = re.search(r"the look at which it fell, (\d+)(?: to (\d+))? seeds", report.opening)
+    ends = (f"{min(fallen):.0f}", f"{max(fallen):.0f}") if fallen else None
+    yield from differ("looks of the verdicts", words and (words[1], words[2] or words[1]), ends)
+    still = {(title, row["comparison"]) for title, row in last if row["state"] == "open"}
+    is_open = re.search(r"\*\*(\d+) of \d+ comparisons? (?:is|are) still open", report.opening)
+    # Before its first look, a part has no look to list.
+    if all("decisions" in part.frames for part in report.parts) or not is_open:
+        yield from differ("open comparisons", int(is_open[1]) if is_open else 0, len(still))
+    yield from differ("what was spent so far", bool(said[2]), bool(is_open))
+
+
+def courses(part: Part) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """The rows of decisions.csv by comparison and test set."""
+    frame = part.frames.get("decisions")
+    if frame is None:
+        return []
+    return [((str(name), str(on)), rows) for (name, on), rows in frame.groupby(["comparison", "test_set"], sort=False)]
+
+
+def looks(part: Part) -> Iterator[str]:
+    """A comparison passes the looks of the rule in order, up to the one whose verdict its row has."""
+    if part.rule is None:
+        return
+    effects = part.frames.get("effects", pd.DataFrame(columns=["change", "test_set"]))
+    for (name, on), rows in courses(part):
+        passed = tuple(int(look) for look in rows["look"])
+        yield from differ(f"looks of {name} on {on}", passed, part.rule.looks[: len(passed)])
+        yield from differ(f"open looks of {name} on {on}", set(rows["state"][:-1]) - {"open"}, set())
+        own = effects[(effects["change"] == name) & (effects["test_set"] == on)]
+        last = rows.iloc[-1]
+        for _, row in own[own["conclusion"] != ""].iterrows() if len(own) else ():
+            yield from differ(
+                f"last look of {name} on {on}", (last["look"], last["state"]), (row["look"], row["conclusion"])
+            )
+            for column, other in ((DB, DB), ("low_repeated_95_db", "low_95_db"), ("high_repeated_95_db", "high_95_db")):
+                yield from differ(
+                    f"{column} of {name} on {on}", f"{number(last[column]):.6g}", f"{number(row[other]):.6g}"
+                )
+            yield from differ(f"interval of {name}", row["interval"], "repeated")

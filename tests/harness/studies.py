@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.image import imsave
 
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import CurvePoint, TrialFolder
 from ablations.storage.plans import write_plan
 from ablations.tracking.client import prepare_tracking
@@ -209,6 +210,7 @@ def of_results(
     left_out: Sequence[Mapping[str, Any]] = (),
     pairing: bool = False,
     design: Mapping[str, Any] = MappingProxyType({}),
+    rule: StoppingRule | None = None,
 ) -> StudyResults:
     """The study that these ``result.json`` are of, all of them planned."""
     rows = []
@@ -226,6 +228,7 @@ def of_results(
         pairing=pairing,
         design=design,
         data_names={},
+        rule=rule,
     )
 
 

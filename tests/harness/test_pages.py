@@ -7,6 +7,7 @@ import pytest
 
 from analysis.report.page import compose
 from tests.harness.pages import broken, contradictions
+from tests.harness.ruled import cell, ruled
 from tests.harness.studies import components_study, full_trial, in_memory
 
 Change = Callable[[str], str]
@@ -68,6 +69,44 @@ def test_a_sound_report_has_no_fault(files: dict[str, bytes]) -> None:
 )
 def test_what_is_said_differently_in_two_places_is_found(files: dict[str, bytes], change: Change) -> None:
     assert contradictions(changed(files, change)) != []
+
+
+@pytest.fixture(scope="module")
+def of_a_rule() -> dict[str, bytes]:
+    """A report of a stopping rule that has decided two comparisons; one is open, and some results are from before."""
+    cells = [cell(31.0), cell(29.0, residual=False), cell(31.0, bn="pre"), cell(29.5, align=1)]
+    return compose(ruled(cells, earlier=1, most=14))
+
+
+def test_a_sound_report_of_a_stopping_rule_has_no_fault(of_a_rule: dict[str, bytes]) -> None:
+    assert broken(of_a_rule) == []
+    assert contradictions(of_a_rule) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        pytest.param(replaced(r"14 trainings", "15 trainings"), "report.md", id="what was spent"),
+        pytest.param(replaced(r"would have been 24", "would have been 25"), "report.md", id="what all would have been"),
+        pytest.param(replaced(r"spent so far", "spent"), "report.md", id="an end that was not reached"),
+        pytest.param(replaced(r"4 results from", "3 results from"), "report.md", id="results from before the rule"),
+        pytest.param(replaced(r"it fell, 3 seeds", "it fell, 4 seeds"), "report.md", id="when the verdicts fell"),
+        pytest.param(replaced(r"1 of 3 comparisons", "2 of 3 comparisons"), "report.md", id="what is open"),
+        pytest.param(replaced(r"looks at 3, 4", "looks at 2, 4"), "report.md", id="the looks"),
+        pytest.param(replaced(r"from seed 1 on", "from seed 0 on"), "report.md", id="the first seed"),
+        pytest.param(replaced(r"(\*\*worse\*\* \| )3", r"\g<1>4"), "report.md", id="the look of a row"),
+        pytest.param(replaced(r"Still open", "Undecided"), "report.md", id="an open comparison called undecided"),
+        pytest.param(replaced(r",worse", ",better"), "decisions.csv", id="the verdict at a look"),
+        pytest.param(replaced(r"Set5,3,3,", "Set5,4,3,"), "decisions.csv", id="a look that was skipped"),
+        pytest.param(replaced(r"Set5,3,3,-", "Set5,3,3,-1"), "decisions.csv", id="an estimate at a look"),
+        pytest.param(replaced(r"repeated", "first look"), "effects.csv", id="the kind of an interval"),
+        pytest.param(replaced(r",3,repeated", ",4,repeated"), "cells.csv", id="the look of a cell"),
+    ],
+)
+def test_what_is_said_differently_of_a_stopping_rule_is_found(
+    of_a_rule: dict[str, bytes], change: Change, name: str
+) -> None:
+    assert contradictions(changed(of_a_rule, change, name)) != []
 
 
 def test_a_page_that_differs_from_its_numbers_is_found(files: dict[str, bytes]) -> None:

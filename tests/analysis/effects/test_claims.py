@@ -17,7 +17,7 @@ from analysis.effects.claims import (
     judged_by_probes,
     status_of,
 )
-from analysis.effects.comparisons import Collapses, Conclusion
+from analysis.effects.family import Collapses, Conclusion
 from analysis.statistics.estimates import Estimate
 from tests.harness.judging import Judged, judge, only_task
 from tests.harness.studies import FULL_REFERENCE, Trial, components_study, full_trial, in_memory, probes_of, read_back

@@ -9,17 +9,10 @@ import pytest
 from scipy import stats
 
 from ablations.space.family import compared, is_chain
-from analysis.effects.comparisons import (
-    Conclusion,
-    Family,
-    cell_summaries,
-    difference,
-    interactions,
-    mirrored,
-    most_different,
-)
+from analysis.effects.comparisons import interactions, most_different
+from analysis.effects.family import Conclusion, Family, difference, mirrored
 from analysis.statistics.estimates import Outcome, verdicts
-from tests.harness.judging import Judged, judge, only_task
+from tests.harness.judging import Judged, judge, only_task, summaries
 from tests.harness.studies import REFERENCE, Trial, in_memory, read_back, trial
 
 
@@ -295,7 +288,7 @@ def test_without_the_same_pictures_there_is_no_second_reading(tmp_path: Path, fi
 
 def test_cells_are_sorted_by_psnr_and_compared_with_the_reference_cell() -> None:
     better = [trial(seed, 31.0 + seed, residual=False) for seed in (0, 1, 2)]
-    first, second = cell_summaries(only_task(in_memory([trial(0, 30.0), trial(1, 30.5), *better])))
+    first, second = summaries(only_task(in_memory([trial(0, 30.0), trial(1, 30.5), *better])))
     assert (first.label, second.label, second.is_reference) == ("residual=false", "residual=true", True)
     assert (first.psnr["Set5"].mean, first.over_baseline["Set5"]) == (32.0, 32.0 - 28.5)
     assert (first.to_reference["Set5"].mean, first.to_reference["Set5"].n) == (32.0 - 30.25, 2)
@@ -304,10 +297,10 @@ def test_cells_are_sorted_by_psnr_and_compared_with_the_reference_cell() -> None
 
 def test_cells_of_equal_psnr_are_in_the_order_of_their_keys() -> None:
     finished = [trial(residual=level) for level in (True, False, "block")]
-    found = [cell.cell for cell in cell_summaries(only_task(in_memory(finished)))]
+    found = [cell.cell for cell in summaries(only_task(in_memory(finished)))]
     assert found == sorted(found)
 
 
 def test_a_cell_names_the_seeds_that_collapsed() -> None:
-    (cell,) = cell_summaries(only_task(in_memory([trial(0, 30.0), trial(1, 28.0), trial(2, 27.0)])))
+    (cell,) = summaries(only_task(in_memory([trial(0, 30.0), trial(1, 28.0), trial(2, 27.0)])))
     assert cell.collapsed == (1, 2)

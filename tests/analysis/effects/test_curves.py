@@ -2,10 +2,9 @@
 
 import pytest
 
-from analysis.effects.comparisons import cell_summaries
 from analysis.effects.curves import alignment_table, cost_table, costs_differ
 from analysis.study.tasks import TaskResults
-from tests.harness.judging import only_task
+from tests.harness.judging import only_task, summaries
 from tests.harness.studies import components_study, in_memory
 
 
@@ -23,7 +22,7 @@ def test_alignment_joins_cells_that_are_alike_otherwise(whole: TaskResults) -> N
 
 
 def test_the_papers_points_stand_beside_ours_on_its_task_and_sets(whole: TaskResults) -> None:
-    table = cost_table(whole, cell_summaries(whole))
+    table = cost_table(whole, summaries(whole))
     paper = table[table["source"] == "paper"].set_index("label")
     assert paper.loc["SRResNet", ["mean", "ops_g"]].tolist() == [38.0, 85.43]
     assert set(table["test_set"]) == {"Set5"}

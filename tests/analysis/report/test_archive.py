@@ -23,8 +23,8 @@ import pytest
 from hypothesis import strategies as st
 from matplotlib.image import imsave
 
+from ablations.space.stopping_rule import StoppingRule
 from analysis.__main__ import main
-from analysis.effects.comparisons import cell_summaries
 from analysis.report.archive import ARCHIVE, opened, recording, write_archive
 from analysis.report.compare import compare
 from analysis.report.page import compose
@@ -35,6 +35,7 @@ from analysis.study.data_names import DataNames
 from analysis.study.loading import StudyResults
 from analysis.study.tasks import split_by_task
 from bbcu.errors import BbcuError, ConfigError
+from tests.harness.judging import summaries
 from tests.harness.studies import full_trial, read_back
 
 Members = dict[str, bytes]
@@ -46,6 +47,9 @@ DESIGN = {"name": "chain", "options": {"steps": [["bn=post"], ["act=none"]]}, "e
 
 DATA = full_trial(0).setting["data"]
 """The fingerprint of the data of the study."""
+
+RULE = StoppingRule((2, 3), 0, MARGIN_DB, (((full_trial(0).cell, full_trial(0, residual=False).cell),),))
+"""The stopping rule of the study."""
 
 PLANTED = str(Path(tempfile.gettempdir()).resolve() / f"planted-{os.getpid()}")
 """A path that an archive names, and that does not exist."""
@@ -59,7 +63,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Members:
     """The files of the archive of a small study with curves, probes, scores by picture and sample pictures."""
     place = tmp_path_factory.mktemp("original")
     trials = [full_trial(seed, residual=residual) for seed in (0, 1) for residual in (True, False)]
-    plan = {"pairing": True, "design": DESIGN, "left_out": [LEFT_OUT]}
+    plan = {"pairing": True, "design": DESIGN, "left_out": [LEFT_OUT], "rule": RULE.record()}
     results = read_back(place / "outputs", trials, samples=True, unplanned=[full_trial(2)], **plan)
     results = dataclasses.replace(results, data_names={DATA: DataNames("BSDS400", ("Set5",))})
     recorded, asked = recording(results)
@@ -107,6 +111,11 @@ def in_json(name: str, change: Callable[[Any], object]) -> Change:
         members[name] = json.dumps(content).encode()
 
     return changed
+
+
+def in_rule(**changes: Any) -> Change:
+    """Change the stopping rule."""
+    return in_json("study.json", lambda known: known["rule"].update(changes))
 
 
 def in_table(column: str, text: str | None, row: int = 1) -> Change:
@@ -228,6 +237,25 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
         in_json("study.json", lambda known: known["data_names"][DATA].update(test="Set5")),
         "test: Input should be a valid array",
     ),
+    "a rule without looks": (in_rule(looks=[]), "rule.looks: List should have at least 1 item"),
+    "looks that do not ascend": (in_rule(looks=[3, 3]), "rule.looks: Value error, they do not ascend"),
+    "a look of one seed": (in_rule(looks=[1, 2]), "rule.looks.0: Input should be greater"),
+    "a look that takes hours": (in_rule(looks=[2, 10**9]), "rule.looks.1: Input should be less"),
+    "a first seed below 0": (in_rule(first_seed=-1), "rule.first_seed: Input"),
+    "another error rate": (in_rule(error_rate=0.5), "rule.error_rate: Input"),
+    "a boundary without a floor": (in_rule(floor=0.0), "rule.floor: Input"),
+    "a boundary that rises without end": (in_rule(rise=1e9), "rule.rise: Input"),
+    "a rule of another margin": (in_rule(margin_db=0.5), "a margin of 0.05 dB, but 0.5 dB in its stopping rule"),
+    "a comparison of one cell": (in_rule(families=[[["a" * 64]]]), "rule.families.0.0: List"),
+    "a comparison of a cell with itself": (in_rule(families=[[["a" * 64] * 2]]), "of a cell with itself"),
+    "a comparison that is there twice": (
+        in_rule(families=[[["a" * 64, "b" * 64]], [["b" * 64, "a" * 64]]]),
+        "a comparison is there twice",
+    ),
+    "a comparison of an unknown cell": (in_rule(families=[[["a" * 64, "b" * 64]]]), "aaaaaaaaaaaa, which has no trial"),
+    "a comparison of no key": (in_rule(families=[[["bbcu", "b" * 64]]]), "rule.families.0.0.0: String"),
+    "a rule with an unknown key": (in_rule(colour="red"), "rule.colour: Extra"),
+    "a rule that is a list": (in_json("study.json", lambda known: known.update(rule=[])), "rule: Input"),
     "neither planned nor not": (in_table("planned", "perhaps"), "column planned: 'perhaps'"),
     "planned in other words": (in_table("planned", "True"), "column planned: 'True'"),
     "an empty table": (whole("trials.csv", b""), "trials.csv: the column cell is missing"),
@@ -294,7 +322,11 @@ def test_what_the_plan_says_survives(original: Members, tmp_path: Path) -> None:
         results = archive.results
         assert (results.pairing, results.design) == (True, DESIGN)
         assert results.data_names == {DATA: DataNames("BSDS400", ("Set5",))}
+        assert results.rule == RULE
         assert list(results.trials["planned"]) == ["true"] * 4 + ["false"]
+
+
+EARLIER_LACK = ("pairing", "design", "data_names", "rule")
 
 
 def test_an_archive_of_an_earlier_version_opens_and_all_its_trials_are_planned(
@@ -302,10 +334,10 @@ def test_an_archive_of_an_earlier_version_opens_and_all_its_trials_are_planned(
 ) -> None:
     members = dict(original)
     in_table("planned", None)(members)
-    in_json("study.json", lambda known: [known.pop(key) for key in ("pairing", "design", "data_names")])(members)
+    in_json("study.json", lambda known: [known.pop(key) for key in EARLIER_LACK])(members)
     with opened(packed(members, tmp_path / ARCHIVE)) as archive:
         results = archive.results
-        assert (results.pairing, results.design, results.data_names) == (False, {}, {})
+        assert (results.pairing, results.design, results.data_names, results.rule) == (False, {}, {}, None)
         assert list(results.trials["planned"]) == ["true"] * 5
         assert str(results.trials["planned"].dtype) == "str"
 
@@ -459,7 +491,7 @@ def huge() -> bytes:
 
 def damaged_in(results: StudyResults) -> list[str]:
     task, *_ = split_by_task(results)
-    return [name for _, _, name in strips(task, cell_summaries(task), "bicubic")[2]]
+    return [name for _, _, name in strips(task, summaries(task), "bicubic")[2]]
 
 
 DAMAGED_PICTURES = {
@@ -620,7 +652,7 @@ def read_all(results: StudyResults, other: StudyResults) -> None:
         assert set(setting.records.damaged) <= set(setting.identities)
         assert set(setting.curves().columns) == {"cell", "seed", "step", "metric", "value"}
         if len(setting.finished):
-            strips(setting, cell_summaries(setting), "bicubic")
+            strips(setting, summaries(setting), "bicubic")
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,11 @@ from ablations.tracking.client import client_of, experiment_id, search_runs
 from analysis.__main__ import main
 from analysis.report.archive import ARCHIVE, opened
 from analysis.report.check import MOST_PIXEL_DIFFERENCE, difference, first_difference, text_difference
-from analysis.study.loading import load
+from analysis.report.page import write_all
+from analysis.study.loading import load, margin_of
 from bbcu.errors import ConfigError
 from tests.harness.paths import REPOSITORY
+from tests.harness.ruled import cell, rule_on_disk
 from tests.harness.studies import Trial, trial, write_study
 
 
@@ -154,6 +156,15 @@ def test_a_report_can_be_regenerated_from_its_folder_in_all_its_forms(report: Pa
     assert (elsewhere / "report.html").is_file()
     with opened(elsewhere / ARCHIVE) as archive:
         assert archive.margin == 0.6
+
+
+def test_a_report_of_a_stopping_rule_is_regenerated_under_its_margin_alone(tmp_path: Path) -> None:
+    results = rule_on_disk(tmp_path, [cell(31.0), cell(29.0, residual=False)])
+    folder = tmp_path / "reports" / "components"
+    write_all(results, margin_of(results, None), folder)
+    assert first_difference(folder) == ""
+    with pytest.raises(SystemExit, match=r"^analysis: --margin 0.2: study components gave its seeds by"):
+        main([str(folder), "--margin", "0.2"])
 
 
 def test_git_ignores_a_users_reports_and_keeps_the_examples() -> None:

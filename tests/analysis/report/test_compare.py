@@ -14,6 +14,7 @@ from analysis.report.compare import compare, study_at
 from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.loading import StudyResults, load_folder
 from bbcu.errors import ConfigError
+from tests.harness.ruled import cell, ruled
 from tests.harness.studies import Trial, in_memory, result_of, trial, write_study
 
 
@@ -123,6 +124,17 @@ def test_code_and_packages_that_differ_are_named(tmp_path: Path) -> None:
     assert f"| `git` | 0123456789abcdef | {'f' * 40} |" in page
     assert "| `packages.torch` | 2.13.0 | 2.14.0 |" in page
     assert "packages.numpy" not in page
+
+
+def test_of_a_study_with_a_stopping_rule_the_first_look_alone_is_compared() -> None:
+    cells = [cell(31.0), cell(29.0, residual=False), cell(31.0, bn="pre")]
+    plain = in_memory([each.trial(seed) for each in cells for seed in range(10, 14)])
+    page = compare(ruled(cells, earlier=1), plain, ("a", "b"))
+    assert (
+        "`a` was trained by a stopping rule. Only the 3 seeds of its first look, from seed 1 on, are compared" in page
+    )
+    assert "9 results are not used." in page
+    assert "| 1, 2, 3 / 10, 11, 12, 13 |" in row_with(page, "`residual=true bn=none`")
 
 
 def test_a_study_can_be_named_or_a_folder_or_an_archive(tracking_uri: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from analysis.report.page import compose
 from analysis.study.loading import StudyResults, load_folder
 from tests.harness.pages import broken, contradictions
 from tests.harness.paths import REPOSITORY
+from tests.harness.ruled import Levels, Method, cell, ruled
 from tests.harness.studies import (
     Ours,
     Trial,
@@ -233,6 +234,39 @@ def two_test_sets_of_which_one_data_lacks(folder: Path) -> StudyResults:
     return in_memory([*residual_and_bn(), *other])
 
 
+def ruled_full(folder: Path) -> StudyResults:
+    """A stopping rule over a complete design, with earlier results; cells fail and collapse at some looks."""
+    levels = [{"residual": residual, "bn": bn} for residual in (True, False) for bn in ("none", "post")]
+    cells = [cell(31.0 - (not own["residual"]) + 0.06 * (own["bn"] == "post"), **own) for own in levels]
+    cells += [Levels({"bn": "pre"}, {"Set5": 31.0}, failed=(3,), collapsed=(6,)), cell(31.02, align=10)]
+    return ruled(cells, "full", earlier=2)
+
+
+def ruled_chain_half_way(folder: Path) -> StudyResults:
+    """Chain of which the last step is open, and which lacks trials."""
+    steps = [({"bn": "none", "align": 1, "residual": False}, 29.0), ({"align": 1}, 30.0), ({"bn": "post"}, 30.02)]
+    return ruled([*(cell(psnr, **levels) for levels, psnr in steps), cell(30.03)], "chain", most=14)
+
+
+def ruled_methods_of_two_tasks(folder: Path) -> StudyResults:
+    methods = {"sr_x4": {"bbcu": 35.0, "reactnet": 34.5, "irnet": 34.97}, "denoise": {"bbcu": 27.0, "btm": 27.02}}
+    return ruled([Method(name, psnr, task) for task, own in methods.items() for name, psnr in own.items()], "rows")
+
+
+def ruled_two_test_sets(folder: Path) -> StudyResults:
+    """Verdicts that fall at different looks on two test sets, a cell that never has a result, and a dead one."""
+    worth = {"none": (31.0, 31.0), "post": (33.0, 31.0)}
+    cells = [Levels({"bn": bn}, dict(zip(("Set5", "Set14"), psnr, strict=True))) for bn, psnr in worth.items()]
+    never, down = tuple(range(6)), {"Set5": 20.0, "Set14": 20.0}
+    return ruled(
+        [*cells, Levels({"bn": "pre"}, down, failed=never), Levels({"residual": False}, down, collapsed=never)]
+    )
+
+
+def ruled_before_its_first_look(folder: Path) -> StudyResults:
+    return ruled([cell(31.0), cell(29.0, residual=False), cell(31.0, bn="pre")], most=7)
+
+
 STUDIES: tuple[Callable[[Path], StudyResults], ...] = (
     components,
     one_seed,
@@ -254,6 +288,11 @@ STUDIES: tuple[Callable[[Path], StudyResults], ...] = (
     nothing_finished,
     two_kinds_of_training_data,
     two_test_sets_of_which_one_data_lacks,
+    ruled_full,
+    ruled_chain_half_way,
+    ruled_methods_of_two_tasks,
+    ruled_two_test_sets,
+    ruled_before_its_first_look,
 )
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from analysis.effects.comparisons import cell_summaries
 from analysis.report.pictures import MOST_CELLS, Strip, Tile, disagreement, shown_cells, strips, zoomed
 from analysis.study.tasks import TaskResults, split_by_task
+from tests.harness.judging import summaries
 from tests.harness.studies import components_study, read_back
 
 
@@ -50,14 +50,14 @@ class TestPictures:
 
     @pytest.mark.parametrize("place", range(9))
     def test_the_cell_that_others_are_measured_against_is_always_shown(self, whole: TaskResults, place: int) -> None:
-        ranked = [dataclasses.replace(cell, is_reference=False) for cell in cell_summaries(whole)]
+        ranked = [dataclasses.replace(cell, is_reference=False) for cell in summaries(whole)]
         ranked[place] = dataclasses.replace(ranked[place], is_reference=True)
         shown = shown_cells(ranked)
         assert ranked[place] in shown
         assert (len(shown), shown[0], shown[-1]) == (MOST_CELLS, ranked[0], ranked[-1])
 
     def test_a_strip_holds_input_baseline_cells_and_truth(self, whole: TaskResults) -> None:
-        (strip,), available, _ = strips(whole, cell_summaries(whole), "bicubic")
+        (strip,), available, _ = strips(whole, summaries(whole), "bicubic")
         assert isinstance(strip, Strip)
         assert [tile.title for tile in strip.tiles][:2] == ["input", "bicubic"]
         assert strip.tiles[-1].title == "truth"

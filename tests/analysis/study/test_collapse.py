@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from analysis.effects.claims import Status
-from analysis.effects.comparisons import Collapses, Conclusion
+from analysis.effects.family import Collapses, Conclusion
 from analysis.statistics.estimates import Outcome
 from analysis.study.tasks import TaskResults, split_by_task
 from tests.harness.judging import Judged, judge, only_task

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from ablations.storage.folder import TrialFolder
 from ablations.storage.plans import plan_path, write_plan
 from ablations.tracking.client import prepare_tracking
 from ablations.tracking.sync import log_states
-from analysis.study.loading import load, load_folder
+from analysis.study.loading import load, load_folder, margin_of
 from bbcu.errors import ConfigError
 from tests.harness.studies import (
     REFERENCE,
     Trial,
     curve_of,
+    in_memory,
     loaded,
     plan_of,
     read_back,
@@ -146,6 +148,29 @@ def test_in_a_study_without_a_plan_every_trial_counts_as_planned(tmp_path: Path)
 DESIGN = {"name": "chain", "options": {"steps": [["act=after", "align=1"], ["bn=post"]]}, "exclude": [], "notes": []}
 
 
+RULE = StoppingRule((2, 3), 0, 0.1, (((trial().cell, trial(bn="post").cell),),))
+
+
+def test_the_stopping_rule_is_that_of_the_plan(tmp_path: Path) -> None:
+    assert read_back(tmp_path / "with", [trial()], rule=RULE.record()).rule == RULE
+    assert read_back(tmp_path / "without", [trial()]).rule is None
+
+
+def test_a_study_is_not_read_without_its_rule_if_that_cannot_be(tmp_path: Path) -> None:
+    write_folder(tmp_path, [trial()], rule={**RULE.record(), "looks": [2, 10**6]})
+    with pytest.raises(ConfigError, match=r"^study 'components' has a plan whose stopping rule cannot be: looks.1: "):
+        load_folder(tmp_path / "components")
+
+
+def test_the_margin_of_a_rule_is_fixed() -> None:
+    ruled, free = in_memory([trial()], rule=RULE), in_memory([trial()])
+    assert [margin_of(ruled, None), margin_of(ruled, 0.1), margin_of(free, None), margin_of(free, 0.2)] == [
+        *(0.1, 0.1, 0.05, 0.2),
+    ]
+    with pytest.raises(ConfigError, match=r"^--margin 0.2: .* a margin of 0.1 dB, .* leave --margin out$"):
+        margin_of(ruled, 0.2)
+
+
 def test_pairing_and_design_are_those_of_the_plan(tmp_path: Path) -> None:
     results = read_back(tmp_path, [trial()], pairing=True, design=DESIGN)
     assert (results.pairing, results.design) == (True, DESIGN)
@@ -203,11 +228,12 @@ class TestMLflow:
         assert after.record((done.cell, 1))["metrics"] == result_of(done)["metrics"]
 
     def test_a_study_without_its_folder_has_the_plan_that_mlflow_has(self, tracking_uri: str, tmp_path: Path) -> None:
-        write_study(tracking_uri, tmp_path, [trial(0)], unplanned=[trial(1)], pairing=True, design=DESIGN)
+        plan = {"pairing": True, "design": DESIGN, "rule": RULE.record()}
+        write_study(tracking_uri, tmp_path, [trial(0)], unplanned=[trial(1)], **plan)
         log_states(tmp_path, "components", tracking_uri, prepare_tracking(tracking_uri, "components"))
         shutil.rmtree(tmp_path / "components")
         results = load(tracking_uri, "components", tmp_path)
-        assert (results.pairing, results.design) == (True, DESIGN)
+        assert (results.pairing, results.design, results.rule) == (True, DESIGN, RULE)
         assert dict(zip(results.trials["seed"], results.trials["planned"], strict=True)) == {0: "true", 1: "false"}
 
     def test_a_plan_on_disk_is_believed_before_mlflow(self, tracking_uri: str, tmp_path: Path) -> None:

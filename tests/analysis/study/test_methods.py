@@ -8,13 +8,12 @@ import pytest
 
 from ablations.space.family import METHOD, is_chain
 from analysis.effects.claims import Status
-from analysis.effects.comparisons import cell_summaries
 from analysis.effects.curves import cost_table
 from analysis.effects.depth import EVERY, shown
 from analysis.effects.fractions import fitted, half_normals
 from analysis.study.methods import group_key, groups_of, names_of
 from analysis.study.tasks import TaskResults, split_by_task
-from tests.harness.judging import Judged, judge, only_task
+from tests.harness.judging import Judged, judge, only_task, summaries
 from tests.harness.studies import Ours, of_results
 
 METHODS = {"bicubic": 28.5, "full_precision": 35.0, "lite": 34.2, "bnn": 34.0, "btm": 34.4, "bam": 34.3, "bbcu": 34.9}
@@ -107,7 +106,7 @@ def test_interpolation_goes_with_what_is_scored_on_the_same_pictures() -> None:
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_interpolation_is_known_exactly_from_one_run(seeds: tuple[int, ...]) -> None:
     (results,) = tasks_of([each for each in table_one() if each.method != "bicubic" or each.seed in seeds])
-    interpolated = next(cell for cell in cell_summaries(results) if cell.label == "Bicubic")
+    interpolated = next(cell for cell in summaries(results) if cell.label == "Bicubic")
     estimate = interpolated.to_reference["Set5"]
     assert (estimate.n, estimate.freedom) == (2, 1)
     assert estimate.mean == pytest.approx(28.5 - 34.953)
@@ -167,7 +166,7 @@ def test_a_claim_shares_its_verdict_with_the_row_of_the_method(found: Judged) ->
 
 
 def test_interpolation_is_no_point_of_quality_against_cost(found: Judged) -> None:
-    drawn = cost_table(found.results, cell_summaries(found.results)).query("source == 'here'")
+    drawn = cost_table(found.results, summaries(found.results)).query("source == 'here'")
     assert "Bicubic" not in set(drawn["label"])
     assert {"BBCU-L", "BNN"} <= set(drawn["label"])
 
