@@ -15,7 +15,7 @@ Counts = Callable[[Identity, Mapping[str, Any]], bool]
 
 def finished_trial(result: Mapping[str, Any]) -> EndedTrial:
     """Return what a result says."""
-    psnr_db = {name: scores["psnr_db"] for name, scores in result["metrics"].items() if name != "train"}
+    psnr_db = {name: scores["psnr_db"] for name, scores in result["metrics"].items()}
     return EndedTrial(psnr_db, bool(evidence_of_collapse(result)))
 
 

@@ -254,6 +254,14 @@ def test_what_cannot_be_decided_ends_at_the_last_look_and_says_what_it_would_hav
     assert f"the last look would have shown {found.verdict.detectable:.2g} dB" in found.verdict.reason
 
 
+def test_a_difference_is_tested_on_both_sides_and_equivalence_on_one() -> None:
+    scores = {"reference": spread(34, 12), "ablated": spread(34.03, 12)}
+    found = one(scores).verdict
+    p_difference, p_equivalence = single_test(scores, PAIR, 12)
+    assert found.p_difference == pytest.approx(float(BOUNDARY.repeated_p(12, p_difference, 2)))
+    assert found.p_equivalence == pytest.approx(float(BOUNDARY.repeated_p(12, p_equivalence, 1)))
+
+
 def test_only_seeds_of_the_rule_count() -> None:
     scores = {"reference": {**spread(10, 5), **spread(34, 3, first=5)}, "ablated": spread(32, 3, first=5)}
     found = judged([PAIR], trials(scores), BOUNDARY, 5, 0.05)[PAIR]
