@@ -5,7 +5,6 @@ known could be chosen by them, and the error rate would not hold.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +45,15 @@ class StoppingRule:
         return self.looks[-1]
 
     @property
+    def looks_at_every_seed(self) -> bool:
+        """Whether every number of seeds from the first look to the last is a look."""
+        return self.looks == tuple(range(self.first_look, self.last_look + 1))
+
+    @property
     def looks_in_words(self) -> str:
         """The looks as a message shows them: ``3 to 12`` for every number, or ``3, 5, 8, 12``."""
-        is_run = len(self.looks) > 2 and all(after == before + 1 for before, after in itertools.pairwise(self.looks))
-        return f"{self.first_look} to {self.last_look}" if is_run else ", ".join(map(str, self.looks))
+        ends = f"{self.first_look} to {self.last_look}"
+        return ends if self.looks_at_every_seed else ", ".join(map(str, self.looks))
 
     def seeds(self, look: int) -> range:
         """Return the seeds that a look is about."""

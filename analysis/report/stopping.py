@@ -87,8 +87,9 @@ class Stopping:
 
     @property
     def looks(self) -> Markdown:
-        """The looks in words: ``3, 5, 8 seeds``."""
-        return Markdown(f"{self.rule.looks_in_words} seeds")
+        """The looks in words: ``3, 5, 8 seeds``, or ``every number of seeds from 3 to 8``."""
+        words = self.rule.looks_in_words
+        return Markdown(f"every number of seeds from {words}" if self.rule.looks_at_every_seed else f"{words} seeds")
 
     @property
     def options(self) -> str:
@@ -99,7 +100,7 @@ class Stopping:
             f"hydra.sweeper.replicates={rule.first_look}",
             f"hydra.sweeper.most_replicates={rule.last_look}",
         ]
-        if rule.looks != tuple(range(rule.first_look, rule.last_look + 1)):
+        if not rule.looks_at_every_seed:
             found.append(f"hydra.sweeper.looks=[{','.join(map(str, rule.looks))}]")
         if rule.margin_db != MARGIN_DB:
             found.append(f"hydra.sweeper.margin_db={rule.margin_db:g}")

@@ -29,7 +29,7 @@ def test_a_rule_is_read_back_as_it_was_recorded() -> None:
     [
         ({}, ""),
         ({"looks": (3, 5)}, "looks=3, 5 and not 3 to 5"),
-        ({"looks": (3, 4)}, "looks=3, 4 and not 3 to 5"),
+        ({"looks": (3, 4)}, "looks=3 to 4 and not 3 to 5"),
         ({"first_seed": 0}, "first_seed=0 and not 7"),
         ({"margin_db": 0.0500001}, "margin_db=0.0500001 and not 0.05"),
         ({"rise": 3.0}, f"rise=3.0 and not {RULE.rise}"),
