@@ -1,18 +1,16 @@
 """The command with ``hydra.sweeper.until=decided``: what it prints and records, and what it refuses."""
 
-import shutil
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from ablations.storage.folder import trial_folders
 from ablations.storage.plans import read_plan
-from tests.ablations.sweep.test_launchers import LAUNCHERS, is_installed, swept
+from tests.ablations.sweep.test_launchers import LAUNCHERS
 from tests.harness.support import STUDY, Outcome, Workplace, contents, ended
 
 DRY = "hydra.sweeper.dry_run=true"
-LAST_LOOK = 4
-FEW = ("replicates=2", f"most_replicates={LAST_LOOK}")
+FEW = ("replicates=2", "most_replicates=4")
 RULE = tuple(f"hydra.sweeper.{option}" for option in ("until=decided", *FEW))
 CELLS = (
     *("bn=none,post", "task=denoise"),
@@ -122,22 +120,6 @@ def test_every_design_has_comparisons_to_decide_and_other_cells_get_the_first_lo
 
 
 # --- the same, however it runs ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_installed("ray"), reason="hydra-ray-launcher is missing")
-def test_ray_goes_on_to_the_verdicts_of_the_basic_launcher(
-    workplace: Workplace, decided: tuple[Workplace, Outcome]
-) -> None:
-    place, outcome = decided
-    shutil.copytree(place.outputs, workplace.outputs)
-    for folder in trial_folders(workplace.outputs, STUDY):
-        if folder.seed >= LAST_LOOK - 1:
-            shutil.rmtree(folder.path)
-    with swept((*CELLS, *RULE, *LAUNCHERS["ray"]), workplace) as sweep:
-        assert sweep.outcome.status == 0, sweep.outcome.text
-        assert conclusions(sweep.outcome) == conclusions(outcome)
-        assert scores(workplace) == scores(place)
 
 
 def scores(place: Workplace) -> dict[tuple[str, int], object]:
