@@ -5,7 +5,7 @@ Nothing else is remembered, so a sweep that was killed comes to the same end as 
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ablations.space.interventions import Pair
@@ -75,8 +75,12 @@ class Decider:
 
     def needed(self, ended: Ended) -> list[Identity]:
         """Return every trial that the rule has asked for so far, whether it has ended or not, seed by seed."""
+        return self.needed_for(self.comparisons(ended))
+
+    def needed_for(self, comparisons: Iterable[Comparison]) -> list[Identity]:
+        """Return the trials of :meth:`needed` if this has become of the comparisons."""
         seeds = dict.fromkeys(self.cells, self.rule.first_look)
-        for comparison in self.comparisons(ended):
+        for comparison in comparisons:
             reached = max((self._seeds_for(found) for found in comparison.judged.values()), default=0)
             for cell in comparison.pair:
                 seeds[cell] = max(seeds[cell], reached)

@@ -1,6 +1,6 @@
 """What a study with a stopping rule has decided so far, read from its folder, for those who watch it."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ class ComparisonReader:
             return []
         rows = first_rows(plan["trials"])
         decider = Decider(StoppingRule.of(plan["rule"]), tuple(rows), plan.get("pairing", False))
-        return statuses(decider, self._ended(decider), rows, plan["design"])
+        ended = self._ended(decider)
+        return statuses(decider.comparisons(ended), ended, rows, plan["design"])
 
     def _ended(self, decider: Decider) -> Ended:
         """Return the trials that have ended; a failed one has, until a sweep retries it."""
@@ -89,10 +90,10 @@ class ComparisonReader:
 
 
 def statuses(
-    decider: Decider, ended: Ended, rows: Mapping[str, Mapping[str, Any]], design: Mapping[str, Any]
+    comparisons: Sequence[Comparison], ended: Ended, rows: Mapping[str, Mapping[str, Any]], design: Mapping[str, Any]
 ) -> list[ComparisonStatus]:
-    """Return what has become of every comparison; ``rows`` has a row of the plan for each cell."""
-    labels = labels_of(list(rows.values()), design, decider.rule.families)
+    """Return what has become of comparisons, with their names; ``rows`` has a row of the plan for each cell."""
+    labels = labels_of(list(rows.values()), design, {found.pair for found in comparisons})
     return [
         ComparisonStatus(
             labels[found.pair],
@@ -102,7 +103,7 @@ def statuses(
             seeds_so_far(found, ended),
             found.progress,
         )
-        for found in decider.comparisons(ended)
+        for found in comparisons
     ]
 
 
@@ -114,11 +115,8 @@ def first_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]
     return found
 
 
-def labels_of(
-    rows: Collection[Mapping[str, Any]], design: Mapping[str, Any], families: Iterable[Iterable[Pair]]
-) -> dict[Pair, str]:
-    """Return in words what changes between the cells of each comparison; ``rows`` has a row of each cell."""
-    wanted = {pair for pairs in families for pair in pairs}
+def labels_of(rows: Collection[Mapping[str, Any]], design: Mapping[str, Any], wanted: Set[Pair]) -> dict[Pair, str]:
+    """Return in words what changes between the cells of each pair; ``rows`` has a row of each cell."""
     found: dict[Pair, str] = {}
     # Cells that were trained on different pictures may be compared, but the plan does not say so.
     for tested in ({}, dict.fromkeys((row["setting"][DATA] for row in rows), "")):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ablations.space.family import cells_of_plan
 from ablations.space.rows import MAX_ROWS, Row
 from ablations.space.settings import DATA, LAST_SEED
 from ablations.space.stopping_rule import StoppingRule
+from ablations.space.study_cells import StudyCells
 from ablations.storage.folder import Identity, TrialFolder
 from ablations.storage.plans import refuse_other_pairing, refuse_other_rule
 from ablations.trial.data import fingerprint_of_tests
@@ -185,8 +186,7 @@ def rule_of_cells(
     config = next(iter(cells.values())).config
     outputs, study, rule = Path(config.outputs), config.study.name, None
     if looks := looks_of(options):
-        rows = [cell.trial.facts() for cell in cells.values()]
-        families = families_of(cells_of_plan(rows, design, fingerprints_of_tests(cells.values())))
+        families = families_of(study_cells(cells.values(), design))
         trials = {cell.trial.identity for cell in cells.values()}
         rule = rule_of(StoppingRule(looks, 0, options.margin_db, families), trials, outputs, study)
     refuse_other_rule(outputs, study, rule)
@@ -229,10 +229,11 @@ def trials_of(cells: Mapping[Row, PlannedCell], replicates: int, option: str = "
     return list(trials.values())
 
 
-def fingerprints_of_tests(cells: Iterable[PlannedCell]) -> dict[str, str]:
-    """The fingerprint of the test pictures of these cells, by the fingerprint of all their pictures."""
+def study_cells(cells: Collection[PlannedCell | PlannedTrial], design: Mapping[str, Any]) -> list[StudyCells]:
+    """The trained cells of each task and set of test pictures, from one row or trial of each cell."""
     configs = {cell.trial.cell.setting[DATA]: cell.config for cell in cells}
-    return {data: fingerprint_of_tests(config) for data, config in configs.items()}
+    tested = {data: fingerprint_of_tests(config) for data, config in configs.items()}
+    return cells_of_plan([cell.trial.facts() for cell in cells], design, tested)
 
 
 def left_out_of(row: LeftOutRow, composer: Composer, cells: Mapping[Row, PlannedCell]) -> LeftOut:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.decide.decider import FAILED, Decider, Ended
+from ablations.decide.decider import FAILED, Comparison, Decider, Ended
 from ablations.decide.decisions import Decisions
-from ablations.decide.progress import ComparisonStatus, first_rows, statuses
+from ablations.decide.progress import first_rows, statuses
 from ablations.decide.results import ResultReader
 from ablations.planning.plan import Plan, plan_record
 from ablations.storage import stopping
@@ -42,8 +42,9 @@ class DecideLoop:
     def ask(self) -> list[Identity]:
         """Return the trials to run next, and add what the rule needs to the plan."""
         ended = self._ended()
-        needed = self._decider.needed(ended)
-        self.decisions = Decisions(self._decider.rule, self._statuses(ended))
+        comparisons = self._decider.comparisons(ended)
+        needed = self._decider.needed_for(comparisons)
+        self.decisions = self._decisions(comparisons, ended)
         self.plan.trials[:] = [self._trials[identity] for identity in needed]
         return [identity for identity in needed if identity not in ended]
 
@@ -60,13 +61,14 @@ class DecideLoop:
             rounds.run([self._trials[identity] for identity in new])
         return rounds.outcomes
 
-    def comparisons(self) -> list[ComparisonStatus]:
-        """Return what has become of every comparison."""
-        return self._statuses(self._ended())
+    def decided(self) -> Decisions:
+        """Return what is decided by now: a sweep may have stopped since it last asked."""
+        ended = self._ended()
+        return self._decisions(self._decider.comparisons(ended), ended)
 
-    def _statuses(self, ended: Ended) -> list[ComparisonStatus]:
+    def _decisions(self, comparisons: Sequence[Comparison], ended: Ended) -> Decisions:
         rows = first_rows(entry.trial.facts() for entry in self._trials.values())
-        return statuses(self._decider, ended, rows, self.plan.design)
+        return Decisions(self._decider.rule, statuses(comparisons, ended, rows, self.plan.design))
 
     def _ended(self) -> Ended:
         """Return the trials that have ended: those with a result, and those of this sweep without one."""

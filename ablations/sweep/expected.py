@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.config import SweeperConfig
-from ablations.planning.plan import Plan
-from ablations.space.family import cells_of_plan, family
+from ablations.planning.plan import Plan, study_cells
+from ablations.space.family import family
 from ablations.space.interventions import Pair
 from ablations.space.stopping_rule import StoppingRule
 from ablations.sweep.printing import print_table
@@ -84,8 +84,7 @@ def print_smallest_effect(plan: Plan, seeds: int, cells: Collection[str], spread
 def families_of(plan: Plan) -> list[tuple[Pair, ...]]:
     """Return the comparisons that the report of a plan without a stopping rule corrects together."""
     first = {entry.identity[0]: entry for entry in reversed(plan.trials)}
-    rows = [entry.trial.facts() for entry in reversed(first.values())]
-    return [family(cells) for cells in cells_of_plan(rows, plan.design)]
+    return list(map(family, study_cells(list(reversed(first.values())), plan.design)))
 
 
 def in_words(effect: float, comparisons: int) -> str:

@@ -14,7 +14,7 @@ from bbcu.model.methods import BASELINE
 from bbcu.terminal import say
 
 if TYPE_CHECKING:
-    from ablations.decide.progress import ComparisonStatus
+    from ablations.decide.decisions import Decisions
     from bbcu.model.cost import Cost
 
 DONE, TO_LOG, TO_TRAIN = "done", "to log", "to train"
@@ -100,17 +100,12 @@ def print_rule(plan: Plan, rule: StoppingRule, earlier: int) -> None:
         )
 
 
-def print_comparisons(comparisons: Sequence["ComparisonStatus"]) -> None:
+def print_comparisons(decisions: "Decisions") -> None:
     """Print what has become of every comparison on each test set, and at which look."""
-    tasks = {found.task for found in comparisons}
-    sets = sorted({name for found in comparisons for name in found.on})
+    sets = sorted({name for found in decisions.comparisons for name in found.on})
     rows = [
-        [
-            found.label + f", {found.task}" * (len(tasks) > 1),
-            *(found.conclusion(name) for name in sets),
-            str(found.seeds),
-        ]
-        for found in comparisons
+        [decisions.title(found), *(found.conclusion(name) for name in sets), str(found.seeds)]
+        for found in decisions.comparisons
     ]
     print_table(["comparison", *sets, "seeds"], rows)
 

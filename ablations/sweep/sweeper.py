@@ -106,7 +106,7 @@ def sweep(
             else:
                 outcomes = loop.run(rounds, lambda new: show_new(new, plan, trials, done))
     if loop is not None and plan.rule is not None:
-        printing.print_comparisons(loop.comparisons())
+        printing.print_comparisons(loop.decided())
         printing.print_spent(plan, plan.rule)
     return summarise(plan, outcomes)
 

@@ -9,7 +9,7 @@ import numpy as np
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from ablations.config import Config
+from ablations.config import Config, DataConfig
 from ablations.planning.plan import Plan, PlannedTrial, plan_record
 from ablations.space.cells import Cell
 from ablations.space.factors import REFERENCE
@@ -51,7 +51,7 @@ def planned(outputs: Path, surrogate: str, seed: int, **config: Any) -> PlannedT
     network = {"name": "srresnet", "unit": "binary", "initial": "torch", "accumulate": False, "standardise": False}
     setting = {"task": {"name": "sr_x2"}, "network": network, "channels": 8, "blocks": 1, "data": "f" * 64}
     trial = Trial(STUDY, "bbcu" if surrogate == "quadratic" else "custom", Cell(levels, setting, levels), seed)
-    own = Config(outputs=str(outputs), **{"on_change": "stop", **config})
+    own = Config(outputs=str(outputs), data=DataConfig(name="embedded"), **{"on_change": "stop", **config})
     return PlannedTrial(trial, trial.identity, (surrogate, str(seed)), own, None)
 
 
@@ -154,4 +154,4 @@ class MadeUpSweep:
     def conclusions(self) -> dict[str, str]:
         """What has become of each surrogate's comparison with the first."""
         names = {entry.identity[0]: entry.overrides[0] for entry in self.plan.trials}
-        return {names[found.pair[1]]: found.conclusion("Tiny") for found in self.loop.comparisons()}
+        return {names[found.pair[1]]: found.conclusion("Tiny") for found in self.loop.decided().comparisons}

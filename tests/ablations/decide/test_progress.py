@@ -41,7 +41,7 @@ def test_the_comparisons_of_a_sweep_are_what_it_has_printed(tmp_path: Path) -> N
     sweep = MadeUpSweep(made_up_plan(tmp_path))
     sweep.run()
     found = comparisons_of(tmp_path, STUDY)
-    assert found == sweep.loop.comparisons()
+    assert found == sweep.loop.decided().comparisons
     assert [(each.seeds, each.is_open) for each in found] == [(3, False), (6, False), (8, False)]
 
 
