@@ -143,11 +143,13 @@ class BinaryUnit(nn.Module):
         """Convolve the signs with the binary weights; a scale multiplies the result."""
         binary, scale = self.binariser(self.weight), self.binariser.scale(self.weight)
         if scale is None:
-            return F.conv2d(bits, binary, self.bias, padding=KERNEL // 2)
-        # The magnitude of a binary weight over itself is exactly one. The gradient of the weights flows through it.
-        ones = binary / scale
-        sums = sign_conv2d(bits, ones) if self.use_int8 else F.conv2d(bits, ones, padding=KERNEL // 2)
-        z: Tensor = sums * scale.reshape(1, -1, 1, 1)
+            z = F.conv2d(bits, binary, padding=KERNEL // 2)
+        else:
+            # The magnitude of a binary weight over itself is exactly one. The gradient of the weights flows through it.
+            ones = binary / scale
+            sums = sign_conv2d(bits, ones) if self.use_int8 else F.conv2d(bits, ones, padding=KERNEL // 2)
+            z = sums * scale.reshape(1, -1, 1, 1)
+        # Outside of the convolution, whose sums of ones are exact in any order; with a bias inside they would not be.
         return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)
 
     def own_operations(self, x: Tensor, output: Tensor) -> int:
