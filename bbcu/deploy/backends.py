@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from bbcu.deploy.packed import DeployError
+from bbcu.deploy.packed import DeployError, check_input
 from bbcu.errors import unknown
 
 Runner = Callable[[Tensor], Tensor]
@@ -39,9 +39,17 @@ def missing_for(name: str) -> str | None:
 
 
 def runner(packed: nn.Module, name: str) -> Runner:
-    """Return what runs ``packed`` on the backend; raises DeployError if it cannot run on this machine."""
+    """Return what runs ``packed`` on the backend; raises DeployError if it cannot run on this machine.
+
+    What is returned raises DeployError for a picture of other channels than the network's.
+    """
     reason = missing_for(name)
     if reason is not None:
         raise DeployError(f"backend {name}: {reason}")
-    run: Runner = backend(name).prepare(packed)
+    prepared: Runner = backend(name).prepare(packed)
+
+    def run(x: Tensor) -> Tensor:
+        check_input(packed, x)
+        return prepared(x)
+
     return run

@@ -27,8 +27,8 @@ class DeployError(BbcuError):
 class PackedUnit(BinaryUnit):
     """A binary unit for inference, with the signs of its weights in ``weight_bits`` and their magnitude in ``scale``.
 
-    ``weight_bits`` is (out_channels, 3, 3, bytes) of uint8 with ceil(in_channels / 8) bytes: bit ``c % 8`` of byte ``c // 8``
-    is 1 if the weight of input channel ``c`` is positive, and 0 if it is negative or there is no such channel.
+    ``weight_bits`` is (out_channels, 3, 3, bytes) of uint8 with ceil(in_channels / 8) bytes: bit ``c % 8`` of byte
+    ``c // 8`` is 1 if the weight of input channel ``c`` is positive, 0 if it is negative or there is no such channel.
     ``scale`` is (out_channels,) of float32, or None if the weights are plain signs; a filter of zeros has scale 0.
     Threshold, bias, BatchNorm and activation are those of the float unit. It cannot be trained.
     """
@@ -109,7 +109,9 @@ def named_units(network: nn.Module) -> list[tuple[str, BinaryUnit]]:
 def unpacked(network: nn.Module) -> dict[str, str]:
     """Return the units of a packed network that are not packed, by their name, with the reason."""
     return {
-        name: str(why_not_packed(unit)) for name, unit in named_units(network) if not isinstance(unit, PackedUnit)
+        name: why_not_packed(unit) or "it is not packed yet, see bbcu.pack"
+        for name, unit in named_units(network)
+        if not isinstance(unit, PackedUnit)
     }
 
 
@@ -143,7 +145,7 @@ def pack_signs(signs: Tensor) -> Tensor:
     positive = (signs > 0).permute(0, 2, 3, 1).to(torch.uint8)
     padded = F.pad(positive, (0, -positive.shape[-1] % BITS_PER_BYTE))
     places = 2 ** torch.arange(BITS_PER_BYTE, dtype=torch.uint8)
-    return (padded.unflatten(-1, (-1, BITS_PER_BYTE)) * places).sum(-1, dtype=torch.uint8)
+    return (padded.reshape(*padded.shape[:-1], -1, BITS_PER_BYTE) * places).sum(-1, dtype=torch.uint8)
 
 
 def unpack_signs(bits: Tensor, in_channels: int) -> Tensor:
@@ -161,3 +163,18 @@ def count_binary_weights(network: nn.Module) -> int:
 def packed_units(network: nn.Module) -> list[PackedUnit]:
     """Return the packed units of a network, in the order of its parts."""
     return [unit for unit in binary_units(network) if isinstance(unit, PackedUnit)]
+
+
+def check_input(network: nn.Module, x: Tensor) -> None:
+    """Raise DeployError unless ``x`` is (batch, colours, height, width) of float32 with the network's colours.
+
+    Which a network of a user's own takes is known only if it has a ``spec``.
+    """
+    if x.dim() != 4 or x.dtype != torch.float32:
+        kind = str(x.dtype).removeprefix("torch.")
+        raise DeployError(
+            f"a picture must be (batch, colours, height, width) of float32, not {tuple(x.shape)} of {kind}"
+        )
+    colours = getattr(getattr(network, "spec", None), "colours", x.shape[1])
+    if x.shape[1] != colours:
+        raise DeployError(f"the network restores pictures of {colours} channels, and this one has {x.shape[1]}")

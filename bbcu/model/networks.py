@@ -293,7 +293,7 @@ class SRResNet(RestorationNetwork):
         features = self.up(self.body(features))
         skip = self.skip(aligned)
         # The skip connection is the residual of BBCU-T; the network has it even if units have no residuals.
-        if isinstance(self.tail, BinaryUnit) and self.spec.unit.residual is not False:
+        if "tail" in self.spec.binarize and self.spec.unit.residual is not False:
             restored: Tensor = self.tail(features, skip)
         else:
             restored = self.tail(features) + skip

@@ -3,6 +3,7 @@
 One class covers all combinations of factors; each factor selects one of its members.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from bbcu.model.activations import activation_of, channel_sum
 from bbcu.model.binarisers import binariser_of
 from bbcu.model.initialisation import Initialiser, uniform
-from bbcu.model.int8 import sign_conv2d
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import surrogate_of
 
@@ -90,9 +90,13 @@ class BinaryUnit(nn.Module):
     A ``memory`` first adds the earlier units' signs to ``x``. The convolution pads with zeros after the sign, so that a
     padded pixel adds nothing. Input (batch, in_channels, height, width), output (batch, out_channels, height, width).
     Raises ConfigError for levels of ``spec`` that do not exist.
+
+    ``sign_convolution`` replaces the convolution of ones and minus ones, if it is set, by a function with the same
+    result and gradients, such as :func:`bbcu.model.int8.sign_conv2d`. It is no part of the state.
     """
 
     memory: BitMemory | None
+    sign_convolution: Callable[[Tensor, Tensor], Tensor] | None
 
     def __init__(self, shape: UnitShape, spec: UnitSpec) -> None:
         super().__init__()
@@ -108,7 +112,7 @@ class BinaryUnit(nn.Module):
         self.bn_out = nn.BatchNorm2d(shape.out_channels) if spec.bn == "out" else nn.Identity()
         activation = activation_of(spec.act_fn, shape.out_channels)
         self.activation = activation if spec.act != "none" else nn.Identity()
-        self.use_int8 = False
+        self.sign_convolution = None
         self.set_memory(None)
 
     def set_memory(self, memory: BitMemory | None) -> None:
@@ -147,7 +151,8 @@ class BinaryUnit(nn.Module):
         else:
             # The magnitude of a binary weight over itself is exactly one. The gradient of the weights flows through it.
             ones = binary / scale
-            sums = sign_conv2d(bits, ones) if self.use_int8 else F.conv2d(bits, ones, padding=KERNEL // 2)
+            convolve = self.sign_convolution
+            sums = F.conv2d(bits, ones, padding=KERNEL // 2) if convolve is None else convolve(bits, ones)
             z = sums * scale.reshape(1, -1, 1, 1)
         # Outside of the convolution, whose sums of ones are exact in any order; with a bias inside they would not be.
         return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)

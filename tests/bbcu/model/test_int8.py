@@ -1,7 +1,9 @@
-"""Convolutions of signs in int8: equal to those in floating point, forward, backward and in whole trainings."""
+"""Convolutions of signs in int8 and in single bits: equal to floating point, forward, backward and in trainings."""
 
+import copy
 import dataclasses
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,23 +13,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bbcu.compiled import cpp_compiler
 from bbcu.data.patches import PatchSampler
+from bbcu.deploy import native
 from bbcu.model import int8
 from bbcu.model.int8 import sign_conv2d
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet, binary_units
 from bbcu.model.specs import UnitSpec
-from bbcu.training.acceleration import cpp_compiler, enable_int8, plan_for, resolve_int8
+from bbcu.training.acceleration import convolve_signs
 from bbcu.training.evaluation import restore
 from bbcu.training.loop import Training
 from bbcu.training.settings import TrainSettings
 from tests.harness.builders import blobs, dncnn, drawn, noise, of_method, srresnet
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-HAS_VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni"))
+CPU = torch.device("cpu")
 SETTINGS = TrainSettings(steps=6, batch=2, patch=8, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
 
-needs_vnni = pytest.mark.skipif(not HAS_VNNI, reason="this cpu has no VNNI")
+needs_int8 = pytest.mark.skipif(int8.missing_for_int8(CPU) is not None, reason="torch has no int8 convolution")
+needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
+WAYS = [pytest.param("int8", marks=needs_int8), pytest.param("native", marks=needs_compiler)]
+CONVOLUTIONS = {"int8": sign_conv2d, "native": native.sign_conv2d}
 
 
 def signs(*shape: int, seed: int = 0) -> Tensor:
@@ -35,27 +41,31 @@ def signs(*shape: int, seed: int = 0) -> Tensor:
     return drawn(*shape, seed=seed).sign()
 
 
-@needs_vnni
-def test_a_machine_with_vnni_convolves_in_int8() -> None:
-    assert int8.missing_for_int8(CPU) is None
-
-
 # --- one convolution --------------------------------------------------------------------------------------------------
 
 
-@needs_vnni
+SIZES = [(2, 64, 64, 9, 7), (1, 3, 12, 6, 6), (3, 20, 33, 1, 5), (2, 130, 8, 4, 4), (1, 1, 1, 1, 1)]
+SIDES = {"int8": (3, 3, 3, 5, 1), "native": (3, 3, 3, 3, 3)}
+
+
 @pytest.mark.parametrize("lowered", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("batch", "channels", "outputs", "height", "width", "side"),
-    [(2, 64, 64, 9, 7, 3), (1, 3, 12, 6, 6, 3), (3, 20, 33, 1, 5, 3), (2, 130, 8, 4, 4, 5), (1, 1, 1, 1, 1, 1)],
+    ("way", "batch", "channels", "outputs", "height", "width", "side"),
+    [
+        pytest.param(way, *size, side, marks=mark)
+        for way, mark in (("int8", needs_int8), ("native", needs_compiler))
+        for size, side in zip(SIZES, SIDES[way], strict=True)
+    ],
 )
 def test_the_convolution_and_its_gradients_equal_those_in_floating_point(
-    batch: int, channels: int, outputs: int, height: int, width: int, side: int, lowered: bool
+    way: str, batch: int, channels: int, outputs: int, height: int, width: int, side: int, lowered: bool
 ) -> None:
     results: list[list[Tensor]] = []
-    for convolve in (sign_conv2d, functools.partial(F.conv2d, padding=side // 2)):
-        x = signs(batch, channels, height, width).contiguous(memory_format=torch.channels_last).requires_grad_()
-        weight = signs(outputs, channels, side, side, seed=1).requires_grad_()
+    for convolve in (CONVOLUTIONS[way], functools.partial(F.conv2d, padding=side // 2)):
+        x, weight = (
+            tensor.contiguous(memory_format=torch.channels_last).requires_grad_()
+            for tensor in (signs(batch, channels, height, width), signs(outputs, channels, side, side, seed=1))
+        )
         with torch.autocast("cpu", torch.bfloat16, enabled=lowered, cache_enabled=False):
             y = convolve(x, weight)
         (y * drawn(*y.shape, seed=2)).sum().backward()
@@ -68,21 +78,31 @@ def test_the_convolution_and_its_gradients_equal_those_in_floating_point(
 
 
 @pytest.mark.parametrize(
-    "dtype", [pytest.param(torch.float32, marks=needs_vnni), pytest.param(torch.float64, id="left to F.conv2d")]
+    "dtype", [pytest.param(torch.float32, marks=needs_int8), pytest.param(torch.float64, id="left to F.conv2d")]
 )
 def test_a_zero_among_the_signs_adds_nothing(dtype: torch.dtype) -> None:
-    """As in a filter with latent weights of zero."""
     x, weight = signs(1, 4, 5, 5).to(dtype), signs(2, 4, 3, 3, seed=1).to(dtype)
     x[:, 1], weight[0] = 0, 0
     assert torch.equal(sign_conv2d(x, weight), F.conv2d(x, weight, padding=1))
 
 
-@needs_vnni
-def test_the_operator_is_what_it_declares_to_the_compiler() -> None:
+@needs_compiler
+def test_a_filter_of_zeros_adds_nothing_in_single_bits_either() -> None:
+    """One with latent weights of zero, which have no scale."""
+    x, weight = signs(1, 4, 5, 5), signs(2, 4, 3, 3, seed=1)
+    weight[0] = 0
+    assert torch.equal(native.sign_conv2d(x, weight), F.conv2d(x, weight, padding=1))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_operator_is_what_it_declares_to_the_compiler(way: str) -> None:
     """opcheck raises if not."""
-    inputs = (signs(2, 16, 6, 5) + int8.ZERO_POINT).to(torch.uint8).contiguous(memory_format=torch.channels_last)
-    weight = signs(8, 16, 3, 3).to(torch.int8)
-    torch.library.opcheck(int8.int8_conv2d, (inputs, weight, torch.bfloat16))
+    x, weight = signs(2, 16, 6, 5).to(torch.int8), signs(8, 16, 3, 3).to(torch.int8)
+    x = x.contiguous(memory_format=torch.channels_last)
+    if way == "int8":
+        torch.library.opcheck(int8.int8_conv2d, (x, weight, torch.bfloat16))
+    else:
+        torch.library.opcheck(native.packed_conv2d, (x, weight))
 
 
 # --- whole networks ---------------------------------------------------------------------------------------------------
@@ -110,121 +130,75 @@ def trained(network: nn.Module, settings: TrainSettings) -> Training:
     return training
 
 
-@needs_vnni
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def settings_of(way: str, **changes: Any) -> TrainSettings:
+    return dataclasses.replace(SETTINGS, int8=way == "int8", native=way == "native", **changes)
+
+
+@functools.cache
+def trained_in_floats(name: str, precision: str) -> nn.Module:
+    training = trained(CELLS[name](), settings_of("float", precision=precision))
+    assert training.plan.signs == "float"
+    return training.network
+
+
+@pytest.mark.parametrize(
+    ("precision", "way"),
+    [
+        pytest.param("fp32", "int8", marks=needs_int8),
+        pytest.param("bf16", "int8", marks=needs_int8),
+        pytest.param("fp32", "native", marks=needs_compiler),
+    ],
+)
 @pytest.mark.parametrize("name", CELLS)
-def test_a_training_in_int8_equals_the_one_in_floating_point(name: str, precision: str) -> None:
-    plain, fast = CELLS[name](), CELLS[name]()
-    settings = dataclasses.replace(SETTINGS, precision=precision)
-    assert not trained(plain, dataclasses.replace(settings, int8=False)).plan.in_bytes
-    assert trained(fast, dataclasses.replace(settings, int8=True)).plan.in_bytes
-    assert any(unit.use_int8 for unit in binary_units(fast))
+def test_a_training_equals_the_one_in_floating_point(name: str, precision: str, way: str) -> None:
+    plain, fast = trained_in_floats(name, precision), CELLS[name]()
+    assert trained(fast, settings_of(way, precision=precision)).plan.signs == way
     assert_same_state(fast, plain)
     picture = noise(10, 9, seed=3)
     assert np.array_equal(restore(fast, picture, CPU), restore(plain, picture, CPU))
 
 
-@needs_vnni
+@needs_int8
+@needs_compiler
 @pytest.mark.slow
-@pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
 def test_so_does_a_compiled_one() -> None:
-    settings = dataclasses.replace(SETTINGS, precision="bf16", compile=True)
     plain, fast = (srresnet() for _ in range(2))
-    trained(plain, dataclasses.replace(settings, int8=False))
-    trained(fast, dataclasses.replace(settings, int8=True))
+    trained(plain, settings_of("float", precision="bf16", compile=True))
+    trained(fast, settings_of("int8", precision="bf16", compile=True))
     assert_same_state(fast, plain)
 
 
-@needs_vnni
-def test_a_unit_in_int8_calls_no_other_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_torchs_compiler_takes_in_a_unit_and_its_gradients_whole(way: str) -> None:
+    """Without the last stage, which writes C++: what it is given computes the same."""
+    network = srresnet()
+    convolve_signs(network, way)
+    unit, x = binary_units(network)[0], drawn(2, 8, 6, 5).contiguous(memory_format=torch.channels_last)
+    results: list[list[Tensor]] = []
+    for forward in (unit, torch.compile(unit, backend="aot_eager", fullgraph=True)):
+        unit.zero_grad()
+        y = forward(x, x)
+        (y * drawn(*y.shape, seed=1)).sum().backward()
+        results.append([y.detach(), *(parameter.grad for parameter in unit.parameters() if parameter.grad is not None)])
+    assert len(results[0]) == 1 + len(list(unit.parameters()))
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_copies_of_a_network_convolve_as_it_does() -> None:
+    """A deep copy, and one that went through a file, such as an evaluation in another process gets."""
+    network = srresnet()
+    convolve_signs(network, "native")
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert {unit.sign_convolution for unit in binary_units(copied)} == {native.sign_conv2d}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_unit_calls_no_other_convolution(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = srresnet(blocks=2).eval()
-    enable_int8(network)
+    convolve_signs(network, way)
     calls: list[int] = []
     monkeypatch.setattr("bbcu.model.units.F.conv2d", lambda *args, **kwargs: calls.append(1))
     unit = binary_units(network)[0]
     assert unit(drawn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
     assert not calls
-
-
-# --- the choice -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wanted", "precision", "units", "own_parts", "missing", "amx", "decided", "reason"),
-    [
-        ("auto", "fp32", 32, [], None, False, True, "exact"),
-        ("auto", "bf16", 32, [], None, False, True, "exact"),
-        ("auto", "bf16", 32, [], None, True, False, "AMX"),
-        ("auto", "fp32", 32, [], None, True, True, "exact"),
-        (True, "bf16", 32, [], None, True, True, "as requested"),
-        ("auto", "fp32", 32, ["Ternary"], None, False, False, "Ternary may return other signs"),
-        (True, "fp32", 32, ["Ternary"], None, False, True, "as requested"),
-        (True, "fp32", 32, [], "this cpu has no VNNI", False, False, "no VNNI"),
-        (True, "fp32", 0, [], None, False, False, "no binary units"),
-        (False, "fp32", 32, [], None, False, False, "as requested"),
-    ],
-)
-def test_int8_is_used_if_the_result_is_the_same_and_known_to_be_faster(
-    wanted: bool | str,
-    precision: str,
-    units: int,
-    own_parts: list[str],
-    missing: str | None,
-    amx: bool,
-    decided: bool,
-    reason: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
-    found, why = resolve_int8(wanted, precision, units, own_parts, missing)
-    assert found == decided
-    assert reason in why
-
-
-def test_another_device_than_a_cpu_convolves_in_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert int8.missing_for_int8(GPU) == "int8 convolutions need a CPU"
-    assert not plan_for(srresnet(), GPU, dataclasses.replace(SETTINGS, int8=True)).in_bytes
-    monkeypatch.delattr(int8, "int8_conv2d")
-    network = srresnet().to("meta")
-    enable_int8(network)
-    assert network(torch.empty(1, 3, 4, 4, device="meta")).shape == (1, 3, 8, 8)
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Allow a test to imitate another machine, and restore what is cached about this one."""
-    int8.missing_for_int8.cache_clear()
-    yield monkeypatch
-    monkeypatch.undo()
-    int8.missing_for_int8.cache_clear()
-
-
-def test_a_machine_without_vnni_convolves_in_floating_point(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert int8.missing_for_int8(CPU) == "this cpu has no VNNI"
-    plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, int8=True))
-    assert not plan.in_bytes
-    assert plan.reasons[-1] == "binary convolutions in floating point: this cpu has no VNNI"
-
-
-def unsupported(signs: Tensor, weight: Tensor) -> Tensor:
-    raise NotImplementedError("no such engine\nwith a long explanation")
-
-
-@pytest.mark.parametrize(
-    ("convolution", "reason"),
-    [
-        pytest.param(unsupported, "torch has no int8 convolution for it: no such engine", id="unsupported"),
-        pytest.param(
-            lambda x, weight: F.conv2d(x, weight, padding=1) + 1,
-            "torch's int8 convolution returns wrong numbers",
-            id="wrong",
-        ),
-    ],
-)
-def test_a_torch_that_cannot_or_is_wrong_is_not_used(
-    convolution: Any, reason: str, machine: pytest.MonkeyPatch
-) -> None:
-    machine.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
-    machine.setattr(int8, "sign_conv2d", convolution)
-    assert int8.missing_for_int8(CPU) == reason
