@@ -29,6 +29,9 @@ PUBLIC = {
     "Binariser": "bbcu.model.binarisers",
     "count": "bbcu.model.cost",
     "load": "bbcu.model.checkpoints",
+    "pack": "bbcu.deploy.packed",
+    "PackedUnit": "bbcu.deploy.packed",
+    "DeployError": "bbcu.deploy.packed",
     "BbcuError": "bbcu.errors",
     "ConfigError": "bbcu.errors",
 }

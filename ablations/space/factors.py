@@ -25,9 +25,6 @@ Level = bool | str | float | tuple[str, ...]
 Levels = Mapping[str, Level]
 
 AUTO = "auto"
-ALIGN_PER_CHANNEL = 130 / 64
-"""Residual alignment of the authors, per channel of width: k = 130 at 64 channels."""
-
 SHOWN = 12
 """Characters of a cell's key that are shown to people."""
 
@@ -292,11 +289,6 @@ FACTORS: dict[str, Factor] = {factor.name: factor for factor in _DECLARED}
 
 REFERENCE: dict[str, Level] = {name: factor.reference for name, factor in FACTORS.items()}
 """The reference cell, BBCU: the level of each factor that effects are measured against."""
-
-
-def unit_factors() -> tuple[str, ...]:
-    """The names of the factors that say what a binary unit is made of."""
-    return tuple(name for name, factor in FACTORS.items() if factor.of_unit)
 
 
 # --- factors of the user's own ----------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from ablations.space.conditions import keys_of, parse
-from ablations.space.factors import ALIGN_PER_CHANNEL, FACTORS, Factor, Level, Levels, Rule
+from ablations.space.factors import FACTORS, Factor, Level, Levels, Rule
 from bbcu.errors import ConfigError
+from bbcu.model import specs
 
 MAX_CHANNELS = 2**12
 """The largest width of a network; the published ones have 64 channels."""
@@ -28,11 +29,11 @@ class ImpossibleCell(ConfigError):
 
 
 def automatic_alignment(cell: Levels, backbone: Backbone) -> float:
-    """The number that ``align=auto`` stands for: the authors' rule if nothing else closes the value-range gap, else 1.
-
-    Source: k = 130 at 64 channels in the released configurations of BBCU.
-    """
-    return ALIGN_PER_CHANNEL * backbone.channels if cell["bn"] == "none" and cell["binarize"] else 1.0
+    """The number that ``align=auto`` stands for in a cell; see :func:`bbcu.model.specs.automatic_alignment`."""
+    bn, binarize = cell["bn"], cell["binarize"]
+    assert isinstance(bn, str)
+    assert isinstance(binarize, tuple)
+    return specs.automatic_alignment(bn, binarize, backbone.channels)
 
 
 class CompiledRule:

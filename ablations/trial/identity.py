@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.config import Config
 from ablations.space.cells import Cell, canonical_levels, cell_name
-from ablations.space.factors import FACTORS, REFERENCE, Level, level_text, unit_factors
+from ablations.space.factors import FACTORS, REFERENCE, Level, level_text
 from ablations.space.rules import Backbone
 from ablations.storage.files import check_writable
 from ablations.storage.folder import TrialFolder
@@ -86,7 +86,7 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
 def training_of(config: Config) -> dict[str, Any]:
     """The settings of the training that decide the trained network, with "auto" replaced by this device's precision."""
     settings = dataclasses.asdict(config.train)
-    del settings["compile"], settings["cuda_graph"], settings["int8"]
+    del settings["compile"], settings["cuda_graph"], settings["int8"], settings["native"]
     if settings["precision"] == "auto":
         from bbcu.training.acceleration import resolve_precision
         from bbcu.training.loop import resolve_device
@@ -157,30 +157,18 @@ def meta_network(trial: Trial) -> "nn.Module":
 
 def spec_of(trial: Trial) -> "NetworkSpec":
     """The spec of a trial's network."""
-    from bbcu.data.tasks import make_task
-    from bbcu.model.networks import NetworkSpec
-    from bbcu.model.specs import UnitSpec
+    from bbcu.model.records import spec_of
 
-    factors: dict[str, Any] = dict(trial.cell.factors)
     setting = trial.cell.setting
-    layout, task = setting["network"], make_task(setting["task"])
-    return NetworkSpec(
-        scale=task.scale,
-        colours=task.colours,
-        channels=setting["channels"],
-        blocks=setting["blocks"],
-        unit=UnitSpec.of({name: factors[name] for name in unit_factors()}),
-        align=factors["align"],
-        binarize=factors["binarize"],
-        unit_class=unit_class(trial.cell.levels, layout["unit"]),
-        initial=layout["initial"],
-        accumulate=layout["accumulate"],
-        standardise=layout["standardise"],
-    )
+    kind = unit_class(trial.cell.levels, setting["network"]["unit"])
+    return dataclasses.replace(spec_of(trial.cell.factors, setting), unit_class=kind)
 
 
 def check_runnable(config: Config) -> None:
-    """Raise BbcuError if outputs cannot be written, the device does not exist, or the training's settings are wrong."""
+    """Raise BbcuError if outputs cannot be written, the device does not exist, or the training's settings are wrong.
+
+    Also if a latency is to be measured and this machine cannot run the kernel that is timed.
+    """
     from bbcu.training.loop import resolve_device
     from bbcu.training.settings import TrainSettings
 
@@ -190,6 +178,12 @@ def check_runnable(config: Config) -> None:
     if config.network.name == BASELINE and config.method.name != task.baseline_name:
         raise ConfigError(f"method={config.method.name}: the baseline of {task.name} is method={task.baseline_name}")
     TrainSettings(**dataclasses.asdict(config.train))
+    if config.measure.latency:
+        from bbcu.deploy.backends import missing_for
+
+        reason = missing_for("native")
+        if reason is not None:
+            raise ConfigError(f"measure.latency=true: this machine cannot run the native kernel: {reason}")
 
 
 def check_network(trial: Trial) -> "nn.Module | None":

@@ -77,6 +77,18 @@ def load(path: str | Path, align: float = RELEASED_ALIGN) -> SRResNet | DnCNN:
 
     Raises CheckpointError, with the path, if the file cannot be read or is not a released checkpoint.
     """
+    state = read_state(path)
+    try:
+        return from_released_state(state, align)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_state(path: str | Path) -> Any:
+    """Return what torch has saved in a file; only tensors, and containers of them, are unpickled.
+
+    Raises CheckpointError, with the path, if the file cannot be read or contains anything else.
+    """
     try:
         content = read_bytes(Path(path), LARGEST_FILE)
     except OSError as error:
@@ -84,14 +96,10 @@ def load(path: str | Path, align: float = RELEASED_ALIGN) -> SRResNet | DnCNN:
     try:
         with warnings.catch_warnings(action="ignore"):
             _check_container(content)
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         # For other kinds of file torch raises almost anything, KeyError and IndexError among them.
         raise CheckpointError(f"{path}: not a checkpoint, or one that contains more than tensors") from error
-    try:
-        return from_released_state(state, align)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _check_container(content: bytes) -> None:
@@ -158,7 +166,7 @@ def from_released_state(state: Mapping[str, Any], align: float = RELEASED_ALIGN)
             network = _network_for(tensors, align)
         names = dict(_released_names(network))
         _check_shapes(network, names, tensors)
-        _check_numbers(tensors)
+        check_numbers(tensors)
     except CheckpointError as error:
         found = f"{len(tensors)} tensors: {_listed(list(tensors))}" if tensors else "no tensors"
         raise CheckpointError(f"not a released network ({found}): {error}") from error
@@ -253,7 +261,7 @@ def _check_shapes(network: SRResNet | DnCNN, names: Mapping[str, str], state: Ma
         raise CheckpointError(f"as {_description(network)} {' and '.join(wrong)}")
 
 
-def _check_numbers(state: Mapping[str, Tensor]) -> None:
+def check_numbers(state: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError if the tensors are more than what is stored for them, or hold NaN or infinity."""
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > sum(stored.values()):

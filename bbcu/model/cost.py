@@ -42,13 +42,26 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Cost:
-    """``ops`` in multiply-adds, ``params`` in weights of 32 bits."""
+    """``ops`` in multiply-adds, ``params`` in weights of 32 bits.
+
+    ``binary_macs`` is the number of binary multiply-adds, each of which is 1/64 of one in ``ops``.
+    """
 
     ops: float
     params: float
+    binary_macs: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.ops + other.ops, self.params + other.params)
+        return Cost(self.ops + other.ops, self.params + other.params, self.binary_macs + other.binary_macs)
+
+    @property
+    def full_macs(self) -> float:
+        """The multiply-adds in full precision."""
+        return self.ops - self.binary_macs * OPS_PER_BINARY_OP
+
+    def ops_at(self, price: float) -> float:
+        """Return the operations if a binary multiply-add counts ``price`` of one in full precision."""
+        return self.full_macs + self.binary_macs * price
 
     @property
     def ops_g(self) -> float:
@@ -67,8 +80,7 @@ class Cost:
         Its figures agree with rounding twice, to three decimals and then half up to two: 79.1949 becomes 79.195 and
         79.20, and 1.8248 becomes 1.825 and 1.83.
         """
-        thousandths = Decimal(self.ops / 1e9).quantize(Decimal("0.001"), ROUND_HALF_UP)
-        return str(thousandths.quantize(Decimal("0.01"), ROUND_HALF_UP))
+        return printed_g(self.ops)
 
     @property
     def printed_params_k(self) -> str:
@@ -87,6 +99,12 @@ class NetworkCost:
         return sum(self.parts.values(), Cost(0, 0))
 
 
+def printed_g(ops: float) -> str:
+    """Return operations in G as :attr:`Cost.printed_ops_g` does."""
+    thousandths = Decimal(ops / 1e9).quantize(Decimal("0.001"), ROUND_HALF_UP)
+    return str(thousandths.quantize(Decimal("0.01"), ROUND_HALF_UP))
+
+
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +118,8 @@ def count(network: nn.Module, height: int = HEIGHT, width: int = WIDTH, *, every
     """
     probe = copy.deepcopy(network).to("meta").eval()
     ops: defaultdict[str, float] = defaultdict(float)
-    _count_convolutions(probe, ops)
+    binary: defaultdict[str, float] = defaultdict(float)
+    _count_convolutions(probe, ops, binary)
     colours = getattr(getattr(network, "spec", None), "colours", COLOURS)
     x = torch.empty(1, colours, height, width, device="meta")
     with torch.no_grad():
@@ -111,7 +130,8 @@ def count(network: nn.Module, height: int = HEIGHT, width: int = WIDTH, *, every
             probe(x)
     params = _all_params(probe) if everything else _convolution_weights(probe)
     names = [name for name, _ in probe.named_children()] + [BETWEEN]
-    return NetworkCost({name: Cost(ops[name], params[name]) for name in names if ops[name] or params[name]})
+    parts = {name: Cost(ops[name], params[name], binary[name]) for name in names}
+    return NetworkCost({name: cost for name, cost in parts.items() if cost.ops or cost.params})
 
 
 def _convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d | BinaryUnit]]:
@@ -123,14 +143,16 @@ def _convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d | BinaryUnit]
     ]
 
 
-def _count_convolutions(network: nn.Module, ops: defaultdict[str, float]) -> None:
-    """Make every convolution add its multiply-adds to ``ops`` of its part when it is called."""
+def _count_convolutions(network: nn.Module, ops: defaultdict[str, float], binary: defaultdict[str, float]) -> None:
+    """Make every convolution add to ``ops`` of its part when it is called, and a binary one to ``binary`` too."""
 
     def adding_to(part: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
             assert isinstance(module, nn.Conv2d | BinaryUnit)
-            per_multiply_add = OPS_PER_BINARY_OP if isinstance(module, BinaryUnit) else 1
-            ops[part] += module.weight.numel() * output.shape[-2] * output.shape[-1] * per_multiply_add
+            macs = module.weight.numel() * output.shape[-2] * output.shape[-1]
+            is_binary = isinstance(module, BinaryUnit)
+            ops[part] += macs * (OPS_PER_BINARY_OP if is_binary else 1)
+            binary[part] += macs * is_binary
 
         return add
 

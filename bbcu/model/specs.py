@@ -1,11 +1,23 @@
 """The factors of a unit as plain data. Without torch, so that a config or a result can be read quickly."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 PARTS = ("head", "body", "up", "tail")
 """The parts of a network, from its input to its output."""
+
+ALIGN_PER_CHANNEL = 130 / 64
+"""Residual alignment of the authors, per channel of width: k = 130 at 64 channels."""
+
+
+def automatic_alignment(bn: str, binarize: Sequence[str], channels: int) -> float:
+    """Return the number that ``align=auto`` stands for: the authors' rule if nothing else closes the gap, else 1.
+
+    The gap is that between the range of an image and the window of a surrogate; a BatchNorm closes it too.
+    Source: k = 130 at 64 channels in the released configurations of BBCU.
+    """
+    return ALIGN_PER_CHANNEL * channels if bn == "none" and binarize else 1.0
 
 
 @dataclass(frozen=True)

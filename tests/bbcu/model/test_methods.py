@@ -12,7 +12,7 @@ from torch import nn
 
 from ablations.config import register
 from ablations.space.cells import Cell, canonical_levels
-from ablations.space.factors import FACTORS, REFERENCE, parse_level, unit_factors
+from ablations.space.factors import FACTORS, REFERENCE, parse_level
 from ablations.space.rules import Backbone
 from ablations.trial.identity import Trial
 from bbcu.data.pairs import Pair
@@ -44,7 +44,7 @@ def network_of(name: str, scale: int = 2, layout: str = "srresnet", colours: int
         scale=scale,
         channels=channels,
         blocks=BLOCKS,
-        unit=UnitSpec(**{factor: factors[factor] for factor in unit_factors()}),
+        unit=UnitSpec(**{name: factors[name] for name, factor in FACTORS.items() if factor.of_unit}),
         align=factors["align"],
         binarize=factors["binarize"],
         colours=colours,
