@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ablations.passwords import shown_address
 from ablations.space.conditions import LONGEST_NUMBER
 from ablations.space.factors import FACTORS, load_declarations
+from ablations.space.price import MEASURED, PAPER, price_of
 from ablations.space.rows import MAX_ROWS
 from ablations.space.rules import MAX_CHANNELS
 from ablations.space.settings import DEFAULTS, LAST_SEED
@@ -124,8 +125,8 @@ class EvaluationConfig:
 class TrainConfig:
     """How a trial trains; see :class:`bbcu.training.settings.TrainSettings`.
 
-    All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph`` and
-    ``int8``, which do not move them.
+    All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph``,
+    ``int8`` and ``native``, which do not move them.
     """
 
     steps: int = number(least=1, most=10**9)
@@ -137,6 +138,7 @@ class TrainConfig:
     compile: Any = MISSING
     cuda_graph: Any = MISSING
     int8: Any = MISSING
+    native: Any = "auto"
 
 
 @dataclass
@@ -169,8 +171,36 @@ class TrackingConfig:
 
 
 @dataclass
+class MeasureConfig:
+    """What is measured of a trained network beside its scores.
+
+    With ``latency`` each trained network is packed and timed beside its full-precision twin, on one thread of the CPU;
+    see :mod:`ablations.trial.latency`. It is part of no cell: a finished trial that lacks it is measured from its
+    checkpoint by the next run of the same command, and nothing is trained again.
+    """
+
+    latency: bool = False
+
+
+@dataclass
+class CostConfig:
+    """How costs are compared.
+
+    ``binary`` is the price of a binary multiply-add, as :func:`ablations.space.price.price_of` reads it: for a search's
+    ``ops_g``, in a dry run, and by default in the study's report. ``ops_g`` in a result is always as the paper counts.
+    It is part of no cell.
+    """
+
+    binary: str = PAPER
+
+
+@dataclass
 class Keys:
-    """The root of the config without the factors."""
+    """The root of the config without the factors.
+
+    ``session`` is the sweep that a trial belongs to, and ``trainings`` how many of that sweep share the code of
+    compiled units; a sweep sets both.
+    """
 
     task: TaskConfig = field(default_factory=TaskConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -182,6 +212,8 @@ class Keys:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     seed: int = number(least=0, most=LAST_SEED)
 
     outputs: str = MISSING
@@ -190,6 +222,7 @@ class Keys:
     progress: Any = field(default=MISSING, metadata={"valid": ("auto", True, False)})
     on_change: str = choice(*ON_CHANGE)
     session: str = MISSING
+    trainings: int = number(1, least=1, most=MAX_ROWS)
 
 
 @dataclass
@@ -349,6 +382,8 @@ def check_ranges(config: Config) -> None:
     for key, value, _ in entries(config):
         check_text(key, value)
     check_data(config.data)
+    if price_of(config.cost.binary) is None and not config.measure.latency:
+        raise ConfigError(f"cost.binary={MEASURED}: needs measure.latency=true, which also measures what is trained")
     if config.threads != "auto" and not (type(config.threads) is int and 1 <= config.threads <= MAX_THREADS):
         raise ConfigError(f"threads={shown(config.threads)}: must be auto or a whole number from 1 to {MAX_THREADS}")
     for key, text in {"study.name": config.study.name, "session": config.session or "none"}.items():

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+
+from bbcu import machine
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -49,10 +50,7 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | 
 
 def processor() -> str:
     """Return the processor, its cores, and the widest instructions that torch uses on it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if sys.platform == "linux" else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    cores, instructions = len(os.sched_getaffinity(0)), torch.backends.cpu.get_cpu_capability()
-    return f"{names[0] if names else platform.processor()}, {cores} cores, {instructions}"
+    return f"{machine.processor()}, {machine.cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def write_figures(path: Path | None, figures: Any) -> None:
@@ -64,12 +62,21 @@ def write_figures(path: Path | None, figures: Any) -> None:
 # --- times ------------------------------------------------------------------------------------------------------------
 
 
-def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, steps: int = 1) -> dict[str, list[float]]:
-    """Return the milliseconds of each call; the ways take turns, so that disturbances affect all alike."""
+def interleaved(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    steps: int = 1,
+    after_round: Callable[[int, Mapping[str, Sequence[float]]], None] = lambda number, times: None,
+) -> dict[str, list[float]]:
+    """Return the milliseconds of each call; the ways take turns, so that disturbances affect all alike.
+
+    ``after_round`` is called with the number of rounds and all times so far.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         for name, run in ways.items():
             times[name] += [milliseconds(run) for _ in range(steps)]
+        after_round(number, times)
     return times
 
 

@@ -14,7 +14,7 @@ import torch
 from bbcu.data.tasks import SuperResolution
 from bbcu.model.int8 import missing_for_int8
 from bbcu.model.networks import NetworkSpec, build
-from bbcu.training.acceleration import enable_int8
+from bbcu.training.acceleration import convolve_signs
 from bbcu.training.evaluation import Evaluation, restore
 from bbcu.training.loop import resolve_device
 from benchmarks.common import interleaved, parse_arguments, parser_of, print_times, write_figures
@@ -51,7 +51,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     spec = NetworkSpec(SCALE, options.channels, options.blocks, align=130 * options.channels / 64)
     network, floats = (build("srresnet", spec, 0).to(device) for _ in range(2))
     if missing_for_int8(device) is None:
-        enable_int8(network)
+        convolve_signs(network, "int8")
     released = rebuilt("srresnet", spec, WrittenOut).to(device)
     output = restore(network, picture, device)
     ways: dict[str, Callable[[], object]] = {

@@ -5,10 +5,11 @@
     fp_fast  the twin compiled: the speed of the hardware without binarisation
     gemm     the twin's multiply-adds, forward and backward, at the rate of one large matrix product, in bf16 too
 
-``--ways`` compares our own accelerations instead: precision, compiled units, int8 convolutions on a CPU, and steps that
+``--ways`` compares our own accelerations instead: precision, compiled units, sign convolutions on a CPU, and steps that
 are replayed as a CUDA graph on a GPU.
 
-Another busy job can slow a step of several threads tenfold; discard a run with a large spread.
+Another busy job can slow a step of several threads tenfold, and that of one only as far as it takes the core; discard
+a run with a large spread.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,20 +25,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from ablations.space.factors import FACTORS
-from bbcu.model.int8 import missing_for_int8
+from bbcu.compiled import use_cache
+from bbcu.machine import retain_freed_memory
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import NetworkSpec, build
 from bbcu.model.specs import UnitSpec
 from bbcu.training.acceleration import (
     CudaGraphStep,
     compile_units,
+    convolve_signs,
     deterministic_fp32,
-    enable_int8,
     has_bf16,
+    missing_for_signs,
     plan_for,
-    retain_freed_memory,
     side_stream,
-    use_cache,
 )
 from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
 from bbcu.training.settings import TrainSettings
@@ -117,15 +118,15 @@ def ours(
     *,
     precision: str = "auto",
     compiled: bool = True,
-    int8: bool | str = "auto",
+    signs: str = "auto",
     replayed: bool = True,
 ) -> Contestant:
     """Return our step, by default with every acceleration that the device supports."""
     built = build(network, spec, 0)
-    settings = TrainSettings(1, BATCH, PATCH, 1e-4, "constant", precision, compiled, replayed, int8)
+    int8, native = ("auto" if signs == "auto" else signs == way for way in ("int8", "native"))
+    settings = TrainSettings(1, BATCH, PATCH, 1e-4, "constant", precision, compiled, replayed, int8, native)
     plan = plan_for(built, device, settings)
-    if plan.in_bytes:
-        enable_int8(built)
+    convolve_signs(built, plan.signs)
     if plan.compiles:
         compile_units(built)
     contestant = Contestant(built, spec.scale, device, bf16=plan.precision == "bf16")
@@ -165,9 +166,12 @@ def cells() -> dict[str, tuple[str, NetworkSpec]]:
     return chosen
 
 
-def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each contestant's steps; print a first ratio as soon as a contestant is warm."""
-    first = ""
+def measured(
+    contestants: dict[str, Contestant], rounds: int, steps: int, reference: str | None = None
+) -> dict[str, list[float]]:
+    """Return the milliseconds of each contestant's steps; print ratios to the reference, or the first, as they come."""
+    first = next(iter(contestants))
+    base = reference or first
     warm: dict[str, float] = {}
     for name, contestant in contestants.items():
         print(f"  {name}: ", end="", flush=True)
@@ -176,11 +180,15 @@ def measured(contestants: dict[str, Contestant], rounds: int, steps: int) -> dic
             contestant.step()
         started = time.perf_counter() - begin
         warm[name] = contestant.step()
-        first = first or name
         ratio = f"x{warm[name] / warm[first]:.2f} of {first}"
         print(f"warm after {started:.1f} s, then {warm[name]:.1f} ms a step, {ratio}", flush=True)
-    print(f"  now {rounds} rounds of {steps} steps each; medians follow", flush=True)
-    return interleaved({name: contestant.step for name, contestant in contestants.items()}, rounds, steps)
+
+    def report(number: int, times: Mapping[str, Sequence[float]]) -> None:
+        medians = {name: statistics.median(each) for name, each in times.items()}
+        ratios = ", ".join(f"{name} x{median / medians[base]:.2f}" for name, median in medians.items())
+        print(f"  round {number} of {rounds}: {ratios}", flush=True)
+
+    return interleaved({name: contestant.step for name, contestant in contestants.items()}, rounds, steps, report)
 
 
 def compare_networks(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
@@ -189,11 +197,12 @@ def compare_networks(names: list[str], device: torch.device, rounds: int, steps:
     for name in names:
         network, spec = NETWORKS[name]
         print(name, flush=True)
-        # Contestants without compilation come first, so that a first ratio is printed within seconds.
-        contestants = {**references(network, spec, device), "ours": ours(network, spec, device)}
+        # The twin is compiled as a whole, which takes minutes on a slow CPU: it comes last.
+        others = references(network, spec, device)
+        contestants = {"eager": others.pop("eager"), "ours": ours(network, spec, device), **others}
         twin = contestants["fp_fast"]
         operations = 3 * multiply_adds(twin.network, twin.inputs)
-        times = measured(contestants, rounds, steps)
+        times = measured(contestants, rounds, steps, "ours")
         times["gemm"] = [1e3 * matrix_product_seconds(operations, device) for _ in range(3)]
         print_times(times, reference="ours")
         medians = {contestant: statistics.median(each) for contestant, each in times.items()}
@@ -211,16 +220,19 @@ def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int
     """Compare our accelerations of each network by ratios to none of them."""
     precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
     replays = (False, True) if device.type == "cuda" else (False,)
-    integers = (False, True) if missing_for_int8(device) is None else (False,)
+    ways = ["float", *(way for way in ("int8", "native") if device.type == "cpu" and not missing_for_signs(way))]
     report: dict[str, Any] = {}
     for name in names:
         network, spec = NETWORKS[name]
         print(f"{name}, our ways", flush=True)
         contestants = {
-            ", ".join([precision, *("compiled",) * compiled, *("int8",) * int8, *("replayed",) * replayed]): ours(
-                network, spec, device, precision=precision, compiled=compiled, int8=int8, replayed=replayed
-            )
-            for compiled, precision, int8, replayed in itertools.product((False, True), precisions, integers, replays)
+            ", ".join(
+                filter(
+                    None, [precision, "compiled" * compiled, "" if signs == "float" else signs, "replayed" * replayed]
+                )
+            ): ours(network, spec, device, precision=precision, compiled=compiled, signs=signs, replayed=replayed)
+            for compiled, precision, signs, replayed in itertools.product((False, True), precisions, ways, replays)
+            if (precision, signs) != ("bf16", "native")
         }
         report[name] = measured(contestants, rounds, steps)
         print_times(report[name], reference="fp32")
@@ -243,7 +255,7 @@ def main() -> None:
     parser.add_argument("--ways", action="store_true", help="compare our ways to run a step instead of references")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each in a round")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="(%(default)s); on a busy machine, several are slow")
     parser.add_argument("--device", default="auto")
     options = parse_arguments(parser, None)
     names = options.networks.split(",")

@@ -31,7 +31,7 @@ from bbcu.errors import ConfigError, shown
 
 NOT_IN_A_CELL = {
     *("outputs", "tracking", "device", "threads", "progress", "evaluation.tile", "on_change", "session"),
-    "study.pairing",
+    *("study.pairing", "measure", "cost", "trainings"),
 }
 """The keys that say where and how to run, or how the results are compared, and are never part of a cell."""
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import math
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,9 @@ from ablations.trial.data import fingerprint_of_tests
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
 from bbcu.errors import ConfigError
 from bbcu.passwords import masked
+
+SHARING_KEYS = ("seed", "align", "train.steps", "train.lr", "train.schedule")
+"""The keys that change nothing of the code that units compile to. So does the data, but it is rarely swept."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,16 @@ def make_plan(
     check_networks(cells.values())
     design = design_record(options, listing)
     rule = rule_of_cells(options, cells, design)
+    if rule is None:
+        trials = trials_of(cells, options.replicates, sharing(cells, options.replicates))
+    else:
+        trials = trials_under(rule, cells)
     return Plan(
         study=composer.study.name,
         pairing=composer.study.pairing,
         design=design,
         rule=rule,
-        trials=trials_of(cells, options.replicates) if rule is None else trials_under(rule, cells),
+        trials=trials,
         left_out=[left_out_of(row, composer, cells) for row in found.left_out],
         unused_conditions=found.unused_conditions,
     )
@@ -113,6 +122,7 @@ class RowPlanner:
         self.swept = swept_values(arguments, options, config_loader)
         self._composer = Composer(master, config_loader)
         self._checked: set[Hashable] = set()
+        self._trainings = expected_sharing(self.swept, options)
 
     def base(self) -> Config:
         """The config of the first row, which says where and how the sweep runs."""
@@ -134,26 +144,30 @@ class RowPlanner:
             study=self._composer.study.name,
             pairing=self._composer.study.pairing,
             design=design_record(self.options, listing),
-            trials=trials_of(cells, self.options.replicates),
+            trials=trials_of(cells, self.options.replicates, {cell.code: self._trainings for cell in cells.values()}),
             left_out=[left_out_of(row, self._composer, cells) for row in found.left_out],
         )
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A row that is a cell of its own, with its config and its trial under the first seed."""
+    """A row that is a cell of its own, with its config and its trial under the first seed.
+
+    Cells of one ``code`` have units that compile to the same code.
+    """
 
     row: Row
     config: Config
     trial: Trial
     structure: Hashable
+    code: Hashable
     key: str
 
 
 def cell_of(row: Row, composer: Composer) -> PlannedCell:
     config, shared = composer.config_of(row)
     trial = trial_of(config, shared.setting)
-    return PlannedCell(row, config, trial, structure_of(trial, shared), trial.cell.key)
+    return PlannedCell(row, config, trial, structure_of(trial, shared), code_of_units(trial, shared), trial.cell.key)
 
 
 def structure_of(trial: Trial, shared: SharedConfig) -> Hashable:
@@ -168,6 +182,31 @@ def structure_of(trial: Trial, shared: SharedConfig) -> Hashable:
         return shared.network, *factors.values()
     own = (level for level in factors.values() if isinstance(level, str) and "." in level)
     return shared.network, factors["binarize"], *own
+
+
+def code_of_units(trial: Trial, shared: SharedConfig) -> Hashable:
+    """What decides the code that the trial's units compile to: all of its cell but ``SHARING_KEYS`` and the data."""
+    levels = (level for name, level in trial.cell.factors.items() if name not in SHARING_KEYS)
+    training = trial.cell.setting.get("train", {}).items()
+    return shared.network, *levels, *(value for key, value in training if f"train.{key}" not in SHARING_KEYS)
+
+
+def sharing(cells: Mapping[Row, PlannedCell], replicates: int) -> Counter[Hashable]:
+    """How many trainings of a sweep share each code of compiled units: those of cells with this code, under all seeds.
+
+    A training decides by it whether compilation pays. It is the number in the plan, whatever is done already, so that
+    these trainings decide alike, also if the sweep is resumed or repeated. Cells of other codes may share parts of it,
+    as the body's units in networks that differ in the other parts; that is not counted.
+    """
+    seeds = {(cell.key, cell.trial.seed + seed): cell.code for cell in cells.values() for seed in range(replicates)}
+    return Counter(seeds.values())
+
+
+def expected_sharing(swept: Mapping[str, Sequence[str]], options: SweeperConfig) -> int:
+    """How many trainings of a search share a code of compiled units if its cells are spread evenly over the codes."""
+    codes = math.prod(len(values) for key, values in swept.items() if key not in SHARING_KEYS)
+    cells = min(options.trials or 1, math.prod(map(len, swept.values())))
+    return options.replicates * max(1, cells // codes)
 
 
 def check_networks(cells: Iterable[PlannedCell]) -> None:
@@ -194,17 +233,23 @@ def rule_of_cells(
 
 
 def trials_under(rule: StoppingRule, cells: Mapping[Row, PlannedCell]) -> list[PlannedTrial]:
-    """Every cell under each seed up to the last look, as :func:`trials_of` lists them."""
+    """Every cell under each seed up to the last look, as :func:`trials_of` lists them.
+
+    Trainings up to the first look are certain, so compilation has to pay for them alone.
+    """
     first = {
         row: dataclasses.replace(cell, trial=dataclasses.replace(cell.trial, seed=rule.first_seed))
         for row, cell in cells.items()
     }
-    return trials_of(first, rule.last_look, "most_replicates")
+    return trials_of(first, rule.last_look, sharing(first, rule.first_look), "most_replicates")
 
 
-def trials_of(cells: Mapping[Row, PlannedCell], replicates: int, option: str = "replicates") -> list[PlannedTrial]:
+def trials_of(
+    cells: Mapping[Row, PlannedCell], replicates: int, shared: Mapping[Hashable, int], option: str = "replicates"
+) -> list[PlannedTrial]:
     """Every cell under the first seed, then every cell under the next; each trial once.
 
+    ``shared`` is how many trainings share each code, as :func:`sharing` returns it.
     Raises ConfigError for more trials than a sweep may have, and for a seed beyond the last; ``option`` is the one that
     asks for so many.
     """
@@ -223,8 +268,9 @@ def trials_of(cells: Mapping[Row, PlannedCell], replicates: int, option: str = "
         identity = (cell.key, seed)
         if identity not in trials:
             trial = dataclasses.replace(cell.trial, seed=seed)
-            own = (*row, f"seed={seed}", f"hydra.sweep.subdir={trial.study}/{cell.key}/seed{seed}")
-            config = dataclasses.replace(cell.config, seed=seed)
+            subdir = f"hydra.sweep.subdir={trial.study}/{cell.key}/seed{seed}"
+            own = (*row, f"seed={seed}", f"trainings={shared[cell.code]}", subdir)
+            config = dataclasses.replace(cell.config, seed=seed, trainings=shared[cell.code])
             trials[identity] = PlannedTrial(trial, identity, own, config, cell.structure)
     return list(trials.values())
 
@@ -261,6 +307,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "pairing": plan.pairing,
         "design": plan.design,
         "rule": None if plan.rule is None else plan.rule.record(),
+        "cost": dataclasses.asdict(plan.trials[0].config.cost),
         "reference": plan.trials[0].trial.facts()["reference"],
         "trials": [entry.trial.facts() for entry in plan.trials],
         "left_out": [vars(entry) for entry in plan.left_out],

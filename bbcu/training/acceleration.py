@@ -1,27 +1,25 @@
-"""Accelerate training steps: bf16, compiled binary units, int8 binary convolutions, CUDA graphs.
+"""Accelerate training steps: bf16, compiled binary units, binary convolutions in int8 or single bits, CUDA graphs.
 
 :func:`plan_for` decides which of them are used, with the reasons; the other functions apply them. Only training is
-affected: evaluation runs the same parameters in fp32 and uncompiled, except for int8, whose results are identical.
+affected: evaluation runs the same parameters in fp32 and uncompiled, except for binary convolutions, whose results are
+identical in each way.
 """
 
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bbcu.files import why_untrusted
-from bbcu.model.int8 import missing_for_int8
+from bbcu.compiled import COMPILE_OPTIONS, NO_COMPILER, TORCH_CACHE, TRITON_CACHE, cpp_compiler, untrusted_cache
+from bbcu.deploy import native
+from bbcu.model import int8
 from bbcu.model.networks import Body, binary_units
 from bbcu.model.units import BinaryUnit
 from bbcu.training.settings import TrainSettings
@@ -32,14 +30,18 @@ Forward = Callable[..., Tensor]
 Decision = tuple[bool, str]
 """Whether something is done, and the reason."""
 
-COMPILE_SECONDS = 15.0
-"""The cost of a first compilation on two cores; one from the cache costs a tenth."""
+COMPILE_SECONDS, CACHED_SECONDS = 15.0, 1.5
+"""The cost of compiling the units of one kind for the first time, and from the cache."""
 
-SAVED_SECONDS_PER_VALUE = {"cpu": 5e-9, "cuda": 1.3e-10}
-"""The time that compilation saves per value of a unit's output and step, by device type.
+SAVED_SECONDS_PER_VALUE = {"cpu": 7e-9, "cuda": 1.3e-10}
+"""The time that compilation saves per value of a unit's output and step, by device type; on a CPU, of one thread.
 
-Over 32 units of 2**20 values: (662 - 480) ms on an AMD EPYC, and (7.7 - 3.2) ms on an H100 with CUDA graphs.
+Over 8 units of 294,912 values in fp32, (147 - 130) ms on one thread of an AMD EPYC with AVX2, and (72 - 63) ms on two;
+over 32 units of 2**20 values, (7.7 - 3.2) ms on an H100 with CUDA graphs.
 """
+
+SIGNS = {"float": "floating point", "int8": "int8", "native": "single bits by the native kernel"}
+"""The ways to compute the forward convolutions of signs, with their names for a log."""
 
 GRAPH_STEPS = 20
 """In a training of fewer steps, recording a CUDA graph costs more than it saves."""
@@ -47,22 +49,8 @@ GRAPH_STEPS = 20
 EAGER_STEPS = 3
 """Steps before the recorded one, in which libraries choose their algorithms."""
 
-TORCH_CACHE, TRITON_CACHE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-"""The environment variables that say where compiled code is cached."""
-
-COMPILE_OPTIONS = {"cpp_cache_precompile_headers": False}
-"""Options of torch's compiler.
-
-It would keep 150 MB of precompiled headers in a folder of ``TMPDIR`` whose name anybody can guess, whatever
-``TORCHINDUCTOR_CACHE_DIR`` says, and include in a training what another user has put there. They save two seconds of
-each compilation after the first.
-"""
-
 COMPILED_KINDS = 256
 """The number of different units that a process may compile; torch's default of eight is too low for a sweep."""
-
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""Options of mallopt, from glibc's malloc.h."""
 
 
 # --- decisions --------------------------------------------------------------------------------------------------
@@ -70,12 +58,15 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 
 @dataclass(frozen=True)
 class AccelerationPlan:
-    """How a network is trained on a device: its precision, which accelerations are used, and the reason for each."""
+    """How a network is trained on a device: its precision, which accelerations are used, and the reason for each.
+
+    ``signs`` is the key in ``SIGNS`` of how the forward convolutions of binary units are computed.
+    """
 
     precision: str
     compiles: bool
     replays: bool
-    in_bytes: bool
+    signs: str
     reasons: tuple[str, ...]
 
 
@@ -84,20 +75,22 @@ def plan_for(network: nn.Module, device: torch.device, settings: TrainSettings) 
     precision, precision_reason = resolve_precision(settings.precision, device)
     units, own = binary_units(network), user_classes(network)
     pixels = settings.steps * settings.batch * settings.patch**2
-    values = pixels * sum(unit.out_channels for unit in units)
+    saved = seconds_saved(pixels * sum(unit.out_channels for unit in units), device)
     missing = missing_for_compilation(device)
-    compiles, compile_reason = resolve_compile(settings.compile, len(units), values, missing, device.type)
-    in_bytes, int8_reason = resolve_int8(settings.int8, precision, len(units), own, missing_for_int8(device))
+    compiles, compile_reason = resolve_compile(settings.compile, len(units), saved, settings.trainings, missing)
     replays, replay_reason = resolve_cuda_graph(settings.cuda_graph, device, own, settings.steps)
     reasons = [
         f"precision {precision}: {precision_reason}",
         f"units {'compiled' if compiles else 'not compiled'}: {compile_reason}",
     ]
+    signs = "float"
     if device.type == "cpu":
-        reasons.append(f"binary convolutions in {'int8' if in_bytes else 'floating point'}: {int8_reason}")
+        missing_for = functools.partial(missing_for_signs, precision=precision, own=own)
+        signs, signs_reason = resolve_signs(settings, precision, len(units), own, missing_for)
+        reasons.append(f"binary convolutions in {SIGNS[signs]}: {signs_reason}")
     if device.type == "cuda":
         reasons.append(f"steps {'replayed as a CUDA graph' if replays else 'not replayed'}: {replay_reason}")
-    return AccelerationPlan(precision, compiles, replays, in_bytes, tuple(reasons))
+    return AccelerationPlan(precision, compiles, replays, signs, tuple(reasons))
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -120,71 +113,109 @@ def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     return "fp32", f"this {device.type} has no bf16 hardware"
 
 
-def cpp_compiler() -> str | None:
-    """Return the path of the C++ compiler that torch would call: ``CXX`` if it is set, else the first usual one."""
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    return next((found for name in candidates if (found := shutil.which(name))), None)
-
-
 def missing_for_compilation(device: torch.device) -> str | None:
     """Return which requirement of compilation for ``device`` is missing, as text for a log, or None."""
     if cpp_compiler() is None:
-        return "no C++ compiler found (g++, clang++ or CXX)"
+        return NO_COMPILER
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     caches = (TORCH_CACHE, TRITON_CACHE) if device.type == "cuda" else (TORCH_CACHE,)
-    return next((reason for cache in caches if (reason := _untrusted_cache(cache))), None)
+    return next((reason for cache in caches if (reason := untrusted_cache(cache))), None)
 
 
-def _untrusted_cache(variable: str) -> str | None:
-    """Return why code must not be compiled into, or loaded from, the folder that this variable names, or None."""
-    if variable not in os.environ:
-        return f"{variable} is not set, and torch would choose a folder that others can write to"
-    return f"{variable}: {reason}" if (reason := why_untrusted(Path(os.environ[variable]))) else None
+def seconds_saved(values: int, device: torch.device) -> float | None:
+    """Return about how long a training takes less if it is compiled; None if that is not known for ``device``.
+
+    ``values`` is the number of output values of all units in all steps. On a CPU, torch's threads share the work.
+    """
+    if device.type not in SAVED_SECONDS_PER_VALUE:
+        return None
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    return values * SAVED_SECONDS_PER_VALUE[device.type] / threads
 
 
-def _forced(wanted: bool | str, units: int, missing: str | None) -> Decision | None:
-    """Return the decision about ``units`` binary units that the settings force, or None if it is open."""
+def resolve_compile(
+    wanted: bool | str, units: int, saved: float | None, trainings: int, missing: str | None
+) -> Decision:
+    """Decide whether ``units`` binary units are compiled.
+
+    ``saved`` is the result of :func:`seconds_saved`, and ``missing`` that of :func:`missing_for_compilation`. The first
+    of ``trainings`` compiles the code, and the others get it from the cache. All of them decide alike.
+    """
     if wanted is False:
         return False, "as requested"
     if units == 0:
         return False, "no binary units"
     if missing is not None:
         return False, missing
-    return (True, "as requested") if wanted is True else None
+    if wanted is True:
+        return True, "as requested"
+    if saved is None:
+        return False, "the time it saves on this device is not known"
+    cost = COMPILE_SECONDS + (trainings - 1) * CACHED_SECONDS
+    if trainings == 1:
+        pays, each = f"it saves about {saved:.0f} s", f"it would save about {saved:.1f} s, and cost {cost:.0f} s"
+    else:
+        pays = f"it saves about {saved:.0f} s in each of {trainings} trainings that share the code"
+        each = f"it would save about {saved:.1f} s in each of {trainings} that share the code, and cost {cost:.0f} s"
+    return (True, pays) if trainings * saved > cost else (False, f"the training is too short: {each}")
 
 
-def resolve_compile(wanted: bool | str, units: int, values: int, missing: str | None, kind: str = "cpu") -> Decision:
-    """Decide whether ``units`` binary units are compiled on a device of the type ``kind``.
+def missing_for_signs(name: str, precision: str = "fp32", own: Sequence[str] = ()) -> str | None:
+    """Return why a CPU cannot compute the convolutions of signs in a way of ``SIGNS``, as text for a log, or None.
 
-    ``values`` is the number of output values of all units in all steps, in proportion to which compilation saves time;
-    ``missing`` is the result of :func:`missing_for_compilation`.
+    ``own`` is that of :func:`resolve_signs`. The first call for "native" compiles the kernel, unless it is cached.
     """
-    forced = _forced(wanted, units, missing)
-    if forced is not None:
-        return forced
-    if kind not in SAVED_SECONDS_PER_VALUE:
-        return False, f"the time it saves on {kind} is not known"
-    saved = values * SAVED_SECONDS_PER_VALUE[kind]
-    if saved < COMPILE_SECONDS:
-        return False, f"the training is too short: it would save about {saved:.1f} s, and cost {COMPILE_SECONDS:.0f} s"
-    return True, f"it saves about {saved:.0f} s"
-
-
-def resolve_int8(wanted: bool | str, precision: str, units: int, own: list[str], missing: str | None) -> Decision:
-    """Decide whether the forward convolutions of ``units`` binary units run in int8.
-
-    ``own`` names the user's classes in the network, whose signs may be other numbers than 1 and -1; ``missing`` is the
-    result of :func:`bbcu.model.int8.missing_for_int8`.
-    """
-    forced = _forced(wanted, units, missing)
-    if forced is not None:
-        return forced
+    if name == "int8":
+        return int8.missing_for_int8(torch.device("cpu"))
+    if precision != "fp32":
+        return f"the native kernel adds up in fp32, and the precision is {precision}"
     if own:
-        return False, f"{', '.join(own)} may return other signs than 1 and -1; train.int8=true if not"
-    if precision == "bf16" and torch.cpu.get_capabilities().get("amx_bf16"):
-        return False, "this cpu multiplies bf16 with AMX, and it has not been measured whether int8 is faster"
-    return True, "exact, and this cpu multiplies int8 several times as fast as floats"
+        return f"the native kernel has no zero, and {', '.join(own)} may return one"
+    return native.missing()
+
+
+def resolve_signs(
+    settings: TrainSettings, precision: str, units: int, own: list[str], missing: Callable[[str], str | None]
+) -> tuple[str, str]:
+    """Decide how a CPU computes the forward convolutions of ``units`` binary units; return a key of ``SIGNS`` and why.
+
+    ``own`` names the user's classes in the network, whose signs may be other numbers than 1 and -1; ``missing`` returns
+    why a way other than "float" is impossible, or None, see :func:`missing_for_signs`.
+    """
+    if units == 0:
+        return "float", "no binary units"
+    for name in ("native", "int8"):
+        if getattr(settings, name) is True:
+            reason = missing(name)
+            return (name, "as requested") if reason is None else ("float", reason)
+    ways = [name for name in ("native", "int8") if getattr(settings, name) == "auto"]
+    capabilities, vnni = torch.cpu.get_capabilities(), int8.has_vnni()
+    if vnni:
+        ways = [name for name in ways if name == "int8"]
+    if not ways:
+        return "float", "as requested"
+    if own:
+        return "float", f"{', '.join(own)} may return other signs than 1 and -1; train.int8=true if not"
+    if vnni and precision == "bf16" and capabilities.get("amx_bf16"):
+        return "float", "this cpu multiplies bf16 with AMX, and it has not been measured whether int8 is faster"
+    if not vnni and not capabilities.get("avx2"):
+        return "float", "this cpu has no AVX2, and it has not been measured whether another way is faster"
+    why_not: list[str] = []
+    for name in ways:
+        reason = missing(name)
+        if reason is None:
+            return name, "; ".join(["exact, and " + FASTER[name, vnni], *why_not])
+        why_not.append(reason)
+    return "float", "; ".join(why_not)
+
+
+FASTER = {
+    ("int8", True): "this cpu multiplies int8 several times as fast as floats",
+    ("int8", False): "faster than floats on a cpu without VNNI too",
+    ("native", False): "this cpu has no VNNI, without which one bit is faster than eight",
+}
+"""Why a way to compute convolutions of signs is faster than floats, with and without VNNI."""
 
 
 def resolve_cuda_graph(wanted: bool | str, device: torch.device, own: list[str], steps: int) -> Decision:
@@ -225,22 +256,10 @@ def deterministic_fp32() -> Iterator[None]:
         yield
 
 
-@functools.cache
-def retain_freed_memory() -> None:
-    """Make glibc retain freed memory in the process for the next step; do nothing with other C libraries.
-
-    A step frees hundreds of megabytes. Without this, the system zeroes them and maps them page by page in every step.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, 2**30)
-        mallopt(TRIM_THRESHOLD, 2**31 - 1)
-
-
-def enable_int8(network: nn.Module) -> None:
-    """Let the binary units of ``network`` convolve in int8 whenever they run on a CPU, in evaluation too."""
+def convolve_signs(network: nn.Module, signs: str) -> None:
+    """Let the binary units of ``network`` convolve in a way of ``SIGNS`` on a CPU, in evaluation too."""
     for unit in binary_units(network):
-        unit.use_int8 = True
+        unit.sign_convolution = {"float": None, "int8": int8.sign_conv2d, "native": native.sign_conv2d}[signs]
 
 
 # --- CUDA graphs ------------------------------------------------------------------------------------------------------
@@ -301,46 +320,6 @@ class CudaGraphStep:
 
 
 # --- compilation ------------------------------------------------------------------------------------------------------
-
-
-def use_cache(folder: Path) -> None:
-    """Cache compiled code below ``folder`` for other processes and later runs, unless a cache is configured already.
-
-    What is in the cache runs in this process, so nobody else may be able to write to it: each user has a folder of
-    their own. Where others could replace it, as in the outputs of a shared study, the cache is in the user's cache
-    folder instead. If that is no better, or a configured cache is not, :func:`missing_for_compilation` says why.
-
-    Call it before torch's compiler is imported. torch locks the entries, so processes may share the folder. Each set of
-    vector instructions has a folder inside it, because code that was compiled for AVX-512 crashes a machine without it.
-    """
-    if TORCH_CACHE not in os.environ:
-        # Everybody who shares the outputs needs this folder, and nobody else those below it.
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-        instructions = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()
-        places = [place / instructions for place in (folder.resolve() / str(os.getuid()), _own_cache()) if place]
-        trusted = (place for place in places if _make_private(place) and why_untrusted(place) is None)
-        os.environ[TORCH_CACHE] = str(next(trusted, places[0]))
-    os.environ.setdefault(TRITON_CACHE, str(Path(os.environ[TORCH_CACHE]) / "triton"))
-    for variable in (TORCH_CACHE, TRITON_CACHE):
-        _make_private(Path(os.environ[variable]))
-
-
-def _own_cache() -> Path | None:
-    """Return this user's folder for compiled code, as the XDG specification has it; None without a home."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (given if given.is_absolute() else Path.home() / ".cache") / "bbcu" / "compiled"
-    except RuntimeError:
-        return None
-
-
-def _make_private(folder: Path) -> bool:
-    """Make a folder, with those above it that are missing, for this user alone; return whether it is there."""
-    with contextlib.suppress(OSError):
-        for level in reversed([folder, *folder.parents]):
-            level.mkdir(mode=0o700, exist_ok=True)
-    return folder.is_dir()
 
 
 @functools.cache

@@ -17,14 +17,14 @@ from torch import nn
 
 from bbcu.data.patches import PatchSampler
 from bbcu.errors import BbcuError, first_line, shown
+from bbcu.machine import retain_freed_memory
 from bbcu.model.networks import binary_units
 from bbcu.training.acceleration import (
     CudaGraphStep,
     compile_units,
+    convolve_signs,
     deterministic_fp32,
-    enable_int8,
     plan_for,
-    retain_freed_memory,
     side_stream,
 )
 from bbcu.training.settings import TrainSettings, learning_rate_at
@@ -127,8 +127,7 @@ class Training:
         self._losses: deque[float] = deque(maxlen=DIVERGED_STEPS)
         retain_freed_memory()
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.plan.in_bytes:
-            enable_int8(network)
+        convolve_signs(network, self.plan.signs)
         if self.plan.compiles:
             compile_units(network)
         self.optimiser = adam(network, settings.lr, device)

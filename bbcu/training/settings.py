@@ -12,6 +12,7 @@ VALID: dict[str, tuple[object, ...]] = {
     "compile": AUTO_OR_BOOL,
     "cuda_graph": AUTO_OR_BOOL,
     "int8": AUTO_OR_BOOL,
+    "native": AUTO_OR_BOOL,
 }
 
 
@@ -24,9 +25,10 @@ class TrainSettings:
     two thirds of the steps ("halved", as in the released configuration for super-resolution) or at two, three and four
     fifths ("stepped", as in that for denoising). ``precision`` is that of the convolutions: "fp32", or "bf16" by
     automatic mixed precision. ``compile`` compiles the binary units, ``cuda_graph`` lets a GPU replay one recorded
-    step, and ``int8`` computes the forward convolutions of binary units in int8 on a CPU, without changing a bit of the
-    result. For these four, "auto" decides by the device and the network, see
-    :func:`bbcu.training.acceleration.plan_for`.
+    step, and ``int8`` and ``native`` compute the forward convolutions of binary units on a CPU in 8-bit integers or in
+    single bits, without changing a bit of the result. For these five, "auto" decides by the device and the network, see
+    :func:`bbcu.training.acceleration.plan_for`. ``trainings`` is how many trainings share the code of compiled units,
+    this one among them, as the trials of a study do.
     """
 
     steps: int
@@ -38,6 +40,8 @@ class TrainSettings:
     compile: bool | str = "auto"
     cuda_graph: bool | str = "auto"
     int8: bool | str = "auto"
+    native: bool | str = "auto"
+    trainings: int = 1
 
     def __post_init__(self) -> None:
         for name, valid in VALID.items():
@@ -45,6 +49,8 @@ class TrainSettings:
             # In Python 1 equals True.
             if not any(type(value) is type(one) and value == one for one in valid):
                 raise ConfigError(f"train.{name}={shown(value)}: {unknown(name, value, valid)}")
+        if self.int8 is True and self.native is True:
+            raise ConfigError("train.int8=true train.native=true: a convolution is computed in one way; choose one")
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:

@@ -1,5 +1,6 @@
 """Compilation and mixed precision: what is decided, and that what is trained stays the same."""
 
+import contextlib
 import copy
 import dataclasses
 import getpass
@@ -8,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bbcu.compiled import cpp_compiler, use_cache
+from bbcu.errors import ConfigError
+from bbcu.model import int8
 from bbcu.model.networks import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
 from bbcu.training.acceleration import (
     compile_units,
-    cpp_compiler,
+    convolve_signs,
     missing_for_compilation,
+    missing_for_signs,
     plan_for,
     resolve_compile,
     resolve_cuda_graph,
     resolve_precision,
-    use_cache,
+    resolve_signs,
+    seconds_saved,
     user_classes,
 )
 from bbcu.training.settings import TrainSettings
@@ -74,31 +81,187 @@ def test_auto_is_bf16_only_if_the_hardware_has_it(
     assert resolve_precision(wanted, CPU)[0] == resolved
 
 
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Give torch this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
-    ("wanted", "units", "values", "missing", "kind", "compiles", "reason"),
+    ("wanted", "units", "saved", "trainings", "missing", "compiles", "reason"),
     [
-        ("auto", 32, 10**12, None, "cpu", True, "saves about 5000 s"),
-        ("auto", 32, 10**6, None, "cpu", False, "training is too short"),
-        ("auto", 32, 10**10, None, "cuda", False, "training is too short"),
-        ("auto", 32, 10**13, None, "cuda", True, "saves about"),
-        ("auto", 32, 10**13, None, "abacus", False, "not known"),
-        ("auto", 32, 10**12, "no C++ compiler", "cpu", False, r"no C\+\+ compiler"),
-        (True, 32, 1, None, "cpu", True, "as requested"),
-        (True, 32, 10**12, "triton is not installed", "cuda", False, "triton"),
-        (True, 0, 10**12, None, "cpu", False, "no binary units"),
-        (False, 32, 10**12, None, "cpu", False, "as requested"),
+        ("auto", 32, 5000.0, 1, None, True, "it saves about 5000 s"),
+        ("auto", 32, 8.0, 1, None, False, "too short: it would save about 8.0 s, and cost 15 s"),
+        ("auto", 32, 8.0, 3, None, True, "it saves about 8 s in each of 3 trainings that share the code"),
+        ("auto", 32, 5.0, 3, None, False, "it would save about 5.0 s in each of 3 that share the code, and cost 18 s"),
+        ("auto", 32, 1.4, 10**4, None, False, "too short"),  # 1.5 s to get the code from the cache
+        ("auto", 32, None, 100, None, False, "not known"),
+        ("auto", 32, 5000.0, 1, "no C++ compiler", False, r"no C\+\+ compiler"),
+        (True, 32, 0.1, 1, None, True, "as requested"),
+        (True, 32, None, 1, None, True, "as requested"),
+        (True, 32, 5000.0, 1, "triton is not installed", False, "triton"),
+        (True, 0, 5000.0, 1, None, False, "no binary units"),
+        (False, 32, 5000.0, 100, None, False, "as requested"),
     ],
 )
-def test_compilation_has_to_be_possible_and_to_pay(
-    wanted: bool | str, units: int, values: int, missing: str | None, kind: str, compiles: bool, reason: str
+def test_compilation_has_to_be_possible_and_to_pay_for_all_who_share_it(
+    wanted: bool | str,
+    units: int,
+    saved: float | None,
+    trainings: int,
+    missing: str | None,
+    compiles: bool,
+    reason: str,
 ) -> None:
-    decided, why = resolve_compile(wanted, units, values, missing, kind)
+    decided, why = resolve_compile(wanted, units, saved, trainings, missing)
     assert decided == compiles
     assert re.search(reason, why)
 
 
+def test_threads_share_the_time_that_compilation_saves_on_a_cpu() -> None:
+    with threads(1):
+        alone = seconds_saved(10**9, CPU)
+    with threads(2):
+        shared = seconds_saved(10**9, CPU)
+    assert (alone, shared) == (pytest.approx(7), pytest.approx(3.5))
+    assert seconds_saved(10**12, torch.device("cuda")) == pytest.approx(130)
+    assert seconds_saved(10**12, torch.device("meta")) is None
+
+
+@needs_compiler
+def test_a_plan_counts_the_trainings_that_share_the_code() -> None:
+    """At the default size, 32 channels and 4 blocks, as the first study trains it: three seeds, one thread."""
+    network = srresnet(channels=32, blocks=4)
+    settings = dataclasses.replace(SETTINGS, steps=500, batch=16, patch=24)
+    with threads(1):
+        plans = [plan_for(network, CPU, dataclasses.replace(settings, trainings=count)) for count in (1, 3)]
+    assert [plan.compiles for plan in plans] == [False, True]
+    assert "units compiled: it saves about 8 s in each of 3 trainings that share the code" in plans[1].reasons
+
+
+# --- how signs are convolved ------------------------------------------------------------------------------------------
+
+AVX2 = {"avx2": True}
+VNNI = {"avx2": True, "avx512_vnni": True}
+AMX = {**VNNI, "amx_bf16": True}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cpu", "missing", "signs", "reason"),
+    [
+        ({}, VNNI, {}, "int8", "exact, and this cpu multiplies int8 several times as fast as floats"),
+        ({}, {"avx2": True, "avx_vnni": True}, {}, "int8", "several times"),
+        ({}, AMX, {}, "int8", "several times"),
+        ({"precision": "bf16"}, VNNI, {}, "int8", "several times"),
+        ({"precision": "bf16"}, AMX, {}, "float", "AMX"),
+        ({"int8": True, "precision": "bf16"}, AMX, {}, "int8", "as requested"),
+        ({"int8": False}, VNNI, {}, "float", "as requested"),
+        ({"native": True}, VNNI, {}, "native", "as requested"),
+        ({}, VNNI, {"int8": "no int8"}, "float", "no int8"),
+        ({}, AVX2, {}, "native", "exact, and this cpu has no VNNI, without which one bit is faster than eight"),
+        ({}, AVX2, {"native": "no compiler"}, "int8", "faster than floats on a cpu without VNNI too; no compiler"),
+        ({}, AVX2, {"native": "no compiler", "int8": "no int8"}, "float", "no compiler; no int8"),
+        ({"native": False}, AVX2, {}, "int8", "exact"),
+        ({"int8": False}, AVX2, {}, "native", "exact"),
+        ({"int8": False, "native": False}, AVX2, {}, "float", "as requested"),
+        ({"int8": True}, AVX2, {}, "int8", "as requested"),
+        ({"int8": True}, AVX2, {"int8": "no int8"}, "float", "no int8"),
+        ({"native": True}, AVX2, {"native": "no compiler"}, "float", "no compiler"),
+        ({}, {}, {}, "float", "no AVX2"),
+        ({"native": True}, {}, {}, "native", "as requested"),
+    ],
+)
+def test_signs_are_convolved_in_the_way_that_is_known_to_be_fastest(
+    wanted: dict[str, Any],
+    cpu: dict[str, bool],
+    missing: dict[str, str],
+    signs: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
+    settings = dataclasses.replace(SETTINGS, **wanted)
+    found, why = resolve_signs(settings, settings.precision, 32, [], missing.get)
+    assert found == signs
+    assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("wanted", "units", "own_parts", "decision"),
+    [
+        ({}, 32, ["Ternary"], ("float", "Ternary may return other signs than 1 and -1; train.int8=true if not")),
+        ({"int8": True}, 32, ["Ternary"], ("int8", "as requested")),
+        ({"int8": True}, 0, [], ("float", "no binary units")),
+    ],
+)
+def test_signs_of_the_users_own_are_convolved_in_floats_unless_int8_is_requested(
+    wanted: dict[str, Any], units: int, own_parts: list[str], decision: tuple[str, str]
+) -> None:
+    settings = dataclasses.replace(SETTINGS, **wanted)
+    assert resolve_signs(settings, "fp32", units, own_parts, lambda way: None) == decision
+
+
+@pytest.mark.parametrize(
+    ("precision", "own_parts", "reason"),
+    [("bf16", [], "the precision is bf16"), ("fp32", ["Ternary"], "has no zero, and Ternary may return one")],
+)
+def test_the_native_kernel_takes_two_signs_and_adds_up_in_fp32(
+    precision: str, own_parts: list[str], reason: str
+) -> None:
+    assert reason in str(missing_for_signs("native", precision, own_parts))
+
+
+def test_a_convolution_is_computed_in_one_way() -> None:
+    with pytest.raises(ConfigError, match=r"train\.int8=true train\.native=true: "):
+        dataclasses.replace(SETTINGS, int8=True, native=True)
+
+
+def test_another_device_than_a_cpu_convolves_in_floating_point() -> None:
+    gpu = torch.device("cuda")
+    assert int8.missing_for_int8(gpu) == "int8 convolutions need a CPU"
+    assert plan_for(srresnet(), gpu, dataclasses.replace(SETTINGS, int8=True)).signs == "float"
+    network = srresnet().to("meta")
+    for way in ("int8", "native"):
+        convolve_signs(network, way)
+        assert network(torch.empty(1, 3, 4, 4, device="meta")).shape == (1, 3, 8, 8)
+
+
+def unsupported(signs: Tensor, weight: Tensor) -> Tensor:
+    raise NotImplementedError("no such engine\nwith a long explanation")
+
+
+def wrong(signs: Tensor, weight: Tensor) -> Tensor:
+    return functional.conv2d(signs, weight, padding=1) + 1
+
+
+@pytest.mark.parametrize(
+    ("convolution", "reason"),
+    [
+        pytest.param(unsupported, "torch has no int8 convolution for it: no such engine", id="unsupported"),
+        pytest.param(wrong, "torch's int8 convolution returns wrong numbers", id="wrong"),
+    ],
+)
+def test_a_torch_that_cannot_or_is_wrong_is_not_used(
+    convolution: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8.missing_for_int8.cache_clear()
+    monkeypatch.setattr(int8, "sign_conv2d", convolution)
+    try:
+        assert int8.missing_for_int8(CPU) == reason
+    finally:
+        int8.missing_for_int8.cache_clear()
+
+
+# --- the whole plan ---------------------------------------------------------------------------------------------------
+
+
 def test_a_plan_has_a_line_for_each_decision() -> None:
-    plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, compile=False, int8=False))
+    plan = plan_for(srresnet(), CPU, dataclasses.replace(SETTINGS, compile=False, int8=False, native=False))
     assert plan.reasons == (
         "precision fp32: as requested",
         "units not compiled: as requested",
@@ -215,7 +378,7 @@ def test_no_safe_place_for_a_cache_is_a_reason_not_to_compile(unset_caches: None
 
 USE_CACHE = """
 import os, pathlib, sys
-from bbcu.training.acceleration import use_cache
+from bbcu.compiled import use_cache
 use_cache(pathlib.Path(sys.argv[1]))
 print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 """
@@ -277,7 +440,7 @@ def batch() -> Tensor:
 
 COMPILE = """
 import pathlib, sys, torch
-from bbcu.training.acceleration import use_cache
+from bbcu.compiled import use_cache
 use_cache(pathlib.Path(sys.argv[1]))
 from tests.bbcu.training import test_acceleration as tests
 torch.set_num_threads(1)

@@ -99,7 +99,7 @@ def test_a_schedule_gives_each_step_its_rate(schedule: str, rates: list[float]) 
     assert [learning_rate_at(step, settings) / SETTINGS.lr for step in range(1, 11)] == pytest.approx(rates)
 
 
-@pytest.mark.parametrize("name", ["schedule", "precision", "compile", "cuda_graph", "int8"])
+@pytest.mark.parametrize("name", ["schedule", "precision", "compile", "cuda_graph", "int8", "native"])
 def test_an_unknown_value_is_refused_with_the_valid_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^train\.{name}=always: .*; valid: "):
         dataclasses.replace(SETTINGS, **{name: "always"})
