@@ -117,6 +117,15 @@ def test_a_dry_run_lists_every_cell_with_its_cost(dry_workplace: Workplace) -> N
         assert row.split()[1:] == [*overrides, "0", "to", "train", f"{cost.ops_g:.2f}", f"{cost.params_k:.1f}"]
 
 
+def test_a_dry_run_counts_at_the_price_of_a_binary_multiply_add(dry_workplace: Workplace) -> None:
+    size = ("channels=64", "blocks=16")
+    outcome = dry_workplace.sweep(*size, "cost.binary=1/8", "hydra.sweeper.dry_run=true")
+    ops = count(network_of(dry_workplace.trial(*size))).total.ops_at(1 / 8)
+    header, row, *_ = outcome.out.splitlines()
+    assert "  OPs (G) at 1/8  " in header
+    assert row.split()[-2] == f"{ops / 1e9:.2f}"
+
+
 def test_a_dry_run_trains_and_records_nothing(dry_workplace: Workplace) -> None:
     database = dry_workplace.folder / "fresh.db"
     dry_workplace.sweep("bn=pre,post", "hydra.sweeper.dry_run=true", f"tracking.uri=sqlite:///{database}")
@@ -307,6 +316,11 @@ WRONG = {
         ("hydra.sweeper.objectives", "unknown objective 'x'"),
         sweep=True,
     ),
+    "price-above-one": Wrong("cost.binary=3/2", ("cost.binary=3/2: must be a fraction such as 1/64 or 1/8",)),
+    "price-that-is-measured-by-nothing": Wrong(
+        "cost.binary=measured", ("cost.binary=measured: needs measure.latency=true",)
+    ),
+    "price-that-is-swept": Wrong("cost.binary=1/64,1/8", ("cost.binary: says where or how to run",), sweep=True),
     "device-without-memory": Wrong("device=meta", ("device=meta", "auto, cpu, cuda")),
     "test-set-named-by-a-number": Wrong("data.test={14:FOLDER/test}", ("data.test", "14 is not", "Set14")),
     "study-with-a-long-name": Wrong(f"study.name={'n' * 260}", ("study.name", "1 to 100 letters")),

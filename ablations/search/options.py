@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ablations.search.storages import check_storage
+from ablations.space.price import MEASURED, PAPER, price_of
 from bbcu.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -13,8 +14,13 @@ if TYPE_CHECKING:
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 
-QUALITY = "psnr_db"
-OBJECTIVES: dict[str, Direction] = {QUALITY: "maximize", "ops_g": "minimize", "params_k": "minimize"}
+QUALITY, OPS, LATENCY = "psnr_db", "ops_g", "latency_ratio"
+OBJECTIVES: dict[str, Direction] = {
+    QUALITY: "maximize",
+    OPS: "minimize",
+    "params_k": "minimize",
+    LATENCY: "minimize",
+}
 """The objectives of a search, each with the direction that is better."""
 
 OPTION_KEYS = ("trials", "objectives", "sampler", "pruner", "storage", "seed")
@@ -30,14 +36,14 @@ POPULATION = 8
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search; each field is a key of ``hydra.sweeper``, except ``name``, ``code`` and ``on_change``.
+    """How to search; each field to ``seed`` is a key of ``hydra.sweeper``, except ``name``.
 
     ``trials`` is the largest number of cells to train, including those of earlier sessions. ``objectives`` are keys of
     ``OBJECTIVES``. ``sampler`` is tpe, nsga2 or random, by default tpe for one objective and nsga2 for several.
     ``pruner`` is none, median or halving. ``storage`` is a file that ends in .log, or the URL of a database in SQLite
     or PostgreSQL. ``name`` is the study's. ``code`` is the fingerprint of the code that trains, and ``on_change`` says
-    what to do with scores of different code: stop, keep them, or retrain, which starts a new search. Raises ConfigError
-    for invalid options.
+    what to do with scores of different code: stop, keep them, or retrain, which starts a new search. ``binary_price``
+    and ``measures_latency`` are ``cost.binary`` and ``measure.latency``. Raises ConfigError for invalid options.
     """
 
     trials: int
@@ -49,6 +55,8 @@ class SearchOptions:
     seed: int = 0
     code: str = ""
     on_change: str = "stop"
+    binary_price: str = PAPER
+    measures_latency: bool = False
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -60,11 +68,19 @@ class SearchOptions:
         if self.pruner not in PRUNERS:
             raise ConfigError(f"hydra.sweeper.pruner: {unknown('pruner', self.pruner, PRUNERS)}")
         _check_objectives(self.objectives, self.pruner)
+        _check_costs(self)
         check_storage(self.storage)
 
     @property
     def chosen_sampler(self) -> str:
         return self.sampler or ("tpe" if len(self.objectives) == 1 else "nsga2")
+
+    @property
+    def measure(self) -> tuple[str, ...]:
+        """What makes values comparable: the objectives, and the price of a binary multiply-add if it is not usual."""
+        price = price_of(self.binary_price)
+        is_usual = OPS not in self.objectives or price == price_of(PAPER)
+        return self.objectives if is_usual else (*self.objectives, f"cost.binary={price}")
 
 
 def _check_objectives(objectives: Sequence[str], pruner: str) -> None:
@@ -78,6 +94,17 @@ def _check_objectives(objectives: Sequence[str], pruner: str) -> None:
         raise ConfigError(f"{option}: {QUALITY} must be among them; hydra.sweeper.dry_run=true lists costs untrained")
     if len(objectives) > 1 and pruner != "none":
         raise ConfigError(f"hydra.sweeper.pruner={pruner}: needs one objective, and {option} has {len(objectives)}")
+
+
+def _check_costs(options: SearchOptions) -> None:
+    option = f"hydra.sweeper.objectives=[{','.join(options.objectives)}]"
+    if LATENCY in options.objectives and not options.measures_latency:
+        raise ConfigError(f"{option}: {LATENCY} needs measure.latency=true")
+    if OPS in options.objectives and price_of(options.binary_price) is None:
+        raise ConfigError(
+            f"{option}: {OPS} is counted, and cost.binary={MEASURED} is no price; search for {LATENCY} instead, or set "
+            f"cost.binary={PAPER}"
+        )
 
 
 def sampler_of(name: str, seed: int) -> "BaseSampler":

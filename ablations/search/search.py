@@ -206,7 +206,7 @@ class Search:
         if base is None:
             reason = self._identify(first).reason
             raise ConfigError(f"no row of this search is a cell: {' '.join(first)}: {reason}")
-        text = json.dumps([self.options.objectives, list(self._levels.items()), base])
+        text = json.dumps([self.options.measure, list(self._levels.items()), base])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _next_queued(self) -> Proposal | None:

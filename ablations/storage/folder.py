@@ -115,6 +115,16 @@ class TrialFolder:
             if not math.isclose(at_end, scores["psnr_db"], rel_tol=0, abs_tol=ROUNDING):
                 raise DamagedFile(self.result_path, f"metrics.{name}.psnr_db: {self.curve_path.name} ends otherwise")
 
+    def check_checkpoint(self) -> None:
+        """Raise DamagedFile unless the trial's checkpoint is the one that its result was written with."""
+        from ablations.storage import formats
+
+        result = read_sealed(self.result_path, formats.Result) or {}
+        checksum = result.get("files", {}).get(self.checkpoint_path.name)
+        if checksum is None:
+            raise DamagedFile(self.checkpoint_path, "result.json has no checksum of it")
+        _check_file(self.checkpoint_path, checksum)
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json`` with its checksum and those of the trial's curve and checkpoint."""
         written = [path for path in (self.curve_path, self.checkpoint_path) if path.exists()]

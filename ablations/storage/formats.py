@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bbcu.errors import first_line
+from ablations.space.price import PAPER, price_of
+from bbcu.errors import ConfigError, first_line
 
 LARGEST_WHOLE = 2**63 - 1
 """The largest whole number of tables, databases and torch's generators."""
@@ -34,6 +35,14 @@ def _possible_psnr(value: float) -> float:
     if not (0 <= value <= MOST_DECIBELS or value == math.inf):
         raise ValueError(f"a PSNR of {value} dB is not possible")
     return value
+
+
+def _price(text: str) -> str:
+    try:
+        price_of(text, "binary")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return text
 
 
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
@@ -85,10 +94,20 @@ class SetScore(Score):
 
 
 class Cost(Format):
-    """Operations in 10^9 multiply-adds, and parameters in thousands."""
+    """Operations in 10^9 multiply-adds, as the paper counts and by kind, and parameters in thousands.
+
+    The last four are known if the latency was measured: milliseconds of the packed network and of its full-precision
+    twin, their ratio, and the packed file in kB.
+    """
 
     ops_g: Number
     params_k: Number
+    full_macs_g: Number | None = None
+    binary_macs_g: Number | None = None
+    latency_ms: Number | None = None
+    twin_ms: Number | None = None
+    latency_ratio: Number | None = None
+    packed_kb: Number | None = None
 
 
 class Training(Format):
@@ -111,11 +130,12 @@ class Setting(Format):
 
 
 class Provenance(Format):
-    """What made a result."""
+    """What made a result, and how its latency was measured or why it was not."""
 
     git: str
     dirty: bool
     code: str | None = None
+    latency: dict[str, str | int] | None = None
 
 
 class Files(Format):
@@ -224,6 +244,12 @@ class Rule(Format):
         return self
 
 
+class ComparedCost(Format):
+    """How costs are compared: the price of a binary multiply-add, as the config has it."""
+
+    binary: Annotated[str, AfterValidator(_price)] = PAPER
+
+
 class Plan(Format):
     """``plan.json``: the trials that a study has asked for."""
 
@@ -231,6 +257,7 @@ class Plan(Format):
     pairing: bool = False
     design: dict[str, Any] = {}
     rule: Rule | None = None
+    cost: ComparedCost = ComparedCost()
     reference: Levels = {}
     trials: list[PlannedTrial]
     left_out: list[LeftOut]

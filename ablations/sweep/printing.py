@@ -1,10 +1,12 @@
 """Print what a sweep will do, the results of a search, and the verdicts of a sweep that trains what is undecided."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ablations.planning.plan import Plan
 from ablations.space.factors import SHOWN
+from ablations.space.price import PAPER, price_of
 from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity
 from ablations.storage.plans import trial_names
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from ablations.decide.decisions import Decisions
     from bbcu.model.cost import Cost
 
-DONE, TO_LOG, TO_TRAIN = "done", "to log", "to train"
+DONE, TO_LOG, TO_MEASURE, TO_TRAIN = "done", "to log", "to measure", "to train"
 """The work that remains for a planned trial."""
 
 
@@ -29,9 +31,12 @@ def names_in(plan: Plan) -> dict[Identity, str]:
 def print_counts(plan: Plan, states: Mapping[Identity, str]) -> None:
     """Print how many cells and trials there are, and how many are left to train."""
     to_train = sum(states[entry.identity] == TO_TRAIN for entry in plan.trials)
+    to_measure = sum(states[entry.identity] == TO_MEASURE for entry in plan.trials)
     done = len(plan.trials) - to_train
     cells = len({entry.identity[0] for entry in plan.trials})
     what = f"{to_train} to train" if to_train else "nothing to train"
+    if to_measure:
+        what += f", the latency of {to_measure} to measure"
     say(f"study {plan.study}: {cells} cells, {len(plan.trials)} trials, {done} done already, {what}")
 
 
@@ -49,7 +54,12 @@ def print_design(plan: Plan) -> None:
 
 
 def print_dry_run(plan: Plan, states: Mapping[Identity, str]) -> None:
-    """Print the trials of a plan with their cost."""
+    """Print the trials of a plan with their cost, at the price of a binary multiply-add that the config sets."""
+    from bbcu.model.cost import printed_g
+
+    given = plan.trials[0].config.cost.binary
+    price = price_of(given) or Fraction(PAPER)
+    ops = "OPs (G)" if price == Fraction(PAPER) else f"OPs (G) at {given}"
     costs: dict[Hashable, Cost] = {}
     names = names_in(plan)
     rows = []
@@ -59,8 +69,8 @@ def print_dry_run(plan: Plan, states: Mapping[Identity, str]) -> None:
         cost = costs[entry.structure]
         key, seed = entry.identity
         facts = [key[:SHOWN], names[entry.identity], str(seed), states[entry.identity]]
-        rows.append([*facts, cost.printed_ops_g, f"{cost.params_k:.1f}"])
-    print_table(["cell", "levels", "seed", "state", "OPs (G)", "params (K)"], rows)
+        rows.append([*facts, printed_g(cost.ops_at(float(price))), f"{cost.params_k:.1f}"])
+    print_table(["cell", "levels", "seed", "state", ops, "params (K)"], rows)
     print_left_out(plan)
     print_design(plan)
     print_counts(plan, states)
@@ -130,7 +140,9 @@ def print_search(report: Mapping[str, Any]) -> None:
         ]
         for record in records
     ]
-    print_table(["front" if "front" in report else "best cell", *report["objectives"]], rows)
+    price = report["cost"]["binary"]
+    columns = [f"{name} at {price}" if name == "ops_g" and price != PAPER else name for name in report["objectives"]]
+    print_table(["front" if "front" in report else "best cell", *columns], rows)
     say("the best of many noisy scores is biased upwards: retrain these cells under new seeds before reporting them")
 
 

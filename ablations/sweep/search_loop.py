@@ -14,16 +14,18 @@ from typing import Any
 
 from ablations.config import Config, SweeperConfig
 from ablations.planning.plan import Plan, PlannedTrial, RowPlanner, design_record, plan_record
-from ablations.search.options import OPTION_KEYS, SearchOptions
+from ablations.search.options import LATENCY, OPS, OPTION_KEYS, QUALITY, SearchOptions
 from ablations.search.records import CellOutcome, Failed, Finished, IdentifiedRow, Proposal, Pruned
 from ablations.search.search import Search
 from ablations.space.designs import Listing
+from ablations.space.price import PAPER, price_of
 from ablations.space.rows import Row
 from ablations.storage import stopping
 from ablations.storage.attempts import State
 from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
 from ablations.storage.pruning import open_request, search_marker
+from ablations.sweep.printing import cost_of
 from ablations.sweep.rounds import Rounds, TrialOutcome
 from ablations.trial.changes import EarlierPictures, is_reusable, own_parts, own_parts_of_sweep
 from ablations.trial.provenance import code_fingerprint
@@ -55,7 +57,8 @@ def search_options(options: SweeperConfig, base: Config, code: str) -> SearchOpt
         chosen["objectives"] = tuple(chosen["objectives"])
     storage = str(study_folder(Path(base.outputs), base.study.name) / STORAGE)
     defaults = {"name": base.study.name, "storage": storage, "code": code, "on_change": base.on_change}
-    search = SearchOptions(**{**defaults, **chosen})
+    costs = {"binary_price": base.cost.binary, "measures_latency": base.measure.latency}
+    search = SearchOptions(**{**defaults, **costs, **chosen})
     if search.pruner != "none" and options.replicates > 1:
         raise ConfigError(
             f"hydra.sweeper.pruner={search.pruner}: ends single trials, so hydra.sweeper.replicates must be 1"
@@ -75,10 +78,10 @@ class SearchLoop:
         self._on_change = base.on_change
         self._pictures = EarlierPictures(self._outputs, self._study)
         parts = {*own_parts(base.levels, dataclasses.asdict(base.network)), *own_parts_of_sweep(planner.swept)}
-        settings = search_options(options, base, code_fingerprint(tuple(sorted(parts))))
+        self._settings = search_options(options, base, code_fingerprint(tuple(sorted(parts))))
         self._folder.mkdir(parents=True, exist_ok=True)
         self.plan = Plan(self._study, base.study.pairing, design_record(options, Listing(())))
-        self.search = Search(settings, planner.swept, self._identify)
+        self.search = Search(self._settings, planner.swept, self._identify)
         try:
             self.search.check()
         except BbcuError:
@@ -127,7 +130,7 @@ class SearchLoop:
             known = [outcome for outcome in ended if outcome is not None and outcome.state != State.INTERRUPTED]
             # An interrupted cell stays open and is proposed first next time.
             if len(known) == len(trials):
-                self.search.tell(proposal, cell_outcome(trials, known))
+                self.search.tell(proposal, cell_outcome(trials, known, self._settings))
 
     def _identify(self, row: Row) -> IdentifiedRow:
         """Return which cell a row is, with its values if all its trials are finished.
@@ -141,7 +144,8 @@ class SearchLoop:
             self.plan.left_out.extend(plan.left_out)
             return IdentifiedRow(None, plan.left_out[0].reason)
         seeds = ",".join(str(entry.trial.seed) for entry in plan.trials)
-        return IdentifiedRow(f"{plan.trials[0].identity[0]}/{seeds}", values=values_of(plan.trials))
+        values = values_of(plan.trials, self._settings)
+        return IdentifiedRow(f"{plan.trials[0].identity[0]}/{seeds}", values=values)
 
     def _answering(self, on_poll: Callable[[], None]) -> Callable[[], None]:
         """Return a function that calls ``on_poll`` and then answers the requests of running trials."""
@@ -159,19 +163,21 @@ class SearchLoop:
     def report(self) -> dict[str, Any]:
         """Return the best cell or the Pareto front so far, and every row that was drawn."""
         front = [dataclasses.asdict(record) for record in self.search.front()]
-        several = len(self.search.options.objectives) > 1
+        several = len(self._settings.objectives) > 1
         return {
             "keys": [key for key, values in self._planner.swept.items() if len(values) > 1],
-            "objectives": list(self.search.options.objectives),
+            "objectives": list(self._settings.objectives),
+            "cost": {"binary": self._settings.binary_price},
             "front" if several else "best": front if several else next(iter(front), None),
             "history": [dataclasses.asdict(record) for record in self.search.history()],
         }
 
 
-def values_of(trials: Sequence[PlannedTrial]) -> dict[str, float] | None:
-    """Return the objectives of a cell, with the PSNR as the mean over seeds; None if a result is missing.
+def values_of(trials: Sequence[PlannedTrial], options: SearchOptions) -> dict[str, float] | None:
+    """Return the objectives of a cell, those that seeds change as the mean over them; None if a result lacks one.
 
-    Raises ConfigError if a result was made by different code and ``on_change=stop``.
+    Operations are counted at the price of the options. Raises ConfigError if a result was made by different code and
+    ``on_change=stop``.
     """
     results = [entry.folder.result() for entry in trials]
     present = [
@@ -181,15 +187,25 @@ def values_of(trials: Sequence[PlannedTrial]) -> dict[str, float] | None:
     ]
     if len(present) < len(trials):
         return None
-    return {"psnr_db": statistics.fmean(map(mean_psnr, present)), **present[0]["cost"]}
+    values = {QUALITY: statistics.fmean(map(mean_psnr, present)), **present[0]["cost"]}
+    price = price_of(options.binary_price)
+    if OPS in options.objectives and price is not None and price != price_of(PAPER):
+        values[OPS] = cost_of(trials[0].trial).ops_at(float(price)) / 1e9
+    if LATENCY in options.objectives:
+        ratios = [result["cost"].get(LATENCY) for result in present]
+        if None in ratios:
+            return None
+        values[LATENCY] = statistics.fmean(ratios)
+    return values
 
 
-def cell_outcome(trials: Sequence[PlannedTrial], ended: Sequence[TrialOutcome]) -> CellOutcome:
+def cell_outcome(trials: Sequence[PlannedTrial], ended: Sequence[TrialOutcome], options: SearchOptions) -> CellOutcome:
     """Return the outcome of a cell whose trials ended like this."""
-    values = values_of(trials)
+    values = values_of(trials, options)
     if values is not None:
         return Finished(values)
     steps = [outcome.step for outcome in ended if outcome.step is not None]
     if steps:
         return Pruned(steps[0])
-    return Failed(next((outcome.reason for outcome in ended if outcome.state == State.FAILED), "no result"))
+    without = "no result" if any(entry.folder.result() is None for entry in trials) else f"no {LATENCY}"
+    return Failed(next((outcome.reason for outcome in ended if outcome.state == State.FAILED), without))

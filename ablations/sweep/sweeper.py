@@ -30,12 +30,13 @@ from ablations.storage.plans import write_plan
 from ablations.sweep import printing
 from ablations.sweep.expected import given_spread, print_expected
 from ablations.sweep.launchers import Workers
-from ablations.sweep.printing import DONE, TO_LOG, TO_TRAIN, names_in
+from ablations.sweep.printing import DONE, TO_LOG, TO_MEASURE, TO_TRAIN, names_in
 from ablations.sweep.rounds import Rounds, TrialOutcome, remove_markers
 from ablations.tracking.client import finished_runs, prepare_tracking, without_garbage_collection
 from ablations.tracking.sync import log_states, synchronise
 from ablations.trial.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_code, made_by_other_code
 from ablations.trial.identity import trains
+from ablations.trial.latency import lacks_latency
 from ablations.watching.live import LiveView
 from ablations.watching.tracker import WatchedTrial
 from bbcu.errors import ConfigError, first_line
@@ -94,16 +95,18 @@ def sweep(
     printing.print_counts(plan, states)
     if TO_LOG in states.values():
         synchronise(outputs, plan.study, uri)
-    pending = [entry for entry in plan.trials if states[entry.identity] == TO_TRAIN]
+    to_measure = [entry for entry in plan.trials if states[entry.identity] == TO_MEASURE]
+    pending = [entry for entry in plan.trials if states[entry.identity] in (TO_TRAIN, TO_MEASURE)]
     outcomes: Mapping[Identity, TrialOutcome] = {}
     if pending:
-        trials, done = watched_trials(plan), {identity for identity, state in states.items() if state != TO_TRAIN}
+        trials, done = watched_trials(plan), {identity for identity, state in states.items() if state in (DONE, TO_LOG)}
         decisions = None if loop is None else lambda: loop.decisions
         shown = ViewedTrials(trials, done, decisions)
         with running(launcher, master, options, base, shown, experiment) as rounds:
             if loop is None:
                 outcomes = rounds.run(pending)
             else:
+                rounds.run(to_measure)
                 outcomes = loop.run(rounds, lambda new: show_new(new, plan, trials, done))
     if loop is not None and plan.rule is not None:
         printing.print_comparisons(loop.decided())
@@ -235,7 +238,7 @@ def log_missing(outputs: Path, study: str, uri: str) -> None:
 
 
 def states_on_disk(plan: Plan) -> dict[Identity, str]:
-    """Return DONE for each trial with a usable result and TO_TRAIN for the others.
+    """Return DONE for each trial with a usable result, TO_MEASURE if it lacks a latency, and TO_TRAIN for the others.
 
     Only cells that have a folder are read. Raises ConfigError if different code made results of these configs and
     ``on_change=stop``.
@@ -247,6 +250,8 @@ def states_on_disk(plan: Plan) -> dict[Identity, str]:
     for entry in plan.trials:
         result = entry.folder.result() if entry.identity[0] in started else None
         states[entry.identity] = TO_TRAIN if result is None else DONE
+        if result is not None and lacks_latency(result, entry.config):
+            states[entry.identity] = TO_MEASURE
         if result is not None and is_of_other_code(result, entry.trial):
             changed.append((entry, result))
     if changed and config.on_change == "stop":

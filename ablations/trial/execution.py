@@ -38,6 +38,7 @@ from ablations.trial.identity import (
     trains,
     trial_of,
 )
+from ablations.trial.latency import lacks_latency, measured
 from ablations.trial.provenance import provenance
 from bbcu.errors import BbcuError, first_line
 from bbcu.files import replacing, write_atomically
@@ -45,6 +46,7 @@ from bbcu.passwords import masked
 
 if TYPE_CHECKING:
     from bbcu.data.pairs import PreparedData
+    from bbcu.model.cost import Cost
     from bbcu.training.loop import StepReport
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s",
 ``start_s``, a part of ``train_s``, is the time of the first step above the median: compilation, mostly. ``record_s`` is
 spent on MLflow before the result is written; ``total_s`` starts with the building of the network and ends there.
 Optional keys: ``energy_j``, the energy of the processors during an uninterrupted training, in joules, if they count it;
-``peak_mib`` and ``gpu_peak_mib``, the peak memory of the process and of its share of the GPU, if the system reports it.
+``peak_mib`` and ``gpu_peak_mib``, the peak memory of the process and of its share of the GPU, if the system reports it;
+``measure_s``, spent on measuring the latency afterwards.
 """
 
 
@@ -86,11 +89,13 @@ class Execution:
 def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     """Train, evaluate and record the trial of ``config`` unless it has a result; return its mean PSNR in dB.
 
-    A trial that was interrupted resumes from its newest snapshot. In a sweep the parent has prepared the tracking store
-    and reports the results. Raises TrialFailed if the training fails, TrialBusy if another process runs the trial,
-    Interrupted if it was asked to stop, TrialPruned if its search ended it, and BbcuError for a mistake of the user.
+    A trial that was interrupted resumes from its newest snapshot. One that finished without the latency that the config
+    asks for is measured from its checkpoint, and nothing is trained. In a sweep the parent has prepared the tracking
+    store and reports the results. Raises TrialFailed if the training fails, TrialBusy if another process runs the
+    trial, Interrupted if it was asked to stop, TrialPruned if its search ended it, and BbcuError for a mistake of the
+    user.
     """
-    from bbcu.training.acceleration import use_cache
+    from bbcu.compiled import use_cache
     from bbcu.training.loop import resolve_device
 
     marker = stopping.marker_of(Path(config.outputs), config.study.name, config.session) if config.session else None
@@ -112,12 +117,17 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
         with trial_lock(folder, trial.name, session=config.session, steps=steps) as lease:
             # Another process may have finished the trial while this one waited for the lease.
             result = folder.result()
+            execution = Execution(config, trial, data, folder, lease, stop)
             if result is not None and is_reusable(result, config, trial):
-                log.info("%s seed %d has a result already; nothing is trained", trial.name, trial.seed)
-                if experiment and not is_finished(config.tracking.uri, experiment, *trial.identity):
+                log.info("%s has a result already; nothing is trained", execution.title)
+                before = result
+                if lacks_latency(result, config):
+                    with _log_file(folder):
+                        result = _with_latency(execution, result)
+                is_new = result is not before
+                if experiment and (is_new or not is_finished(config.tracking.uri, experiment, *trial.identity)):
                     log_from_disk(folder, config.tracking.uri, experiment)
             else:
-                execution = Execution(config, trial, data, folder, lease, stop)
                 result = _execute(execution, experiment, in_sweep=in_sweep)
     psnr_db = mean_psnr(result)
     if in_sweep:
@@ -157,7 +167,13 @@ def summary(result: Mapping[str, Any], folder: TrialFolder) -> str:
             f"{baseline_label(result)} {baseline['psnr_db']:.2f} dB, {baseline['ssim']:.4f}; gain {gain:+.2f} dB"
         )
     cost, timing = result["cost"], result["timing"]
-    lines.append(f"  cost: {cost['ops_g']:.2f} G operations, {cost['params_k']:.1f} K parameters")
+    counted = f"{cost['ops_g']:.2f} G operations, {cost['params_k']:.1f} K parameters"
+    clock = ""
+    if "latency_ms" in cost:
+        ratio = f", {cost['latency_ratio']:.2g} of the full-precision twin" if "latency_ratio" in cost else ""
+        packed = f", packed {cost['packed_kb']:.0f} kB" if "packed_kb" in cost else ""
+        clock = f"; {cost['latency_ms']:.3g} ms{ratio}{packed}"
+    lines.append(f"  cost: {counted}{clock}")
     memory = f", peak memory {timing['peak_mib']:.0f} MiB" if "peak_mib" in timing else ""
     training = f"{timing['train_s']:.1f} s of training ({timing['step_ms']:.0f} ms a step)"
     lines.append(f"  time: {timing['total_s']:.1f} s, {training}{memory}")
@@ -220,6 +236,8 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
         end(State.FAILED, reason)
         failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed
         raise failure(f"{execution.title} failed: {reason}; see {folder.log_path}") from error
+    if lacks_latency(result, config):
+        result = _with_latency(execution, result)
     # Before the run is closed: nobody looks at a trial again once MLflow has it as finished.
     Snapshots(folder.snapshots, {}).clear()
     run.finish(folder, final_metrics(result), steps_of(result))
@@ -245,7 +263,7 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     device = resolve_device(config.device)
     forget_peaks(device)
     cost = count(meta_network(trial)).total
-    settings = TrainSettings(**dataclasses.asdict(config.train))
+    settings = TrainSettings(**dataclasses.asdict(config.train), trainings=config.trainings)
     training = prepare_training(lambda: network_of(trial), data, settings, trial.seed, device)
     network = training.network
     start = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
@@ -293,7 +311,7 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
         **trial.facts(),
         "metrics": {name: score_record(scores) for name, scores in recorder.scores.items()},
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
-        "cost": {"ops_g": cost.ops_g, "params_k": cost.params_k},
+        "cost": _cost_record(cost),
         "timing": {
             "train_s": round(sum(training.seconds), 3),
             "step_ms": round(1e3 * statistics.median(training.seconds), 3),
@@ -310,7 +328,8 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
         "provenance": {
             "compiled": training.plan.compiles,
             "cuda_graph": training.plan.replays,
-            "int8": training.plan.in_bytes,
+            "int8": training.plan.signs == "int8",
+            "native": training.plan.signs == "native",
         },
     }
 
@@ -325,6 +344,7 @@ def _score_baseline(execution: Execution) -> dict[str, Any]:
     """The result of a method that trains nothing; it costs nothing that the paper counts."""
     from ablations.trial.recorder import mean_record, score_record
     from ablations.trial.samples import save_samples
+    from bbcu.model.cost import Cost
 
     data, most = execution.data, execution.config.tracking.samples
     sampled = {(name, pair.name): pair.input for name, pairs in data.test.items() for pair in pairs[:most]}
@@ -333,11 +353,42 @@ def _score_baseline(execution: Execution) -> dict[str, Any]:
         **execution.trial.facts(),
         "metrics": {name: score_record(scores) for name, scores in data.baseline.items()},
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
-        "cost": {"ops_g": 0.0, "params_k": 0.0},
+        "cost": _cost_record(Cost(0, 0)),
         "timing": dict.fromkeys(TIMINGS, 0.0),
         "dead": None,
         "probes": {},
     }
+
+
+def _cost_record(cost: "Cost") -> dict[str, float]:
+    """The counted cost of a network, with its multiply-adds by kind so that a binary one can get another price."""
+    by_kind = {"full_macs_g": round(cost.full_macs / 1e9, 6), "binary_macs_g": round(cost.binary_macs / 1e9, 6)}
+    return {"ops_g": cost.ops_g, "params_k": cost.params_k, **by_kind}
+
+
+def _with_latency(execution: Execution, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with the latency that was asked for, after writing it; the same result if measuring fails.
+
+    A failure is a warning: the result counts without a latency, and the next run of the same command tries again.
+    """
+
+    def on_run() -> None:
+        execution.lease.heartbeat()
+        execution.stop.check()
+
+    execution.lease.heartbeat(now=True, phase="measuring")
+    try:
+        more = measured(execution.trial, execution.folder, on_run)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        log.debug("the latency was not measured", exc_info=True)
+        log.warning("%s: its latency was not measured: %s", execution.title, first_line(error))
+        return result
+    complete = {**result, **{group: {**result[group], **facts} for group, facts in more.items()}}
+    execution.lease.check()
+    execution.folder.write_result(complete)
+    return complete
 
 
 # --- what surrounds an attempt ----------------------------------------------------------------------------------------

@@ -131,7 +131,16 @@ def test_a_search_for_several_objectives_never_prunes(journal: str) -> None:
         (
             {"objectives": ("psnr",)},
             "hydra.sweeper.objectives: unknown objective 'psnr' (did you mean psnr_db?); "
-            "valid: psnr_db, ops_g, params_k",
+            "valid: psnr_db, ops_g, params_k, latency_ratio",
+        ),
+        (
+            {"objectives": ("psnr_db", "latency_ratio")},
+            "hydra.sweeper.objectives=[psnr_db,latency_ratio]: latency_ratio needs measure.latency=true",
+        ),
+        (
+            {"objectives": COSTS, "binary_price": "measured", "measures_latency": True},
+            "hydra.sweeper.objectives=[psnr_db,ops_g]: ops_g is counted, and cost.binary=measured is no price; search "
+            "for latency_ratio instead, or set cost.binary=1/64",
         ),
         ({"objectives": ("psnr_db", "psnr_db")}, "hydra.sweeper.objectives=[psnr_db,psnr_db]: psnr_db is named twice"),
         (

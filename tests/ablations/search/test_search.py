@@ -291,6 +291,20 @@ def test_another_question_is_another_search(journal: str, changes: dict[str, Any
     assert len(search.ask(3)) == 3
 
 
+@pytest.mark.parametrize(
+    ("price", "is_another"), [("1/8", True), ("0.015625", False)], ids=["another price", "the same price"]
+)
+def test_operations_at_another_price_are_another_search(journal: str, price: str, is_another: bool) -> None:
+    train_all(searched(journal, objectives=COSTS))
+    search = searched(journal, objectives=COSTS, binary_price=price)
+    assert (search.history() == []) == is_another
+
+
+def test_a_price_is_no_matter_to_a_search_that_counts_nothing(journal: str) -> None:
+    train_all(searched(journal))
+    assert searched(journal, binary_price="measured").ask(1) == []
+
+
 @pytest.mark.parametrize("changes", [{"sampler": "random"}, {"seed": 7}, {"pruner": "median"}, {"trials": 50}])
 def test_another_way_to_search_continues_the_same_search(journal: str, changes: dict[str, Any]) -> None:
     train_all(searched(journal))

@@ -96,10 +96,12 @@ IMPOSSIBLE: Mapping[str, tuple[Change, str]] = {
     "a key in capitals": (put("cell", value=CELL.upper()), "cell: "),
     "a path as a key": (put("cell", value="../" * 21 + "a"), "cell: "),
     "an infinite cost": (put("cost", "ops_g", value=float("inf")), "cost.ops_g: "),
+    "a ratio that is text": (put("cost", "latency_ratio", value="0.09"), "cost.latency_ratio: "),
     "a negative time": (put("timing", "train_s", value=-1.0), "timing.train_s: "),
     "no task": (put("setting", "task", value={}), "setting.task.name: "),
     "steps": (put("setting", "train", "steps", value="many"), "setting.train.steps: "),
     "no provenance": (put("provenance", value=None), "provenance: "),
+    "a latency by a list": (put("provenance", "latency", value=["native"]), "provenance.latency: "),
     "a level": (put("levels", "bn", value={"a": 1}), "levels.bn"),
 }
 
@@ -323,6 +325,7 @@ def test_a_plan_whose_rows_were_changed_does_not_match_its_checksum(tmp_path: Pa
     ("change", "where"),
     [
         (lambda plan: plan.update(trials={}), "trials: "),
+        (lambda plan: plan.update(cost={"binary": "64"}), "cost.binary: Value error, binary=64: must be"),
         (lambda plan: plan["trials"].append([]), "trials.3: "),
         (lambda plan: plan["trials"][2].update(seed="2"), "trials.2.seed: "),
         (lambda plan: plan["trials"][2].update(cell="../x"), "trials.2.cell: "),
@@ -337,7 +340,7 @@ def test_a_plan_whose_rows_were_changed_does_not_match_its_checksum(tmp_path: Pa
         (lambda plan: plan.update(rule={**RULE, "error_rate": 2.0}), "rule.error_rate: "),
         (lambda plan: plan.update(rule={"looks": [3, 4]}), "rule.first_seed: "),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_a_plan_of_a_wrong_shape_is_named_whatever_its_checksum(tmp_path: Path, change: Change, where: str) -> None:
     path = planned(tmp_path)

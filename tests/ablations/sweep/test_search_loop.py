@@ -12,6 +12,7 @@ from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
 from ablations.storage.plans import read_plan
 from ablations.tracking.client import client_of, experiment_id, search_runs
+from bbcu.compiled import NO_COMPILER, cpp_compiler
 from tests.harness.support import STUDY, Outcome, Workplace, contents
 
 SPACE = ("residual=true,false", "bn=none,pre,post", "act=inside,none")
@@ -98,6 +99,9 @@ def test_a_cell_is_scored_by_its_mean_over_the_seeds(workplace: Workplace) -> No
     cells = {folder.cell for folder in workplace.trials()}
     means = [sum(psnr_of(one) for one in workplace.trials() if one.cell == cell) / 2 for cell in cells]
     assert found(workplace)["best"]["values"]["psnr_db"] == pytest.approx(max(means))
+    # Each trial has decided about compilation as one of two that share the code.
+    decision = "in each of 2 that share the code" if cpp_compiler() else NO_COMPILER
+    assert all(decision in folder.log_path.read_text(encoding="utf-8") for folder in workplace.trials())
 
 
 def test_a_row_that_a_condition_leaves_out_is_not_trained_and_listed_with_the_reason(workplace: Workplace) -> None:

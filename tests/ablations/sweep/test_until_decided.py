@@ -1,9 +1,11 @@
 """The command with ``hydra.sweeper.until=decided``: what it prints and records, and what it refuses."""
 
+import shutil
 from collections.abc import Callable, Sequence
 
 import pytest
 
+from ablations.storage.attempts import history_of
 from ablations.storage.folder import trial_folders
 from ablations.storage.plans import read_plan
 from tests.ablations.sweep.test_launchers import LAUNCHERS
@@ -45,6 +47,26 @@ def test_the_view_shows_what_is_decided(decided: tuple[Workplace, Outcome]) -> N
         "decided: BatchNorm after the convolution in place of alignment 8.125: worse on Tiny after 4 seeds",
         "comparisons: 1 decided",
     ]
+
+
+def test_a_latency_that_a_finished_trial_lacks_is_measured_and_nothing_is_trained(
+    decided: tuple[Workplace, Outcome], workplace: Workplace
+) -> None:
+    shutil.copytree(decided[0].outputs / STUDY, workplace.outputs / STUDY)
+    unmeasured, *others = workplace.trials()
+    for folder in others:
+        result = folder.result()
+        assert result is not None
+        result["provenance"]["latency"] = {"backend": "native"}
+        folder.write_result(result)
+    outcome = workplace.sweep(*CELLS, *RULE, "measure.latency=true")
+    assert outcome.status == 0, outcome.text
+    assert "8 done already, nothing to train, the latency of 1 to measure" in outcome.out
+    result = unmeasured.result()
+    assert result is not None
+    assert result["cost"]["latency_ms"] > 0
+    assert len(history_of(unmeasured).attempts) == 1
+    assert conclusions(outcome) == conclusions(decided[1])
 
 
 def conclusions(outcome: Outcome) -> list[str]:

@@ -14,9 +14,11 @@ from PIL import Image
 
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
 from ablations.trial.data import data_of
-from ablations.trial.identity import network_of
+from ablations.trial.identity import network_of, spec_of
 from bbcu.data.tasks import ArtifactReduction, Denoising, SuperResolution, Task
+from bbcu.deploy.sources import find
 from bbcu.model.cost import count
+from bbcu.model.networks import SRResNet
 from bbcu.training.evaluation import Evaluation, evaluate
 from tests.harness.faults import endings
 from tests.harness.servers import check_recorded
@@ -93,7 +95,9 @@ def test_the_result_holds_every_fact_of_its_format(done: DoneTrial) -> None:
     assert result["timing"].get("peak_mib", 200) > 100
     assert {"git", "dirty", "packages", "cpu", "seed"} <= set(result["provenance"])
     cost = count(network_of(done.workplace.trial())).total
-    assert result["cost"] == {"ops_g": cost.ops_g, "params_k": cost.params_k}
+    by_kind = {"full_macs_g": round(cost.full_macs / 1e9, 6), "binary_macs_g": round(cost.binary_macs / 1e9, 6)}
+    assert result["cost"] == {"ops_g": cost.ops_g, "params_k": cost.params_k, **by_kind}
+    assert by_kind["full_macs_g"] + by_kind["binary_macs_g"] / 64 == pytest.approx(cost.ops_g, abs=1e-3)
 
 
 @pytest.mark.parametrize("metric", ["psnr_db", "ssim"])
@@ -124,6 +128,17 @@ def test_the_checkpoint_restores_the_network_that_was_scored(done: DoneTrial) ->
     for name, image in done.result["metrics"]["Tiny"]["images"].items():
         assert scores[name].psnr_db == pytest.approx(image["psnr_db"], abs=1e-6)
         assert scores[name].ssim == pytest.approx(image["ssim"], abs=1e-8)
+
+
+def test_the_network_that_was_scored_is_rebuilt_from_the_folder_alone(done: DoneTrial) -> None:
+    expected = network_of(done.workplace.trial())
+    expected.load_state_dict(torch.load(done.path / "checkpoint.pt"))
+    for name in (done.path, done.path.parent, f"{str(done.path.parent)[:-50]}*"):
+        found = find(str(name)).network
+        assert isinstance(found, SRResNet)
+        assert found.spec == spec_of(done.workplace.trial())
+        x = torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(found(x), expected.eval()(x))
 
 
 def test_the_saved_config_has_the_values_that_were_set(done: DoneTrial) -> None:
