@@ -6,6 +6,7 @@ python -m analysis compare A B  compares two studies, each given by name or fold
 python -m analysis --check      regenerates every report in reports/examples and compares
 
 ``--margin DB`` sets the difference in PSNR that does not matter, for a report and for a comparison.
+``--cost-binary PRICE`` sets what a binary multiply-add counts in a report.
 """
 
 import argparse
@@ -50,6 +51,8 @@ def report_or_check(arguments: Sequence[str]) -> None:
     if options.check:
         if options.margin is not None:
             raise ConfigError("--margin cannot be combined with --check: each report is checked under its own margin")
+        if options.cost_binary is not None:
+            raise ConfigError("--cost-binary cannot be combined with --check: each report is checked at its own price")
         check_reports(options.reports or EXAMPLES)
     elif options.study is None:
         parser.error(f"name a study; {studies_in_words(options.tracking_uri)}")
@@ -69,6 +72,8 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="regenerate every report in --reports and compare")
     where = f"write DIR/STUDY, not {REPORTS}/STUDY; with --check the reports to check, not {EXAMPLES}"
     parser.add_argument("--reports", type=Path, metavar="DIR", help=where)
+    price = "what a binary multiply-add counts: 1/64, 1/8, any fraction, or measured to rank by time (the study's own)"
+    parser.add_argument("--cost-binary", metavar="PRICE", help=price)
     add_sources(parser)
     return parser
 
@@ -114,8 +119,9 @@ def write_report(options: argparse.Namespace) -> Path:
     from analysis.report.forms import log_report
     from analysis.report.page import write_all
     from analysis.study.loading import load, margin_of
+    from analysis.study.prices import at_price
 
-    results = load(options.tracking_uri, options.study, options.outputs)
+    results = at_price(load(options.tracking_uri, options.study, options.outputs), options.cost_binary)
     folder = (options.reports or REPORTS) / options.study
     written = write_all(results, margin_of(results, options.margin), folder)
     try:
@@ -128,16 +134,17 @@ def write_report(options: argparse.Namespace) -> Path:
 def regenerate(folder: Path, options: argparse.Namespace) -> Path:
     """Regenerate a report from its ``results.zip`` in all its forms and return its page's path.
 
-    It stays in its folder unless ``--reports`` is given, and keeps its margin unless another one is given.
+    It stays in its folder unless ``--reports`` is given, and keeps its margin and its price unless others are given.
     """
     from analysis.report.archive import ARCHIVE, opened
     from analysis.report.page import write_all
     from analysis.study.loading import margin_of
+    from analysis.study.prices import at_price
 
     with opened(folder / ARCHIVE) as archive:
         target = options.reports / folder.resolve().name if options.reports else folder
         margin = margin_of(archive.results, options.margin) if options.margin else archive.margin
-        return write_all(archive.results, margin, target)[0]
+        return write_all(at_price(archive.results, options.cost_binary), margin, target)[0]
 
 
 def check_reports(reports: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from analysis.effects.family import Family
 from analysis.statistics.estimates import Estimate, Summary, summary
 from analysis.statistics.rounding import rounded
+from analysis.study.latency import Timed
 from analysis.study.tasks import TaskResults
 
 
@@ -17,6 +18,9 @@ class CellSummary:
     By test set: ``psnr`` (dB), ``ssim``, ``over_baseline`` (dB, the mean over seeds) and ``to_reference`` (dB; empty
     for the reference cell). ``look`` is that of :class:`analysis.effects.family.Measured`, of the difference to the
     reference. ``train_s`` is the mean over seeds.
+
+    ``timed`` is what was measured at the main place of :class:`analysis.study.latency.Latency`, None if nothing;
+    ``relative_time`` is over the time of the twin of the reference cell.
     """
 
     cell: str
@@ -32,6 +36,9 @@ class CellSummary:
     ops_g: float
     params_k: float
     train_s: float
+    timed: Timed | None = None
+    relative_time: float = math.nan
+    packed_kb: float = math.nan
 
 
 def cell_summaries(results: TaskResults, family: Family) -> list[CellSummary]:
@@ -82,4 +89,7 @@ def cell_summary(
         ops_g=values("cost/ops_g")[0],
         params_k=values("cost/params_k")[0],
         train_s=summary(values("timing/train_s")).mean,
+        timed=results.latency.timed(cell),
+        relative_time=results.latency.relative(cell, results.reference),
+        packed_kb=results.latency.packed_kb.get(cell, math.nan),
     )

@@ -21,6 +21,7 @@ from ablations.space.interventions import (
 )
 from ablations.space.settings import DATA
 from analysis.effects.family import Collapses, Family, Measured, combined, difference
+from analysis.effects.savings import Saving
 from analysis.statistics.estimates import (
     ALPHA,
     MARGIN_DB,
@@ -58,7 +59,7 @@ class Row:
     ``collapsed`` counts for the cell before and the one after, at the look with most seeds under a stopping rule.
     ``described`` is the difference as those in other contexts are estimated: with a stopping rule, from the first look
     alone. ``average`` is over all contexts, those at a floor included. ``ops_g`` and ``params_k`` are the change in
-    cost at the reference.
+    cost at the reference, and ``saving`` is what the clock says of it, None if it was not measured there.
     """
 
     intervention: Intervention
@@ -73,6 +74,7 @@ class Row:
     pictures: Mapping[str, ImageEstimate]
     ops_g: float
     params_k: float
+    saving: Saving | None = None
 
 
 @dataclasses.dataclass(frozen=True)

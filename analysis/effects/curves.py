@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from analysis.effects.cells import CellSummary
@@ -13,6 +14,13 @@ MOST_POINTS = 60
 """A learning curve of more steps is averaged over equal windows of steps, so that noise does not hide its course."""
 
 ALIGNMENT_COLUMNS = ["test_set", "group", "align", "cell", "mean", "low", "high", "n"]
+TIME = "time"
+"""The column of a cell's time over that of the reference's twin."""
+
+SAME_TIME = 0.02
+"""Times that differ by a smaller share are the same: a run differs from the next by as much for reasons that are no
+network's, such as where its memory lies."""
+
 COST_COLUMNS = ["test_set", "label", "mean", "low", "high", "n", "ops_g", "params_k", "source"]
 
 
@@ -86,7 +94,10 @@ def alignment_table(results: TaskResults) -> pd.DataFrame:
 
 
 def cost_table(results: TaskResults, cells: Sequence[CellSummary]) -> pd.DataFrame:
-    """PSNR, operations and parameters of every network here, and of the paper's on the same task and test sets."""
+    """PSNR, operations and parameters of every network here, and of the paper's on the same task and test sets.
+
+    There is a column :data:`TIME` if a cell was measured.
+    """
     rows = [
         (name, cell.label, cell.psnr[name].mean, min(scores), max(scores), len(scores), *costs, "here")
         for cell in cells
@@ -95,21 +106,32 @@ def cost_table(results: TaskResults, cells: Sequence[CellSummary]) -> pd.DataFra
         for scores, costs in [(results.psnr(name)[cell.cell].values(), (cell.ops_g, cell.params_k))]
     ]
     here = pd.DataFrame(rows, columns=COST_COLUMNS)
+    times = {cell.label: cell.relative_time for cell in cells if cell.relative_time == cell.relative_time}
+    if times:
+        here[TIME] = here["label"].map(times)
     paper = points()
     paper = paper[(paper["task"] == results.setting.get("task.name")) & paper["test_set"].isin(results.sets)]
     printed = paper.rename(columns={"name": "label", "psnr_db": "mean"}).assign(
         source="paper", n=0, low=math.nan, high=math.nan
     )
-    return here if printed.empty else pd.concat([here, printed[COST_COLUMNS]], ignore_index=True)
+    return here if printed.empty else pd.concat([here, printed[COST_COLUMNS]], ignore_index=True)[list(here)]
 
 
 def costs_differ(table: pd.DataFrame) -> bool:
     here = table[table["source"] == "here"]
-    return bool(here["ops_g"].nunique() > 1 or here["params_k"].nunique() > 1)
+    timed = TIME in here and here[TIME].nunique() > 1
+    return bool(timed or here["ops_g"].nunique() > 1 or here["params_k"].nunique() > 1)
 
 
 def front(points: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Return the points that no other beats in PSNR at the same or a lower cost, the cheapest first."""
+    """Return the points that no other beats in PSNR at the same or a lower cost, the cheapest first.
+
+    Times that differ by less than :data:`SAME_TIME` are the same.
+    """
     ordered = points.sort_values([cost, "mean", "label"], ascending=[True, False, True])
-    before = ordered["mean"].cummax().shift(fill_value=-math.inf)
-    return ordered[ordered["mean"] > before]
+    highest = ordered["mean"].cummax()
+    kept = ordered["mean"] > highest.shift(fill_value=-math.inf)
+    if cost == TIME:
+        reach = np.searchsorted(ordered[cost], ordered[cost] * (1 + SAME_TIME), side="right")
+        kept &= ordered["mean"].to_numpy() >= highest.to_numpy()[reach - 1]
+    return ordered[kept]

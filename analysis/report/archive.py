@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import pandas as pd
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ablations.space.factors import SHOWN
+from ablations.space.price import PAPER, price_of
 from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity
 from ablations.storage.formats import first_problem
@@ -31,6 +32,7 @@ from analysis.report.pictures import KINDS, LARGEST_PICTURE, SHOWN_PER_SET, is_s
 from analysis.report.unpacking import LARGEST_MEMBER, members
 from analysis.study.data_names import DataNames, TestNames, TrainName
 from analysis.study.loading import SAMPLES, Fetch, LeftOut, StudyResults, believed_record, existing_file
+from analysis.study.prices import lacking
 from analysis.study.schema import (
     MOST_MARGIN_DB,
     MOST_TRIALS,
@@ -113,6 +115,8 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
     }
     if results.rule is not None:
         known["rule"] = results.rule.record()
+    if results.price != PAPER:
+        known["cost_binary"] = results.price
     yield "study.json", as_json(known)
     yield "trials.csv", results.trials.to_csv(index=False, lineterminator="\n").encode()
     names: dict[Identity, list[str]] = {}
@@ -176,7 +180,7 @@ def sample_files(folder: Path) -> dict[str, Path | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """What a report was made from: the results, and the margin in dB."""
+    """What a report was made from: the results, with its price of a binary multiply-add, and the margin in dB."""
 
     results: StudyResults
     margin: float
@@ -202,8 +206,16 @@ class DataNamesRow(Checked):
     test: TestNames
 
 
+def _price(text: str) -> str:
+    try:
+        price_of(text, "cost_binary")
+    except ConfigError as error:
+        raise ValueError(first_line(error)) from None
+    return text
+
+
 class Known(Checked):
-    """``study.json``: what the report knew of the study besides its trials; earlier reports lack the last four."""
+    """``study.json``: what the report knew of the study besides its trials; earlier reports lack the last five."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -216,6 +228,7 @@ class Known(Checked):
     design: Design = Design()
     data_names: dict[Key, DataNamesRow] = Field({}, max_length=MOST_TRIALS)
     rule: Rule | None = None
+    cost_binary: Annotated[Name, AfterValidator(_price)] = PAPER
 
 
 PLACES = TypeAdapter(Annotated[dict[str, str], Field(max_length=MOST_PLACES)])
@@ -285,7 +298,10 @@ def restored(root: Path) -> Archive:
         design=known.design.model_dump(exclude_unset=True),
         data_names={data: DataNames(row.train, tuple(row.test)) for data, row in known.data_names.items()},
         rule=rule,
+        price=known.cost_binary,
     )
+    if problem := lacking(results, results.price):
+        raise ValueError(f"study.json: a binary multiply-add at {results.price[:SHOWN]}, but {problem}")
     return Archive(results, known.margin_db)
 
 

@@ -9,14 +9,16 @@ import pandas as pd
 from ablations.space.claims import pairs_to_test
 from ablations.space.family import compared, corrected_together, is_chain, tested_pairs
 from ablations.space.interventions import Pair
+from ablations.space.price import MEASURED, PAPER
 from analysis.effects.cells import CellSummary, cell_summaries
 from analysis.effects.claims import ON_PROBES, Assessment, Status, assessed
 from analysis.effects.comparisons import Context, Interaction, Row, interactions, most_different, rows
-from analysis.effects.curves import alignment_table, cost_table, costs_differ, curve_table, front
+from analysis.effects.curves import TIME, alignment_table, cost_table, costs_differ, curve_table, front
 from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table
 from analysis.effects.family import Family, Measured
 from analysis.effects.fractions import Fit, fitted, half_normals
 from analysis.effects.ruled import RuledFamily, family_of
+from analysis.effects.savings import Prices, Saving, Word, prices_of, savings
 from analysis.report import figures, frames
 from analysis.report.decisions import Decision, decision_frame, decisions, decisions_figure
 from analysis.report.drawing import MOST_LINES, Drawing, Palette
@@ -27,6 +29,7 @@ from analysis.report.pictures import Damaged, Strip, strips
 from analysis.statistics.estimates import Estimate, correlation_within_seeds
 from analysis.statistics.factorial import HalfNormal
 from analysis.statistics.rounding import rounded
+from analysis.study.latency import Place
 from analysis.study.tasks import TaskResults
 
 LIMITS = {
@@ -40,6 +43,9 @@ LIMITS = {
     "MOST_NAMED": 8,  # names in a sentence of the opening
     "MOST_DECISIONS": 60,  # comparisons in the figure of a stopping rule
     "MOST_INTERACTIONS": 15,  # interactions in the table, the largest first
+    "MOST_PRICED": 16,  # cells in the table of prices
+    "MOST_COMPARED": 40,  # cells that are ranked pair by pair at each price; of more, those on some front
+    "MOST_FLIPS": 10,  # pairs that change their order, the largest first
 }
 """How much a page shows; the CSV files have all."""
 
@@ -54,7 +60,9 @@ class Chapter:
     ``rows`` are the interventions with a verdict, ``elsewhere`` those that only other contexts show. ``prefix`` starts
     the names of its files, ``heading`` is the Markdown mark of its headings, and ``margin`` the difference in dB that
     does not matter. ``strips`` are the drawn ones of ``picture_count`` test pictures, with their file names.
-    ``damaged`` are the files of finished trials that cannot be read.
+    ``damaged`` are the files of finished trials that cannot be read. ``prices`` ranks the cells at several prices of a
+    binary multiply-add, None if too few record what is counted. ``savings_elsewhere`` has what the interventions save
+    at the places where fewer cells were measured than at the main one.
     """
 
     results: TaskResults
@@ -78,6 +86,8 @@ class Chapter:
     strips: list[tuple[Strip, str]] = dataclasses.field(default_factory=list)
     picture_count: int = 0
     damaged: Damaged = dataclasses.field(default_factory=list)
+    prices: Prices | None = None
+    savings_elsewhere: Mapping[Place, Mapping[Pair, Saving]] = dataclasses.field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         return f"{self.prefix}{name}" in self.files
@@ -110,10 +120,39 @@ class Chapter:
 
     @functools.cached_property
     def front(self) -> pd.DataFrame:
-        """The cells that no other one beats in PSNR at the same or fewer operations, the cheapest first."""
+        """The cells that no other one beats in PSNR at the same or fewer operations, the cheapest first.
+
+        In the same or less time if the study ranks by that.
+        """
         table = cost_table(self.results, self.cells)
         here = table[(table["source"] == "here") & (table["test_set"] == self.results.sets[0])]
-        return rounded_frame(front(here, "ops_g"))
+        cost = TIME if self.by_time else "ops_g"
+        return rounded_frame(front(here.dropna(subset=[cost]), cost))
+
+    @property
+    def by_time(self) -> bool:
+        """Whether cells are ranked by the clock and not by count."""
+        return self.results.study.price == MEASURED and self.is_timed
+
+    @property
+    def is_timed(self) -> bool:
+        return self.results.latency.main is not None
+
+    @property
+    def timed_rows(self) -> list[Row]:
+        """The interventions of which the clock says something."""
+        return [row for row in self.rows if row.saving]
+
+    @property
+    def other_words(self) -> list[tuple[Place, list[tuple[Row, Word]]]]:
+        """The interventions of which the clock says something else at another place."""
+        found: list[tuple[Place, list[tuple[Row, Word]]]] = []
+        for place, own in self.savings_elsewhere.items():
+            words = [(row, row.saving.word, own[row.pair].word) for row in self.rows if row.saving and row.pair in own]
+            different: list[tuple[Row, Word]] = []
+            different += [(row, there) for row, here, there in words if there not in (here, Word.ONE_SEED)]
+            found += [(place, different)] if different else []
+        return found
 
     @functools.cached_property
     def sound(self) -> list[str]:
@@ -214,6 +253,8 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
     family = family_of(results, corrected_together(pairs, to_test), margin)
     every = rounded(rows(first, found, family))
     at_reference = [row for row in every if row.pair in pairs and row.pair in family]
+    saved = saved_at_each_place(results, [row.pair for row in at_reference])
+    here = saved.pop(results.latency.main, {}) if results.latency.main else {}
     chapter = Chapter(
         results=results,
         first=first,
@@ -223,18 +264,19 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
         heading=heading,
         palette=palette,
         cells=rounded(cell_summaries(results, family)),
-        rows=at_reference,
+        rows=[dataclasses.replace(row, saving=here.get(row.pair)) for row in at_reference],
         elsewhere=[described(row) for row in every if row not in at_reference],
         interactions=rounded(interactions(first, at_reference)),
         claims=rounded(assessed(first, to_test, family)),
         fit=rounded(fitted(first, found)),
         half_normals=rounded(half_normals(first)),
         is_chain=is_chain(cells),
+        savings_elsewhere=saved,
     )
     if isinstance(family, RuledFamily):
         add_decisions(chapter, family)
     if chapter.cells:
-        for add in (add_effects, add_costs, add_probes, add_curves, add_pictures):
+        for add in (add_effects, add_costs, add_measured, add_probes, add_curves, add_pictures):
             add(chapter)
         chapter.add("cells", frame=frames.cell_frame(chapter.cells, results))
     for name, identities in (
@@ -247,6 +289,12 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
         chapter.add("left_out", frame=frames.left_out_frame(results))
     chapter.add("trials", frame=frames.trial_frame(results))
     return chapter
+
+
+def saved_at_each_place(results: TaskResults, pairs: Sequence[Pair]) -> dict[Place, dict[Pair, Saving]]:
+    """Return what pairs of cells save by count and by the clock, the place with most cells first."""
+    ops = {str(cell): float(value) for cell, value in results.cells["metric/cost/ops_g"].items()} if pairs else {}
+    return {place: savings(results.latency, ops, pairs, place) for place in results.latency.places}
 
 
 def described(row: Row) -> Row:
@@ -304,10 +352,24 @@ def add_effects(chapter: Chapter) -> None:
 def add_costs(chapter: Chapter) -> None:
     table = rounded_frame(cost_table(chapter.results, chapter.cells))
     if costs_differ(table):
-        chapter.add("pareto", figures.pareto_figure(table, chapter.results.sets, chapter.palette), table)
+        price = chapter.results.study.price
+        counted = PAPER if price == MEASURED else price
+        chapter.add("pareto", figures.pareto_figure(table, chapter.results.sets, chapter.palette, counted), table)
     aligned = rounded_frame(alignment_table(chapter.results))
     if not aligned.empty:
         chapter.add("alignment", figures.alignment_figure(aligned, chapter.results.sets), aligned)
+
+
+def add_measured(chapter: Chapter) -> None:
+    results = chapter.results
+    means = {cell.cell: cell.psnr[results.sets[0]].mean for cell in chapter.cells}
+    chapter.prices = prices_of(results, results.latency, means, LIMITS["MOST_COMPARED"])
+    if chapter.is_timed:
+        chapter.add("latency", frame=frames.latency_frame(results))
+    if chapter.prices:
+        chapter.add("prices", frame=frames.prices_frame(chapter.prices))
+        if chapter.prices.flips:
+            chapter.add("flips", frame=frames.flips_frame(chapter.prices, results))
 
 
 def add_probes(chapter: Chapter) -> None:

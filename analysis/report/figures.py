@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.effects.curves import front
+from ablations.space.price import PAPER
+from analysis.effects.curves import TIME, front
 from analysis.effects.depth import EVERY
 from analysis.report.drawing import (
     ALL_EQUAL,
@@ -210,32 +211,38 @@ def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -
         figure_legend(figure, groups)
 
 
-COSTS = {"ops_g": "OPs (G)", "params_k": "params (K)"}
+COSTS = {"ops_g": "OPs (G)", "params_k": "params (K)", TIME: "time / twin"}
 
 
 @drawing()
-def pareto_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str], palette: Palette) -> None:
-    """Draw a row per test set: PSNR against operations and parameters, with the Pareto front.
+def pareto_figure(
+    figure: Figure, table: pd.DataFrame, sets: Sequence[str], palette: Palette, price: str = PAPER
+) -> None:
+    """Draw a row per test set: PSNR against operations, parameters and, if it was measured, time; with the front.
 
     ``table`` has ``test_set``, ``label``, ``mean``, ``low``, ``high``, ``n``, ``ops_g``, ``params_k`` and ``source``:
-    ``here`` or ``paper``. The paper trains far longer, so that its points are in a panel of their own, hollow; those
-    of a name that the palette lacks are gray. All cells here count for the front, also if too many are drawn to name
-    each.
+    ``here`` or ``paper``; a column ``time`` too if there is one. Operations here are at ``price`` a binary
+    multiply-add, the paper's at its own. The paper trains far longer, so that its points are in a panel of their own,
+    hollow; those of a name that the palette lacks are gray. All cells here count for the front, also if too many are
+    drawn to name each.
     """
     ours, printed = table[table["source"] == "here"], table[table["source"] == "paper"]
     named = named_cells(ours)
-    columns = [*COSTS, *(["paper"] if len(printed) else [])]
+    costs = [cost for cost in COSTS if cost in ours]
+    columns = [*costs, *(["paper"] if len(printed) else [])]
     names = list(dict.fromkeys([*named, *printed["label"]]))
     figure.set_size_inches(WIDTH, 0.9 + 3.6 * len(sets) + legend_height([*names, "Pareto front"]))
-    axes = figure.subplots(len(sets), len(columns), squeeze=False, width_ratios=[1, 1, 0.8][: len(columns)])
+    widths = [1.0] * len(costs) + [0.8] * (len(columns) - len(costs))
+    axes = figure.subplots(len(sets), len(columns), squeeze=False, width_ratios=widths)
     for row, name in zip(axes, sets, strict=True):
-        for panel, cost in zip(row, COSTS, strict=False):
+        for panel, cost in zip(row, costs, strict=False):
             draw_pareto(panel, ours[ours["test_set"] == name].dropna(subset=[cost, "mean"]), cost, named, palette)
-            finish_costs(panel, cost, name)
-        row[1].sharey(row[0])
-        row[1].tick_params(labelleft=False)
+            finish_costs(panel, cost, name, price)
+        for panel in row[1 : len(costs)]:
+            panel.sharey(row[0])
+            panel.tick_params(labelleft=False)
         row[0].set_ylabel("PSNR (dB)")
-        for panel in row[2:]:
+        for panel in row[len(costs) :]:
             points = printed[printed["test_set"] == name].dropna(subset=["ops_g", "mean"])
             draw_points(panel, points, "ops_g", palette, printed=True)
             finish_costs(panel, "ops_g", f"{name}, in the paper")
@@ -247,7 +254,13 @@ def named_cells(cells: pd.DataFrame) -> list[str]:
     labels = list(dict.fromkeys(cells["label"]))
     if len(labels) <= MOST_NAMED:
         return labels
-    best = {label for cost in COSTS for _, each in cells.groupby("test_set") for label in front(each, cost)["label"]}
+    best = {
+        label
+        for cost in COSTS
+        if cost in cells
+        for _, each in cells.groupby("test_set")
+        for label in front(each.dropna(subset=[cost]), cost)["label"]
+    }
     return [label for label in labels if label in best][:MOST_NAMED]
 
 
@@ -308,15 +321,15 @@ def is_wide(low: float, high: float, wide: float = WIDE_RANGE) -> bool:
     return high > wide * low > 0
 
 
-def finish_costs(panel: Axes, cost: str, title: str) -> None:
-    """Name the axis of costs, and make it logarithmic if they differ by much."""
+def finish_costs(panel: Axes, cost: str, title: str, price: str = PAPER) -> None:
+    """Name the axis of costs, and make it logarithmic if they differ by much; ``price`` is that of its operations."""
     low, high = panel.dataLim.intervalx
     if is_wide(low, high):
         panel.set_xscale("log")
         plain_decades(panel.xaxis, (1, 2, 5) if high < MANY_DECADES * low else (1,))
     panel.margins(0.1)
     panel.set_title(title)
-    panel.set_xlabel(COSTS[cost])
+    panel.set_xlabel(f"OPs at {price} (G)" if cost == "ops_g" and price != PAPER else COSTS[cost])
 
 
 def brief(level: str) -> str:

@@ -1,5 +1,6 @@
 """The numbers behind a report's tables as long frames, one CSV file each; every row is about one test set."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,8 +11,10 @@ from ablations.space.settings import without_task
 from analysis.effects.cells import CellSummary
 from analysis.effects.claims import Assessment
 from analysis.effects.comparisons import Interaction, Row
+from analysis.effects.curves import TIME
 from analysis.effects.family import Collapses
 from analysis.effects.fractions import Fit
+from analysis.effects.savings import Prices, Saving
 from analysis.report.markup import csv_cell, one_line
 from analysis.report.pictures import Strip
 from analysis.statistics.estimates import Estimate, ImageEstimate, Verdict
@@ -76,10 +79,22 @@ def row_frame(found: Sequence[Row], results: TaskResults) -> pd.DataFrame:
             **over_pictures(row.pictures.get(name)),
             "ops_change_g": row.ops_g,
             "params_change_k": row.params_k,
+            **(saving_columns(row.saving) if any(each.saving for each in found) else {}),
         }
         for row in found
         for name, measured in row.by_set.items()
     )
+
+
+def saving_columns(found: Saving | None) -> Columns:
+    """Return the change of operations and of time in percent, below 0 for a saving."""
+    names = ("ops_change_percent", "time_change_percent", "time_low_95_percent", "time_high_95_percent")
+    if found is None:
+        return dict.fromkeys((*names, "time_p_holm", "time_seeds", "saving"), "")
+    # The upper end of what is saved is the lower end of the change.
+    values = (found.by_count, found.by_clock, found.high, found.low)
+    changes = dict(zip(names, (-100 * value for value in values), strict=True))
+    return {**changes, "time_p_holm": found.p, "time_seeds": found.n, "saving": str(found.word)}
 
 
 def look_columns(look: int | None, results: TaskResults, *, known: bool = True) -> Columns:
@@ -170,9 +185,70 @@ def cell_frame(cells: Sequence[CellSummary], results: TaskResults) -> pd.DataFra
             "ops_g": cell.ops_g,
             "params_k": cell.params_k,
             "train_s": cell.train_s,
+            **(timed_columns(cell) if results.latency.main else {}),
         }
         for cell in cells
         for name in results.sets
+    )
+
+
+def timed_columns(cell: CellSummary) -> Columns:
+    if cell.timed is None:
+        return dict.fromkeys(TIMED, "")
+    found = cell.timed
+    values = (found.ratio.median, found.ratio.low, found.ratio.high, found.ms.median, found.twin_ms.median)
+    return dict(zip(TIMED, (*values, cell.relative_time, cell.packed_kb, found.ratio.n), strict=True))
+
+
+TIMED = (
+    *("time_over_twin", "time_over_twin_min", "time_over_twin_max", "time_ms", "twin_ms"),
+    *("time_over_the_references_twin", "packed_kb", "measured_seeds"),
+)
+
+
+def latency_frame(results: TaskResults) -> pd.DataFrame:
+    """Return a row per place and cell that was measured there."""
+    latency = results.latency
+    return pd.DataFrame(
+        {
+            "cell": cell,
+            "label": results.labels[cell],
+            **dataclasses.asdict(place),
+            "seeds": found.ratio.n,
+            "time_over_twin": found.ratio.median,
+            "time_over_twin_min": found.ratio.low,
+            "time_over_twin_max": found.ratio.high,
+            "time_ms": found.ms.median,
+            "twin_ms": found.twin_ms.median,
+        }
+        for place in latency.places
+        for cell in latency.runs[place]
+        if (found := latency.timed(cell, place))
+    )
+
+
+def prices_frame(found: Prices) -> pd.DataFrame:
+    """Return a row per cell: its costs, and on which fronts it is."""
+    named = {name: f"ops_g_at_{name}" if name != TIME else "time_over_the_references_twin" for name in found.fronts}
+    fronts = {
+        f"on_front_{'by_time' if name == TIME else f'at_{name}'}": [cell in own for cell in found.costs["cell"]]
+        for name, own in found.fronts.items()
+    }
+    return found.costs.rename(columns={"mean": "psnr_mean_db", **named}).assign(**fronts)
+
+
+def flips_frame(found: Prices, results: TaskResults) -> pd.DataFrame:
+    """Return a row per pair whose order changes: the change in cost from the second to the first, in percent."""
+    return pd.DataFrame(
+        {
+            "cell": results.labels[flip.cheaper],
+            "against": results.labels[flip.other],
+            **{
+                f"change_{'of_time' if name == TIME else f'at_{name}'}_percent": 100 * change
+                for name, change in flip.change.items()
+            },
+        }
+        for flip in found.flips
     )
 
 

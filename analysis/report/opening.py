@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
+from ablations.space.price import PAPER
 from analysis.effects.claims import Status
 from analysis.effects.comparisons import Row
 from analysis.effects.family import Conclusion, Measured
+from analysis.effects.savings import Word
 from analysis.report.chapter import LIMITS, Chapter
 from analysis.report.conditions import Conditions, conditions_of, question_of
 from analysis.report.drawing import Drawing
@@ -69,6 +71,7 @@ class Opening:
         """The rows of the first table, as many as leave the opening at forty lines."""
         parts = min(len(self.chapters), LIMITS["MOST_PARTS"])
         taken = (parts if parts > 1 else 0) + (self.stopping.lines if self.stopping else 0)
+        taken += bool(self.savings) + 2 * (self.study.price != PAPER)
         return self.rows[: LIMITS["MOST_OPENING"] - taken]
 
     @functools.cached_property
@@ -85,6 +88,23 @@ class Opening:
                 size = max(abs(each.estimate.mean) for _, each in own)
                 found.append((row, [panel for panel, _ in own], size))
         return [(row, panels) for row, panels, _ in sorted(found, key=lambda one: -rounded(one[2]))]
+
+    @functools.cached_property
+    def savings(self) -> list[tuple[Word, list[tuple[OpeningRow, list[Panel]]]]]:
+        """What the clock says of savings by count: each word with its rows and the panels of the parts that have it."""
+        found = []
+        for word in Word:
+            own = [
+                (row, [panel for panel in self.panels if self.saving(row, panel) is word])
+                for row in self.rows
+                if any(self.saving(row, panel) is word for panel in self.panels)
+            ]
+            found += [(word, own)] if own else []
+        return found
+
+    def saving(self, row: OpeningRow, panel: Panel) -> Word | None:
+        found = row.rows.get(place_of(panel.chapter, self.chapters))
+        return found.saving.word if found and found.saving else None
 
     def looks_of(self, row: OpeningRow) -> list[str]:
         """Return the number of seeds at the look of a row: one if it is the same everywhere, or else one per panel."""

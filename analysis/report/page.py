@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from ablations.space.price import MEASURED, PAPER
 from analysis.effects.claims import PROBES, Status
+from analysis.effects.curves import TIME
 from analysis.effects.depth import EVERY
 from analysis.effects.family import DECIDED, Conclusion
 from analysis.report.archive import recording, write_archive
@@ -30,6 +32,7 @@ from analysis.statistics.estimates import MARGIN_DB, break_even_correlation
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import NOT_RECORDED, StudyResults
 from analysis.study.origins import codes, counted, energies, versions
+from analysis.study.prices import priced
 from analysis.study.schema import STATES
 from analysis.study.tasks import TaskResults, cell_levels, split_by_task, varying
 from bbcu.errors import BbcuError
@@ -49,6 +52,7 @@ def compose(study: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
     margin = margin if study.rule is None else study.rule.margin_db
     metrics = [name for name in study.trials if str(name).startswith("metric/")]
     study = dataclasses.replace(study, trials=study.trials.assign(**rounded_frame(study.trials[metrics])))
+    as_counted, study = study, priced(study)
     parts = split_by_task(study)
     palette = Palette(tuple(dict.fromkeys(label for results in parts for label in results.labels.values())))
     alone = len(parts) == 1
@@ -57,7 +61,7 @@ def compose(study: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
         for number, results in enumerate(parts, start=1)
     ]
     opening = opening_of(study, chapters)
-    papers = papers_beside(study, parts)
+    papers = papers_beside(as_counted, parts)
     files = {name: content for chapter in chapters for name, content in chapter.files.items()}
     files |= {f"{table.name}.csv": as_csv(table.frame) for table in papers}
     if drawn := first_figure(opening, margin):
@@ -137,7 +141,7 @@ def readable(value: object) -> str:
 
 CONSTANTS = {
     **{"MOST_LINES": MOST_LINES, "MOST_CELLS": MOST_CELLS, "SHOWN_PER_SET": SHOWN_PER_SET},
-    **{"SAME_COST": SAME_COST, "EVERY": EVERY},
+    **{"SAME_COST": SAME_COST, "EVERY": EVERY, "PAPER": PAPER, "MEASURED": MEASURED, "TIME": TIME},
     **{"PROBES": PROBES, "Conclusion": Conclusion, "DECIDED": DECIDED, "Status": Status},
 }
 FUNCTIONS = (

@@ -19,6 +19,7 @@ from analysis.report.markup import Markdown, anchor, code, joined
 from analysis.report.words import count, listed
 from analysis.statistics.estimates import Summary, summary
 from analysis.statistics.rounding import rounded
+from analysis.study.latency import latency_of
 from analysis.study.loading import NOT_RECORDED, StudyResults, identities_of
 from analysis.study.methods import group_key, groups_of, method_of, rows_by_setting, tested_on
 from analysis.study.tasks import KEY_LENGTH, test_sets
@@ -34,6 +35,9 @@ NUMBERS = [
     *("psnr_mean_db", "psnr_sd_db", "ssim_mean", "ops_g", "params_k", "doubt", "cost_doubt", "remark"),
 ]
 """The columns of the table's numbers, a row per method, source and test set."""
+
+MEASURED = {"time_over_twin": ("Time / twin", 3), "packed_kb": ("Packed (KB)", 1)}
+"""The columns that follow where some cell of ours was measured, with their headings and digits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +114,27 @@ def group_of(
     columns = {name: ours for name, ours in names.items() if ours in scored}
     paper = paper[paper["scored_set"].isin(columns)]
     ours, others = our_numbers(results, trials, columns, paper)
-    numbers = pd.concat([paper_numbers(paper), ours], ignore_index=True)
+    numbers = with_measured(pd.concat([paper_numbers(paper), ours], ignore_index=True), trials)
     unscored = tuple(name for name in names if name not in columns)
     known = results.data_names.get(setting["data"])
     data = known.train if known and known.train else setting["data"][:KEY_LENGTH]
     return Group(table, task, setting, data, trials, numbers, unscored, others)
+
+
+def with_measured(numbers: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Add what the trials measured at the place where most of these cells were; the paper measured nothing."""
+    latency = latency_of(trials)
+    ratios = {cell: found.ratio.median for cell in numbers["cell"].unique() if (found := latency.timed(cell))}
+    if not ratios:
+        return numbers
+    return numbers.assign(
+        time_over_twin=numbers["cell"].map(ratios).astype(float),
+        packed_kb=numbers["cell"].map(latency.packed_kb).astype(float),
+    )
+
+
+def measured_columns(numbers: pd.DataFrame) -> list[str]:
+    return [name for name in MEASURED if name in numbers]
 
 
 def names_of_sets(table: PublishedTable, setting: Mapping[str, str], paper: pd.DataFrame) -> dict[str, str]:
@@ -136,7 +156,11 @@ def table_of(group: Group, found: Sequence[Group]) -> Table:
     return Table(
         name=f"comparison-{group.task}" + (f"-{number_of(group, found)}" if len(found) > 1 else ""),
         title=about.subject + (f", {group.task}" if about.number == 1 else "") + apart_in_words(group, found),
-        header=("Method", "Numbers", "Seeds", "OPs (G)", "Params (K)", *(f"{name} {unit}" for name in columns)),
+        header=(
+            *("Method", "Numbers", "Seeds", "OPs (G)", "Params (K)"),
+            *(MEASURED[name][0] for name in measured_columns(group.numbers)),
+            *(f"{name} {unit}" for name in columns),
+        ),
         rows=tuple(lines(group.numbers, columns)),
         caption=caption(group),
         notes=tuple(notes(group)),
@@ -264,7 +288,8 @@ def lines(numbers: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, 
 
 def line(rows: pd.DataFrame, source: str, columns: Sequence[str]) -> tuple[str, ...]:
     first = rows.iloc[0]
-    costs = (cost_text(first, name, digits) for name, digits in (("ops_g", 2), ("params_k", 0)))
+    digits = {"ops_g": 2, "params_k": 0, **{name: MEASURED[name][1] for name in measured_columns(rows)}}
+    costs = (cost_text(first, name, decimals) for name, decimals in digits.items())
     seeds = str(rows["seeds"].min()) if first["cell"] else ABSENT
     texts = {row["test_set"]: score_text(row) for _, row in rows.iterrows()}
     return (first["name"], source, seeds, *costs, *(texts.get(name, ABSENT) for name in columns))
@@ -273,7 +298,8 @@ def line(rows: pd.DataFrame, source: str, columns: Sequence[str]) -> tuple[str, 
 def cost_text(row: "pd.Series", name: str, digits: int) -> str:
     if row[name] != row[name]:
         return ABSENT
-    return f"{row[name]:.{digits}f}" + (f" {DOUBTED}" if f"{WORDS[name]}:" in row["cost_doubt"] else "")
+    doubted = name in WORDS and f"{WORDS[name]}:" in row["cost_doubt"]
+    return f"{row[name]:.{digits}f}" + (f" {DOUBTED}" if doubted else "")
 
 
 def score_text(row: "pd.Series") -> Markdown:
@@ -317,6 +343,9 @@ def notes(group: Group) -> list[Markdown]:
         for reason, doubted in rows[rows["doubt"] != ""].groupby("doubt", sort=False):
             found.append(f"The paper's {name} on {listed(doubted['test_set'])}, {reason}.")
         found += [f"The paper's {name}, {reason}." for reason in rows["cost_doubt"].unique() if reason]
+    if place := latency_of(group.trials).main:
+        where = f"on {place.cpu}, {place.backend} beside {place.twin}, {place.size} pixels"
+        found.append(f"Time / twin: our packed network over its full-precision twin in the same run, {where}.")
     if absent := list(paper.loc[~paper["method"].isin(ours["method"]), "name"].unique()):
         found.append(f"Not trained here: {listed(absent)}.")
     if group.others:

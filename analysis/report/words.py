@@ -12,9 +12,11 @@ from analysis.effects.cells import CellSummary
 from analysis.effects.claims import Assessment
 from analysis.effects.comparisons import Interaction, Row
 from analysis.effects.family import Collapses, Conclusion, Measured, undecided_by_collapse
+from analysis.effects.savings import Saving, Word
 from analysis.report.markup import Markdown, anchor, cells, code, joined, one_line
 from analysis.statistics.estimates import Estimate, Summary, share
 from analysis.statistics.rounding import rounded
+from analysis.study.latency import Middle
 from analysis.study.loading import NOT_RECORDED
 from analysis.study.tasks import KEY_LENGTH, TaskResults
 
@@ -45,7 +47,7 @@ def in_markdown() -> Environment:
     """
     found = environment(finalize=Markdown.escape)
     functions = (anchor, cells, code, count, estimate, fingerprints, key, largest, listed, other_contexts)
-    for function in (*functions, risk, short, spread, why):
+    for function in (*functions, middle, percent, risk, saving_word, short, spread, time_change, why):
         found.filters[function.__name__] = function
     found.filters["join"] = joined
     found.tests["lacks_seed"] = lacks_seed
@@ -107,6 +109,30 @@ def estimate(found: Estimate) -> Markdown:
     if math.isnan(found.low) and math.isfinite(found.mean):
         return Markdown(f"{found.mean:+.3f}")
     return Markdown(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
+
+
+def percent(share: float) -> str:
+    """Spell a change, given as a share of what was before: ``-90.2 %``."""
+    if math.isnan(share):
+        return "—"
+    text = f"{100 * rounded(share):+.1f}"
+    return f"{'0.0' if text in ('-0.0', '+0.0') else text} %"
+
+
+def time_change(found: Saving) -> Markdown:
+    """Spell how much time a change costs, with the 95 % interval: ``-71.0 % [-71.4, -70.6]``."""
+    inside = "one seed" if math.isnan(found.low) else f"{-100 * found.high:+.1f}, {-100 * found.low:+.1f}"
+    return Markdown(f"{percent(-found.by_clock)} [{inside}]")
+
+
+def middle(found: Middle) -> Markdown:
+    """Spell a ratio over the seeds: ``0.084 [0.083, 0.086]``, the median with the smallest and the largest."""
+    return Markdown(f"{found.median:.3f}" + (f" [{found.low:.3f}, {found.high:.3f}]" if found.n > 1 else ""))
+
+
+def saving_word(found: Saving) -> Markdown:
+    """Spell what the clock says of a saving, in bold if that is sure."""
+    return Markdown(f"{found.word}" if found.word in (Word.NONE, Word.ONE_SEED) else f"**{found.word}**")
 
 
 def spread(found: Summary) -> str:

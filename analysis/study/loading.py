@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.space.factors import level_text
+from ablations.space.price import PAPER
 from ablations.space.settings import levels_as_text, one_line, setting_as_text
 from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.attempts import State, present_state
@@ -99,10 +100,13 @@ class StudyResults:
     - ``setting/<key>``: everything else that the cell depends on, as text, such as ``setting/train.steps``;
     - ``metric/<name>``: a number or NaN, such as ``metric/Set5/psnr_db`` (dB), ``metric/baseline/Set5/ssim``,
       ``metric/cost/ops_g`` (10^9 multiply-adds), ``metric/cost/params_k`` (thousands), ``metric/timing/train_s``.
+      Not every study has ``metric/cost/full_macs_g``, ``binary_macs_g`` (10^9) and what is measured: ``latency_ratio``,
+      ``latency_ms``, ``twin_ms``, ``packed_kb`` (10^3 bytes).
 
     ``pairing`` says that the study compares its cells seed by seed, as it was planned before it trained. ``design`` is
     that of its last sweep, with the keys ``name``, ``options``, ``exclude`` and ``notes``; empty if it is not known.
-    ``rule`` is the stopping rule by which its cells were given seeds, None if their number was fixed.
+    ``rule`` is the stopping rule by which its cells were given seeds, None if their number was fixed. ``price`` is that
+    of a binary multiply-add, of which ``metric/cost/ops_g`` always has the paper's.
     ``data_names`` has what a person calls the data, by their fingerprint (``setting/data``), where it is known.
     ``files`` opens the files of every finished trial by name. One that is damaged is left out and can be asked for.
     """
@@ -117,6 +121,7 @@ class StudyResults:
     design: Mapping[str, Any]
     data_names: Mapping[str, DataNames]
     rule: StoppingRule | None = None
+    price: str = PAPER
 
     @property
     def planned(self) -> pd.DataFrame:
@@ -260,6 +265,7 @@ def study_results(
         design=read_design(plan.get("design", {})),
         data_names=names_of_data(rows, files),
         rule=rule,
+        price=plan.get("cost", {}).get("binary", PAPER),
     )
 
 

@@ -42,6 +42,12 @@ GROUPS = ("factor/", "level/", "setting/", "metric/")
 NEEDED = ("cost/ops_g", "cost/params_k", "timing/train_s")
 """The metrics that every finished trial has, besides those of its test sets."""
 
+COUNTS = ("full_macs_g", "binary_macs_g")
+"""The costs by kind of multiply-add, in 10^9, which newer trials record."""
+
+MEASURED_COSTS = ("latency_ratio", "latency_ms", "twin_ms", "packed_kb")
+"""The costs that a trial with ``measure.latency=true`` records."""
+
 STATES = ("finished", "failed", "interrupted", "pruned", "running", "missing")
 
 MOST_TRIALS, MOST_COLUMNS = 100_000, 1_000
@@ -291,7 +297,14 @@ def _is_possible(metric: str, value: object) -> bool:
         return 0 <= value <= MOST_DECIBELS
     if metric.endswith("/ssim"):
         return abs(value) <= 1 + SAME_NUMBER
+    if metric in MEASURED:
+        return SMALLEST_MEASURED <= value <= LARGEST_MEASURED
     return (0 if metric.startswith(("cost/", "timing/")) else -LARGEST_NUMBER) <= value <= LARGEST_NUMBER
+
+
+MEASURED = frozenset(f"cost/{name}" for name in MEASURED_COSTS)
+SMALLEST_MEASURED, LARGEST_MEASURED = 1e-6, 1e9
+"""The range of what is measured: logarithms are taken of it, and ratios."""
 
 
 def _short(value: object) -> str:

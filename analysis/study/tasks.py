@@ -20,6 +20,7 @@ from ablations.space.study_cells import UNTRAINED, StudyCells, published_methods
 from ablations.storage.folder import Identity
 from analysis.study.collapse import collapsed_trials
 from analysis.study.data_names import DataNames
+from analysis.study.latency import Latency, latency_of
 from analysis.study.loading import LeftOut, StudyResults
 from analysis.study.methods import factors_of, names_of, tested_on
 from analysis.study.probes import Records, read_records
@@ -192,6 +193,11 @@ class TaskResults:
     @functools.cached_property
     def records(self) -> Records:
         return read_records(self.identities, self.study.record)
+
+    @functools.cached_property
+    def latency(self) -> Latency:
+        """What the finished trials measured on a clock; which seeds a cell was given does not depend on it."""
+        return latency_of(self.finished)
 
     @property
     def units(self) -> pd.DataFrame:

@@ -329,6 +329,7 @@ def contradictions(files: Files) -> list[str]:
     checks: Sequence[Callable[[Report], Iterator[str]]] = (
         first_table,
         lists_of_the_opening,
+        savings_of_the_opening,
         smallest_effect,
         dependent_effects,
         claims_of_the_opening,
@@ -337,7 +338,7 @@ def contradictions(files: Files) -> list[str]:
         front,
         spent,
     )
-    by_part = (folded_rows, claims, collapsed_trials, descriptions, contexts, cells, cells_against_rows, looks)
+    by_part = (folded_rows, claims, collapsed_trials, descriptions, contexts, cells, cells_against_rows, looks, savings)
     found = [fault for check in checks for fault in check(report)]
     for part, check_part in itertools.product(report.parts, by_part):
         found += [f"{part.title}: {fault}".removeprefix(": ") for fault in check_part(part)]
@@ -374,7 +375,16 @@ def effect_and_verdict(row: Mapping[str, object]) -> str:
 
 def cost_of(row: Mapping[str, object]) -> str:
     ops, params = number(row["ops_change_g"]), number(row["params_change_k"])
-    return "same" if max(abs(ops), abs(params)) < 1e-6 else f"{ops:+.2f} G OPs, {params:+.1f} K params"
+    counted = "same" if max(abs(ops), abs(params)) < 1e-6 else f"{ops:+.2f} G OPs, {params:+.1f} K params"
+    if row.get("saving", "") == "":
+        return counted
+    by_count, by_clock = (percent(row[f"{name}_change_percent"]) for name in ("ops", "time"))
+    return f"{counted}; {by_count} by count, {by_clock} by the clock"
+
+
+def percent(value: object) -> str:
+    text = f"{number(value):+.1f}"
+    return f"{'0.0' if text in ('-0.0', '+0.0') else text} %"
 
 
 DB = "psnr_difference_db"
@@ -746,7 +756,7 @@ def contexts(part: Part) -> Iterator[str]:
 
 
 def cells(part: Part) -> Iterator[str]:
-    table, frame = part.table_with("Cells", "Cell", "OPs (G)"), part.frames.get("cells")
+    table, frame = part.table_with("Cells", "Cell", "Params (K)"), part.frames.get("cells")
     yield from differ("the cells have a table", table is not None, frame is not None)
     if table is None or frame is None:
         return
@@ -781,6 +791,41 @@ def cells_against_rows(part: Part) -> Iterator[str]:
                 yield from differ(f"{row[0]} and its cell", f"{sign * effect[DB] + 0.0:.6g}", f"{distance:.6g}")
                 if part.rule:
                     yield from differ(f"look of {row[0]} and its cell", effect["look"], other["look"].iloc[0])
+
+
+def savings(part: Part) -> Iterator[str]:
+    """What the clock says of a change is what its row of effects.csv says, and the fronts are those of prices.csv."""
+    effects, table = part.frames.get("effects"), part.table_with("Counted and measured", "The saving is")
+    known = effects[effects["saving"] != ""] if effects is not None and "saving" in effects else pd.DataFrame()
+    yield from differ("savings are shown", table is not None, len(known) > 0)
+    for row in table.dicts() if table else ():
+        own = known[known["change"] == plain(next(iter(row.values())))].iloc[0]
+        low, high = number(own["time_low_95_percent"]), number(own["time_high_95_percent"])
+        inside = "one seed" if math.isnan(low) else f"{low:+.1f}, {high:+.1f}"
+        shown = (row["By count"], row["By the clock [95 %]"], plain(row["The saving is"]), float(row["Seeds"]))
+        clock = f"{percent(own['time_change_percent'])} [{inside}]"
+        said = (percent(own["ops_change_percent"]), clock, own["saving"], own["time_seeds"])
+        yield from differ(f"saving of {own['change']}", shown, said)
+    prices = part.frames.get("prices")
+    fronts = part.table_with("Counted and measured", "OPs at 1/64 (G)")
+    for row in fronts.dicts() if fronts and prices is not None else ():
+        own = prices[prices["label"] == plain(row["Cell"])].iloc[0]
+        bold = [field.startswith("**") for field in list(row.values())[2:]]
+        said = [str(own[name]).lower() == "true" for name in prices if str(name).startswith("on_front_")]
+        yield from differ(f"fronts of {row['Cell']}", bold, said)
+
+
+def savings_of_the_opening(report: Report) -> Iterator[str]:
+    text = report.bullets.get("Savings by the clock", "")
+    for label, part in itertools.product(report.labels, report.parts):
+        effects = part.frames.get("effects", pd.DataFrame(columns=["change", "saving"]))
+        own = effects[effects["change"] == label]
+        for word in own["saving"].unique() if "saving" in own else ():
+            if word:
+                found = re.search(rf"\b{word}: (.*?)(?: — |\.$)", plain(text))
+                yield from differ(
+                    f"{word} of {label}", bool(found and (label in found[1] or " more" in found[1])), True
+                )
 
 
 # ---- a stopping rule -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.image import imsave
@@ -56,6 +56,7 @@ class Trial:
     dead: bool | str | None = None
     baseline_db: float = 28.5
     recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cost: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def factors(self) -> dict[str, Any]:
@@ -90,6 +91,26 @@ def trial(seed: int = 0, psnr_db: float = 30.0, steps: int = 20, **levels: Any) 
     return Trial({**REFERENCE, **levels}, seed, {"Set5": psnr_db}, steps)
 
 
+PLACE = {"backend": "native", "twin": "onnxruntime", "size": "320 x 180", "cpu": "two fast cores", "threads": 1}
+"""Where the trials of a synthetic study are measured."""
+
+
+AnyTrial = TypeVar("AnyTrial", "Trial", "Ours")
+
+
+def counted(each: AnyTrial, full_g: float, binary_g: float) -> AnyTrial:
+    """The trial with its multiply-adds by kind, in 10^9."""
+    ops_g = round(full_g + binary_g / 64, 3)
+    cost = {"ops_g": ops_g, "full_macs_g": full_g, "binary_macs_g": binary_g}
+    return dataclasses.replace(each, cost={**each.cost, **cost})
+
+
+def timed(each: AnyTrial, ratio: float, twin_ms: float = 1000.0, **place: Any) -> AnyTrial:
+    """The trial with its time over that of its twin, which took so long."""
+    cost = {"latency_ratio": ratio, "latency_ms": ratio * twin_ms, "twin_ms": twin_ms, "packed_kb": 100.0}
+    return dataclasses.replace(each, cost={**each.cost, **cost}, origin={**each.origin, "latency": {**PLACE, **place}})
+
+
 def plan_of(trials: Iterable[Trial], left_out: Sequence[Mapping[str, Any]] = (), **others: Any) -> dict[str, Any]:
     """A plan of these trials; ``others`` are its keys beside the rows, such as ``pairing`` and ``design``."""
     rows = [
@@ -119,7 +140,7 @@ def result_of(trial: Trial) -> dict[str, Any]:
             for name, psnr in trial.psnr_db.items()
         },
         "baseline": {name: {"psnr_db": trial.baseline_db, "ssim": 0.8} for name in trial.psnr_db},
-        "cost": {"ops_g": trial.ops_g, "params_k": trial.params_k},
+        "cost": {"ops_g": trial.ops_g, "params_k": trial.params_k, **trial.cost},
         "timing": {"train_s": 12.5 + trial.seed, "step_ms": 3.0, **trial.timing},
         "probes": dict(trial.probes),
         "dead": trial.dead,
@@ -357,6 +378,8 @@ class Ours:
     steps: int = 500
     levels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sets: tuple[str, ...] = ()
+    cost: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def result(self) -> dict[str, Any]:
         known = METHODS.get(self.method, METHODS["bbcu"])
@@ -387,10 +410,10 @@ class Ours:
             "setting": setting,
             "metrics": {name: {"psnr_db": self.psnr_db, "ssim": self.psnr_db / 40, "images": {}} for name in sets},
             "baseline": {name: {"psnr_db": BASELINES.get((self.task, name), 25.0), "ssim": 0.8} for name in sets},
-            "cost": {"ops_g": 18.55, "params_k": 224.6},
+            "cost": {"ops_g": 18.55, "params_k": 224.6, **self.cost},
             "timing": {"train_s": 1.0},
             "probes": {},
-            "provenance": {"git": "0" * 40, "dirty": False, "packages": {"torch": "2.13.0"}},
+            "provenance": {"git": "0" * 40, "dirty": False, "packages": {"torch": "2.13.0"}, **self.origin},
         }
 
 

@@ -36,7 +36,7 @@ from analysis.study.loading import StudyResults
 from analysis.study.tasks import split_by_task
 from bbcu.errors import BbcuError, ConfigError
 from tests.harness.judging import summaries
-from tests.harness.studies import full_trial, read_back
+from tests.harness.studies import counted, full_trial, read_back, timed
 
 Members = dict[str, bytes]
 Change = Callable[[Members], object]
@@ -62,7 +62,11 @@ BOUND = 64 * 2**20
 def original(tmp_path_factory: pytest.TempPathFactory) -> Members:
     """The files of the archive of a small study with curves, probes, scores by picture and sample pictures."""
     place = tmp_path_factory.mktemp("original")
-    trials = [full_trial(seed, residual=residual) for seed in (0, 1) for residual in (True, False)]
+    trials = [
+        timed(counted(full_trial(seed, residual=residual), 1.5, 32.0), 0.2 + 0.1 * residual)
+        for seed in (0, 1)
+        for residual in (True, False)
+    ]
     plan = {"pairing": True, "design": DESIGN, "left_out": [LEFT_OUT], "rule": RULE.record()}
     results = read_back(place / "outputs", trials, samples=True, unplanned=[full_trial(2)], **plan)
     results = dataclasses.replace(results, data_names={DATA: DataNames("BSDS400", ("Set5",))})
@@ -154,6 +158,13 @@ def a_place(place: str) -> Change:
     return change
 
 
+def priced_without_counts(members: Members) -> None:
+    in_json("study.json", lambda known: known.update(cost_binary="1/8"))(members)
+    in_table("metric/cost/full_macs_g", None)(members)
+    for number in range(4):
+        del members[f"{number}/result.json"]
+
+
 def doubled(members: Members) -> None:
     members["trials.csv"] += members["trials.csv"].splitlines(keepends=True)[-1]
 
@@ -237,6 +248,13 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
         in_json("study.json", lambda known: known["data_names"][DATA].update(test="Set5")),
         "test: Input should be a valid array",
     ),
+    "a price that is none": (in_json("study.json", lambda known: known.update(cost_binary="3/2")), "cost_binary=3/2"),
+    "a price that is a number": (in_json("study.json", lambda known: known.update(cost_binary=1)), "cost_binary: In"),
+    "a price without the counts": (
+        priced_without_counts,
+        "a binary multiply-add at 1/8, but some trials do not record",
+    ),
+    "a time of nothing": (in_table("metric/cost/latency_ms", "0"), "its cost/latency_ms is 0"),
     "a rule without looks": (in_rule(looks=[]), "rule.looks: List should have at least 1 item"),
     "looks that do not ascend": (in_rule(looks=[3, 3]), "rule.looks: Value error, they do not ascend"),
     "a look of one seed": (in_rule(looks=[1, 2]), "rule.looks.0: Input should be greater"),

@@ -19,11 +19,12 @@ from analysis.study.loading import load, margin_of
 from bbcu.errors import ConfigError
 from tests.harness.paths import REPOSITORY
 from tests.harness.ruled import cell, rule_on_disk
-from tests.harness.studies import Trial, trial, write_study
+from tests.harness.studies import Trial, counted, trial, write_study
 
 
 def two_cells() -> list[Trial]:
-    return [trial(seed, 30.0 + 0.1 * seed - drop, residual=drop == 0) for seed in (0, 1) for drop in (0.0, 0.5)]
+    found = [trial(seed, 30.0 + 0.1 * seed - drop, residual=drop == 0) for seed in (0, 1) for drop in (0.0, 0.5)]
+    return [counted(each, 1.0, 64.0) for each in found]
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,11 @@ def test_the_archive_gives_the_study_back(written: Path) -> None:
         assert back.record(identity)["metrics"] == results.record(identity)["metrics"]
 
 
-def test_the_check_takes_no_margin(report: Path) -> None:
+def test_the_check_takes_no_margin_and_no_price(report: Path) -> None:
     with pytest.raises(SystemExit, match="--margin cannot be combined with --check"):
         main(["--check", "--reports", str(report.parent), "--margin", "0.1"])
+    with pytest.raises(SystemExit, match="--cost-binary cannot be combined with --check"):
+        main(["--check", "--reports", str(report.parent), "--cost-binary", "1/8"])
 
 
 @pytest.mark.parametrize("text", ["0", "-0.1", "nan", "inf", "1e300", "much"])
@@ -150,12 +153,17 @@ def test_a_report_can_be_regenerated_from_its_folder_in_all_its_forms(report: Pa
         (report / name).write_text("spoilt")
     main([str(report)])
     assert {path.name: path.read_bytes() for path in report.iterdir() if path.is_file()} == wanted
-    main([str(report), "--margin", "0.6", "--reports", str(tmp_path / "elsewhere")])
+    main([str(report), "--margin", "0.6", "--cost-binary=1/8", "--reports", str(tmp_path / "elsewhere")])
     elsewhere = tmp_path / "elsewhere" / "components"
-    assert "surely smaller than 0.6 dB" in (elsewhere / "report.md").read_text(encoding="utf-8")
+    page = (elsewhere / "report.md").read_text(encoding="utf-8")
+    assert "surely smaller than 0.6 dB" in page
+    assert "A binary multiply-add counts 1/8 here, not 1/64 as in the paper." in page
+    assert "| OPs at 1/8 (G) |" in page
+    assert " 9.000 | 40.0 |" in page
     assert (elsewhere / "report.html").is_file()
     with opened(elsewhere / ARCHIVE) as archive:
-        assert archive.margin == 0.6
+        assert (archive.margin, archive.results.price) == (0.6, "1/8")
+    assert first_difference(elsewhere) == ""
 
 
 def test_a_report_of_a_stopping_rule_is_regenerated_under_its_margin_alone(tmp_path: Path) -> None:

@@ -151,6 +151,13 @@ DRAWN: dict[str, tuple[Any, ...]] = {
         NAMED,
     ),
     "cost beside other names": (figures.pareto_figure, cost_frame(LONG, METHODS[:9]), ["Set5"], MIXED),
+    "cost and time beside the paper": (
+        figures.pareto_figure,
+        cost_frame(METHODS, METHODS[:9]).assign(time=[0.1 * place or np.nan for place in range(10)] + [np.nan] * 9),
+        ["Set5"],
+        NAMED,
+        "1/8",
+    ),
     "cost of a search": (
         figures.pareto_figure,
         cost_frame([f"blocks={index}" for index in range(60)]),
@@ -279,6 +286,14 @@ class TestCosts:
 
     def test_a_study_beside_which_the_paper_has_nothing_has_no_panel_for_it(self) -> None:
         assert len(laid_out(figures.pareto_figure, cost_frame(METHODS), ["Set5"], NAMED).axes) == 2
+
+    def test_time_has_a_panel_where_it_was_measured_and_the_price_names_the_operations(self) -> None:
+        table = cost_frame(METHODS, METHODS[:9])
+        table["time"] = [0.5] + [np.nan] * (len(table) - 1)
+        axes = laid_out(figures.pareto_figure, table, ["Set5"], NAMED, "1/8").axes
+        assert [panel.get_xlabel() for panel in axes] == ["OPs at 1/8 (G)", "params (K)", "time / twin", "OPs (G)"]
+        assert axes[2].get_ylim() == axes[0].get_ylim()
+        assert "Pareto front" in axes[2].get_legend_handles_labels()[1]
 
     def test_of_many_cells_those_on_the_front_are_named_and_the_others_gray(self) -> None:
         names = [f"blocks={index}" for index in range(60)]

@@ -12,7 +12,7 @@ from analysis.report.paper_table import ABSENT, Group, Table, budget_notes, pape
 from analysis.study.data_names import DataNames
 from analysis.study.loading import load_folder
 from bbcu.model.methods import METHODS
-from tests.harness.studies import Ours, loaded, methods_study, trial
+from tests.harness.studies import Ours, loaded, methods_study, timed, trial
 
 
 def tables_of(folder: Path, *trials: Ours) -> list[Table]:
@@ -49,6 +49,16 @@ def test_every_method_of_the_paper_has_its_line_and_ours_below(tmp_path: Path) -
     assert (ours["Seeds"], ours["Set5 PSNR (dB) / SSIM"]) == ("1", "36.70 / 0.9175")
     assert len({row[0] for row in table.rows}) == 11
     assert notes_with(table, "bicubic interpolation has its PSNR on Set5 and Set14")
+
+
+def test_what_was_measured_has_columns_and_the_paper_none(tmp_path: Path) -> None:
+    table = table_of(tmp_path, timed(Ours("bbcu", 36.7), 0.25), Ours("reactnet", 36.5))
+    assert table.header[5:7] == ("Time / twin", "Packed (KB)")
+    paper, ours = rows_of(table, "BBCU-L")
+    assert [(row["Time / twin"], row["Packed (KB)"]) for row in (paper, ours)] == [(ABSENT, ABSENT), ("0.250", "100.0")]
+    assert rows_of(table, "ReActNet")[1]["Time / twin"] == ABSENT
+    assert table.frame["time_over_twin"].notna().sum() == 2
+    assert notes_with(table, "on two fast cores, native beside onnxruntime")
 
 
 def test_the_columns_are_the_test_sets_that_both_have(tmp_path: Path) -> None:
