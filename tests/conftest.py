@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ablations.tracking.client import client_of
-from bbcu.training.acceleration import use_cache
+from bbcu.compiled import use_cache
 from tests.harness.paths import REPOSITORY
 from tests.harness.support import Workplace
 
