@@ -276,7 +276,8 @@ struct Unit {
     float leaky;  // slope of a leaky ReLU at the end; 1: none
 };
 
-// The signs that come next: 1 where a value is at least its threshold, and the opposite where `flip` has a bit.
+// The signs that come next: 1 where a value is at least its threshold, and the opposite where `flip` has a bit. There are
+// thresholds for whole bytes of channels.
 struct Signs {
     const float* threshold;
     const uint8_t* flip;

@@ -366,7 +366,8 @@ class NativeUnit(nn.Module):
         super().__init__()
         parts = ratio**2
         self.in_channels, self.out_channels, self.ratio = unit.in_channels, unit.out_channels // parts, ratio
-        self.threshold, self.flip = signs_of(unit)
+        threshold, self.flip = signs_of(unit)
+        self.threshold = F.pad(threshold, (0, -self.in_channels % LANES))
         # A pixel shuffle gives pixel k of a channel its output number channel * parts + k.
         weights = unit.signs().to(torch.int8)
         by_part = weights.reshape(self.out_channels, parts, *weights.shape[1:]).transpose(0, 1).flatten(0, 1)
