@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from types import ModuleType
 
+import torch
 from torch import Tensor, nn
 
 from bbcu.deploy.packed import DeployError, check_input
@@ -41,7 +42,8 @@ def missing_for(name: str) -> str | None:
 def runner(packed: nn.Module, name: str) -> Runner:
     """Return what runs ``packed`` on the backend; raises DeployError if it cannot run on this machine.
 
-    What is returned raises DeployError for a picture of other channels than the network's.
+    What is returned raises DeployError for a picture of other channels than the network's, and computes in float32
+    under autocast, too.
     """
     reason = missing_for(name)
     if reason is not None:
@@ -50,6 +52,8 @@ def runner(packed: nn.Module, name: str) -> Runner:
 
     def run(x: Tensor) -> Tensor:
         check_input(packed, x)
-        return prepared(x)
+        with torch.autocast("cpu", enabled=False):
+            output = prepared(x)
+        return output
 
     return run

@@ -3,14 +3,14 @@
 // Compiled for one of three instruction sets (AVX-512, AVX2, or whatever the compiler's default is) from the same code:
 // only the few helpers under "Instructions" differ. bbcu/deploy/native.py compiles, loads and calls it.
 //
-// How it counts, by looking up. A product of two signs is -1 where their bits differ, so that a sum of n products is n - 2 m with m
-// mismatches. Four input channels of one tap are a nibble of the pixel and a nibble of the weights. The table below has
-// a row of 16 bytes for every pair of nibbles (a, b) of two horizontally adjacent pixels:
+// How it counts, by looking up. A product of two signs is -1 where their bits differ, so that a sum of n products is
+// n - 2 m with m mismatches. Four input channels of one tap are a nibble of the pixel and a nibble of the weights. The
+// table below has a row of 16 bytes for every pair of nibbles (a, b) of two horizontally adjacent pixels:
 //
 //     row(a, b)[w] = mismatches(a, w) | mismatches(b, w) << 4          w: the nibble of the weights, 0 to 15
 //
-// A byte shuffle with the weights' nibbles of 16 or 32 output channels as its indices looks up as many counts at
-// once, each for two pixels. So a shuffle of 32 bytes does the work of 256 multiply-adds, and nothing needs to be summed
+// A byte shuffle with the weights' nibbles of 16 or 32 output channels as its indices looks up as many counts at once,
+// each for two pixels. So a shuffle of 32 bytes does the work of 256 multiply-adds, and nothing needs to be summed
 // across a vector. The three horizontal taps are added as they are (at most 12 of the 15 that half a byte holds). Over
 // the input channels, two sums modulo 256 are kept for each byte: of the whole byte, and of the 16-bit lane shifted right
 // by four. From these, the counts of both pixels follow exactly (see `recover`), as long as they stay below 256.
@@ -33,6 +33,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -181,17 +182,19 @@ struct Pool {
     std::mutex caller, state;
     std::condition_variable wake, done;
     const std::function<void()>* work = nullptr;
-    int round = 0, wanted = 0, running = 0, count = 0;
+    int64_t round = 0;
+    int wanted = 0, running = 0, count = 0;
 
+    // Fewer start where the system refuses more.
     void start_until(int threads) {
-        while (count < threads) {
-            std::thread([this, index = count] { loop(index); }).detach();
-            ++count;
+        try {
+            for (; count < threads; ++count) std::thread([this, index = count] { loop(index); }).detach();
+        } catch (const std::system_error&) {
         }
     }
 
     void loop(int index) {
-        int seen = 0;
+        int64_t seen = 0;
         std::unique_lock<std::mutex> lock(state);
         for (;;) {
             wake.wait(lock, [&] { return round != seen; });
@@ -204,11 +207,12 @@ struct Pool {
         }
     }
 
-    void run(int helpers, const std::function<void()>& job) {
+    // An exception of the job ends the process: others may still be at work on it.
+    void run(int helpers, const std::function<void()>& job) noexcept {
         std::unique_lock<std::mutex> lock(state);
         start_until(helpers);
         work = &job;
-        wanted = running = helpers;
+        wanted = running = std::min(helpers, count);
         ++round;
         wake.notify_all();
         lock.unlock();
@@ -415,8 +419,6 @@ template <int CHANNELS> struct Popcount {
 
 constexpr bool HAS_POPCOUNT = true;
 #else
-template <int CHANNELS> struct Popcount : Lookup<CHANNELS / N, 0> {};
-
 constexpr bool HAS_POPCOUNT = false;
 #endif
 
@@ -607,6 +609,17 @@ void compute_block(const Image image, const Unit unit, const Steps steps, const 
     }
 }
 
+// Call `block` with the counter for a block of channels; looking up is faster for a number of nibbles that is USUAL.
+template <int CHANNELS, int USUAL, class Block>
+void choose([[maybe_unused]] bool counts_bits, [[maybe_unused]] int64_t nibbles, const Block& block) {
+#if defined(__AVX512VPOPCNTDQ__)
+    if (counts_bits) return block(Popcount<CHANNELS>{});
+#else
+    if (nibbles == USUAL) return block(Lookup<CHANNELS / N, USUAL>{});
+#endif
+    block(Lookup<CHANNELS / N, 0>{});
+}
+
 template <class Steps>
 void compute_rows(const Image& image, const Unit& unit, const Steps& steps, int64_t first, int64_t last) {
     const int64_t nibbles = 2 * bytes_of(unit.in_channels);
@@ -633,16 +646,11 @@ void compute_rows(const Image& image, const Unit& unit, const Steps& steps, int6
         for (int64_t part = 0; part < unit.ratio * unit.ratio; ++part)
             for (int64_t channel = 0; channel < unit.out_channels;) {
                 const bool is_full = padded(unit.out_channels) - channel >= 64;
-                auto block = [&](auto compute) { compute(image, unit, steps, rows, y, part, channel, weights); };
-                if (is_full) {
-                    if (counts_bits) block(compute_block<Popcount<64>, Steps>);
-                    else if (nibbles == 16) block(compute_block<Lookup<64 / N, 16>, Steps>);
-                    else block(compute_block<Lookup<64 / N, 0>, Steps>);
-                } else {
-                    if (counts_bits) block(compute_block<Popcount<32>, Steps>);
-                    else if (nibbles == 8) block(compute_block<Lookup<32 / N, 8>, Steps>);
-                    else block(compute_block<Lookup<32 / N, 0>, Steps>);
-                }
+                auto block = [&](auto counter) {
+                    compute_block<decltype(counter), Steps>(image, unit, steps, rows, y, part, channel, weights);
+                };
+                if (is_full) choose<64, 16>(counts_bits, nibbles, block);
+                else choose<32, 8>(counts_bits, nibbles, block);
                 weights += weight_bytes(unit.in_channels, is_full ? 64 : 32);
                 channel += is_full ? 64 : 32;
             }

@@ -7,8 +7,12 @@ start when they are first needed, so that a process may fork before or after.
 The packed units run in the kernel, a body's and an upsampler's units one after the other without torch in between;
 everything else runs in torch. The order of operations is that of the float network, and nothing is contracted to fused
 multiply-adds unless torch does so too, so that the result is the same bit for bit.
+
+With several threads, start Python with ``OMP_WAIT_POLICY=passive``, as the commands do: torch's threads otherwise wait
+busily after each operation, on the cores that the kernel's need.
 """
 
+import atexit
 import contextlib
 import copy
 import ctypes
@@ -16,6 +20,7 @@ import functools
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,7 +37,7 @@ from torch import Tensor, nn
 from bbcu.compiled import NO_COMPILER, cpp_compiler, make_private, own_cache
 from bbcu.deploy.backends import Runner
 from bbcu.deploy.packed import DeployError, PackedUnit, named_units
-from bbcu.errors import first_line
+from bbcu.errors import first_line, shown
 from bbcu.files import replacing, why_untrusted
 from bbcu.model.activations import RPReLU
 from bbcu.model.checkpoints import UnpairedBody
@@ -65,6 +70,9 @@ NUMBERS = (
     *("out_factor", "out_shift"),
 )
 """The numbers that a unit may have for each output channel, in the kernel's order."""
+
+MOST_CHANNELS = (2**16 - 1) // 9
+"""The most input channels of a unit."""
 
 NONE, PRELU, HARDTANH = range(3)
 """The kernel's activations."""
@@ -107,14 +115,19 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
 
 
 def instructions() -> str:
-    """Return the set of instructions that is used; raises DeployError for one that ``BBCU_INSTRUCTIONS`` invents."""
-    chosen = os.environ.get(CHOICE)
-    if chosen:
-        if chosen not in INSTRUCTIONS:
-            raise DeployError(f"{CHOICE}={chosen}: must be one of {', '.join(INSTRUCTIONS)}")
-        return chosen
-    has = torch.cpu.get_capabilities()
-    return next((name for name, needed in NEEDED.items() if all(map(has.get, needed))), "plain")
+    """Return the set of instructions that is used.
+
+    Raises DeployError for one that ``BBCU_INSTRUCTIONS`` invents, and for one that the CPU lacks.
+    """
+    has, chosen = torch.cpu.get_capabilities(), os.environ.get(CHOICE)
+    here = [name for name in INSTRUCTIONS if all(map(has.get, NEEDED.get(name, ())))]
+    if not chosen:
+        return here[0]
+    if chosen not in here:
+        known = chosen in INSTRUCTIONS
+        wrong = "this CPU does not have them, only" if known else "must be one of"
+        raise DeployError(f"{CHOICE}={shown(chosen)}: {wrong} {', '.join(here if known else INSTRUCTIONS)}")
+    return chosen
 
 
 def has_vectors(kind: str) -> bool:
@@ -148,6 +161,7 @@ def _built(source: bytes, options: Sequence[str], kind: str) -> Path:
     if folder is None or not make_private(folder) or why_untrusted(folder) is not None:
         # As on a machine without a home: built again by each process, in a folder that only it can write to.
         folder = Path(tempfile.mkdtemp(prefix="bbcu-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / f"kernel-{platform.machine()}-{kind}-{digest}.so"
     if not path.exists():
         with _lock(path):
@@ -231,7 +245,7 @@ def sign_sums(signs: Tensor, weight: Tensor) -> Tensor:
     kernel.bbcu_signs_of_bytes(signs.data_ptr(), len(bits), in_channels, bits.data_ptr(), threads)
     weights = packed_weights(weight)
     unit = UnitStruct(in_channels=in_channels, out_channels=len(weight), ratio=1, leaky=1.0, weights=weights.data_ptr())
-    out = torch.empty((batch, len(weight), height, width), memory_format=torch.channels_last)
+    out = torch.empty((batch, len(weight), height, width), dtype=torch.float32, memory_format=torch.channels_last)
     kernel.bbcu_unit(unit, bits.data_ptr(), batch, height, width, None, out.data_ptr(), NO_SIGNS, threads)
     return out
 
@@ -285,11 +299,22 @@ def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, bool]:
     factor, shift = normalise(ones, zeros, zeros)[0], normalise(zeros, mean, bias)[0]
     x = torch.linspace(-40, 40, 257).reshape(-1, 1) * (1 + torch.arange(channels) / 64)
     expected = normalise(x, mean, bias)
-    once = (x.double() * factor.double() + shift.double()).float()
-    for guess, fused in ((once, True), (x * factor + shift, False)):
+    once = fused(x, factor, shift)
+    for guess, is_fused in ((once, True), (x * factor + shift, False)):
         if torch.equal(guess, expected):
-            return factor, shift, fused
+            return factor, shift, is_fused
     raise DeployError("torch's BatchNorm rounds in an unknown way")
+
+
+def fused(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """Return ``x * factor + shift`` of float32, rounded once: the sum in float64 is rounded to odd before."""
+    product, shift = x.double() * factor.double(), shift.double()
+    total = product + shift
+    of_shift = total - product
+    error = (product - (total - of_shift)) + (shift - of_shift)
+    is_even = (total.view(torch.int64) & 1) == 0
+    towards = torch.where(error > 0, torch.inf, -torch.inf).double()
+    return torch.where((error != 0) & is_even, torch.nextafter(total, towards), total).float()
 
 
 def signs_of(unit: PackedUnit) -> tuple[Tensor, Tensor]:
@@ -364,7 +389,9 @@ class NativeUnit(nn.Module):
 
     def __init__(self, unit: PackedUnit, *, ratio: int = 1, leaky: float = 1.0) -> None:
         super().__init__()
-        parts = ratio**2
+        if unit.in_channels > MOST_CHANNELS:
+            raise DeployError(f"the kernel counts in 16 bits, which {unit.in_channels} input channels exceed")
+        parts, self.kind = ratio**2, instructions()
         self.in_channels, self.out_channels, self.ratio = unit.in_channels, unit.out_channels // parts, ratio
         threshold, self.flip = signs_of(unit)
         self.threshold = F.pad(threshold, (0, -self.in_channels % LANES))
@@ -398,9 +425,15 @@ class NativeUnit(nn.Module):
         return torch.empty((batch * height * width, -(-self.in_channels // 8)), dtype=torch.uint8)
 
     def find_signs(self, x: Tensor) -> Tensor:
-        """Return the packed signs of ``x``, which is channels-last."""
+        """Return the packed signs of ``x``, which is channels-last.
+
+        Raises DeployError for another type or number of channels: the kernel would read what lies beside it.
+        """
+        if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[1] != self.in_channels:
+            given = f"{tuple(x.shape)} of {x.dtype} on {x.device}"
+            raise DeployError(f"a unit of {self.in_channels} channels cannot take {given}")
         bits = self.bits(x.shape)
-        kernel = library(instructions())
+        kernel = library(self.kind)
         kernel.bbcu_signs(x.data_ptr(), len(bits), self.in_channels, self.signs(bits), torch.get_num_threads())
         return bits
 
@@ -414,14 +447,14 @@ class NativeUnit(nn.Module):
         next_bits = None if following is None else following.bits(out.shape)
         signs = NO_SIGNS if following is None or next_bits is None else following.signs(next_bits)
         arguments = (None if residual is None else residual.data_ptr(), out.data_ptr(), signs, torch.get_num_threads())
-        library(instructions()).bbcu_unit(self.struct(), bits.data_ptr(), *size, *arguments)
+        library(self.kind).bbcu_unit(self.struct(), bits.data_ptr(), *size, *arguments)
         return next_bits
 
     def output_for(self, x: Tensor) -> Tensor:
         """Return memory for the output of an input ``x``."""
         batch, _, height, width = x.shape
         shape = (batch, self.out_channels, height * self.ratio, width * self.ratio)
-        return torch.empty(shape, memory_format=torch.channels_last)
+        return torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         given, x = x, channels_last(x)
@@ -496,9 +529,8 @@ class NativeUpsampler(nn.Module):
 class NarrowConvolution(nn.Module):
     """A full-precision convolution with one or three filters, such as a tail: torch's computes eight or sixteen.
 
-    The kernel adds in oneDNN's order. Where torch has another algorithm, as for small images, the bits differ; so the
-    first output of each shape is compared with torch's, and torch convolves the images of that shape if they are not
-    equal.
+    The kernel adds in oneDNN's order. Where torch has another algorithm, as for small images, the bits differ. So noise
+    of each shape is convolved by both, and torch convolves the images of that shape if the outputs are not equal.
     """
 
     FILTERS = (1, 3)
@@ -507,7 +539,7 @@ class NarrowConvolution(nn.Module):
         super().__init__()
         self.convolution = convolution
         self.weight = convolution.weight.detach().permute(2, 3, 1, 0).contiguous()
-        self.is_same: dict[tuple[int, ...], bool] = {}
+        self.is_same: dict[tuple[Any, ...], bool] = {}
 
     @classmethod
     def fits(cls, module: nn.Module) -> bool:
@@ -518,15 +550,12 @@ class NarrowConvolution(nn.Module):
         return layout == ((3, 3), (1, 1), (1, 1), (1, 1), "zeros") and module.groups == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = tuple(x.shape)
-        if self.is_same.get(shape) is False:
-            return self._by_torch(x)
-        out = self._by_kernel(channels_last(x))
-        if shape not in self.is_same:
-            expected = self._by_torch(x)
-            self.is_same[shape] = torch.equal(out, expected)
-            return expected
-        return out
+        # What torch's choice of an algorithm may depend on.
+        case = (*x.shape, *x.stride(), torch.get_num_threads())
+        if case not in self.is_same:
+            noise = torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(0))
+            self.is_same[case] = torch.equal(self._by_kernel(channels_last(noise)), self._by_torch(noise))
+        return self._by_kernel(channels_last(x)) if self.is_same[case] else self._by_torch(x)
 
     def _by_torch(self, x: Tensor) -> Tensor:
         out: Tensor = self.convolution(x)
@@ -535,7 +564,7 @@ class NarrowConvolution(nn.Module):
     def _by_kernel(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         filters, bias = self.convolution.out_channels, self.convolution.bias
-        out = torch.empty((batch, filters, height, width), memory_format=torch.channels_last)
+        out = torch.empty((batch, filters, height, width), dtype=torch.float32, memory_format=torch.channels_last)
         operands = (self.weight.data_ptr(), None if bias is None else bias.data_ptr(), filters, out.data_ptr())
         size = (batch, height, width, channels)
         library(instructions()).bbcu_convolve(x.data_ptr(), *size, *operands, torch.get_num_threads())
@@ -564,6 +593,9 @@ def _all_packed(module: nn.Module) -> bool:
 
 def prepare(packed: nn.Module) -> Runner:
     """Return what runs ``packed`` with its units in the kernel."""
+    if torch.get_default_dtype() != torch.float32:
+        kind = str(torch.get_default_dtype()).removeprefix("torch.")
+        raise DeployError(f"the kernel computes in float32, and torch's default type is {kind}")
     network = native(packed)
 
     def run(x: Tensor) -> Tensor:

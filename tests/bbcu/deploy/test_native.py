@@ -166,6 +166,21 @@ def test_threads_and_images_do_not_change_the_bits(two_threads: None) -> None:
     assert torch.equal(many[1:2], unit(last(x[1:2]), last(x[1:2])))
 
 
+def test_types_that_torch_prefers_do_not_change_the_bits() -> None:
+    packed = pack(srresnet(channels=32, blocks=1))
+    x = torch.rand(1, 3, 6, 7)
+    native_run, expected = runner(packed, "native"), runner(packed, "torch")(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(native_run(x), expected)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(native_run(x), expected)
+        with pytest.raises(DeployError, match="torch's default type is float64"):
+            runner(packed, "native")
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_network_that_is_not_ours_keeps_its_input() -> None:
     body = srresnet(channels=32, blocks=2).body
     x = quarters(1, 32, 5, 5)
@@ -187,6 +202,13 @@ def test_a_forked_process_has_threads_of_its_own(two_threads: None) -> None:
 
 
 # --- thresholds and BatchNorm -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 9, 2, 2), torch.zeros(1, 8, 2, 2).half()], ids=["channels", "type"])
+def test_what_a_unit_cannot_read_is_refused(x: Tensor) -> None:
+    unit = native.NativeUnit(PackedUnit.of(unit_of(8, 8)))
+    with pytest.raises(DeployError, match="a unit of 8 channels cannot take"):
+        unit(x)
 
 
 @pytest.mark.parametrize("bn", ["pre", "none"])
@@ -218,6 +240,18 @@ def test_batch_norm_is_read_off_its_outputs() -> None:
 # --- the convolutions of trainings and tails --------------------------------------------------------------------------
 
 
+def test_a_batch_norm_with_a_tiny_shift_rounds_once() -> None:
+    norm = nn.BatchNorm2d(64).eval()
+    nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(0))
+    nn.init.constant_(norm.bias, 1e-20)  # decides how the product rounds where it lies between two floats
+    factor, shift, is_fused = native.affine_of(norm)
+    x = last(drawn(1, 64, 4, 4))
+    parts = factor.reshape(1, -1, 1, 1), shift.reshape(1, -1, 1, 1)
+    assert torch.equal(native.fused(x, *parts) if is_fused else x * parts[0] + parts[1], norm(x))
+    tie = torch.tensor([1 + 2**-12]), torch.tensor([1 + 2**-12]), torch.tensor([1e-20])
+    assert native.fused(*tie).item() == 1 + 2**-11 + 2**-23
+
+
 @pytest.mark.parametrize("shape", [(2, 64, 64, 7, 5), (1, 3, 33, 4, 9), (1, 100, 32, 1, 1)])
 def test_sums_of_signs_are_exact(shape: tuple[int, ...], instructions: str) -> None:
     batch, in_channels, out_channels, height, width = shape
@@ -225,6 +259,14 @@ def test_sums_of_signs_are_exact(shape: tuple[int, ...], instructions: str) -> N
     sums = torch.ops.bbcu.packed_conv2d(signs.to(torch.int8), weight.to(torch.int8))
     assert torch.equal(sums, F.conv2d(signs, weight, padding=1))
     assert sums.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels", [64, 100, 160, 1024])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_sums_are_exact_where_all_signs_differ_or_none(channels: int, sign: int, instructions: str) -> None:
+    signs, weight = torch.full((1, channels, 3, 5), float(sign)), torch.ones(32, channels, 3, 3)
+    sums = native.sign_sums(signs.to(torch.int8), weight.to(torch.int8))
+    assert torch.equal(sums, F.conv2d(signs, weight, padding=1))
 
 
 def test_the_operation_is_one_for_the_compiler() -> None:
@@ -253,7 +295,22 @@ def test_a_tail_of_other_bits_is_left_to_torch() -> None:
     with torch.inference_mode():
         assert torch.equal(narrow(x), tail(x))
         assert torch.equal(narrow(x), tail(x))
-    assert narrow.is_same == {(1, 8, 20, 20): False}
+    assert list(narrow.is_same.values()) == [False]
+
+
+def test_a_black_picture_does_not_decide_for_the_next() -> None:
+    tail = nn.Conv2d(8, 3, 3, padding=1)
+    narrow = native.NarrowConvolution(tail)
+    narrow.weight += 1e-4
+    x = last(drawn(1, 8, 20, 20))
+    with torch.inference_mode():
+        narrow(torch.zeros_like(x))
+        assert torch.equal(narrow(x), tail(x))
+
+
+def test_more_channels_than_the_kernel_counts_are_refused() -> None:
+    with pytest.raises(DeployError, match=r"^the kernel counts in 16 bits, which 7282 input channels exceed$"):
+        native.NativeUnit(PackedUnit.of(unit_of(7282, 1)))
 
 
 def test_only_a_plain_narrow_convolution_is_replaced() -> None:
@@ -317,3 +374,9 @@ def test_a_cache_that_others_can_write_to_is_not_used(empty_cache: Path) -> None
 def test_unknown_instructions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(native.CHOICE, "mmx")
     assert native.missing() == "BBCU_INSTRUCTIONS=mmx: must be one of avx512, avx2, plain"
+
+
+def test_instructions_that_the_cpu_lacks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "fma3": True})
+    monkeypatch.setenv(native.CHOICE, "avx512")
+    assert native.missing() == "BBCU_INSTRUCTIONS=avx512: this CPU does not have them, only avx2, plain"
