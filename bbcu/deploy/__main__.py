@@ -23,6 +23,10 @@ CELL = (
 )
 OVERRIDES = "levels and sizes of a method, such as binarize=[body,up] task=sr_x2 channels=64 blocks=16"
 
+WAITING = ("OMP_WAIT_POLICY", "passive")
+"""How torch's threads wait for work: asleep. By default they wait busily for milliseconds after each operation, on the
+cores that the kernel's threads need, and two threads are hardly faster than one. Read when torch is imported."""
+
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -31,6 +35,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 1 if it failed, 2 for a name or value that does not exist."""
     protect_output()
+    os.environ.setdefault(*WAITING)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = parsed(arguments)
@@ -56,9 +61,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m bbcu.deploy", description="Pack, check, time and export trained networks.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, purpose) in COMMANDS.items():
-        command = subparsers.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
+        command = subparsers.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         command.add_argument("cell", metavar="CELL", help=CELL)
-        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+        command.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
         if name in arguments[:1]:
             chosen = importlib.import_module(module)
             chosen.add_arguments(command)
@@ -67,7 +72,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     wrong = [text for text in rest if text.startswith("-") or "=" not in text]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    options.overrides += rest
+    options.overrides = [*options.overrides, *rest]
     return options
 
 

@@ -32,6 +32,7 @@ from bbcu.deploy import native, onnx, reference
 from bbcu.deploy.backends import Runner, runner
 from bbcu.deploy.file import to_bytes
 from bbcu.deploy.packed import DeployError, pack, packed_units
+from bbcu.deploy.sizes import size_in
 from bbcu.deploy.sources import find, twin_of
 from bbcu.errors import ConfigError, first_line, printable, shown, unknown
 from bbcu.files import write_atomically
@@ -44,11 +45,8 @@ SIZES = ((128, 128), (180, 320))
 """The sizes that are measured by default, (height, width) of the input in pixels; costs are counted for the last."""
 
 REPEATS = 5
-CELL_REPEATS = 3
+CELL_REPEATS = 7
 """Rounds for a cell of a study."""
-
-LARGEST_SIDE = 9999
-"""Of a picture, in pixels."""
 
 ROUNDING, FEW_SIGNS = 1e-3, 0.05
 """The largest :func:`difference` of an engine that rounds otherwise than torch, without and with binary units.
@@ -140,8 +138,8 @@ class Case:
     def __init__(self, network: nn.Module, height: int, width: int, twin: nn.Module | None = None) -> None:
         self.network = copy.deepcopy(network).cpu().float().eval()
         self.height, self.width, self._twin = height, width, twin
-        colours = getattr(getattr(network, "spec", None), "colours", 3)
-        self.x = torch.rand(1, colours, height, width, generator=torch.Generator().manual_seed(0))
+        shape = (1, onnx.colours_of(network), height, width)
+        self.x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         self._expected: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -160,8 +158,9 @@ class Case:
     def expected(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Return a network's output in torch, and what it would be if its layers added nothing."""
         if model not in self._expected:
-            skip = model.skip(self.x) if hasattr(model, "skip") else torch.zeros(())
-            self._expected[model] = (reference.prepare(model)(self.x), skip)
+            skip: Callable[[Tensor], Tensor] = getattr(model, "skip", lambda x: x.new_zeros(()))
+            output = reference.prepare(model)(self.x)
+            self._expected[model] = (output, skip(self.x))
         return self._expected[model]
 
 
@@ -452,7 +451,9 @@ def measure_cell(
     Raises DeployError if the output of the network's packed form or of an engine is wrong.
     """
     machine.retain_freed_memory()
-    case, ready, missing = Case(network, *size, twin), {}, {}
+    case = Case(network, *size, twin)
+    ready: dict[str, Ready] = {}
+    missing: dict[str, str] = {}
     with with_threads(1):
         for name in ("native" if case.is_binary else "onnxruntime", "torch", "twin"):
             if name != "torch" or not ready:
@@ -516,20 +517,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the times to this file as well")
 
 
-def size_in(text: str) -> tuple[int, int]:
-    """Return (height, width); raises ArgumentTypeError, as argparse wants it, for a text that is not WIDTHxHEIGHT."""
-    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
-    width, height = map(int, match.groups()) if match else (0, 0)
-    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
-        raise argparse.ArgumentTypeError(
-            f"{shown(text)!r} must be WIDTHxHEIGHT, as 320x180, each from 1 to {LARGEST_SIDE}"
-        )
-    return height, width
-
-
 def threads_in(text: str) -> tuple[int, ...]:
     """Return the numbers of threads, each once; raises ArgumentTypeError."""
-    most, numbers = machine.cores(), {}
+    most = machine.cores()
+    numbers: dict[int, None] = {}
     for part in text.split(","):
         if part != "all" and not (re.fullmatch(r"[0-9]{1,9}", part) and 1 <= int(part) <= most):
             raise argparse.ArgumentTypeError(f"{shown(part)!r} must be a number from 1 to {most}, the cores, or all")
@@ -556,6 +547,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure every size with every number of threads; print a table of each, and write the JSON file."""
     if options.json is not None and options.json.is_dir():
         raise ConfigError(f"--json {options.json}: a folder")
+    native.instructions()  # refused now, and not after minutes
     # First of all: torch chooses the folder when any part of its compiler is imported.
     use_cache()
     source = find(options.cell, options.overrides)
@@ -633,7 +625,7 @@ def table(found: Latency, repeats: int) -> list[str]:
     """Return the times of a measurement as lines."""
     threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
     by = "CPU time" if found.by == CPU else "wall time"
-    rows = [("contender", "engine", "CPU ms", "(min to max)", "wall ms", "(min to max)", "twin's time / its")]
+    rows = [("contender", "engine", "CPU ms", "(min to max)", "wall ms", "(min to max)", "speed")]
     for name, timing in found.contenders.items():
         times = [
             text
@@ -643,7 +635,8 @@ def table(found: Latency, repeats: int) -> list[str]:
         speed = "-" if timing.ratio_to_twin is None else f"{1 / timing.ratio_to_twin:.2f}"
         rows.append((name, timing.engine, times[0], times[1], times[2], times[3], speed))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"{found.width} x {found.height} pixels, {threads}: medians of {repeats} rounds; the last column by {by}"]
+    title = f"{found.width} x {found.height} pixels, {threads}: medians of {repeats} rounds"
+    lines = [f"{title}; speed: times as fast as the twin, by {by}"]
     for row in rows:
         left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
         right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]

@@ -26,6 +26,9 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 INPUT, OUTPUT = "input", "output"
 
+ERRORS_ONLY = 3
+"""ONNX Runtime's level of messages; one lower, it warns of each constant that it does not compute beforehand."""
+
 
 def missing() -> str | None:
     """Return None if the packages are installed that export to ONNX and run it, else how to install them."""
@@ -57,6 +60,7 @@ def to_onnx(network: nn.Module, height: int, width: int, *, dynamic: bool = Fals
                 output_names=[OUTPUT],
                 opset_version=OPSET,
                 dynamic_shapes=shapes,
+                optimize=False,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -110,16 +114,18 @@ def unpack(network: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep torch's exporter from warning of packages that it does not need and of its own deprecated calls."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Keep torch's exporter from telling its steps, and from warning of its own deprecated calls."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def drop_notes(model: Any) -> None:
@@ -144,6 +150,7 @@ def runner_of(model: bytes) -> Runner:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.log_severity_level = ERRORS_ONLY
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

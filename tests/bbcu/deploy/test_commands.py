@@ -123,6 +123,15 @@ def test_verify_without_a_picture_takes_a_photograph(capsys: pytest.CaptureFixtu
     assert lines[1] == "binary weights: none"
 
 
+def test_verify_leaves_out_a_backend_that_cannot_run_a_unit_of_the_users_own(
+    speck: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = f"network.unit={__name__}.OwnUnit"
+    status, lines, _ = outcome(capsys, "verify", "bbcu", *SMALL, own, "--picture", speck)
+    assert status == 0
+    assert lines[-1].startswith("openvino: not run: ")
+
+
 def test_verify_fails_for_a_backend_that_must_be_exact_and_is_not(
     tmp_path: Path, speck: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

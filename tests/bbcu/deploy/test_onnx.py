@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bbcu.deploy.onnx import OPSET, onnx_runner, runner_of, to_onnx, unpack
-from bbcu.deploy.packed import DeployError, PackedUnit, pack
+from bbcu.deploy.packed import PackedUnit, pack
 from tests.harness.builders import dncnn, drawn, perturbed, srresnet, unit
 from tests.harness.paths import REPOSITORY
 
@@ -77,16 +77,3 @@ def test_a_float_and_a_packed_network_are_unpacked_to_the_same_that_computes_as_
         found = unpack(form)
         assert not any(type(module) is PackedUnit for module in found.modules())
         assert torch.equal(restored(found, x), restored(network, x))
-
-
-class Undecided(nn.Module):
-    """What it computes depends on the values of its input, which an export cannot follow."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-
-def test_what_torch_cannot_export_is_refused_in_one_line() -> None:
-    with pytest.raises(DeployError, match="torch cannot export Undecided to ONNX: ") as caught:
-        to_onnx(Undecided(), 8, 8)
-    assert "\n" not in str(caught.value)
