@@ -176,7 +176,8 @@ class MeasureConfig:
 
     With ``latency`` each trained network is packed and timed beside its full-precision twin, on one thread of the CPU;
     see :mod:`ablations.trial.latency`. It is part of no cell: a finished trial that lacks it is measured from its
-    checkpoint by the next run of the same command, and nothing is trained again.
+    checkpoint by the next run of the same command, and nothing is trained again. A search measures what it trains, and
+    what lacks the ratio that is its objective.
     """
 
     latency: bool = False

@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablations.config import Config, SweeperConfig
 from ablations.planning.plan import Plan, PlannedTrial, RowPlanner, design_record, plan_record
@@ -28,9 +28,13 @@ from ablations.storage.pruning import open_request, search_marker
 from ablations.sweep.printing import cost_of
 from ablations.sweep.rounds import Rounds, TrialOutcome
 from ablations.trial.changes import EarlierPictures, is_reusable, own_parts, own_parts_of_sweep
+from ablations.trial.identity import setting_of, trial_of
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import BbcuError, ConfigError
 from bbcu.files import write_atomically
+
+if TYPE_CHECKING:
+    from bbcu.model.cost import Cost
 
 STORAGE = "search.log"
 """The default storage of a search: a journal in the study's folder."""
@@ -80,6 +84,7 @@ class SearchLoop:
         parts = {*own_parts(base.levels, dataclasses.asdict(base.network)), *own_parts_of_sweep(planner.swept)}
         self._settings = search_options(options, base, code_fingerprint(tuple(sorted(parts))))
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._layout = cost_of(trial_of(base, setting_of(base, fingerprint="")))
         self.plan = Plan(self._study, base.study.pairing, design_record(options, Listing(())))
         self.search = Search(self._settings, planner.swept, self._identify)
         try:
@@ -130,7 +135,7 @@ class SearchLoop:
             known = [outcome for outcome in ended if outcome is not None and outcome.state != State.INTERRUPTED]
             # An interrupted cell stays open and is proposed first next time.
             if len(known) == len(trials):
-                self.search.tell(proposal, cell_outcome(trials, known, self._settings))
+                self.search.tell(proposal, cell_outcome(trials, known, self._settings, self._layout))
 
     def _identify(self, row: Row) -> IdentifiedRow:
         """Return which cell a row is, with its values if all its trials are finished.
@@ -144,7 +149,7 @@ class SearchLoop:
             self.plan.left_out.extend(plan.left_out)
             return IdentifiedRow(None, plan.left_out[0].reason)
         seeds = ",".join(str(entry.trial.seed) for entry in plan.trials)
-        values = values_of(plan.trials, self._settings)
+        values = values_of(plan.trials, self._settings, self._layout)
         return IdentifiedRow(f"{plan.trials[0].identity[0]}/{seeds}", values=values)
 
     def _answering(self, on_poll: Callable[[], None]) -> Callable[[], None]:
@@ -173,10 +178,11 @@ class SearchLoop:
         }
 
 
-def values_of(trials: Sequence[PlannedTrial], options: SearchOptions) -> dict[str, float] | None:
+def values_of(trials: Sequence[PlannedTrial], options: SearchOptions, layout: "Cost") -> dict[str, float] | None:
     """Return the objectives of a cell, those that seeds change as the mean over them; None if a result lacks one.
 
-    Operations are counted at the price of the options. Raises ConfigError if a result was made by different code and
+    Operations are counted at the price of the options. ``layout`` is the cost of a network whose twin measured times
+    are divided by, see :func:`over_one_twin`. Raises ConfigError if a result was made by different code and
     ``on_change=stop``.
     """
     results = [entry.folder.result() for entry in trials]
@@ -195,13 +201,25 @@ def values_of(trials: Sequence[PlannedTrial], options: SearchOptions) -> dict[st
         ratios = [result["cost"].get(LATENCY) for result in present]
         if None in ratios:
             return None
-        values[LATENCY] = statistics.fmean(ratios)
+        values[LATENCY] = over_one_twin(statistics.fmean(ratios), cost_of(trials[0].trial), layout)
     return values
 
 
-def cell_outcome(trials: Sequence[PlannedTrial], ended: Sequence[TrialOutcome], options: SearchOptions) -> CellOutcome:
-    """Return the outcome of a cell whose trials ended like this."""
-    values = values_of(trials, options)
+def over_one_twin(ratio: float, own: "Cost", layout: "Cost") -> float:
+    """Return the time of a network over the twin of ``layout``, from the ratio to its own twin.
+
+    A narrow network has a fast twin, so ratios to the own ones would call it no faster than a wide one. The times of
+    full-precision twins are taken to be in proportion to their multiply-adds.
+    """
+    twin, other = (cost.full_macs + cost.binary_macs for cost in (own, layout))
+    return ratio * (twin / other) if other else ratio
+
+
+def cell_outcome(
+    trials: Sequence[PlannedTrial], ended: Sequence[TrialOutcome], options: SearchOptions, layout: "Cost"
+) -> CellOutcome:
+    """Return the outcome of a cell whose trials ended like this; for the arguments see :func:`values_of`."""
+    values = values_of(trials, options, layout)
     if values is not None:
         return Finished(values)
     steps = [outcome.step for outcome in ended if outcome.step is not None]

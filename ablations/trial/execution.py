@@ -236,10 +236,10 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
         end(State.FAILED, reason)
         failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed
         raise failure(f"{execution.title} failed: {reason}; see {folder.log_path}") from error
-    if lacks_latency(result, config):
-        result = _with_latency(execution, result)
     # Before the run is closed: nobody looks at a trial again once MLflow has it as finished.
     Snapshots(folder.snapshots, {}).clear()
+    if lacks_latency(result, config):
+        result = _with_latency(execution, result)
     run.finish(folder, final_metrics(result), steps_of(result))
     return result
 

@@ -10,7 +10,7 @@ from typing import Any
 from ablations.config import Config
 from ablations.storage.folder import TrialFolder
 from ablations.trial.identity import Trial, network_of, trains
-from ablations.trial.provenance import processor
+from bbcu.machine import processor
 
 NUMBERS = ("latency_ms", "twin_ms", "latency_ratio", "packed_kb")
 """The keys that ``cost`` gets: milliseconds of the network and of its full-precision twin, their ratio, and kB.

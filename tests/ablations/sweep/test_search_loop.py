@@ -11,8 +11,10 @@ from ablations.storage.attempts import State, history_of, present_state
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import lease_path
 from ablations.storage.plans import read_plan
+from ablations.sweep.search_loop import over_one_twin
 from ablations.tracking.client import client_of, experiment_id, search_runs
 from bbcu.compiled import NO_COMPILER, cpp_compiler
+from bbcu.model.cost import Cost
 from tests.harness.support import STUDY, Outcome, Workplace, contents
 
 SPACE = ("residual=true,false", "bn=none,pre,post", "act=inside,none")
@@ -41,6 +43,14 @@ def states_run(place: Workplace) -> dict[str, Any]:
     client = client_of(place.uri)
     (run,) = search_runs(place.uri, experiment_id(place.uri, STUDY), "tags.kind = 'states'")
     return {file.path: file for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_times_of_cells_of_other_widths_are_compared_with_one_twin() -> None:
+    """A network of half the width that takes 0.4 of its twin's time takes 0.1 of the wide twin's."""
+    wide, narrow = (Cost(ops=size / 64, params=0, binary_macs=size) for size in (4e9, 1e9))
+    assert over_one_twin(0.4, narrow, wide) == pytest.approx(0.1)
+    assert over_one_twin(0.4, wide, wide) == 0.4
+    assert over_one_twin(0.4, wide, narrow) == pytest.approx(1.6)
 
 
 # --- one objective ----------------------------------------------------------------------------------------------------
