@@ -154,8 +154,11 @@ class Prices:
         return self.costs[self.costs["cell"].isin(some)].sort_values(["mean", "cell"], ascending=[False, True])
 
     def only_on(self, one: str, other: str) -> list[str]:
-        """Return the labels of the cells that are on one front and not on the other, the highest PSNR first."""
-        cells = self.on_some_front
+        """Return the labels of the cells that are on one front and not on the other, the highest PSNR first.
+
+        A cell that was not measured is left out beside the front by the clock.
+        """
+        cells = self.on_some_front.dropna(subset=[one, other])
         return cells[cells["cell"].isin(self.fronts[one] - self.fronts[other])]["label"].tolist()
 
 

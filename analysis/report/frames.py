@@ -19,6 +19,7 @@ from analysis.report.markup import csv_cell, one_line
 from analysis.report.pictures import Strip
 from analysis.statistics.estimates import Estimate, ImageEstimate, Verdict
 from analysis.statistics.rounding import rounded
+from analysis.study.latency import counts_by_kind
 from analysis.study.loading import identities_of
 from analysis.study.origins import codes
 from analysis.study.tasks import TaskResults, cell_levels, label, varying
@@ -207,13 +208,14 @@ TIMED = (
 
 
 def latency_frame(results: TaskResults) -> pd.DataFrame:
-    """Return a row per place and cell that was measured there."""
-    latency = results.latency
+    """Return a row per place and cell that was measured there; without binary units, by the engine of its twin."""
+    latency, counts = results.latency, counts_by_kind(results.finished)
     return pd.DataFrame(
         {
             "cell": cell,
             "label": results.labels[cell],
             **dataclasses.asdict(place),
+            **({"backend": place.twin} if counts.get(cell, (0, 1))[1] == 0 else {}),
             "seeds": found.ratio.n,
             "time_over_twin": found.ratio.median,
             "time_over_twin_min": found.ratio.low,

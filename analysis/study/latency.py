@@ -28,13 +28,15 @@ RATIO, MILLISECONDS, TWIN, PACKED = (f"metric/cost/{name}" for name in MEASURED_
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Place:
-    """Where a trial was measured: processor, our backend, the engine of the twin, the picture's size, threads."""
+    """Where a trial was measured, on one thread: processor, our backend, the engine of the twin, the picture's size.
+
+    A network without binary units runs in the engine of its twin; see :func:`beside_packed`.
+    """
 
     cpu: str
     backend: str
     twin: str
     size: str
-    threads: str
 
 
 class Run(NamedTuple):
@@ -168,6 +170,7 @@ def latency_of(finished: pd.DataFrame) -> Latency:
             found.setdefault(place_of(provenance), {}).setdefault(cell, {})[seed] = Run(*row)
         elif reason := facts_in(provenance).get("missing"):
             missing.setdefault(cell, str(reason))
+    found = beside_packed(found)
     timed = {cell for cells in found.values() for cell in cells}
     sizes = {place: (-len(cells), -sum(map(len, cells.values()))) for place, cells in found.items()}
     packed = finished.reindex(columns=["cell", PACKED]).groupby("cell", sort=False)[PACKED].median().dropna()
@@ -177,6 +180,23 @@ def latency_of(finished: pd.DataFrame) -> Latency:
         layouts=layouts(finished),
         missing={cell: reason for cell, reason in missing.items() if cell not in timed},
     )
+
+
+def beside_packed(found: Mapping[Place, dict[str, dict[int, Run]]]) -> dict[Place, dict[str, dict[int, Run]]]:
+    """Put the networks without binary units, whose backend is the twin's engine, beside the packed ones they belong to.
+
+    Those are the ones of the same processor, engine of the twin and size, whatever their backend.
+    """
+    packed = {place: dict(cells) for place, cells in found.items() if place.backend != place.twin}
+    alone = {}
+    for place, cells in found.items():
+        if place.backend == place.twin:
+            here = [other for other in packed if dataclasses.replace(other, backend=place.backend) == place]
+            for other in here:
+                packed[other].update(cells)
+            if not here:
+                alone[place] = cells
+    return packed | alone
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def at_price(study: StudyResults, given: str | None) -> StudyResults:
     price_of(given, OPTION)
     if problem := lacking(study, given):
         raise ConfigError(f"{OPTION}={shown(given)}: {problem} in study {study.study}")
-    return dataclasses.replace(study, price=given)
+    return dataclasses.replace(study, price=PAPER if price_of(given) == price_of(PAPER) else given)
 
 
 def priced(study: StudyResults) -> StudyResults:

@@ -91,7 +91,7 @@ def trial(seed: int = 0, psnr_db: float = 30.0, steps: int = 20, **levels: Any) 
     return Trial({**REFERENCE, **levels}, seed, {"Set5": psnr_db}, steps)
 
 
-PLACE = {"backend": "native", "twin": "onnxruntime", "size": "320 x 180", "cpu": "two fast cores", "threads": 1}
+PLACE = {"backend": "native", "twin": "onnxruntime", "size": "320 x 180", "cpu": "two fast cores"}
 """Where the trials of a synthetic study are measured."""
 
 

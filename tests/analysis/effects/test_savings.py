@@ -120,6 +120,16 @@ def test_the_front_at_each_price_and_by_the_clock() -> None:
     assert found.fronts["1/8"] == {narrow, tail}
     assert found.fronts[TIME] == {narrow, body, tail}
     assert found.only_on("1/64", "1/8") == ["binarize=[body,up]"]
+    assert found.only_on(TIME, "1/64") == ["binarize=[body]"]
+
+
+def test_a_cell_that_was_not_measured_is_not_missed_on_the_front_by_the_clock() -> None:
+    found = priced()
+    unknown = found.costs["cell"].eq(measured(UP, 0).cell)
+    costs = found.costs.assign(**{TIME: found.costs[TIME].mask(unknown)})
+    bare = Prices(costs, found.fronts, (), 4)
+    assert found.only_on("1/64", TIME) == ["binarize=[body,up]"]
+    assert bare.only_on("1/64", TIME) == []
 
 
 def test_pairs_that_change_their_order_are_told_and_by_the_clock_only_if_sure() -> None:

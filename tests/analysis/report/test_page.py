@@ -35,6 +35,7 @@ from tests.harness.studies import (
     plan_of,
     read_back,
     start,
+    timed,
     trial,
     write_study,
 )
@@ -351,9 +352,17 @@ def test_a_search_shows_its_front_first_and_says_that_its_scores_are_too_high(tm
     assert not [title for title in sections(page) if title.startswith("Beside the paper")]
 
 
-def test_the_front_of_a_search_comes_before_what_its_cells_compare() -> None:
-    opening = opening_of(page_of(compose(in_memory(two_cells(3), design={"name": "search"}))))
+def test_the_front_of_a_search_comes_before_what_its_cells_compare_and_is_by_time_at_no_price() -> None:
+    """The cell with the residual is better and, though both cost the same by count, slower."""
+    cells = [timed(each, 0.5 if each.levels["residual"] else 0.25) for each in two_cells(3)]
+    study = in_memory(cells, design={"name": "search"})
+    opening = opening_of(page_of(compose(dataclasses.replace(study, price="measured"))))
     assert opening.index("The front: ") < opening.index("effects.png")
+    assert "no cell has more PSNR on Set5 in the same or less time" in opening
+    assert "| `residual=true` | 30.100 | 2.00 | 40.0 | 0.500 | 3 |" in opening
+    assert "| `residual=false` | 29.590 | 2.00 | 40.0 | 0.250 | 3 |" in opening
+    assert "; 0.0 % by count, -50.0 % by the clock" in opening
+    assert "- **Savings by the clock**: not counted: Without the residual." in opening
 
 
 def test_a_study_of_one_cell_says_what_it_reaches() -> None:

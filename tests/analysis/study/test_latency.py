@@ -1,6 +1,7 @@
 """Read back what trials measured, place by place, and count operations at another price."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -34,12 +35,27 @@ def test_ratios_of_two_places_are_not_mixed_and_the_place_with_most_cells_comes_
     old = [measured(seed, 0.9, OLD) for seed in (0, 1, 2)]
     found = latency(*old, measured(3, 0.1), measured(3, 0.2, residual=False))
     assert [place.cpu for place in found.places] == [FAST, OLD]
-    assert found.main == Place(FAST, "native", "onnxruntime", "320 x 180", "1")
+    assert found.main == Place(FAST, "native", "onnxruntime", "320 x 180")
     here, there = (found.timed(trial().cell, place) for place in found.places)
     assert here
     assert there
     assert ((here.ratio.median, here.ratio.n), (there.ratio.median, there.ratio.n)) == ((0.1, 1), (0.9, 3))
     assert found.change((trial().cell, trial(residual=False).cell), found.places[1]) is None
+
+
+def test_a_network_without_binary_units_is_compared_with_packed_ones_beside_the_same_twin() -> None:
+    full = [dataclasses.replace(each, origin=beside_twin(each)) for each in (measured(0, 1.0, binarize=()),)]
+    elsewhere = [dataclasses.replace(each, origin=beside_twin(each)) for each in (measured(1, 1.1, OLD, binarize=()),)]
+    found = latency(measured(0, 0.1), *full, *elsewhere)
+    assert [(place.cpu, place.backend) for place in found.places] == [(FAST, "native"), (OLD, "onnxruntime")]
+    change = found.change((full[0].cell, trial().cell))
+    assert change
+    assert math.exp(change.mean) == pytest.approx(0.1)
+
+
+def beside_twin(full: Trial) -> dict[str, Any]:
+    """What a full-precision network records, which runs in the engine of its twin."""
+    return {**full.origin, "latency": {**full.origin["latency"], "backend": "onnxruntime"}}
 
 
 def test_why_a_cell_has_no_time_is_read_and_a_place_that_is_not_recorded_is_one() -> None:
@@ -79,6 +95,7 @@ def test_operations_follow_the_price_and_the_paper_counts_a_sixty_fourth() -> No
     study = in_memory([measured(0, 0.5)])
     assert ops_of(study) == ops_of(at_price(study, "measured")) == [2.0]
     assert ops_of(at_price(study, "1/8")) == [9.0]
+    assert at_price(study, "0.015625").price == "1/64"
 
 
 def test_the_price_is_that_of_the_plan_unless_one_is_given_or_the_results_do_not_allow_it(tmp_path: Any) -> None:
