@@ -216,6 +216,11 @@ def compare_networks(names: list[str], device: torch.device, rounds: int, steps:
     return report
 
 
+def named(*parts: str) -> str:
+    """Return the name of a way that has these parts, without the empty ones."""
+    return ", ".join(filter(None, parts))
+
+
 def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
     """Compare our accelerations of each network by ratios to none of them."""
     precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
@@ -226,11 +231,9 @@ def compare_ways(names: list[str], device: torch.device, rounds: int, steps: int
         network, spec = NETWORKS[name]
         print(f"{name}, our ways", flush=True)
         contestants = {
-            ", ".join(
-                filter(
-                    None, [precision, "compiled" * compiled, "" if signs == "float" else signs, "replayed" * replayed]
-                )
-            ): ours(network, spec, device, precision=precision, compiled=compiled, signs=signs, replayed=replayed)
+            named(precision, "compiled" * compiled, "" if signs == "float" else signs, "replayed" * replayed): ours(
+                network, spec, device, precision=precision, compiled=compiled, signs=signs, replayed=replayed
+            )
             for compiled, precision, signs, replayed in itertools.product((False, True), precisions, ways, replays)
             if (precision, signs) != ("bf16", "native")
         }
