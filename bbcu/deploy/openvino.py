@@ -60,7 +60,7 @@ def prepare(packed: nn.Module) -> Runner:
     Raises DeployError for units that are not packed, and at the first input if something has no translation.
     """
     for name, reason in unpacked(packed).items():
-        raise DeployError(f"backend openvino: {name} is not packed: {reason}")
+        raise DeployError(f"OpenVINO runs packed units only, and {name} is not packed: {reason}")
     network, threads = translatable(packed), torch.get_num_threads()
 
     @functools.lru_cache(SIZES_KEPT)
