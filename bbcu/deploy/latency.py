@@ -54,6 +54,9 @@ ROUNDING, FEW_SIGNS = 1e-3, 0.05
 Where a value is within rounding of its threshold, its sign may be the other one, which changes all that follow.
 """
 
+LEAST_ADDED = 1e-3
+"""A quarter of a grey level, for values in [0, 1]; the rounding of the skip connection alone is 1e-7."""
+
 BUSY = 1.2
 """With one thread, wall time is CPU time unless other programs use the processor; above this ratio, they do."""
 
@@ -293,9 +296,12 @@ def checked(name: str, contender: Contender, output: Tensor, case: Case) -> floa
 
 
 def difference(output: Tensor, expected: Tensor, skip: Tensor) -> float:
-    """Return the root mean square of ``output - expected`` over that of ``expected - skip``, what the layers add."""
+    """Return the root mean square of ``output - expected`` over that of ``expected - skip``, what the layers add.
+
+    Layers that add less than :data:`LEAST_ADDED`, as those of a twin with initial values, count as adding that much.
+    """
     added = (expected - skip).square().mean().sqrt()
-    return float((output - expected).square().mean().sqrt() / added.clamp_min(torch.finfo(added.dtype).tiny))
+    return float((output - expected).square().mean().sqrt() / added.clamp_min(LEAST_ADDED))
 
 
 # --- time -------------------------------------------------------------------------------------------------------------

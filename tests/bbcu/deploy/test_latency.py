@@ -184,6 +184,13 @@ def test_a_difference_is_relative_to_what_the_layers_add() -> None:
     assert difference(skip + added + error, skip + added, skip) == pytest.approx(0.1, rel=1e-4)
 
 
+def test_the_rounding_of_layers_that_add_next_to_nothing_is_no_difference() -> None:
+    """The twin of a network x4 adds 3e-5 with its initial values, and rounds by 1e-7."""
+    skip, error = torch.rand(1, 3, 8, 8), torch.full((1, 3, 8, 8), 1e-7)
+    assert difference(skip + 3e-5 + error, skip + 3e-5, skip) < 1e-3
+    assert difference(skip + 3e-5 + 20 * error, skip + 3e-5, skip) > 1e-3
+
+
 def changed(by: float, *, is_exact: bool) -> latency.Way:
     """A contender whose output is the network's, with so much of what the layers add added once more."""
 
