@@ -7,12 +7,14 @@ encoding of a stream lacks; and passwords.
 import argparse
 import io
 import logging
+import os
 import sys
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
-from bbcu.errors import printable, printable_lines
+from bbcu.errors import BbcuError, ConfigError, printable, printable_lines
 from bbcu.passwords import masked
 
 
@@ -57,3 +59,28 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
 def say(text: object = "") -> None:
     """Print lines, such as a table, at once, with control characters escaped."""
     print(printable_lines(str(text)), flush=True)
+
+
+FAILED = 1
+WRONG_USE = 2
+INTERRUPTED = 130
+
+
+def exit_status(name: str, run: Callable[[], object], interrupted: str = "interrupted") -> int:
+    """Run a command and return its exit status: 1 if it failed, 2 for a name or value that does not exist.
+
+    An error is printed as one line behind the command's name, and ``interrupted`` after Ctrl-C.
+    """
+    try:
+        run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has read enough. At its end Python flushes again, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BbcuError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return WRONG_USE if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        print(f"{name}: {interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    return 0

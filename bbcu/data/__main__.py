@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -17,36 +16,20 @@ from bbcu.data.layouts import Role
 from bbcu.data.pairs import check_picture
 from bbcu.data.sources import ImageInfo, ImageInfoCache, Pictures, find_pictures, fingerprint
 from bbcu.data.tasks import STRENGTHS, TASKS, Task, make_task
-from bbcu.errors import BbcuError, ConfigError, DataError, printable, unknown
-from bbcu.terminal import ArgumentParser, protect_output, say
+from bbcu.errors import ConfigError, DataError, printable, unknown
+from bbcu.terminal import ArgumentParser, exit_status, protect_output, say
 
 ROLES: tuple[Role, ...] = ("train", "test")
 
 SIZES_SHOWN = 8
 """How many picture sizes are listed, the most frequent first."""
 
-FAILED = 1
-WRONG_USE = 2
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 1 if it failed, 2 for a name or value that does not exist."""
     protect_output()
     options = command_line().parse_args(arguments)
-    try:
-        options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as head, has read enough. At its end Python flushes again, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except BbcuError as error:
-        print(f"data: {error}", file=sys.stderr)
-        return WRONG_USE if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        print("data: interrupted; the same command resumes", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return exit_status("data", lambda: options.run(options), "interrupted; the same command resumes")
 
 
 def command_line() -> argparse.ArgumentParser:

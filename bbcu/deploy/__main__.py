@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bbcu.errors import BbcuError, ConfigError
-from bbcu.terminal import ArgumentParser, protect_output
+from bbcu.terminal import ArgumentParser, exit_status, protect_output
 
 COMMANDS = {
     "pack": ("bbcu.deploy.packing", "write a packed network to a file, and show how much smaller it is"),
@@ -27,30 +26,18 @@ WAITING = ("OMP_WAIT_POLICY", "passive")
 """How torch's threads wait for work: asleep. By default they wait busily for milliseconds after each operation, on the
 cores that the kernel's threads need, and two threads are hardly faster than one. Read when torch is imported."""
 
-FAILED = 1
-WRONG_USE = 2
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 1 if it failed, 2 for a name or value that does not exist."""
     protect_output()
     os.environ.setdefault(*WAITING)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def run() -> None:
         options = parsed(arguments)
         options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as head, has read enough. At its end Python flushes again, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except BbcuError as error:
-        print(f"bbcu.deploy: {error}", file=sys.stderr)
-        return WRONG_USE if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        print("bbcu.deploy: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+
+    return exit_status("bbcu.deploy", run)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
