@@ -91,6 +91,9 @@ class NetworkConfig:
     initial: str = DEFAULTS["network.initial"]
     accumulate: bool = DEFAULTS["network.accumulate"]
     standardise: bool = DEFAULTS["network.standardise"]
+    groups: int = number(DEFAULTS["network.groups"], least=1, most=1000)
+    layers: int = number(DEFAULTS["network.layers"], least=1, most=1000)
+    tail: str = DEFAULTS["network.tail"]
 
 
 @dataclass

@@ -13,7 +13,8 @@ import torch
 
 from bbcu.data.tasks import SuperResolution
 from bbcu.model.int8 import missing_for_int8
-from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.networks import build
+from bbcu.model.parts import NetworkSpec
 from bbcu.training.acceleration import convolve_signs
 from bbcu.training.evaluation import Evaluation, restore
 from bbcu.training.loop import resolve_device

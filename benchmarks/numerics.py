@@ -22,7 +22,8 @@ from bbcu.data.pairs import PreparedData, prepare
 from bbcu.data.patches import PatchSampler
 from bbcu.data.sources import embedded, folder
 from bbcu.data.tasks import SuperResolution
-from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.networks import build
+from bbcu.model.parts import NetworkSpec
 from bbcu.training.evaluation import evaluate, mean_score
 from bbcu.training.loop import Training, resolve_device
 from bbcu.training.settings import TrainSettings

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbcu.model.activations import RPReLU
-from bbcu.model.networks import NetworkSpec, assemble, binary_units
+from bbcu.model.networks import assemble
+from bbcu.model.parts import NetworkSpec, binary_units
 from bbcu.model.units import BinaryUnit
 from bbcu.training.acceleration import has_bf16
 

@@ -28,7 +28,8 @@ from ablations.space.factors import FACTORS
 from bbcu.compiled import use_cache
 from bbcu.machine import retain_freed_memory
 from bbcu.model.methods import METHODS
-from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.networks import build
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.specs import UnitSpec
 from bbcu.training.acceleration import (
     CudaGraphStep,

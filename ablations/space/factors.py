@@ -125,9 +125,9 @@ _ALL_LIGHT = "an image is never negative: without a threshold or BatchNorm every
 _DECLARED: tuple[Factor, ...] = (
     Factor(
         "residual",
-        (True, False, "block"),
+        (True, False, "block", "scaled"),
         True,
-        "identity around every binary convolution; none; one around each block of two",
+        "identity around every binary convolution; none; one around each block of two; one times a learnt number",
         rules=(
             Rule(
                 "residual=block and not binarize contains body",
@@ -149,14 +149,29 @@ _DECLARED: tuple[Factor, ...] = (
             True: Phrase("a residual per convolution", replaced="one per convolution", removed="the residual"),
             False: ABSENT,
             "block": Phrase("a residual per block", replaced="one per block", removed="the residual"),
+            "scaled": Phrase("a scaled residual", replaced="a scaled one", removed="the residual"),
         },
     ),
     Factor(
         "bn",
-        ("none", "pre", "post", "out"),
+        ("none", "pre", "post", "branch", "out"),
         "none",
-        "BatchNorm: none; before the sign; after the binary convolution and before the add; after the add",
+        "BatchNorm: none; before the sign; after the binary convolution; between activation and add; after the add",
         rules=(
+            Rule(
+                "bn=branch and act=none",
+                "no activation: BatchNorm between activation and add is BatchNorm after the convolution",
+                {"bn": "post"},
+            ),
+            Rule(
+                "bn=branch and residual=false",
+                "no residual: BatchNorm between activation and add is BatchNorm at the output",
+                {"bn": "out"},
+            ),
+            Rule(
+                "bn=branch and act in [after,first]",
+                "the activation stands after the add, so there is no place between activation and add",
+            ),
             Rule(
                 "residual=false and act=none and bn=out",
                 "no residual and no activation: BatchNorm after the convolution is BatchNorm at the output",
@@ -167,37 +182,50 @@ _DECLARED: tuple[Factor, ...] = (
             "none": ABSENT,
             "pre": Phrase("BatchNorm before the sign", replaced="one before the sign"),
             "post": Phrase("BatchNorm after the convolution", replaced="one after the convolution"),
+            "branch": Phrase("BatchNorm between activation and add", replaced="one between activation and add"),
             "out": Phrase("BatchNorm after the add", replaced="one after the add"),
         },
     ),
     Factor(
         "act",
-        ("inside", "after", "none"),
+        ("inside", "after", "first", "none"),
         "inside",
-        "activation before the residual add; after it; none",
+        "activation before the residual add; after it; after it in the first unit of each pair only; none",
         rules=(
             Rule(
                 "residual=false and act=after",
                 "no residual: there is no add for the activation to stand before or after",
                 {"act": "inside"},
             ),
+            Rule(
+                "act=first and not binarize contains body",
+                "a unit outside the body stands alone, and an activation in the first of each pair is none",
+                {"act": "none"},
+            ),
+            Rule(
+                "act=first and residual in [false,block]",
+                "only the first unit of a pair has an activation, and it stands after an add that this unit has not",
+            ),
         ),
         phrases={
             "inside": Phrase("activation before the add", replaced="before it", removed="activation"),
             "after": Phrase("activation after the add", replaced="after it", removed="activation"),
+            "first": Phrase(
+                "activation in the first of a pair", replaced="in the first of a pair", removed="activation"
+            ),
             "none": ABSENT,
         },
     ),
     Factor(
         "act_fn",
-        ("rprelu", "prelu", "relu", "hardtanh"),
+        ("rprelu", "prelu", "relu", "hardtanh", "leaky", "maxout"),
         "rprelu",
         "the activation",
         applies="act!=none",
         otherwise="no activation: which one it would be makes no difference",
         rules=(
             Rule(
-                "residual!=false and act=after and act_fn=hardtanh and align>1",
+                "residual!=false and act in [after,first] and act_fn=hardtanh and align>1",
                 "hardtanh after the add cuts the stream to [-1, 1], and an alignment above 1 lives outside",
             ),
         ),
@@ -206,6 +234,8 @@ _DECLARED: tuple[Factor, ...] = (
             "prelu": Phrase("PReLU"),
             "relu": Phrase("ReLU"),
             "hardtanh": Phrase("Hardtanh"),
+            "leaky": Phrase("LeakyReLU"),
+            "maxout": Phrase("Maxout"),
         },
     ),
     Factor(
@@ -235,13 +265,14 @@ _DECLARED: tuple[Factor, ...] = (
     ),
     Factor(
         "threshold",
-        (True, False),
+        (True, False, "affine", "elastic", "adaptive", "dynamic"),
         True,
-        "learnable threshold per channel before the sign",
+        "before the sign: a learnt threshold per channel; none; with a slope; with a width; with a width and two "
+        "values that are no opposites; one that depends on the picture",
         rules=(
             Rule(
                 "(binarize contains body or binarize contains up) and act_fn=relu and "
-                f"(act=after or act=inside and residual!=true) and {_NOTHING_SHIFTS}",
+                f"(act in [after,first] or act=inside and residual in [false,block]) and {_NOTHING_SHIFTS}",
                 _ALL_POSITIVE,
             ),
             Rule(
@@ -252,11 +283,18 @@ _DECLARED: tuple[Factor, ...] = (
             Rule("network=dncnn and binarize=[tail] and threshold=false and bn!=pre", _ALL_POSITIVE),
             Rule("binarize contains head and threshold=false and bn!=pre", _ALL_LIGHT),
         ),
-        phrases={True: Phrase("the threshold"), False: ABSENT},
+        phrases={
+            True: Phrase("the threshold"),
+            False: ABSENT,
+            "affine": Phrase("an affine threshold", replaced="an affine one"),
+            "elastic": Phrase("an elastic threshold", replaced="an elastic one"),
+            "adaptive": Phrase("an adaptive threshold", replaced="an adaptive one"),
+            "dynamic": Phrase("a dynamic threshold", replaced="a dynamic one"),
+        },
     ),
     Factor(
         "surrogate",
-        ("quadratic", "clip", "identity", "ede", "ho"),
+        ("quadratic", "clip", "identity", "ede", "ho", "tanh", "reste"),
         "quadratic",
         "gradient of the sign",
         open=True,
@@ -266,11 +304,13 @@ _DECLARED: tuple[Factor, ...] = (
             "identity": Phrase("the identity surrogate", replaced="the identity one"),
             "ede": Phrase("the EDE surrogate", replaced="the EDE one"),
             "ho": Phrase("the ho surrogate", replaced="the ho one"),
+            "tanh": Phrase("the learnt tanh surrogate", replaced="the learnt tanh one"),
+            "reste": Phrase("the ReSTE surrogate", replaced="the ReSTE one"),
         },
     ),
     Factor(
         "weight",
-        ("l1", "l1mag", "plain", "irnet"),
+        ("l1", "l1mag", "plain", "irnet", "sign", "srb", "reste", "adabin", "recu"),
         "l1",
         "weight binariser",
         open=True,
@@ -280,6 +320,67 @@ _DECLARED: tuple[Factor, ...] = (
             "l1mag": Phrase("the l1mag weight binariser", replaced="the l1mag one"),
             "plain": Phrase("the plain weight binariser", replaced="the plain one"),
             "irnet": Phrase("the IR-Net weight binariser", replaced="the IR-Net one"),
+            "sign": Phrase("the sign weight binariser", replaced="the sign one"),
+            "srb": Phrase("the second-order weight binariser", replaced="the second-order one"),
+            "reste": Phrase("the ReSTE weight binariser", replaced="the ReSTE one"),
+            "adabin": Phrase("the AdaBin weight binariser", replaced="the AdaBin one"),
+            "recu": Phrase("the ReCU weight binariser", replaced="the ReCU one"),
+        },
+    ),
+    Factor(
+        "rescale",
+        ("none", "spatial", "channel", "both", "doubled", "squeeze", "statistics", "box"),
+        "none",
+        "factors of the convolution's result, computed in full precision from its input",
+        rules=(
+            Rule(
+                "binarize contains tail and rescale in [channel,both,doubled,statistics]",
+                "the factors are one for each input channel, and a tail has fewer channels than that",
+            ),
+        ),
+        phrases={
+            "none": ABSENT,
+            "spatial": Phrase("a spatial rescale", replaced="a spatial one"),
+            "channel": Phrase("a channel rescale", replaced="a channel one"),
+            "both": Phrase("a rescale by pixel and channel", replaced="one by pixel and channel"),
+            "doubled": Phrase("a doubled rescale by pixel and channel", replaced="a doubled one"),
+            "squeeze": Phrase("a squeeze rescale", replaced="a squeeze one"),
+            "statistics": Phrase("a rescale by statistics", replaced="one by statistics"),
+            "box": Phrase("a box rescale", replaced="a box one"),
+        },
+    ),
+    Factor(
+        "start",
+        ("scratch", "full", "two_step"),
+        "scratch",
+        "how the training starts: binary; half of the steps in full precision; half with binary signs and full weights",
+        of_unit=False,
+        applies="binarize!=[]",
+        otherwise="nothing is binary: the whole training is in full precision",
+        rules=(
+            Rule(
+                "start!=scratch and weight in [plain,sign] and bn in [none,pre,out,branch] and not binarize=[]",
+                "weights without a scale are many times larger than the full-precision ones that they follow",
+            ),
+        ),
+        phrases={
+            "scratch": ABSENT,
+            "full": Phrase("a start in full precision", replaced="one in full precision"),
+            "two_step": Phrase("a start with binary signs", replaced="one with binary signs"),
+        },
+    ),
+    Factor(
+        "distil",
+        ("none", "output", "attention"),
+        "none",
+        "a full-precision teacher: none; its output; the attention maps of its blocks",
+        of_unit=False,
+        applies="binarize!=[]",
+        otherwise="nothing is binary: a full-precision network is its own teacher",
+        phrases={
+            "none": ABSENT,
+            "output": Phrase("distillation of the output", replaced="that of the output"),
+            "attention": Phrase("distillation of attention maps", replaced="that of attention maps"),
         },
     ),
 )

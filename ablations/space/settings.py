@@ -20,6 +20,9 @@ DEFAULTS: Mapping[str, Any] = {
     "network.initial": "torch",
     "network.accumulate": False,
     "network.standardise": False,
+    "network.groups": 10,
+    "network.layers": 8,
+    "network.tail": "full",
     "evaluation.self_ensemble": False,
 }
 """Values with which a key of the setting is left out of a cell's key.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bbcu.data.tasks import Task
-    from bbcu.model.networks import NetworkSpec
+    from bbcu.model.parts import NetworkSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,8 @@ from bbcu.deploy.packed import (
 )
 from bbcu.errors import BbcuError, shown
 from bbcu.files import read_bytes, replacing
-from bbcu.model.networks import NETWORKS, NetworkSpec
+from bbcu.model.networks import NETWORKS
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.records import LEVELS, checked
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import UnitShape

@@ -36,7 +36,7 @@ from bbcu.deploy.sizes import size_in
 from bbcu.deploy.sources import find, twin_of
 from bbcu.errors import ConfigError, first_line, printable, shown, unknown
 from bbcu.files import write_atomically
-from bbcu.model.networks import binary_units
+from bbcu.model.parts import binary_units
 from bbcu.terminal import say
 
 FORMAT, VERSION = "bbcu-latency", 1

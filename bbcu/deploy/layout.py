@@ -6,7 +6,8 @@ from torch import nn
 
 from bbcu.deploy.packed import DeployError
 from bbcu.model.checkpoints import UnpairedBody
-from bbcu.model.networks import NETWORKS, Body, DnCNN, NetworkSpec, SRResNet
+from bbcu.model.networks import NETWORKS, DnCNN, SRResNet
+from bbcu.model.parts import Body, NetworkSpec
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from bbcu.files import replacing, why_untrusted
 from bbcu.model.activations import RPReLU
 from bbcu.model.checkpoints import UnpairedBody
 from bbcu.model.int8 import SignConv2d, type_on_cpu
-from bbcu.model.networks import NEGATIVE_SLOPE, Body, Upsampler
+from bbcu.model.parts import NEGATIVE_SLOPE, Body, Upsampler
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vpopcntdq"),
@@ -400,7 +400,7 @@ class NativeUnit(nn.Module):
         by_part = weights.reshape(self.out_channels, parts, *weights.shape[1:]).transpose(0, 1).flatten(0, 1)
         self.weights = packed_weights(by_part, parts)
         numbers: dict[str, Tensor | None] = {"scale": unit.scale, "bias": unit.bias}
-        flags: dict[str, Any] = {"activation_after": unit.spec.act == "after", "leaky": leaky}
+        flags: dict[str, Any] = {"activation_after": unit.act == "after", "leaky": leaky}
         for place, norm in (("post", unit.bn_post), ("out", unit.bn_out)):
             if isinstance(norm, nn.BatchNorm2d):
                 numbers[f"{place}_factor"], numbers[f"{place}_shift"], flags[f"{place}_fused"] = affine_of(norm)

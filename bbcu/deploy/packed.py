@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbcu.errors import BbcuError
-from bbcu.model.networks import binary_units
+from bbcu.model.parts import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import KERNEL, BinaryUnit, UnitShape
 

@@ -21,7 +21,8 @@ from bbcu.files import read_text
 from bbcu.model import checkpoints
 from bbcu.model.initialisation import initialise
 from bbcu.model.methods import BASELINE, METHODS
-from bbcu.model.networks import NETWORKS, NetworkSpec, assemble, build
+from bbcu.model.networks import NETWORKS, assemble, build
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.published import CHANNELS, LAYOUTS
 from bbcu.model.records import LEVELS, alignment, spec_of
 from bbcu.model.specs import PARTS, automatic_alignment

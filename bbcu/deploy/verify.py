@@ -14,7 +14,7 @@ from bbcu.deploy.backends import BACKENDS, missing_for, runner
 from bbcu.deploy.file import from_bytes, to_bytes
 from bbcu.deploy.packed import DeployError, PackedUnit, check_input, pack
 from bbcu.deploy.sources import find
-from bbcu.model.networks import binary_units
+from bbcu.model.parts import binary_units
 from bbcu.model.units import KERNEL, BinaryUnit
 from bbcu.terminal import say
 

@@ -116,11 +116,42 @@ class Hardtanh(nn.Hardtanh):
         return y
 
 
+class LeakyReLU(nn.Module):
+    r"""Forward :math:`\max(0, x) + 0.1 \min(0, x)`; gradient 1 for :math:`x > 0`, else 0.1. No parameters.
+
+    Unlike a ReLU it keeps the sign of every value, so it is harmless right before a sign.
+    Source: Song et al., E2FIF, TIP 2023, which uses this slope.
+    """
+
+    SLOPE = 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, self.SLOPE * x)
+
+
+class Maxout(nn.Module):
+    r"""Forward :math:`p_c \max(0, x) + n_c \min(0, x)`, a slope on each side, which start at 1 and 0.25.
+
+    Gradient: the slope of the side. With :math:`p = 1` it is a PReLU.
+    Source: Tu et al., AdaBin, ECCV 2022, and its released code.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.positive = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.negative = nn.Parameter(torch.full((1, channels, 1, 1), 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.positive * x.clamp_min(0) + self.negative * x.clamp_max(0)
+
+
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "rprelu": RPReLU,
     "prelu": PReLU,
     "relu": lambda channels: ReLU(),
     "hardtanh": lambda channels: Hardtanh(),
+    "leaky": lambda channels: LeakyReLU(),
+    "maxout": Maxout,
 }
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from bbcu.errors import BbcuError
 from bbcu.files import read_bytes
-from bbcu.model.networks import Body, DnCNN, NetworkSpec, SRResNet, binary_units
+from bbcu.model.networks import DnCNN, SRResNet
+from bbcu.model.parts import Body, NetworkSpec, binary_units
 from bbcu.model.units import KERNEL, BinaryUnit
 
 RELEASED_ALIGN = 130.0

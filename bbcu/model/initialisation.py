@@ -56,11 +56,10 @@ INITIALISERS: dict[str, Initialiser] = {"torch": uniform, "xavier": xavier}
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Fill the weight and bias of each module that has ``initial_weight`` or ``initial_bias``; leave the others."""
+    """Fill each parameter ``NAME`` whose module has an initialiser ``initial_NAME``; leave the others."""
     for prefix, module in network.named_modules():
-        for kind in ("weight", "bias"):
-            initial: Initialiser | None = getattr(module, f"initial_{kind}", None)
-            parameter = getattr(module, kind, None)
-            if initial is not None and parameter is not None:
-                assert isinstance(module.weight, Tensor)
-                initial(parameter, module.weight, generator_for(seed, f"{prefix}.{kind}"))
+        for name, parameter in module.named_parameters(recurse=False):
+            initial: Initialiser | None = getattr(module, f"initial_{name}", None)
+            if initial is not None:
+                weight = getattr(module, "weight", parameter)
+                initial(parameter, weight, generator_for(seed, f"{prefix}.{name}"))

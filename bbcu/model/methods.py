@@ -33,7 +33,7 @@ class Method:
         """The level of every factor: those of BBCU, the defaults of :class:`UnitSpec`, replaced by ``levels``."""
         unit = asdict(UnitSpec())
         del unit["extra"]
-        return {**unit, "align": "auto", "binarize": ["body"], **self.levels}
+        return {**unit, "align": "auto", "binarize": ["body"], "start": "scratch", "distil": "none", **self.levels}
 
 
 _PLAIN = {"align": 1, "threshold": False}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bbcu.errors import ConfigError
-from bbcu.model.binarisers import Plain
+from bbcu.model.binarisers import Sign
 from bbcu.model.units import BinaryUnit
 
 BETWEEN = "between"
@@ -49,7 +49,7 @@ FREE = frozenset(
 
 def has_scale(unit: BinaryUnit) -> bool:
     """Return whether the unit multiplies by a scale at inference: unless its weights are plain signs."""
-    return not isinstance(unit.binariser, Plain)
+    return not isinstance(unit.binariser, Sign)
 
 
 def unit_operations(unit: BinaryUnit, x: Tensor, output: Tensor, has_residual: bool) -> int:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from bbcu.model.methods import METHODS, Method
-from bbcu.model.networks import NetworkSpec, assemble
+from bbcu.model.networks import assemble
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.specs import UnitSpec
 
 CHANNELS = 64

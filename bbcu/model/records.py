@@ -8,22 +8,36 @@ from typing import Any
 from bbcu.data.tasks import make_task
 from bbcu.errors import ConfigError, shown, unknown
 from bbcu.model.activations import ACTIVATIONS
-from bbcu.model.networks import NetworkSpec
+from bbcu.model.parts import NetworkSpec
+from bbcu.model.rescales import RESCALES
 from bbcu.model.specs import UnitSpec
+from bbcu.model.thresholds import THRESHOLDS
 
 LEVELS: Mapping[str, tuple[bool | str, ...]] = {
-    "residual": (True, False, "block"),
-    "bn": ("none", "pre", "post", "out"),
-    "act": ("inside", "after", "none"),
+    "residual": (True, False, "block", "scaled"),
+    "bn": ("none", "pre", "post", "branch", "out"),
+    "act": ("inside", "after", "first", "none"),
     "act_fn": tuple(ACTIVATIONS),
-    "threshold": (True, False),
+    "threshold": (True, False, *THRESHOLDS),
+    "rescale": ("none", *RESCALES),
 }
 """The levels of the factors that decide what a unit computes at inference, besides the signs of its weights."""
+
+OF_NETWORK = ("align", "binarize")
+"""The factors that decide what the network around the units is."""
+
+OF_TRAINING = ("start", "distil")
+"""The factors that decide how a network is trained, and nothing of what it is."""
+
+OPTIONS = ("groups", "layers", "tail")
+"""The options of a network that results from before it had them leave out."""
 
 BOUNDS: Mapping[str, tuple[int, int]] = {
     "scale": (1, 16),
     "channels": (1, 2**12),
     "blocks": (0, 1000),
+    "groups": (1, 1000),
+    "layers": (1, 1000),
     "colours": (1, 64),
 }
 """The least and the most of each whole number of a spec; the largest are far beyond any use."""
@@ -45,13 +59,14 @@ def spec_of(factors: Mapping[str, Any], setting: Mapping[str, Any]) -> NetworkSp
         colours=task.colours,
         channels=setting["channels"],
         blocks=setting["blocks"],
-        unit=UnitSpec.of({name: level for name, level in factors.items() if name not in ("align", "binarize")}),
+        unit=UnitSpec.of({name: level for name, level in factors.items() if name not in (*OF_NETWORK, *OF_TRAINING)}),
         align=factors["align"],
         binarize=tuple(factors["binarize"]),
         unit_class=network["unit"],
         initial=network["initial"],
         accumulate=network["accumulate"],
         standardise=network["standardise"],
+        **{name: network[name] for name in OPTIONS if name in network},
     )
     return checked(spec)
 

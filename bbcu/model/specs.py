@@ -24,11 +24,16 @@ def automatic_alignment(bn: str, binarize: Sequence[str], channels: int) -> floa
 class UnitSpec:
     """The levels of a binary unit's factors; the defaults are BBCU, the reference.
 
-    - ``residual``: True (an identity around every unit), False, or "block" (one around each pair of units).
-    - ``bn``: "none", "pre" (before the sign), "post" (after the convolution) or "out" (after the residual is added).
-    - ``act``: "inside" (before the residual is added), "after" it, or "none"; ``act_fn`` names the activation.
-    - ``threshold``: whether a learnable number per channel is added before the sign.
+    - ``residual``: True (an identity around every unit), False, "block" (one around each pair of units), or "scaled"
+      (an identity around every unit, times a learnt number).
+    - ``bn``: "none", "pre" (before the sign), "post" (after the convolution), "branch" (after the activation and before
+      the residual is added) or "out" (after the residual is added).
+    - ``act``: "inside" (before the residual is added), "after" it, "first" (after it, in the first unit of each pair
+      only), or "none"; ``act_fn`` names the activation.
+    - ``threshold``: whether a learnable number per channel is added before the sign, or a name in
+      :mod:`bbcu.model.thresholds`.
     - ``surrogate``: the gradient of the sign. ``weight``: the binariser of the weights.
+    - ``rescale``: "none", or the factors of the convolution's result, a name in :mod:`bbcu.model.rescales`.
     - ``extra``: levels of factors that a user's package declares; read by the unit class that such a factor selects.
     """
 
@@ -36,9 +41,10 @@ class UnitSpec:
     bn: str = "none"
     act: str = "inside"
     act_fn: str = "rprelu"
-    threshold: bool = True
+    threshold: bool | str = True
     surrogate: str = "quadratic"
     weight: str = "l1"
+    rescale: str = "none"
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod

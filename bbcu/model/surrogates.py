@@ -2,10 +2,12 @@ r"""The sign of the activations, with a surrogate for its derivative.
 
 Every surrogate has the same forward pass, :math:`s = +1` if :math:`u \ge 0` and :math:`-1` otherwise, and its own
 backward pass, :math:`dL/du = dL/ds \cdot \varphi(u)`. Zero counts as positive, so that every output is one bit.
+Surrogates therefore compute the same network and differ in their gradients alone.
 
 To add one, derive from :class:`Surrogate`, define ``derivative`` and set ``surrogate=`` to its dotted path.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,12 +133,79 @@ class ErrorDecay(Surrogate):
         return self.gain * self.sharpness * (1 - torch.tanh(self.sharpness * u) ** 2)
 
 
+class SignWithTanh(torch.autograd.Function):
+    """The sign; backward, the gradients of ``tanh(sharpness * u)``, for the sharpness too."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, sharpness: Tensor) -> Tensor:
+        ctx.save_for_backward(u, sharpness)
+        return sign(u)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        u, sharpness = ctx.saved_tensors
+        through = gradient * (1 - torch.tanh(sharpness * u) ** 2)
+        return through * sharpness, (through * u).sum().to(sharpness.dtype).reshape(sharpness.shape)
+
+
+class LearntTanh(Surrogate):
+    r""":math:`\varphi(u) = \beta (1 - \tanh^2(\beta u))`, with a learnt sharpness :math:`\beta` for each unit.
+
+    The gradient of :math:`\beta` is :math:`\sum dL/ds \cdot u (1 - \tanh^2(\beta u))`; it starts at 1. The window has
+    no edge, but at 1, 2 and 3 times :math:`1/\beta` only 0.42, 0.07 and 0.01 of the peak are left. With a frozen
+    :math:`\beta` it is ``ede`` at :math:`t = \beta` and :math:`k = 1`.
+    Source: Cai et al., Binarized Spectral Compressive Imaging (BiSR-Conv), NeurIPS 2023, and its released code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.ones(()))
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return self.sharpness * (1 - torch.tanh(self.sharpness * u) ** 2)
+
+    def forward(self, u: Tensor) -> Tensor:
+        signs: Tensor = SignWithTanh.apply(u, self.sharpness)  # type: ignore[no-untyped-call]
+        return signs
+
+
+class RectifiedPower(Surrogate):
+    r"""The derivative of :math:`\operatorname{sgn}(u) |u|^{1/o}`, which grows from the identity to the step.
+
+    :math:`\varphi(u) = |u|^{(1 - o)/o} / o`, but :math:`0.1^{1/o - 1}` for :math:`|u| \le 0.1`, the mean slope there,
+    and 0 beyond 1.5. At progress p, :math:`o = 1 + 2 (1 - \cos(\pi p / 2))`, from 1, where it is ``clip`` with the
+    window 1.5, to 3.
+    Source: Wu et al., Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural
+    Networks Training (ReSTE), ICCV 2023, and its released code; progress per step instead of per epoch.
+    """
+
+    FLAT, EDGE, LAST_POWER = 0.1, 1.5, 3.0
+
+    power: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("power", torch.ones(()), persistent=False)
+
+    def set_progress(self, progress: float) -> None:
+        self.power.fill_(1 + (1 - math.cos(math.pi * progress / 2)) * (self.LAST_POWER - 1))
+
+    def derivative(self, u: Tensor) -> Tensor:
+        size = u.abs()
+        slope = size.clamp_min(self.FLAT) ** (1 / self.power - 1) / self.power
+        flat = self.FLAT ** (1 / self.power - 1)
+        inside = 1 - (size - self.EDGE).clamp_min(0).sign()
+        return torch.where(size <= self.FLAT, flat, slope) * inside
+
+
 SURROGATES: dict[str, type[Surrogate]] = {
     "quadratic": Quadratic,
     "clip": Clip,
     "identity": Identity,
     "ede": ErrorDecay,
     "ho": HigherOrder,
+    "tanh": LearntTanh,
+    "reste": RectifiedPower,
 }
 
 

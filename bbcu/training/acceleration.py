@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bbcu.compiled import COMPILE_OPTIONS, NO_COMPILER, TORCH_CACHE, TRITON_CACHE, cpp_compiler, untrusted_cache
 from bbcu.deploy import native
 from bbcu.model import int8
-from bbcu.model.networks import Body, binary_units
+from bbcu.model.parts import Body, binary_units
 from bbcu.model.units import BinaryUnit
 from bbcu.training.settings import TrainSettings
 

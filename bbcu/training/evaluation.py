@@ -87,9 +87,15 @@ def _run(network: nn.Module, batch: Tensor, tile: int) -> Tensor:
 
 
 def radius_of(network: nn.Module) -> int:
-    """Return the radius of the receptive field in input pixels; raise ConfigError if the network has no ``radius``."""
-    radius = getattr(network, "radius", None)
-    if not isinstance(radius, int):
+    """Return the radius of the receptive field in input pixels.
+
+    Raises ConfigError for a network without the property ``radius``, and for one whose radius is None, since a part of
+    it averages over the picture.
+    """
+    radius = getattr(network, "radius", 0)
+    if radius is None:
+        raise ConfigError("evaluation.tile: a part of this network averages over the whole picture, so it has no tiles")
+    if not isinstance(radius, int) or not hasattr(network, "radius"):
         raise ConfigError(
             f"evaluation.tile: {type(network).__name__} must have a property radius, "
             "the radius of its receptive field in input pixels"

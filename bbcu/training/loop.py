@@ -18,7 +18,7 @@ from torch import nn
 from bbcu.data.patches import PatchSampler
 from bbcu.errors import BbcuError, first_line, shown
 from bbcu.machine import retain_freed_memory
-from bbcu.model.networks import binary_units
+from bbcu.model.parts import binary_units
 from bbcu.training.acceleration import (
     CudaGraphStep,
     compile_units,

@@ -359,7 +359,7 @@ class UnitProbe:
         self.input.add(x)
         if residual is not None:
             self.residual.add(residual)
-        added_before_activation = residual is not None and self.unit.spec.act == "after"
+        added_before_activation = residual is not None and self.unit.act == "after"
         branch = self._seen.get("z" if added_before_activation else "activated")
         if branch is not None:
             self.branch.add(branch)

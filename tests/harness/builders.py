@@ -18,7 +18,8 @@ from bbcu.data.images import Pixels, downscale
 from bbcu.data.pairs import Pair
 from bbcu.data.sources import InMemory, Picture, Pictures
 from bbcu.model.methods import METHODS
-from bbcu.model.networks import NetworkSpec, SRResNet, build
+from bbcu.model.networks import SRResNet, build
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit, UnitShape
 

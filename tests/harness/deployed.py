@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bbcu.model.networks import NetworkSpec
+from bbcu.model.parts import NetworkSpec
 
 TASKS = {1: {"name": "denoise", "sigma": [25.0], "train_sigma": [0.0, 75.0]}}
 

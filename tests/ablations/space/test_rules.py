@@ -18,7 +18,8 @@ from ablations.space.factors import AUTO, FACTORS, REFERENCE, Level
 from ablations.space.rules import Backbone, ImpossibleCell, automatic_alignment, rules
 from bbcu.errors import ConfigError
 from bbcu.model.initialisation import generator_for
-from bbcu.model.networks import Body, NetworkSpec, binary_units, build
+from bbcu.model.networks import build
+from bbcu.model.parts import Body, NetworkSpec, binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.training.probes import probe
 from tests.harness.builders import drawn

@@ -14,7 +14,8 @@ from bbcu.deploy.backends import runner
 from bbcu.deploy.file import load, save
 from bbcu.deploy.packed import DeployError, PackedUnit, check_input, pack
 from bbcu.deploy.verify import compared, described, distinct_values
-from bbcu.model.networks import NetworkSpec, SRResNet
+from bbcu.model.networks import SRResNet
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.units import BinaryUnit
 from tests.harness.builders import drawn, noise, perturbed, srresnet, unit
 from tests.harness.builders import save as save_picture

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bbcu.deploy import openvino
 from bbcu.deploy.backends import runner
 from bbcu.deploy.packed import DeployError, pack
-from bbcu.model.networks import binary_units
+from bbcu.model.parts import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit, UnitShape
 from tests.harness.builders import dncnn, drawn, perturbed, srresnet, unit

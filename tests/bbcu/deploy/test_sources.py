@@ -19,7 +19,8 @@ from bbcu.deploy.sources import Source, find, twin_of
 from bbcu.errors import BbcuError, ConfigError
 from bbcu.model.checkpoints import CheckpointError, to_released_state
 from bbcu.model.methods import METHODS
-from bbcu.model.networks import Body, DnCNN, NetworkSpec, SRResNet, binary_units
+from bbcu.model.networks import DnCNN, SRResNet
+from bbcu.model.parts import Body, NetworkSpec, binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit
 from tests.bbcu.deploy.test_file import unpaired

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbcu.model.checkpoints import RELEASED_ALIGN, CheckpointError, from_released_state, load, to_released_state
-from bbcu.model.networks import NetworkSpec, SRResNet, build
+from bbcu.model.networks import SRResNet, build
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.specs import UnitSpec
 from tests.harness.builders import dncnn, perturbed, srresnet
 

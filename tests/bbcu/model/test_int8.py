@@ -19,7 +19,8 @@ from bbcu.deploy import native
 from bbcu.model import int8
 from bbcu.model.int8 import sign_conv2d
 from bbcu.model.methods import METHODS
-from bbcu.model.networks import SRResNet, binary_units
+from bbcu.model.networks import SRResNet
+from bbcu.model.parts import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.training.acceleration import convolve_signs
 from bbcu.training.evaluation import restore

@@ -19,7 +19,8 @@ from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.data.tasks import TASKS, Denoising, make_task
 from bbcu.model.methods import BASELINE, METHODS, Method
-from bbcu.model.networks import NetworkSpec, binary_units, build
+from bbcu.model.networks import build
+from bbcu.model.parts import NetworkSpec, binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import ErrorDecay, sign
 from bbcu.training.loop import StepReport, Training

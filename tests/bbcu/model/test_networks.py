@@ -12,7 +12,8 @@ from ablations.space.cells import canonical_levels
 from ablations.space.factors import FACTORS, REFERENCE, Level
 from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.model.initialisation import initialise
-from bbcu.model.networks import Body, NetworkSpec, SRResNet
+from bbcu.model.networks import SRResNet
+from bbcu.model.parts import Body, NetworkSpec
 from bbcu.model.specs import UnitSpec
 from tests.harness.builders import drawn, srresnet
 

@@ -18,7 +18,8 @@ from ablations.space.factors import FACTORS
 from bbcu.errors import ConfigError
 from bbcu.model.activations import ACTIVATIONS, Clamp, FusedRPReLU, RPReLU
 from bbcu.model.binarisers import BINARISERS, Binariser, binariser_of
-from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.networks import build
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.registry import look_up
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import SURROGATES, ErrorDecay, Surrogate, sign, surrogate_of

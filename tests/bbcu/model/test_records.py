@@ -6,7 +6,7 @@ import pytest
 
 from ablations.space.factors import FACTORS
 from bbcu.errors import ConfigError
-from bbcu.model.networks import NetworkSpec
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.records import BOUNDS, LEVELS, checked, spec_of
 from bbcu.model.specs import UnitSpec
 from tests.harness.deployed import facts_of

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bbcu.model.activations import RPReLU
-from bbcu.model.networks import Body, NetworkSpec, SRResNet, Standardisation, binary_units
+from bbcu.model.networks import SRResNet
+from bbcu.model.parts import Body, NetworkSpec, Standardisation, binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import sign
 from bbcu.model.units import AddPerChannel, BinaryUnit, BitMemory

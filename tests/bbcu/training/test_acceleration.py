@@ -21,7 +21,7 @@ from torch.nn import functional
 from bbcu.compiled import cpp_compiler, use_cache
 from bbcu.errors import ConfigError
 from bbcu.model import int8
-from bbcu.model.networks import binary_units
+from bbcu.model.parts import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
 from bbcu.training.acceleration import (

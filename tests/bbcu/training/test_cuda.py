@@ -20,7 +20,8 @@ from torch.nn import functional
 from bbcu.data.pairs import Pair
 from bbcu.data.patches import PatchSampler
 from bbcu.model.methods import METHODS
-from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.networks import build
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
 from bbcu.training.acceleration import deterministic_fp32, missing_for_compilation, plan_for

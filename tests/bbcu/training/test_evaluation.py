@@ -12,7 +12,7 @@ from bbcu.data.images import Pixels, to_tensor
 from bbcu.data.pairs import Pair
 from bbcu.data.tasks import Denoising, Input, Score, SuperResolution
 from bbcu.errors import ConfigError
-from bbcu.model.networks import binary_units
+from bbcu.model.parts import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.training.evaluation import Evaluation, _run, evaluate, mean_score, radius_of, restore
 from bbcu.training.loop import TrainingDiverged

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bbcu.data.images import to_tensor
 from bbcu.data.pairs import Pair
-from bbcu.model.networks import NetworkSpec, build
+from bbcu.model.networks import build
+from bbcu.model.parts import NetworkSpec
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import KERNEL, BinaryUnit
 from bbcu.training.probes import BINS_PER_DECADE, PROBED_SIDE, Fit, Spread, UnitProbe, dead_body, probe, probed_inputs

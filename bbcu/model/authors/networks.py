@@ -1,0 +1,5 @@
+"""Super-resolution networks of other authors."""
+
+from bbcu.model.authors.state import Kind
+
+KINDS: dict[str, Kind] = {}
