@@ -12,7 +12,7 @@ from ablations.space.rules import Backbone
 from ablations.storage.files import check_writable
 from ablations.storage.folder import TrialFolder
 from bbcu.errors import ConfigError
-from bbcu.model.methods import BASELINE, METHODS, REIMPLEMENTATION
+from bbcu.model.methods import BASELINE, METHODS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ class Trial:
         method = METHODS.get(self.method)
         if method is None or self.method == "bbcu":
             return cell_name(self.cell.levels, REFERENCE)
-        return f"{self.method} ({REIMPLEMENTATION})" if method.remark else self.method
+        return f"{self.method} ({method.label})" if method.label else self.method
 
     def folder(self, outputs: str | Path) -> TrialFolder:
         return TrialFolder(Path(outputs), self.study, self.cell.key, self.seed)

@@ -15,7 +15,6 @@ from torch import nn
 from bbcu.model.methods import METHODS, Method
 from bbcu.model.networks import assemble
 from bbcu.model.parts import NetworkSpec
-from bbcu.model.specs import UnitSpec
 
 CHANNELS = 64
 """The width of the published networks, except the Lite ones."""
@@ -53,7 +52,7 @@ class Layout:
             scale=self.scale,
             channels=method.channels or CHANNELS,
             blocks=self.blocks,
-            unit=UnitSpec.of({name: level for name, level in levels.items() if name not in ("align", "binarize")}),
+            unit=method.unit,
             align=automatic if levels["align"] == "auto" else levels["align"],
             binarize=binarize,
             colours=self.colours,

@@ -131,8 +131,7 @@ def in_another_process(
 def of_method(name: str, seed: int = 0) -> SRResNet:
     """A small network of a published method."""
     method = METHODS[name]
-    unit = {key: level for key, level in method.levels.items() if key not in ("align", "binarize")}
-    return srresnet(blocks=2, seed=seed, unit=UnitSpec(**unit), **method.network)
+    return srresnet(blocks=2, seed=seed, unit=method.unit, **method.network)
 
 
 def blobs(seed: int = 0, scale: int = 2) -> Pair:
