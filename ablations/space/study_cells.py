@@ -17,6 +17,12 @@ MEDIUM = "bbcu binarize=[body,up]"
 UNTRAINED = tuple(name for name, method in METHODS.items() if method.network.get("name") == BASELINE)
 """The methods that train nothing."""
 
+TITLES = {name: method.title for name, method in METHODS.items() if method.title}
+"""What papers call the methods that are in none of the BBCU paper's tables."""
+
+REIMPLEMENTED = frozenset(name for name, method in METHODS.items() if method.label)
+"""The methods whose authors' code is not known."""
+
 OWN_METHODS = frozenset({BBCU, MEDIUM, LITE, "full_precision", *UNTRAINED})
 """The methods that a study of BBCU's own parts may hold; only another one makes it a comparison of methods."""
 

@@ -22,6 +22,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 
 from analysis.report.markup import one_line
+from analysis.study.methods import REIMPLEMENTED_MARK
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
@@ -111,15 +112,17 @@ STRANGER = Look("0.45", "o", "-")
 class Palette:
     """The look of each cell or method, by its place in the report, so that it is the same in every figure.
 
-    A label that is not in the report is gray.
+    A label that is not in the report is gray. A method has one look, reimplemented here or as the paper prints it.
     """
 
     labels: tuple[str, ...]
 
     def __getitem__(self, label: str) -> Look:
-        if label not in self.labels:
+        labels = [own.removesuffix(REIMPLEMENTED_MARK) for own in self.labels]
+        name = label.removesuffix(REIMPLEMENTED_MARK)
+        if name not in labels:
             return STRANGER
-        index = self.labels.index(label)
+        index = labels.index(name)
         dashes, marker = LINE_STYLES[index % len(LINE_STYLES)], MARKERS[index % len(MARKERS)]
         return Look(f"C{index % COLOURS}", marker, dashes, index < len(LINE_STYLES))
 

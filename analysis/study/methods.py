@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.space.study_cells import LITE, MEDIUM, published_method
+from ablations.space.study_cells import LITE, MEDIUM, REIMPLEMENTED, TITLES, published_method
 from analysis.published.tables import published
 from analysis.study.loading import NOT_RECORDED
 
@@ -19,8 +19,15 @@ METHOD_KEYS = ("network.initial", "network.standardise", "network.accumulate")
 
 SUPER_RESOLUTION = "sr_x2"  # the task whose table names the methods at every scale
 
-OTHER_NAMES = {MEDIUM: "BBCU-M", "identity": "Input", "bam": "BAM", "bicubic": "Bicubic"}
-"""Names of methods that not every table of the paper has."""
+OTHER_NAMES = {
+    **{MEDIUM: "BBCU-M", "identity": "Input", "bam": "BAM", "bicubic": "Bicubic"},
+    **TITLES,
+}
+"""Names of methods that not every table of the paper has, or none."""
+
+
+REIMPLEMENTED_MARK = " (reimplementation)"
+"""What stands behind the name of a method whose authors' code is not known."""
 
 
 def method_of(row: Mapping[str, Any] | pd.Series, reference: Mapping[str, str], factors: Iterable[str]) -> str:
@@ -56,12 +63,14 @@ def agrees(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
 def names_of(task: str) -> dict[str, str]:
     """Return the paper's name of each method in its table of a task, such as ``BBCU-L`` for super-resolution.
 
-    Scales without a table take the names of those that have one.
+    Scales without a table take the names of those that have one. A method whose authors released no code is named with
+    that it is a reimplementation.
     """
     paper = published()
     table = SUPER_RESOLUTION if task.startswith("sr_") and task not in set(paper["task"]) else task
     paper = paper[paper["task"] == table]
-    return {**OTHER_NAMES, **dict(zip(paper["method"].tolist(), paper["name"].tolist(), strict=True))}
+    names = {**OTHER_NAMES, **dict(zip(paper["method"].tolist(), paper["name"].tolist(), strict=True))}
+    return {name: title + REIMPLEMENTED_MARK * (name in REIMPLEMENTED) for name, title in names.items()}
 
 
 def groups_of(keys: Sequence[Mapping[str, str]]) -> list[list[int]]:

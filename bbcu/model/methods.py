@@ -23,13 +23,15 @@ THIRD_PARTY = "reimplementation after a third party's code"
 class Method:
     """A published method: its source, the levels that differ from BBCU's, and its options of the network.
 
-    ``channels`` is None if the method is used at any width. ``label`` stands behind the method's name wherever it is
-    named, and is empty if its authors' code is known. ``remark`` is printed next to the method's results.
+    ``title`` is what papers call a method that is in none of the BBCU paper's tables. ``channels`` is None if the
+    method is used at any width. ``label`` stands behind the method's name wherever it is named, and is empty if its
+    authors' code is known. ``remark`` is printed next to the method's results.
     """
 
     source: str
     levels: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
     channels: int | None = None
     label: str = ""
     remark: str = ""
@@ -82,48 +84,59 @@ METHODS: dict[str, Method] = {
     "recu": Method(
         "Xu et al., ReCU, ICCV 2021",
         {**_PLAIN, "bn": "post", "act": "after", "act_fn": "hardtanh", "weight": "recu"},
+        title="ReCU",
         remark="without the division of activations by their deviation, which the sign does not see",
     ),
     "adabin": Method(
         "Tu et al., AdaBin, ECCV 2022",
         {"align": 1, "bn": "post", "act": "after", "act_fn": "maxout", "threshold": "adaptive", "weight": "adabin"},
+        title="AdaBin",
     ),
     "e2fif": Method(
         "Song et al., E2FIF, TIP 2023",
         {**_PLAIN, "align": 255, "bn": "post", "act": "first", "act_fn": "leaky", "weight": "sign"},
+        title="E2FIF",
     ),
     "reste": Method(
         "Wu et al., ReSTE, ICCV 2023",
         {**_PLAIN, "bn": "branch", "act_fn": "relu", "surrogate": "reste", "weight": "reste"},
+        title="ReSTE",
     ),
     "bisr": Method(
         "Cai et al., Binarized Spectral Compressive Imaging (BiSR-Conv), NeurIPS 2023",
         {"align": 1, "threshold": "affine", "surrogate": "tanh"},
+        title="BiSR-Conv",
     ),
     "r2b": Method(
         "Martinez et al., Real-to-Binary Networks, ICLR 2020",
         {**_PLAIN, "bn": "pre", "act_fn": "prelu", "surrogate": "clip", "weight": "plain", "rescale": "squeeze"},
+        title="Real-to-Binary",
         label=THIRD_PARTY,
         remark=f"{THIRD_PARTY}; trained in one step, without its teachers",
     ),
     "dabc": Method(
-        "Zhang et al., Binarized Low-light Raw Video Enhancement (BRVE), CVPR 2024", {"rescale": "statistics"}
+        "Zhang et al., Binarized Low-light Raw Video Enhancement (BRVE), CVPR 2024",
+        {"rescale": "statistics"},
+        title="DABC",
     ),
     "ebsr": Method(
         "EBSR, arXiv 2303.12270 v1",
         {"align": 255, "act": "first", "act_fn": "leaky", "threshold": "dynamic", "weight": "l1mag", "rescale": "both"},
+        title="EBSR",
         label=THIRD_PARTY,
         remark=f"{THIRD_PARTY}; a leaky ReLU of slope 0.1 in place of 0.01",
     ),
     "scales": Method(
         "SCALES, arXiv 2303.12270 v2",
         {"act": "none", "threshold": "elastic", "rescale": "both"},
+        title="SCALES",
         label=REIMPLEMENTATION,
         remark=REIMPLEMENTATION,
     ),
     "frb": Method(
         "FRB, ICML 2024",
         {"weight": "srb", "distil": "attention"},
+        title="FRB",
         label=REIMPLEMENTATION,
         remark=f"{REIMPLEMENTATION}; BBCU's unit around its second-order weights",
     ),

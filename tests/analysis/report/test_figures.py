@@ -226,6 +226,10 @@ class TestPalette:
     def test_a_label_that_is_not_in_the_report_is_gray(self) -> None:
         assert Palette(("BBCU-L",))["BAM"] == STRANGER
 
+    def test_a_reimplemented_method_looks_as_its_printed_result(self) -> None:
+        palette = Palette(("BBCU-L", "BAM (reimplementation)"))
+        assert palette["BAM"] == palette["BAM (reimplementation)"] != palette["BBCU-L"]
+
     def test_a_cell_has_one_colour_in_every_figure(self) -> None:
         some = ("BAM", "BNN", "BBCU-L")
         drawn = [
