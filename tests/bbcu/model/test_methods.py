@@ -199,3 +199,10 @@ def test_bam_learns_the_weights_of_its_memory() -> None:
 def test_a_trial_is_named_by_its_method_and_says_if_that_is_a_reimplementation(method: str, name: str) -> None:
     cell = Cell(dict(REFERENCE), {"channels": 8}, dict(REFERENCE))
     assert Trial("study", method, cell, 0).name == name
+
+
+def test_the_page_lists_every_method_and_names_those_that_are_reimplementations() -> None:
+    page = (REPOSITORY / "docs/methods.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    assert {name for name in METHODS if name in rows} == set(TRAINED)
+    assert {name for name in TRAINED if "reimplementation" in rows[name]} == {n for n in METHODS if METHODS[n].label}
