@@ -116,6 +116,25 @@ class Hardtanh(nn.Hardtanh):
         return y
 
 
+class Leaky(torch.autograd.Function):
+    """A leaky ReLU for the compiler whose slope is computed again from the input, as :class:`Clamp` does.
+
+    Of a comparison, the compiler would store the result.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return torch.where(x > 0, x, slope * x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        positive = x.sign().clamp_min(0)
+        return positive * gradient + (1 - positive) * (ctx.slope * gradient), None
+
+
 class LeakyReLU(nn.Module):
     r"""Forward :math:`\max(0, x) + 0.1 \min(0, x)`; gradient 1 for :math:`x > 0`, else 0.1. No parameters.
 
@@ -126,13 +145,35 @@ class LeakyReLU(nn.Module):
     SLOPE = 0.1
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x > 0, x, self.SLOPE * x)
+        if not torch.compiler.is_compiling():
+            return F.leaky_relu(x, self.SLOPE)
+        y: Tensor = Leaky.apply(x, self.SLOPE)  # type: ignore[no-untyped-call]
+        return y
+
+
+class TwoSlopes(torch.autograd.Function):
+    """A slope per channel on each side, for the compiler, with all gradients from the input and the output's.
+
+    As :class:`Clamp` it saves no masks. The gradient of a zero is that of the negative side.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        ctx.save_for_backward(x, positive, negative)
+        return x * torch.where(x > 0, positive, negative)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, positive, negative = ctx.saved_tensors
+        through = gradient * torch.where(x > 0, positive, negative)
+        of_positive, of_negative = (channel_sum(gradient * side) for side in (x.clamp_min(0), x.clamp_max(0)))
+        return through, of_positive.to(positive.dtype), of_negative.to(negative.dtype)
 
 
 class Maxout(nn.Module):
     r"""Forward :math:`p_c \max(0, x) + n_c \min(0, x)`, a slope on each side, which start at 1 and 0.25.
 
-    Gradient: the slope of the side. With :math:`p = 1` it is a PReLU.
+    Gradient: the slope of the side, and of zero that of the negative side. With :math:`p = 1` it is a PReLU.
     Source: Tu et al., AdaBin, ECCV 2022, and its released code.
     """
 
@@ -142,7 +183,11 @@ class Maxout(nn.Module):
         self.negative = nn.Parameter(torch.full((1, channels, 1, 1), 0.25))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.positive * x.clamp_min(0) + self.negative * x.clamp_max(0)
+        if not torch.compiler.is_compiling():
+            # A sum of signs is often zero, where the gradients of two clamps would add up.
+            return self.positive * F.relu(x) + self.negative * x.clamp_max(0)
+        y: Tensor = TwoSlopes.apply(x, self.positive, self.negative)  # type: ignore[no-untyped-call]
+        return y
 
 
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {

@@ -44,6 +44,13 @@ class Binariser(nn.Module):
         """
         return None
 
+    def signs(self, weight: Tensor) -> Tensor:
+        """Return which of its two values each binary weight has, as +1 or -1: its sign, if the values are opposites.
+
+        Of a sum of two binary tensors, those of the first.
+        """
+        return sign(self(weight))
+
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -51,6 +58,11 @@ class Binariser(nn.Module):
 def mean_magnitude(weight: Tensor) -> Tensor:
     """Return the mean absolute value of each filter, (out, 1, 1, 1)."""
     return weight.abs().mean(PER_FILTER, keepdim=True)
+
+
+def or_one(spread: Tensor) -> Tensor:
+    """Return the spread of each filter, and 1 for one whose weights are all equal, to divide by."""
+    return torch.where(spread > 0, spread, 1.0)
 
 
 class ScaledSign(torch.autograd.Function):
@@ -163,11 +175,11 @@ class InformationRetaining(Binariser):
     @staticmethod
     def _standardised(weight: Tensor) -> Tensor:
         centred = weight - weight.mean(PER_FILTER, keepdim=True)
-        return centred / centred.std(PER_FILTER, keepdim=True)
+        return centred / or_one(centred.std(PER_FILTER, keepdim=True))
 
     @staticmethod
     def _scale(standardised: Tensor) -> Tensor:
-        scale: Tensor = 2 ** mean_magnitude(standardised).log2().round()
+        scale: Tensor = 2 ** or_one(mean_magnitude(standardised)).log2().round()
         return scale
 
 
@@ -187,6 +199,9 @@ class SecondOrder(Binariser):
         first: Tensor = ScaledSign.apply(weight, False)  # type: ignore[no-untyped-call]
         error = (weight - first).detach()
         return first + mean_magnitude(error) * sign(error)
+
+    def signs(self, weight: Tensor) -> Tensor:
+        return sign(weight)
 
 
 class LayerScaledPower(Binariser):
@@ -240,8 +255,11 @@ class AdaBin(Binariser):
     def forward(self, weight: Tensor) -> Tensor:
         mean = weight.mean(PER_FILTER, keepdim=True)
         deviation = weight.std(PER_FILTER, correction=0, keepdim=True)
-        binary: Tensor = deviation * self.surrogate((weight - mean) / deviation) + mean
+        binary: Tensor = deviation * self.surrogate((weight - mean) / or_one(deviation)) + mean
         return binary
+
+    def signs(self, weight: Tensor) -> Tensor:
+        return sign(weight - weight.mean(PER_FILTER, keepdim=True))
 
 
 class StraightThroughWithin(torch.autograd.Function):
@@ -269,6 +287,8 @@ class RectifiedClamp(Binariser):
     """
 
     FIRST_TAU, LAST_TAU, EPSILON = 0.85, 0.99, 1e-5
+    LEAST = 1e-12
+    """Of a scale that is divided by; a learnt one may be zero or negative."""
 
     tau: Tensor
 
@@ -287,7 +307,7 @@ class RectifiedClamp(Binariser):
         self.tau.fill_(growth * math.exp(progress) + self.FIRST_TAU - growth)
 
     def scale(self, weight: Tensor) -> Tensor | None:
-        return self.gain.detach().abs().clamp_min(torch.finfo(weight.dtype).tiny)
+        return self.gain.detach().abs().clamp_min(self.LEAST)
 
     def forward(self, weight: Tensor) -> Tensor:
         centred = weight - weight.mean(PER_FILTER, keepdim=True)

@@ -315,7 +315,7 @@ def _difference(network: torch.nn.Module) -> str:
     options: list[tuple[str, Any, Any]] = [
         (name, spec, reference) for name in ("unit_class", "accumulate", "standardise")
     ]
-    levels = ("residual", "bn", "act", "act_fn", "threshold", "weight")
+    levels = ("residual", "bn", "act", "act_fn", "threshold", "weight", "rescale")
     for name, holder, released in [*options, *((name, spec.unit, reference.unit) for name in levels)]:
         value, expected = getattr(holder, name), getattr(released, name)
         # Surrogates and l1mag differ from the reference only in the gradient.

@@ -21,11 +21,12 @@ from bbcu.model.initialisation import Initialiser, fan_in, uniform
 
 @dataclass(frozen=True)
 class RescaleShape:
-    """The channels of a unit's input and output, and the stride of its convolution."""
+    """The channels of a unit's input and output, and the stride and the kernel's size of its convolution."""
 
     in_channels: int
     out_channels: int
     stride: int = 1
+    kernel: int = 3
 
 
 class Rescale(nn.Module):
@@ -44,11 +45,14 @@ class Rescale(nn.Module):
     def forward(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def repeated(self, factors: Tensor) -> Tensor:
-        """Repeat the factors of the input's channels, (batch, in_channels, ...), for those of the output."""
-        times = self.shape.out_channels // self.shape.in_channels
-        repeated = factors.repeat_interleave(times, dim=1)
-        return torch.cat([repeated, factors[:, : self.shape.out_channels - repeated.shape[1]]], dim=1)
+
+def repeated(factors: Tensor, channels: int) -> Tensor:
+    """Repeat the factors of the input's channels, (batch, in_channels, ...), in turn until there are ``channels``.
+
+    As often as it fits without a rest; the first factors fill what is left at the end.
+    """
+    many = factors.repeat_interleave(channels // factors.shape[1], dim=1)
+    return torch.cat([many, factors[:, : channels - many.shape[1]]], dim=1)
 
 
 def means(x: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ class Channel(Rescale):
 
     def forward(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         across: Tensor = self.channel(means(x)[..., 0].transpose(1, 2))
-        return self.repeated(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)))
+        return repeated(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)), self.shape.out_channels)
 
 
 class Both(Rescale):
@@ -181,16 +185,23 @@ class Statistics(Rescale):
         self.across = AcrossChannels(3, kernel + (kernel % 2 == 0))
 
     def forward(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        deviation = (v.var((2, 3), keepdim=True) + self.EPSILON).sqrt()
-        statistics = torch.cat([means(v.abs()), means(v), deviation], dim=3)[:, :, 0].transpose(1, 2)
+        # The variance of a picture of one pixel is zero, and not undefined.
+        variance = v.var((2, 3), correction=int(v.shape[2] * v.shape[3] > 1), keepdim=True)
+        deviation = (variance + self.EPSILON).sqrt()
+        # In training in one pass, without the absolute values as a tensor; backends know only the plain form.
+        in_one_pass = self.training and torch.is_grad_enabled()
+        total = torch.linalg.vector_norm(v, 1, (2, 3), keepdim=True) if in_one_pass else None
+        magnitude = means(v.abs()) if total is None else total / v[0, 0].numel()
+        statistics = torch.cat([magnitude, means(v), deviation], dim=3)[:, :, 0].transpose(1, 2)
         across: Tensor = self.across(statistics)
-        return self.repeated(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)))
+        return repeated(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)), self.shape.out_channels)
 
 
 class Box(Rescale):
-    r""":math:`g = w \star \operatorname{mean}_c |x|`: one learnt 3x3 filter, from 1/9, of the mean magnitude.
+    r""":math:`g = w \star \operatorname{mean}_c |x|`: one learnt filter of the mean magnitude.
 
-    Not a sigmoid: it has the size of the input. The cheapest rescale, and a local one.
+    The filter is as large as the convolution's kernel, and starts as a mean: from 1/9 for 3x3. Not a sigmoid: it has
+    the size of the input. The cheapest rescale, and a local one.
     Source: Zheng et al., BiDM, NeurIPS 2024, in the form of BiMaCoSR's code; after the scaling of XNOR-Net.
     """
 
@@ -198,11 +209,11 @@ class Box(Rescale):
 
     def __init__(self, shape: RescaleShape) -> None:
         super().__init__(shape)
-        self.weight = nn.Parameter(torch.full((1, 1, 3, 3), 1 / 9))
+        self.weight = nn.Parameter(torch.full((1, 1, shape.kernel, shape.kernel), 1 / shape.kernel**2))
 
     def forward(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         magnitude = x.abs().mean(1, keepdim=True)
-        return F.conv2d(magnitude, self.weight, padding=1, stride=self.shape.stride)
+        return F.conv2d(magnitude, self.weight, padding=(self.shape.kernel - 1) // 2, stride=self.shape.stride)
 
 
 RESCALES: dict[str, Callable[[RescaleShape], Rescale]] = {

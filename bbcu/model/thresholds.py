@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from bbcu.errors import ConfigError, unknown
 from bbcu.model.initialisation import uniform
 
+LEAST_WIDTH = 1e-3
+"""What a learnt width is kept above."""
+
 
 class Threshold(nn.Module):
     """Base of the thresholds with more than a shift; ``forward(u)`` returns ``v`` in the shape of ``u``.
@@ -61,8 +64,6 @@ class Elastic(Threshold):
     Source: Liu et al., BiT, NeurIPS 2022 (elastic binarisation), for SCALES as reconstructed from its abstract.
     """
 
-    LEAST = 1e-3
-
     def __init__(self, channels: int, initial: float) -> None:
         super().__init__()
         self.width = nn.Parameter(torch.ones(()))
@@ -76,13 +77,14 @@ class Elastic(Threshold):
 
     def after_step(self) -> None:
         with torch.no_grad():
-            self.width.clamp_min_(self.LEAST)
+            self.width.clamp_min_(LEAST_WIDTH)
 
 
 class Adaptive(Threshold):
     r""":math:`v = (u - \beta) / a`, and the values :math:`a (\beta \pm 1)`; both learnt, one number for the whole unit.
 
-    The two values are not opposites. The convolution pads with zeros, which is neither of them.
+    The two values are not opposites. The convolution pads with zeros, which is neither of them. The width is kept above
+    0.001.
     Source: Tu et al., AdaBin, ECCV 2022, in the form of its released code.
     """
 
@@ -98,6 +100,10 @@ class Adaptive(Threshold):
 
     def values(self, signs: Tensor) -> Tensor:
         return self.width * (signs + self.centre)
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.width.clamp_min_(LEAST_WIDTH)
 
 
 class Dynamic(Threshold):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from bbcu.errors import ConfigError
 from bbcu.model.activations import activation_of, channel_sum
-from bbcu.model.binarisers import binariser_of
+from bbcu.model.binarisers import Sign, binariser_of
 from bbcu.model.initialisation import Initialiser, uniform
-from bbcu.model.rescales import Rescale, RescaleShape, rescale_of
+from bbcu.model.rescales import Rescale, RescaleShape, repeated, rescale_of
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import surrogate_of
 from bbcu.model.thresholds import Dynamic, Threshold, threshold_of
@@ -32,7 +32,8 @@ INITIAL_RESIDUAL_SCALE = 0.3
 class UnitShape:
     """The shape of a unit's convolution, whether it has a bias, and the initial values of its weights and threshold.
 
-    A kernel of odd size is padded by half of it, so that with ``stride=1`` the output has the size of the input.
+    A kernel of odd size is padded by half of it, so that with ``stride=1`` the output has the size of the input; one
+    of 2 is not padded, for a stride of 2.
     ``groups`` divides both numbers of channels. ``first`` is whether the unit is the first of a pair, the only one that
     has an activation if ``act=first``.
     """
@@ -106,6 +107,15 @@ class BitMemory(nn.Module):
         """Add a unit's signs to the sum."""
         self._sum = self._sum + signs
 
+    @property
+    def place(self) -> tuple[Tensor | float, int]:
+        """The sum so far and the number of the next unit; set it to repeat the pass of a unit."""
+        return self._sum, self._next_unit
+
+    @place.setter
+    def place(self, place: tuple[Tensor | float, int]) -> None:
+        self._sum, self._next_unit = place
+
 
 class BinaryUnit(nn.Module):
     """``v = threshold(bn_pre(x))``, ``z = bn_post(rescale * conv(sign(v), binary weight))``, then depending on ``act``
@@ -146,7 +156,7 @@ class BinaryUnit(nn.Module):
         self.surrogate, self.binariser = surrogate_of(spec.surrogate), binariser_of(spec.weight, shape.out_channels)
         # The perceptron of a dynamic threshold has the factors of the channels, and that of the pixels is left.
         kind = {"channel": "none", "both": "spatial"}[spec.rescale] if from_perceptron else spec.rescale
-        rescale_shape = RescaleShape(shape.in_channels, shape.out_channels, shape.stride)
+        rescale_shape = RescaleShape(shape.in_channels, shape.out_channels, shape.stride, shape.kernel)
         self.rescale = None if kind == "none" else rescale_of(kind, rescale_shape)
         self.bn_pre = nn.BatchNorm2d(shape.in_channels) if spec.bn == "pre" else nn.Identity()
         self.bn_post = nn.BatchNorm2d(shape.out_channels) if spec.bn == "post" else nn.Identity()
@@ -175,8 +185,7 @@ class BinaryUnit(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         z = self.branch(x)
-        if residual is not None and self.residual_scale is not None:
-            residual = self.residual_scale.abs() * residual
+        residual = self.scaled(residual)
         if residual is not None and self.act == "after":
             y = self.activation(z + residual)
         else:
@@ -184,6 +193,10 @@ class BinaryUnit(nn.Module):
             y = y if residual is None else y + residual
         out: Tensor = self.bn_out(y)
         return out
+
+    def scaled(self, residual: Tensor | None) -> Tensor | None:
+        """Return what is added for a residual: itself, or its multiple."""
+        return residual if residual is None or self.residual_scale is None else self.residual_scale.abs() * residual
 
     def branch(self, x: Tensor) -> Tensor:
         """Return ``z``: sign, binary convolution, rescale and BatchNorm, without activation and residual."""
@@ -206,7 +219,7 @@ class BinaryUnit(nn.Module):
             return u, u
         if isinstance(self.threshold, Threshold):
             with full_precision(u):
-                return u, self.threshold(u)
+                return u, self.threshold(self.wide(u))
         return u, add_per_channel(u, self.threshold)
 
     def signs_of(self, v: Tensor) -> Tensor:
@@ -224,12 +237,18 @@ class BinaryUnit(nn.Module):
     def factors(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Return the factors of the convolution's result, which broadcast with it."""
         with full_precision(x):
+            x, u, v = self.wide(x), self.wide(u), self.wide(v)
             factors = torch.ones((), device=x.device) if self.rescale is None else self.rescale(x, u, v)
             if not self.shares_perceptron:
                 return factors
             assert isinstance(self.threshold, Dynamic)
-            of_channels: Tensor = factors * self.threshold.factors(u)
-            return of_channels
+            product: Tensor = factors * repeated(self.threshold.factors(u), self.out_channels)
+            return product
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Return ``x`` in the precision of the parameters, which is that of the input unless autocast lowered it."""
+        wanted = torch.promote_types(x.dtype, self.weight.dtype)
+        return x if x.dtype == wanted else x.to(wanted)
 
     def convolve(self, bits: Tensor) -> Tensor:
         """Convolve the signs with the binary weights; a scale multiplies the result."""
@@ -246,18 +265,18 @@ class BinaryUnit(nn.Module):
         if not self.binary_weights:
             return self.convolution(values, self.weight)
         binary, scale = self.binariser(self.weight), self.binariser.scale(self.weight)
-        if scale is None:
+        if scale is None and not isinstance(self.binariser, Sign):
             return self.convolution(values, binary)
         # The magnitude of a binary weight over itself is exactly one. The gradient of the weights flows through it.
-        ones, convolve = binary / scale, self.sign_convolution
+        ones, convolve = binary if scale is None else binary / scale, self.sign_convolution
         is_plain = (self.kernel, self.stride, self.groups) == (KERNEL, 1, 1)
-        if convolve is None or not (is_plain and is_signed and self.binary_signs):
-            return self.convolution(values, ones) * scale.reshape(1, -1, 1, 1)
-        return convolve(values, ones) * scale.reshape(1, -1, 1, 1)
+        takes_signs = is_plain and is_signed and self.binary_signs
+        z = convolve(values, ones) if convolve is not None and takes_signs else self.convolution(values, ones)
+        return z if scale is None else z * scale.reshape(1, -1, 1, 1)
 
     def convolution(self, values: Tensor, weight: Tensor) -> Tensor:
         """Convolve with weights of the unit's shape."""
-        return F.conv2d(values, weight, stride=self.stride, padding=self.kernel // 2, groups=self.groups)
+        return F.conv2d(values, weight, stride=self.stride, padding=(self.kernel - 1) // 2, groups=self.groups)
 
     def own_operations(self, x: Tensor, output: Tensor) -> int:
         """Return the operations of one forward pass that a subclass adds to those of its spec.

@@ -1,6 +1,7 @@
 r"""Measure what binarisation does inside a network, for each binary unit, on given pictures.
 
-For each unit, with the input :math:`u` of its sign and :math:`s = \operatorname{sgn}(u)`:
+For each unit, with the input :math:`u` of its sign, which is what the threshold returns, and :math:`s =
+\operatorname{sgn}(u)`:
 
 ``sign_loss``
     The information that the sign loses: the error of the best reconstruction :math:`a_c s + b_c` of :math:`u`, by least
@@ -20,14 +21,16 @@ For each unit, with the input :math:`u` of its sign and :math:`s = \operatorname
 ``output_loss``
     The information that the unit's output y loses: the same error for :math:`a_c y + b_c`, against the output of the
     unit without binarisation: :math:`u` in place of its signs, and the latent weights in place of the binary ones, with
-    the same threshold, BatchNorm, activation and residual. The real convolution is scaled to the mean and the standard
-    deviation of the binary one in each picture and channel: its scale is not information, and BatchNorm and activation
-    need the range that they were trained on.
+    the same threshold, rescale, BatchNorm, activation and residual. The real convolution is scaled to the mean and the
+    standard deviation of the binary one in each picture and channel, before a rescale: its scale is not information,
+    and rescale, BatchNorm and activation need the range that they were trained on.
 ``flipped``
-    The share of binary weights whose sign differs from the start; None without a start.
+    The share of binary weights that have the other one of their two values than at the start; None without a start. For
+    weights of two bits, the first bit.
 ``residual``, ``branch``, ``input``
-    The range of values of the residual, of the branch that is added to it, and of the unit's input: percentiles p1 to
-    p99 and the standard deviation ``std``. The residual is None for a unit without one.
+    The range of values of the residual, times the learnt number of ``residual=scaled``, of the branch that is added to
+    it, and of the unit's input: percentiles p1 to p99 and the standard deviation ``std``. The residual is None for a
+    unit without one.
 ``branch_ratio``
     The standard deviation of the branch over that of the residual, or of the input if there is no residual.
 
@@ -45,7 +48,6 @@ from torch import Tensor, nn
 
 from bbcu.data.images import to_tensor
 from bbcu.data.pairs import Pair
-from bbcu.model.surrogates import sign
 from bbcu.model.units import BinaryUnit
 from bbcu.training.acceleration import deterministic_fp32
 
@@ -147,10 +149,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def _flipped(unit: BinaryUnit, start: Mapping[str, Tensor] | None, key: str) -> float | None:
-    """Return the share of the unit's binary weights whose sign differs from the same weight in ``start``."""
+    """Return the share of the unit's binary weights that have another value of the two than in ``start``."""
     if start is None:
         return None
-    before, now = (sign(unit.binariser(weight.to(unit.weight))) for weight in (start[key], unit.weight))
+    before, now = (unit.binariser.signs(weight.to(unit.weight)) for weight in (start[key], unit.weight))
     return rounded((before != now).double().mean())
 
 
@@ -283,6 +285,7 @@ class UnitProbe:
         self.residual, self.branch, self.input = Spread(), Spread(), Spread()
         self._seen: dict[str, Tensor] = {}
         self._replaced: set[str] | None = None
+        self._place: tuple[Tensor | float, int] = 0.0, 0
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
@@ -292,17 +295,22 @@ class UnitProbe:
             unit.register_forward_pre_hook(self._begin),
             unit.surrogate.register_forward_hook(self._after_sign),
             unit.binariser.register_forward_hook(self._after_binariser),
-            unit.bn_post.register_forward_pre_hook(self._after_convolution),
             unit.bn_post.register_forward_hook(self._after_bn_post),
+            # A unit of the user's own may have an activation and no BatchNorm after it.
             unit.activation.register_forward_hook(self._after_activation),
+            unit.bn_branch.register_forward_hook(self._after_activation),
             unit.register_forward_hook(self._finish, with_kwargs=True),
         ]
+        # The convolution's result has no module of its own to attach a hook to: a rescale follows it.
+        convolve = unit.convolve
+        unit.__dict__["convolve"] = lambda bits: self._after_convolution(convolve(bits))
         try:
             yield
         finally:
+            del unit.__dict__["convolve"]
             for handle in handles:
                 handle.remove()
-            self._seen = {}
+            self._seen, self._place = {}, (0.0, 0)
 
     def measurements(self) -> dict[str, Any]:
         """Return all measurements of the unit but ``flipped``."""
@@ -322,6 +330,8 @@ class UnitProbe:
 
     def _begin(self, unit: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._seen = {}
+        if self.unit.memory is not None:
+            self._place = self.unit.memory.place
 
     def _after_sign(self, surrogate: nn.Module, args: tuple[Tensor, ...], bits: Tensor) -> Tensor | None:
         if self._replaced is not None:
@@ -339,12 +349,12 @@ class UnitProbe:
             return args[0]
         return None
 
-    def _after_convolution(self, bn_post: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+    def _after_convolution(self, z: Tensor) -> Tensor:
         if self._replaced is not None:
             self._replaced.add("convolution")
-            return _matched(args[0], self._seen["convolution"])
-        self._seen["convolution"] = args[0]
-        return None
+            return _matched(z, self._seen["convolution"])
+        self._seen["convolution"] = z
+        return z
 
     def _after_bn_post(self, bn_post: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
         if self._replaced is None:
@@ -357,8 +367,8 @@ class UnitProbe:
     def _finish(self, unit: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], y: Tensor) -> None:
         x, residual = _arguments(*args, **kwargs)
         self.input.add(x)
-        if residual is not None:
-            self.residual.add(residual)
+        if (scaled := self.unit.scaled(residual)) is not None:
+            self.residual.add(scaled)
         added_before_activation = residual is not None and self.unit.act == "after"
         branch = self._seen.get("z" if added_before_activation else "activated")
         if branch is not None:
@@ -370,9 +380,10 @@ class UnitProbe:
 
     def _without_binarisation(self, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Tensor, set[str]]:
         """Return the unit's output for the same arguments without binarisation, and the names of what was replaced."""
-        # The bit memory of BAM has already recalled and stored the signs of this pass; u includes what it recalled.
         memory = self.unit.memory
-        self.unit.set_memory(None)
+        after = None if memory is None else memory.place
+        if memory is not None:
+            memory.place = self._place
         replaced: set[str] = set()
         self._replaced = replaced
         try:
@@ -380,7 +391,8 @@ class UnitProbe:
             return self.unit.forward(*args, **kwargs), replaced
         finally:
             self._replaced = None
-            self.unit.set_memory(memory)
+            if memory is not None and after is not None:
+                memory.place = after
 
 
 def _arguments(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

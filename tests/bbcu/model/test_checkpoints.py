@@ -457,6 +457,7 @@ def test_a_state_that_fits_nothing_says_what_was_found_and_what_failed(state: An
         (lambda: srresnet(unit=UnitSpec(act_fn="prelu")), "act_fn is prelu, not rprelu"),
         (lambda: srresnet(unit=UnitSpec(threshold=False)), "threshold is False, not True"),
         (lambda: dncnn(unit=UnitSpec(weight="irnet")), "weight is irnet, not l1"),
+        (lambda: srresnet(unit=UnitSpec(rescale="box")), "rescale is box, not none"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

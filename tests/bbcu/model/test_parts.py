@@ -14,15 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bbcu
-from ablations.space.factors import FACTORS
+from ablations.space.factors import FACTORS, level_text
 from bbcu.errors import ConfigError
-from bbcu.model.activations import ACTIVATIONS, Clamp, FusedRPReLU, RPReLU
-from bbcu.model.binarisers import BINARISERS, Binariser, binariser_of
+from bbcu.model.activations import ACTIVATIONS, Clamp, FusedRPReLU, Maxout, RPReLU
+from bbcu.model.binarisers import BINARISERS, Binariser, RectifiedClamp, binariser_of
 from bbcu.model.networks import build
 from bbcu.model.parts import NetworkSpec
 from bbcu.model.registry import look_up
 from bbcu.model.specs import UnitSpec
-from bbcu.model.surrogates import SURROGATES, ErrorDecay, Surrogate, sign, surrogate_of
+from bbcu.model.surrogates import (
+    SURROGATES,
+    ErrorDecay,
+    LearntTanh,
+    RectifiedPower,
+    Surrogate,
+    sign,
+    surrogate_of,
+)
 from tests.harness.builders import drawn, unit
 from tests.harness.paths import DOCS
 from tests.harness.support import Workplace
@@ -43,12 +51,14 @@ DERIVATIVES = {
     "identity": lambda u: 1.0,
     "ho": lambda u: 2 - 4 * abs(u) if abs(u) <= 0.4 else 0.4 if abs(u) <= 1 else 0.0,
     "ede": lambda u: 10 * 0.1 * (1 - math.tanh(0.1 * u) ** 2),  # at the start of the training
+    "tanh": lambda u: 1 - math.tanh(u) ** 2,  # with the sharpness that it starts at
+    "reste": lambda u: 1.0 if abs(u) <= 1.5 else 0.0,  # at the start of the training
 }
 
 
 def points(dtype: torch.dtype) -> Tensor:
     """Zero and every breakpoint, both neighbours, on both sides of zero; normal and very large values."""
-    around = [point + offset for point in (0.0, 0.4, 1.0) for offset in (-1e-3, 0, 1e-3)]
+    around = [point + offset for point in (0.0, 0.1, 0.4, 1.0, 1.5) for offset in (-1e-3, 0, 1e-3)]
     fixed = torch.tensor([side * value for value in (*around, 2.0, 130.0, 1e6) for side in (1, -1)], dtype=dtype)
     return torch.cat([fixed, 1.5 * drawn(500).to(dtype)])
 
@@ -96,15 +106,66 @@ def test_the_error_decay_estimator_follows_its_schedule(progress: float, sharpne
     torch.testing.assert_close(surrogate.derivative(u), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_error_decay_estimator_is_not_in_a_checkpoint() -> None:
-    assert set(unit(2, 2, surrogate="ede", weight="irnet").state_dict()) == set(unit(2, 2).state_dict())
+@pytest.mark.parametrize(
+    "levels", [{"surrogate": "ede", "weight": "irnet"}, {"surrogate": "reste", "weight": "adabin"}], ids=str
+)
+def test_the_place_in_a_schedule_is_not_in_a_checkpoint(levels: dict[str, str]) -> None:
+    assert set(unit(2, 2, **levels).state_dict()) == set(unit(2, 2).state_dict())
 
 
-@pytest.mark.parametrize("levels", [{"surrogate": "ede"}, {"weight": "irnet"}], ids=str)
-def test_a_unit_passes_the_progress_to_its_parts(levels: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("levels", "place", "half"),
+    [
+        ({"surrogate": "ede"}, lambda built: built.surrogate.sharpness, 1.0),
+        ({"surrogate": "reste"}, lambda built: built.surrogate.power, 1.585786),
+        ({"weight": "irnet"}, lambda built: built.binariser.surrogate.sharpness, 1.0),
+        ({"weight": "reste"}, lambda built: built.binariser.surrogate.power, 1.585786),
+        ({"weight": "adabin"}, lambda built: built.binariser.surrogate.sharpness, 0.1),
+        ({"weight": "recu"}, lambda built: built.binariser.tau, 0.902856),
+    ],
+    ids=["ede", "reste surrogate", "irnet", "reste weight", "adabin", "recu"],
+)
+def test_a_unit_passes_the_progress_to_its_parts(levels: dict[str, str], place: Any, half: float) -> None:
     built = unit(2, 2, **levels)
     built.set_progress(0.5)
-    assert [module.sharpness.item() for module in built.modules() if isinstance(module, ErrorDecay)] == [1.0]
+    assert place(built).item() == pytest.approx(half, rel=1e-5)
+
+
+@pytest.mark.parametrize(("progress", "power"), [(0.0, 1.0), (0.25, 1.152), (0.5, 1.586), (0.75, 2.235), (1.0, 3.0)])
+def test_the_power_of_reste_follows_its_schedule(progress: float, power: float) -> None:
+    surrogate = RectifiedPower()
+    surrogate.set_progress(progress)
+    assert surrogate.power.item() == pytest.approx(power, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("power", "slopes"),
+    [
+        (1.0, [1, 1, 1, 1, 1, 1, 0]),
+        (1.586, [2.341, 1.476, 1.052, 0.815, 0.631, 0.543, 0]),
+        (3.0, [4.642, 1.547, 0.840, 0.529, 0.333, 0.254, 0]),
+    ],
+)
+def test_the_derivative_of_reste_is_the_published_table(power: float, slopes: list[float]) -> None:
+    surrogate = RectifiedPower()
+    surrogate.power.fill_(power)
+    u = torch.tensor([0.1, 0.10001, 0.25, 0.5, 1.0, 1.5, 1.50001])
+    for side in (u, -u):
+        torch.testing.assert_close(surrogate.derivative(side), torch.tensor(slopes).float(), rtol=0, atol=1e-3)
+
+
+def test_the_sharpness_of_tanh_has_the_gradient_of_its_smooth_stand_in() -> None:
+    u, upstream, sharpness, step = 2 * drawn(300).double(), drawn(300, seed=1).double(), 0.8, 1e-5
+    surrogate = LearntTanh().double()
+    with torch.no_grad():
+        surrogate.sharpness.fill_(sharpness)
+    u.requires_grad_()
+    surrogate(u).backward(upstream)
+    assert u.grad is not None
+    assert surrogate.sharpness.grad is not None
+    above, below = ((upstream * torch.tanh(beta * u)).sum() for beta in (sharpness + step, sharpness - step))
+    torch.testing.assert_close(surrogate.sharpness.grad, (above - below).detach() / (2 * step), rtol=1e-7, atol=0)
+    torch.testing.assert_close(u.grad, upstream * surrogate.derivative(u).detach())
 
 
 # --- binarisers -------------------------------------------------------------------------------------------------------
@@ -124,7 +185,7 @@ def upstream_of(weight: Tensor) -> Tensor:
 
 def binarised(name: str, weight: Tensor, progress: float = 0.0) -> tuple[Tensor, Tensor]:
     """The binary weights, and the gradient of the latent ones for ``upstream_of(weight)``."""
-    binariser, leaf = BINARISERS[name](), weight.clone().requires_grad_()
+    binariser, leaf = BINARISERS[name](len(weight)), weight.clone().requires_grad_()
     binariser.set_progress(progress)
     binary = binariser(leaf)
     binary.backward(upstream_of(weight))
@@ -137,15 +198,145 @@ def mean_magnitude(weight: Tensor) -> Tensor:
 
 
 @DTYPES
-@pytest.mark.parametrize("name", ["l1", "l1mag", "plain"])
+@pytest.mark.parametrize("name", ["l1", "l1mag", "plain", "sign"])
 def test_a_binariser_is_its_formula(name: str, dtype: torch.dtype) -> None:
     weight = latent(dtype)
     binary, gradient = binarised(name, weight)
-    scale = 1 if name == "plain" else mean_magnitude(weight)
+    scale = 1 if name in ("plain", "sign") else mean_magnitude(weight)
     torch.testing.assert_close(binary, scale * torch.where(weight >= 0, 1.0, -1.0).to(dtype), **tolerance(dtype))
     clipped = upstream_of(weight) * (weight.abs() <= 1)
-    expected = {"l1": clipped, "l1mag": scale * clipped, "plain": upstream_of(weight)}[name]
+    expected = {"l1": clipped, "l1mag": scale * clipped}.get(name, upstream_of(weight))
     torch.testing.assert_close(gradient, expected, **tolerance(dtype))
+
+
+@DTYPES
+def test_second_order_weights_add_the_binarised_error_of_l1(dtype: torch.dtype) -> None:
+    weight = latent(dtype)
+    binary, gradient = binarised("srb", weight)
+    first, of_first = binarised("l1", weight)
+    error = weight - first
+    second = mean_magnitude(error) * torch.where(error >= 0, 1.0, -1.0).to(dtype)
+    torch.testing.assert_close(binary, first + second, **tolerance(dtype))
+    torch.testing.assert_close(gradient, of_first, **tolerance(dtype))
+
+
+@pytest.mark.parametrize(("name", "lost"), [("l1", 0.363), ("srb", 0.131)])
+def test_the_share_of_normal_weights_that_their_binary_values_lose(name: str, lost: float) -> None:
+    weight = drawn(1, 10, 316, 316)
+    error = weight - BINARISERS[name](1)(weight)
+    assert float(error.square().sum() / weight.square().sum()) == pytest.approx(lost, abs=1e-3)
+
+
+@DTYPES
+@pytest.mark.parametrize("progress", [0.0, 0.6])
+def test_reste_weights_have_one_scale_whose_gradient_counts(progress: float, dtype: torch.dtype) -> None:
+    weight = latent(dtype)
+    binary, gradient = binarised("reste", weight, progress)
+    scale, signs, upstream = weight.abs().mean(), torch.where(weight >= 0, 1.0, -1.0).to(dtype), upstream_of(weight)
+    torch.testing.assert_close(binary, scale * signs, **tolerance(dtype))
+    surrogate = RectifiedPower()
+    surrogate.set_progress(progress)
+    through_sign = scale * upstream * surrogate.derivative(weight)
+    through_scale = weight.sign() * (upstream * signs).mean()
+    torch.testing.assert_close(gradient, through_sign + through_scale, **tolerance(torch.float32))
+    assert through_scale.any()
+
+
+def at_least_float32(dtype: torch.dtype) -> dict[str, float]:
+    """How close two ways are whose schedule is a float32 in any case."""
+    return tolerance(torch.float32) if dtype == torch.float32 else {"rtol": 1e-6, "atol": 1e-6}
+
+
+@DTYPES
+@pytest.mark.parametrize("progress", [0.0, 0.8])
+def test_adabin_weights_are_signs_around_the_mean(progress: float, dtype: torch.dtype) -> None:
+    """The gradient is autograd's through mean and deviation, with a smooth function in place of the sign."""
+    leaf = latent(dtype).requires_grad_()
+    mean = leaf.mean((1, 2, 3), keepdim=True)
+    deviation = (leaf - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
+    standard, sharpness = (leaf - mean) / deviation, 10 ** (-3 + 4 * progress)
+    signs = torch.where(standard >= 0, 1.0, -1.0).to(dtype)
+    smooth = max(1 / sharpness, 1.0) * torch.tanh(sharpness * standard)
+    (deviation * (signs + smooth - smooth.detach()) + mean).backward(upstream_of(leaf))
+    binary, gradient = binarised("adabin", latent(dtype), progress)
+    torch.testing.assert_close(binary, (deviation * signs + mean).detach(), **tolerance(dtype))
+    torch.testing.assert_close(gradient, leaf.grad, **at_least_float32(dtype))
+    assert all(len(kernel.unique()) == 2 for kernel in binary)
+
+
+@DTYPES
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_recu_weights_pass_a_gradient_within_the_window(progress: float, dtype: torch.dtype) -> None:
+    leaf, gains = latent(dtype).requires_grad_(), torch.tensor([0.4, 1.0, -0.7, 0.2], dtype=dtype).reshape(4, 1, 1, 1)
+    centred = leaf - leaf.mean((1, 2, 3), keepdim=True)
+    variance = centred.square().sum((1, 2, 3), keepdim=True) / (centred[0].numel() - 1)
+    standard = centred * (8 / (variance + 1e-5)).sqrt()
+    tau = 0.85 + 0.14 * (math.exp(progress) - 1) / (math.e - 1)
+    edge = -standard.detach().abs().mean() * math.log(2 - 2 * tau)
+    signs, cut = torch.where(standard >= 0, 1.0, -1.0).to(dtype), standard.clamp(-edge, edge)
+    (gains * (signs + cut - cut.detach())).backward(upstream_of(leaf))
+    binariser = BINARISERS["recu"](4)
+    assert isinstance(binariser, RectifiedClamp)
+    binariser.gain = nn.Parameter(gains)
+    binariser.set_progress(progress)
+    weight = latent(dtype).requires_grad_()
+    binary = binariser(weight)
+    binary.backward(upstream_of(leaf))
+    torch.testing.assert_close(binary, gains * signs, **tolerance(dtype))
+    torch.testing.assert_close(weight.grad, leaf.grad, **at_least_float32(dtype))
+    expected = (upstream_of(leaf) * signs).sum((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(binariser.gain.grad, expected, **tolerance(dtype))
+    assert 0 < (standard.abs() > edge).sum() < standard.numel()
+
+
+def test_adabin_on_bits_is_one_convolution_of_bits_and_two_sums() -> None:
+    """Offsets of weights and inputs in three sums over the taps inside the picture, at its border too."""
+    built = unit(4, 6, threshold="adaptive", weight="adabin", act="none").double()
+    a, beta = 0.7, 0.3
+    with torch.no_grad():
+        built.threshold.width.fill_(a)
+        built.threshold.centre.fill_(beta)
+    signs = sign(drawn(2, 4, 7, 7)).double()
+    weight = built.weight.detach()
+    mean, deviation = weight.mean((1, 2, 3)), weight.std((1, 2, 3), correction=0)
+    bits, inside = sign(weight - mean.reshape(-1, 1, 1, 1)), torch.ones_like(signs)
+    ones = torch.ones_like(bits)
+    product, of_bits = F.conv2d(signs, bits, padding=1), F.conv2d(inside, bits, padding=1)
+    of_signs, taps = F.conv2d(signs, ones, padding=1), F.conv2d(inside, ones, padding=1)
+    scale, offset = a * deviation.reshape(1, -1, 1, 1), a * mean.reshape(1, -1, 1, 1)
+    expected = scale * (product + beta * of_bits) + offset * (of_signs + beta * taps)
+    torch.testing.assert_close(built.convolve(signs), expected)
+    assert set(taps.flatten().tolist()) == {4 * 4.0, 4 * 6.0, 4 * 9.0}
+
+
+@pytest.mark.parametrize("name", list(BINARISERS))
+def test_a_filter_of_equal_weights_and_a_gain_of_zero_leave_numbers_finite(name: str) -> None:
+    built = unit(4, 6, weight=name, act="none")
+    with torch.no_grad():
+        built.weight[2] = 0.5
+        if isinstance(built.binariser, RectifiedClamp):
+            built.binariser.gain[:2] = torch.tensor([0.0, -0.3]).reshape(2, 1, 1, 1)
+    bits = sign(drawn(2, 4, 7, 7))
+    out = built.convolve(bits)
+    torch.testing.assert_close(out, F.conv2d(bits, built.binariser(built.weight), padding=1))
+    out.square().sum().backward()
+    assert out.isfinite().all()
+    assert all(
+        value.grad is not None and value.grad.isfinite().all()
+        for value in built.parameters()
+        if value is not built.threshold
+    )
+
+
+def test_a_learnt_gain_of_zero_has_a_gradient() -> None:
+    built = unit(4, 1, weight="recu", act="none")
+    assert isinstance(built.binariser, RectifiedClamp)
+    with torch.no_grad():
+        built.binariser.gain.zero_()
+    bits = sign(drawn(2, 4, 7, 7))
+    built.convolve(bits).sum().backward()
+    centred = built.weight.detach() - built.weight.detach().mean()
+    torch.testing.assert_close(built.binariser.gain.grad.sum(), F.conv2d(bits, sign(centred), padding=1).sum())
 
 
 @pytest.mark.parametrize("name", list(BINARISERS))
@@ -207,8 +398,9 @@ def test_taking_the_scale_out_of_the_convolution_only_changes_the_rounding(weigh
     torch.testing.assert_close(torch.autograd.grad(outside, (bits, built.weight), outer), expected)
 
 
-@pytest.mark.parametrize("weight", list(BINARISERS))
+@pytest.mark.parametrize("weight", [name for name in BINARISERS if name not in ("srb", "adabin")])
 def test_the_sums_of_a_convolution_are_integers_in_any_precision(weight: str) -> None:
+    """Except with two numbers for each filter, two scales or a scale and an offset."""
     built, bits = unit(4, 6, weight=weight), sign(drawn(2, 4, 7, 7))
     exact = built.convolve(bits)
     with torch.autocast("cpu", torch.bfloat16):
@@ -239,11 +431,34 @@ def test_a_filter_of_zeros_gives_zero_and_not_nan() -> None:
         ("hardtanh", [-1.0, -0.5, 1.0]),
         ("prelu", [-0.5, -0.125, 2.0]),
         ("rprelu", [-0.5, -0.125, 2.0]),
+        ("leaky", [-0.2, -0.05, 2.0]),
+        ("maxout", [-0.5, -0.125, 2.0]),
     ],
 )
 def test_an_activation_is_its_formula_at_the_start(act_fn: str, expected: list[float]) -> None:
     x = torch.tensor([-2.0, -0.5, 2.0]).reshape(1, 1, 3, 1)
-    assert ACTIVATIONS[act_fn](1)(x).flatten().tolist() == expected
+    assert ACTIVATIONS[act_fn](1)(x).flatten().tolist() == pytest.approx(expected)
+
+
+def test_every_activation_has_its_formula_here() -> None:
+    (mark,) = test_an_activation_is_its_formula_at_the_start.pytestmark
+    assert {act_fn for act_fn, _ in mark.args[1]} == set(ACTIVATIONS)
+
+
+def test_the_gradients_of_leaky_and_maxout_are_the_slopes_of_their_sides() -> None:
+    x, upstream = torch.tensor([-2.0, 0.0, 3.0]).reshape(1, 1, 3, 1), torch.tensor([1.0, 2.0, 4.0]).reshape(1, 1, 3, 1)
+    leaky, maxout = (x.clone().requires_grad_() for _ in range(2))
+    activation = Maxout(1)
+    with torch.no_grad():
+        activation.positive.fill_(1.5)
+        activation.negative.fill_(-0.5)
+    ACTIVATIONS["leaky"](1)(leaky).backward(upstream)
+    activation(maxout).backward(upstream)
+    assert leaky.grad is not None
+    assert maxout.grad is not None
+    torch.testing.assert_close(leaky.grad.flatten(), torch.tensor([0.1, 0.2, 4.0]))
+    torch.testing.assert_close(maxout.grad.flatten(), torch.tensor([-0.5, -0.5 * 2, 1.5 * 4]))
+    assert (activation.positive.grad.item(), activation.negative.grad.item()) == (4 * 3.0, 1 * -2.0)
 
 
 def test_rprelu_shifts_before_and_after() -> None:
@@ -358,8 +573,8 @@ def test_a_network_of_unknown_parts_is_an_error_of_one_line(name: str, options: 
         (lambda: surrogate_of(own("Halves")), "must be a subclass of Surrogate, and Halves is a Binariser"),
         (lambda: surrogate_of(own("sign")), "must be a subclass of .* sign is not a class"),
         (lambda: surrogate_of(own("Soft")), "surrogate=.*Soft: its forward pass must be the sign"),
-        (lambda: binariser_of(own("Steep")), "must be a subclass of Binariser, and Steep is a Surrogate"),
-        (lambda: binariser_of(own("Ternary")), "weight=.*Ternary: .* at most two values for each filter"),
+        (lambda: binariser_of(own("Steep"), 4), "must be a subclass of Binariser, and Steep is a Surrogate"),
+        (lambda: binariser_of(own("Ternary"), 4), "weight=.*Ternary: .* at most two values for each filter"),
     ],
 )
 def test_a_users_part_of_the_wrong_kind_is_an_error_of_one_line(make: Any, message: str) -> None:
@@ -372,7 +587,7 @@ def test_checking_a_users_parts_leaves_the_random_state_and_works_on_the_meta_de
     before = torch.get_rng_state()
     with torch.device("meta"):
         assert isinstance(surrogate_of(own("Steep")), Steep)
-        assert isinstance(binariser_of(own("Halves")), Halves)
+        assert isinstance(binariser_of(own("Halves"), 4), Halves)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -456,8 +671,8 @@ def test_the_commands_of_the_page_run(workplace: Workplace, my_parts: Path) -> N
     assert len(workplace.results()) == 6
 
 
-@pytest.mark.parametrize("factor", ["surrogate", "weight", "act_fn"])
+@pytest.mark.parametrize("factor", ["surrogate", "weight", "act_fn", "threshold", "rescale"])
 def test_the_page_lists_every_level(factor: str) -> None:
     (section,) = [part for part in PAGE.split("\n## ") if f"`{factor}=`" in part]
     listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert sorted(listed) == sorted(FACTORS[factor].levels)
+    assert sorted(listed) == sorted(map(level_text, FACTORS[factor].levels))

@@ -17,6 +17,7 @@ from bbcu.data.pairs import Pair
 from bbcu.model.networks import build
 from bbcu.model.parts import NetworkSpec
 from bbcu.model.specs import UnitSpec
+from bbcu.model.thresholds import Threshold
 from bbcu.model.units import KERNEL, BinaryUnit
 from bbcu.training.probes import BINS_PER_DECADE, PROBED_SIDE, Fit, Spread, UnitProbe, dead_body, probe, probed_inputs
 from tests.harness.builders import dncnn, drawn, noise, srresnet, unit
@@ -134,18 +135,23 @@ def without_binarisation(network: Alone, x: Tensor) -> Tensor:
     """The unit's output from real bits and weights, written out."""
     built = network.unit.eval()
     u = built.bn_pre(x)
-    u = u if built.threshold is None else u + built.threshold
-    real = F.conv2d(u, built.weight, padding=KERNEL // 2)
-    bits = torch.where(u >= 0, 1.0, -1.0)
-    binary = F.conv2d(bits, built.binariser(built.weight), padding=KERNEL // 2)
+    threshold = built.threshold
+    v = built.sign_input(x)[1] if isinstance(threshold, Threshold) else u if threshold is None else u + threshold
+    outcomes = {
+        "elastic": lambda s: threshold.width * s,
+        "adaptive": lambda s: threshold.width * (s + threshold.centre),
+    }.get(str(built.spec.threshold), lambda s: s)
+    real = F.conv2d(outcomes(v), built.weight, padding=KERNEL // 2)
+    binary = F.conv2d(outcomes(torch.where(v >= 0, 1.0, -1.0)), built.binariser(built.weight), padding=KERNEL // 2)
     real = real - real.mean((2, 3), keepdim=True)
-    z = built.bn_post(
-        real / real.std((2, 3), correction=0, keepdim=True) * binary.std((2, 3), correction=0, keepdim=True)
-        + binary.mean((2, 3), keepdim=True)
-    )
+    real = real / real.std((2, 3), correction=0, keepdim=True) * binary.std((2, 3), correction=0, keepdim=True)
+    real = real + binary.mean((2, 3), keepdim=True)
+    z = built.bn_post(real if built.rescale is None else built.rescale(x, u, v) * real)
     residual = 0 if network.share is None else network.share * x
-    added = built.activation(z + residual) if built.spec.act == "after" else built.activation(z) + residual
-    out: Tensor = built.bn_out(added)
+    if built.residual_scale is not None:
+        residual = residual * built.residual_scale.abs()
+    inside = built.bn_branch(built.activation(z)) + residual
+    out: Tensor = built.bn_out(built.activation(z + residual) if built.spec.act == "after" else inside)
     return out
 
 
@@ -158,6 +164,9 @@ def without_binarisation(network: Alone, x: Tensor) -> Tensor:
         {"bn": "post", "act": "after", "weight": "irnet"},
         {"bn": "out", "act_fn": "hardtanh"},
         {"threshold": False, "weight": "plain"},
+        {"threshold": "affine", "weight": "srb", "rescale": "both", "bn": "branch", "residual": "scaled"},
+        {"threshold": "elastic", "weight": "recu", "rescale": "box", "act": "none"},
+        {"threshold": "adaptive", "weight": "adabin", "rescale": "statistics", "act_fn": "maxout"},
     ],
     ids=str,
 )
@@ -191,17 +200,29 @@ def assert_spread(found: dict[str, float], values: Tensor) -> None:
         assert found[name] == pytest.approx(exact, rel=HALF_A_BIN * 1.01), name
 
 
-@pytest.mark.parametrize("act", ["inside", "after", "none"])
-def test_the_ranges_are_those_of_what_is_added(act: str) -> None:
+@pytest.mark.parametrize(
+    "levels",
+    [
+        {"act": "inside"},
+        {"act": "after"},
+        {"act": "none"},
+        {"bn": "branch", "residual": "scaled"},
+        {"rescale": "box", "act": "after"},
+    ],
+    ids=str,
+)
+def test_the_ranges_are_those_of_what_is_added(levels: dict[str, Any]) -> None:
     """The branch with its activation where that stands before the add, and without it where it stands after."""
-    network, x = alone(2.0, act=act), stream()
-    z = network.unit.branch(x)
-    branch = (network.unit.activation(z) if act == "inside" else z).detach()
+    network, x = alone(2.0, **levels), stream()
+    built = network.unit.eval()
+    z = built.branch(x)
+    branch = (z if built.act == "after" else built.bn_branch(built.activation(z))).detach()
+    added = 2.0 * x if built.residual_scale is None else 2.0 * x * built.residual_scale.detach().abs()
     found = measured(network, x)
     assert_spread(found["branch"], branch)
-    assert_spread(found["residual"], 2.0 * x)
+    assert_spread(found["residual"], added)
     assert_spread(found["input"], x)
-    assert found["branch_ratio"] == pytest.approx(float(branch.std() / (2.0 * x).std()), rel=1e-3)
+    assert found["branch_ratio"] == pytest.approx(float(branch.std() / added.std()), rel=1e-3)
 
 
 def test_without_a_residual_the_branch_is_measured_against_the_input() -> None:
@@ -259,6 +280,19 @@ def test_flips_are_those_of_the_binary_weights() -> None:
     assert probe(network, [stream()], start, CPU)["units"]["unit"]["flipped"] == 0
 
 
+def test_a_flip_changes_which_of_two_values_a_weight_has() -> None:
+    """Both values of AdaBin may be positive; of the four of a second order, the error's bit is no flip of a weight."""
+    for weight in ("adabin", "srb"):
+        network = Alone(unit(CHANNELS, CHANNELS, weight=weight))
+        with torch.no_grad():
+            network.unit.weight.copy_(torch.tensor([1.4, 0.6]).repeat(CHANNELS * CHANNELS * 9 // 2).view(4, 4, 3, 3))
+        start = copy.deepcopy(network.state_dict())
+        with torch.no_grad():
+            network.unit.weight[0, 0, 0, :2] = torch.tensor([0.6, 1.4])
+        found = probe(network, [stream()], start, CPU)["units"]["unit"]
+        assert found["flipped"] == (0 if weight == "srb" else pytest.approx(2 / (CHANNELS * CHANNELS * 9), rel=1e-5))
+
+
 def test_without_a_start_there_are_no_flips() -> None:
     assert measured(alone(), stream())["flipped"] is None
 
@@ -314,7 +348,7 @@ EVERYWHERE = ("head", "body", "up", "tail")
 
 
 def layouts() -> Iterable[Any]:
-    for residual in (True, False, "block"):
+    for residual in (True, False, "block", "scaled"):
         for bn in ("none", "pre", "post", "out"):
             unit_spec = UnitSpec(residual=residual, bn=bn)
             yield pytest.param(lambda u=unit_spec: srresnet(channels=4, unit=u), id=f"{residual} {bn}")
@@ -322,7 +356,11 @@ def layouts() -> Iterable[Any]:
         for act_fn in ("rprelu", "prelu", "relu", "hardtanh"):
             unit_spec = UnitSpec(act=act, act_fn=act_fn)
             yield pytest.param(lambda u=unit_spec: srresnet(channels=4, unit=u), id=f"{act} {act_fn}")
-    for weight in ("l1", "l1mag", "plain", "irnet"):
+    unit_spec = UnitSpec(bn="branch", act="inside", threshold="dynamic", rescale="both", weight="recu")
+    yield pytest.param(lambda u=unit_spec: srresnet(channels=4, unit=u), id="branch and dynamic")
+    unit_spec = UnitSpec(act="first", act_fn="leaky", threshold="adaptive", rescale="squeeze", weight="reste")
+    yield pytest.param(lambda u=unit_spec: srresnet(channels=4, unit=u), id="first and adaptive")
+    for weight in ("l1", "l1mag", "plain", "irnet", "sign", "srb", "adabin"):
         unit_spec = UnitSpec(weight=weight, surrogate="ede")
         yield pytest.param(lambda u=unit_spec: srresnet(channels=4, unit=u), id=weight)
     for scale in (2, 3, 4):
@@ -391,6 +429,18 @@ def test_a_unit_of_the_body_sees_the_bits_that_the_memory_recalls() -> None:
     u = seen_by(last.surrogate, lambda: network(x))
     found = measured(network, x, name="body.units.3")
     assert found["sign_loss"] == pytest.approx(missed(np.where(u >= 0, 1.0, -1.0), u), rel=CLOSE)
+
+
+def test_the_pass_without_binarisation_has_the_memory_of_the_pass_that_it_repeats() -> None:
+    """The factors of both passes are computed from the same input of the sign."""
+    unit_spec = UnitSpec(threshold=False, rescale="statistics", act="none")
+    network = shaken(srresnet(channels=4, blocks=2, unit=unit_spec, accumulate=True)).eval()
+    last, x = network.body.units[-1], picture(network)
+    factors: list[Tensor] = []
+    with last.rescale.register_forward_hook(lambda module, args, output: factors.append(output)):
+        probe(network, [x], None, CPU)
+    binary, real = factors
+    assert torch.equal(binary, real)
 
 
 def test_a_network_without_binary_units_has_no_measurements() -> None:
