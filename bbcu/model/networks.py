@@ -19,9 +19,12 @@ from bbcu.model.parts import (
     NetworkSpec,
     RestorationNetwork,
     Upsampler,
+    require_full_tail,
 )
 from bbcu.model.registry import create, errors_of_own
 from bbcu.model.specs import PARTS
+from bbcu.model.super_resolution import EDSR, RCAN, RDN, without_residual
+from bbcu.model.unets import DRUNet, UNet
 from bbcu.model.units import UnitShape
 
 
@@ -34,6 +37,7 @@ class SRResNet(RestorationNetwork):
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
+        require_full_tail("srresnet", spec)
         super().__init__(spec)
         binary = {part: part in spec.binarize for part in PARTS}
         self.head = BinaryHead(spec) if binary["head"] else Convolution(spec.colours, spec.channels)
@@ -86,6 +90,7 @@ class DnCNN(RestorationNetwork):
             )
         if "up" in spec.binarize:
             raise ConfigError("binarize: a DnCNN has no upsampling; its parts are head, body and tail")
+        require_full_tail("dncnn", spec)
         super().__init__(spec)
         bias = spec.colours == 1 or not spec.binarize
         binary = {part: part in spec.binarize for part in PARTS}
@@ -93,8 +98,8 @@ class DnCNN(RestorationNetwork):
         self.head = BinaryHead(spec) if binary["head"] else full(spec.colours, spec.channels)
         full_layers = (FullDenoisingUnit(spec.channels) for _ in range(2 * spec.blocks))
         self.body = Body(spec, bias=bias) if binary["body"] else nn.Sequential(*full_layers)
-        tail_shape = UnitShape(spec.channels, spec.colours, bias=bias)
-        self.tail = spec.binary_unit(tail_shape) if binary["tail"] else full(spec.channels, spec.colours)
+        shape, of_tail = UnitShape(spec.channels, spec.colours, bias=bias), without_residual(spec)
+        self.tail = of_tail.binary_unit(shape) if binary["tail"] else full(spec.channels, spec.colours)
 
     @property
     def reach(self) -> int:
@@ -115,7 +120,15 @@ class DnCNN(RestorationNetwork):
 SIDE = 32
 """The side of the picture with which a network of the user's is checked, in pixels."""
 
-NETWORKS: dict[str, type[nn.Module]] = {"srresnet": SRResNet, "dncnn": DnCNN}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "srresnet": SRResNet,
+    "dncnn": DnCNN,
+    "edsr": EDSR,
+    "rcan": RCAN,
+    "rdn": RDN,
+    "drunet": DRUNet,
+    "unet": UNet,
+}
 
 
 def assemble(name: str, spec: NetworkSpec) -> nn.Module:

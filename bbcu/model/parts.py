@@ -1,5 +1,6 @@
 """The parts of restoration networks: head, body, up and tail, full precision and binary from the same code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +33,7 @@ class NetworkSpec:
     - ``initial``: how the latent weights of a binary body start, "torch" or "xavier".
     - ``accumulate``: whether a binary body has the :class:`BitMemory` of BAM.
     - ``standardise``: whether the network has the :class:`Standardisation` of BTM.
+    - ``noise_level``: what a DRUNet is told about the degradation, from 0 (none) to 1.
     - ``groups``: the groups of an RCAN, each of ``blocks`` blocks. ``layers``: the convolutions of a dense block of an
       RDN. ``tail``: "full", or "light" for the tail of E2FIF, in EDSR, RCAN and RDN.
     """
@@ -50,6 +52,7 @@ class NetworkSpec:
     groups: int = 10
     layers: int = 8
     tail: str = "full"
+    noise_level: float = 0.0
 
     def __post_init__(self) -> None:
         for part in self.binarize:
@@ -96,14 +99,14 @@ class BinaryHead(nn.Module):
     """BBCU-H: a unit from the colours to the width, whose residual repeats the input's channels.
 
     An image has no negative values, so with a threshold of zero every sign would be +1; the threshold starts at minus
-    the middle of the range.
+    the ``middle`` of the range.
     """
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    def __init__(self, spec: NetworkSpec, *, initial_weight: Initialiser = small_normal, middle: float = 0.5) -> None:
         super().__init__()
         self.spec = spec
-        middle = 0.5 * spec.align
-        shape = UnitShape(spec.colours, spec.channels, initial_weight=small_normal, initial_threshold=-middle)
+        start = -middle * spec.align
+        shape = UnitShape(spec.colours, spec.channels, initial_weight=initial_weight, initial_threshold=start)
         self.unit = spec.binary_unit(shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,25 +124,35 @@ def repeat_channels(x: Tensor, channels: int) -> Tensor:
 
 
 class Body(nn.Module):
-    """Binary units in a row, with an identity around each, around each pair, or none."""
+    """Binary units in a row, with an identity around each, around each pair, or none.
 
-    def __init__(self, spec: NetworkSpec, *, bias: bool = False) -> None:
+    There are ``units`` of them, or two for each block. A last one without a partner has an identity of its own, unless
+    there are none, and is not the first of a pair.
+    """
+
+    def __init__(self, spec: NetworkSpec, *, bias: bool = False, units: int | None = None) -> None:
         super().__init__()
-        self.residual = spec.unit.residual
-        initial = INITIALISERS[spec.initial]
+        self.spec, self.residual = spec, spec.unit.residual
+        initial, count = INITIALISERS[spec.initial], 2 * spec.blocks if units is None else units
         shapes = [
-            UnitShape(spec.channels, spec.channels, bias=bias, initial_weight=initial, first=place % 2 == 0)
-            for place in range(2 * spec.blocks)
+            UnitShape(
+                spec.channels,
+                spec.channels,
+                bias=bias,
+                initial_weight=initial,
+                first=place % 2 == 0 and place + 1 < count,
+            )
+            for place in range(count)
         ]
-        units = [spec.binary_unit(shape) for shape in shapes]
-        self.units = nn.ModuleList(units)
-        self.memory = BitMemory(len(units)) if spec.accumulate else None
-        for unit in units:
+        built = [spec.binary_unit(shape) for shape in shapes]
+        self.units = nn.ModuleList(built)
+        self.memory = BitMemory(len(built)) if spec.accumulate else None
+        for unit in built:
             unit.set_memory(self.memory)
 
     def forward(self, x: Tensor) -> Tensor:
         units = list(self.units)
-        for first, second in zip(units[::2], units[1::2], strict=True):
+        for first, second in zip(units[::2], units[1::2], strict=False):
             if self.residual == "block":
                 x = second(first(x), x)
             elif self.residual:
@@ -147,17 +160,19 @@ class Body(nn.Module):
                 x = second(x, x)
             else:
                 x = second(first(x))
+        if len(units) % 2:
+            x = units[-1](x, self.spec.single_residual(x))
         if self.memory is not None:
             self.memory.reset()
         return x
 
 
 class FullBlock(nn.Module):
-    """``x + conv(relu(conv(x)))``: a block of a full-precision SRResNet, without BatchNorm."""
+    """``x + conv(relu(conv(x)))``: a block of a full-precision SRResNet or EDSR, without BatchNorm."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, convolution: Callable[[int, int], nn.Module] = Convolution) -> None:
         super().__init__()
-        self.first, self.second = Convolution(channels, channels), Convolution(channels, channels)
+        self.first, self.second = convolution(channels, channels), convolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.second(F.relu(self.first(x)))
@@ -256,7 +271,7 @@ class RestorationNetwork(nn.Module):
 
     @property
     def reach(self) -> int | None:
-        """The radius if every unit is local."""
+        """The radius if every unit is local; None if the network itself averages over the picture."""
         raise NotImplementedError
 
     @property
@@ -284,6 +299,12 @@ class RestorationNetwork(nn.Module):
             with torch.autocast(aligned.device.type, enabled=False):
                 features = self.head(aligned)
         return features
+
+
+def require_full_tail(name: str, spec: NetworkSpec) -> None:
+    """Raise ConfigError for a tail that the network ``name`` does not have."""
+    if spec.tail != "full":
+        raise ConfigError(f"network.tail={spec.tail}: {name} has the full tail only; edsr, rcan and rdn have others")
 
 
 def binary_units(network: nn.Module) -> list[BinaryUnit]:

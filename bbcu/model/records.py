@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from bbcu.data.tasks import make_task
+from bbcu.data.tasks import make_task, noise_level
 from bbcu.errors import ConfigError, shown, unknown
 from bbcu.model.activations import ACTIVATIONS
 from bbcu.model.parts import NetworkSpec
@@ -66,6 +66,7 @@ def spec_of(factors: Mapping[str, Any], setting: Mapping[str, Any]) -> NetworkSp
         initial=network["initial"],
         accumulate=network["accumulate"],
         standardise=network["standardise"],
+        noise_level=noise_level(task),
         **{name: network[name] for name in OPTIONS if name in network},
     )
     return checked(spec)

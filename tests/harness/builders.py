@@ -28,8 +28,10 @@ Answer = TypeVar("Answer")
 
 
 def unit(in_channels: int, out_channels: int, **levels: Any) -> BinaryUnit:
-    """A unit with these levels, the reference's for the rest, and weights drawn from seed 0."""
-    built = BinaryUnit(UnitShape(in_channels, out_channels), UnitSpec(**levels))
+    """A unit with these levels, the reference's for the rest, and all values drawn from seed 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = BinaryUnit(UnitShape(in_channels, out_channels), UnitSpec(**levels))
     built.initial_weight(built.weight, built.weight, torch.Generator().manual_seed(0))
     return built
 

@@ -1,5 +1,6 @@
 """Whole networks: their layout, the effect of every level, and their initial values."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +15,9 @@ from ablations.space.rules import Backbone, ImpossibleCell
 from bbcu.model.initialisation import initialise
 from bbcu.model.networks import SRResNet
 from bbcu.model.parts import Body, NetworkSpec
+from bbcu.model.records import OF_NETWORK, OF_TRAINING
 from bbcu.model.specs import UnitSpec
-from tests.harness.builders import drawn, srresnet
+from tests.harness.builders import dncnn, drawn, srresnet
 
 CHANNELS, BLOCKS = 8, 2
 
@@ -24,8 +26,9 @@ def build(levels: dict[str, Level] | None = None, seed: int = 0) -> SRResNet:
     """A small network with these levels and the reference for the rest."""
     canonical = canonical_levels({**REFERENCE, **(levels or {})}, Backbone("srresnet", CHANNELS))
     factors: dict[str, Any] = dict(canonical.factors)
-    layout = {name: factors.pop(name) for name in ("align", "binarize")}
-    return srresnet(channels=CHANNELS, blocks=BLOCKS, unit=UnitSpec(**factors), seed=seed, **layout)
+    layout = {name: factors.pop(name) for name in OF_NETWORK}
+    unit = UnitSpec(**{name: level for name, level in factors.items() if name not in OF_TRAINING})
+    return srresnet(channels=CHANNELS, blocks=BLOCKS, unit=unit, seed=seed, **layout)
 
 
 def body_of(**levels: Any) -> Body:
@@ -64,6 +67,12 @@ def test_an_identity_is_around_every_unit_or_each_pair_or_none() -> None:
         torch.testing.assert_close(body(x), expected[residual])
 
 
+def test_the_tail_of_a_dncnn_which_has_no_residual_learns_no_number_for_one() -> None:
+    network = dncnn(binarize=("head", "body", "tail"), unit=UnitSpec(residual="scaled"))
+    network(drawn(1, 3, 8, 8)).sum().backward()
+    assert [path for path, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
 def test_alignment_is_a_scaling_of_the_branches() -> None:
     """Alignment k is the network at k = 1 whose biases, thresholds and branches are divided by k, exactly."""
     k = 130.0
@@ -98,20 +107,27 @@ class Divided(nn.Module):
 
 
 def other_levels() -> Iterator[Any]:
+    """Every level but the reference, of the factors that say what the network is."""
     for name, factor in FACTORS.items():
+        if name in OF_TRAINING:
+            continue
         for level in (*factor.levels, *((7.0,) if factor.numeric else ())):
             if level != factor.reference:
                 yield pytest.param({name: level}, id=f"{name}={level}")
 
 
-def outcome(levels: dict[str, Level]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the output of a network after three steps of training, and the gradients of the fourth.
+STEPS, LATE = 4, {"affine": 12}
+"""An affine threshold is the reference's until its slopes have moved so far that a sign differs."""
+
+
+def outcome(levels: dict[str, Level], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the output of a network before the last of these steps of training, and the gradients of that step.
 
     Adam normalises gradients, which would hide a level that scales them; with a large epsilon it does not.
     """
     network, x = build(levels), patches()
     optimiser = torch.optim.Adam(network.parameters(), 0.01, eps=1e-5)
-    for _ in range(4):
+    for _ in range(steps):
         optimiser.zero_grad()
         output = network(x)
         F.l1_loss(output, torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(5))).backward()
@@ -120,10 +136,16 @@ def outcome(levels: dict[str, Level]) -> tuple[Tensor, dict[str, Tensor]]:
     return output.detach(), gradients
 
 
+@functools.cache
+def reference_outcome(steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+    return outcome({}, steps)
+
+
 @pytest.mark.parametrize("levels", list(other_levels()))
 def test_a_level_changes_the_output_and_a_gradient_against_the_reference(levels: dict[str, Level]) -> None:
-    output, gradients = outcome(levels)
-    reference_output, reference_gradients = outcome({})
+    steps = LATE.get(str(*levels.values()), STEPS)
+    output, gradients = outcome(levels, steps)
+    reference_output, reference_gradients = reference_outcome(steps)
     assert not torch.allclose(output, reference_output, rtol=1e-5, atol=1e-7)
     shared = gradients.keys() & reference_gradients.keys()
     close = (torch.allclose(gradients[name], reference_gradients[name], rtol=1e-4, atol=1e-9) for name in shared)
@@ -144,7 +166,7 @@ def test_cells_that_are_merged_are_the_same_network(one: dict[str, Level], other
     """Built as written, not in canonical form: both have the same output in training and in evaluation."""
     outputs = []
     for levels in (one, other):
-        asked: dict[str, Any] = {**REFERENCE, **levels}
+        asked: dict[str, Any] = {name: level for name, level in REFERENCE.items() if name not in OF_TRAINING} | levels
         layout = {"binarize": asked.pop("binarize"), "align": float(asked.pop("align").replace("auto", "1"))}
         network = srresnet(channels=CHANNELS, blocks=BLOCKS, unit=UnitSpec(**asked), **layout)
         outputs.append((network.train()(patches()).detach(), network.eval()(patches(1)).detach()))

@@ -7,20 +7,23 @@ import pytest
 from ablations.space.factors import FACTORS
 from bbcu.errors import ConfigError
 from bbcu.model.parts import NetworkSpec
-from bbcu.model.records import BOUNDS, LEVELS, checked, spec_of
+from bbcu.model.records import BOUNDS, LEVELS, OF_NETWORK, OF_TRAINING, checked, spec_of
 from bbcu.model.specs import UnitSpec
 from tests.harness.deployed import facts_of
 
 
 def test_the_levels_are_those_of_the_factors() -> None:
-    others = {"align", "binarize", "surrogate", "weight"}
+    others = {*OF_NETWORK, *OF_TRAINING, "surrogate", "weight"}
     assert {name: factor.levels for name, factor in FACTORS.items() if name not in others} == LEVELS
 
 
 @pytest.mark.parametrize("scale", [1, 2])
 def test_a_spec_is_that_of_the_facts(scale: int) -> None:
-    unit = UnitSpec("block", "pre", "after", "prelu", False, "ede", "plain", extra={"gain": 2.0})
+    unit = UnitSpec("block", "pre", "after", "prelu", "affine", "ede", "plain", "box", extra={"gain": 2.0})
     spec = NetworkSpec(scale, 8, 3, unit, 7.5, ("head", "tail"), 3, "my_module.Unit", "xavier", True, True)
+    if scale == 1:
+        # The middle of the noise that the facts' task trains with, 0 to 75.
+        spec = dataclasses.replace(spec, noise_level=37.5 / 255)
     facts = facts_of(spec)
     assert spec_of(facts["factors"], facts["setting"]) == spec
 
