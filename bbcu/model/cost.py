@@ -1,11 +1,13 @@
 """Count the operations and parameters of a network: as the paper does, and with everything counted.
 
 As the paper counts: the multiply-adds of the convolutions in one forward pass on a 320 x 180 input, and their weights;
-a binary multiply-add counts 1/64, a binary weight 1/32. Nothing else counts. Source: section 4.1 of the BBCU paper; the
-tests compare with every figure that it prints.
+a binary multiply-add counts 1/64, a binary weight 1/32. Nothing else counts. Linear layers are convolutions here, and
+the products of attention are multiply-adds in full precision: the BBCU paper has neither, and the field counts both.
+Source: section 4.1 of the BBCU paper; the tests compare with every figure that it prints. Attention: the operations
+that BI-DiffSR (Chen et al., NeurIPS 2024) prints are more than those of its convolutions.
 
 With everything counted: also the :mod:`bbcu.model.operations` outside convolutions. Parameters are then everything in a
-checkpoint, without a BatchNorm's statistics, and a scale for each filter of a binary convolution that has one.
+checkpoint, without a BatchNorm's statistics, and the scales of the binary convolutions.
 
 ``python -m bbcu.model.cost > docs/cost.md`` writes a page with both counts of all methods.
 """
@@ -14,18 +16,22 @@ import argparse
 import copy
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from importlib import resources
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bbcu.model.operations import BETWEEN, OperationCounter, has_scale
-from bbcu.model.published import EXCEPTIONS, LAYOUTS, published_costs
+from bbcu.model.operations import BETWEEN, OperationCounter, ProductCounter, pixels, scales
+from bbcu.model.published import BACKBONES, EXCEPTIONS, LAYOUTS, Printed, published_costs
+from bbcu.model.rescales import Box
+from bbcu.model.thresholds import Dynamic
 from bbcu.model.units import BinaryUnit
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear | Box | BinaryUnit
+"""The modules whose weights and multiply-adds count by both readings."""
 
 OPS_PER_BINARY_OP = 1 / 64
 PARAMS_PER_BINARY_WEIGHT = 1 / 32
@@ -112,59 +118,90 @@ def count(network: nn.Module, height: int = HEIGHT, width: int = WIDTH, *, every
     """Count the cost of ``network`` for one input of ``height`` x ``width`` pixels; only shapes are computed.
 
     Counts as the paper does, or with ``everything``: there is then a part ``between`` for operations outside the parts.
-    Only convolutions that are modules count, and a subclass of BinaryUnit counts as the unit of its spec plus its
-    ``own_operations``. Raises ConfigError with ``everything`` if the operations of a function or of a subclass are not
-    known.
+    Only convolutions and linear layers that are modules count, and products of tensors; a subclass of BinaryUnit counts
+    as the unit of its spec plus its ``own_operations``. Raises ConfigError for a product whose multiply-adds are not
+    known, and with ``everything`` if the operations of a function or of a subclass are not.
     """
+    return _counts(network, height, width, everything=everything)[everything]
+
+
+def _counts(network: nn.Module, height: int, width: int, *, everything: bool) -> tuple[NetworkCost, NetworkCost]:
+    """Count as the paper does and with everything counted, from one pass; the second is wrong unless ``everything``."""
     probe = copy.deepcopy(network).to("meta").eval()
-    ops: defaultdict[str, float] = defaultdict(float)
+    for module in probe.modules():
+        if isinstance(module, BinaryUnit):
+            # Shapes stay the same without the signs, and counting is twice as fast.
+            module.binary_signs = module.binary_weights = False
+    macs: defaultdict[str, float] = defaultdict(float)
     binary: defaultdict[str, float] = defaultdict(float)
-    _count_convolutions(probe, ops, binary)
+    others: defaultdict[str, float] = defaultdict(float)
+    _count_convolutions(probe, macs, binary)
+    counter = OperationCounter(probe, macs, others) if everything else ProductCounter(probe, macs)
     colours = getattr(getattr(network, "spec", None), "colours", COLOURS)
     x = torch.empty(1, colours, height, width, device="meta")
-    with torch.no_grad():
-        if everything:
-            with OperationCounter(probe, ops):
-                probe(x)
-        else:
-            probe(x)
-    params = _all_params(probe) if everything else _convolution_weights(probe)
+    with torch.no_grad(), counter:
+        probe(x)
     names = [name for name, _ in probe.named_children()] + [BETWEEN]
-    parts = {name: Cost(ops[name], params[name], binary[name]) for name in names}
+    weights, numbers = _convolution_weights(probe), _all_params(probe)
+    paper = {name: Cost(macs[name], weights[name], binary[name]) for name in names}
+    full = {name: Cost(macs[name] + others[name], numbers[name], binary[name]) for name in names}
+    return _known(paper), _known(full)
+
+
+def _known(parts: dict[str, Cost]) -> NetworkCost:
+    """Return the cost of the parts that cost anything."""
     return NetworkCost({name: cost for name, cost in parts.items() if cost.ops or cost.params})
 
 
-def _convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d | BinaryUnit]]:
-    """Return every convolution with the name of its part."""
+def multiply_adds(module: nn.Module, x: Tensor, output: Tensor) -> int:
+    """Return the multiply-adds of one call of a convolution, a linear layer or a dynamic threshold.
+
+    Each weight counts once for each position of the output, and of the input for a transposed convolution. Strides and
+    groups need no factor: a stride leaves fewer positions, and groups fewer weights. A unit with two bits for each
+    weight convolves twice. The perceptron of a dynamic threshold runs once a picture, though its code calls it again
+    for the factors of a rescale.
+    """
+    if isinstance(module, Dynamic):
+        return len(x) * (module.hidden.weight.numel() + module.out.weight.numel())
+    assert isinstance(module, Convolution)
+    weights = module.weight.numel()
+    if isinstance(module, nn.Linear):
+        return weights * (output.numel() // module.out_features)
+    if isinstance(module, BinaryUnit):
+        weights *= module.binariser.bits
+    return weights * pixels(x if isinstance(module, nn.ConvTranspose2d) else output)
+
+
+def _convolutions(network: nn.Module) -> list[tuple[str, Convolution]]:
+    """Return every convolution and linear layer with the name of its part."""
     return [
-        (name.partition(".")[0], module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | BinaryUnit)
+        (name.partition(".")[0], module) for name, module in network.named_modules() if isinstance(module, Convolution)
     ]
 
 
 def _count_convolutions(network: nn.Module, ops: defaultdict[str, float], binary: defaultdict[str, float]) -> None:
     """Make every convolution add to ``ops`` of its part when it is called, and a binary one to ``binary`` too."""
 
-    def adding_to(part: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            assert isinstance(module, nn.Conv2d | BinaryUnit)
-            macs = module.weight.numel() * output.shape[-2] * output.shape[-1]
-            is_binary = isinstance(module, BinaryUnit)
+    def adding_to(part: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            macs, is_binary = multiply_adds(module, inputs[0], output), isinstance(module, BinaryUnit)
             ops[part] += macs * (OPS_PER_BINARY_OP if is_binary else 1)
             binary[part] += macs * is_binary
 
         return add
 
-    for part, module in _convolutions(network):
-        module.register_forward_hook(adding_to(part))
+    for name, module in network.named_modules():
+        inside = network.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, Dynamic) or (isinstance(module, Convolution) and not isinstance(inside, Dynamic)):
+            module.register_forward_hook(adding_to(name.partition(".")[0]))
 
 
 def _convolution_weights(network: nn.Module) -> defaultdict[str, float]:
     """Count the weights of each part's convolutions."""
     params: defaultdict[str, float] = defaultdict(float)
     for part, module in _convolutions(network):
-        params[part] += module.weight.numel() * (PARAMS_PER_BINARY_WEIGHT if isinstance(module, BinaryUnit) else 1)
+        bits = module.binariser.bits if isinstance(module, BinaryUnit) else 0
+        params[part] += module.weight.numel() * (bits * PARAMS_PER_BINARY_WEIGHT or 1)
     return params
 
 
@@ -177,9 +214,10 @@ def _all_params(network: nn.Module) -> defaultdict[str, float]:
             if "." in name or name in STATISTICS:
                 continue
             binary = isinstance(module, BinaryUnit) and name == "weight"
-            params[part] += value.numel() * (PARAMS_PER_BINARY_WEIGHT if binary else 1)
-        if isinstance(module, BinaryUnit) and has_scale(module):
-            params[part] += module.out_channels
+            bits = module.binariser.bits if binary else 0
+            params[part] += value.numel() * (bits * PARAMS_PER_BINARY_WEIGHT or 1)
+        if isinstance(module, BinaryUnit):
+            params[part] += scales(module.binariser, module.out_channels)
     return params
 
 
@@ -204,10 +242,49 @@ def rows() -> tuple[Row, ...]:
     for title, layout in LAYOUTS.items():
         for name, method in layout.methods.items():
             network = layout.network_of(method)
-            paper, everything = count(network).total, count(network, everything=True).total
+            paper, everything = (cost.total for cost in _counts(network, HEIGHT, WIDTH, everything=True))
             remark = "; ".join(filter(None, [method.remark, EXCEPTIONS.get((title, name))]))
             found.append(Row(title, name, paper, everything, remark))
     return tuple(found)
+
+
+@functools.cache
+def other_rows() -> dict[str, dict[tuple[str, ...], tuple[Cost, Cost]]]:
+    """Return both costs of each network that is not the paper's, by its title and its binary parts."""
+    return {
+        title: {parts: _totals(backbone.assembled(parts)) for parts in backbone.parts}
+        for title, backbone in BACKBONES.items()
+    }
+
+
+def _totals(network: nn.Module) -> tuple[Cost, Cost]:
+    paper, everything = _counts(network, HEIGHT, WIDTH, everything=True)
+    return paper.total, everything.total
+
+
+def other_table(rows: Mapping[str, Mapping[tuple[str, ...], tuple[Cost, Cost]]]) -> str:
+    """Return the Markdown table of the networks that are not the paper's, with what others print of them."""
+    lines = [
+        "| network | binary | OPs (G) | Params (K) | all OPs (G) | all Params (K) | remark | printed elsewhere |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for title, by_parts in rows.items():
+        backbone = BACKBONES[title]
+        for parts, (paper, everything) in by_parts.items():
+            printed = "" if parts else "; ".join(map(_shown, backbone.printed))
+            cells = [title, f"`[{','.join(parts)}]`", paper.printed_ops_g, f"{paper.params_k:.1f}"]
+            cells += [everything.printed_ops_g, f"{everything.params_k:.1f}", "" if parts else backbone.remark, printed]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(printed: Printed) -> str:
+    """Return a figure that is printed elsewhere with its size and its source."""
+    width, height = printed.size
+    ops = f"{printed.ops_g} G for {width} x {height}" if printed.ops_g else ""
+    figures = ", ".join(filter(None, [f"{printed.params_k} K", ops]))
+    note = f"; {printed.note}" if printed.note else ""
+    return f"{figures} ({printed.source}{note})"
 
 
 def table(title: str, rows: Sequence[Row]) -> str:
@@ -228,11 +305,20 @@ def table(title: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+OTHER_NETWORKS = """### Other networks
+
+The networks that others compare on, in full precision (`[]`) and with units of the reference, at their published sizes
+on the same 320 x 180 input. What others print is beside the network in full precision; their parameters have the
+biases, as those with everything counted do here.
+"""
+
+
 def page(rows: Sequence[Row]) -> str:
     """Return the whole page in Markdown: the text of ``cost_page.md`` and a table for each network."""
     sections = [f"### {title}\n\n{layout.remark}\n\n{table(title, rows)}\n" for title, layout in LAYOUTS.items()]
     introduction = resources.files("bbcu.model").joinpath("cost_page.md").read_text(encoding="utf-8")
-    return "\n".join([introduction, *sections])
+    others = f"{OTHER_NETWORKS}\n{other_table(other_rows())}\n"
+    return "\n".join([introduction, *sections, others])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

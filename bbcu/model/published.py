@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,3 +84,79 @@ def published_costs() -> dict[tuple[str, str], dict[str, str]]:
     """Return the paper's rows (``name``, ``ops_g``, ``params_k`` as printed) by network and method."""
     text = resources.files("bbcu.model").joinpath("published_costs.csv").read_text(encoding="utf-8")
     return {(row["network"], row["method"]): row for row in csv.DictReader(text.splitlines())}
+
+
+# --- other networks ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What was printed of a network elsewhere: K of parameters, G of operations for ``size``, or either alone.
+
+    ``size`` is width and height of the input in pixels, and ``note`` says why the figure differs, if it does.
+    """
+
+    source: str
+    params_k: str = ""
+    ops_g: str = ""
+    size: tuple[int, int] = (320, 180)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network that others publish: its layout, the sets of parts that are binary on the page, and what is printed.
+
+    What is printed is of the network in full precision, with biases.
+    """
+
+    network: str
+    layout: Mapping[str, Any]
+    remark: str
+    parts: tuple[tuple[str, ...], ...] = ((), ("body",), ("body", "up"))
+    printed: tuple[Printed, ...] = ()
+
+    def assembled(self, parts: tuple[str, ...]) -> nn.Module:
+        """Return the network with these parts binary, of the reference's units, on the meta device."""
+        with torch.device("meta"):
+            return assemble(self.network, NetworkSpec(**self.layout, binarize=parts))
+
+
+_EDSR: Mapping[str, Any] = {"channels": 64, "blocks": 16}
+_README = "README of EDSR-PyTorch"
+
+BACKBONES: Mapping[str, Backbone] = {
+    "EDSR x2": Backbone(
+        "edsr",
+        {"scale": 2, **_EDSR},
+        "EDSR-baseline: 64 channels and 16 blocks.",
+        printed=(
+            Printed(_README, "1370"),
+            Printed("table 1 of ASSL, Zhang et al., NeurIPS 2021", "1369.9", "316.3", (640, 360)),
+        ),
+    ),
+    "EDSR x3": Backbone("edsr", {"scale": 3, **_EDSR}, "EDSR-baseline.", printed=(Printed(_README, "1550"),)),
+    "EDSR x4": Backbone("edsr", {"scale": 4, **_EDSR}, "EDSR-baseline.", printed=(Printed(_README, "1520"),)),
+    "RCAN x4": Backbone(
+        "rcan",
+        {"scale": 4, "channels": 64, "blocks": 20, "groups": 10},
+        "10 groups of 20 blocks. The attention of the channels stays in full precision.",
+        ((), ("body",)),
+        (Printed("as later papers quote it", "15592", "917.6", note="0.08 % more: it counts something besides"),),
+    ),
+    "RDN x2": Backbone(
+        "rdn",
+        {"scale": 2, "channels": 64, "blocks": 16, "layers": 8},
+        "16 blocks of 8 convolutions of 64 channels.",
+        printed=(Printed("as remembered, not read again", "22123", "5096.2", (640, 360)),),
+    ),
+    "DRUNet": Backbone(
+        "drunet",
+        {"scale": 1, "channels": 64, "blocks": 4},
+        "Denoising in colour, on 320 x 184 pixels: sides are multiples of 8.",
+    ),
+    "U-Net": Backbone(
+        "unet", {"scale": 1, "channels": 24, "blocks": 1}, "The U-Net of BRVE for one picture: 24, 48 and 96 channels."
+    ),
+}
+"""The networks that the field compares on besides those of the paper, at their published sizes."""

@@ -2,7 +2,7 @@
 
 import runpy
 import sys
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pytest
@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bbcu.errors import ConfigError
-from bbcu.model.cost import Cost, Row, count, main, rows
+from bbcu.model.cost import Cost, Row, count, main, other_rows, rows
 from bbcu.model.methods import METHODS
-from bbcu.model.published import EXCEPTIONS, MEDIUM, published_costs
+from bbcu.model.networks import assemble
+from bbcu.model.parts import NetworkSpec
+from bbcu.model.published import BACKBONES, EXCEPTIONS, MEDIUM, Printed, published_costs
 from bbcu.model.specs import UnitSpec
-from bbcu.model.units import BinaryUnit
+from bbcu.model.units import BinaryUnit, UnitShape
 from tests.harness.builders import dncnn, srresnet
 from tests.harness.paths import REPOSITORY
 
+SIDE, AREA = 10, 100
 PIXELS = 320 * 180
 HEAD = 3 * 64 * 9
 BODY = 32 * 64 * 64 * 9
@@ -91,6 +94,69 @@ class Custom(nn.Module):
 
 def test_a_users_network_needs_no_spec() -> None:
     assert count(Custom(), 10, 10).parts == {"first": Cost(100 * 2 * 81, 81)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "function", "macs", "weights"),
+    [
+        pytest.param(
+            nn.Conv2d(3, 6, 5, stride=2, padding=2, groups=3),
+            None,
+            5 * 5 * (6 * 1 * 5 * 5),
+            6 * 1 * 5 * 5,
+            id="strided",
+        ),
+        pytest.param(
+            nn.ConvTranspose2d(3, 4, 2, stride=2), None, 10 * 10 * (3 * 4 * 2 * 2), 3 * 4 * 2 * 2, id="transposed"
+        ),
+        pytest.param(
+            nn.Conv1d(3, 2, 5, padding=2), lambda x: x.mean(3), 10 * (3 * 2 * 5), 3 * 2 * 5, id="across a line"
+        ),
+        pytest.param(nn.Linear(10, 7), None, 3 * 10 * (10 * 7), 10 * 7, id="linear, for each row of each colour"),
+        pytest.param(
+            nn.Conv2d(3, 2, 1), lambda x: x.mean((2, 3), keepdim=True), 3 * 2, 3 * 2, id="once for each picture"
+        ),
+        pytest.param(nn.Identity(), lambda x: x @ x, 3 * 10 * 10 * 10, 0, id="product of two matrices"),
+        pytest.param(
+            nn.Identity(),
+            lambda x: F.scaled_dot_product_attention(x[:, :, :4], x, x[..., :2]),
+            3 * (4 * 10) * (10 + 2),
+            0,
+            id="attention: scores of 4 queries and 10 keys, then of values",
+        ),
+    ],
+)
+def test_multiply_adds_of_every_kind_of_layer(layer: nn.Module, function: Any, macs: int, weights: int) -> None:
+    before = nn.Identity() if function is None else Function(function)
+    total = count(nn.Sequential(before, layer), SIDE, SIDE).total
+    assert (total.ops, total.params) == (macs, weights)
+
+
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.function(x)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("shape", "weights", "positions"),
+    [
+        pytest.param(UnitShape(3, 6, kernel=1), 3 * 6, 10 * 10, id="1x1"),
+        pytest.param(UnitShape(3, 6, stride=2), 3 * 6 * 9, 5 * 5, id="stride 2"),
+        pytest.param(UnitShape(3, 6, groups=3), 1 * 6 * 9, 10 * 10, id="groups"),
+    ],
+)
+@pytest.mark.parametrize(("weight", "bits"), [("l1", 1), ("srb", 2)])
+def test_multiply_adds_of_a_binary_unit(shape: UnitShape, weights: int, positions: int, weight: str, bits: int) -> None:
+    total = count(nn.Sequential(BinaryUnit(shape, UnitSpec(weight=weight))), SIDE, SIDE).total
+    macs = weights * positions * bits
+    assert total == Cost(macs / 64, weights * bits / 32, macs)
 
 
 @pytest.mark.parametrize(
@@ -222,10 +288,155 @@ def test_the_command_runs_as_a_module(capsys: pytest.CaptureFixture[str], monkey
     assert "Print the cost of every method" in capsys.readouterr().out
 
 
+# --- the newer levels, as the paper counts ----------------------------------------------------------------------------
+
+BBCU_L = HEAD + UPSAMPLING + 4 * (REFINE + TAIL), HEAD + UPSAMPLING + REFINE + TAIL
+BINARY = 64 * 64 * 9
+PERCEPTRON = 64 * 128 + 128 * 128
+
+
+@pytest.mark.parametrize(
+    ("levels", "unit", "ops_g", "params_k"),
+    [
+        # What a unit adds to the binary convolution: multiply-adds a pixel, a picture, weights; and G and K of BBCU-L.
+        pytest.param({}, (0, 0, 0), 18.546, 224.6, id="the reference"),
+        pytest.param({"threshold": "affine", "surrogate": "tanh"}, (0, 0, 0), 18.546, 224.6, id="affine, tanh"),
+        pytest.param({"threshold": "elastic"}, (0, 0, 0), 18.546, 224.6, id="elastic"),
+        pytest.param({"surrogate": "reste", "weight": "reste"}, (0, 0, 0), 18.546, 224.6, id="reste"),
+        pytest.param({"weight": "sign"}, (0, 0, 0), 18.546, 224.6, id="sign"),
+        pytest.param({"weight": "recu"}, (0, 0, 0), 18.546, 224.6, id="recu"),
+        pytest.param({"weight": "adabin", "threshold": "adaptive"}, (0, 0, 0), 18.546, 224.6, id="adabin, adaptive"),
+        pytest.param({"rescale": "statistics"}, (0, 3 * 3 * 64, 3 * 3), 18.546, 224.9, id="statistics"),
+        pytest.param({"rescale": "squeeze"}, (0, 2 * 64 * 8, 2 * 64 * 8), 18.546, 257.4, id="squeeze"),
+        pytest.param({"rescale": "spatial"}, (64, 0, 64), 18.664, 226.7, id="spatial"),
+        pytest.param({"rescale": "channel"}, (0, 5 * 64, 5), 18.546, 224.8, id="channel"),
+        pytest.param({"rescale": "both"}, (64, 5 * 64, 64 + 5), 18.664, 226.8, id="both"),
+        pytest.param(
+            {"threshold": "dynamic", "rescale": "both"},
+            (64, PERCEPTRON, 64 + PERCEPTRON),
+            18.665,  # 18.664 without what counts once a picture
+            1013.1,
+            id="dynamic, both",
+        ),
+        pytest.param({"rescale": "box"}, (9, 0, 9), 18.563, 224.9, id="box"),
+        pytest.param({"weight": "srb"}, (BINARY / 64, 0, BINARY / 32), 19.608, 261.5, id="srb"),
+    ],
+)
+def test_what_a_level_adds_to_a_full_sized_bbcu_l(
+    levels: dict[str, Any], unit: tuple[float, float, float], ops_g: float, params_k: float
+) -> None:
+    with torch.device("meta"):
+        network = assemble("srresnet", NetworkSpec(scale=2, channels=64, blocks=16, unit=UnitSpec(**levels)))
+    total = count(network).total
+    a_pixel, a_picture, weights = unit
+    ops = PIXELS * (BBCU_L[0] + 32 * (BINARY / 64 + a_pixel)) + 32 * a_picture
+    assert (total.ops, total.params) == (ops, BBCU_L[1] + 32 * (BINARY / 32 + weights))
+    assert (total.ops_g, total.params_k) == (ops_g, params_k)
+
+
+# --- other networks ---------------------------------------------------------------------------------------------------
+
+TRUNK = 3 * 64 * 9 + 64 * 3 * 9  # the head, and a tail at the size of the input
+DENSE = sum(576 * 64 * (1 + place) for place in range(8)) + 576 * 64
+RDN = 16 * DENSE + 2 * 36864 + 1024 * 64
+LEVEL, RESIZE = 16 * 9 * 64 * 64, 2 * 2 * 64 * 128 / 4
+DRUNET = 4 * 64 * 9 + 3 * LEVEL + 8 * 9 * 512 * 512 / 64 + 6 * RESIZE + 64 * 3 * 9
+DRUNET_BODY = 9 * 64 * 64 * (16 + 16 * 4 + 16 * 16 + 8 * 64)
+DRUNET_RESIZE = 2 * 4 * 64 * 64 * (2 + 8 + 32)
+ATTENTION = 200 * 2 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("title", "parts", "a_pixel", "a_picture", "params", "ops_g", "params_k"),
+    [
+        # Multiply-adds a pixel and a picture, weights; and G and K as published with the sums.
+        ("EDSR x2", (), 27 * 64 + 33 * 36864 + 147456 + 4 * 1728, 0, TRUNK + 33 * 36864 + 147456, 79.062, 1367.4),
+        (
+            *("EDSR x2", ("body",), 1728 + 33 * 36864 / 64 + 147456 + 4 * 1728, 0),
+            *(TRUNK + 33 * 36864 / 32 + 147456, 10.086, 188.9),
+        ),
+        (
+            *("EDSR x2", ("body", "up"), 1728 + (33 * 36864 + 147456) / 64 + 4 * 1728, 0),
+            *(TRUNK + (33 * 36864 + 147456) / 32, 1.725, 46.1),
+        ),
+        ("EDSR x3", (), 1728 + 33 * 36864 + 331776 + 9 * 1728, 0, TRUNK + 33 * 36864 + 331776, 90.177, 1551.7),
+        (
+            *("EDSR x4", (), 1728 + 33 * 36864 + 147456 * 5 + 16 * 1728, 0),
+            *(TRUNK + 33 * 36864 + 2 * 147456, 114.230, 1514.9),
+        ),
+        (
+            *("EDSR x4", ("body", "up"), 1728 + (33 * 36864 + 147456 * 5) / 64 + 16 * 1728, 0),
+            # 3.4505 G: rounded to 3.450, and printed as 3.451.
+            *(TRUNK + (33 * 36864 + 2 * 147456) / 32, 3.450, 50.7),
+        ),
+        (
+            *("RCAN x4", (), 1728 + 411 * 36864 + 147456 * 5 + 16 * 1728, ATTENTION),
+            *(TRUNK + 411 * 36864 + 2 * 147456 + ATTENTION, 916.863, 15551.9),
+        ),
+        (
+            *("RCAN x4", ("body",), 1728 + 411 * 36864 / 64 + 147456 * 5 + 16 * 1728, ATTENTION),
+            # 57.7955 G: rounded to 57.795, and printed as 57.796.
+            *(TRUNK + 411 * 36864 / 32 + 2 * 147456 + ATTENTION, 57.795, 874.2),
+        ),
+        ("RDN x2", (), 1728 + RDN + 147456 + 4 * 1728, 0, TRUNK + RDN + 147456, 1274.046, 22113.7),
+        (
+            *("RDN x2", ("body",), 1728 + RDN / 64 + 147456 + 4 * 1728, 0),
+            *(TRUNK + RDN / 32 + 147456, 28.758, 837.2),
+        ),
+        (
+            *("RDN x2", ("body", "up"), 1728 + (RDN + 147456) / 64 + 4 * 1728, 0),
+            *(TRUNK + (RDN + 147456) / 32, 20.397, 694.4),
+        ),
+        # 184 rows of the padded picture for 180
+        (
+            *("DRUNet", (), DRUNET * 184 / 180, 0),
+            *(TRUNK + 64 * 9 + DRUNET_BODY + DRUNET_RESIZE, 124.682, 32641.0),
+        ),
+        (
+            *("DRUNet", ("body",), (DRUNET - 63 / 64 * (3 * LEVEL + 8 * 9 * 512 * 512 / 64)) * 184 / 180, 0),
+            *(TRUNK + 64 * 9 + DRUNET_BODY / 32 + DRUNET_RESIZE, 5.031, 2357.2),
+        ),
+        # The published units also have 19 convolutions of three statistics: 171 weights, 9504 multiply-adds a picture.
+        (
+            *("U-Net", ("body", "up"), 240_547_104 / PIXELS + 7_166_361_600 / PIXELS / 64, -9504),
+            *(12_987 - 171 + 777_600 / 32, 0.353, 37.1),
+        ),
+    ],
+)
+def test_what_the_networks_of_others_cost(
+    title: str,
+    parts: tuple[str, ...],
+    a_pixel: float,
+    a_picture: int,
+    params: float,
+    ops_g: float,
+    params_k: float,
+) -> None:
+    cost, _ = other_rows()[title][parts]
+    assert cost.ops == pytest.approx(PIXELS * a_pixel + a_picture, rel=1e-12)
+    assert cost.params == params
+    assert (cost.ops_g, cost.params_k) == (ops_g, params_k)
+
+
+@pytest.mark.parametrize(
+    ("title", "printed"), [(title, one) for title, backbone in BACKBONES.items() for one in backbone.printed]
+)
+def test_what_others_print_of_their_networks(title: str, printed: Printed) -> None:
+    cost, everything = other_rows()[title][()]
+    digits = -1 if printed.params_k.endswith("0") else len(printed.params_k.partition(".")[2])
+    assert round(everything.params / 1e3, digits) == float(printed.params_k)
+    if printed.ops_g:
+        width, height = printed.size
+        ops = cost.ops / 1e9 * width * height / PIXELS
+        # As the BBCU paper's: rounded twice, 316.249 to 316.25 and 316.3.
+        twice = Decimal(ops).quantize(Decimal("0.01"), ROUND_HALF_UP).quantize(Decimal("0.1"), ROUND_HALF_UP)
+        assert (twice == Decimal(printed.ops_g)) == (not printed.note)
+        assert ops == pytest.approx(float(printed.ops_g), rel=1e-3)
+
+
 # --- with everything counted ------------------------------------------------------------------------------------------
 
 # On 10 x 10 pixels, networks of 8 channels and 1 block. For each pixel:
-SIDE, AREA = 10, 100
 SIGN, AFFINE, RPRELU, PRELU, ADD, NORM = 1, 1, 4, 2, 1, 1
 MACS = 8 * 8 * 9 / 64
 
@@ -277,7 +488,7 @@ def test_everything_of_full_precision_networks() -> None:
     }
 
 
-BARE = {"residual": False, "act": "none", "threshold": False, "weight": "plain"}
+BARE: dict[str, Any] = {"residual": False, "act": "none", "threshold": False, "weight": "plain"}
 BARE_PARAMS = 8 * 8 * 9 / 32
 
 
@@ -305,6 +516,105 @@ BARE_PARAMS = 8 * 8 * 9 / 32
 def test_what_a_level_adds_for_each_channel(levels: dict[str, Any], ops: float, params: float) -> None:
     body = everything(srresnet(unit=UnitSpec(**{**BARE, **levels})))["body"]
     assert body == (2 * (MACS + 8 * ops), 2 * (BARE_PARAMS + 8 * params))
+
+
+HIDDEN = 16
+SIGMOID = 4
+VALUES = 8 * AREA
+
+
+@pytest.mark.parametrize(
+    ("levels", "ops", "params"),
+    [
+        # What each unit of 8 channels adds on 10 x 10 pixels to a bare one.
+        pytest.param({"threshold": "affine"}, 0, 2 * 8, id="affine: what the sign compares with"),
+        pytest.param({"threshold": "elastic"}, VALUES * AFFINE, 1 + 8, id="elastic: its width is a scale"),
+        pytest.param({"threshold": "elastic", "weight": "l1"}, VALUES * AFFINE, 1 + 8 + 8, id="that folds into others"),
+        pytest.param({"threshold": "adaptive"}, VALUES * AFFINE, 2, id="adaptive: an offset for each filter"),
+        pytest.param(
+            {"threshold": "dynamic"},
+            8 * HIDDEN + HIDDEN * 8 + VALUES + 8 + 2 * HIDDEN + 8,
+            8 * HIDDEN + HIDDEN + HIDDEN * 8 + 8,
+            id="dynamic: means, a perceptron with biases and a ReLU",
+        ),
+        pytest.param(
+            {"threshold": "dynamic", "rescale": "channel"},
+            8 * HIDDEN + HIDDEN * 16 + VALUES + 8 + 2 * HIDDEN + 16 + 8 * SIGMOID + VALUES,
+            8 * HIDDEN + HIDDEN + HIDDEN * 16 + 16,
+            id="dynamic with the factors of the channels",
+        ),
+        pytest.param({"surrogate": "tanh"}, 0, 1, id="tanh"),
+        pytest.param({"surrogate": "reste"}, 0, 0, id="reste"),
+        pytest.param({"weight": "sign"}, 0, 0, id="sign: no scale"),
+        pytest.param({"weight": "reste"}, VALUES * AFFINE, 1, id="reste: a scale for the unit"),
+        pytest.param({"weight": "recu"}, VALUES * AFFINE, 8, id="recu: scales that are parameters"),
+        pytest.param(
+            {"weight": "srb"}, AREA * MACS + VALUES * (AFFINE + 1), BARE_PARAMS + 2 * 8, id="srb: two bits, two scales"
+        ),
+        pytest.param(
+            {"weight": "adabin"}, VALUES + 9 * AREA + VALUES * (AFFINE + 1), 2 * 8, id="adabin: box sum and offset"
+        ),
+        pytest.param({"rescale": "spatial"}, AREA * 8 + AREA * (1 + SIGMOID) + VALUES, 8 + 1, id="spatial"),
+        pytest.param({"rescale": "channel"}, 8 * 5 + VALUES + 8 * (1 + SIGMOID) + VALUES, 5, id="channel"),
+        pytest.param(
+            {"rescale": "both"},
+            AREA * 8 + 8 * 5 + AREA * (1 + SIGMOID) + VALUES + 8 * (1 + SIGMOID) + 2 * VALUES,
+            8 + 1 + 5,
+            id="both",
+        ),
+        pytest.param(
+            {"rescale": "doubled"},
+            AREA * 8 + 8 * 5 + AREA * (1 + SIGMOID) + VALUES + 8 * (1 + SIGMOID + 1) + 2 * VALUES,
+            8 + 1 + 5,
+            id="doubled",
+        ),
+        pytest.param(
+            {"rescale": "squeeze"}, 2 * 8 + VALUES + 8 + 1 + 8 * SIGMOID + VALUES, 2 * 8, id="squeeze: 8 to 1 to 8"
+        ),
+        pytest.param(
+            {"rescale": "statistics"}, 8 * 9 + 4 * VALUES + 8 * (7 + SIGMOID) + VALUES, 9, id="statistics of the input"
+        ),
+        pytest.param(
+            {"rescale": "statistics", "threshold": True},
+            8 * 9 + 5 * VALUES + 8 * (7 + SIGMOID) + VALUES,
+            9 + 8,
+            id="statistics after a threshold",
+        ),
+        pytest.param({"rescale": "box"}, 9 * AREA + 2 * VALUES + VALUES, 9, id="box"),
+        pytest.param(
+            {"rescale": "box", "bn": "post"}, 9 * AREA + 3 * VALUES + VALUES * AFFINE, 9 + 16, id="norm after"
+        ),
+        pytest.param(
+            {"rescale": "box", "bn": "post", "threshold": "adaptive"},
+            9 * AREA + 3 * VALUES + VALUES * 2 * AFFINE,
+            9 + 16 + 2,
+            id="a shift before the factors and one after them",
+        ),
+        pytest.param({"residual": "scaled"}, VALUES * ADD, 1, id="a scaled residual is a multiply-add"),
+        pytest.param({"bn": "branch"}, VALUES * AFFINE, 16, id="bn of the branch without an activation"),
+        pytest.param(
+            {"bn": "branch", "act": "inside", "act_fn": "relu", "weight": "l1"},
+            VALUES * (1 + NORM),
+            16 + 8,
+            id="a scale goes through a ReLU into the BatchNorm",
+        ),
+        pytest.param(
+            {"bn": "branch", "act": "inside", "act_fn": "rprelu", "weight": "l1"},
+            VALUES * (AFFINE + RPRELU + NORM),
+            3 * 8 + 16 + 8,
+            id="and not through an RPReLU",
+        ),
+        pytest.param({"act": "inside", "act_fn": "leaky"}, VALUES * 2, 0, id="leaky"),
+        pytest.param({"act": "inside", "act_fn": "maxout"}, VALUES * 2, 16, id="maxout"),
+        pytest.param(
+            {"act": "first", "act_fn": "leaky", "residual": True}, VALUES * (ADD + 2 / 2), 0, id="in one unit of two"
+        ),
+    ],
+)
+def test_what_a_level_of_the_newer_methods_adds_to_a_unit(levels: dict[str, Any], ops: float, params: float) -> None:
+    cost = count(srresnet(unit=UnitSpec(**{**BARE, **levels})), SIDE, SIDE, everything=True).parts["body"]
+    assert cost.ops == pytest.approx(2 * (AREA * MACS + VALUES * SIGN + ops), rel=1e-12)
+    assert cost.params == 2 * (BARE_PARAMS + params)
 
 
 def test_a_bias_is_folded_into_the_scale() -> None:
@@ -361,9 +671,16 @@ def test_a_users_unit_that_does_not_declare_its_operations_is_refused_if_everyth
 
 
 def test_a_function_of_unknown_cost_is_refused_if_everything_counts() -> None:
-    with pytest.raises(ConfigError, match="the operations of sigmoid are not known; known are those of add, sub,"):
-        count(Custom(torch.sigmoid), everything=True)
-    assert count(Custom(torch.sigmoid)) == count(Custom())
+    with pytest.raises(ConfigError, match="the operations of erf are not known; known are those of add, sub,"):
+        count(Custom(torch.erf), everything=True)
+    assert count(Custom(torch.erf)) == count(Custom())
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_product_whose_multiply_adds_are_not_known_is_refused_by_both_readings(everything: bool) -> None:
+    network = Custom(lambda x: torch.einsum("bchw,bkhw->bckw", x, x))
+    with pytest.raises(ConfigError, match=r"^cost: the multiply-adds of einsum are not known; known are matmul, mm, "):
+        count(network, everything=everything)
 
 
 STATISTICS = torch.zeros(3, device="meta"), torch.ones(3, device="meta")
@@ -379,12 +696,22 @@ STATISTICS = torch.zeros(3, device="meta"), torch.ones(3, device="meta")
         (lambda x: torch.cat([x, x], 1)[:, :3].reshape(1, 3, 10, 10), 0),
         (lambda x: 1 * x / 1.0, 0),
         (lambda x: 2 * x / 2.0 - 1, 3 * 3),
+        (lambda x: 1 - x.clone().add_(1), 3 + 3),
+        (lambda x: torch.sigmoid(x) + torch.tanh(x), 3 * (4 + 5 + 1)),
+        (lambda x: torch.where(x > 0, x, x.abs()), 3 * (1 + 1)),
+        (lambda x: x - x.mean(1, keepdim=True), 3 + 1 + 3),
+        (lambda x: x * x.var(1, keepdim=True).sqrt(), 3 * 2 + 3 + 1 + 3),
+        (lambda x: F.avg_pool2d(x, 2), 3 * 4 / 4),
+        (lambda x: F.adaptive_avg_pool2d(x, 1), 3 + 3 / AREA),
+        (lambda x: F.layer_norm(x, (10,)), 3 * (3 + 5 / SIDE)),
+        (lambda x: F.layer_norm(x.movedim(1, 3), (3,), *STATISTICS).movedim(3, 1), 3 * 4 + 5),
+        (lambda x: torch.softmax(x, 3), 3 * 5),
     ],
 )
 def test_a_function_costs_its_operations_for_each_value_of_its_output(function: Any, ops: int) -> None:
     identity, other = (count(Custom(function), SIDE, SIDE, everything=True) for function in (lambda x: x, function))
     enlarged = function(torch.empty(1, 3, SIDE, SIDE, device="meta")).numel() - 3 * AREA
-    assert other.total.ops - identity.total.ops - enlarged == ops * AREA
+    assert other.total.ops - identity.total.ops - enlarged == pytest.approx(ops * AREA, rel=1e-12)
     assert other.total.params == identity.total.params
 
 
