@@ -21,7 +21,7 @@ class WrittenOut(nn.Module):
 
     def __init__(self, unit: BinaryUnit) -> None:
         super().__init__()
-        assert unit.threshold is not None
+        assert isinstance(unit.threshold, nn.Parameter)
         assert isinstance(unit.activation, RPReLU)
         self.threshold, self.weight, self.activation = unit.threshold, unit.weight, unit.activation
 

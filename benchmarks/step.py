@@ -6,7 +6,9 @@
     gemm     the twin's multiply-adds, forward and backward, at the rate of one large matrix product, in bf16 too
 
 ``--ways`` compares our own accelerations instead: precision, compiled units, sign convolutions on a CPU, and steps that
-are replayed as a CUDA graph on a GPU.
+are replayed as a CUDA graph on a GPU. ``--methods`` compares every method, every level, the first phase of each start
+and each distillation with BBCU. ``--units`` compares every level in two units alone, in fp32: the network around them
+is the same for all, and hides what a level costs.
 
 Another busy job can slow a step of several threads tenfold, and that of one only as far as it takes the core; discard
 a run with a large spread.
@@ -27,9 +29,10 @@ from torch import nn
 from ablations.space.factors import FACTORS
 from bbcu.compiled import use_cache
 from bbcu.machine import retain_freed_memory
+from bbcu.model.initialisation import initialise
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import build
-from bbcu.model.parts import NetworkSpec
+from bbcu.model.parts import Body, NetworkSpec, binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.training.acceleration import (
     CudaGraphStep,
@@ -41,6 +44,7 @@ from bbcu.training.acceleration import (
     plan_for,
     side_stream,
 )
+from bbcu.training.distillation import Distillation, outputs_of
 from bbcu.training.loop import ADAM_BETAS, adam, resolve_device
 from bbcu.training.settings import TrainSettings
 from benchmarks.common import (
@@ -68,19 +72,34 @@ NETWORKS: dict[str, tuple[str, NetworkSpec]] = {
 UNIT_FACTORS = [field.name for field in dataclasses.fields(UnitSpec) if field.name in FACTORS]
 
 
-class Contestant:
-    """A network with its optimiser and one fixed batch."""
+SETTINGS = TrainSettings(2, BATCH, PATCH, 1e-4, "constant", "auto", True, True)
+"""Two steps, so that a training may start in full precision."""
 
-    def __init__(self, network: nn.Module, scale: int, device: torch.device, *, bf16: bool, channels_last: bool = True):
+
+class Contestant:
+    """A network with its optimiser and one fixed batch of pictures with ``channels`` channels."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scale: int,
+        device: torch.device,
+        *,
+        bf16: bool,
+        channels_last: bool = True,
+        channels: int = 3,
+        batch: int = BATCH,
+    ) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(device, memory_format=layout).train()  # type: ignore[call-overload]
         self.call: Callable[[torch.Tensor], torch.Tensor] = self.network
         self.device, self.bf16 = device, bf16
         generator = torch.Generator().manual_seed(0)
-        draw = torch.rand(BATCH, 3, PATCH, PATCH, generator=generator)
+        draw = torch.rand(batch, channels, PATCH, PATCH, generator=generator)
         self.inputs = draw.to(device).contiguous(memory_format=layout)
-        self.targets = torch.rand(BATCH, 3, PATCH * scale, PATCH * scale, generator=generator).to(device)
+        self.targets = torch.rand(batch, channels, PATCH * scale, PATCH * scale, generator=generator).to(device)
         self.optimiser = torch.optim.Adam(network.parameters(), 1e-4, betas=ADAM_BETAS)
+        self.distillation = Distillation(network, None, SETTINGS, device)
         self.train: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = self._train
         self.rules: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
@@ -92,11 +111,8 @@ class Contestant:
     def replay(self) -> None:
         self.train = CudaGraphStep(self._train)
 
-    def step(self) -> float:
-        """Train one step, wait for its end, and return the milliseconds."""
-        return milliseconds(self._whole_step)
-
-    def _whole_step(self) -> None:
+    def step(self) -> None:
+        """Train one step and wait for its end."""
         with self.rules():
             self.train(self.inputs, self.targets)
         if self.device.type == "cuda":
@@ -104,12 +120,16 @@ class Contestant:
 
     def _train(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         self.optimiser.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            outputs = self.call(inputs)
-        loss = F.l1_loss(outputs.float(), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self._autocast(), outputs_of(self.distillation.blocks) as blocks:
+            outputs = self.call(inputs).float()
+        loss = F.l1_loss(outputs, targets)
+        of_teacher = self.distillation.loss(inputs, outputs, blocks, self._autocast())
+        (loss + self.distillation.factor * of_teacher).backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return loss.detach()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
 
 def ours(
@@ -121,19 +141,38 @@ def ours(
     compiled: bool = True,
     signs: str = "auto",
     replayed: bool = True,
+    start: str = "scratch",
+    distil: str = "none",
 ) -> Contestant:
-    """Return our step, by default with every acceleration that the device supports."""
+    """Return our step in the first phase of a start, by default with every acceleration that the device supports."""
     built = build(network, spec, 0)
     int8, native = ("auto" if signs == "auto" else signs == way for way in ("int8", "native"))
-    settings = TrainSettings(1, BATCH, PATCH, 1e-4, "constant", precision, compiled, replayed, int8, native)
-    plan = plan_for(built, device, settings)
+    ways: dict[str, Any] = {"compile": compiled, "cuda_graph": replayed, "int8": int8, "native": native}
+    settings = dataclasses.replace(SETTINGS, precision=precision, start=start, distil=distil, **ways)
+    teacher = None if distil == "none" else build(network, dataclasses.replace(spec, binarize=()), 1)
+    plan, phase = plan_for(built, device, settings), settings.phases[0]
     convolve_signs(built, plan.signs)
-    if plan.compiles:
-        compile_units(built)
+    for unit in binary_units(built):
+        unit.binary_signs, unit.binary_weights = phase.binary_signs, phase.binary_weights
     contestant = Contestant(built, spec.scale, device, bf16=plan.precision == "bf16")
+    contestant.distillation = Distillation(built, teacher, settings, device)
+    if plan.compiles:
+        compile_units(built, contestant.distillation.blocks)
     contestant.use_our_optimiser()
     if plan.replays:
         contestant.replay()
+    return contestant
+
+
+def two_units(spec: NetworkSpec, device: torch.device, *, compiled: bool, batch: int) -> Contestant:
+    """Return the step of two units alone, whose input needs a gradient."""
+    body = Body(spec)
+    initialise(body, 0)
+    if compiled:
+        compile_units(body)
+    contestant = Contestant(body, 1, device, bf16=False, channels=spec.channels, batch=batch)
+    contestant.inputs.requires_grad_()
+    contestant.use_our_optimiser()
     return contestant
 
 
@@ -167,8 +206,20 @@ def cells() -> dict[str, tuple[str, NetworkSpec]]:
     return chosen
 
 
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock for steps among themselves: that of the processor, which other jobs do not advance, if it can.
+
+    It counts the work of all threads, and none of a GPU's.
+    """
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
 def measured(
-    contestants: dict[str, Contestant], rounds: int, steps: int, reference: str | None = None
+    contestants: dict[str, Contestant],
+    rounds: int,
+    steps: int,
+    reference: str | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return the milliseconds of each contestant's steps; print ratios to the reference, or the first, as they come."""
     first = next(iter(contestants))
@@ -180,7 +231,7 @@ def measured(
         for _ in range(WARM_UP[contestant.device.type]):
             contestant.step()
         started = time.perf_counter() - begin
-        warm[name] = contestant.step()
+        warm[name] = milliseconds(contestant.step, clock)
         ratio = f"x{warm[name] / warm[first]:.2f} of {first}"
         print(f"warm after {started:.1f} s, then {warm[name]:.1f} ms a step, {ratio}", flush=True)
 
@@ -189,7 +240,9 @@ def measured(
         ratios = ", ".join(f"{name} x{median / medians[base]:.2f}" for name, median in medians.items())
         print(f"  round {number} of {rounds}: {ratios}", flush=True)
 
-    return interleaved({name: contestant.step for name, contestant in contestants.items()}, rounds, steps, report)
+    return interleaved(
+        {name: contestant.step for name, contestant in contestants.items()}, rounds, steps, report, clock
+    )
 
 
 def compare_networks(names: list[str], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
@@ -247,7 +300,25 @@ def compare_methods(device: torch.device, rounds: int, steps: int) -> dict[str, 
     """Compare every method and level by ratios to BBCU."""
     print("methods and levels", flush=True)
     contestants = {name: ours(network, spec, device) for name, (network, spec) in cells().items()}
-    times = measured(contestants, rounds, steps)
+    network, spec = NETWORKS["bbcu-l"]
+    contestants |= {f"start={start}": ours(network, spec, device, start=start) for start in ("full", "two_step")}
+    contestants |= {f"distil={kind}": ours(network, spec, device, distil=kind) for kind in ("output", "attention")}
+    times = measured(contestants, rounds, steps, clock=clock_for(device))
+    print_times(times, reference="bbcu")
+    return times
+
+
+def compare_units(
+    device: torch.device, rounds: int, steps: int, *, compiled: bool, channels: int, batch: int
+) -> dict[str, Any]:
+    """Compare every level in two units alone by ratios to the reference."""
+    print(f"two units, {'compiled' if compiled else 'not compiled'}", flush=True)
+    specs = {name: spec.unit for name, (_, spec) in cells().items() if name == "bbcu" or name not in METHODS}
+    contestants = {
+        name: two_units(NetworkSpec(2, channels, 1, unit=unit), device, compiled=compiled, batch=batch)
+        for name, unit in specs.items()
+    }
+    times = measured(contestants, rounds, steps, clock=clock_for(device))
     print_times(times, reference="bbcu")
     return times
 
@@ -256,6 +327,10 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="which to compare, with commas between them")
     parser.add_argument("--methods", action="store_true", help="compare methods and levels instead of networks")
+    parser.add_argument("--units", action="store_true", help="compare levels in two units alone")
+    parser.add_argument("--eager", action="store_true", help="with --units: do not compile them")
+    parser.add_argument("--channels", type=int, default=64, help="with --units: their width")
+    parser.add_argument("--batch", type=int, default=BATCH, help="with --units: patches in a step")
     parser.add_argument("--ways", action="store_true", help="compare our ways to run a step instead of references")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each in a round")
@@ -272,7 +347,10 @@ def main() -> None:
     retain_freed_memory()
     device = resolve_device(options.device)
     with side_stream(device):
-        if options.methods:
+        if options.units:
+            sizes = {"channels": options.channels, "batch": options.batch}
+            report = compare_units(device, options.rounds, options.steps, compiled=not options.eager, **sizes)
+        elif options.methods:
             report = compare_methods(device, options.rounds, options.steps)
         else:
             compare = compare_ways if options.ways else compare_networks

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from bbcu.compiled import COMPILE_OPTIONS, NO_COMPILER, TORCH_CACHE, TRITON_CACHE, cpp_compiler, untrusted_cache
 from bbcu.deploy import native
 from bbcu.model import int8
+from bbcu.model.binarisers import Sign
 from bbcu.model.parts import Body, binary_units
-from bbcu.model.units import BinaryUnit
+from bbcu.model.thresholds import Threshold
+from bbcu.model.units import KERNEL, BinaryUnit
+from bbcu.training.distillation import watched
 from bbcu.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,7 @@ Decision = tuple[bool, str]
 """Whether something is done, and the reason."""
 
 COMPILE_SECONDS, CACHED_SECONDS = 15.0, 1.5
-"""The cost of compiling the units of one kind for the first time, and from the cache."""
+"""The cost of compiling the units of one kind for the first time, and from the cache, in each phase of a training."""
 
 SAVED_SECONDS_PER_VALUE = {"cpu": 7e-9, "cuda": 1.3e-10}
 """The time that compilation saves per value of a unit's output and step, by device type; on a CPU, of one thread.
@@ -44,7 +47,7 @@ SIGNS = {"float": "floating point", "int8": "int8", "native": "single bits by th
 """The ways to compute the forward convolutions of signs, with their names for a log."""
 
 GRAPH_STEPS = 20
-"""In a training of fewer steps, recording a CUDA graph costs more than it saves."""
+"""In a phase of fewer steps, recording a CUDA graph costs more than it saves."""
 
 EAGER_STEPS = 3
 """Steps before the recorded one, in which libraries choose their algorithms."""
@@ -73,12 +76,13 @@ class AccelerationPlan:
 def plan_for(network: nn.Module, device: torch.device, settings: TrainSettings) -> AccelerationPlan:
     """Decide how ``network`` is trained on ``device`` with these settings."""
     precision, precision_reason = resolve_precision(settings.precision, device)
-    units, own = binary_units(network), user_classes(network)
+    units, own, phases = binary_units(network), user_classes(network), len(settings.phases)
+    compilable = [unit for region in regions(network, watched(network, settings)) for unit in binary_units(region)]
     pixels = settings.steps * settings.batch * settings.patch**2
-    saved = seconds_saved(pixels * sum(unit.out_channels for unit in units), device)
-    missing = missing_for_compilation(device)
-    compiles, compile_reason = resolve_compile(settings.compile, len(units), saved, settings.trainings, missing)
-    replays, replay_reason = resolve_cuda_graph(settings.cuda_graph, device, own, settings.steps)
+    saved = seconds_saved(pixels * sum(unit.out_channels for unit in compilable), device)
+    missing = missing_for_compilation(device) if compilable or not units else WATCHED_BODY
+    compiles, compile_reason = resolve_compile(settings.compile, len(units), saved, settings.trainings, missing, phases)
+    replays, replay_reason = resolve_cuda_graph(settings.cuda_graph, device, own, settings.steps // phases)
     reasons = [
         f"precision {precision}: {precision_reason}",
         f"units {'compiled' if compiles else 'not compiled'}: {compile_reason}",
@@ -86,7 +90,10 @@ def plan_for(network: nn.Module, device: torch.device, settings: TrainSettings) 
     signs = "float"
     if device.type == "cpu":
         missing_for = functools.partial(missing_for_signs, precision=precision, own=own)
-        signs, signs_reason = resolve_signs(settings, precision, len(units), own, missing_for)
+        able = sum(map(convolves_signs, units))
+        signs, signs_reason = resolve_signs(settings, precision, able, own, missing_for)
+        if able < len(units):
+            signs_reason = f"{signs_reason}; in {able} of {len(units)} units" if able else NO_SIGNS
         reasons.append(f"binary convolutions in {SIGNS[signs]}: {signs_reason}")
     if device.type == "cuda":
         reasons.append(f"steps {'replayed as a CUDA graph' if replays else 'not replayed'}: {replay_reason}")
@@ -135,12 +142,13 @@ def seconds_saved(values: int, device: torch.device) -> float | None:
 
 
 def resolve_compile(
-    wanted: bool | str, units: int, saved: float | None, trainings: int, missing: str | None
+    wanted: bool | str, units: int, saved: float | None, trainings: int, missing: str | None, phases: int = 1
 ) -> Decision:
     """Decide whether ``units`` binary units are compiled.
 
     ``saved`` is the result of :func:`seconds_saved`, and ``missing`` that of :func:`missing_for_compilation`. The first
-    of ``trainings`` compiles the code, and the others get it from the cache. All of them decide alike.
+    of ``trainings`` compiles the code, and the others get it from the cache. All of them decide alike. Each of the
+    ``phases`` of a training has code of its own.
     """
     if wanted is False:
         return False, "as requested"
@@ -152,7 +160,7 @@ def resolve_compile(
         return True, "as requested"
     if saved is None:
         return False, "the time it saves on this device is not known"
-    cost = COMPILE_SECONDS + (trainings - 1) * CACHED_SECONDS
+    cost = phases * (COMPILE_SECONDS + (trainings - 1) * CACHED_SECONDS)
     if trainings == 1:
         pays, each = f"it saves about {saved:.0f} s", f"it would save about {saved:.1f} s, and cost {cost:.0f} s"
     else:
@@ -173,6 +181,18 @@ def missing_for_signs(name: str, precision: str = "fp32", own: Sequence[str] = (
     if own:
         return f"the native kernel has no zero, and {', '.join(own)} may return one"
     return native.missing()
+
+
+NO_SIGNS = "no unit is a 3x3 convolution of stride 1 of signs with one number and two signs for each filter"
+"""Why nothing is gained for binary units that convolve other values, or in another shape."""
+
+
+def convolves_signs(unit: BinaryUnit) -> bool:
+    """Return whether the convolution of a unit can be computed in a way of ``SIGNS`` other than "float"."""
+    is_plain = (unit.kernel, unit.stride, unit.groups) == (KERNEL, 1, 1)
+    is_signed = not isinstance(unit.threshold, Threshold) or unit.threshold.is_signed
+    binariser = unit.binariser
+    return is_plain and is_signed and (isinstance(binariser, Sign) or binariser.scale(unit.weight.detach()) is not None)
 
 
 def resolve_signs(
@@ -219,7 +239,7 @@ FASTER = {
 
 
 def resolve_cuda_graph(wanted: bool | str, device: torch.device, own: list[str], steps: int) -> Decision:
-    """Decide whether a step is recorded as a CUDA graph and replayed.
+    """Decide whether a step is recorded as a CUDA graph and replayed, in phases of ``steps`` steps at least.
 
     A replay repeats what the GPU did in the recorded step and runs no Python, so a change between steps that is not in
     a tensor would silently have no effect. ``own`` names the user's classes in the network, which may change like that.
@@ -358,17 +378,31 @@ class CompiledForward:
             return output
 
 
-def compile_units(network: nn.Module) -> None:
-    """Let the binary units of ``network`` train compiled; its state, its evaluation and its copies are not changed.
+WATCHED_BODY = "distil=attention reads outputs inside the body, whose units would compile as one"
+"""Why no unit of a network with a bit memory is compiled."""
 
-    The units of a body with a bit memory compile together, since they pass bits to one another.
+
+def regions(network: nn.Module, watched: Sequence[nn.Module] = ()) -> list[Body | BinaryUnit]:
+    """Return the modules that compile, each as one: the binary units, and bodies with a bit memory.
+
+    The units of such a body compile together, since they pass bits to one another. If one of them is ``watched`` by a
+    hook, which compiled code would not call, they are left out.
     """
-    forwards: dict[object, CompiledForward] = {}
     bodies = [module for module in network.modules() if isinstance(module, Body) and module.memory is not None]
     inside = {unit for body in bodies for unit in binary_units(body)}
-    regions: list[Body | BinaryUnit] = [*bodies, *(unit for unit in binary_units(network) if unit not in inside)]
-    for region in regions:
-        spec = region.units[0].spec if isinstance(region, Body) else region.spec
-        kind = (type(region), spec)
+    unwatched = [body for body in bodies if not any(module in watched for module in body.units)]
+    return [*unwatched, *(unit for unit in binary_units(network) if unit not in inside)]
+
+
+def compile_units(network: nn.Module, watched: Sequence[nn.Module] = ()) -> None:
+    """Let the :func:`regions` of ``network`` train compiled; its state, its evaluation and its copies are not changed.
+
+    Call it again when the units' ``binary_signs`` or ``binary_weights`` have changed: that is other code.
+    """
+    forwards: dict[object, CompiledForward] = {}
+    for region in regions(network, watched):
+        unit = region.units[0] if isinstance(region, Body) else region
+        assert isinstance(unit, BinaryUnit)
+        kind = (type(region), unit.spec, unit.binary_signs, unit.binary_weights)
         forward = forwards.setdefault(kind, CompiledForward(type(region).forward, kind))
         region.forward = MethodType(forward, region)  # type: ignore[method-assign]

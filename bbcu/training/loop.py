@@ -1,5 +1,6 @@
 """The training loop: the same for every cell, and resumable after any step."""
 
+import contextlib
 import functools
 import math
 import re
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bbcu.data.patches import PatchSampler
-from bbcu.errors import BbcuError, first_line, shown
+from bbcu.errors import BbcuError, ConfigError, first_line, shown
 from bbcu.machine import retain_freed_memory
 from bbcu.model.parts import binary_units
 from bbcu.training.acceleration import (
@@ -27,7 +28,8 @@ from bbcu.training.acceleration import (
     plan_for,
     side_stream,
 )
-from bbcu.training.settings import TrainSettings, learning_rate_at
+from bbcu.training.distillation import Distillation, outputs_of
+from bbcu.training.settings import Phase, TrainSettings, learning_rate_at
 
 ADAM_BETAS = (0.9, 0.99)
 
@@ -35,7 +37,7 @@ DIVERGED_LOSS = 1.0
 """The L1 loss of black instead of white. A training has diverged if its loss is above this ..."""
 
 DIVERGED_RATIO = 10.0
-"""... and above this many times its first loss ..."""
+"""... and above this many times the first loss of its phase ..."""
 
 DIVERGED_STEPS = 20
 """... on average over this many steps, so that one bad batch does not end a training."""
@@ -49,11 +51,15 @@ class TrainingDiverged(BbcuError):
 
 @dataclass(frozen=True)
 class StepReport:
-    """The result of one step: the L1 loss and the mean squared error of its batch, in [0, 1]."""
+    """The result of one step: the L1 loss and the mean squared error of its batch, in [0, 1].
+
+    ``distillation`` is the loss to a teacher before its factor, and not part of ``loss``; 0 without a teacher.
+    """
 
     step: int
     loss: float
     squared_error: float
+    distillation: float = 0.0
 
     @property
     def psnr_db(self) -> float:
@@ -113,29 +119,56 @@ class Training:
     After any step ``state_dict`` holds everything that the steps to come depend on. A training that has loaded it ends
     with the same network, bit for bit if the same steps give the same bits twice. ``seconds`` is the duration of each
     step, from drawing its patches to the end of the optimiser's step.
+
+    ``phase`` is that of the last step: between two steps the network is the one that was trained, without signs or
+    with full-precision weights if the training has started so, in evaluation too. A new phase has a new optimiser and
+    keeps every parameter and statistic. A ``teacher`` is for ``distil``; it is changed to evaluation mode, gets no
+    gradient and is not part of the state.
+
+    Raises ConfigError if a start in full precision has no binary units, and for a teacher that is missing, has no use,
+    or does not go with the network.
     """
 
     def __init__(
-        self, network: nn.Module, sampler: PatchSampler, settings: TrainSettings, device: torch.device
+        self,
+        network: nn.Module,
+        sampler: PatchSampler,
+        settings: TrainSettings,
+        device: torch.device,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.network, self.sampler, self.settings, self.device = network, sampler, settings, device
         self.plan = plan_for(network, device, settings)
         self.step = 0
         self.seconds: list[float] = []
         self._units = binary_units(network)
+        if settings.start != "scratch" and not self._units:
+            raise ConfigError(f"start={settings.start}: {type(network).__name__} has no binary units")
+        self._distillation = Distillation(network, teacher, settings, device)
         self._first_loss = math.nan
         self._losses: deque[float] = deque(maxlen=DIVERGED_STEPS)
         retain_freed_memory()
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         convolve_signs(network, self.plan.signs)
+        self._enter(settings.phases[0])
+
+    def _enter(self, phase: Phase) -> None:
+        """Binarise what ``phase`` does, and start with a new optimiser and no losses to compare with."""
+        self.phase = phase
+        for unit in self._units:
+            unit.binary_signs, unit.binary_weights = phase.binary_signs, phase.binary_weights
         if self.plan.compiles:
-            compile_units(network)
-        self.optimiser = adam(network, settings.lr, device)
+            compile_units(self.network, self._distillation.blocks)
+        self.network.zero_grad(set_to_none=True)
+        self.optimiser = adam(self.network, self.settings.lr, self.device)
+        self._losses.clear()
 
     @property
     def starting_seconds(self) -> float:
-        """The time of the first step beyond the median step: mostly compilation."""
-        return max(0.0, self.seconds[0] - statistics.median(self.seconds))
+        """The time of the first step of each phase beyond the median step: mostly compilation."""
+        median = statistics.median(self.seconds)
+        firsts = [phase.first for phase in self.settings.phases if phase.first <= len(self.seconds)]
+        return sum(max(0.0, self.seconds[first - 1] - median) for first in firsts)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the training, of types that ``torch.save`` accepts.
@@ -158,6 +191,7 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the ``state`` of another training."""
+        self._enter(self.settings.phase_at(max(1, state["step"])))
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         # Generators take their state from the CPU, whatever device the file was loaded to.
@@ -174,15 +208,18 @@ class Training:
         Raises TrainingDiverged if the loss is not finite or has grown too far.
         """
         with deterministic_fp32(), side_stream(self.device):
-            self._run(CudaGraphStep(self._step) if self.plan.replays else self._step, on_step)
+            for phase in self.settings.phases:
+                if phase.last > self.step:
+                    self._run(phase, on_step)
 
-    def _run(
-        self,
-        train_step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        on_step: Callable[[StepReport], None],
-    ) -> None:
+    def _run(self, phase: Phase, on_step: Callable[[StepReport], None]) -> None:
+        """Train to the last step of ``phase``."""
         settings, device = self.settings, self.device
-        for step, batch in batches(self.sampler, self.step + 1, settings.steps, prefetch=device.type == "cuda"):
+        if phase != self.phase:
+            self._enter(phase)
+        # A CUDA graph repeats what was recorded, so each phase records its own.
+        train_step = CudaGraphStep(self._step) if self.plan.replays else self._step
+        for step, batch in batches(self.sampler, self.step + 1, phase.last, prefetch=device.type == "cuda"):
             start = time.perf_counter()
 
             # --- data ------------------------------------------------------------------------------------------------
@@ -191,17 +228,17 @@ class Training:
             # --- progress and learning rate ----------------------------------------------------------------------
             self.network.train()
             for unit in self._units:
-                unit.set_progress((step - 1) / settings.steps)
+                unit.set_progress(phase.done_before(step))
             self._set_rate(learning_rate_at(step, settings))
 
             # --- forward, backward and update ------------------------------------------------------------------------
-            loss, squared_error = train_step(inputs, targets).tolist()  # waits for the device
+            loss, squared_error, distillation = train_step(inputs, targets).tolist()  # waits for the device
             self.seconds.append(time.perf_counter() - start)
 
             # --- report ----------------------------------------------------------------------------------------------
             self.step = step
-            self._check(loss)
-            on_step(StepReport(step, loss, squared_error))
+            self._check(loss, distillation)
+            on_step(StepReport(step, loss, squared_error, distillation))
 
     def _set_rate(self, rate: float) -> None:
         """Set the learning rate, in place if it is a tensor that a CUDA graph reads."""
@@ -212,27 +249,36 @@ class Training:
                 group["lr"] = rate
 
     def _step(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Do one step of the optimiser; return the loss and the mean squared error of the batch before it, (2,)."""
+        """Do one step of the optimiser; return the losses of the batch before it, as :class:`StepReport` has them."""
+        distillation = self._distillation
         self.optimiser.zero_grad(set_to_none=True)
-        # No weight is cast twice in a step, so a cache of casts is useless, and a CUDA graph cannot have one.
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16", cache_enabled=False
-        ):
-            outputs = self.network(inputs.contiguous(memory_format=torch.channels_last)).float()
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self._autocast(), outputs_of(distillation.blocks) as blocks:
+            outputs = self.network(inputs).float()
         # The loss is computed in fp32: its gradient is a sign, which small differences decide.
         loss = F.l1_loss(outputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        of_teacher = distillation.loss(inputs, outputs, blocks, self._autocast())
+        (loss + distillation.factor * of_teacher).backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         for unit in self._units:
             unit.after_step()
-        return torch.stack([loss.detach(), F.mse_loss(outputs.detach(), targets)])
+        squared_error = F.mse_loss(outputs.detach(), targets)
+        return torch.stack([loss.detach(), squared_error, of_teacher.detach()])
 
-    def _check(self, loss: float) -> None:
-        """Raise TrainingDiverged if the loss is not finite or has grown too far."""
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        # No weight is cast twice in a step, so a cache of casts is useless, and a CUDA graph cannot have one.
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16", cache_enabled=False
+        )
+
+    def _check(self, loss: float, distillation: float) -> None:
+        """Raise TrainingDiverged if a loss is not finite, or the task's has grown too far since the phase began."""
         where = f"at step {self.step} of {self.settings.steps}"
         if not math.isfinite(loss):
             raise TrainingDiverged(f"the loss is {loss} {where}")
-        if self.step == 1:
+        if not math.isfinite(distillation):
+            raise TrainingDiverged(f"the distillation loss is {distillation} {where}")
+        if self.step == self.phase.first:
             self._first_loss = loss
         self._losses.append(loss)
         bound = max(DIVERGED_LOSS, DIVERGED_RATIO * self._first_loss)

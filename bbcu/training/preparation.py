@@ -13,12 +13,18 @@ from bbcu.training.settings import TrainSettings
 
 
 def prepare_training(
-    build: Callable[[], nn.Module], data: PreparedData, settings: TrainSettings, seed: int, device: torch.device
+    build: Callable[[], nn.Module],
+    data: PreparedData,
+    settings: TrainSettings,
+    seed: int,
+    device: torch.device,
+    teacher: nn.Module | None = None,
 ) -> Training:
     """Build a network and set up its training on ``data``; ``seed`` and the arguments decide every bit of it.
 
     torch is seeded before ``build`` is called, for networks that draw from its global generator. A network that
-    standardises its input gets the statistics of the training inputs.
+    standardises its input gets the statistics of the training inputs. ``teacher`` is a trained network for
+    ``settings.distil``; raises ConfigError where :class:`bbcu.training.loop.Training` does.
     """
     torch.manual_seed(seed)
     network = build()
@@ -32,7 +38,7 @@ def prepare_training(
         degradation=data.task.degradation,
         release=data.release,
     )
-    return Training(network, sampler, settings, device)
+    return Training(network, sampler, settings, device, teacher)
 
 
 def standardise(network: nn.Module, pairs: Sequence[Pair]) -> None:

@@ -21,9 +21,11 @@ from torch.nn import functional
 from bbcu.compiled import cpp_compiler, use_cache
 from bbcu.errors import ConfigError
 from bbcu.model import int8
-from bbcu.model.parts import binary_units
+from bbcu.model.initialisation import initialise
+from bbcu.model.parts import Body, NetworkSpec, binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import Surrogate
+from bbcu.model.units import BinaryUnit, UnitShape
 from bbcu.training.acceleration import (
     compile_units,
     convolve_signs,
@@ -123,6 +125,14 @@ def test_compilation_has_to_be_possible_and_to_pay_for_all_who_share_it(
     assert re.search(reason, why)
 
 
+def test_compilation_has_to_pay_for_the_code_of_each_phase() -> None:
+    assert resolve_compile("auto", 32, 20.0, 1, None, phases=1)[0]
+    assert resolve_compile("auto", 32, 20.0, 1, None, phases=2) == (
+        False,
+        "the training is too short: it would save about 20.0 s, and cost 30 s",
+    )
+
+
 def test_threads_share_the_time_that_compilation_saves_on_a_cpu() -> None:
     with threads(1):
         alone = seconds_saved(10**9, CPU)
@@ -140,7 +150,9 @@ def test_a_plan_counts_the_trainings_that_share_the_code() -> None:
     settings = dataclasses.replace(SETTINGS, steps=500, batch=16, patch=24)
     with threads(1):
         plans = [plan_for(network, CPU, dataclasses.replace(settings, trainings=count)) for count in (1, 3)]
+        twice = plan_for(network, CPU, dataclasses.replace(settings, trainings=3, start="two_step"))
     assert [plan.compiles for plan in plans] == [False, True]
+    assert not twice.compiles
     assert "units compiled: it saves about 8 s in each of 3 trainings that share the code" in plans[1].reasons
 
 
@@ -403,39 +415,38 @@ def gradients(network: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]
     """The output in training and the gradient of every parameter."""
     network.zero_grad()
     output = network.train()(x)
-    functional.mse_loss(output, torch.zeros_like(output)).backward()
+    functional.mse_loss(output, drawn(*output.shape, seed=1).to(output.dtype)).backward()
     return output.detach(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
-CASES: dict[str, dict[str, Any]] = {
-    "bbcu, a binary upsampler": {"align": 130.0, "binarize": ("body", "up")},
-    "irnet": {"unit": UnitSpec(bn="post", act="after", act_fn="hardtanh", surrogate="ede", weight="irnet")},
-    "a residual of two units, bn out, own surrogate": {
-        "unit": UnitSpec(
-            residual="block",
-            bn="out",
-            act_fn="prelu",
-            surrogate=f"{__name__}.Triangle",
-            weight="l1mag",
-            threshold=False,
-        )
-    },
-}
+REFERENCE = UnitSpec()
+OTHERS = (
+    UnitSpec(bn="post", act="after", act_fn="hardtanh", surrogate="ede", weight="irnet"),
+    UnitSpec(bn="out", act_fn="maxout", surrogate=f"{__name__}.Triangle", weight="l1mag", threshold=False),
+)
+CASES = {"units of the reference": (REFERENCE, REFERENCE), "a body with a memory that compiles as one": OTHERS}
+"""The levels of a body's two units. Equal ones share their code, so each case is one compilation."""
 
 
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """A network of one of the cases, and the same one compiled; in double precision, so that both round alike."""
-    eager = srresnet(**CASES[name]).double().to(memory_format=torch.channels_last)
+    """A body of one of the cases, and the same one compiled; in double precision, so that both round alike."""
+    specs = CASES[name]
+    eager = Body(NetworkSpec(2, 4, 1, unit=specs[0], accumulate=specs[0] != specs[1]))
+    eager.units[1] = BinaryUnit(UnitShape(4, 4), specs[1])
+    eager.units[1].set_memory(eager.memory)
+    initialise(eager, 0)
+    eager.double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     compiled = copy.deepcopy(eager)
     compile_units(compiled)
-    for network in (eager, compiled):
-        for unit in binary_units(network):
+    for body in (eager, compiled):
+        for unit in binary_units(body):
             unit.set_progress(0.3)
     return eager, compiled
 
 
 def batch() -> Tensor:
-    return drawn(2, 3, 8, 8).double().contiguous(memory_format=torch.channels_last)
+    """An input that needs a gradient, as that of every unit but a network's first layer does."""
+    return drawn(2, 4, 6, 6).double().contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
 COMPILE = """

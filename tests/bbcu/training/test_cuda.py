@@ -83,9 +83,15 @@ class Outcome:
     training: Training
 
 
-def trained(network: nn.Module, settings: TrainSettings, device: torch.device = GPU, scale: int = 2) -> Outcome:
+def trained(
+    network: nn.Module,
+    settings: TrainSettings,
+    device: torch.device = GPU,
+    scale: int = 2,
+    teacher: nn.Module | None = None,
+) -> Outcome:
     sampler = PatchSampler(pairs(scale), scale, settings.patch, settings.batch, seed=0)
-    training = Training(network, sampler, settings, device)
+    training = Training(network, sampler, settings, device, teacher)
     reports: list[StepReport] = []
     training.run(reports.append)
     return Outcome(reports, {name: value.cpu() for name, value in network.state_dict().items()}, training)
@@ -137,6 +143,20 @@ def test_a_denoiser_is_replayed_too() -> None:
     assert_same(eager, replayed)
 
 
+@pytest.mark.parametrize(("start", "distil"), [("full", "output"), ("two_step", "attention")])
+def test_each_phase_replays_its_own_recording_with_the_teacher_in_it(start: str, distil: str) -> None:
+    """Each phase has more steps than are done before a recording, so a recording that outlived its phase would show."""
+
+    def outcome(settings: TrainSettings) -> Outcome:
+        settings = dataclasses.replace(settings, steps=16, start=start, distil=distil)
+        network = srresnet(align=16.25, unit=UnitSpec(surrogate="tanh", bn="post"))
+        return trained(network, settings, teacher=srresnet(seed=7, binarize=()))
+
+    eager, replayed = outcome(EAGER), outcome(REPLAYED)
+    assert replayed.training.plan.replays
+    assert_same(eager, replayed)
+
+
 def test_a_gpu_trains_what_a_cpu_trains() -> None:
     on_cpu, on_gpu = (trained(srresnet(align=16.25), EAGER, device) for device in (CPU, GPU))
     first_of_cpu, first_of_gpu = on_cpu.reports[0], on_gpu.reports[0]
@@ -171,8 +191,13 @@ def test_a_step_that_cannot_be_recorded_stays_eager_and_is_logged(caplog: pytest
     assert_same(trained(network(), EAGER), replayed)
 
 
+@pytest.mark.parametrize("start", ["scratch", "two_step"])
 @pytest.mark.parametrize("settings", [EAGER, REPLAYED, FAST], ids=["eager", "replayed", "fast"])
-def test_a_training_that_is_resumed_ends_bit_for_bit_like_an_uninterrupted_one(settings: TrainSettings) -> None:
+def test_a_training_that_is_resumed_ends_bit_for_bit_like_an_uninterrupted_one(
+    settings: TrainSettings, start: str
+) -> None:
+    settings = dataclasses.replace(settings, start=start)
+
     class Left(Exception):
         pass
 

@@ -144,6 +144,7 @@ class Cell:
     network: Callable[[int], nn.Module]
     settings: TrainSettings = SHORT
     noise: Denoising | None = None
+    teacher: Callable[[], nn.Module | None] = lambda: None
 
     def training(self, seed: int = 0) -> Training:
         pairs = [blobs(0), blobs(1)]
@@ -157,7 +158,7 @@ class Cell:
             seed=0,
             degradation=None if self.noise is None else self.noise.degradation,
         )
-        return Training(self.network(seed), sampler, self.settings, CPU)
+        return Training(self.network(seed), sampler, self.settings, CPU, self.teacher())
 
 
 def of_levels(**levels: object) -> Cell:
@@ -184,7 +185,27 @@ CELLS = {
     "random": Cell(lambda seed: srresnet(seed=seed, unit_class=f"{__name__}.Dropping")),
     "bf16": Cell(of_levels().network, dataclasses.replace(SHORT, precision="bf16")),
 }
-COMPILED = Cell(lambda seed: srresnet(seed=seed, unit=UnitSpec(bn="post")), dataclasses.replace(SHORT, compile=True))
+PHASED = {
+    "start=full bn=post weight=recu": Cell(
+        of_levels(bn="post", weight="recu").network, dataclasses.replace(SHORT, start="full")
+    ),
+    "start=two_step surrogate=tanh bam distil=attention bf16": Cell(
+        lambda seed: srresnet(align=16.25, seed=seed, accumulate=True, unit=UnitSpec(surrogate="tanh")),
+        dataclasses.replace(SHORT, start="two_step", distil="attention", precision="bf16"),
+        teacher=lambda: srresnet(seed=7, binarize=()),
+    ),
+    "distil=output": Cell(
+        lambda seed: srresnet(seed=seed),
+        dataclasses.replace(SHORT, distil="output"),
+        teacher=lambda: srresnet(seed=7, binarize=()),
+    ),
+}
+"""Trainings with more than one phase or a teacher."""
+
+COMPILED = Cell(
+    lambda seed: srresnet(seed=seed, unit=UnitSpec(bn="post")),
+    dataclasses.replace(SHORT, compile=True, start="two_step"),
+)
 
 
 class Left(Exception):
@@ -237,11 +258,16 @@ def test_a_training_that_is_resumed_ends_bit_for_bit_like_an_uninterrupted_one(n
     assert_resumes_as_if_uninterrupted(CELLS[name], LEFT)
 
 
+@pytest.mark.parametrize("name", PHASED)
+def test_so_does_one_that_is_left_in_each_phase_and_between_them(name: str) -> None:
+    assert_resumes_as_if_uninterrupted(PHASED[name], 3, LAST // 2, 9)
+
+
 @pytest.mark.slow
 def test_so_does_a_compiled_one() -> None:
     if not COMPILED.training().plan.compiles:
         pytest.skip("no C++ compiler")
-    assert_resumes_as_if_uninterrupted(COMPILED, LEFT)
+    assert_resumes_as_if_uninterrupted(COMPILED, LEFT, LAST - LEFT)
 
 
 @pytest.mark.parametrize("left", [(1,), (LAST - 1,), (3, 8)], ids=str)
