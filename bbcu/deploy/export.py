@@ -13,9 +13,8 @@ from bbcu.deploy.onnx import OPSET, colours_of, require, runner_of, to_onnx
 from bbcu.deploy.packed import DeployError
 from bbcu.deploy.sizes import Size, size_in
 from bbcu.deploy.sources import find, twin_of
-from bbcu.deploy.verify import SIDE, compared, described, output_of
+from bbcu.deploy.verify import SIDE, compared, described, output_of, skip_of
 from bbcu.files import replacing
-from bbcu.model.networks import DnCNN, SRResNet
 from bbcu.terminal import say
 
 DEFAULT = Size(SIDE, SIDE)
@@ -90,7 +89,7 @@ def tolerance(network: nn.Module, x: Tensor, expected: Tensor) -> float:
     Where a value is within rounding of a threshold, its sign may be the other one in ONNX Runtime, and many others
     after it. How far that reaches shows the change of the network's own output if its input changes in the last bit.
     """
-    skip = network.skip(x) if isinstance(network, SRResNet | DnCNN) else torch.zeros_like(expected)
+    skip = skip_of(network, x)
     changed = output_of(network, torch.nextafter(x, torch.tensor(torch.inf)))
     errors = TOLERANCE * root_mean_square(expected - skip), OWN_CHANGES * root_mean_square(changed - expected)
     return max(*errors, ROUNDING)

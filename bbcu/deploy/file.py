@@ -21,16 +21,24 @@ texts:
               "has_scale": true}}
 
 ``unit`` has the levels of :class:`bbcu.model.specs.UnitSpec`, and whether each filter has a scale (``weight=plain`` has
-none). Tensors have the names of the network's state dict and no others, except that those of the body's units, as
-``body.units.0.threshold`` and ``body.units.1.threshold``, are one tensor ``body.units.threshold`` whose first dimension
-is the unit. ``weight_bits`` (U8) and ``scale`` (F32) are those of :class:`bbcu.deploy.packed.PackedUnit`, a BatchNorm's
-``num_batches_tracked`` is I64, and all others are F32. Two equal networks make the same bytes.
+none). Networks and levels that this cannot say have the version "2", in which there are also
+
+    {"groups": 10, "dense": 8, "tail": "full",       of a NetworkSpec; dense: its layers
+     "noise_level": 0.0,                             of a NetworkSpec
+     "unit": {..., "rescale": "none", "planes": 1,   the bits of a weight, each with a scale: two with weight=srb
+              "has_offset": false}}                  whether each filter has an offset, as with weight=adabin
+
+and ``layers`` is null for a network that is neither an srresnet nor a dncnn. Tensors have the names of the network's
+state dict and no others, except that those of the body's units, as ``body.units.0.threshold`` and
+``body.units.1.threshold``, are one tensor ``body.units.threshold``, whose first dimension is the place among the units
+that have it, unless their shapes differ. ``weight_bits`` and ``second_bits`` (U8), ``scale``, ``second_scale`` and
+``offset`` (F32) are those of :class:`bbcu.deploy.packed.PackedUnit`, a BatchNorm's ``num_batches_tracked`` is I64, and
+all others are F32. Two equal networks make the same bytes.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,14 +47,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bbcu.deploy.layout import Layout, assembled, layout_of
+from bbcu.deploy.layout import PAIRED, Layout, assembled, layout_of
 from bbcu.deploy.packed import (
     BITS_PER_BYTE,
     DeployError,
     PackedUnit,
+    WeightForm,
     for_inference,
     named_units,
     packed_units,
+    shape_of,
     unpacked,
 )
 from bbcu.errors import BbcuError, shown
@@ -61,7 +71,21 @@ Form = tuple[tuple[int, ...], torch.dtype]
 """The shape and the type of a tensor."""
 
 FORMAT = "bbcu-packed"
-VERSION = "1"
+FIRST, SECOND = "1", "2"
+VERSIONS = (FIRST, SECOND)
+"""What is read; the second is written for a network that the first cannot say."""
+
+FIRST_LEVELS: Mapping[str, tuple[bool | str, ...]] = {
+    "residual": (True, False, "block"),
+    "bn": ("none", "pre", "post", "out"),
+    "act": ("inside", "after", "none"),
+    "act_fn": ("rprelu", "prelu", "relu", "hardtanh"),
+    "threshold": (True, False),
+}
+"""The levels that the first version has."""
+
+MOST_CONVOLUTIONS = 4000
+"""The most convolutions that the body of a file's network may seem to have; 1000 blocks of an SRResNet are half."""
 
 LARGEST_FILE = 2**28
 """The most bytes of a file; that of BBCU-L has 0.9 MB, and that of its full-precision twin 5.5."""
@@ -80,6 +104,9 @@ UNITS = "body.units."
 
 PLAIN_FIELDS = ("scale", "channels", "blocks", "colours", "align", "accumulate", "standardise")
 """The fields of a spec that the file has as they are."""
+
+OPTIONS = {"groups": "groups", "dense": "layers", "tail": "tail", "noise_level": "noise_level"}
+"""The fields of a spec that the second version has too, by their names in the file."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -106,15 +133,17 @@ def to_bytes(packed: nn.Module) -> bytes:
     try:
         for name, reason in unpacked(packed).items():
             raise DeployError(f"{name}: {reason}")
-        layout, has_scale = layout_of(packed), any(unit.scale is not None for unit in packed_units(packed))
-        _check_parts(packed, _skeleton(layout, has_scale))
+        layout, form = layout_of(packed), _form_of(packed)
+        _check_parts(packed, _skeleton(layout, form))
         tensors = _stacked(packed.state_dict())
         _check_numbers(tensors)
     except BbcuError as error:
         raise DeployError(f"the network cannot be saved: {error}") from error
     bare = safetensors.torch.save(tensors)
     start = LENGTH + int.from_bytes(bare[:LENGTH], "little")
-    metadata = {"sha256": NO_DIGEST, "format": FORMAT, "version": VERSION, "network": _text_of(layout, has_scale)}
+    version = _version_of(layout, form)
+    text = json.dumps(_facts_of(layout, form, version))
+    metadata = {"sha256": NO_DIGEST, "format": FORMAT, "version": version, "network": text}
     # safetensors itself writes the metadata in another order each time.
     header = json.dumps({"__metadata__": metadata, **json.loads(bare[LENGTH:start])}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % LENGTH)
@@ -122,23 +151,49 @@ def to_bytes(packed: nn.Module) -> bytes:
     return content.replace(NO_DIGEST.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
 
 
-def _text_of(layout: Layout, has_scale: bool) -> str:
-    """Return the layout as the file has it."""
+def _form_of(packed: nn.Module) -> WeightForm:
+    """Return the form of the weights of a network's units; without units, that without a scale."""
+    units = packed_units(packed)
+    return units[0].form if units else WeightForm(has_scale=False)
+
+
+def _version_of(layout: Layout, form: WeightForm) -> str:
+    """Return the first version of the format that can say what a network is."""
+    unit = layout.spec.unit
+    has_levels = all(getattr(unit, name) in levels for name, levels in FIRST_LEVELS.items())
+    is_first = layout.kind in PAIRED and has_levels and unit.rescale == "none" and form.is_scaled_after
+    return FIRST if is_first else SECOND
+
+
+def _facts_of(layout: Layout, form: WeightForm, version: str) -> dict[str, Any]:
+    """Return what the file says of a network."""
     spec = layout.spec
     plain = {name: getattr(spec, name) for name in PLAIN_FIELDS}
-    unit = {name: getattr(spec.unit, name) for name in LEVELS}
     facts = {"kind": layout.kind, "layers": layout.layers, **plain, "binarize": spec.binarize}
-    return json.dumps({**facts, "unit": {**unit, "has_scale": has_scale}})
+    unit = {**{name: getattr(spec.unit, name) for name in FIRST_LEVELS}, "has_scale": form.has_scale}
+    if version == SECOND:
+        facts |= {name: getattr(spec, field) for name, field in OPTIONS.items()}
+        unit |= {"rescale": spec.unit.rescale, "planes": form.planes, "has_offset": form.has_offset}
+    return {**facts, "unit": unit}
 
 
 def _stacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a network, with those of the same name in the body's units as one."""
-    groups: dict[str, list[Tensor]] = {}
-    for name, tensor in state.items():
-        groups.setdefault(_stacked_name(name), []).append(tensor)
     return {
-        name: torch.stack(group) if name.startswith(UNITS) else group[0].contiguous() for name, group in groups.items()
+        name: torch.stack([state[one] for one in group]) if name not in state else state[name].contiguous()
+        for name, group in _groups(_forms(state)).items()
     }
+
+
+def _groups(forms: Mapping[str, Form]) -> dict[str, list[str]]:
+    """Return the names of tensors that are one in the file, by its name; those of other shapes stay alone."""
+    groups: dict[str, list[str]] = {}
+    for name in forms:
+        groups.setdefault(_stacked_name(name), []).append(name)
+    found: dict[str, list[str]] = {}
+    for stacked, names in groups.items():
+        found |= {stacked: names} if len({forms[name] for name in names}) == 1 else {name: [name] for name in names}
+    return found
 
 
 def _stacked_name(name: str) -> str:
@@ -159,8 +214,8 @@ def _check_parts(packed: nn.Module, skeleton: nn.Module) -> None:
     _compare(_forms(packed.state_dict()), _forms(skeleton.state_dict()))
 
 
-def _levels(unit: PackedUnit) -> tuple[UnitSpec, bool]:
-    return unit.spec, unit.memory is not None
+def _levels(unit: PackedUnit) -> tuple[UnitSpec, UnitShape, bool]:
+    return unit.spec, shape_of(unit), unit.memory is not None
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -197,17 +252,20 @@ def _network_in(metadata: Mapping[str, str], content: bytes) -> nn.Module:
     # safetensors refuses a wrong header with an error of its own, and torch a type or shape that it lacks with others.
     except Exception as error:
         raise DeployError("its header does not describe its tensors") from error
-    _compare(_forms(tensors), _stacked_forms(_forms(network.state_dict())))
+    forms = _forms(network.state_dict())
+    groups = _groups(forms)
+    _compare(_forms(tensors), _stacked_forms(forms, groups))
     _check_numbers(tensors)
     state = {}
-    for name in network.state_dict():
-        tensor = tensors[_stacked_name(name)]
-        state[name] = tensor[int(name.split(".")[2])].clone() if name.startswith(UNITS) else tensor
+    for stacked, names in groups.items():
+        for place, name in enumerate(names):
+            state[name] = tensors[stacked] if stacked == name else tensors[stacked][place].clone()
     network.load_state_dict(state, assign=True)
     for unit in packed_units(network):
-        used = unit.in_channels % BITS_PER_BYTE
-        if used and int(unit.weight_bits[..., -1].max()) >> used:
-            raise DeployError("it has weights of channels that do not exist")
+        used = unit.in_channels // unit.groups % BITS_PER_BYTE
+        for bits in (unit.weight_bits, unit.second_bits):
+            if bits is not None and used and int(bits[..., -1].max()) >> used:
+                raise DeployError("it has weights of channels that do not exist")
     return network.eval()
 
 
@@ -223,40 +281,45 @@ def _checked_metadata(content: bytes) -> Mapping[str, str]:
         raise DeployError("not a packed network: not a safetensors file, or a damaged one") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise DeployError(f"not a packed network, but a safetensors file of another format than {FORMAT}")
-    if metadata.get("version") != VERSION:
+    if metadata.get("version") not in VERSIONS:
         version = shown(metadata.get("version"))
-        raise DeployError(f"a packed network of version {version}; this program reads version {VERSION}")
+        raise DeployError(f"a packed network of version {version}; this program reads version {' and '.join(VERSIONS)}")
     digest = str(metadata.get("sha256"))
     if hashlib.sha256(content.replace(digest.encode(errors="replace"), NO_DIGEST.encode(), 1)).hexdigest() != digest:
         raise DeployError("damaged: its content does not match its checksum")
     return metadata
 
 
-def _layout_in(metadata: Mapping[str, str]) -> tuple[Layout, bool]:
-    """Return the layout, and whether filters have a scale; raises BbcuError for values that no network has."""
+def _layout_in(metadata: Mapping[str, str]) -> tuple[Layout, WeightForm]:
+    """Return the layout and the form of the weights; raises BbcuError for values that no network has."""
     try:
-        facts = json.loads(metadata["network"])
+        facts, is_second = json.loads(metadata["network"]), metadata["version"] == SECOND
         unit, kind, layers = facts["unit"], facts["kind"], facts["layers"]
-        levels = UnitSpec(**{name: unit[name] for name in LEVELS})
+        levels = UnitSpec(**{name: unit[name] for name in (LEVELS if is_second else FIRST_LEVELS)})
         plain = {name: facts[name] for name in PLAIN_FIELDS}
-        spec = NetworkSpec(**plain, binarize=tuple(facts["binarize"]), unit=levels)
-        has_scale = unit["has_scale"]
-        if kind not in NETWORKS or type(layers) is not int or type(has_scale) is not bool:
+        options = {field: facts[name] for name, field in OPTIONS.items()} if is_second else {}
+        spec = NetworkSpec(**plain, **options, binarize=tuple(facts["binarize"]), unit=levels)
+        form = {name: unit[name] for name in (("has_scale", "planes", "has_offset") if is_second else ("has_scale",))}
+        is_of_type = all(type(value) is (int if name == "planes" else bool) for name, value in form.items())
+        level = options.get("noise_level", 0.0)
+        is_of_type = is_of_type and type(level) in (int, float) and 0 <= level <= 1
+        if kind not in NETWORKS or type(layers) is not (int if kind in PAIRED else type(None)) or not is_of_type:
             raise ValueError("a value of another type")
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise DeployError("its header does not describe one") from error
-    return Layout(kind, spec, layers), has_scale
+    return Layout(kind, spec, layers), WeightForm(**form)
 
 
-def _skeleton(layout: Layout, has_scale: bool) -> nn.Module:
+def _skeleton(layout: Layout, form: WeightForm) -> nn.Module:
     """Return a packed network of a layout on the meta device, so that it takes no memory; raises BbcuError."""
     spec = checked(layout.spec)
+    if layout.kind not in PAIRED and spec.blocks * max(spec.groups, spec.layers) > MOST_CONVOLUTIONS:
+        raise DeployError(f"a {layout.kind} of {spec.blocks} blocks has more convolutions than a file may have")
     spec = dataclasses.replace(spec, unit=for_inference(spec.unit), unit_class="binary", initial="torch")
     with torch.device("meta"):
         network = assembled(dataclasses.replace(layout, spec=spec))
         for name, unit in named_units(network):
-            shape = UnitShape(unit.in_channels, unit.out_channels, bias=unit.bias is not None)
-            packed = PackedUnit(shape, spec.unit, has_scale=has_scale)
+            packed = PackedUnit(shape_of(unit), unit.spec, form)
             packed.set_memory(unit.memory)
             network.set_submodule(name, packed)
     return network
@@ -269,13 +332,13 @@ def _forms(state: Mapping[str, Tensor]) -> dict[str, Form]:
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
 
 
-def _stacked_forms(forms: Mapping[str, Form]) -> dict[str, Form]:
+def _stacked_forms(forms: Mapping[str, Form], groups: Mapping[str, list[str]]) -> dict[str, Form]:
     """Return the forms of the tensors that :func:`_stacked` makes; on the meta device it would take a second."""
-    numbers = Counter(map(_stacked_name, forms))
-    return {
-        (stacked := _stacked_name(name)): ((numbers[stacked], *shape) if stacked != name else shape, dtype)
-        for name, (shape, dtype) in forms.items()
-    }
+    stacked = {}
+    for name, names in groups.items():
+        shape, dtype = forms[names[0]]
+        stacked[name] = ((len(names), *shape) if name != names[0] else shape, dtype)
+    return stacked
 
 
 def _compare(found: Mapping[str, Form], expected: Mapping[str, Form]) -> None:

@@ -277,7 +277,8 @@ struct Unit {
     const uint8_t* weights;
     const float* numbers;
     int32_t has, post_fused, out_fused, activation, activation_after;
-    float leaky;  // slope of a leaky ReLU at the end; 1: none
+    float gain, residual_scale;  // of the scaled sums, and of the residual; 1: none
+    float leaky;                 // slope of a leaky ReLU at the end; 1: none
 };
 
 // The signs that come next: 1 where a value is at least its threshold, and the opposite where `flip` has a bit. There are
@@ -451,10 +452,11 @@ struct Epilogue {
 
     Floats operator()(Floats value, const float* numbers, const float* residual) const {
         if (has(SCALE)) value *= the(SCALE, numbers);
+        value *= unit.gain;
         if (has(BIAS)) value += the(BIAS, numbers);
         if (has(POST_FACTOR)) value = affine(value, the(POST_FACTOR, numbers), the(POST_SHIFT, numbers), unit.post_fused);
         if (!unit.activation_after) value = activate(value, numbers);
-        if (residual) value += load(residual);
+        if (residual) value += load(residual) * unit.residual_scale;
         if (unit.activation_after) value = activate(value, numbers);
         if (has(OUT_FACTOR)) value = affine(value, the(OUT_FACTOR, numbers), the(OUT_SHIFT, numbers), unit.out_fused);
         if (unit.leaky != 1.0f) value = value > 0.0f ? value : value * unit.leaky;
@@ -466,7 +468,8 @@ struct Epilogue {
 struct ReferenceEpilogue {
     static bool fits(const Unit& unit) {
         constexpr int32_t has = 1 << SCALE | 1 << SHIFT_IN | 1 << SLOPE | 1 << SHIFT_OUT;
-        return unit.has == has && unit.activation == PRELU && !unit.activation_after && unit.leaky == 1.0f;
+        const bool has_factors = unit.gain != 1.0f || unit.residual_scale != 1.0f || unit.leaky != 1.0f;
+        return unit.has == has && unit.activation == PRELU && !unit.activation_after && !has_factors;
     }
 
     Floats operator()(Floats value, const float* numbers, const float* residual) const {

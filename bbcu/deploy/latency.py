@@ -34,6 +34,7 @@ from bbcu.deploy.file import to_bytes
 from bbcu.deploy.packed import DeployError, pack, packed_units
 from bbcu.deploy.sizes import size_in
 from bbcu.deploy.sources import find, twin_of
+from bbcu.deploy.verify import skip_of
 from bbcu.errors import ConfigError, first_line, printable, shown, unknown
 from bbcu.files import write_atomically
 from bbcu.model.parts import binary_units
@@ -161,9 +162,7 @@ class Case:
     def expected(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Return a network's output in torch, and what it would be if its layers added nothing."""
         if model not in self._expected:
-            skip: Callable[[Tensor], Tensor] = getattr(model, "skip", lambda x: x.new_zeros(()))
-            output = reference.prepare(model)(self.x)
-            self._expected[model] = (output, skip(self.x))
+            self._expected[model] = (reference.prepare(model)(self.x), skip_of(model, self.x))
         return self._expected[model]
 
 

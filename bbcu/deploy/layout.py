@@ -6,20 +6,24 @@ from torch import nn
 
 from bbcu.deploy.packed import DeployError
 from bbcu.model.checkpoints import UnpairedBody
-from bbcu.model.networks import NETWORKS, DnCNN, SRResNet
-from bbcu.model.parts import Body, NetworkSpec
+from bbcu.model.networks import NETWORKS, DnCNN
+from bbcu.model.parts import Body, NetworkSpec, RestorationNetwork
+
+PAIRED = ("srresnet", "dncnn")
+"""The networks whose body is a row of convolutions in pairs."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """A network's name in :data:`NETWORKS`, its spec, and the number of its body's convolutions.
 
-    ``layers`` is 2 * blocks, or one less in a released DnCNN with an odd number.
+    ``layers`` is 2 * blocks, or one less in a released DnCNN with an odd number; None for networks that are not
+    :data:`PAIRED`, whose spec says it all.
     """
 
     kind: str
     spec: NetworkSpec
-    layers: int
+    layers: int | None
 
 
 def layout_of(network: nn.Module) -> Layout:
@@ -27,8 +31,12 @@ def layout_of(network: nn.Module) -> Layout:
     kind = next((name for name, class_ in NETWORKS.items() if type(network) is class_), None)
     if kind is None:
         raise DeployError(f"{_class_of(network)} is a network of your own; it must be one of {', '.join(NETWORKS)}")
-    assert isinstance(network, SRResNet | DnCNN)
+    assert isinstance(network, RestorationNetwork)
     body = network.body
+    if kind not in PAIRED:
+        if type(body).__module__.partition(".")[0] not in ("bbcu", "torch"):
+            raise DeployError(f"the body is a {_class_of(body)}, a part of your own")
+        return Layout(kind, network.spec, None)
     if type(body) not in (Body, UnpairedBody, nn.Sequential):
         raise DeployError(f"the body is a {_class_of(body)}, a part of your own")
     if isinstance(body, Body):
@@ -44,7 +52,7 @@ def assembled(layout: Layout) -> nn.Module:
     """Return a new network of this layout without initial values; raises DeployError for one that is impossible."""
     spec = layout.spec
     network = NETWORKS[layout.kind](spec)
-    if layout.layers == 2 * spec.blocks:
+    if layout.layers == (2 * spec.blocks if layout.kind in PAIRED else None):
         return network
     is_plain = spec.unit.residual is True and not spec.accumulate
     if not isinstance(network, DnCNN) or layout.layers != 2 * spec.blocks - 1 or not is_plain:

@@ -4,9 +4,9 @@ The library is compiled once for each user, kind of machine and version of the s
 cache folder; processes that need it at the same time wait for one of them to build it. Its threads are its own and
 start when they are first needed, so that a process may fork before or after.
 
-The packed units run in the kernel, a body's and an upsampler's units one after the other without torch in between;
-everything else runs in torch. The order of operations is that of the float network, and nothing is contracted to fused
-multiply-adds unless torch does so too, so that the result is the same bit for bit.
+The packed units that :func:`why_not_native` allows run in the kernel, a body's and an upsampler's units one after the
+other without torch in between; everything else runs in torch. The order of operations is that of the float network, and
+nothing is contracted to fused multiply-adds unless torch does so too, so that the result is the same bit for bit.
 
 With several threads, start Python with ``OMP_WAIT_POLICY=passive``, as the commands do: torch's threads otherwise wait
 busily after each operation, on the cores that the kernel's need.
@@ -39,10 +39,12 @@ from bbcu.deploy.backends import Runner
 from bbcu.deploy.packed import DeployError, PackedUnit, named_units
 from bbcu.errors import first_line, shown
 from bbcu.files import replacing, why_untrusted
-from bbcu.model.activations import RPReLU
+from bbcu.model.activations import LeakyReLU, RPReLU
 from bbcu.model.checkpoints import UnpairedBody
 from bbcu.model.int8 import SignConv2d, type_on_cpu
 from bbcu.model.parts import NEGATIVE_SLOPE, Body, Upsampler
+from bbcu.model.thresholds import Affine, Elastic, Threshold
+from bbcu.model.units import KERNEL, BinaryUnit
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vpopcntdq"),
@@ -77,6 +79,9 @@ MOST_CHANNELS = (2**16 - 1) // 9
 NONE, PRELU, HARDTANH = range(3)
 """The kernel's activations."""
 
+NEUTRAL = {"gain": 1.0, "residual_scale": 1.0, "leaky": 1.0}
+"""The factors of a unit that change nothing."""
+
 
 # --- the library ------------------------------------------------------------------------------------------------------
 
@@ -88,7 +93,7 @@ class UnitStruct(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("in_channels", "out_channels", "ratio")),
         *((name, ctypes.c_void_p) for name in ("weights", "numbers")),
         *((name, ctypes.c_int32) for name in ("has", "post_fused", "out_fused", "activation", "activation_after")),
-        ("leaky", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("gain", "residual_scale", "leaky")),
     )
 
 
@@ -244,7 +249,7 @@ def sign_sums(signs: Tensor, weight: Tensor) -> Tensor:
     bits = torch.empty((batch * height * width, -(-in_channels // 8)), dtype=torch.uint8)
     kernel.bbcu_signs_of_bytes(signs.data_ptr(), len(bits), in_channels, bits.data_ptr(), threads)
     weights = packed_weights(weight)
-    unit = UnitStruct(in_channels=in_channels, out_channels=len(weight), ratio=1, leaky=1.0, weights=weights.data_ptr())
+    unit = UnitStruct(in_channels=in_channels, out_channels=len(weight), ratio=1, weights=weights.data_ptr(), **NEUTRAL)
     out = torch.empty((batch, len(weight), height, width), dtype=torch.float32, memory_format=torch.channels_last)
     kernel.bbcu_unit(unit, bits.data_ptr(), batch, height, width, None, out.data_ptr(), NO_SIGNS, threads)
     return out
@@ -317,20 +322,18 @@ def fused(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
     return torch.where((error != 0) & is_even, torch.nextafter(total, towards), total).float()
 
 
-def signs_of(unit: PackedUnit) -> tuple[Tensor, Tensor]:
+def limits_of(unit: PackedUnit) -> tuple[Tensor, Tensor]:
     """Return the thresholds, (in_channels,), at which a unit's signs change, and their directions.
 
     A sign is positive where the input is at least its threshold; the bits of the directions, one for each channel, say
-    where it is the opposite, behind a BatchNorm with a negative factor. Thresholds are found by bisection over all
-    floats with torch's own functions, so that a value exactly at one has the sign that it has there.
+    where it is the opposite, behind a BatchNorm or an affine threshold with a negative factor. Thresholds are found by
+    bisection over all floats with torch's own functions, so that a value exactly at one has the sign that it has there.
     """
     channels = unit.in_channels
 
     def positive(keys: Tensor) -> Tensor:
         x = _float_of(keys).reshape(1, channels, 1, 1).contiguous(memory_format=torch.channels_last)
-        u = unit.bn_pre(x)
-        signs: Tensor = (u if unit.threshold is None else u + unit.threshold) >= 0
-        return signs.flatten()
+        return (unit.sign_input(x)[1] >= 0).flatten()
 
     with torch.inference_mode():
         largest = torch.full((channels,), _LARGEST_KEY)
@@ -355,6 +358,34 @@ def _float_of(keys: Tensor) -> Tensor:
     return torch.where(keys < 0, -size, size)
 
 
+FOLDED_THRESHOLDS = (nn.Parameter, Affine, Elastic, type(None))
+"""The thresholds that are one comparison for each channel, with the values +1 and -1 up to a factor."""
+
+ACTIVATIONS = (nn.Identity, nn.Hardtanh, RPReLU, nn.PReLU, nn.ReLU, LeakyReLU)
+
+
+def why_not_native(unit: PackedUnit) -> str | None:
+    """Return why the kernel cannot run a unit, or None. Such a unit runs in torch."""
+    if unit.memory is not None:
+        return "it has a bit memory"
+    if (unit.kernel, unit.stride, unit.groups) != (KERNEL, 1, 1):
+        size = f"kernel={unit.kernel} stride={unit.stride} groups={unit.groups}"
+        return f"the kernel convolves with {KERNEL}x{KERNEL}, stride 1 and one group, not {size}"
+    if unit.in_channels > MOST_CHANNELS:
+        return f"the kernel counts in 16 bits, which {unit.in_channels} input channels exceed"
+    if not isinstance(unit.threshold, FOLDED_THRESHOLDS):
+        return f"threshold={unit.spec.threshold} is no comparison of +1 and -1 with a number"
+    if unit.has_factors:
+        return f"rescale={unit.spec.rescale} is computed from the unit's input"
+    if not unit.form.is_scaled_after:
+        return "a filter's weights are not one number with two signs"
+    if isinstance(unit.bn_branch, nn.BatchNorm2d):
+        return "bn=branch is not in the kernel"
+    if not isinstance(unit.activation, ACTIVATIONS):
+        return f"the kernel has no {type(unit.activation).__name__}"
+    return None
+
+
 def activation_of(unit: PackedUnit) -> tuple[int, dict[str, Tensor]]:
     """Return the kernel's kind of a unit's activation, and its numbers for each output channel by their name."""
     activation = unit.activation
@@ -369,6 +400,8 @@ def activation_of(unit: PackedUnit) -> tuple[int, dict[str, Tensor]]:
         return PRELU, {"slope": activation.weight}
     if isinstance(activation, nn.ReLU):
         return PRELU, {"slope": torch.zeros(unit.out_channels)}
+    if isinstance(activation, LeakyReLU):
+        return PRELU, {"slope": torch.full((unit.out_channels,), activation.SLOPE)}
     raise DeployError(f"the kernel has no {type(activation).__name__}")
 
 
@@ -381,26 +414,33 @@ def together(numbers: Sequence[Tensor | None], channels: int, parts: int) -> Ten
     return padded.reshape(parts, len(numbers), -1, LANES).transpose(1, 2).contiguous()
 
 
-class NativeUnit(nn.Module):
+class NativeUnit(BinaryUnit):
     """A packed unit in the kernel's form. ``ratio`` above 1 is an upsampling unit, with its pixel shuffle.
 
-    ``leaky`` is the slope of a leaky ReLU after the unit; 1 is none.
+    ``leaky`` is the slope of a leaky ReLU after the unit; 1 is none. It is a BinaryUnit for those who call it, who give
+    only a unit a residual and look into its ``spec``; it has nothing else of one.
     """
 
     def __init__(self, unit: PackedUnit, *, ratio: int = 1, leaky: float = 1.0) -> None:
-        super().__init__()
-        if unit.in_channels > MOST_CHANNELS:
-            raise DeployError(f"the kernel counts in 16 bits, which {unit.in_channels} input channels exceed")
-        parts, self.kind = ratio**2, instructions()
+        nn.Module.__init__(self)
+        reason = why_not_native(unit)
+        if reason is not None:
+            raise DeployError(reason)
+        parts, self.kind, self.spec = ratio**2, instructions(), unit.spec
         self.in_channels, self.out_channels, self.ratio = unit.in_channels, unit.out_channels // parts, ratio
-        threshold, self.flip = signs_of(unit)
-        self.threshold = F.pad(threshold, (0, -self.in_channels % LANES))
+        limits, self.flip = limits_of(unit)
+        self.limits = F.pad(limits, (0, -self.in_channels % LANES))
         # A pixel shuffle gives pixel k of a channel its output number channel * parts + k.
         weights = unit.signs().to(torch.int8)
         by_part = weights.reshape(self.out_channels, parts, *weights.shape[1:]).transpose(0, 1).flatten(0, 1)
         self.weights = packed_weights(by_part, parts)
         numbers: dict[str, Tensor | None] = {"scale": unit.scale, "bias": unit.bias}
-        flags: dict[str, Any] = {"activation_after": unit.act == "after", "leaky": leaky}
+        flags: dict[str, Any] = {**NEUTRAL, "activation_after": unit.act == "after", "leaky": leaky}
+        gain = unit.threshold.gain() if isinstance(unit.threshold, Threshold) else None
+        if gain is not None:
+            flags["gain"] = float(gain.detach())
+        if unit.residual_scale is not None:
+            flags["residual_scale"] = float(unit.residual_scale.detach().abs())
         for place, norm in (("post", unit.bn_post), ("out", unit.bn_out)):
             if isinstance(norm, nn.BatchNorm2d):
                 numbers[f"{place}_factor"], numbers[f"{place}_shift"], flags[f"{place}_fused"] = affine_of(norm)
@@ -417,9 +457,9 @@ class NativeUnit(nn.Module):
 
     def signs(self, bits: Tensor) -> SignsStruct:
         """Return where the kernel finds the thresholds of this unit's input and writes its signs."""
-        return SignsStruct(self.threshold.data_ptr(), self.flip.data_ptr(), bits.data_ptr())
+        return SignsStruct(self.limits.data_ptr(), self.flip.data_ptr(), bits.data_ptr())
 
-    def bits(self, shape: Sequence[int]) -> Tensor:
+    def memory_for_bits(self, shape: Sequence[int]) -> Tensor:
         """Return memory for the signs of an input of the shape (batch, channels, height, width)."""
         batch, _, height, width = shape
         return torch.empty((batch * height * width, -(-self.in_channels // 8)), dtype=torch.uint8)
@@ -432,7 +472,7 @@ class NativeUnit(nn.Module):
         if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[1] != self.in_channels:
             given = f"{tuple(x.shape)} of {x.dtype} on {x.device}"
             raise DeployError(f"a unit of {self.in_channels} channels cannot take {given}")
-        bits = self.bits(x.shape)
+        bits = self.memory_for_bits(x.shape)
         kernel = library(self.kind)
         kernel.bbcu_signs(x.data_ptr(), len(bits), self.in_channels, self.signs(bits), torch.get_num_threads())
         return bits
@@ -444,7 +484,7 @@ class NativeUnit(nn.Module):
         """
         batch, _, height, width = out.shape
         size = (batch, height // self.ratio, width // self.ratio)
-        next_bits = None if following is None else following.bits(out.shape)
+        next_bits = None if following is None else following.memory_for_bits(out.shape)
         signs = NO_SIGNS if following is None or next_bits is None else following.signs(next_bits)
         arguments = (None if residual is None else residual.data_ptr(), out.data_ptr(), signs, torch.get_num_threads())
         library(self.kind).bbcu_unit(self.struct(), bits.data_ptr(), *size, *arguments)
@@ -493,7 +533,7 @@ class NativeBody(nn.Module):
         for index, unit in enumerate(units):
             following = units[index + 1] if index + 1 < len(units) else None
             assert bits is not None
-            if between is not None and index % 2 == 0:
+            if between is not None and index % 2 == 0 and following is not None:
                 bits = unit.run(bits, None, between, following)
                 continue
             # In place from the second unit on: each pixel of the residual is read before it is overwritten.
@@ -572,23 +612,23 @@ class NarrowConvolution(nn.Module):
 
 
 def native(packed: nn.Module) -> nn.Module:
-    """Return a copy of a packed network whose packed units run in the kernel; units with a bit memory stay in torch."""
+    """Return a copy of a packed network whose units run in the kernel, and those that it cannot run in torch."""
     network = copy.deepcopy(packed).eval()
     for name, module in list(network.named_modules()):
-        if type(module) in (Body, UnpairedBody) and module.memory is None and _all_packed(module):
+        if type(module) in (Body, UnpairedBody) and _all_native(module):
             network.set_submodule(name, NativeBody(module))
-        elif type(module) is Upsampler and module.binary and _all_packed(module):
+        elif type(module) is Upsampler and module.binary and _all_native(module):
             network.set_submodule(name, NativeUpsampler(module))
     for name, module in list(network.named_modules()):
-        if isinstance(module, PackedUnit) and module.memory is None:
+        if isinstance(module, PackedUnit) and why_not_native(module) is None:
             network.set_submodule(name, NativeUnit(module))
         elif NarrowConvolution.fits(module):
             network.set_submodule(name, NarrowConvolution(module))
     return network
 
 
-def _all_packed(module: nn.Module) -> bool:
-    return all(isinstance(unit, PackedUnit) for _, unit in named_units(module))
+def _all_native(module: nn.Module) -> bool:
+    return all(isinstance(unit, PackedUnit) and why_not_native(unit) is None for _, unit in named_units(module))
 
 
 def prepare(packed: nn.Module) -> Runner:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from bbcu.deploy.backends import Runner
-from bbcu.deploy.packed import DeployError, PackedUnit, named_units, pack
+from bbcu.deploy.packed import DeployError, PackedUnit, named_units, pack, shape_of
 from bbcu.errors import first_line
-from bbcu.model.units import UnitShape
 
 OPSET = 20
 """The version of ONNX's operators that a file needs; ONNX Runtime has had it since 1.17."""
@@ -81,26 +80,28 @@ def require() -> None:
 
 
 def colours_of(network: nn.Module) -> int:
-    """Return the channels of a network's input: those of its first convolution."""
+    """Return the channels of a network's input: those of its spec, or of its first convolution if it has none."""
+    colours = getattr(getattr(network, "spec", None), "colours", None)
+    if isinstance(colours, int):
+        return colours
     channels = (getattr(module, "in_channels", None) for module in network.modules())
     return next((number for number in channels if isinstance(number, int)), 3)
 
 
 class FloatUnit(PackedUnit):
-    """A packed unit whose signs are floats, since the exporter has no operators of bits."""
+    """A packed unit whose weights are floats, since the exporter has no operators of bits."""
 
-    float_signs: Tensor
+    float_weights: Tensor
 
     def __init__(self, unit: PackedUnit) -> None:
-        shape = UnitShape(unit.in_channels, unit.out_channels, bias=unit.bias is not None)
-        super().__init__(shape, unit.spec, has_scale=unit.scale is not None)
+        super().__init__(shape_of(unit), unit.spec, unit.form)
         self.load_state_dict(unit.state_dict())
         self.set_memory(unit.memory)
-        self.register_buffer("float_signs", unit.signs())
-        del self.weight_bits
+        self.register_buffer("float_weights", unit.convolved_weights())
+        del self.weight_bits, self.second_bits
 
-    def signs(self) -> Tensor:
-        return self.float_signs
+    def convolved_weights(self) -> Tensor:
+        return self.float_weights
 
 
 def unpack(network: nn.Module) -> nn.Module:
@@ -153,7 +154,11 @@ def runner_of(model: bytes) -> Runner:
     options.log_severity_level = ERRORS_ONLY
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # ONNX Runtime's errors have no class in common.
+    except Exception as error:
+        raise DeployError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
 
     def run(x: Tensor) -> Tensor:
         (output,) = session.run([OUTPUT], {INPUT: x.detach().contiguous().numpy()})

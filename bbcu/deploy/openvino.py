@@ -9,6 +9,7 @@ import copy
 import functools
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from bbcu.deploy.backends import Runner
 from bbcu.deploy.packed import BITS_PER_BYTE, DeployError, packed_units, unpacked
 from bbcu.errors import first_line
+from bbcu.model.thresholds import Elastic, Threshold
 
 SIZES_KEPT = 8
 """The most sizes of inputs for which the compiled network is kept."""
@@ -134,6 +136,47 @@ class Value:
             raise TypeError(f"nothing is known of torch's {function.__name__}")
         return OPERATIONS[function](*arguments, **(keywords or {}))
 
+    def abs(self) -> "Value":
+        return write("absolute", self)
+
+    def sqrt(self) -> "Value":
+        return write("sqrt", self)
+
+    def to(self, dtype: torch.dtype) -> "Value":
+        only(dtype=(dtype, torch.float32))
+        return self
+
+    def mean(self, dims: int | Sequence[int], keepdim: bool, dtype: torch.dtype = torch.float32) -> "Value":
+        only(dtype=(dtype, torch.float32))
+        axes = [dims] if isinstance(dims, int) else list(dims)
+        return Value(library().opset15.reduce_mean(self.node, np.array(axes), keepdim))
+
+    def var(self, dims: Sequence[int], correction: int, keepdim: bool) -> "Value":
+        centred, number = self - self.mean(dims, keepdim=True), math.prod(self.shape[dim] for dim in dims)
+        return (centred * centred).mean(dims, keepdim) * (number / (number - correction))
+
+    def clamp_min(self, least: float) -> "Value":
+        return write("maximum", self, least)
+
+    def clamp_max(self, most: float) -> "Value":
+        return write("minimum", self, most)
+
+    def chunk(self, chunks: int, dim: int) -> list["Value"]:
+        only(dim=(dim, 1))
+        size = -(-self.shape[1] // chunks)
+        return [self[:, start : start + size] for start in range(0, self.shape[1], size)]
+
+    def transpose(self, first: int, second: int) -> "Value":
+        order = list(range(self.dim()))
+        order[first], order[second] = second, first
+        return Value(library().opset15.transpose(self.node, np.array(order)))
+
+    def unsqueeze(self, dim: int) -> "Value":
+        return Value(library().opset15.unsqueeze(self.node, np.array(dim)))
+
+    def __gt__(self, other: "Operand") -> "Value":
+        return write("greater", self, other)
+
     def __add__(self, other: "Operand") -> "Value":
         return write("add", self, other)
 
@@ -148,10 +191,20 @@ class Value:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __getitem__(self, places: tuple[slice, slice]) -> "Value":
-        batch, channels = places
-        only(batch=(batch, slice(None)))
-        return select(self, range(self.shape[1])[channels])
+    def __getitem__(self, places: tuple[Any, ...]) -> "Value":
+        """Translate ``[:, a:b]``, a picture's corner ``[:, :, :h, :w]``, and a place ``[..., 0]`` or ``[:, :, 0]``."""
+        if len(places) == 2 and isinstance(places[1], slice):
+            only(batch=(places[0], slice(None)))
+            return select(self, range(self.shape[1])[places[1]])
+        if len(places) == 4 and isinstance(places[3], slice):
+            stops = [one.stop for one in places[2:]]
+            only(places=(list(places), [slice(None), slice(None), *map(slice, stops)]))
+            bounds = (np.array(numbers) for numbers in ([0, 0], stops, [1, 1], [2, 3]))
+            return Value(library().opset15.slice(self.node, *bounds))
+        whole, place = [one for one in places[:-1] if one is not ...], places[-1]
+        only(whole=(whole, [slice(None)] * len(whole)))
+        dim = self.dim() - 1 if places[0] is ... else len(whole)
+        return Value(library().opset15.gather(self.node, np.array(place), np.array(dim)))
 
     def repeat_interleave(self, repeats: int, dim: int) -> "Value":
         only(dim=(dim, 1))
@@ -159,6 +212,19 @@ class Value:
 
 
 Operand = Value | Tensor | float
+
+
+class Nothing(Value):
+    """A value without channels, which can only be concatenated."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__(None)
+        self.of_shape = shape
+
+    @property
+    def shape(self) -> torch.Size:
+        batch, _, *rest = self.of_shape
+        return torch.Size((batch, 0, *rest))
 
 
 def only(**arguments: tuple[object, object]) -> None:
@@ -180,6 +246,8 @@ def constant(value: Tensor | float) -> Any:
 
 def select(x: Value, channels: Sequence[int]) -> Value:
     """Write the selection of channels, in this order, as a convolution, which unlike a Gather keeps the layout."""
+    if not channels:
+        return Nothing(x.shape)
     return convolution(x, F.one_hot(torch.tensor(channels, dtype=torch.int64), x.shape[1])[..., None, None])
 
 
@@ -198,7 +266,7 @@ class Signs(Value):
 
 
 class Comparison(nn.Module):
-    """The sign of the input plus a threshold: +1 where the input is above ``limits``, (1, channels, 1, 1).
+    """The sign of the input plus a number: +1 where the input is above ``limits``, (1, channels, 1, 1).
 
     FakeQuantize compares by "greater", not by "at least", so a limit is the number before the threshold's negative. It
     is never one so small that a CPU may take it for zero.
@@ -214,12 +282,33 @@ class Comparison(nn.Module):
         return Signs(u, self.limits)
 
 
+class Gain(Threshold):
+    """No threshold, but the factor of the convolution's result that another one has."""
+
+    def __init__(self, gain: Tensor) -> None:
+        super().__init__()
+        self.factor = gain
+
+    def forward(self, u: Tensor) -> Tensor:
+        return u
+
+    def gain(self) -> Tensor:
+        return self.factor
+
+
 def translatable(packed: nn.Module) -> nn.Module:
-    """Return a copy of a packed network whose units compare with their thresholds instead of adding them."""
+    """Return a copy of a packed network whose units compare with their thresholds instead of adding them.
+
+    What a threshold with more than a shift returns, or a rescale is computed from, is compared with zero.
+    """
     network = copy.deepcopy(packed)
     for unit in packed_units(network):
-        threshold = torch.zeros(1, unit.in_channels, 1, 1) if unit.threshold is None else unit.threshold
-        unit.surrogate, unit.threshold = Comparison(threshold), None  # type: ignore[assignment]
+        shift = torch.zeros(1, unit.in_channels, 1, 1)
+        if isinstance(unit.threshold, nn.Parameter) and not unit.has_factors:
+            shift, unit.threshold = unit.threshold.detach(), None
+        elif isinstance(unit.threshold, Elastic) and not unit.has_factors:
+            shift, unit.threshold = -unit.threshold.centre.detach(), Gain(unit.threshold.width.detach())
+        unit.surrogate = Comparison(shift)  # type: ignore[assignment]
     return network
 
 
@@ -237,20 +326,55 @@ def convolution(
     x: Value,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: object = (1, 1),
-    padding: int | tuple[int, int] = (0, 0),
-    dilation: object = (1, 1),
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Value:
-    """Translate ``F.conv2d``; the bits of :class:`Signs` are convolved as such if whole bytes hold their channels."""
-    only(stride=(stride, (1, 1)), dilation=(dilation, (1, 1)), groups=(groups, 1))
-    sides = [padding] * 2 if isinstance(padding, int) else list(padding)
-    window: dict[str, Any] = {"strides": [1, 1], "dilations": [1, 1], "pads_begin": sides, "pads_end": sides}
-    if isinstance(x, Signs) and x.shape[1] % BITS_PER_BYTE == 0:
+    """Translate ``F.conv2d`` and ``F.conv1d``.
+
+    The bits of :class:`Signs` are convolved with bits as such where whole bytes hold their channels and the convolution
+    is neither grouped nor strided.
+    """
+    number = weight.dim() - 2
+    strides, pads, dilations = (one_of_each(value, number) for value in (stride, padding, dilation))
+    window: dict[str, Any] = {"strides": strides, "dilations": dilations, "pads_begin": pads, "pads_end": pads}
+    is_plain = groups == 1 and set(strides) == {1}
+    if isinstance(x, Signs) and x.shape[1] % BITS_PER_BYTE == 0 and is_plain and bool((weight.abs() == 1).all()):
         y = binary_convolution(x, weight, window)
-    else:
+    elif groups == 1:
         y = write("convolution", x, weight, **window)
-    return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+    else:
+        y = write("group_convolution", x, weight.reshape(groups, -1, *weight.shape[1:]), **window)
+    return y if bias is None else y + bias.reshape(1, -1, *[1] * number)
+
+
+def one_of_each(value: int | Sequence[int], number: int) -> list[int]:
+    """Return one whole number for each dimension."""
+    return [value] * number if isinstance(value, int) else list(value)
+
+
+def transposed_convolution(x: Value, weight: Tensor, bias: None, stride: Sequence[int], *rest: object) -> Value:
+    only(bias=(bias, None), rest=(rest, ((0, 0), (0, 0), 1, (1, 1))))  # padding, more of the output, groups, dilation
+    none = [0, 0]
+    node = library().opset15.convolution_backprop_data(
+        x.node, constant(weight), strides=list(stride), pads_begin=none, pads_end=none, dilations=[1, 1]
+    )
+    return Value(node)
+
+
+def pad(x: Value, sides: Sequence[int], mode: str, value: object = None) -> Value:
+    """Translate the padding of columns on the right and of rows at the bottom."""
+    left, right, top, bottom = sides
+    only(mode=(mode, "replicate"), left=(left, 0), top=(top, 0))
+    ends = np.array([0, 0, bottom, right])
+    return x if not ends.any() else Value(library().opset15.pad(x.node, np.zeros_like(ends), ends, "edge"))
+
+
+def mean_of_squares(x: Value, side: int) -> Value:
+    """Translate ``F.avg_pool2d``."""
+    none, sides = [0, 0], [side, side]
+    return Value(library().opset15.avg_pool(x.node, sides, none, none, sides, exclude_pad=True))
 
 
 def batch_norm(
@@ -268,14 +392,22 @@ def interpolate(x: Value, size: object, scale_factor: float, mode: str, align_co
 
 
 def concatenate(values: Sequence[Value], dim: int) -> Value:
-    return Value(library().opset15.concat([one.node for one in values], dim))
+    return Value(library().opset15.concat([one.node for one in values if not isinstance(one, Nothing)], dim))
 
 
 OPERATIONS: dict[Callable[..., Any], Callable[..., Value]] = {
+    torch.conv1d: convolution,
     torch.conv2d: convolution,
     torch.prelu: lambda x, slope: write("prelu", x, slope),
     torch.pixel_shuffle: lambda x, ratio: write("depth_to_space", x, mode="depth_first", block_size=ratio),
+    F.avg_pool2d: mean_of_squares,
     torch.cat: concatenate,
+    torch.conv_transpose2d: transposed_convolution,
+    torch.full_like: lambda x, value: Value(constant(torch.full(x.shape, value))),
+    torch.pixel_unshuffle: lambda x, ratio: write("space_to_depth", x, mode="depth_first", block_size=ratio),
+    F.pad: pad,
+    torch.sigmoid: lambda x: write("sigmoid", x),
+    torch.where: lambda condition, one, other: write("select", condition, one, other),
     F.batch_norm: batch_norm,
     F.hardtanh: lambda x, min_val, max_val, inplace: write("clamp", x, min_value=min_val, max_value=max_val),
     F.interpolate: interpolate,

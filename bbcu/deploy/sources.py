@@ -24,7 +24,8 @@ from bbcu.model.methods import BASELINE, METHODS
 from bbcu.model.networks import NETWORKS, assemble, build
 from bbcu.model.parts import NetworkSpec
 from bbcu.model.published import CHANNELS, LAYOUTS
-from bbcu.model.records import LEVELS, alignment, spec_of
+from bbcu.model.records import LEVELS, OF_TRAINING, alignment, spec_of
+from bbcu.model.records import OPTIONS as SHAPE_OPTIONS
 from bbcu.model.specs import PARTS, automatic_alignment
 
 RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
@@ -34,7 +35,7 @@ SEED_FOLDER = re.compile(r"seed([0-9]{1,19})")
 
 AUTO = "auto"
 
-OURS = (*LEVELS, "surrogate", "weight", "align", "binarize")
+OURS = (*LEVELS, "surrogate", "weight", "align", "binarize", *OF_TRAINING)
 """The factors of this package."""
 
 OPTIONS = {
@@ -42,10 +43,18 @@ OPTIONS = {
     "network.initial": "torch",
     "network.accumulate": False,
     "network.standardise": False,
+    **{f"network.{name}": getattr(NetworkSpec(1, 1, 1), name) for name in SHAPE_OPTIONS},
 }
 """The options of a network that are not factors, and what a method has that does not set them."""
 
-PUBLISHED_BLOCKS = {layout.network: layout.blocks for layout in LAYOUTS.values()}
+PUBLISHED_BLOCKS = {
+    **{layout.network: layout.blocks for layout in LAYOUTS.values()},
+    **{"edsr": 16, "rcan": 20, "rdn": 16, "drunet": 4, "unet": 1},
+}
+"""The blocks of each network as published."""
+
+PUBLISHED_CHANNELS = {"unet": 24}
+"""The channels of those that have other than :data:`bbcu.model.published.CHANNELS`."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +141,8 @@ def twin_of(network: nn.Module) -> nn.Module:
     It has no alignment, no standardisation and no bit memory. Raises DeployError for a network of a user's own class.
     """
     layout = layout_of(network)
-    spec = layout.spec
-    plain = NetworkSpec(spec.scale, spec.channels, spec.blocks, binarize=(), colours=spec.colours)
+    kept = ("scale", "channels", "blocks", "colours", "noise_level", *SHAPE_OPTIONS)
+    plain = NetworkSpec(**{name: getattr(layout.spec, name) for name in kept}, binarize=())
     twin = assembled(dataclasses.replace(layout, spec=plain))
     initialise(twin, 0)
     return twin.eval()
@@ -245,7 +254,7 @@ def of_method(name: str, overrides: Sequence[str]) -> Source:
         # Which network a task has does not depend on its strengths.
         "task": {"name": task, **{key: 10 for key in STRENGTHS.get(task, ())}},
         "network": {key.partition(".")[2]: value for key, value in layout.items()},
-        "channels": given.get("channels", method.channels or CHANNELS),
+        "channels": given.get("channels", method.channels or PUBLISHED_CHANNELS.get(kind, CHANNELS)),
         "blocks": given.get("blocks", PUBLISHED_BLOCKS[kind]),
     }
     factors = {factor: given.get(factor, level) for factor, level in method.all_levels.items()}

@@ -1,6 +1,7 @@
 """``python -m bbcu.deploy verify``: compare what each backend computes with the float network."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bbcu.deploy.file import from_bytes, to_bytes
 from bbcu.deploy.packed import DeployError, PackedUnit, check_input, pack
 from bbcu.deploy.sources import find
 from bbcu.model.parts import binary_units
-from bbcu.model.units import KERNEL, BinaryUnit
+from bbcu.model.units import BinaryUnit
 from bbcu.terminal import say
 
 SIDE = 128
@@ -93,6 +94,12 @@ def output_of(network: nn.Module, x: Tensor) -> Tensor:
     return reference.prepare(network)(x)
 
 
+def skip_of(network: nn.Module, x: Tensor) -> Tensor:
+    """Return a network's output if its layers added nothing: its skip connection, or zero if it has none."""
+    skip: Callable[[Tensor], Tensor] = getattr(network, "skip", lambda x: x.new_zeros(()))
+    return skip(x)
+
+
 def compared(output: Tensor, expected: Tensor) -> Comparison:
     """Compare two outputs (1, colours, height, width); raises DeployError if their shapes differ or one has NaN."""
     if output.shape != expected.shape:
@@ -119,19 +126,22 @@ def _check_values(network: nn.Module) -> str | None:
         say("binary weights: none")
         return None
     counts = [number for unit in units for number in distinct_values(unit)]
-    weights = sum(unit.out_channels * unit.in_channels * KERNEL**2 for unit in units)
+    weights = sum(binary_weights(unit).numel() for unit in units)
     say(f"binary weights: {weights:,} in {len(counts):,} filters, at most {max(counts)} values in each")
-    return f"a filter has {max(counts)} different weights" if max(counts) > 2 else None
+    allowed = max(2 ** (unit.form.planes if isinstance(unit, PackedUnit) else unit.binariser.bits) for unit in units)
+    return f"a filter has {max(counts)} different weights" if max(counts) > allowed else None
 
 
 def distinct_values(unit: BinaryUnit) -> list[int]:
     """Return the number of distinct weights of each filter of a unit; a filter of zeros has one."""
-    with torch.no_grad():
-        if isinstance(unit, PackedUnit):
-            weights = unit.signs() if unit.scale is None else unit.signs() * unit.scale.reshape(-1, 1, 1, 1)
-        else:
-            weights = unit.binariser(unit.weight)
-    return [len(torch.unique(weight)) for weight in weights]
+    return [len(torch.unique(weight)) for weight in binary_weights(unit)]
+
+
+@torch.no_grad()
+def binary_weights(unit: BinaryUnit) -> Tensor:
+    """Return the binary weights of a unit with their scales."""
+    weights: Tensor = unit.weights() if isinstance(unit, PackedUnit) else unit.binariser(unit.weight)
+    return weights
 
 
 def _check_file(packed: nn.Module, x: Tensor) -> str | None:

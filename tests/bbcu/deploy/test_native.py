@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from bbcu.deploy.backends import runner
 from bbcu.deploy.packed import DeployError, PackedUnit, pack
 from bbcu.model.checkpoints import UnpairedBody
 from bbcu.model.specs import UnitSpec
+from bbcu.model.thresholds import Adaptive, Elastic
 from bbcu.model.units import BinaryUnit, UnitShape
 from tests.harness.builders import dncnn, drawn, srresnet
+from tests.harness.deployed import newer_networks
 
 pytestmark = pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
 
@@ -61,10 +64,15 @@ def trained(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def unit_of(in_channels: int, out_channels: int, *, bias: bool = False, **levels: object) -> BinaryUnit:
-    unit = BinaryUnit(UnitShape(in_channels, out_channels, bias=bias), UnitSpec.of(levels))
+def unit_of(
+    in_channels: int, out_channels: int, shape: dict[str, int] | None = None, *, bias: bool = False, **levels: object
+) -> BinaryUnit:
+    given = UnitShape(in_channels, out_channels, bias=bias, first=True, **shape or {})  # type: ignore[arg-type]
+    unit = BinaryUnit(given, UnitSpec.of(levels))
     unit.initial_weight(unit.weight, unit.weight, torch.Generator().manual_seed(0))
     trained(unit)
+    if isinstance(unit.threshold, Elastic | Adaptive):
+        unit.threshold.width.data.fill_(0.3)
     if unit.spec.weight == "l1":
         with torch.no_grad():
             unit.weight[out_channels // 2] = 0  # a filter of zeros
@@ -89,11 +97,21 @@ def test_a_unit_has_the_bits_of_torch(shape: tuple[int, ...], instructions: str)
     assert torch.equal(found, expected)
 
 
+def described(levels: dict[str, object]) -> str:
+    return ",".join(f"{factor}={level}" for factor, level in levels.items())
+
+
 LEVELS = [
     *({"bn": bn} for bn in ("pre", "post", "out")),
     *({"act": act} for act in ("after", "none")),
     *({"act_fn": name, "act": act} for name in ("prelu", "relu", "hardtanh") for act in ("inside", "after")),
-    *({"weight": weight} for weight in ("plain", "irnet", "l1mag")),
+    *({"weight": weight} for weight in ("plain", "irnet", "l1mag", "sign", "reste", "recu")),
+    *({"threshold": name, "bn": bn} for name in ("affine", "elastic") for bn in ("none", "pre")),
+    {"threshold": "elastic", "bias": True, "weight": "recu"},
+    {"act_fn": "leaky", "act": "after"},
+    {"residual": "scaled"},
+    {"residual": "scaled", "act": "after"},
+    {"act": "first", "act_fn": "leaky", "bn": "post"},
     {"threshold": False},
     {"threshold": False, "bn": "pre"},
     {"bn": "post", "act": "after", "weight": "plain"},
@@ -102,7 +120,7 @@ LEVELS = [
 ]
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=lambda levels: ",".join(f"{k}={v}" for k, v in levels.items()))
+@pytest.mark.parametrize("levels", LEVELS, ids=described)
 @pytest.mark.parametrize("has_residual", [True, False])
 def test_every_level_has_the_bits_of_torch(levels: dict[str, object], has_residual: bool, instructions: str) -> None:
     bias = bool(levels.get("bias", False))
@@ -113,6 +131,32 @@ def test_every_level_has_the_bits_of_torch(levels: dict[str, object], has_residu
         plain = unit_of(32, 40, bias=not bias)(x, residual)
     assert torch.equal(found, expected)
     assert not torch.equal(expected, plain)
+
+
+IN_TORCH = [
+    *({"threshold": name} for name in ("adaptive", "dynamic")),
+    *({"rescale": name} for name in ("spatial", "channel", "both", "doubled", "squeeze", "statistics", "box")),
+    {"threshold": "dynamic", "rescale": "both"},
+    *({"weight": weight} for weight in ("srb", "adabin")),
+    {"weight": "adabin", "threshold": "adaptive", "act_fn": "maxout"},
+    {"bn": "branch", "act_fn": "relu"},
+    *(
+        {"kernel": kernel, "stride": stride, "groups": groups}
+        for kernel, stride, groups in [(1, 1, 1), (3, 2, 1), (3, 1, 4)]
+    ),
+]
+
+
+@pytest.mark.parametrize("levels", IN_TORCH, ids=described)
+def test_what_the_kernel_cannot_run_has_the_bits_of_torch_too(levels: dict[str, Any]) -> None:
+    shape = {name: levels[name] for name in levels if name in ("kernel", "stride", "groups")}
+    unit = unit_of(32, 32, shape, **{name: level for name, level in levels.items() if name not in shape})
+    with pytest.raises(DeployError, match=r"^(threshold|rescale|a filter's weights|bn=branch|the kernel)"):
+        native.NativeUnit(PackedUnit.of(unit))
+    network = native.native(pack(nn.Sequential(unit, unit_of(32, 32))))
+    assert [type(part) for part in network] == [PackedUnit, native.NativeUnit]
+    with torch.inference_mode():
+        assert torch.equal(network(quarters(1, 32, 6, 7)), nn.Sequential(unit, unit_of(32, 32))(quarters(1, 32, 6, 7)))
 
 
 PARTS = [part for n in range(5) for part in itertools.combinations(("head", "body", "up", "tail"), n)]
@@ -140,7 +184,7 @@ def networks() -> list[tuple[str, nn.Module]]:
     ]
     unpaired = dncnn(32, colours=1, blocks=2)
     unpaired.body = UnpairedBody(unpaired.spec, bias=True)
-    return [*found, ("an odd number of units", unpaired)]
+    return [*found, ("an odd number of units", unpaired), *newer_networks().items()]
 
 
 NETWORKS = networks()
@@ -216,7 +260,7 @@ def test_a_sign_changes_at_its_threshold(bn: str) -> None:
     unit = PackedUnit.of(unit_of(16, 32, bn=bn))
     if bn == "pre":
         unit.bn_pre.weight.data[:2] = 0
-    threshold, flip = native.signs_of(unit)
+    threshold, flip = native.limits_of(unit)
     bits = [bool(flip[c // 8] >> (c % 8) & 1) for c in range(16)]
     for x in (threshold, torch.nextafter(threshold, torch.tensor(-torch.inf)), threshold + 1, threshold - 1):
         with torch.inference_mode():

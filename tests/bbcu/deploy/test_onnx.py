@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bbcu.deploy.onnx import OPSET, onnx_runner, runner_of, to_onnx, unpack
+from bbcu.deploy.onnx import OPSET, colours_of, onnx_runner, runner_of, to_onnx, unpack
 from bbcu.deploy.packed import PackedUnit, pack
 from tests.harness.builders import dncnn, drawn, perturbed, srresnet, unit
+from tests.harness.deployed import newer_networks
 from tests.harness.paths import REPOSITORY
 
 
@@ -37,6 +38,14 @@ def test_a_binary_network_is_as_in_torch_at_every_size(binary: nn.Module, model:
     for size in ((12, 16), (9, 7)):
         x = drawn(1, 3, *size)
         torch.testing.assert_close(run(x), restored(binary, x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_channels_of_a_picture_are_those_of_the_spec_or_of_the_first_convolution() -> None:
+    networks = {**newer_networks(), "gray": dncnn(colours=1)}
+    assert {name: colours_of(network) for name, network in networks.items()} == {
+        name: 1 if name == "gray" else 3 for name in networks
+    }
+    assert colours_of(nn.Sequential(nn.ReLU(), nn.Conv2d(5, 3, 3))) == 5
 
 
 def test_its_model_needs_the_stated_opset_and_names_no_file_of_this_computer(model: bytes) -> None:

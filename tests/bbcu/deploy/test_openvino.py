@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from bbcu.deploy import openvino
 from bbcu.deploy.backends import runner
 from bbcu.deploy.packed import DeployError, pack
+from bbcu.deploy.sources import twin_of
 from bbcu.model.parts import binary_units
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit, UnitShape
 from tests.harness.builders import dncnn, drawn, perturbed, srresnet, unit
+from tests.harness.deployed import newer_networks
 
 STEPS = 16
 """Every value is a multiple of 1/16: float32 then adds and multiplies them, a few times, without rounding."""
@@ -38,6 +40,16 @@ def assert_as_torch(packed: nn.Module, x: Tensor) -> None:
     with torch.inference_mode():
         expected = packed(x)
     torch.testing.assert_close(runner(packed, "openvino")(x), expected, rtol=1e-5, atol=1e-5)
+
+
+NEWER: list[dict[str, Any]] = [
+    *({"threshold": name} for name in ("affine", "elastic", "adaptive", "dynamic")),
+    *({"rescale": name} for name in ("both", "squeeze", "statistics", "box")),
+    {"threshold": "dynamic", "rescale": "both"},
+    *({"weight": name} for name in ("reste", "recu", "srb", "adabin")),
+    {"act_fn": "leaky", "residual": "scaled"},
+    {"act_fn": "maxout", "bn": "branch"},
+]
 
 
 class Alone(nn.Module):
@@ -68,6 +80,10 @@ class Alone(nn.Module):
         pytest.param({"threshold": False}, id="no threshold"),
         pytest.param({"weight": "plain"}, id="no scale"),
         pytest.param({"weight": "irnet"}, id="weight=irnet"),
+        *(
+            pytest.param(levels, id=",".join(f"{factor}={level}" for factor, level in levels.items()))
+            for levels in NEWER
+        ),
     ],
 )
 def test_a_unit_of_each_level_is_as_in_torch(levels: dict[str, Any]) -> None:
@@ -86,6 +102,8 @@ def test_a_unit_of_each_level_is_as_in_torch(levels: dict[str, Any]) -> None:
         pytest.param(dncnn(32, binarize=("head", "body", "tail")), id="DnCNN, all parts binary"),
         pytest.param(dncnn(32, colours=1), id="DnCNN, gray"),
         pytest.param(dncnn(32, binarize=()), id="DnCNN, full precision"),
+        *(pytest.param(network, id=name) for name, network in newer_networks().items()),
+        pytest.param(twin_of(newer_networks()["drunet"]), id="DRUNet, full precision"),
     ],
 )
 def test_a_network_is_as_in_torch(network: Any) -> None:

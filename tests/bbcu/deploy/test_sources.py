@@ -1,5 +1,6 @@
 """Which network a command is about, and what is said of a path or a name that is none."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,20 +20,21 @@ from bbcu.deploy.sources import Source, find, twin_of
 from bbcu.errors import BbcuError, ConfigError
 from bbcu.model.checkpoints import CheckpointError, to_released_state
 from bbcu.model.methods import METHODS
-from bbcu.model.networks import DnCNN, SRResNet
-from bbcu.model.parts import Body, NetworkSpec, binary_units
+from bbcu.model.networks import NETWORKS, DnCNN, SRResNet
+from bbcu.model.parts import Body, NetworkSpec, RestorationNetwork, binary_units
+from bbcu.model.records import OF_NETWORK, OF_TRAINING
 from bbcu.model.specs import UnitSpec
 from bbcu.model.units import BinaryUnit
 from tests.bbcu.deploy.test_file import unpaired
 from tests.harness.builders import dncnn, drawn, perturbed, srresnet
-from tests.harness.deployed import facts_of, trial_folder
+from tests.harness.deployed import LEVEL, facts_of, newer_networks, trial_folder
 
 SMALL = ["channels=8", "blocks=1"]
 WITH_NETWORK = [name for name, method in METHODS.items() if "name" not in method.network]
 
 
 def spec_of(source: Source) -> NetworkSpec:
-    assert isinstance(source.network, SRResNet | DnCNN)
+    assert isinstance(source.network, RestorationNetwork)
     assert not source.network.training
     return source.network.spec
 
@@ -56,7 +58,8 @@ def test_a_method_has_the_levels_that_a_trial_of_it_has(name: str, network: str)
     levels = canonical_levels(METHODS[name].all_levels, Backbone(network, spec.channels)).factors
     assert (spec.align, spec.binarize) == (levels["align"], levels["binarize"])
     if spec.binarize:
-        assert spec.unit == UnitSpec.of({name: levels[name] for name in levels if name not in ("align", "binarize")})
+        others = (*OF_NETWORK, *OF_TRAINING)
+        assert spec.unit == UnitSpec.of({name: level for name, level in levels.items() if name not in others})
     options = {"initial": "torch", "accumulate": False, "standardise": False} | METHODS[name].network
     assert {option: getattr(spec, option) for option in options} == options
     assert spec.channels == (12 if name == "lite" else 64)
@@ -86,6 +89,12 @@ def test_a_method_has_the_levels_that_a_trial_of_it_has(name: str, network: str)
         ("network.initial=xavier", {"initial": "xavier"}),
         ("network.accumulate=true", {"accumulate": True}),
         ("network.standardise=true", {"standardise": True}),
+        ("network.groups=3", {"groups": 3}),
+        ("network.layers=3", {"layers": 3}),
+        ("start=two_step", {}),
+        ("distil=output", {}),
+        ("rescale=box", {"unit": UnitSpec(rescale="box")}),
+        ("threshold=affine", {"unit": UnitSpec(threshold="affine")}),
         ("network.unit=tests.bbcu.deploy.test_sources.OwnUnit", {"unit_class": f"{__name__}.OwnUnit"}),
     ],
 )
@@ -106,13 +115,21 @@ def test_a_task_of_the_same_size_has_a_dncnn_of_twenty_layers() -> None:
     assert (spec_of(colour).colours, spec_of(gray).colours) == (3, 1)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_has_its_published_size(network: str) -> None:
+    task = "denoise" if network in ("dncnn", "drunet", "unet") else "sr_x2"
+    spec = spec_of(find("bbcu", [f"network={network}", f"task={task}", *([] if network == "unet" else ["channels=2"])]))
+    published = {"srresnet": 16, "dncnn": 9, "edsr": 16, "rcan": 20, "rdn": 16, "drunet": 4, "unet": 1}
+    assert (spec.blocks, spec.channels) == (published[network], 24 if network == "unet" else 2)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
         ("bbcu", ["chanels=8"], r"unknown key 'chanels' \(did you mean channels\?\); valid: residual, bn, .*, blocks"),
         ("bbcu", ["train.steps=8"], "unknown key 'train.steps'"),
         ("bbcu", ["channels"], "channels: a key has a value"),
-        ("bbcu", ["bn=before"], "bn: unknown level 'before'.* valid: none, pre, post, out"),
+        ("bbcu", ["bn=before"], "bn: unknown level 'before'.* valid: none, pre, post, branch, out"),
         ("bbcu", ["bn=[pre]"], "bn: unknown level"),
         ("bbcu", ["residual=1"], "residual: unknown level '1'.* valid: true, false, block"),
         ("bbcu", ["surrogate=step"], "unknown surrogate 'step'.* valid: quadratic"),
@@ -124,7 +141,9 @@ def test_a_task_of_the_same_size_has_a_dncnn_of_twenty_layers() -> None:
         ("bbcu", ["binarize=[body"], r"binarize=\[body: the list has no end"),
         ("bbcu", ["binarize=[up]", "task=jpeg"], "binarize: a DnCNN has no upsampling"),
         ("bbcu", ["network=dncnn"], "network=dncnn: its output has the size of its input"),
-        ("bbcu", ["network=unet"], "unknown network 'unet'; valid: srresnet, dncnn"),
+        ("bbcu", ["network=vdsr"], "unknown network 'vdsr'.*; valid: srresnet, dncnn, edsr, .*unet"),
+        ("bbcu", ["network=unet"], "network=unet: its output has the size of its input"),
+        ("bbcu", ["network=edsr", "task=jpeg"], "network=edsr: it enlarges by 2, 3 or 4"),
         ("bbcu", ["task=derain"], "unknown task 'derain'; valid: sr_x2"),
         ("bbcu", ["channels=0"], "channels=0: must be a whole number from 1 to 4096"),
         ("bbcu", ["channels=wide"], "channels=wide: must be a whole number"),
@@ -244,14 +263,15 @@ def test_the_start_of_several_names_is_refused_with_them(cell: Path) -> None:
         srresnet(3, binarize=("head", "tail"), unit=UnitSpec(bn="out", surrogate="ho", weight="irnet")),
         srresnet(accumulate=True, standardise=True, initial="xavier"),
         srresnet(unit=UnitSpec(extra={"gain": 2.0}), unit_class=f"{__name__}.OwnUnit"),
-        dncnn(),
+        dncnn(noise_level=LEVEL),
         OwnNetwork(NetworkSpec(2, 4, 1)),
+        *newer_networks().values(),
     ],
-    ids=["levels", "options", "own unit", "dncnn", "own network"],
+    ids=["levels", "options", "own unit", "dncnn", "own network", *newer_networks()],
 )
 def test_a_trained_network_is_rebuilt_with_everything_that_its_result_records(network: Any, tmp_path: Path) -> None:
     perturbed(network)
-    name = {SRResNet: "srresnet", DnCNN: "dncnn"}.get(type(network), f"{__name__}.OwnNetwork")
+    name = {kind: name for name, kind in NETWORKS.items()}.get(type(network), f"{__name__}.OwnNetwork")
     facts = facts_of(network.spec, name)
     facts["reference"] = dict(network.spec.unit.extra)
     source = find(str(trial_folder(tmp_path / "seed0", network, facts)))
@@ -309,8 +329,8 @@ def with_objects(folder: Path) -> None:
             r"result\.json: gain=2\.0 is a level of your own factor, and a result does not record its unit",
         ),
         (
-            changed(lambda facts: facts["setting"]["network"].update(name="unet")),
-            r"result\.json: unknown network\.name 'unet'",
+            changed(lambda facts: facts["setting"]["network"].update(name="vdsr")),
+            r"result\.json: unknown network\.name 'vdsr'",
         ),
         (changed(lambda facts: facts["setting"].update(blocks=2)), r"checkpoint\.pt: .*: it lacks body\.units\.2\."),
         (changed(lambda facts: facts["setting"].update(blocks=0)), r"checkpoint\.pt: .*: it has also body\.units\.0\."),
@@ -364,6 +384,15 @@ def test_the_twin_is_the_full_precision_network_of_the_same_layout(network: nn.M
     x = drawn(1, spec.colours, 4, 5)
     assert twin(x).shape == network(x).shape
     assert torch.equal(twin(x), twin_of(network)(x))
+
+
+@pytest.mark.parametrize("network", newer_networks().values(), ids=newer_networks())
+def test_so_it_is_for_the_other_networks(network: Any) -> None:
+    twin, spec, x = twin_of(network), network.spec, drawn(1, 3, 6, 7)
+    assert type(twin) is type(network)
+    assert twin.spec == dataclasses.replace(spec, binarize=(), align=1.0, unit=UnitSpec())
+    assert not binary_units(twin)
+    assert twin(x).shape == network(x).shape
 
 
 def test_a_network_of_ones_own_has_no_twin() -> None:

@@ -22,11 +22,12 @@ from bbcu.model.methods import METHODS
 from bbcu.model.networks import SRResNet
 from bbcu.model.parts import binary_units
 from bbcu.model.specs import UnitSpec
-from bbcu.training.acceleration import convolve_signs
+from bbcu.training.acceleration import NO_SIGNS, convolve_signs, convolves_signs, plan_for
 from bbcu.training.evaluation import restore
 from bbcu.training.loop import Training
 from bbcu.training.settings import TrainSettings
 from tests.harness.builders import blobs, dncnn, drawn, noise, of_method, srresnet
+from tests.harness.deployed import newer_networks
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(steps=6, batch=2, patch=8, lr=2e-3, schedule="cosine", precision="fp32", compile=False)
@@ -153,10 +154,29 @@ def trained_in_floats(name: str, precision: str) -> nn.Module:
 @pytest.mark.parametrize("name", CELLS)
 def test_a_training_equals_the_one_in_floating_point(name: str, precision: str, way: str) -> None:
     plain, fast = trained_in_floats(name, precision), CELLS[name]()
-    assert trained(fast, settings_of(way, precision=precision)).plan.signs == way
+    gains = any(map(convolves_signs, binary_units(fast)))
+    assert trained(fast, settings_of(way, precision=precision)).plan.signs == (way if gains else "float")
     assert_same_state(fast, plain)
     picture = noise(10, 9, seed=3)
     assert np.array_equal(restore(fast, picture, CPU), restore(plain, picture, CPU))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        pytest.param(srresnet(unit=UnitSpec(weight="adabin")), NO_SIGNS, id="weights of two values"),
+        pytest.param(srresnet(unit=UnitSpec(weight="srb")), NO_SIGNS, id="weights of two bits"),
+        pytest.param(srresnet(unit=UnitSpec(threshold="adaptive")), NO_SIGNS, id="activations of two values"),
+        pytest.param(srresnet(unit=UnitSpec(weight="sign")), "as requested", id="signs without a scale"),
+        pytest.param(srresnet(unit=UnitSpec(threshold="elastic")), "as requested", id="signs with a factor"),
+        pytest.param(newer_networks()["rdn"], "as requested; in 7 of 9 units", id="units of 1x1 too"),
+    ],
+)
+def test_the_log_says_how_many_units_gain(network: nn.Module, reason: str) -> None:
+    plan = plan_for(network, CPU, settings_of("native"))
+    assert plan.signs == ("float" if reason == NO_SIGNS else "native")
+    assert plan.reasons[-1].endswith(f": {reason}")
 
 
 @needs_int8
