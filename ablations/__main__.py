@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablations.space.cells import census
+from ablations.space.census import census
 from ablations.space.factors import FACTORS, load_declarations
 from ablations.space.rules import MAX_CHANNELS, Backbone
 from ablations.storage.folder import study_folder
@@ -23,6 +23,9 @@ from ablations.watching.status import add_command
 from bbcu.errors import BbcuError, ConfigError, first_line, shown
 from bbcu.passwords import masked
 from bbcu.terminal import ArgumentParser, protect_output, say
+
+NETWORKS = ("srresnet", "dncnn", "edsr", "rcan", "rdn", "drunet", "unet")
+"""The networks that the rules of the factors speak of; of any other, only those that hold for all networks do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sync.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow's store (%(default)s)")
     sync.set_defaults(run=synchronise_study)
     space = commands.add_parser("space", help="count the cells of the whole factor space")
-    space.add_argument("--network", default="srresnet", choices=["srresnet", "dncnn"], help="(%(default)s)")
+    space.add_argument("--network", default="srresnet", choices=NETWORKS, help="(%(default)s)")
+    space.add_argument("--tail", default="full", choices=["full", "light"], help="as network.tail (%(default)s)")
+    space.add_argument("--task", default="", help="such as sr_x4, after which an EDSR, RCAN or RDN has more units")
     space.add_argument(
         "--channels", type=channels, default=64, help="the width that align=auto depends on (%(default)s)"
     )
@@ -77,14 +82,14 @@ def synchronise_study(given: argparse.Namespace) -> None:
 
 def count_space(given: argparse.Namespace) -> None:
     """Print how many combinations of levels are cells, and how many others each rule leaves out."""
-    found = census(Backbone(given.network, given.channels))
+    found = census(Backbone(given.network, given.channels, given.tail, given.task))
     print(f"{found.combinations} combinations of the levels of {', '.join(FACTORS)} (align: auto and 1)")
     print(f"{found.impossible} are impossible")
     print(f"{found.duplicates} are the same network as another")
     print(f"{found.cells} cells remain")
     print("A combination can meet several rules:")
     for reason, number in found.by_reason.items():
-        say(f"{number:8d}  {reason}")
+        say(f"{number:11d}  {reason}")
 
 
 if __name__ == "__main__":

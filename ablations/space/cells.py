@@ -1,4 +1,4 @@
-"""Cells: the canonical form of a combination of levels, its key, and how many there are."""
+"""Cells: the canonical form of a combination of levels, and its key."""
 
 import hashlib
 import itertools
@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablations.space.factors import AUTO, FACTORS, REFERENCE, Level, Levels, level_text, parse_level
-from ablations.space.rules import Backbone, ImpossibleCell, automatic_alignment, rules
+from ablations.space.rules import Backbone, ImpossibleCell, automatic_alignment, contradiction, rules
 from ablations.space.settings import identifying
-from bbcu.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def canonical_form(levels: Levels, backbone: Backbone) -> tuple[dict[str, Level]
     Rules that merge cells are applied until none changes anything, so their order does not matter; then the form is
     checked by those for impossible cells. Raises ImpossibleCell.
     """
-    cell: dict[str, Level] = {**levels, "network": backbone.network, "channels": float(backbone.channels)}
+    cell: dict[str, Level] = {**levels, **backbone.facts}
     asked_auto = cell["align"] == AUTO
     if asked_auto:
         cell["align"] = automatic_alignment(cell, backbone)
@@ -57,7 +56,7 @@ def canonical_form(levels: Levels, backbone: Backbone) -> tuple[dict[str, Level]
         if is_settled:
             break
     else:
-        raise ConfigError(f"the rules of the factors contradict each other: {'; '.join(reasons)}")
+        raise contradiction(reasons)
     for rule in found.impossible:
         if rule.holds(cell):
             raise ImpossibleCell(rule.reason)
@@ -92,37 +91,6 @@ def cell_name(levels: Levels, reference: Levels = REFERENCE) -> str:
     """What tells a cell from the reference, the way a user would type it: ``residual=false bn=post``."""
     changed = [f"{name}={level_text(level)}" for name, level in levels.items() if level != reference[name]]
     return " ".join(changed) or "reference"
-
-
-@dataclass(frozen=True)
-class Census:
-    """How many combinations there are, and what becomes of them; ``by_reason`` counts each rule's."""
-
-    combinations: int
-    impossible: int
-    duplicates: int
-    cells: int
-    by_reason: dict[str, int]
-
-
-def census(backbone: Backbone, aligns: Sequence[Level] = (AUTO, 1.0)) -> Census:
-    """Count the whole factor space, with these alignments, since a number has infinitely many levels."""
-    levels = {name: factor.levels for name, factor in FACTORS.items()} | {"align": tuple(aligns)}
-    seen: set[tuple[Level, ...]] = set()
-    by_reason: dict[str, int] = {rule.reason: 0 for rule in (*rules().merging, *rules().impossible)}
-    total = impossible = 0
-    for cell in combinations(levels):
-        total += 1
-        try:
-            form, reasons = canonical_form(cell, backbone)
-        except ImpossibleCell as error:
-            impossible += 1
-            by_reason[str(error)] += 1
-            continue
-        seen.add(tuple(form.values()))
-        for reason in reasons:
-            by_reason[reason] += 1
-    return Census(total, impossible, total - impossible - len(seen), len(seen), by_reason)
 
 
 def combinations(levels: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

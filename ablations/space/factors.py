@@ -38,9 +38,9 @@ def is_number(value: object) -> bool:
 class Rule:
     """A fact about combinations of levels: they are another cell's network, or no network at all.
 
-    ``when`` is a condition as users write it (:mod:`ablations.space.conditions`) on the factors, ``network`` and
-    ``channels``. If it holds, ``becomes`` has the levels to change to get the canonical form of the same network; None
-    means that the combination is impossible. ``reason`` is shown to users.
+    ``when`` is a condition as users write it (:mod:`ablations.space.conditions`) on the factors, ``network``,
+    ``channels``, ``network.tail`` and ``task``. If it holds, ``becomes`` has the levels to change to get the canonical
+    form of the same network; None means that the combination is impossible. ``reason`` is shown to users.
 
     Two cells are the same network only if training cannot tell them apart. Being able to compute the same functions is
     not enough: a threshold beside the shift of a BatchNorm is redundant, and yet the two learn faster than one.
@@ -117,6 +117,13 @@ def subsets(members: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 _NOTHING_SHIFTS = "threshold=false and bn in [none,post]"
+_POSITIVE_OUTPUTS = "act_fn=relu and (act in [after,first] or act=inside and residual in [false,block])"
+_UNIT_AFTER_UNIT = (
+    "binarize contains body or binarize contains up and (not network in [edsr,rcan,rdn,drunet,unet] "
+    "or network in [edsr,rcan,rdn] and (task=sr_x4 or binarize contains tail))"
+)
+_SKIP_OF_NETWORK = "only the tail is binary, and the skip that it adds belongs to the network"
+_PER_CHANNEL = "rescale in [channel,both,doubled,statistics]"
 _ALL_POSITIVE = (
     "a ReLU right before a sign without a threshold or BatchNorm: every bit is +1 and carries no information"
 )
@@ -135,21 +142,31 @@ _DECLARED: tuple[Factor, ...] = (
                 {"residual": True},
             ),
             Rule(
-                "network=dncnn and binarize=[tail] and residual!=false",
-                "the tail of a DnCNN has no residual, and nothing else is binary",
+                "network=rdn and residual=block",
+                "the units of an RDN come in no pairs: an identity around each block is one around each unit",
+                {"residual": True},
+            ),
+            Rule(
+                "network in [dncnn,edsr,rcan,rdn] and binarize=[tail] and residual!=false",
+                "the tail of this network has no residual, and nothing else is binary",
                 {"residual": False},
             ),
             Rule(
-                "network=srresnet and binarize=[tail] and residual=false and bn!=out and act!=after",
-                "only the tail is binary, and the skip that it adds belongs to the network",
+                "network in [srresnet,unet] and binarize=[tail] and residual=false and bn!=out and act!=after",
+                _SKIP_OF_NETWORK,
                 {"residual": True},
+            ),
+            Rule(
+                "network in [srresnet,unet] and binarize=[tail] and residual=true and bn=branch and act=inside",
+                _SKIP_OF_NETWORK,
+                {"residual": False, "bn": "out"},
             ),
         ),
         phrases={
             True: Phrase("a residual per convolution", replaced="one per convolution", removed="the residual"),
             False: ABSENT,
             "block": Phrase("a residual per block", replaced="one per block", removed="the residual"),
-            "scaled": Phrase("a scaled residual", replaced="a scaled one", removed="the residual"),
+            "scaled": Phrase("a residual times a number", replaced="one times a number", removed="the residual"),
         },
     ),
     Factor(
@@ -211,7 +228,9 @@ _DECLARED: tuple[Factor, ...] = (
             "inside": Phrase("activation before the add", replaced="before it", removed="activation"),
             "after": Phrase("activation after the add", replaced="after it", removed="activation"),
             "first": Phrase(
-                "activation in the first of a pair", replaced="in the first of a pair", removed="activation"
+                "activation after the add in the first unit of each pair",
+                replaced="after it in the first unit of each pair",
+                removed="activation",
             ),
             "none": ABSENT,
         },
@@ -255,7 +274,13 @@ _DECLARED: tuple[Factor, ...] = (
         "the parts that are binary",
         members=PARTS,
         of_unit=False,
-        rules=(Rule("network=dncnn and binarize contains up", "a DnCNN has no upsampling to binarise"),),
+        rules=(
+            Rule("network=dncnn and binarize contains up", "a DnCNN has no upsampling to binarise"),
+            Rule(
+                "network in [edsr,rcan,rdn] and network.tail=light and binarize contains up",
+                "a light tail is one convolution and has no upsampling to binarise",
+            ),
+        ),
         phrases={
             "head": Phrase("a binary head"),
             "body": Phrase("a binary body"),
@@ -270,9 +295,9 @@ _DECLARED: tuple[Factor, ...] = (
         "before the sign: a learnt threshold per channel; none; with a slope; with a width; with a width and two "
         "values that are no opposites; one that depends on the picture",
         rules=(
+            Rule(f"({_UNIT_AFTER_UNIT}) and {_POSITIVE_OUTPUTS} and {_NOTHING_SHIFTS}", _ALL_POSITIVE),
             Rule(
-                "(binarize contains body or binarize contains up) and act_fn=relu and "
-                f"(act in [after,first] or act=inside and residual in [false,block]) and {_NOTHING_SHIFTS}",
+                f"network=rdn and binarize contains body and act_fn=relu and act=inside and {_NOTHING_SHIFTS}",
                 _ALL_POSITIVE,
             ),
             Rule(
@@ -281,10 +306,13 @@ _DECLARED: tuple[Factor, ...] = (
                 _ALL_POSITIVE,
             ),
             Rule("network=dncnn and binarize=[tail] and threshold=false and bn!=pre", _ALL_POSITIVE),
-            Rule("binarize contains head and threshold=false and bn!=pre", _ALL_LIGHT),
+            Rule(
+                "not network in [edsr,rcan] and binarize contains head and threshold=false and bn!=pre",
+                _ALL_LIGHT,
+            ),
         ),
         phrases={
-            True: Phrase("the threshold"),
+            True: Phrase("the threshold", replaced="one that only shifts", removed="the threshold"),
             False: ABSENT,
             "affine": Phrase("an affine threshold", replaced="an affine one"),
             "elastic": Phrase("an elastic threshold", replaced="an elastic one"),
@@ -334,8 +362,9 @@ _DECLARED: tuple[Factor, ...] = (
         "factors of the convolution's result, computed in full precision from its input",
         rules=(
             Rule(
-                "binarize contains tail and rescale in [channel,both,doubled,statistics]",
-                "the factors are one for each input channel, and a tail has fewer channels than that",
+                f"(binarize contains tail or network=rdn and binarize contains body or "
+                f"network=unet and binarize contains up) and {_PER_CHANNEL}",
+                "this rescale has a factor for each channel of the input, and a unit has fewer channels of the output",
             ),
         ),
         phrases={
@@ -359,8 +388,9 @@ _DECLARED: tuple[Factor, ...] = (
         otherwise="nothing is binary: the whole training is in full precision",
         rules=(
             Rule(
-                "start!=scratch and weight in [plain,sign] and bn in [none,pre,out,branch] and not binarize=[]",
-                "weights without a scale are many times larger than the full-precision ones that they follow",
+                "start!=scratch and weight in [plain,sign,irnet,recu] "
+                "and (bn in [none,pre] or bn=out and residual!=false)",
+                "these binary weights are many times larger than the full-precision ones that they follow",
             ),
         ),
         phrases={

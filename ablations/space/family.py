@@ -24,7 +24,7 @@ from ablations.space.interventions import (
 )
 from ablations.space.rows import chain
 from ablations.space.settings import DATA, levels_as_text, one_line, setting_as_text, task_of, without_task
-from ablations.space.study_cells import UNTRAINED, StudyCells, published_methods
+from ablations.space.study_cells import UNTRAINED, StudyCells, completed, published_methods
 from bbcu.errors import ConfigError
 
 CHAIN = "chain"  # the name of the design
@@ -158,13 +158,16 @@ def cells_of_plan(
 ) -> list[StudyCells]:
     """Return the trained cells that a plan lists, for each task and set of test pictures, as its report has them.
 
-    ``rows`` are the trials of ``plan.json``, and ``design`` is its design. ``tested`` identifies the test pictures of
+    ``rows`` are the trials of ``plan.json``, and ``design`` is its design. Those that only teach are not compared.
+    ``tested`` identifies the test pictures of
     data, given by their fingerprint: cells that were trained on different pictures are compared if they are tested on
     the same. Data that it does not have are taken to have test pictures of their own.
     """
     reference: dict[str, str] = {}
     first: dict[str, Mapping[str, Any]] = {}
     for row in rows:
+        if row.get("only_teaches", False):
+            continue
         reference |= _as_text(levels_as_text(row.get("reference", {})))
         first.setdefault(row["cell"], row)
     groups: dict[object, dict[str, Mapping[str, Any]]] = {}
@@ -183,7 +186,8 @@ def _planned_cells(
     methods = {cell: row.get("method", "") for cell, row in rows.items()}
     asked = {cell: _as_text(levels_as_text(row["levels"])) for cell, row in rows.items()}
     levels = {cell: _planned_levels(row) for cell, row in rows.items() if methods[cell] not in UNTRAINED}
-    return StudyCells(levels, methods, reference, design, published_methods(methods, asked, reference))
+    published = published_methods(methods, asked, reference)
+    return StudyCells(completed(levels, reference), methods, reference, design, published)
 
 
 def _planned_levels(row: Mapping[str, Any]) -> CellLevels:

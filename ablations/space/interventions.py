@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 from ablations.space.conditions import Condition, keys_of, parse, value_of
 from ablations.space.factors import ABSENT, FACTORS, REFERENCE, SHOWN, Factor, Phrase, level_text
+from ablations.space.rules import FACTS
 from bbcu.model.specs import PARTS
 
 FULL, BINARY = "full", "binary"
@@ -368,13 +369,22 @@ def applies(key: str, levels: Mapping[str, str]) -> bool:
     if factor.of_unit and all(levels.get(f"binarize.{part}") == FULL for part in PARTS):
         return False
     names = keys_of(_condition(factor.applies, tuple(FACTORS))) if factor.applies else ()
-    known = tuple((name, levels[name]) for name in names if levels.get(name))
+    known = tuple((name, level) for name in names if (level := level_among(name, levels)))
     return not names or len(known) < len(names) or _holds(factor.applies, tuple(FACTORS), known)
+
+
+def level_among(name: str, levels: Mapping[str, str]) -> str:
+    """The level of a factor, put together again from its parts; empty if it is not known."""
+    members = FACTORS[name].members if name in FACTORS else ()
+    parts = {member: levels.get(f"{name}.{member}", "") for member in members}
+    if not parts or not all(parts.values()):
+        return levels.get(name, "")
+    return f"[{','.join(member for member, level in parts.items() if level == BINARY)}]"
 
 
 @functools.cache
 def _condition(text: str, factors: tuple[str, ...]) -> Condition:
-    return parse(text, (*factors, "network", "channels"))
+    return parse(text, (*factors, *FACTS))
 
 
 @functools.cache

@@ -18,14 +18,39 @@ NO_UNIT = "nothing is binary: what a binary unit would be made of makes no diffe
 
 @dataclass(frozen=True)
 class Backbone:
-    """What the rules must know of the network around the units: its name, as in ``network=dncnn``, and its width."""
+    """What the rules must know of the network around the units.
+
+    Its name, as in ``network=dncnn``, its width, its tail, as in ``network.tail=light``, and the name of the task, as
+    in ``task=sr_x4``, which says how far the network enlarges.
+    """
 
     network: str
     channels: int
+    tail: str = "full"
+    task: str = ""
+
+    @property
+    def facts(self) -> dict[str, Level]:
+        """What conditions can compare beside the factors."""
+        return {
+            "network": self.network,
+            "channels": float(self.channels),
+            "network.tail": self.tail,
+            "task": self.task,
+        }
+
+
+FACTS = tuple(Backbone("", 1).facts)
+"""The keys of :attr:`Backbone.facts`."""
 
 
 class ImpossibleCell(ConfigError):
     """The levels describe no meaningful network; the message is the reason."""
+
+
+def contradiction(reasons: Iterable[str]) -> ConfigError:
+    """The error of rules that change what the others have changed, without end."""
+    return ConfigError(f"the rules of the factors contradict each other: {'; '.join(reasons)}")
 
 
 def automatic_alignment(cell: Levels, backbone: Backbone) -> float:
@@ -39,20 +64,20 @@ def automatic_alignment(cell: Levels, backbone: Backbone) -> float:
 class CompiledRule:
     """A rule that can be asked of thousands of cells: it reads few factors of few levels, so it caches its answers.
 
-    A cell, here, has a level for every factor, and ``network`` and ``channels``.
+    A cell, here, has a level for every factor, and the facts of its backbone.
     """
 
     def __init__(self, rule: Rule) -> None:
         self.reason, self.becomes = rule.reason, rule.becomes
-        self._condition = parse(rule.when, (*FACTORS, "network", "channels"))
-        self._keys = keys_of(self._condition)
+        self.condition = parse(rule.when, (*FACTORS, *FACTS))
+        self._keys = keys_of(self.condition)
         self._levels_of = itemgetter(*self._keys)
         self._answers: dict[Level, bool] = {}
 
     def holds(self, cell: Levels) -> bool:
         levels = self._levels_of(cell)
         if levels not in self._answers:
-            self._answers[levels] = self._condition.holds({key: cell[key] for key in self._keys})
+            self._answers[levels] = self.condition.holds({key: cell[key] for key in self._keys})
         return self._answers[levels]
 
     def changes(self, cell: Levels) -> bool:

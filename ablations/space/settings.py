@@ -23,12 +23,16 @@ DEFAULTS: Mapping[str, Any] = {
     "network.groups": 10,
     "network.layers": 8,
     "network.tail": "full",
+    "train.distil_weight": "auto",
     "evaluation.self_ensemble": False,
 }
 """Values with which a key of the setting is left out of a cell's key.
 
 A new key of the setting is added here with its earlier, implicit value, so that the keys of existing cells stay.
 """
+
+ONLY_OF: Mapping[str, str] = {"network.groups": "rcan", "network.layers": "rdn"}
+"""Keys that mean something in one of our networks only."""
 
 
 def identifying(setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,16 +49,19 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a small set of keys that distinguishes these flat settings, the task first, then by name.
+    """Return a small set of keys that distinguishes these flat settings: task, network, and the others by name.
 
-    A key is left out if it distinguishes no settings beyond the keys before it.
+    The sizes of a network often follow from its name. A key is left out if it distinguishes no settings
+    beyond the keys before it.
     """
 
     def distinct(keys: Sequence[str]) -> int:
         return len({tuple(str(setting.get(key)) for key in keys) for setting in settings})
 
     chosen: list[str] = []
-    for key in sorted({key for setting in settings for key in setting}, key=lambda key: (key != "task.name", key)):
+    first = ("task.name", "network.name")
+    every = {key for setting in settings for key in setting}
+    for key in sorted(every, key=lambda key: (first.index(key) if key in first else len(first), key)):
         if distinct([*chosen, key]) > distinct(chosen):
             chosen.append(key)
     return chosen

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ablations.space.factors import FACTORS
-from ablations.space.interventions import Cells, reference_cell
+from ablations.space.interventions import CellLevels, Cells, reference_cell
+from ablations.space.settings import DEFAULTS
 from bbcu.model.methods import BASELINE, METHODS
 
 BBCU, LITE = "bbcu", "lite"
@@ -58,6 +59,26 @@ class StudyCells:
     def factors(self) -> frozenset[str]:
         """The keys of levels that are factors, here or where the study was trained."""
         return frozenset((*FACTORS, *self.reference))
+
+
+def completed(cells: Cells, reference: Mapping[str, str]) -> dict[str, CellLevels]:
+    """The cells with the keys that some of them have and that others are too old to have recorded.
+
+    A trial from before there was a factor, or a key of the setting, has what networks did then: the factor's reference,
+    or the key's default.
+    """
+    known = {**{name: str(value) for name, value in DEFAULTS.items()}, **reference}
+    present = {key for cell in cells.values() for key, level in cell.recorded.items() if level}
+    then = {key: level for key, level in known.items() if key in present}
+
+    def filled(levels: Mapping[str, str]) -> Mapping[str, str]:
+        missing = {key: level for key, level in then.items() if not levels.get(key)}
+        whole = {**levels, **missing}
+        # Factors first, then the other keys by name, as the other cells have them.
+        names = sorted(whole, key=lambda key: (key not in reference, "" if key in reference else key))
+        return {name: whole[name] for name in names} if missing else levels
+
+    return {name: CellLevels(filled(cell.recorded), filled(cell.asked)) for name, cell in cells.items()}
 
 
 def published_methods(

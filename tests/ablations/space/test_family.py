@@ -54,6 +54,24 @@ def in_words(cells: StudyCells, pairs: Sequence[Pair]) -> list[str]:
 # ---- the pairs -------------------------------------------------------------------------------------------------------
 
 
+def test_a_cell_from_before_there_was_a_factor_or_a_key_is_compared_as_what_it_was_then() -> None:
+    later = {"rescale": "none", "start": "scratch"}
+    old = [trial(), trial(bn="post")]
+    new = [
+        dataclasses.replace(
+            trial(**{**later, **levels}),
+            reference={**trial().reference, **later},
+            others={"network": {"name": "srresnet", "tail": "full", "groups": 10}},
+        )
+        for levels in ({"rescale": "both"}, {"start": "full"}, {"residual": False})
+    ]
+    cells = planned([*old, *new])
+    assert in_words(cells, family(cells)) == ["residual=false", "bn=post", "rescale=both", "start=full"]
+    (results,) = split_by_task(of_results(list(map(result_of, [*old, *new]))))
+    assert results.study_cells.levels == cells.levels
+    assert in_words(results.study_cells, family(results.study_cells)) == in_words(cells, family(cells))
+
+
 def test_a_family_has_each_intervention_at_the_reference() -> None:
     cells = planned([trial(), trial(bn="post"), trial(residual="block"), trial(bn="post", residual="block")])
     assert in_words(cells, family(cells)) == ["residual=block", "bn=post"]

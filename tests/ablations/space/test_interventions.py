@@ -102,6 +102,50 @@ NAMES = [
         "surrogate=parts.Tri",
     ),
     (intervention(weight=("l1", "irnet")), "The IR-Net weight binariser in place of the l1 one", "weight=irnet"),
+    (
+        intervention(act=("inside", "first")),
+        "Activation after the add in the first unit of each pair in place of before it",
+        "act=first",
+    ),
+    (
+        intervention(residual=("true", "scaled")),
+        "A residual times a number in place of one per convolution",
+        "residual=scaled",
+    ),
+    (
+        intervention(bn=("post", "branch")),
+        "BatchNorm between activation and add in place of one after the convolution",
+        "bn=branch",
+    ),
+    (
+        intervention(threshold=("true", "affine")),
+        "An affine threshold in place of one that only shifts",
+        "threshold=affine",
+    ),
+    (
+        intervention(threshold=("affine", "elastic")),
+        "An elastic threshold in place of an affine one",
+        "threshold=elastic",
+    ),
+    (intervention(weight=("l1", "srb")), "The second-order weight binariser in place of the l1 one", "weight=srb"),
+    (intervention(rescale=("none", "both")), "A rescale by pixel and channel added", "rescale=both"),
+    (
+        intervention(rescale=("both", "doubled")),
+        "A doubled rescale by pixel and channel in place of one by pixel and channel",
+        "rescale=doubled",
+    ),
+    (intervention(start=("scratch", "full")), "A start in full precision added", "start=full"),
+    (
+        intervention(start=("full", "two_step")),
+        "A start with binary signs in place of one in full precision",
+        "start=two_step",
+    ),
+    (intervention(distil=("none", "output")), "Distillation of the output added", "distil=output"),
+    (
+        intervention(start=("scratch", "full"), distil=("attention", "none")),
+        "A start in full precision in place of distillation of attention maps",
+        "start=full distil=none",
+    ),
     (part("head"), "A binary head", "binarize +head"),
     (part("up"), "Binary upsampling", "binarize +up"),
     (Intervention((Change("binarize.tail", "binary", "full"),)), "Without a binary tail", "binarize -tail"),
@@ -253,6 +297,15 @@ def test_a_network_without_binary_parts_has_nothing_of_a_binary_unit_to_lose() -
     (found,) = comparisons(study([{"threshold": False}, {"threshold": False, "binarize": []}]), "threshold=false")
     assert found.intervention.in_words == "A binary body with alignment 65"
     assert found.intervention.as_typed == "align=65 binarize +body threshold=false"
+
+
+@pytest.mark.parametrize("training", [{"start": "full"}, {"distil": "output"}], ids=str)
+def test_a_network_without_binary_parts_has_nothing_of_a_binary_training_to_lose(training: dict[str, object]) -> None:
+    """A network in full precision is recorded as trained from scratch and without a teacher."""
+    (name, level), *_ = training.items()
+    (found,) = comparisons(study([training, {**training, "binarize": []}]), f"{name}={level}")
+    assert found.intervention.in_words.startswith("A binary body with alignment 65")
+    assert found.at_reference == ("binarize=[]", f"{name}={level}")
 
 
 def test_keys_that_are_no_factors_are_compared_like_factors() -> None:

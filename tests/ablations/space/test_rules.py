@@ -4,6 +4,7 @@ Two cells are the same network where training cannot tell them apart, so network
 form, given the same values, and trained. All is in float64, where rounding is far from any difference that is real.
 """
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -13,42 +14,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablations.space.cells import canonical_form, cell_name, census, combinations
+from ablations.space.cells import canonical_form, cell_name
 from ablations.space.factors import AUTO, FACTORS, REFERENCE, Level
 from ablations.space.rules import Backbone, ImpossibleCell, automatic_alignment, rules
 from bbcu.errors import ConfigError
-from bbcu.model.initialisation import generator_for
+from bbcu.model.initialisation import generator_for, initialise
 from bbcu.model.networks import build
 from bbcu.model.parts import Body, NetworkSpec, binary_units
+from bbcu.model.records import OF_TRAINING
 from bbcu.model.specs import UnitSpec
 from bbcu.training.probes import probe
 from tests.harness.builders import drawn
 
 CHANNELS, BLOCKS, SIDE = 4, 1, 8
 SRRESNET, DNCNN = Backbone("srresnet", CHANNELS), Backbone("dncnn", CHANNELS)
-BACKBONES = {"srresnet": SRRESNET, "dncnn": DNCNN}
-SCALES = {"srresnet": 2, "dncnn": 1}
-STEPS = 3
+EDSR, RCAN, RDN = (Backbone(name, CHANNELS, task="sr_x2") for name in ("edsr", "rcan", "rdn"))
+DRUNET, UNET = Backbone("drunet", CHANNELS), Backbone("unet", CHANNELS)
+STEPS = 4
 ROUNDING = 1e-9
+SMALL, LARGE = 25, 4
+"""How many combinations are drawn of the networks of the paper, and of the others, which have more layers."""
+
+EVERY_BACKBONE = (SRRESNET, DNCNN, EDSR, dataclasses.replace(EDSR, tail="light"), RCAN, RDN, DRUNET, UNET)
 LEVELS: dict[str, tuple[Level, ...]] = {name: factor.levels for name, factor in FACTORS.items()}
 LEVELS["align"] = (AUTO, 1.0)
+
+
+def called(backbone: Backbone) -> str:
+    return backbone.network if backbone.tail == "full" else f"{backbone.network} with a {backbone.tail} tail"
+
+
+def draws(backbone: Backbone) -> int:
+    return SMALL if backbone in (SRRESNET, DNCNN) else LARGE
 
 
 def network_of(levels: dict[str, Level], backbone: Backbone, blocks: int = BLOCKS, colours: int = 3) -> nn.Module:
     """The network that these levels ask for as they stand, with every parameter away from where it starts.
 
-    A parameter is moved by its name alone. What BatchNorm learns is moved alike in either place behind the convolution,
+    A parameter is moved by its name alone. What BatchNorm learns is moved alike in any place behind the convolution,
     since it is the same parameter in two cells that a rule merges.
     """
-    factors: dict[str, Any] = dict(levels)
+    factors: dict[str, Any] = {name: level for name, level in levels.items() if name not in OF_TRAINING}
     parts, align = factors.pop("binarize"), factors.pop("align")
     align = automatic_alignment(levels, backbone) if align == AUTO else align
-    scale = SCALES[backbone.network]
-    spec = NetworkSpec(scale, backbone.channels, blocks, UnitSpec.of(factors), align, parts, colours=colours)
+    scale = int(backbone.task[-1]) if backbone.task else 2 if backbone == SRRESNET else 1
+    sizes = {"colours": colours, "groups": 1, "layers": 3, "tail": backbone.tail}
+    spec = NetworkSpec(scale, backbone.channels, blocks, UnitSpec.of(factors), align, parts, **sizes)
     network = build(backbone.network, spec, seed=0).double()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            generator = generator_for(1, name.replace("bn_out", "bn_post"))
+            generator = generator_for(1, name.replace("bn_out", "bn_post").replace("bn_branch", "bn_post"))
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     return network
 
@@ -58,8 +73,8 @@ def pictures(seed: int = 3, side: int = SIDE, colours: int = 3) -> Tensor:
     return torch.rand(2, colours, side, side, generator=generator).double()
 
 
-def trained(network: nn.Module) -> list[Tensor]:
-    """The outputs of a network in training and after it, and the sizes of its first gradients."""
+def trained(network: nn.Module, start: Level = "scratch") -> list[Tensor]:
+    """The outputs of a network in training and after it, and the sizes of its first gradients and of what it learnt."""
     units, x = binary_units(network), pictures()
     optimiser = torch.optim.Adam(network.parameters(), 0.01)
     outputs, gradients = [network.eval()(x).detach()], []
@@ -67,6 +82,8 @@ def trained(network: nn.Module) -> list[Tensor]:
         network.train()
         for unit in units:
             unit.set_progress(step / STEPS)
+            is_binary = start == "scratch" or 2 * step >= STEPS
+            unit.binary_weights, unit.binary_signs = is_binary, is_binary or start == "two_step"
         optimiser.zero_grad()
         output = network(x)
         F.l1_loss(output, pictures(4, output.shape[-1])).backward()
@@ -76,16 +93,17 @@ def trained(network: nn.Module) -> list[Tensor]:
         optimiser.step()
         for unit in units:
             unit.after_step()
-    told = torch.stack([gradient.abs().sum() for gradient in gradients])
-    return [*outputs, network.eval()(x).detach(), told]
+    learnt = [parameter.detach() for parameter in network.parameters() if parameter.grad is not None]
+    told = [torch.stack([values.abs().sum() for values in each]) for each in (gradients, learnt) if each]
+    return [*outputs, network.eval()(x).detach(), *told]
 
 
 def outcome(levels: dict[str, Level], backbone: Backbone) -> list[Tensor]:
-    return trained(network_of(levels, backbone))
+    return trained(network_of(levels, backbone), levels["start"])
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    """Whether two outcomes are equal; gradients count if both have as many parameters."""
+    """Whether two outcomes are equal; gradients and parameters count if both have as many."""
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.shape == b.shape]
     return all(torch.allclose(a, b, rtol=ROUNDING, atol=ROUNDING) for a, b in pairs)
 
@@ -107,6 +125,12 @@ MERGED = [
         {"binarize": (), "bn": "post", "weight": "plain", "act_fn": "relu", "residual": False, "threshold": False},
         {"binarize": ()},
         id="nothing is binary",
+    ),
+    pytest.param(
+        SRRESNET,
+        {"binarize": (), "rescale": "both", "start": "full", "distil": "output", "bn": "branch", "act": "first"},
+        {"binarize": ()},
+        id="nothing is binary, nor starts in full precision",
     ),
     pytest.param(SRRESNET, {"act": "none", "act_fn": "relu"}, {"act": "none"}, id="no activation"),
     *(
@@ -134,7 +158,7 @@ MERGED = [
             {"residual": False, "act_fn": act_fn, "binarize": ("body", "up", "tail")},
             id=f"no add: {act_fn}",
         )
-        for act_fn in ("rprelu", "prelu", "relu", "hardtanh")
+        for act_fn in ("rprelu", "prelu", "relu", "hardtanh", "leaky", "maxout")
     ),
     pytest.param(
         SRRESNET,
@@ -142,6 +166,28 @@ MERGED = [
         {"residual": False, "act": "none", "bn": "post"},
         id="BatchNorm next to itself",
     ),
+    pytest.param(
+        SRRESNET, {"act": "none", "bn": "branch"}, {"act": "none", "bn": "post"}, id="no activation to stand behind"
+    ),
+    pytest.param(
+        SRRESNET, {"residual": False, "bn": "branch"}, {"residual": False, "bn": "out"}, id="no add to stand before"
+    ),
+    *(
+        pytest.param(
+            SRRESNET, {"act": "first", "binarize": parts}, {"act": "none", "binarize": parts}, id=f"no pairs: {parts}"
+        )
+        for parts in (("head",), ("up",), ("tail",))
+    ),
+    *(
+        pytest.param(
+            backbone,
+            {"binarize": ("tail",)},
+            {"binarize": ("tail",), "residual": False},
+            id=f"no residual: {called(backbone)}",
+        )
+        for backbone in (EDSR, RCAN, RDN)
+    ),
+    pytest.param(RDN, {"residual": "block"}, {"residual": True}, id="an RDN has no pairs"),
     *(
         pytest.param(
             SRRESNET,
@@ -150,6 +196,21 @@ MERGED = [
             id=f"the skip of the tail is the network's: {bn}",
         )
         for bn in ("none", "pre", "post")
+    ),
+    pytest.param(
+        UNET,
+        {"binarize": ("tail",), "residual": False},
+        {"binarize": ("tail",)},
+        id="the skip of the tail is the network's: unet",
+    ),
+    *(
+        pytest.param(
+            backbone,
+            {"binarize": ("tail",), "bn": "branch", "residual": residual},
+            {"binarize": ("tail",), "bn": "out", "residual": False},
+            id=f"before the skip or at the output of the unit: {called(backbone)}, {residual}",
+        )
+        for backbone, residual in ((SRRESNET, True), (SRRESNET, "block"), (UNET, True))
     ),
 ]
 
@@ -162,6 +223,7 @@ def test_cells_that_are_merged_train_alike(backbone: Backbone, one: dict[str, Le
 
 
 def test_every_merging_rule_is_tested() -> None:
+    """Of rules with one reason, one is enough here; the rows above have each."""
     found = {reason for row in MERGED for reason in canonical_form(asked(**row.values[1]), row.values[0])[1]}  # type: ignore[arg-type]
     assert found == {rule.reason for rule in rules().merging}
 
@@ -189,6 +251,17 @@ def test_every_merging_rule_is_tested() -> None:
             {"align": 8.0, "residual": False}, {"align": 1.0, "residual": False}, id="alignment of bits alone"
         ),
         pytest.param({"weight": "l1mag"}, {"weight": "l1"}, id="a gradient that Adam scales"),
+        pytest.param({"weight": "sign"}, {"weight": "plain"}, id="a cut of the latent weights"),
+        pytest.param({"bn": "branch"}, {"bn": "out"}, id="an add behind it"),
+        pytest.param({"bn": "branch", "act_fn": "leaky"}, {"bn": "post", "act_fn": "leaky"}, id="a kink before it"),
+        pytest.param({"act": "first"}, {"act": "none"}, id="pairs in the body"),
+        pytest.param({"residual": "scaled"}, {"residual": True}, id="a number that is learnt"),
+        pytest.param(
+            {"residual": "scaled", "binarize": ("tail",)}, {"binarize": ("tail",)}, id="a number that scales the skip"
+        ),
+        pytest.param({"bn": "post", "weight": "srb"}, {"bn": "post"}, id="two scales, one of which BatchNorm hides"),
+        pytest.param({"bn": "post", "rescale": "channel"}, {"bn": "post"}, id="factors of each picture"),
+        pytest.param({"start": "two_step"}, {"start": "full"}, id="signs from the start"),
     ],
 )
 def test_similar_cells_that_are_not_merged_train_differently(one: dict[str, Level], other: dict[str, Level]) -> None:
@@ -305,12 +378,137 @@ def test_a_binary_head_sees_a_picture_with_a_threshold_or_batchnorm(change: dict
     assert entropies(levels, SRRESNET)["head.unit"] > 0
 
 
+@pytest.mark.parametrize("backbone", [RDN, UNET, DRUNET], ids=called)
+def test_a_binary_head_of_a_network_that_sees_the_picture_is_blind(backbone: Backbone) -> None:
+    levels = asked(binarize=("head",), threshold=False)
+    assert not possible(levels, backbone)
+    assert entropies(levels, backbone) == {"head.unit": 0}
+
+
+@pytest.mark.parametrize("backbone", [EDSR, RCAN], ids=called)
+def test_a_binary_head_sees_a_picture_from_which_the_mean_is_subtracted(backbone: Backbone) -> None:
+    levels = asked(binarize=("head",), threshold=False)
+    assert possible(levels, backbone)
+    assert entropies(levels, backbone)["head.unit"] > 0
+
+
+UPSAMPLING = [
+    pytest.param(EDSR, ("up",), set(), id="one unit, after a convolution"),
+    pytest.param(EDSR, ("up", "tail"), {"tail"}, id="and the tail"),
+    pytest.param(dataclasses.replace(EDSR, task="sr_x4"), ("up",), {"up.stages.1"}, id="two units"),
+    pytest.param(UNET, ("up",), set(), id="units with stages between them"),
+    pytest.param(DRUNET, ("up", "tail"), set(), id="a skip before the tail"),
+]
+"""Networks, binary parts, and the units whose bits are all positive if the output of a unit is."""
+
+
+@pytest.mark.parametrize(("backbone", "parts", "blind"), UPSAMPLING)
+def test_bits_of_upsampling_are_all_positive_where_a_unit_follows_a_unit(
+    backbone: Backbone, parts: tuple[str, ...], blind: set[str]
+) -> None:
+    levels = asked(act="after", act_fn="relu", threshold=False, binarize=parts)
+    assert possible(levels, backbone) == (not blind)
+    assert {name for name, entropy in entropies(levels, backbone).items() if entropy == 0} == blind
+
+
+@pytest.mark.parametrize("act", ["first", "after"])
+def test_a_relu_after_the_add_blinds_the_second_unit_of_each_pair(act: str) -> None:
+    levels = asked(act=act, act_fn="relu", threshold=False)
+    assert not possible(levels, SRRESNET)
+    assert {"body.units.1", "body.units.3"} <= {
+        name for name, entropy in entropies(levels, SRRESNET).items() if entropy == 0
+    }
+    assert possible({**levels, "act_fn": "leaky"}, SRRESNET)
+    assert all(entropies({**levels, "act_fn": "leaky"}, SRRESNET).values())
+
+
+def test_inside_an_rdn_most_bits_after_a_relu_are_positive() -> None:
+    """Only the first convolution of a block has a residual, so the others hand on what the ReLU leaves."""
+    levels = asked(act_fn="relu", threshold=False)
+    assert not possible(levels, RDN)
+    bits: list[Tensor] = []
+    network = network_of(levels, RDN)
+    last = network.get_submodule("body.blocks.0.layers.2")
+    with last.surrogate.register_forward_hook(lambda *passed: bits.append(passed[-1])):  # type: ignore[union-attr, operator]
+        network(pictures())
+    own, first, second = bits[0].unflatten(1, (3, CHANNELS)).unbind(1)
+    assert bool((own < 0).any() and (first < 0).any())
+    assert bool((second > 0).all())
+
+
+@pytest.mark.parametrize("threshold", ["affine", "elastic", "adaptive", "dynamic"])
+def test_every_threshold_shifts_what_a_sign_is_taken_of(threshold: str) -> None:
+    levels = asked(act="after", act_fn="relu", threshold=threshold)
+    assert possible(levels, SRRESNET)
+    assert sum(entropy > 0 for entropy in entropies(levels, SRRESNET).values()) > 1
+
+
+@pytest.mark.parametrize(("act", "residual"), [("after", True), ("first", True), ("first", "scaled")])
+def test_between_activation_and_add_there_is_a_place_only_before_the_add(act: str, residual: Level) -> None:
+    """The unit has its BatchNorm there only if its activation stands before the add."""
+    levels = asked(bn="branch", act=act, residual=residual)
+    assert not possible(levels, SRRESNET)
+    assert possible({**levels, "act": "inside"}, SRRESNET)
+    unit, x = body_of(act=act, bn="branch").units[0], stream()
+    with torch.no_grad():
+        unit.bn_branch.weight.zero_()
+        unit.bn_branch.bias.zero_()
+    assert not torch.equal(unit(x, x), x), "bn_branch is not used"
+
+
+@pytest.mark.parametrize("residual", [False, "block"])
+def test_an_activation_in_the_first_of_a_pair_needs_the_add_of_the_first(residual: Level) -> None:
+    levels = asked(act="first", residual=residual)
+    assert not possible(levels, SRRESNET)
+    assert possible({**levels, "residual": "scaled"}, SRRESNET)
+    with_first, without = (body_of(act=act, residual=residual) for act in ("first", "inside"))
+    torch.testing.assert_close(with_first.units[0](stream()), without.units[0](stream()))
+
+
+@pytest.mark.parametrize("rescale", ["channel", "both", "doubled", "statistics"])
+def test_factors_of_channels_need_a_channel_of_the_output_for_each_of_the_input(rescale: str) -> None:
+    for parts, backbone in ((("tail",), SRRESNET), (("body",), RDN), (("up",), UNET)):
+        assert not possible(asked(rescale=rescale, binarize=parts), backbone)
+        assert possible(asked(rescale="squeeze", binarize=parts), backbone)
+        units = binary_units(network_of(asked(rescale=rescale, binarize=parts), backbone))
+        assert any(unit.out_channels < unit.in_channels for unit in units)
+    assert possible(asked(rescale=rescale, binarize=("head", "body", "up")), SRRESNET)
+    units = binary_units(network_of(asked(rescale=rescale, binarize=("head", "up")), SRRESNET))
+    assert all(unit.out_channels >= unit.in_channels for unit in units)
+
+
+@pytest.mark.parametrize("weight", FACTORS["weight"].levels)
+def test_a_binary_network_starts_from_full_precision_weights_of_about_its_own_size(weight: str) -> None:
+    unit = Body(NetworkSpec(2, 64, 1, UnitSpec(weight=weight, act="none"))).units[0]
+    initialise(unit, 0)
+    jump = float((unit.binariser(unit.weight).norm() / unit.weight.norm()).detach())
+    for start in ("full", "two_step"):
+        assert possible(asked(start=start, weight=weight, bn="none"), SRRESNET) == (0.5 < jump < 2)
+        assert possible(asked(start=start, weight=weight, bn="out"), SRRESNET) == (0.5 < jump < 2)
+        assert possible(asked(start=start, weight=weight, bn="out", residual=False), SRRESNET)
+        assert possible(asked(start=start, weight=weight, bn="post"), SRRESNET)
+
+
+@pytest.mark.parametrize("backbone", [EDSR, RCAN, RDN], ids=called)
+def test_a_light_tail_has_no_upsampling_to_binarise(backbone: Backbone) -> None:
+    levels, light = asked(binarize=("body", "up")), dataclasses.replace(backbone, tail="light")
+    assert possible(levels, backbone)
+    assert not possible(levels, light)
+    with pytest.raises(ConfigError, match="light tail"):
+        network_of(levels, light)
+
+
 def test_every_impossible_rule_is_tested() -> None:
     refused = [
         (asked(binarize=("up",)), DNCNN),
+        (asked(binarize=("up",)), dataclasses.replace(EDSR, tail="light")),
         (asked(act="after", act_fn="hardtanh"), SRRESNET),
         (asked(act="after", act_fn="relu", threshold=False), SRRESNET),
         (asked(binarize=("head",), threshold=False), SRRESNET),
+        (asked(bn="branch", act="after"), SRRESNET),
+        (asked(act="first", residual="block"), SRRESNET),
+        (asked(rescale="channel", binarize=("tail",)), SRRESNET),
+        (asked(start="full", weight="plain"), SRRESNET),
     ]
     reasons = set()
     for levels, backbone in refused:
@@ -333,50 +531,36 @@ def sampled(backbone: Backbone, count: int) -> Iterator[tuple[dict[str, Level], 
             yield levels, canonical_form(levels, backbone)[0]
 
 
-@pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE, ids=called)
 def test_combinations_train_like_their_canonical_form(backbone: Backbone) -> None:
     changed = 0
-    for levels, form in sampled(backbone, 75):
+    for levels, form in sampled(backbone, draws(backbone)):
         settled_levels = {**levels, "align": form["align"]}
         if settled_levels != form:
             changed += 1
             assert same(outcome(settled_levels, backbone), outcome(form, backbone)), cell_name(settled_levels)
-    assert changed > 20
+    assert changed >= draws(backbone) / 4
 
 
-@pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE, ids=called)
 def test_combinations_that_differ_by_one_level_and_are_not_merged_do_not_train_alike(backbone: Backbone) -> None:
+    """But for ``distil``, whose levels differ by what a teacher adds to the loss."""
     draw, compared = random.Random(0), 0
-    for _, form in sampled(backbone, 75):
-        name = draw.choice(list(LEVELS))
+    for _, form in sampled(backbone, draws(backbone)):
+        name = draw.choice([name for name in LEVELS if name != "distil"])
         neighbour = {**form, name: draw.choice([level for level in LEVELS[name] if level != form[name]])}
         if possible(neighbour, backbone) and (other := canonical_form(neighbour, backbone)[0]) != form:
             compared += 1
             assert not same(outcome(form, backbone), outcome(other, backbone)), (
                 f"{cell_name(form)} | {cell_name(other)}"
             )
-    assert compared > 40
+    assert compared >= draws(backbone) / 4
 
 
-@pytest.mark.parametrize("backbone", [SRRESNET, DNCNN], ids=["srresnet", "dncnn"])
-def test_canonical_forms_are_stable_over_the_whole_space_and_counted_by_the_census(backbone: Backbone) -> None:
-    forms: set[tuple[Level, ...]] = set()
-    total = refused = 0
-    for levels in combinations(LEVELS):
-        total += 1
-        try:
-            form, _ = canonical_form(levels, backbone)
-        except ImpossibleCell:
-            refused += 1
-            continue
-        if (key := tuple(form.values())) not in forms:
-            assert canonical_form(form, backbone) == (form, ())
-            forms.add(key)
-    counted = census(backbone)
-    assert (counted.combinations, counted.impossible, counted.cells) == (total, refused, len(forms))
-    assert counted.duplicates == total - refused - len(forms)
-    forbidding = {rule.reason for rule in rules().impossible}
-    assert sum(number for reason, number in counted.by_reason.items() if reason in forbidding) == refused
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE, ids=called)
+def test_canonical_forms_are_stable(backbone: Backbone) -> None:
+    for _, form in sampled(backbone, 200):
+        assert canonical_form(form, backbone) == (form, ())
 
 
 # --- the same functions, and yet not the same networks ----------------------------------------------------------------
@@ -439,12 +623,28 @@ def test_a_bias_before_batchnorm_has_no_effect() -> None:
     torch.testing.assert_close(network(x), before)
 
 
-@pytest.mark.parametrize("weight", ["l1mag", "plain"])
-def test_batchnorm_behind_the_convolution_hides_the_scale_of_the_weights_but_not_from_the_training(weight: str) -> None:
-    one, other = asked(bn="post"), asked(bn="post", weight=weight)
-    first, second = outcome(one, SRRESNET), outcome(other, SRRESNET)
-    torch.testing.assert_close(first[1], second[1], rtol=1e-3, atol=1e-3)
-    assert not same(first, second)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(
+            pytest.param({}, {"weight": weight}, id=f"l1 and {weight}")
+            for weight in ("l1mag", "plain", "sign", "reste")
+        ),
+        pytest.param({"weight": "irnet"}, {"weight": "recu"}, id="irnet and recu"),
+        pytest.param({"rescale": "both"}, {"rescale": "doubled"}, id="both and doubled"),
+    ],
+)
+def test_batchnorm_behind_the_convolution_hides_its_scale_but_not_from_the_training(
+    one: dict[str, Level], other: dict[str, Level]
+) -> None:
+    first, second = (network_of(asked(bn="post", **levels), SRRESNET) for levels in (one, other))
+    with torch.no_grad():
+        for unit in binary_units(second):
+            if "gain" in dict(unit.binariser.named_parameters()):
+                unit.binariser.gain.abs_()
+    # BatchNorm adds 1e-5 to a variance, which turns over a few bits.
+    assert (first(pictures()) - second(pictures())).abs().mean() < 1e-3
+    assert not same(trained(first), trained(second))
 
 
 def test_the_shift_of_batchnorm_and_the_shift_into_rprelu_are_one() -> None:
