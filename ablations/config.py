@@ -118,18 +118,23 @@ class DataConfig:
 
 @dataclass
 class EvaluationConfig:
-    """How a trained network is run on whole pictures; see :class:`bbcu.training.evaluation.Evaluation`."""
+    """How a trained network is run on whole pictures; see :class:`bbcu.training.evaluation.Evaluation`.
+
+    ``metrics`` are the dotted paths of the user's own metrics, which are scored beside PSNR and SSIM; see
+    :mod:`ablations.trial.own_metrics`. They are part of no cell.
+    """
 
     self_ensemble: bool = DEFAULTS["evaluation.self_ensemble"]
     tile: int = number(least=0, most=10**6)
+    metrics: list[str] = field(default_factory=list)
 
 
 @dataclass
 class TrainConfig:
     """How a trial trains; see :class:`bbcu.training.settings.TrainSettings`.
 
-    All of it is part of a cell but ``compile``, which moves results by no more than rounding, and ``cuda_graph``,
-    ``int8`` and ``native``, which do not move them.
+    ``distil_weight`` is part of a cell with ``distil``. All else is part of every cell but ``compile``, which moves
+    results by no more than rounding, and ``cuda_graph``, ``int8`` and ``native``, which do not move them.
     """
 
     steps: int = number(least=1, most=10**9)
@@ -142,6 +147,7 @@ class TrainConfig:
     cuda_graph: Any = MISSING
     int8: Any = MISSING
     native: Any = "auto"
+    distil_weight: Any = DEFAULTS["train.distil_weight"]
 
 
 @dataclass

@@ -30,7 +30,17 @@ from ablations.trial.identity import backbone_of, check_runnable, setting_of
 from bbcu.errors import ConfigError, shown
 
 NOT_IN_A_CELL = {
-    *("outputs", "tracking", "device", "threads", "progress", "evaluation.tile", "on_change", "session"),
+    *(
+        "outputs",
+        "tracking",
+        "device",
+        "threads",
+        "progress",
+        "evaluation.tile",
+        "evaluation.metrics",
+        "on_change",
+        "session",
+    ),
     *("study.pairing", "measure", "cost", "trainings"),
 }
 """The keys that say where and how to run, or how the results are compared, and are never part of a cell."""
@@ -43,6 +53,11 @@ class SharedConfig:
     config: Config
     setting: Mapping[str, Any]
     network: str
+
+    @classmethod
+    def of(cls, config: Config, setting: Mapping[str, Any]) -> "SharedConfig":
+        of_network = {key: value for key, value in setting.items() if key not in ("train", "data", "evaluation")}
+        return cls(config, setting, json.dumps(of_network, sort_keys=True))
 
 
 class FactorInterpolated(Exception):
@@ -92,8 +107,7 @@ class Composer:
             raise ConfigError("study.pairing: one study compares its cells in one way; give it one value")
         self.study = config.study
         setting = setting_of(config, data_of(config).fingerprint)
-        of_network = {key: value for key, value in setting.items() if key not in ("train", "data", "evaluation")}
-        self._shared[row] = SharedConfig(config, setting, json.dumps(of_network, sort_keys=True))
+        self._shared[row] = SharedConfig.of(config, setting)
         identity = (json.dumps(setting, sort_keys=True), config.seed)
         return RowDefaults(config.levels, backbone_of(config), identity, known_of(config))
 

@@ -27,6 +27,7 @@ from ablations.storage.folder import Identity, TrialFolder
 from ablations.storage.plans import refuse_other_pairing, refuse_other_rule
 from ablations.trial.data import fingerprint_of_tests
 from ablations.trial.identity import Trial, check_network, check_runnable, trial_of
+from ablations.trial.teachers import config_of_teacher, row_of_teacher, setting_of_teacher
 from bbcu.errors import ConfigError
 from bbcu.passwords import masked
 
@@ -34,19 +35,36 @@ SHARING_KEYS = ("seed", "align", "train.steps", "train.lr", "train.schedule")
 """The keys that change nothing of the code that units compile to. So does the data, but it is rarely swept."""
 
 
+COSTED = ("binarize", "threshold", "weight", "rescale")
+"""The factors whose levels change the cost that the paper counts, or whether a network can be built."""
+
+
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial with its identity, overrides and config; trials of one ``structure`` have networks of the same cost."""
+    """A trial with its identity, overrides and config; trials of one ``structure`` have networks of the same cost.
+
+    ``only_teaches`` says that the design does not list it: it is trained because others need it as their teacher.
+    """
 
     trial: Trial
     identity: Identity
     overrides: tuple[str, ...]
     config: Config
     structure: Hashable
+    only_teaches: bool = False
 
     @property
     def folder(self) -> TrialFolder:
         return TrialFolder(Path(self.config.outputs), self.trial.study, *self.identity)
+
+    @property
+    def teacher(self) -> Identity | None:
+        """The trial that must have a result before this one is trained, if there is one."""
+        return None if self.trial.teacher is None else (self.trial.teacher, self.trial.seed)
+
+    def record(self) -> dict[str, Any]:
+        """The trial as a row of ``plan.json``."""
+        return {**self.trial.facts(), **({"only_teaches": True} if self.only_teaches else {})}
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class Plan:
     """Every trial of a sweep, what is left out, and the design; ``unused_conditions`` left out nothing.
 
     ``pairing`` says that the study compares its cells seed by seed. With a stopping ``rule`` the trials are those up to
-    the last look, of which the sweep trains what it needs.
+    the last look, of which the sweep trains what it needs. Each teacher comes before what it teaches.
     """
 
     study: str
@@ -75,6 +93,11 @@ class Plan:
     trials: list[PlannedTrial] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     unused_conditions: tuple[str, ...] = ()
+
+    @property
+    def listed(self) -> list[PlannedTrial]:
+        """The trials that the design lists, without those that only teach others."""
+        return [entry for entry in self.trials if not entry.only_teaches]
 
 
 def make_plan(
@@ -90,10 +113,11 @@ def make_plan(
     composer = Composer(master, config_loader)
     found = composer.outline(listing.rows, options.exclude)
     check_complete(listing, found)
-    cells = {row: cell_of(row, composer) for row in found.kept}
-    if not cells:
+    every = {row: cell_of(row, composer) for row in found.kept}
+    if not every:
         reasons = "; ".join(sorted({row.reason for row in found.left_out}))
         raise ConfigError(f"no cell of this sweep can be trained: {reasons}")
+    cells, unused_weights = without_unused_weights(every)
     check_networks(cells.values())
     design = design_record(options, listing)
     rule = rule_of_cells(options, cells, design)
@@ -107,7 +131,7 @@ def make_plan(
         design=design,
         rule=rule,
         trials=trials,
-        left_out=[left_out_of(row, composer, cells) for row in found.left_out],
+        left_out=[left_out_of(row, composer, every) for row in (*found.left_out, *unused_weights)],
         unused_conditions=found.unused_conditions,
     )
 
@@ -151,7 +175,7 @@ class RowPlanner:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A row that is a cell of its own, with its config and its trial under the first seed.
+    """A row that is a cell of its own, with its config, its trial under the first seed, and its teacher if it has one.
 
     Cells of one ``code`` have units that compile to the same code.
     """
@@ -162,26 +186,47 @@ class PlannedCell:
     structure: Hashable
     code: Hashable
     key: str
+    teacher: "PlannedCell | None" = None
 
 
 def cell_of(row: Row, composer: Composer) -> PlannedCell:
-    config, shared = composer.config_of(row)
+    return planned_cell(row, *composer.config_of(row))
+
+
+def planned_cell(row: Row, config: Config, shared: SharedConfig) -> PlannedCell:
+    """The cell of a config whose row has these overrides."""
     trial = trial_of(config, shared.setting)
-    return PlannedCell(row, config, trial, structure_of(trial, shared), code_of_units(trial, shared), trial.cell.key)
+    teacher = None
+    if trial.teacher is not None:
+        setting = setting_of_teacher(shared.setting)
+        own = config_of_teacher(config)
+        teacher = planned_cell(row_of_teacher(row), own, SharedConfig.of(own, setting))
+    structure, code = structure_of(trial, shared), code_of_units(trial, shared)
+    return PlannedCell(row, config, trial, structure, code, trial.cell.key, teacher)
+
+
+def without_unused_weights(cells: Mapping[Row, PlannedCell]) -> tuple[dict[Row, PlannedCell], list[LeftOutRow]]:
+    """Leave out each cell that differs from an earlier one only by a weight of distillation that changes nothing."""
+    first: dict[Identity, Row] = {}
+    left_out = []
+    for row, cell in cells.items():
+        if first.setdefault(cell.trial.identity, row) is not row:
+            left_out.append(LeftOutRow(row, "train.distil_weight changes nothing here", first[cell.trial.identity]))
+    return {row: cells[row] for row in first.values()}, left_out
 
 
 def structure_of(trial: Trial, shared: SharedConfig) -> Hashable:
     """What decides whether a network can be built and what it costs, so that each is built once and not in each cell.
 
-    Of the factors, that is the binary parts and classes of the user's own. A unit or a network of the user's may depend
-    on every factor.
+    Of the factors, that is ``COSTED`` and classes of the user's own. A unit or a network of the user's may depend on
+    every factor.
     """
     factors, network = trial.cell.factors, trial.cell.setting["network"]
     declared = any(FACTORS[name].unit and level != FACTORS[name].reference for name, level in factors.items())
     if declared or "." in network["name"] + network.get("unit", ""):
         return shared.network, *factors.values()
     own = (level for level in factors.values() if isinstance(level, str) and "." in level)
-    return shared.network, factors["binarize"], *own
+    return shared.network, *(factors[name] for name in COSTED), *own
 
 
 def code_of_units(trial: Trial, shared: SharedConfig) -> Hashable:
@@ -210,8 +255,9 @@ def expected_sharing(swept: Mapping[str, Sequence[str]], options: SweeperConfig)
 
 
 def check_networks(cells: Iterable[PlannedCell]) -> None:
-    """Raise ConfigError if a network cannot be built; each structure is built once."""
-    for cell in {cell.structure: cell for cell in cells}.values():
+    """Raise ConfigError if a network or its teacher cannot be built; each structure is built once."""
+    every = [one for cell in cells for one in (cell, cell.teacher) if one is not None]
+    for cell in {cell.structure: cell for cell in every}.values():
         check_network(cell.trial)
 
 
@@ -247,7 +293,7 @@ def trials_under(rule: StoppingRule, cells: Mapping[Row, PlannedCell]) -> list[P
 def trials_of(
     cells: Mapping[Row, PlannedCell], replicates: int, shared: Mapping[Hashable, int], option: str = "replicates"
 ) -> list[PlannedTrial]:
-    """Every cell under the first seed, then every cell under the next; each trial once.
+    """Every cell under the first seed, then every cell under the next; each trial once, after that of its teacher.
 
     ``shared`` is how many trainings share each code, as :func:`sharing` returns it.
     Raises ConfigError for more trials than a sweep may have, and for a seed beyond the last; ``option`` is the one that
@@ -261,18 +307,31 @@ def trials_of(
             f"hydra.sweeper.{option}={replicates}: with {len(cells)} cells, more than {MAX_ROWS} trials, the most of "
             "a sweep"
         )
-    trials: dict[Identity, PlannedTrial] = {}
+    found = []
     # A whole replicate comes before the next, so a sweep that is stopped leaves whole replicates.
-    for replicate, (row, cell) in itertools.product(range(replicates), cells.items()):
+    for replicate, cell in itertools.product(range(replicates), cells.values()):
         seed = cell.trial.seed + replicate
-        identity = (cell.key, seed)
-        if identity not in trials:
-            trial = dataclasses.replace(cell.trial, seed=seed)
-            subdir = f"hydra.sweep.subdir={trial.study}/{cell.key}/seed{seed}"
-            own = (*row, f"seed={seed}", f"trainings={shared[cell.code]}", subdir)
-            config = dataclasses.replace(cell.config, seed=seed, trainings=shared[cell.code])
-            trials[identity] = PlannedTrial(trial, identity, own, config, cell.structure)
-    return list(trials.values())
+        if cell.teacher is not None:
+            found.append(dataclasses.replace(planned_trial(cell.teacher, seed, 1), only_teaches=True))
+        found.append(planned_trial(cell, seed, shared[cell.code]))
+    return each_once(found)
+
+
+def planned_trial(cell: PlannedCell, seed: int, trainings: int) -> PlannedTrial:
+    trial = dataclasses.replace(cell.trial, seed=seed)
+    subdir = f"hydra.sweep.subdir={trial.study}/{cell.key}/seed{seed}"
+    own = (*cell.row, f"seed={seed}", f"trainings={trainings}", subdir)
+    config = dataclasses.replace(cell.config, seed=seed, trainings=trainings)
+    return PlannedTrial(trial, trial.identity, own, config, cell.structure)
+
+
+def each_once(trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
+    """Every trial in the place where it comes first, as the design lists it if it does."""
+    found: dict[Identity, PlannedTrial] = {}
+    for entry in trials:
+        if found.setdefault(entry.identity, entry).only_teaches:
+            found[entry.identity] = entry
+    return list(found.values())
 
 
 def study_cells(cells: Collection[PlannedCell | PlannedTrial], design: Mapping[str, Any]) -> list[StudyCells]:
@@ -309,6 +368,6 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "rule": None if plan.rule is None else plan.rule.record(),
         "cost": dataclasses.asdict(plan.trials[0].config.cost),
         "reference": plan.trials[0].trial.facts()["reference"],
-        "trials": [entry.trial.facts() for entry in plan.trials],
+        "trials": [entry.record() for entry in plan.trials],
         "left_out": [vars(entry) for entry in plan.left_out],
     }

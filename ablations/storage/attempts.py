@@ -5,6 +5,7 @@
 study's ``plan.json`` lists them.
 """
 
+import contextlib
 import dataclasses
 import enum
 import logging
@@ -15,7 +16,8 @@ from typing import Any
 
 from ablations.storage.files import DamagedFile, read_sealed, write_sealed
 from ablations.storage.folder import TrialFolder
-from ablations.storage.lease import Lease, living_lease, this_host
+from ablations.storage.lease import Lease, living_lease, this_host, trial_lock
+from bbcu.errors import BbcuError
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +157,14 @@ def end_attempt(folder: TrialFolder, state: State, reason: str = "", **changes: 
     """
     ended = max([time.time(), *(attempt.began for attempt in history_of(folder).attempts[-1:])])
     update_attempt(folder, state=state, reason=reason, ended=ended, **changes)
+
+
+def record_failure(folder: TrialFolder, name: str, reason: str) -> None:
+    """Record that the trial called ``name`` failed before it could begin, unless another process runs it."""
+    # On a full disk even this may fail, and the trial then counts as one that has not begun.
+    with contextlib.suppress(BbcuError, OSError), trial_lock(folder, name):
+        begin_attempt(folder)
+        end_attempt(folder, State.FAILED, reason)
 
 
 def closed_attempt(attempt: Attempt, folder: TrialFolder) -> Attempt:

@@ -117,13 +117,21 @@ class TrialFolder:
 
     def check_checkpoint(self) -> None:
         """Raise DamagedFile unless the trial's checkpoint is the one that its result was written with."""
-        from ablations.storage import formats
-
-        result = read_sealed(self.result_path, formats.Result) or {}
-        checksum = result.get("files", {}).get(self.checkpoint_path.name)
+        checksum = self._recorded_checksum()
         if checksum is None:
             raise DamagedFile(self.checkpoint_path, "result.json has no checksum of it")
         _check_file(self.checkpoint_path, checksum)
+
+    def checkpoint_checksum(self) -> str | None:
+        """Return the SHA-256 of the checkpoint that the trial's result was written with, None without a result."""
+        return None if self.result() is None else self._recorded_checksum()
+
+    def _recorded_checksum(self) -> str | None:
+        from ablations.storage import formats
+
+        result = read_sealed(self.result_path, formats.Result) or {}
+        checksum: str | None = result.get("files", {}).get(self.checkpoint_path.name)
+        return checksum
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json`` with its checksum and those of the trial's curve and checkpoint."""
@@ -213,11 +221,6 @@ def trial_folders(outputs: Path, study: str) -> list[TrialFolder]:
     return [folder for folder in folders if folder.path.is_dir()]
 
 
-def is_current(result: Mapping[str, Any] | None, *, code: str, on_change: str) -> bool:
-    """Return whether a result may be reused: the code with the fingerprint ``code`` made it, or ``on_change=keep``."""
-    return result is not None and (on_change == "keep" or result["provenance"].get("code") == code)
-
-
 def mean_psnr(result: Mapping[str, Any]) -> float:
     """Return a result's PSNR in dB, the mean over its test sets."""
     return statistics.fmean(scores["psnr_db"] for scores in result["metrics"].values())
@@ -228,5 +231,6 @@ def steps_of(result: Mapping[str, Any]) -> int:
     return int(result["setting"].get("train", {}).get("steps", 0))
 
 
-METRICS = ("psnr_db", "ssim")
-"""The metrics of a test set, as ``result.json`` names them."""
+def metrics_in(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a test set by their names in ``result.json``, without those of its pictures."""
+    return {name: value for name, value in scores.items() if name != "images"}

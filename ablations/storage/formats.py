@@ -48,6 +48,7 @@ def _price(text: str) -> str:
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Moment = Annotated[float, Field(ge=0, lt=YEAR_10000, allow_inf_nan=False)]
 """Seconds since the epoch."""
 Process = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -81,10 +82,14 @@ class Format(BaseModel):
 
 
 class Score(Format):
-    """The scores of a picture, or the mean over a test set."""
+    """The scores of a picture, or the mean over a test set: PSNR and SSIM, and numbers by any other name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Finite]
 
     psnr_db: Psnr
     ssim: Ssim
+    psnr_rgb_db: Psnr | None = None
 
 
 class SetScore(Score):
@@ -130,12 +135,21 @@ class Setting(Format):
 
 
 class Provenance(Format):
-    """What made a result, and how its latency was measured or why it was not."""
+    """What made a result, how its latency was measured or why it was not, and the code of the user's own metrics."""
 
     git: str
     dirty: bool
     code: str | None = None
     latency: dict[str, str | int] | None = None
+    metrics: dict[str, str] | None = None
+
+
+class Taught(Format):
+    """The trial that teaches another, with the SHA-256 of the checkpoint that it did so with, once it has."""
+
+    cell: Key
+    seed: Whole
+    checkpoint: Key | None = None
 
 
 class Files(Format):
@@ -167,6 +181,7 @@ class Result(Format):
     probes: dict[str, Any]
     provenance: Provenance
     dead: bool | str | None = None
+    teacher: Taught | None = None
     files: Files | None = None
 
     @model_validator(mode="after")
@@ -207,6 +222,8 @@ class PlannedTrial(Format):
     levels: Levels
     reference: Levels = {}
     setting: PlannedSetting
+    teacher: Taught | None = None
+    only_teaches: bool = False
     planned_at: Moment | None = None
 
 

@@ -116,7 +116,7 @@ def _merged(before: Mapping[str, Any], plan: Mapping[str, Any], now: float) -> d
     merged = dict(plan)
     for name, keys in (("trials", ("cell", "seed")), ("left_out", REQUESTED)):
         known = {_text_of(row, keys): row for row in before[name]}
-        new = {_text_of(row, keys): row for row in plan.get(name, [])}
+        new = {text: _listed(row, known.get(text)) for row in plan.get(name, []) if (text := _text_of(row, keys))}
         times = {text: known[text].get("planned_at", now) if text in known else now for text in new}
         merged[name] = list(
             {**known, **{text: {**row, "planned_at": times[text]} for text, row in new.items()}}.values()
@@ -127,6 +127,12 @@ def _merged(before: Mapping[str, Any], plan: Mapping[str, Any], now: float) -> d
         planned -= {_text_of(row, REQUESTED) for row in plan.get("left_out", [])}
         merged["left_out"] = [row for row in merged["left_out"] if _text_of(row, REQUESTED) not in planned]
     return merged
+
+
+def _listed(row: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a row that does not only teach if it did not do so in an earlier plan."""
+    was_listed = before is not None and not before.get("only_teaches", False)
+    return {key: value for key, value in row.items() if not (was_listed and key == "only_teaches")}
 
 
 def _text_of(row: Mapping[str, Any], keys: Sequence[str]) -> str:
@@ -166,6 +172,11 @@ def _intact_plan(outputs: Path, study: str) -> dict[str, Any]:
 
 def _empty() -> dict[str, Any]:
     return {"trials": [], "left_out": []}
+
+
+def name_in_plan(name: str, *, only_teaches: bool) -> str:
+    """Return the name of a cell in its plan: one that the design does not list is called a teacher."""
+    return f"{name} (teacher)" if only_teaches else name
 
 
 def trial_names(trials: Iterable[tuple[Identity, str, Mapping[str, Any]]]) -> dict[Identity, str]:

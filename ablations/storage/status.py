@@ -15,7 +15,7 @@ from ablations.storage.attempts import Attempt, State, damage_of, history_of, st
 from ablations.storage.files import DamagedFile
 from ablations.storage.folder import Identity, TrialFolder, identities_in, study_folder
 from ablations.storage.lease import Lease, leases, living_lease
-from ablations.storage.plans import plan_path, read_plan, rule_in, trial_names
+from ablations.storage.plans import name_in_plan, plan_path, read_plan, rule_in, trial_names
 from bbcu.errors import ConfigError
 
 
@@ -120,7 +120,10 @@ class StatusReader:
             except DamagedFile as error:
                 return PlanSummary({}, {}, (), error)
             rows = {(row["cell"], row["seed"]): row for row in plan["trials"]}
-            names = trial_names((identity, row["name"], row["setting"]) for identity, row in rows.items())
+            names = trial_names(
+                (identity, name_in_plan(row["name"], only_teaches=row.get("only_teaches", False)), row["setting"])
+                for identity, row in rows.items()
+            )
             times = {identity: row.get("planned_at") for identity, row in rows.items()}
             self._plan = PlanSummary(names, times, tuple(plan["left_out"]), rule=rule_in(plan))
             self._plan_stamp = stamp

@@ -16,10 +16,10 @@ from ablations.decide.results import ResultReader
 from ablations.planning.plan import Plan, plan_record
 from ablations.storage import stopping
 from ablations.storage.attempts import State
-from ablations.storage.folder import Identity, is_current
+from ablations.storage.folder import Identity
 from ablations.storage.plans import write_plan
 from ablations.sweep.rounds import Rounds, TrialOutcome
-from ablations.trial.changes import code_of
+from ablations.trial.changes import counts
 
 
 class DecideLoop:
@@ -32,7 +32,7 @@ class DecideLoop:
         assert planned.rule is not None
         self._trials = {entry.identity: entry for entry in planned.trials}
         self._outputs = Path(planned.trials[0].config.outputs)
-        cells = tuple(dict.fromkeys(cell for cell, _ in self._trials))
+        cells = tuple(dict.fromkeys(entry.identity[0] for entry in planned.listed))
         self._decider = Decider(planned.rule, cells, planned.pairing)
         self._results = ResultReader(self._outputs, planned.study, self._counts)
         self._outcomes: Mapping[Identity, TrialOutcome] = {}
@@ -43,10 +43,15 @@ class DecideLoop:
         """Return the trials to run next, and add what the rule needs to the plan."""
         ended = self._ended()
         comparisons = self._decider.comparisons(ended)
-        needed = self._decider.needed_for(comparisons)
+        needed = self._with_teachers(self._decider.needed_for(comparisons))
         self.decisions = self._decisions(comparisons, ended)
         self.plan.trials[:] = [self._trials[identity] for identity in needed]
         return [identity for identity in needed if identity not in ended]
+
+    def _with_teachers(self, needed: Sequence[Identity]) -> list[Identity]:
+        """Return these trials, each once and after its teacher."""
+        pairs = ((self._trials[identity].teacher, identity) for identity in needed)
+        return list(dict.fromkeys(one for pair in pairs for one in pair if one is not None))
 
     def run(self, rounds: Rounds, on_new: Callable[[Sequence[Identity]], object]) -> dict[Identity, TrialOutcome]:
         """Run trials by ``rounds`` until all is decided; return all outcomes.
@@ -78,4 +83,4 @@ class DecideLoop:
     def _counts(self, identity: Identity, result: Mapping[str, Any]) -> bool:
         """Return whether a result is of the present code, or may be kept."""
         entry = self._trials[identity]
-        return is_current(result, code=code_of(entry.trial), on_change=entry.config.on_change)
+        return counts(result, entry.trial, entry.config)

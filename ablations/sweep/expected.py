@@ -37,7 +37,7 @@ def given_spread(options: SweeperConfig, outputs: Path) -> "Spread | None":
 
 def print_expected(planned: Plan, spread: "Spread | None") -> None:
     """Print what a sweep may expect of the trials in ``planned``: all that its stopping rule may ask for, if any."""
-    seeds = Counter(entry.identity[0] for entry in planned.trials if trains(entry.config))
+    seeds = Counter(entry.identity[0] for entry in planned.listed if trains(entry.config))
     if len(seeds) < 2:
         return
     if spread is None:
@@ -46,7 +46,8 @@ def print_expected(planned: Plan, spread: "Spread | None") -> None:
     elif planned.rule is None:
         print_smallest_effect(planned, min(seeds.values()), seeds, spread)
     else:
-        print_trainings(planned.rule, seeds, spread, paired=planned.pairing)
+        every = {entry.identity[0] for entry in planned.trials if trains(entry.config)}
+        print_trainings(planned.rule, every, spread, paired=planned.pairing)
 
 
 def print_trainings(rule: StoppingRule, cells: Collection[str], spread: "Spread", *, paired: bool) -> None:
@@ -83,7 +84,7 @@ def print_smallest_effect(plan: Plan, seeds: int, cells: Collection[str], spread
 
 def families_of(plan: Plan) -> list[tuple[Pair, ...]]:
     """Return the comparisons that the report of a plan without a stopping rule corrects together."""
-    first = {entry.identity[0]: entry for entry in reversed(plan.trials)}
+    first = {entry.identity[0]: entry for entry in reversed(plan.listed)}
     return list(map(family, study_cells(list(reversed(first.values())), plan.design)))
 
 

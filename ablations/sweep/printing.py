@@ -9,7 +9,7 @@ from ablations.space.factors import SHOWN
 from ablations.space.price import PAPER, price_of
 from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.folder import Identity
-from ablations.storage.plans import trial_names
+from ablations.storage.plans import name_in_plan, trial_names
 from ablations.trial.identity import Trial, baseline_label, meta_network, trains
 from bbcu.errors import printable
 from bbcu.model.methods import BASELINE
@@ -19,30 +19,47 @@ if TYPE_CHECKING:
     from ablations.decide.decisions import Decisions
     from bbcu.model.cost import Cost
 
-DONE, TO_LOG, TO_MEASURE, TO_TRAIN = "done", "to log", "to measure", "to train"
+DONE, TO_LOG, TO_MEASURE, TO_SCORE, TO_TRAIN = "done", "to log", "to measure", "to score", "to train"
 """The work that remains for a planned trial."""
 
 
 def names_in(plan: Plan) -> dict[Identity, str]:
     """Return the name of each trial of a plan, as ``python -m ablations status`` prints it."""
-    return trial_names((entry.identity, entry.trial.name, entry.trial.cell.setting) for entry in plan.trials)
+    return trial_names(
+        (
+            entry.identity,
+            name_in_plan(entry.trial.name, only_teaches=entry.only_teaches),
+            entry.trial.cell.setting,
+        )
+        for entry in plan.trials
+    )
 
 
 def print_counts(plan: Plan, states: Mapping[Identity, str]) -> None:
     """Print how many cells and trials there are, and how many are left to train."""
     to_train = sum(states[entry.identity] == TO_TRAIN for entry in plan.trials)
     to_measure = sum(states[entry.identity] == TO_MEASURE for entry in plan.trials)
+    to_score = sum(states[entry.identity] == TO_SCORE for entry in plan.trials)
     done = len(plan.trials) - to_train
     cells = len({entry.identity[0] for entry in plan.trials})
     what = f"{to_train} to train" if to_train else "nothing to train"
     if to_measure:
         what += f", the latency of {to_measure} to measure"
+    if to_score:
+        what += f", the metrics of {to_score} to score"
     say(f"study {plan.study}: {cells} cells, {len(plan.trials)} trials, {done} done already, {what}")
+    if teachers := len(plan.trials) - len(plan.listed):
+        say(f"{teachers} of these trials only teach others, and are compared with nothing")
 
 
 def print_left_out(plan: Plan) -> None:
-    for entry in plan.left_out:
-        say(f"left out: {entry.name}: {entry.reason}")
+    """Print each combination that is not trained, with what tells its setting from the others, and the reason."""
+    rows = [(f"left out {number}", entry) for number, entry in enumerate(plan.left_out)]
+    left_out = (((row, 0), entry.name, entry.setting) for row, entry in rows)
+    trials = ((entry.identity, entry.trial.name, entry.trial.cell.setting) for entry in plan.trials)
+    names = trial_names((*left_out, *trials))
+    for row, entry in rows:
+        say(f"left out: {names[row, 0]}: {entry.reason}")
 
 
 def print_design(plan: Plan) -> None:
@@ -98,6 +115,7 @@ def print_rule(plan: Plan, rule: StoppingRule, earlier: int) -> None:
     """Print how much a stopping rule may ask for; ``earlier`` is the number of results that count in no verdict."""
     cells = {entry.identity[0] for entry in plan.trials}
     compared = {cell for family in rule.families for pair in family for cell in pair}
+    compared |= {entry.trial.teacher for entry in plan.trials if entry.identity[0] in compared and entry.trial.teacher}
     most = len(cells) * rule.first_look + len(compared) * (rule.last_look - rule.first_look)
     comparisons = sum(map(len, rule.families))
     of = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"

@@ -3,7 +3,8 @@
 A launcher gets a batch of trials and may fail as a whole when one worker dies. So trials are started in rounds, and
 after each round the disk shows which trials remain. If a batch fails, the trials that were running are started one by
 one in the next rounds: a trial that kills its worker every time is found, and the others resume from their snapshots. A
-trial that another sweep runs is left to that sweep, and started here if it ends without a result.
+trial that another sweep runs is left to that sweep, and started here if it ends without a result. A trial that needs a
+teacher waits for it, and fails with it.
 """
 
 import contextlib
@@ -19,14 +20,15 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 
 from ablations.planning.plan import PlannedTrial
+from ablations.space.factors import SHOWN
 from ablations.storage import stopping
-from ablations.storage.attempts import State, end_attempt, history_of
-from ablations.storage.folder import Identity, is_current, study_folder
+from ablations.storage.attempts import State, end_attempt, history_of, record_failure
+from ablations.storage.folder import Identity, study_folder
 from ablations.storage.lease import LeaseLost, SilenceMonitor, TrialBusy, leases, revoke
 from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
 from ablations.sweep.launchers import Workers
-from ablations.trial.changes import code_of
+from ablations.trial.changes import counts
 from ablations.trial.execution import TrialFailed
 from bbcu.errors import BbcuError, first_line
 
@@ -74,18 +76,21 @@ class Rounds:
     def run(self, entries: Sequence[PlannedTrial]) -> dict[Identity, TrialOutcome]:
         """Run these trials; return the outcome of each that was started before the sweep was asked to stop."""
         left = list(entries)
+        for entry in entries:
+            self.outcomes.pop(entry.identity, None)
         with self._monitor():
-            while left and stopping.received_signal() is None:
+            while (left := self._open(left)) and stopping.received_signal() is None:
                 # Between two batches this process runs no trial, even if a full disk prevented the removal of its
                 # leases.
                 present = leases(self.outputs, self.study)
                 others = [lease for lease in present if not (lease.is_here and lease.pid == os.getpid())]
                 busy = {(lease.cell, lease.seed) for lease in others}
-                batch = self._next_batch([entry for entry in left if entry.identity not in busy])
+                waited_for = {*busy, *(entry.identity for entry in left)}
+                ready = [entry for entry in left if entry.identity not in busy and entry.teacher not in waited_for]
+                batch = self._next_batch(ready)
                 if not (batch and self._launch(batch)):
                     time.sleep(WAIT_SECONDS)
                     self._record_results(left)
-                left = [entry for entry in left if entry.identity not in self.outcomes]
         return {entry.identity: self.outcomes[entry.identity] for entry in entries if entry.identity in self.outcomes}
 
     def _next_batch(self, ready: Sequence[PlannedTrial]) -> list[PlannedTrial]:
@@ -150,10 +155,22 @@ class Rounds:
                 with contextlib.suppress(OSError):
                     end_attempt(entry.folder, State.FAILED, reason)
 
+    def _open(self, entries: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+        """Return the trials without an outcome, after those whose teacher has ended without a result have failed."""
+        for entry in entries:
+            outcome = None if entry.teacher is None else self.outcomes.get(entry.teacher)
+            if entry.teacher is None or outcome is None or outcome.state not in (State.FAILED, State.PRUNED):
+                continue
+            cell, seed = entry.teacher
+            reason = f"its teacher, cell {cell[:SHOWN]} seed {seed}, {outcome.state}: {outcome.reason}"
+            self.outcomes[entry.identity] = TrialOutcome(State.FAILED, reason)
+            record_failure(entry.folder, entry.trial.name, reason)
+        return [entry for entry in entries if entry.identity not in self.outcomes]
+
     def _record_results(self, entries: Sequence[PlannedTrial]) -> None:
         """Record the trials that have a result on disk, by this sweep or another."""
         for entry in entries:
-            if is_current(entry.folder.result(), code=code_of(entry.trial), on_change=entry.config.on_change):
+            if counts(entry.folder.result(), entry.trial, entry.config):
                 self.outcomes[entry.identity] = FINISHED
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.config import Config, SweeperConfig
-from ablations.planning.plan import Plan, PlannedTrial, RowPlanner, design_record, plan_record
+from ablations.planning.plan import Plan, PlannedTrial, RowPlanner, design_record, each_once, plan_record
 from ablations.search.options import LATENCY, OPS, OPTION_KEYS, QUALITY, SearchOptions
 from ablations.search.records import CellOutcome, Failed, Finished, IdentifiedRow, Proposal, Pruned
 from ablations.search.search import Search
@@ -24,10 +24,10 @@ from ablations.storage import stopping
 from ablations.storage.attempts import State
 from ablations.storage.folder import Identity, TrialFolder, mean_psnr, study_folder
 from ablations.storage.plans import write_plan
-from ablations.storage.pruning import open_request, search_marker
+from ablations.storage.pruning import PruningRequest, open_request, search_marker
 from ablations.sweep.printing import cost_of
 from ablations.sweep.rounds import Rounds, TrialOutcome
-from ablations.trial.changes import EarlierPictures, is_reusable, own_parts, own_parts_of_sweep
+from ablations.trial.changes import EarlierPictures, counts, is_reusable, own_parts, own_parts_of_sweep
 from ablations.trial.identity import setting_of, trial_of
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import BbcuError, ConfigError
@@ -79,6 +79,7 @@ class SearchLoop:
         self._folder = study_folder(self._outputs, self._study)
         self._plans: dict[Row, Plan] = {}
         self._proposals: dict[Identity, Proposal] = {}
+        self._teachers: set[Identity] = set()
         self._on_change = base.on_change
         self._pictures = EarlierPictures(self._outputs, self._study)
         parts = {*own_parts(base.levels, dataclasses.asdict(base.network)), *own_parts_of_sweep(planner.swept)}
@@ -115,22 +116,28 @@ class SearchLoop:
 
     def _plan_for(self, proposals: Sequence[Proposal]) -> None:
         """Add the trials of the proposed cells to the plan, and to that of the study."""
-        present = {entry.identity for entry in self.plan.trials}
+        known = {entry.identity: entry.only_teaches for entry in self.plan.trials}
         new = []
         for proposal in proposals:
-            for entry in self._plans[proposal.row].trials:
-                self._proposals[entry.identity] = proposal
-                if entry.identity not in present:
-                    new.append(entry)
-        self.plan.trials.extend(new)
+            plan = self._plans[proposal.row]
+            self._proposals |= dict.fromkeys([entry.identity for entry in plan.listed], proposal)
+            self._teachers |= {entry.teacher for entry in plan.listed if entry.teacher is not None}
+            new += [entry for entry in plan.trials if entry.identity not in known]
+            # A cell that has only taught others so far may be proposed itself.
+            new += [entry for entry in plan.listed if known.get(entry.identity)]
+        self.plan.trials[:] = each_once([*self.plan.trials, *new])
         if new:
-            write_plan(self._outputs, self._study, plan_record(dataclasses.replace(self.plan, trials=new)))
+            trials = each_once(new)
+            write_plan(self._outputs, self._study, plan_record(dataclasses.replace(self.plan, trials=trials)))
 
     def _train(self, proposals: Sequence[Proposal], rounds: Rounds) -> None:
         """Train the proposed cells and report the outcomes to the search."""
-        rounds.run([entry for proposal in proposals for entry in self._plans[proposal.row].trials])
+        every = each_once(entry for proposal in proposals for entry in self._plans[proposal.row].trials)
+        taught = (entry for entry in every if entry.only_teaches)
+        done = {entry.identity for entry in taught if counts(entry.folder.result(), entry.trial, entry.config)}
+        rounds.run([entry for entry in every if entry.identity not in done])
         for proposal in proposals:
-            trials = self._plans[proposal.row].trials
+            trials = self._plans[proposal.row].listed
             ended = [rounds.outcomes.get(entry.identity) for entry in trials]
             known = [outcome for outcome in ended if outcome is not None and outcome.state != State.INTERRUPTED]
             # An interrupted cell stays open and is proposed first next time.
@@ -148,9 +155,9 @@ class SearchLoop:
         if not plan.trials:
             self.plan.left_out.extend(plan.left_out)
             return IdentifiedRow(None, plan.left_out[0].reason)
-        seeds = ",".join(str(entry.trial.seed) for entry in plan.trials)
-        values = values_of(plan.trials, self._settings, self._layout)
-        return IdentifiedRow(f"{plan.trials[0].identity[0]}/{seeds}", values=values)
+        seeds = ",".join(str(entry.trial.seed) for entry in plan.listed)
+        values = values_of(plan.listed, self._settings, self._layout)
+        return IdentifiedRow(f"{plan.listed[0].identity[0]}/{seeds}", values=values)
 
     def _answering(self, on_poll: Callable[[], None]) -> Callable[[], None]:
         """Return a function that calls ``on_poll`` and then answers the requests of running trials."""
@@ -160,10 +167,16 @@ class SearchLoop:
             for entry in list(self.plan.trials):
                 request = open_request(entry.folder)
                 if request is not None:
-                    proposal = self._proposals[entry.identity]
-                    request.answer(prune=self.search.report(proposal, request.step, request.psnr_db))
+                    request.answer(prune=self._prunes(entry.identity, request))
 
         return poll_and_answer
+
+    def _prunes(self, identity: Identity, request: PruningRequest) -> bool:
+        """Return whether the search ends a trial; it ends none that others need as their teacher."""
+        proposal = self._proposals.get(identity)
+        if proposal is None or identity in self._teachers:
+            return False
+        return self.search.report(proposal, request.step, request.psnr_db)
 
     def report(self) -> dict[str, Any]:
         """Return the best cell or the Pareto front so far, and every row that was drawn."""

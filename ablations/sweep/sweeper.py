@@ -30,13 +30,14 @@ from ablations.storage.plans import write_plan
 from ablations.sweep import printing
 from ablations.sweep.expected import given_spread, print_expected
 from ablations.sweep.launchers import Workers
-from ablations.sweep.printing import DONE, TO_LOG, TO_MEASURE, TO_TRAIN, names_in
+from ablations.sweep.printing import DONE, TO_LOG, TO_MEASURE, TO_SCORE, TO_TRAIN, names_in
 from ablations.sweep.rounds import Rounds, TrialOutcome, remove_markers
 from ablations.tracking.client import finished_runs, prepare_tracking, without_garbage_collection
 from ablations.tracking.sync import log_states, synchronise
-from ablations.trial.changes import HOW_TO_CHOOSE, EarlierPictures, is_of_other_code, made_by_other_code
+from ablations.trial.changes import HOW_TO_CHOOSE, EarlierPictures, why_stale
 from ablations.trial.identity import trains
 from ablations.trial.latency import lacks_latency
+from ablations.trial.own_metrics import lacks_metrics
 from ablations.watching.live import LiveView
 from ablations.watching.tracker import WatchedTrial
 from bbcu.errors import ConfigError, first_line
@@ -95,8 +96,8 @@ def sweep(
     printing.print_counts(plan, states)
     if TO_LOG in states.values():
         synchronise(outputs, plan.study, uri)
-    to_measure = [entry for entry in plan.trials if states[entry.identity] == TO_MEASURE]
-    pending = [entry for entry in plan.trials if states[entry.identity] in (TO_TRAIN, TO_MEASURE)]
+    to_complete = [entry for entry in plan.trials if states[entry.identity] in (TO_MEASURE, TO_SCORE)]
+    pending = [entry for entry in plan.trials if states[entry.identity] in (TO_TRAIN, TO_MEASURE, TO_SCORE)]
     outcomes: Mapping[Identity, TrialOutcome] = {}
     if pending:
         trials, done = watched_trials(plan), {identity for identity, state in states.items() if state in (DONE, TO_LOG)}
@@ -106,7 +107,7 @@ def sweep(
             if loop is None:
                 outcomes = rounds.run(pending)
             else:
-                rounds.run(to_measure)
+                rounds.run(to_complete)
                 outcomes = loop.run(rounds, lambda new: show_new(new, plan, trials, done))
     if loop is not None and plan.rule is not None:
         printing.print_comparisons(loop.decided())
@@ -126,7 +127,7 @@ def deciding(plan: Plan) -> "DecideLoop | None":
 def print_rule(plan: Plan, outputs: Path) -> None:
     """Print the stopping rule of a plan, if it has one, and how many results it leaves out."""
     if plan.rule is not None:
-        known = seeds_with_result(outputs, plan.study, {entry.identity[0] for entry in plan.trials})
+        known = seeds_with_result(outputs, plan.study, {entry.identity[0] for entry in plan.listed})
         printing.print_rule(plan, plan.rule, sum(seed < plan.rule.first_seed for seed in known))
 
 
@@ -170,7 +171,8 @@ def watched_trials(plan: Plan) -> dict[Identity, WatchedTrial]:
     names = names_in(plan)
     return {
         entry.identity: WatchedTrial(
-            names[entry.identity], entry.config.train.steps if trains(entry.config) else 0, entry.folder
+            *(names[entry.identity], entry.config.train.steps if trains(entry.config) else 0, entry.folder),
+            teacher=entry.teacher,
         )
         for entry in plan.trials
     }
@@ -238,30 +240,32 @@ def log_missing(outputs: Path, study: str, uri: str) -> None:
 
 
 def states_on_disk(plan: Plan) -> dict[Identity, str]:
-    """Return DONE for each trial with a usable result, TO_MEASURE if it lacks a latency, and TO_TRAIN for the others.
+    """Return DONE for each trial with a usable result, and TO_TRAIN for the others.
 
+    A result that lacks a latency is TO_MEASURE, and one that only lacks a metric of the user's TO_SCORE.
     Only cells that have a folder are read. Raises ConfigError if different code made results of these configs and
     ``on_change=stop``.
     """
     config = plan.trials[0].config
     folder = study_folder(Path(config.outputs), plan.study)
     started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    states, changed = {}, []
+    states, changed = {}, {}
     for entry in plan.trials:
         result = entry.folder.result() if entry.identity[0] in started else None
         states[entry.identity] = TO_TRAIN if result is None else DONE
+        if result is not None and lacks_metrics(result, entry.config):
+            states[entry.identity] = TO_SCORE
         if result is not None and lacks_latency(result, entry.config):
             states[entry.identity] = TO_MEASURE
-        if result is not None and is_of_other_code(result, entry.trial):
-            changed.append((entry, result))
+        if result is not None and (reason := why_stale(result, entry.trial, config.outputs)):
+            changed[entry.identity] = f"{entry.trial.name} seed {entry.trial.seed}: {reason}"
     if changed and config.on_change == "stop":
-        entry, result = changed[0]
         raise ConfigError(
-            f"{len(changed)} of {len(plan.trials)} trials have a result of different code, such as "
-            f"{entry.trial.name} seed {entry.trial.seed}: {made_by_other_code(result, entry.trial)}; {HOW_TO_CHOOSE}"
+            f"{len(changed)} of {len(plan.trials)} trials have a result that is out of date, such as "
+            f"{next(iter(changed.values()))}; {HOW_TO_CHOOSE}"
         )
     if config.on_change == "retrain":
-        states |= {entry.identity: TO_TRAIN for entry, _ in changed}
+        states |= dict.fromkeys(changed, TO_TRAIN)
     return states
 
 
@@ -279,9 +283,10 @@ def summarise(plan: Plan, outcomes: Mapping[Identity, TrialOutcome]) -> float:
             without += outcome.state != State.PRUNED
             rows.append([*start, str(outcome.state), outcome.reason])
             continue
-        values.append(mean_psnr(result))
+        if not entry.only_teaches:
+            values.append(mean_psnr(result))
         baselines.add(printing.baseline_line(result))
-        rows.append([*start, "done", f"{values[-1]:.2f} dB" + ", dead" * bool(result.get("dead"))])
+        rows.append([*start, "done", f"{mean_psnr(result):.2f} dB" + ", dead" * bool(result.get("dead"))])
     printing.print_table(["cell", "seed", "state", "mean PSNR over test sets"], rows)
     for line in sorted(baselines):
         say(line)

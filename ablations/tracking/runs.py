@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.space.factors import level_text
 from ablations.space.settings import flatten
 from ablations.storage.attempts import PROCESS_DIED
-from ablations.storage.folder import METRICS, CurvePoint, TrialFolder
+from ablations.storage.folder import CurvePoint, TrialFolder, metrics_in
 from ablations.storage.leftovers import cache_folder
 from ablations.tracking.client import client_of, search_runs
 from bbcu.errors import first_line
@@ -175,9 +175,10 @@ class TrialRun:
 
 def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of a result as MLflow names them: ``Set5/psnr_db``, ``cost/ops_g``, ``timing/train_s``, ..."""
-    metrics = {f"{name}/{metric}": scores[metric] for name, scores in result["metrics"].items() for metric in METRICS}
-    for name, scores in result["baseline"].items():
-        metrics |= {f"baseline/{name}/{metric}": scores[metric] for metric in METRICS}
+    metrics: dict[str, float] = {}
+    for prefix, group in (("", "metrics"), ("baseline/", "baseline")):
+        for name, scores in result[group].items():
+            metrics |= {f"{prefix}{name}/{metric}": value for metric, value in metrics_in(scores).items()}
     for group in ("cost", "timing"):
         metrics |= {f"{group}/{name}": value for name, value in result[group].items()}
     return metrics

@@ -1,7 +1,8 @@
-"""Stale results: made for the same config by other code, or on pictures that have changed since.
+"""Stale results: made for the same config by other code, by another teacher, or on pictures that have changed since.
 
 None is reused without the user's consent, ``on_change``: ``stop`` names the stale results and trains nothing, ``keep``
-reuses those of other code, and ``retrain`` replaces them and trains on the changed pictures beside the earlier results.
+reuses those of other code or teachers, and ``retrain`` replaces them and trains on the changed pictures beside the
+earlier results.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.space.factors import FACTORS, SHOWN
 from ablations.space.settings import identifying
 from ablations.storage.files import DamagedFile
-from ablations.storage.folder import TrialFolder, is_current, trial_folders
+from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.storage.plans import read_plan
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
@@ -58,13 +59,24 @@ def is_own_part(level: object) -> bool:
     return isinstance(level, str) and "." in level and all(name.isidentifier() for name in level.split("."))
 
 
-def is_of_other_code(result: Mapping[str, Any], trial: "Trial") -> bool:
-    return not is_current(result, code=code_of(trial), on_change="stop")
+def why_stale(result: Mapping[str, Any], trial: "Trial", outputs: str | Path) -> str:
+    """A clause that says what has changed since a result was made: code, or its teacher; empty if nothing has.
+
+    The second is so if the teacher has a result with another checkpoint. One without a result has not changed.
+    """
+    made_by, code = result["provenance"].get("code"), code_of(trial)
+    if made_by != code:
+        return told_apart(made_by, code)
+    teacher = trial.teacher_folder(outputs)
+    present = None if teacher is None else teacher.checkpoint_checksum()
+    if present is not None and result.get("teacher", {}).get("checkpoint") != present:
+        return "its teacher was trained again since, with another outcome"
+    return ""
 
 
-def made_by_other_code(result: Mapping[str, Any], trial: "Trial") -> str:
-    """A clause that names the code that made a result and the present code."""
-    return told_apart(result["provenance"].get("code"), code_of(trial))
+def counts(result: Mapping[str, Any] | None, trial: "Trial", config: "Config") -> bool:
+    """Whether there is a result that counts: nothing has changed since it was made, or ``on_change=keep``."""
+    return result is not None and (config.on_change == "keep" or not why_stale(result, trial, config.outputs))
 
 
 def told_apart(made_by: str | None, code: str) -> str:
@@ -75,14 +87,13 @@ def told_apart(made_by: str | None, code: str) -> str:
 
 def is_reusable(result: Mapping[str, Any], config: "Config", trial: "Trial") -> bool:
     """Whether a result counts; raises ConfigError if other code made it and the user has not chosen."""
-    if is_current(result, code=code_of(trial), on_change=config.on_change):
+    if counts(result, trial, config):
         return True
+    reason = why_stale(result, trial, config.outputs)
     if config.on_change == "retrain":
-        log.info("%s seed %d is retrained: %s", trial.name, trial.seed, made_by_other_code(result, trial))
+        log.info("%s seed %d is retrained: %s", trial.name, trial.seed, reason)
         return False
-    raise ConfigError(
-        f"{trial.name} seed {trial.seed} has a result, but {made_by_other_code(result, trial)}; {HOW_TO_CHOOSE}"
-    )
+    raise ConfigError(f"{trial.name} seed {trial.seed} has a result, but {reason}; {HOW_TO_CHOOSE}")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

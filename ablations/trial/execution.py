@@ -3,19 +3,20 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.config import Config, as_yaml
 from ablations.space.factors import SHOWN
 from ablations.storage import stopping
-from ablations.storage.attempts import State, begin_attempt, end_attempt, update_attempt
+from ablations.storage.attempts import State, begin_attempt, end_attempt, record_failure, update_attempt
 from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
-from ablations.storage.lease import HeldLease, LeaseLost, trial_lock
+from ablations.storage.lease import HeldLease, LeaseLost, TrialBusy, trial_lock
 from ablations.storage.leftovers import cache_folder, remove_leftovers, remove_leftovers_of
 from ablations.storage.pruning import PruningClient, TrialPruned
 from ablations.storage.snapshots import Snapshots
@@ -39,12 +40,16 @@ from ablations.trial.identity import (
     trial_of,
 )
 from ablations.trial.latency import lacks_latency, measured
+from ablations.trial.own_metrics import lacks_metrics, scored
 from ablations.trial.provenance import provenance
-from bbcu.errors import BbcuError, first_line
+from ablations.trial.teachers import config_of_teacher, setting_of_teacher
+from bbcu.errors import BbcuError, ConfigError, first_line
 from bbcu.files import replacing, write_atomically
 from bbcu.passwords import masked
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bbcu.data.pairs import PreparedData
     from bbcu.model.cost import Cost
     from bbcu.training.loop import StepReport
@@ -56,10 +61,15 @@ TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s",
 
 ``start_s``, a part of ``train_s``, is the time of the first step above the median: compilation, mostly. ``record_s`` is
 spent on MLflow before the result is written; ``total_s`` starts with the building of the network and ends there.
-Optional keys: ``energy_j``, the energy of the processors during an uninterrupted training, in joules, if they count it;
+Optional keys: ``teacher_s``, the ``train_s`` of the trial's teacher, which is in none of the others; ``energy_j``, the
+energy of the processors during an uninterrupted training, in joules, if they count it;
 ``peak_mib`` and ``gpu_peak_mib``, the peak memory of the process and of its share of the GPU, if the system reports it;
 ``measure_s``, spent on measuring the latency afterwards.
 """
+
+
+WAIT_SECONDS = 0.5
+"""How often a single run looks whether a teacher that another process trains is free."""
 
 
 class TrialFailed(BbcuError):
@@ -89,6 +99,7 @@ class Execution:
 def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     """Train, evaluate and record the trial of ``config`` unless it has a result; return its mean PSNR in dB.
 
+    A teacher without a result is trained before it, as a trial of its own.
     A trial that was interrupted resumes from its newest snapshot. One that finished without the latency that the config
     asks for is measured from its checkpoint, and nothing is trained. In a sweep the parent has prepared the tracking
     store and reports the results. Raises TrialFailed if the training fails, TrialBusy if another process runs the
@@ -96,46 +107,101 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     user.
     """
     from bbcu.compiled import use_cache
-    from bbcu.training.loop import resolve_device
 
     marker = stopping.marker_of(Path(config.outputs), config.study.name, config.session) if config.session else None
     with stopping.handling_signals_for_trial(marker, for_good=in_sweep) as stop:
         stop.check()
         # First of all: torch chooses its cache folder as soon as any part of its compiler is imported.
         use_cache(cache_folder(Path(config.outputs)) / "compiled")
-        check_runnable(config)
-        data = data_of(config)
-        trial = trial_of(config, setting_of(config, data.fingerprint))
-        network = check_network(trial)
-        if network is not None:
-            check_fits(config, network, resolve_device(config.device))
-        folder = trial.folder(config.outputs)
         if not in_sweep:
             remove_leftovers(Path(config.outputs), config.study.name)
-        experiment = experiment_of(config, in_sweep=in_sweep)
-        steps = config.train.steps if trains(config) else 0
-        with trial_lock(folder, trial.name, session=config.session, steps=steps) as lease:
-            # Another process may have finished the trial while this one waited for the lease.
-            result = folder.result()
-            execution = Execution(config, trial, data, folder, lease, stop)
-            if result is not None and is_reusable(result, config, trial):
-                log.info("%s has a result already; nothing is trained", execution.title)
-                before = result
-                if lacks_latency(result, config):
-                    with _log_file(folder):
-                        result = _with_latency(execution, result)
-                is_new = result is not before
-                if experiment and (is_new or not is_finished(config.tracking.uri, experiment, *trial.identity)):
-                    log_from_disk(folder, config.tracking.uri, experiment)
-            else:
-                result = _execute(execution, experiment, in_sweep=in_sweep)
-    psnr_db = mean_psnr(result)
+        return mean_psnr(_result_of(config, experiment_of(config, in_sweep=in_sweep), stop, in_sweep=in_sweep))
+
+
+def _result_of(config: Config, experiment: str | None, stop: stopping.StopSign, *, in_sweep: bool) -> dict[str, Any]:
+    """Return the result of the trial of ``config``, which is trained unless it has one, after its teacher."""
+    from bbcu.training.loop import resolve_device
+
+    check_runnable(config)
+    data = data_of(config)
+    trial = trial_of(config, setting_of(config, data.fingerprint))
+    network = check_network(trial)
+    if network is not None:
+        check_fits(config, network, resolve_device(config.device))
+    folder = trial.folder(config.outputs)
+    present = folder.result()
+    is_done = present is not None and is_reusable(present, config, trial)
+    if network is not None and not is_done:
+        _check_tiles(config, trial, network, data)
+    if trial.teacher is not None and not is_done:
+        _train_teacher(config, trial, experiment, stop, in_sweep=in_sweep)
+    steps = config.train.steps if trains(config) else 0
+    with trial_lock(folder, trial.name, session=config.session, steps=steps) as lease:
+        # Another process may have finished the trial while this one waited for the lease.
+        result = folder.result()
+        execution = Execution(config, trial, data, folder, lease, stop)
+        if result is not None and is_reusable(result, config, trial):
+            log.info("%s has a result already; nothing is trained", execution.title)
+            before = result
+            if lacks_latency(result, config) or lacks_metrics(result, config):
+                with _log_file(folder):
+                    result = _completed(execution, result)
+            is_new = result is not before
+            if experiment and (is_new or not is_finished(config.tracking.uri, experiment, *trial.identity)):
+                log_from_disk(folder, config.tracking.uri, experiment)
+        else:
+            result = _execute(execution, experiment, in_sweep=in_sweep)
     if in_sweep:
         seconds = result["timing"]["total_s"]
-        log.info("%s seed %d: %.2f dB after %.0f s", trial.name, trial.seed, psnr_db, seconds)
+        log.info("%s seed %d: %.2f dB after %.0f s", trial.name, trial.seed, mean_psnr(result), seconds)
     else:
         log.info("%s", summary(result, folder))
-    return psnr_db
+    return result
+
+
+def _check_tiles(config: Config, trial: Trial, network: "nn.Module", data: "PreparedData") -> None:
+    """Raise TrialHopeless if a test picture would be cut into tiles and the network cannot be run on one.
+
+    Before, it records that the trial has failed for this reason.
+    """
+    from bbcu.training.evaluation import radius_of
+
+    tile, inputs = config.evaluation.tile, (pair.input for pairs in data.test.values() for pair in pairs)
+    if not tile or all(max(picture.shape[:2]) <= tile for picture in inputs):
+        return
+    try:
+        radius_of(network)
+    except ConfigError as error:
+        record_failure(trial.folder(config.outputs), trial.name, str(error))
+        raise TrialHopeless(f"{trial.name} seed {trial.seed} failed: {error}") from error
+
+
+def _train_teacher(
+    config: Config, trial: Trial, experiment: str | None, stop: stopping.StopSign, *, in_sweep: bool
+) -> None:
+    """Train the teacher of a trial unless it has a result.
+
+    A single run waits for a teacher that another process trains; a sweep tries again later. Raises TrialFailed if there
+    is no teacher in the end, after recording that the trial has failed for this reason.
+    """
+    waits = False
+    while True:
+        try:
+            _result_of(config_of_teacher(config), experiment, stop, in_sweep=in_sweep)
+        except TrialBusy as error:
+            if in_sweep:
+                raise
+            if not waits:
+                log.info("%s seed %d waits for its teacher: %s", trial.name, trial.seed, error)
+            waits = True
+            stop.check()
+            time.sleep(WAIT_SECONDS)
+        except TrialFailed as error:
+            reason = f"its teacher failed: {error}"
+            record_failure(trial.folder(config.outputs), trial.name, reason)
+            raise type(error)(f"{trial.name} seed {trial.seed} failed: {reason}") from error
+        else:
+            return
 
 
 def experiment_of(config: Config, *, in_sweep: bool) -> str | None:
@@ -176,6 +242,8 @@ def summary(result: Mapping[str, Any], folder: TrialFolder) -> str:
     lines.append(f"  cost: {counted}{clock}")
     memory = f", peak memory {timing['peak_mib']:.0f} MiB" if "peak_mib" in timing else ""
     training = f"{timing['train_s']:.1f} s of training ({timing['step_ms']:.0f} ms a step)"
+    if "teacher_s" in timing:
+        training += f" after {timing['teacher_s']:.1f} s of its teacher's"
     lines.append(f"  time: {timing['total_s']:.1f} s, {training}{memory}")
     lines.append(f"  folder: {folder.path.parent.parent}/{folder.cell[:SHOWN]}*/{folder.path.name}")
     return "\n".join(lines)
@@ -238,8 +306,7 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
         raise failure(f"{execution.title} failed: {reason}; see {folder.log_path}") from error
     # Before the run is closed: nobody looks at a trial again once MLflow has it as finished.
     Snapshots(folder.snapshots, {}).clear()
-    if lacks_latency(result, config):
-        result = _with_latency(execution, result)
+    result = _completed(execution, result)
     run.finish(folder, final_metrics(result), steps_of(result))
     return result
 
@@ -251,6 +318,7 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     from ablations.trial.recorder import Links, Recorder, mean_record, score_record
     from ablations.trial.samples import save_samples
     from bbcu.model.cost import count
+    from bbcu.model.records import OF_TRAINING
     from bbcu.training.loop import resolve_device
     from bbcu.training.preparation import prepare_training
     from bbcu.training.probes import dead_body, probe, probed_inputs
@@ -263,8 +331,12 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     device = resolve_device(config.device)
     forget_peaks(device)
     cost = count(meta_network(trial)).total
-    settings = TrainSettings(**dataclasses.asdict(config.train), trainings=config.trainings)
-    training = prepare_training(lambda: network_of(trial), data, settings, trial.seed, device)
+    given = {**dataclasses.asdict(config.train), **{name: trial.cell.factors[name] for name in OF_TRAINING}}
+    settings = TrainSettings(**given, trainings=config.trainings)
+    teacher = None if trial.teacher is None else load_teacher(execution)
+    training = prepare_training(
+        lambda: network_of(trial), data, settings, trial.seed, device, None if teacher is None else teacher.network
+    )
     network = training.network
     start = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
     # In a sweep every trial would print the same lines; they are in its log.
@@ -274,7 +346,8 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
         log.log(level, "%s", reason)
 
     # --- training, from the first step or from a snapshot -------------------------------------------------------------
-    snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **resumable(origin)})
+    lesson = {} if teacher is None else {"teacher": teacher.record}
+    snapshots = Snapshots(folder.snapshots, {"cell": trial.cell.key, "seed": trial.seed, **lesson, **resumable(origin)})
     links = Links(execution.lease, run, snapshots, execution.stop, PruningClient(folder, config.session))
     recorder = Recorder(config, execution.title, data, training, links)
     earlier = snapshots.newest(device)
@@ -304,11 +377,15 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     probe_seconds = time.perf_counter() - probing
     execution.lease.heartbeat(now=True, phase="recording")
     folder.write_curve(recorder.points)
+    # Into memory first: torch writes the name of a file into it, and equal networks should make equal files.
+    content = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in network.state_dict().items()}, content)
     with replacing(folder.checkpoint_path) as temporary:
-        torch.save({name: value.cpu() for name, value in network.state_dict().items()}, temporary)
+        temporary.write_bytes(content.getvalue())
     save_samples(folder.samples, data, recorder.samples)
     return {
         **trial.facts(),
+        **lesson,
         "metrics": {name: score_record(scores) for name, scores in recorder.scores.items()},
         "baseline": {name: mean_record(scores) for name, scores in data.baseline.items()},
         "cost": _cost_record(cost),
@@ -321,6 +398,7 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
             "record_s": round(run.seconds, 3),
             "total_s": round(time.perf_counter() - began, 3),
             **({} if joules is None else {"energy_j": round(joules, 1)}),
+            **({} if teacher is None else {"teacher_s": teacher.seconds}),
             **peaks(device),
         },
         "dead": dead,
@@ -332,6 +410,41 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
             "native": training.plan.signs == "native",
         },
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """The trained network that teaches a trial, in evaluation mode, and the seconds that its training took.
+
+    ``record`` identifies it: the cell, the seed and the SHA-256 of its checkpoint.
+    """
+
+    network: "nn.Module"
+    record: Mapping[str, Any]
+    seconds: float
+
+
+def load_teacher(execution: Execution) -> Teacher:
+    """Load the teacher of a trial from its folder, onto the trial's device.
+
+    Raises DamagedFile for a checkpoint that its result was not written with, and TrialFailed without a result.
+    """
+    import torch
+
+    from bbcu.training.loop import resolve_device
+
+    config, trial = execution.config, execution.trial
+    folder = trial.teacher_folder(config.outputs)
+    assert folder is not None
+    result = folder.result()
+    if result is None:
+        raise TrialFailed(f"its teacher has lost its result: {folder.result_path}")
+    folder.check_checkpoint()
+    taught_by = trial_of(config_of_teacher(config), setting_of_teacher(trial.cell.setting))
+    network = network_of(taught_by)
+    network.load_state_dict(torch.load(folder.checkpoint_path, map_location="cpu", weights_only=True))
+    record = {"cell": folder.cell, "seed": folder.seed, "checkpoint": folder.checkpoint_checksum()}
+    return Teacher(network.to(resolve_device(config.device)).eval(), record, result["timing"]["train_s"])
 
 
 def resumable(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,10 +479,37 @@ def _cost_record(cost: "Cost") -> dict[str, float]:
     return {"ops_g": cost.ops_g, "params_k": cost.params_k, **by_kind}
 
 
-def _with_latency(execution: Execution, result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result with the latency that was asked for, after writing it; the same result if measuring fails.
+def _completed(execution: Execution, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with the latency and the user's own metrics that were asked for, after writing it.
 
-    A failure is a warning: the result counts without a latency, and the next run of the same command tries again.
+    A failure is a warning: the result counts without them, and the next run of the same command tries again.
+    """
+    config, trial, folder, data = execution.config, execution.trial, execution.folder, execution.data
+    if lacks_latency(result, config):
+        result = _with(execution, result, "latency", "measured", lambda on: _with_latency(trial, folder, result, on))
+    if lacks_metrics(result, config):
+        before, what = result, "own metrics"
+        result = _with(execution, result, what, "scored", lambda on: scored(config, trial, folder, data, before, on))
+    return result
+
+
+def _with_latency(
+    trial: Trial, folder: TrialFolder, result: Mapping[str, Any], on_run: Callable[[], None]
+) -> dict[str, Any]:
+    more = measured(trial, folder, on_run)
+    return {**result, **{group: {**result[group], **facts} for group, facts in more.items()}}
+
+
+def _with(
+    execution: Execution,
+    result: dict[str, Any],
+    what: str,
+    done: str,
+    complete: Callable[[Callable[[], None]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Return what ``complete`` makes of a result, after writing it; the same result if it fails.
+
+    ``complete`` takes a function to call before each run; ``done`` is what is done to ``what``, for a warning.
     """
 
     def on_run() -> None:
@@ -378,17 +518,17 @@ def _with_latency(execution: Execution, result: dict[str, Any]) -> dict[str, Any
 
     execution.lease.heartbeat(now=True, phase="measuring")
     try:
-        more = measured(execution.trial, execution.folder, on_run)
+        found = complete(on_run)
     except LeaseLost:
         raise
     except Exception as error:
-        log.debug("the latency was not measured", exc_info=True)
-        log.warning("%s: its latency was not measured: %s", execution.title, first_line(error))
+        verb = "was" if what == "latency" else "were"
+        log.debug("the %s %s not %s", what, verb, done, exc_info=True)
+        log.warning("%s: its %s %s not %s: %s", execution.title, what, verb, done, first_line(error))
         return result
-    complete = {**result, **{group: {**result[group], **facts} for group, facts in more.items()}}
     execution.lease.check()
-    execution.folder.write_result(complete)
-    return complete
+    execution.folder.write_result(found)
+    return found
 
 
 # --- what surrounds an attempt ----------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ from ablations.config import Config
 from ablations.space.cells import Cell, canonical_levels, cell_name
 from ablations.space.factors import FACTORS, REFERENCE, Level, level_text
 from ablations.space.rules import Backbone
+from ablations.space.settings import DEFAULTS, ONLY_OF
 from ablations.storage.files import check_writable
 from ablations.storage.folder import TrialFolder
+from ablations.trial.teachers import canonical_weight, config_of_teacher, needs_teacher, setting_of_teacher
 from bbcu.errors import ConfigError
 from bbcu.model.methods import BASELINE, METHODS
 
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One cell with one seed, in a study."""
+    """One cell with one seed, in a study; ``teacher`` is the key of the cell that teaches it, under the same seed."""
 
     study: str
     method: str
     cell: Cell
     seed: int
+    teacher: str | None = None
 
     @property
     def identity(self) -> tuple[str, int]:
@@ -46,6 +49,10 @@ class Trial:
     def folder(self, outputs: str | Path) -> TrialFolder:
         return TrialFolder(Path(outputs), self.study, self.cell.key, self.seed)
 
+    def teacher_folder(self, outputs: str | Path) -> TrialFolder | None:
+        """The folder of the trial that teaches this one, None if none does."""
+        return None if self.teacher is None else TrialFolder(Path(outputs), self.study, self.teacher, self.seed)
+
     def facts(self) -> dict[str, Any]:
         """The part of ``result.json`` that is known before the trial runs."""
         return {
@@ -59,12 +66,13 @@ class Trial:
             "method": self.method,
             "task": self.cell.setting["task"]["name"],
             "seed": self.seed,
+            **({} if self.teacher is None else {"teacher": {"cell": self.teacher, "seed": self.seed}}),
         }
 
 
 def backbone_of(config: Config) -> Backbone:
-    """The network and the width that the rules of the factor space depend on."""
-    return Backbone(config.network.name, config.channels)
+    """What the rules of the factor space depend on beside the levels."""
+    return Backbone(config.network.name, config.channels, config.network.tail, config.task.name)
 
 
 def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
@@ -74,13 +82,20 @@ def setting_of(config: Config, fingerprint: str) -> dict[str, Any]:
         return {"task": task.parameters(), "network": {"name": BASELINE}, "data": fingerprint}
     return {
         "task": task.parameters(),
-        "network": dataclasses.asdict(config.network),
+        "network": network_of_config(config),
         "channels": config.channels,
         "blocks": config.blocks,
         "train": training_of(config),
         "evaluation": {"self_ensemble": config.evaluation.self_ensemble},
         "data": fingerprint,
     }
+
+
+def network_of_config(config: Config) -> dict[str, Any]:
+    """The keys of the network; a size that ours does not have is at its default, whatever was asked for."""
+    name = config.network.name
+    unused = {key: DEFAULTS[key] for key, network in ONLY_OF.items() if "." not in name and name != network}
+    return {**dataclasses.asdict(config.network), **{key.partition(".")[2]: size for key, size in unused.items()}}
 
 
 def training_of(config: Config) -> dict[str, Any]:
@@ -113,8 +128,11 @@ def trial_of(config: Config, setting: Mapping[str, Any]) -> Trial:
     Raises ConfigError for a level that does not exist, and ImpossibleCell for a cell that cannot mean anything.
     """
     canonical = canonical_levels(config.levels, backbone_of(config))
-    cell = Cell(canonical.levels, setting, canonical.factors)
-    return Trial(config.study.name, method_of(config, cell), cell, config.seed)
+    cell = Cell(canonical.levels, canonical_weight(setting, canonical.factors), canonical.factors)
+    teacher = None
+    if needs_teacher(cell.factors):
+        teacher = trial_of(config_of_teacher(config), setting_of_teacher(setting)).cell.key
+    return Trial(config.study.name, method_of(config, cell), cell, config.seed, teacher)
 
 
 def task_of(config: Config) -> "Task":
@@ -167,7 +185,8 @@ def spec_of(trial: Trial) -> "NetworkSpec":
 def check_runnable(config: Config) -> None:
     """Raise BbcuError if outputs cannot be written, the device does not exist, or the training's settings are wrong.
 
-    Also if a latency is to be measured and this machine cannot run the kernel that is timed.
+    Also if a metric of the user's own does not work, and if a latency is to be measured and this machine cannot run the
+    kernel that is timed.
     """
     from bbcu.training.loop import resolve_device
     from bbcu.training.settings import TrainSettings
@@ -178,6 +197,10 @@ def check_runnable(config: Config) -> None:
     if config.network.name == BASELINE and config.method.name != task.baseline_name:
         raise ConfigError(f"method={config.method.name}: the baseline of {task.name} is method={task.baseline_name}")
     TrainSettings(**dataclasses.asdict(config.train))
+    if config.evaluation.metrics:
+        from bbcu.training.evaluation import own_metrics
+
+        own_metrics(config.evaluation.metrics, task.colours)
     if config.measure.latency:
         from bbcu.deploy.backends import missing_for
 

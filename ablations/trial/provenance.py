@@ -62,6 +62,13 @@ def code_fingerprint(parts: tuple[str, ...] = ()) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
+@functools.cache
+def fingerprint_of_own(part: str) -> str:
+    """The first 16 digits of the SHA-256 of the module of one part of the user's own; empty if it has no file."""
+    path = _source_of(part.rpartition(".")[0])
+    return "" if path is None else hashlib.sha256(_syntax_of(path).encode()).hexdigest()[:16]
+
+
 def fingerprint_of(folder: Path) -> str:
     """The fingerprint of all modules below ``folder`` that decide a result."""
     digest = hashlib.sha256()

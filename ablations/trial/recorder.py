@@ -25,16 +25,17 @@ SECONDS_BETWEEN_FLUSHES = 10.0
 
 
 def mean_record(scores: Mapping[str, Score]) -> dict[str, float]:
-    mean = mean_score(scores)
-    return {"psnr_db": round(mean.psnr_db, 6), "ssim": round(mean.ssim, 8)}
+    return picture_record(mean_score(scores))
+
+
+def picture_record(score: Score) -> dict[str, float]:
+    others = {name: round(value, 6 if name.endswith("_db") else 8) for name, value in score.others.items()}
+    return {"psnr_db": round(score.psnr_db, 6), "ssim": round(score.ssim, 8), **others}
 
 
 def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
     """The scores of a test set in ``result.json``: the mean and each picture's."""
-    images = {
-        name: {"psnr_db": round(score.psnr_db, 6), "ssim": round(score.ssim, 8)} for name, score in scores.items()
-    }
-    return {**mean_record(scores), "images": images}
+    return {**mean_record(scores), "images": {name: picture_record(score) for name, score in scores.items()}}
 
 
 @dataclass(frozen=True)

@@ -202,12 +202,17 @@ class LiveView:
         return "" if seconds is None else f"{before}{'at most ' * bool(possible)}{duration(seconds)} left"
 
     def _possible(self) -> list[list[WatchedTrial]]:
-        """Return, look by look, a trial of the same cell for each that a stopping rule may ask for later."""
+        """Return, look by look, a trial of the same cell for each that a rule may ask for later, teachers too."""
         if self._decisions is None:
             return []
         trials = self._tracker.trials
         of_cell = {cell: trial for (cell, _), trial in trials.items()}
-        return [[of_cell[cell] for cell, _ in look] for look in self._decisions.possible(trials)]
+        looks = []
+        for look in self._decisions.possible(trials):
+            taught = ((of_cell[cell].teacher, seed) for cell, seed in look)
+            teachers = {(teacher[0], seed) for teacher, seed in taught if teacher is not None} - {*trials, *look}
+            looks.append([of_cell[cell] for cell, _ in [*look, *sorted(teachers)]])
+        return looks
 
     # --- the display --------------------------------------------------------------------------------------------------
 

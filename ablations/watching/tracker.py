@@ -17,11 +17,12 @@ PREPARING = "preparing"
 
 @dataclass(frozen=True)
 class WatchedTrial:
-    """A trial as a view shows it: its name, its number of training steps, and its folder."""
+    """A trial as a view shows it: its name, its number of training steps, its folder, and its teacher if it has one."""
 
     name: str
     steps: int
     folder: TrialFolder
+    teacher: Identity | None = None
 
     @property
     def title(self) -> str:

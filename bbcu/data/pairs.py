@@ -36,7 +36,7 @@ from bbcu.data.tasks import Input, Score, Task
 from bbcu.errors import DataError
 from bbcu.files import temporary_folder
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Raise this when the pairs or the baseline of a task change, so that earlier caches are rebuilt."""
 
 INDEX_FILE = "index.json"

@@ -7,13 +7,13 @@ or at several.
 
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bbcu.data.images import Pixels, Plane, compress, crop_to_multiple, downscale, gray, luma, rounded, upscale
+from bbcu.data.images import Pixels, compress, crop_to_multiple, downscale, gray, luma, rounded, upscale
 from bbcu.data.metrics import psnr, ssim
 from bbcu.errors import ConfigError, shown, unknown
 
@@ -24,16 +24,23 @@ NOISE_SEED = 0
 Input = NDArray[np.uint8] | NDArray[np.float32]
 """The input of a network, (height, width, channels) on the scale of 0 to 255; float32 is not rounded or clipped."""
 
+PSNR_RGB = "psnr_rgb_db"
+"""The name of PSNR over all three channels, in dB, where a task's PSNR is that of the luma."""
+
 Degradation = Callable[[Pixels, np.random.Generator], Input]
 """Degrades patches (batch, height, width, channels), each on its own."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The quality of one restored picture: PSNR in dB, and SSIM."""
+    """The quality of one restored picture: PSNR in dB, SSIM, and ``others`` by the names that a result has them under.
+
+    Statistics are about PSNR; others are recorded beside it.
+    """
 
     psnr_db: float
     ssim: float
+    others: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 class Task(Hashable, Protocol):
@@ -90,6 +97,11 @@ class Task(Hashable, Protocol):
         """Compare a restored picture with the truth, as the papers on this task do."""
 
 
+def within(image: NDArray[Any], border: int) -> NDArray[Any]:
+    """Return (height, width, ...) without ``border`` pixels at each side."""
+    return image[border : image.shape[0] - border, border : image.shape[1] - border]
+
+
 @dataclass(frozen=True)
 class SuperResolution:
     """Enlarge a picture that MATLAB's bicubic has shrunk by ``scale``; scored on the luma."""
@@ -132,15 +144,14 @@ class SuperResolution:
         return upscale(rounded(input), self.scale)
 
     def score(self, output: Pixels, truth: Pixels) -> Score:
-        """Measure PSNR and SSIM on the luma of (height, width, 3), without ``scale`` pixels at each border.
+        """Measure PSNR and SSIM on the luma of (height, width, 3), and PSNR over all three channels beside them.
 
-        Raises ValueError if the shapes differ, or for less than 11 pixels inside the border.
+        All without ``scale`` pixels at each border. Raises ValueError if the shapes differ, or for less than 11 pixels
+        inside the border.
         """
-        output_luma, truth_luma = self._scored_region(output), self._scored_region(truth)
-        return Score(psnr(output_luma, truth_luma), ssim(output_luma, truth_luma))
-
-    def _scored_region(self, image: Pixels) -> Plane:
-        return luma(image)[self.scale : -self.scale, self.scale : -self.scale]
+        output_luma, truth_luma = (within(luma(image), self.border) for image in (output, truth))
+        of_colours = psnr(within(output, self.border), within(truth, self.border))
+        return Score(psnr(output_luma, truth_luma), ssim(output_luma, truth_luma), {PSNR_RGB: of_colours})
 
 
 @dataclass(frozen=True)
@@ -252,6 +263,19 @@ class ArtifactReduction:
     def score(self, output: Pixels, truth: Pixels) -> Score:
         """Measure PSNR and SSIM over the whole gray picture."""
         return Score(psnr(output, truth), ssim(output[..., 0], truth[..., 0]))
+
+
+def noise_level(task: Task) -> float:
+    """Return how strong the degradation of training patches is, 0 (none) to 1: the middle of its range.
+
+    It is the standard deviation over 255, or 1 - quality / 100; 0 for super-resolution. One number for every picture:
+    a network that takes it is told no more about a picture than one that does not, so their scores can be compared.
+    """
+    if isinstance(task, Denoising):
+        return sum(task.train_sigma) / 2 / 255
+    if isinstance(task, ArtifactReduction):
+        return 1 - sum(task.train_quality) / 2 / 100
+    return 0.0
 
 
 def _levels(prefix: str, strengths: Sequence[float]) -> tuple[str, ...]:

@@ -21,23 +21,36 @@ def look_up(key: str, name: str, table: Mapping[str, Any], base: type) -> Any:
     """
     if name in table:
         return table[name]
-    module, _, attribute = name.rpartition(".")
-    if not all(part.isidentifier() for part in name.split(".")) or not module:
+    if not is_dotted(name):
         raise ConfigError(f"{unknown(key, name, table)}, or the dotted path of a class of your own")
     wanted = f"{key}={shown(name)}: must be a subclass of {base.__name__}"
+    kind = imported(key, name, wanted)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        what = f"a {(*kind.__bases__, kind)[0].__name__}" if isinstance(kind, type) else "not a class"
+        raise ConfigError(f"{wanted}, and {shown(name.rpartition('.')[2])} is {what}")
+    return kind
+
+
+def is_dotted(name: str) -> bool:
+    """Return whether a text is the dotted path of something in a module."""
+    return "." in name and all(part.isidentifier() for part in name.split("."))
+
+
+def imported(key: str, name: str, wanted: str) -> Any:
+    """Return what the dotted path ``name`` names; ``wanted`` says what it must be.
+
+    Raises ConfigError if it is in Python's standard library, whose modules are not imported, or cannot be imported.
+    """
+    module, _, attribute = name.rpartition(".")
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise ConfigError(f"{wanted}, and {shown(module)} is a module of Python's standard library")
     try:
-        kind = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     # A module of the user's own may raise anything, and a script that is imported may exit.
     except (Exception, SystemExit) as error:
         reason = first_line(error)
         what = reason if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {reason}"
         raise ConfigError(f"{key} {shown(name)!r} cannot be imported: {shown(what)}") from error
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        what = f"a {(*kind.__bases__, kind)[0].__name__}" if isinstance(kind, type) else "not a class"
-        raise ConfigError(f"{wanted}, and {shown(attribute)} is {what}")
-    return kind
 
 
 def create(key: str, name: str, table: Mapping[str, Any], base: type, *arguments: Any) -> Any:

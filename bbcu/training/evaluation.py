@@ -1,5 +1,6 @@
 """Run a trained network on whole pictures, and score its outputs."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from bbcu.data.images import Pixels, to_image, to_tensor
 from bbcu.data.pairs import Pair
-from bbcu.data.tasks import Input, Score, Task
-from bbcu.errors import ConfigError
+from bbcu.data.tasks import PSNR_RGB, Input, Score, Task
+from bbcu.errors import ConfigError, shown
+from bbcu.model.registry import errors_of_own, imported, is_dotted
 from bbcu.training.acceleration import deterministic_fp32
 from bbcu.training.loop import TrainingDiverged
 
@@ -22,8 +24,9 @@ class Evaluation:
     ``self_ensemble`` averages the outputs for the 8 symmetries of the input, each turned back, before rounding: some
     tenths of a dB for 8 times the work (Timofte et al., Seven Ways to Improve Example-Based Single Image Super
     Resolution, CVPR 2016). ``tile`` is the largest side in input pixels that is run at once, 0 for the whole picture.
-    Tiles overlap by the receptive field, so they change only the order in which numbers are added. That can flip the
-    sign of a value exactly at a threshold, which is common without learnt thresholds, so tiles are off by default.
+    Tiles overlap by the receptive field, and begin at multiples of the network's ``grid`` if it has one, so they change
+    only the order in which numbers are added. That can flip the sign of a value exactly at a threshold, which is common
+    without learnt thresholds, so tiles are off by default.
     """
 
     self_ensemble: bool = False
@@ -66,11 +69,11 @@ def _run(network: nn.Module, batch: Tensor, tile: int) -> Tensor:
     if not tile or max(height, width) <= tile:
         output: Tensor = network(batch.contiguous(memory_format=torch.channels_last))
         return output
-    radius = radius_of(network)
+    radius, grid = radius_of(network), getattr(network, "grid", 1)
     rows = []
-    for top, bottom, first_row, last_row in _spans(height, tile, radius):
+    for top, bottom, first_row, last_row in _spans(height, tile, radius, grid):
         tiles = []
-        for left, right, first_column, last_column in _spans(width, tile, radius):
+        for left, right, first_column, last_column in _spans(width, tile, radius, grid):
             part = batch[:, :, top:bottom, left:right]
             restored = network(part.contiguous(memory_format=torch.channels_last))
             scale = restored.shape[2] // part.shape[2]
@@ -103,11 +106,14 @@ def radius_of(network: nn.Module) -> int:
     return radius
 
 
-def _spans(size: int, tile: int, radius: int) -> Iterator[tuple[int, int, int, int]]:
-    """Divide an axis into tiles: yield (start, end) of the input of each, and (first, last) of the output to use."""
+def _spans(size: int, tile: int, radius: int, grid: int) -> Iterator[tuple[int, int, int, int]]:
+    """Divide an axis into tiles: yield (start, end) of the input of each, and (first, last) of the output to use.
+
+    Each starts at a multiple of ``grid``, so that a network that halves the size halves the same pairs of pixels.
+    """
     for first in range(0, size, tile):
         last = min(first + tile, size)
-        yield max(0, first - radius), min(size, last + radius), first, last
+        yield max(0, first - radius) // grid * grid, min(size, last + radius), first, last
 
 
 def evaluate(
@@ -135,7 +141,69 @@ def evaluate(
 
 def mean_score(scores: Mapping[str, Score]) -> Score:
     """Return the mean over the pictures of a set, as the field computes it: of the dB, not of the errors."""
+    names = next(iter(scores.values())).others
     return Score(
         psnr_db=float(np.mean([score.psnr_db for score in scores.values()])),
         ssim=float(np.mean([score.ssim for score in scores.values()])),
+        others={name: float(np.mean([score.others[name] for score in scores.values()])) for name in names},
     )
+
+
+# --- metrics of the user's own ----------------------------------------------------------------------------------------
+
+METRICS_KEY = "evaluation.metrics"
+
+OUR_METRICS = ("psnr_db", "ssim", PSNR_RGB, "images")
+"""Names in the scores of a result that no metric of the user's can have."""
+
+Metric = Callable[[Pixels, Pixels], float]
+"""Compares a restored picture with the truth, both uint8 (height, width, channels) without the task's border."""
+
+PROBED_SIDE = 64
+"""Height and width of the two pictures that a metric of the user's is tried on, in pixels."""
+
+
+def metric_name(path: str) -> str:
+    """Return the name that a metric is recorded under: the last part of its dotted path."""
+    return path.rpartition(".")[2]
+
+
+def own_metrics(paths: Sequence[str], colours: int) -> dict[str, Metric]:
+    """Return the user's metrics by their names, each tried once on two pictures of ``colours`` channels.
+
+    A path is that of a function of (restored, truth), or of a class whose instances are such functions. Raises
+    ConfigError for a path that cannot be imported, for two metrics of one name or with the name of one of ours, and for
+    a metric that raises an error or does not return a finite number.
+    """
+    found: dict[str, Metric] = {}
+    for path in paths:
+        wanted = f"{METRICS_KEY}={shown(path)}: must be a function of (restored, truth), or a class of such functions"
+        if not is_dotted(path):
+            raise ConfigError(f"{wanted}, by its dotted path")
+        name = metric_name(path)
+        if name in found or name in OUR_METRICS:
+            raise ConfigError(f"{METRICS_KEY}={shown(path)}: there is a metric of the name {name} already")
+        part = imported(METRICS_KEY, path, wanted)
+        if isinstance(part, type):
+            with errors_of_own(METRICS_KEY, path):
+                part = part()
+        if not callable(part):
+            raise ConfigError(f"{wanted}, and {shown(name)} is a {type(part).__name__}")
+        found[name] = part
+        draw = np.random.default_rng(0)
+        first, second = draw.integers(0, 256, (2, PROBED_SIDE, PROBED_SIDE, colours), dtype=np.uint8)
+        own_score(path, part, first, second)
+    return found
+
+
+def own_score(path: str, metric: Metric, restored: Pixels, truth: Pixels) -> float:
+    """Return what a user's metric measures; raises ConfigError if it raises an error or returns no finite number."""
+    with errors_of_own(METRICS_KEY, path):
+        value = metric(restored, truth)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{METRICS_KEY}={shown(path)}: must return a finite number, and returned {shown(str(value))}")
+    return number

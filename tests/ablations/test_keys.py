@@ -5,6 +5,7 @@ The keys come from the schema, so a new one is covered by itself.
 
 import copy
 import dataclasses
+import functools
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,7 +216,9 @@ def test_no_attribute_of_these_modules_is_called_or_taken_for_a_surrogate() -> N
 
 
 @pytest.mark.parametrize("path", ["sys.exit", "os._exit", "os.abort", "builtins.exec", "antigravity.x", "this.s"])
-@pytest.mark.parametrize("make", [surrogate_of, binariser_of])
+@pytest.mark.parametrize(
+    "make", [surrogate_of, functools.partial(binariser_of, filters=4)], ids=["surrogate", "weight"]
+)
 def test_a_function_of_the_standard_library_is_not_called(make: Any, path: str) -> None:
     assert "is a module of Python's standard library" in in_another_process(message_of, make, path)
 

@@ -57,6 +57,7 @@ class Trial:
     baseline_db: float = 28.5
     recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cost: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def factors(self) -> dict[str, Any]:
@@ -69,7 +70,7 @@ class Trial:
     def setting(self) -> dict[str, Any]:
         return {
             "task": {"name": "sr_x2", "scale": 2},
-            "network": {"name": "plain"},
+            "network": {"name": "srresnet"},
             "channels": 8,
             "train": {"steps": self.steps, "lr": 0.001},
             "data": hashlib.sha256(b"photographs").hexdigest(),
@@ -136,7 +137,7 @@ def result_of(trial: Trial) -> dict[str, Any]:
         "task": trial.setting["task"]["name"],
         "setting": trial.setting,
         "metrics": {
-            name: {"psnr_db": psnr, "ssim": psnr / 40, "images": images_of(trial, name)}
+            name: {"psnr_db": psnr, "ssim": psnr / 40, **trial.scores, "images": images_of(trial, name)}
             for name, psnr in trial.psnr_db.items()
         },
         "baseline": {name: {"psnr_db": trial.baseline_db, "ssim": 0.8} for name in trial.psnr_db},
@@ -380,6 +381,7 @@ class Ours:
     sets: tuple[str, ...] = ()
     cost: Mapping[str, float] = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network: str = "srresnet"
 
     def result(self) -> dict[str, Any]:
         known = METHODS.get(self.method, METHODS["bbcu"])
@@ -388,7 +390,7 @@ class Ours:
         sets = self.sets or usual
         setting = {
             "task": task,
-            "network": {"name": "srresnet", "initial": "torch", "standardise": False, **known.network},
+            "network": {"name": self.network, "initial": "torch", "standardise": False, **known.network},
             "channels": known.channels or 64,
             "blocks": 16 if self.task.startswith("sr") else 9,
             "train": {"steps": self.steps, "batch": 16, "patch": 24, "lr": 0.001, "precision": "fp32"},

@@ -76,3 +76,12 @@ def test_a_trial_is_told_and_its_cell_stays_the_same(dry_workplace: Workplace) -
     given = [text for text in entry.overrides if not text.startswith("hydra.")]
     assert dry_workplace.config(*given).trainings == 3
     assert dry_workplace.trial(*given).identity == dry_workplace.trial("bn=post").identity == entry.identity
+
+
+@pytest.mark.parametrize("level", ["weight=srb", "rescale=squeeze", "threshold=dynamic", "binarize=[body,up]"])
+def test_a_level_that_changes_the_cost_is_a_structure_of_its_own(dry_workplace: Workplace, level: str) -> None:
+    """A dry run counts the cost of each structure once."""
+    key, _, value = level.partition("=")
+    reference = {"weight": "l1", "rescale": "none", "threshold": "true", "binarize": "[body]"}[key]
+    plan = planned(dry_workplace, f"{key}={reference},{value}", "act=inside,after")
+    assert len({entry.structure for entry in plan.trials}) == 2

@@ -1,5 +1,6 @@
 """A sweep until all is decided: it gives seeds to what is undecided, and comes to the same end whatever happens."""
 
+import dataclasses
 import json
 import os
 import random
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ablations.planning.plan import Plan
 from ablations.storage import stopping
 from ablations.storage.attempts import State
 from ablations.storage.plans import plan_path, read_plan
@@ -22,6 +24,7 @@ from tests.harness.deciding import (
     drawn_score,
     leave_result,
     made_up_plan,
+    planned,
 )
 
 SEEDS = {"quadratic": 8, "clip": 3, "identity": 6, "ede": 8}
@@ -197,3 +200,48 @@ def test_each_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(json, "loads", lambda text: read.append(text))
     assert loop.ask() == []
     assert read == []
+
+
+# --- teachers ---------------------------------------------------------------------------------------------------------
+
+TEACHER = "ho"
+
+
+def plan_with_a_teacher(outputs: Path) -> Plan:
+    """The made-up plan with a teacher of the cell ``ede``, which nothing is compared with."""
+    plan, trials = made_up_plan(outputs), []
+    for entry in plan.trials:
+        if entry.overrides[0] == "ede":
+            teacher = dataclasses.replace(planned(outputs, TEACHER, entry.trial.seed), only_teaches=True)
+            trial = dataclasses.replace(entry.trial, teacher=teacher.identity[0])
+            trials += [teacher, dataclasses.replace(entry, trial=trial)]
+        else:
+            trials.append(entry)
+    return dataclasses.replace(plan, trials=trials)
+
+
+def taught_score(surrogate: str, seed: int) -> float | None:
+    return 36.0 if surrogate == TEACHER else drawn_score(surrogate, seed)
+
+
+def test_a_teacher_gets_the_seeds_of_what_it_teaches_before_it_and_no_verdict(tmp_path: Path) -> None:
+    sweep = MadeUpSweep(plan_with_a_teacher(tmp_path), taught_score)
+    sweep.run()
+    assert sweep.trained == all_seeds({**SEEDS, TEACHER: SEEDS["ede"]})
+    assert sweep.conclusions == CONCLUSIONS
+    order = sweep.trainer.trained
+    assert all(order.index((TEACHER, seed)) < order.index(("ede", seed)) for seed in range(SEEDS["ede"]))
+
+
+def test_what_is_taught_by_a_teacher_that_fails_has_failed_too(tmp_path: Path) -> None:
+    """Under that seed alone, as any trial that fails."""
+
+    def score(surrogate: str, seed: int) -> float | None:
+        return None if (surrogate, seed) == (TEACHER, 1) else taught_score(surrogate, seed)
+
+    sweep = MadeUpSweep(plan_with_a_teacher(tmp_path), score)
+    outcomes = sweep.run()
+    assert ("ede", 1) not in sweep.trainer.trained
+    (failed,) = [entry for entry in sweep.plan.trials if entry.overrides == ("ede", "1")]
+    assert outcomes[failed.identity].state == State.FAILED
+    assert outcomes[failed.identity].reason.endswith("failed: diverged")

@@ -24,12 +24,14 @@ from tests.harness.faults import (
     ONE_SEED,
     SECONDS,
     SNAPSHOT_ENDS,
+    STEPS,
     TRIALS,
     Endings,
     Moment,
     all_attempts,
     attempts,
     check_nothing_lost,
+    endings,
     kill_sweep_at,
     let_go,
     nobody_works,
@@ -119,6 +121,32 @@ def test_a_killed_trial_is_interrupted_and_resumes_from_its_last_whole_snapshot(
     assert killed.ended is not None
     (run,) = workplace.runs("KILLED")
     assert run.data.tags["state"] == "interrupted"
+
+
+# --- a teacher and what it teaches ------------------------------------------------------------------------------------
+
+TAUGHT = ("distil=output", *ONE_SEED[1:])
+"""One cell, and so two trainings: the teacher's is the first."""
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_with_a_teacher_or_with_what_it_teaches_resumes(
+    workplace: Workplace, new_workplace: Callable[[], Workplace]
+) -> None:
+    """The second kill is in the sweep that resumes the first: the teacher's whole training counts once."""
+    alone = new_workplace()
+    assert alone.sweep(*TAUGHT).status == 0
+    kill_sweep_at(SNAPSHOT_ENDS, workplace, *TAUGHT)
+    (teacher,) = workplace.trials()
+    assert present_state(teacher) == (State.INTERRUPTED, PROCESS_DIED)
+    left = STEPS - SNAPSHOT_ENDS.nth + 1
+    kill_sweep_at(dataclasses.replace(SNAPSHOT_ENDS, nth=left + SNAPSHOT_ENDS.nth), workplace, *TAUGHT)
+    assert present_state(teacher)[0] == State.FINISHED
+    rerun(workplace, endings(alone), TAUGHT)
+    histories = {folder.cell == teacher.cell: history_of(folder).attempts for folder in workplace.trials()}
+    for attempts_at in histories.values():
+        assert [attempt.state for attempt in attempts_at] == [State.INTERRUPTED, State.FINISHED]
+        assert attempts_at[1].from_step >= SNAPSHOT_ENDS.nth - 1
 
 
 # --- processes that are asked to stop ---------------------------------------------------------------------------------

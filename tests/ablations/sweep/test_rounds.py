@@ -113,9 +113,12 @@ class Scripted(Launcher):
         self.batches.append(seeds)
         return [self._returned(seed) for seed in seeds]
 
+    def folder_of(self, seed: int) -> TrialFolder:
+        return planned(self.outputs, seed).folder
+
     def _returned(self, seed: int) -> JobReturn:
         job = next(self.script[seed]) if seed in self.script else finish
-        folder = planned(self.outputs, seed).folder
+        folder = self.folder_of(seed)
         folder.path.mkdir(parents=True, exist_ok=True)
         done = JobReturn(status=JobStatus.COMPLETED)
         try:
@@ -161,6 +164,80 @@ class Sweep:
         rounds = Rounds(workers, self.outputs, STUDY, self.retries, self.silence, look)
         outcomes = rounds.run([planned(self.outputs, seed, self.on_change) for seed in seeds])
         return {seed: outcome for (_, seed), outcome in outcomes.items()}
+
+
+# --- trials with a teacher ------------------------------------------------------------------------------------------
+
+
+def taught(outputs: Path, seed: int, teacher: PlannedTrial) -> PlannedTrial:
+    """A trial of a cell of its own for each seed, which another trial teaches."""
+    cell = Cell({}, {"network": {}, "channels": seed})
+    trial = Trial(STUDY, "bbcu", cell, teacher.trial.seed, teacher.identity[0])
+    config = Config(outputs=str(outputs), on_change="stop")
+    return PlannedTrial(trial, trial.identity, (f"seed={seed}",), config, None)
+
+
+class Taught(Scripted):
+    """A launcher for trials of :func:`taught`, which are known by their overrides."""
+
+    def __init__(self, outputs: Path, script: dict[int, list[Job]], entries: Sequence[PlannedTrial]) -> None:
+        super().__init__(outputs, script)
+        self.folders = {int(entry.overrides[0].removeprefix("seed=")): entry.folder for entry in entries}
+
+    def folder_of(self, seed: int) -> TrialFolder:
+        return self.folders[seed]
+
+
+@dataclasses.dataclass
+class School:
+    """A teacher under the seeds 0 and 1, and two trials that each teaches: 10 and 20, 11 and 21."""
+
+    outputs: Path
+    script: dict[int, list[Job]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.teachers = [planned(self.outputs, seed) for seed in (0, 1)]
+        self.students = [taught(self.outputs, 10 * n + seed, self.teachers[seed]) for seed in (0, 1) for n in (1, 2)]
+        self.entries = [*self.students, *self.teachers]
+        self.launcher = Taught(self.outputs, self.script, self.entries)
+        self.rounds = Rounds(Workers(self.launcher, 1, ()), self.outputs, STUDY, 1, 600.0)
+
+    def run(self, entries: Sequence[PlannedTrial]) -> dict[str, TrialOutcome]:
+        outcomes = self.rounds.run(entries)
+        return {entry.overrides[0].removeprefix("seed="): outcomes[entry.identity] for entry in entries}
+
+
+def test_what_is_taught_is_launched_after_its_teacher(tmp_path: Path) -> None:
+    school = School(tmp_path, {1: [end_with(RuntimeError("a hiccup")), finish]})
+    assert set(school.run(school.entries).values()) == {FINISHED}
+    assert school.launcher.batches == [[0, 1], [10, 20, 1], [11, 21]]
+
+
+def test_what_is_taught_fails_with_its_teacher_and_says_so(tmp_path: Path) -> None:
+    """Also if the teacher failed in an earlier call, as before an earlier look of a stopping rule."""
+    school = School(tmp_path, {1: [end_with(TrialHopeless("the loss is nan"))]})
+    outcomes = school.run([*school.students[:3], *school.teachers])
+    assert school.launcher.batches == [[0, 1], [10, 20]]
+    later = school.run(school.students[3:])
+    assert school.launcher.batches == [[0, 1], [10, 20]]
+    assert outcomes["10"] == outcomes["20"] == FINISHED
+    reason = f"its teacher, cell {school.teachers[1].identity[0][:12]} seed 1, failed: the loss is nan"
+    assert outcomes["11"] == later["21"] == TrialOutcome(State.FAILED, reason)
+    assert [present_state(entry.folder) for entry in school.students[2:]] == 2 * [(State.FAILED, reason)]
+
+
+def test_what_is_taught_waits_for_a_teacher_that_another_process_trains(tmp_path: Path) -> None:
+    school = School(tmp_path)
+    busy, parent = school.teachers[0].folder, os.getppid()
+    put_lease(busy, pid=parent, process_start=process_start_of(parent))
+
+    def finish_while_another_does(folder: TrialFolder) -> None:
+        finish(folder)
+        lease_path(busy).unlink()
+
+    school.launcher.script[11] = iter([finish_while_another_does])
+    assert set(school.run(school.entries).values()) == {FINISHED}
+    assert school.launcher.batches == [[1], [11, 21], [0], [10, 20]]
 
 
 # --- trials that end --------------------------------------------------------------------------------------------------

@@ -53,6 +53,15 @@ def test_times_of_cells_of_other_widths_are_compared_with_one_twin() -> None:
     assert over_one_twin(0.4, wide, narrow) == pytest.approx(1.6)
 
 
+def test_a_search_trains_the_teacher_of_a_cell_and_counts_it_as_no_cell(workplace: Workplace) -> None:
+    outcome = search(workplace, 3, space=("distil=none,output,attention",))
+    assert outcome.status == 0, outcome.text
+    assert workplace.names() == {"reference", "full_precision", "distil=output", "distil=attention"}
+    assert len(workplace.results()) == 4
+    rows = {row["name"]: row.get("only_teaches", False) for row in read_plan(workplace.outputs, STUDY)["trials"]}
+    assert [name for name, only in rows.items() if only] == ["full_precision"]
+
+
 # --- one objective ----------------------------------------------------------------------------------------------------
 
 

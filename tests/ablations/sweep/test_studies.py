@@ -116,11 +116,22 @@ def test_the_default_budget_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "recipe", "blocks"), [("sr_x2", "released", 16), ("denoise", "released_denoising", 9)]
+    ("task", "network", "recipe", "channels", "blocks"),
+    [
+        ("sr_x2", "srresnet", "released", 64, 16),
+        ("denoise", "dncnn", "released_denoising", 64, 9),
+        ("denoise", "drunet", "released_denoising", 64, 4),
+        ("jpeg", "unet", "released_denoising", 24, 1),
+    ],
 )
-def test_the_budget_of_the_paper_is_its_published_recipe(task: str, recipe: str, blocks: int) -> None:
-    published = composed(f"task={task}", f"train={recipe}", "channels=64", f"blocks={blocks}")
-    assert composed("budget=paper", f"task={task}") == published
+def test_the_budget_of_the_paper_is_its_published_recipe(
+    task: str, network: str, recipe: str, channels: int, blocks: int
+) -> None:
+    chosen = [f"task={task}", f"network={network}"]
+    published = composed(*chosen, f"train={recipe}", f"channels={channels}", f"blocks={blocks}")
+    assert composed("budget=paper", *chosen) == published
+    large = composed("budget=gpu", *chosen)
+    assert (large["channels"], large["blocks"]) == (channels, blocks)
 
 
 @pytest.mark.parametrize("budget", ["smoke", "gpu", "paper"])

@@ -122,7 +122,7 @@ def test_a_sweep_with_a_result_of_other_code_trains_nothing_or_retrains_only_tha
     place: Workplace, of_other_code: TrialFolder
 ) -> None:
     outcome = place.sweep("bn=none,post")
-    assert "1 of 2 trials have a result of different code, such as reference seed 0" in outcome.message
+    assert "1 of 2 trials have a result that is out of date, such as reference seed 0" in outcome.message
     assert len(place.results()) == 1
     place.run("bn=post")
     rest = place.folder_of("bn=post")
@@ -135,7 +135,7 @@ def test_a_sweep_with_a_result_of_other_code_trains_nothing_or_retrains_only_tha
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
-    [("stop", "have a result of different code"), ("retrain", "1 to train"), ("keep", "nothing to train")],
+    [("stop", "have a result that is out of date"), ("retrain", "1 to train"), ("keep", "nothing to train")],
 )
 def test_a_dry_run_reports_other_code(place: Workplace, of_other_code: TrialFolder, choice: str, expected: str) -> None:
     assert expected in place.sweep("hydra.sweeper.dry_run=true", f"on_change={choice}").text

@@ -88,9 +88,12 @@ def test_the_result_holds_every_fact_of_its_format(done: DoneTrial) -> None:
         "threshold": True,
         "surrogate": "quadratic",
         "weight": "l1",
+        "rescale": "none",
+        "start": "scratch",
+        "distil": "none",
     }
-    assert set(result["metrics"]["Tiny"]) == {"psnr_db", "ssim", "images"}
-    assert set(result["baseline"]["Tiny"]) == {"psnr_db", "ssim"}
+    assert set(result["metrics"]["Tiny"]) == {"psnr_db", "ssim", "psnr_rgb_db", "images"}
+    assert set(result["baseline"]["Tiny"]) == {"psnr_db", "ssim", "psnr_rgb_db"}
     assert {"train_s", "step_ms"} <= set(result["timing"])
     assert result["timing"].get("peak_mib", 200) > 100
     assert {"git", "dirty", "packages", "cpu", "seed"} <= set(result["provenance"])

@@ -26,6 +26,8 @@ def keys(workplace: Workplace, *configs: str) -> set[str]:
         pytest.param(("train.precision=fp32", "train.precision=fp32 train.int8=false train.native=true")),
         pytest.param(("method=bicubic", "method=bicubic data.train=''"), id="pictures that are not trained on"),
         pytest.param(("evaluation.tile=0", "evaluation.tile=16")),
+        pytest.param(("network=srresnet", "network=srresnet network.groups=3 network.layers=5")),
+        pytest.param(("network=rdn network.layers=2", "network=rdn network.layers=2 network.groups=3")),
         pytest.param(("measure.latency=false", "measure.latency=true", "cost.binary=1/8")),
         pytest.param(("evaluation.self_ensemble=false", "seed=1", "align=8.125", "residual=True")),
     ],
@@ -42,6 +44,8 @@ def test_these_configs_are_one_cell(workplace: Workplace, configs: tuple[str, ..
         ("train.precision=fp32", "train.precision=bf16"),
         ("evaluation.self_ensemble=false", "evaluation.self_ensemble=true"),
         ("train.lr=1e-3", "train.lr=5e-2"),
+        ("network=rcan network.groups=1", "network=rcan network.groups=3"),
+        ("network=rdn network.layers=1", "network=rdn network.layers=3"),
     ],
     ids=" is not ".join,
 )
