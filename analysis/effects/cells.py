@@ -17,7 +17,7 @@ class CellSummary:
 
     By test set: ``psnr`` (dB), ``ssim``, ``over_baseline`` (dB, the mean over seeds) and ``to_reference`` (dB; empty
     for the reference cell). ``look`` is that of :class:`analysis.effects.family.Measured`, of the difference to the
-    reference. ``train_s`` is the mean over seeds.
+    reference. ``train_s`` is the mean over seeds, with the training of the cell's teacher if it has one.
 
     ``timed`` is what was measured at the main place of :class:`analysis.study.latency.Latency`, None if nothing;
     ``relative_time`` is over the time of the twin of the reference cell.
@@ -51,6 +51,17 @@ def cell_summaries(results: TaskResults, family: Family) -> list[CellSummary]:
     scored = [f"{kind}{name}/{metric}" for name in results.sets for kind, metric in SCORES]
     metrics = {name: results.by_cell(name) for name in [*scored, *COSTS]}
     return sorted((cell_summary(results, family, cell, metrics) for cell in results.levels), key=descending_psnr)
+
+
+TEACHER = "timing/teacher_s"
+
+
+def taught_s(results: TaskResults, cell: str) -> float:
+    """Return the mean time in seconds that the teacher of a cell trained for; 0 for a cell without a teacher."""
+    if f"metric/{TEACHER}" not in results.finished:
+        return 0.0
+    known = [seconds for seconds in results.by_cell(TEACHER)[cell].values() if not math.isnan(seconds)]
+    return summary(known).mean if known else 0.0
 
 
 SCORES = (("", "psnr_db"), ("", "ssim"), ("baseline/", "psnr_db"))
@@ -88,7 +99,7 @@ def cell_summary(
         look={name: found.look for name, found in away.items()},
         ops_g=values("cost/ops_g")[0],
         params_k=values("cost/params_k")[0],
-        train_s=summary(values("timing/train_s")).mean,
+        train_s=summary(values("timing/train_s")).mean + taught_s(results, cell),
         timed=results.latency.timed(cell),
         relative_time=results.latency.relative(cell, results.reference),
         packed_kb=results.latency.packed_kb.get(cell, math.nan),

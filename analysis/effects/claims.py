@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ablations.space.claims import PSNR, Claim, away, side
 from ablations.space.interventions import Pair
-from ablations.space.study_cells import StudyCells
+from ablations.space.study_cells import UNTRAINED, StudyCells
 from analysis.effects.comparisons import cost_change
 from analysis.effects.family import (
     Collapses,
@@ -26,6 +26,7 @@ from analysis.effects.family import (
 from analysis.published.tables import ROUNDING_DB, doubt_of, printed_difference
 from analysis.statistics.estimates import ALPHA, MARGIN_DB, Estimate, Verdict, holm, tested
 from analysis.statistics.rounding import rounded
+from analysis.study.methods import NETWORKS_OF_PAPER
 from analysis.study.tasks import TaskResults, scores_by_cell
 
 ON_PROBES = "probes"  # where a claim about a probe is tested
@@ -132,7 +133,10 @@ def on_psnr(results: TaskResults, claim: Claim, pairs: Sequence[Pair], test_set:
     status = status_of(found.conclusion, claim.sign)
     names = [named_method(wanted) for wanted in (claim.before, claim.after)]
     printed = math.nan
-    if not claim.where and not away(results.study_cells, claim, pair) and all(names):
+    cells = results.study_cells
+    networks = {cells.levels[cell].asked.get("network.name") for cell in pair if cells.methods[cell] not in UNTRAINED}
+    is_of_paper = networks <= {None, *NETWORKS_OF_PAPER}
+    if is_of_paper and not claim.where and not away(cells, claim, pair) and all(names):
         found_in_print = printed_difference(names[0], names[1], results.task, test_set)
         printed = math.nan if found_in_print is None else found_in_print
     doubts = (doubt_of(name, results.task, test_set) for name in names) if not math.isnan(printed) else ()

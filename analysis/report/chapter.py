@@ -279,6 +279,9 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
         for add in (add_effects, add_costs, add_measured, add_probes, add_curves, add_pictures):
             add(chapter)
         chapter.add("cells", frame=frames.cell_frame(chapter.cells, results))
+        others = frames.metric_frame(chapter.cells, results)
+        if not others.empty:
+            chapter.add("metrics", frame=others)
     for name, identities in (
         ("result.json", results.records.damaged),
         ("curve.csv", results.study.damaged_curves.intersection(results.identities)),

@@ -13,7 +13,15 @@ from analysis.study.loading import NOT_RECORDED
 from analysis.study.tasks import KEY_LENGTH, TaskResults, cell_levels, setting_of, varying
 
 TASKS = {"denoise": "colour denoising", "jpeg": "JPEG artifact reduction"}
-NETWORKS = {"srresnet": "SRResNet", "dncnn": "DnCNN"}
+NETWORKS = {
+    "srresnet": "SRResNet",
+    "dncnn": "DnCNN",
+    "edsr": "EDSR",
+    "rcan": "RCAN",
+    "rdn": "RDN",
+    "drunet": "DRUNet",
+    "unet": "U-Net",
+}
 
 MOST_PARTS = 20  # a share of more parts is rounded to one over a number
 

@@ -1,6 +1,7 @@
 """The numbers behind a report's tables as long frames, one CSV file each; every row is about one test set."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -17,7 +18,7 @@ from analysis.effects.fractions import Fit
 from analysis.effects.savings import Prices, Saving
 from analysis.report.markup import csv_cell, one_line
 from analysis.report.pictures import Strip
-from analysis.statistics.estimates import Estimate, ImageEstimate, Verdict
+from analysis.statistics.estimates import Estimate, ImageEstimate, Verdict, summary
 from analysis.statistics.rounding import rounded
 from analysis.study.latency import counts_by_kind
 from analysis.study.loading import identities_of
@@ -190,6 +191,33 @@ def cell_frame(cells: Sequence[CellSummary], results: TaskResults) -> pd.DataFra
         }
         for cell in cells
         for name in results.sets
+    )
+
+
+def metric_frame(cells: Sequence[CellSummary], results: TaskResults) -> pd.DataFrame:
+    """Return a row for each cell, test set and metric besides PSNR and SSIM, over the seeds that have it."""
+    found = {
+        (name, metric): results.by_cell(f"{name}/{metric}")
+        for name in results.sets
+        for metric in results.other_metrics(name)
+    }
+    summaries = [
+        (cell, name, metric, summary([value for value in of_cells[cell.cell].values() if not math.isnan(value)]))
+        for cell in cells
+        for (name, metric), of_cells in found.items()
+    ]
+    return pd.DataFrame(
+        {
+            "cell": cell.cell,
+            "label": cell.label,
+            "test_set": name,
+            "metric": metric,
+            "seeds": over.n,
+            "mean": over.mean,
+            "sd": over.sd,
+        }
+        for cell, name, metric, over in summaries
+        if over.n
     )
 
 

@@ -156,7 +156,7 @@ class Opening:
 
     @property
     def unplanned(self) -> pd.DataFrame:
-        """The single runs that no sweep has planned."""
+        """The trials that no design lists: single runs and teachers."""
         return self.study.trials[self.study.trials["planned"] != "true"]
 
     @functools.cached_property

@@ -21,7 +21,7 @@ from analysis.statistics.estimates import Summary, summary
 from analysis.statistics.rounding import rounded
 from analysis.study.latency import latency_of
 from analysis.study.loading import NOT_RECORDED, StudyResults, identities_of
-from analysis.study.methods import group_key, groups_of, method_of, rows_by_setting, tested_on
+from analysis.study.methods import NETWORKS_OF_PAPER, group_key, groups_of, method_of, rows_by_setting, tested_on
 from analysis.study.tasks import KEY_LENGTH, test_sets
 
 ABSENT = "—"  # stands for a number that the paper or we do not have
@@ -75,7 +75,8 @@ class Group:
 def paper_tables(results: StudyResults, collapsed: Collection[Identity] = ()) -> list[Table]:
     """Return a table for each task, budget and data set in which a network of ours stands beside a number of the paper.
 
-    That is a finished cell of a method that the paper's table of the task has, scored on one of its test sets.
+    That is a finished cell of a method that the paper's table of the task has, in a network of the paper, scored on one
+    of its test sets.
     ``collapsed`` are the trials whose networks learned nothing.
     """
     finished = results.finished
@@ -97,7 +98,7 @@ def groups(results: StudyResults, finished: pd.DataFrame) -> list[Group]:
     for places in groups_of(keys):
         key = max((keys[place] for place in places), key=len)
         task, data = key.get("task.name", ""), settings[places[0]][0].get("data", NOT_RECORDED)
-        if task in about:
+        if task in about and {key.get("network.name")} <= {None, *NETWORKS_OF_PAPER}:
             setting, trials = {"data": data, **key}, finished.iloc[places]
             group = group_of(results, about[task], task, setting, trials)
             if (group.numbers["cell"] != "").any():

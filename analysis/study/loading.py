@@ -91,8 +91,8 @@ class StudyResults:
     ``trials`` has one row per trial, finished or not, planned ones first and in the order of the plan, with columns:
 
     - ``seed``: whole number; ``cell``: its SHA-256; ``name``: the cell's name; ``run_id``: empty if not in MLflow;
-    - ``planned``: whether a sweep planned it, true or false as text; in a study without a plan, every trial counts as
-      planned;
+    - ``planned``: whether the design of a sweep lists it, true or false as text, so false for one that only teaches
+      others; in a study without a plan, every trial counts as planned;
     - ``state``: finished, failed, interrupted, pruned, running or missing; ``reason``: why it is not finished;
     - ``method``, ``task``, ``git``, ``git_dirty``: text; ``provenance``: JSON; empty if unknown;
     - ``factor/<name>``: the level that the cell records, as text; ``level/<name>``: the level as the user gave it,
@@ -125,7 +125,7 @@ class StudyResults:
 
     @property
     def planned(self) -> pd.DataFrame:
-        """The trials that some sweep has planned; the others are single runs."""
+        """The trials that the design of a sweep lists; the others are teachers and single runs."""
         return self.trials[self.trials["planned"] == "true"]
 
     @property
@@ -229,6 +229,7 @@ def study_results(
     except ValueError as error:
         raise ConfigError(f"study {study!r} has a plan whose stopping rule cannot be: {error}") from None
     planned = {(row["cell"], row["seed"]): planned_row(row) for row in plan["trials"]}
+    teachers = {(row["cell"], row["seed"]) for row in plan["trials"] if row.get("only_teaches", False)}
     on_disk = {(folder.cell, folder.seed): folder for folder in folders}
     rows = []
     files: dict[Identity, Fetch] = {}
@@ -242,7 +243,7 @@ def study_results(
             continue
         if row["state"] == "finished" and (doubt := doubt_about(row)):
             row = without_result(row, doubt)
-        is_planned = identity in planned or not planned
+        is_planned = (identity in planned and identity not in teachers) or not planned
         row |= {"cell": identity[0], "seed": identity[1], "planned": level_text(is_planned)}
         reason = row.get("reason") or NO_REASON.get(row["state"], "no reason was recorded")
         row["reason"] = "" if row["state"] == "finished" else reason

@@ -19,6 +19,11 @@ METHOD_KEYS = ("network.initial", "network.standardise", "network.accumulate")
 
 SUPER_RESOLUTION = "sr_x2"  # the task whose table names the methods at every scale
 
+NETWORKS_OF_PAPER = ("srresnet", "dncnn")
+"""The networks that the paper's names of the methods in full precision are about."""
+
+ON_OTHER_NETWORKS = {"full_precision": "Full precision", LITE: "Lite"}
+
 OTHER_NAMES = {
     **{MEDIUM: "BBCU-M", "identity": "Input", "bam": "BAM", "bicubic": "Bicubic"},
     **TITLES,
@@ -60,16 +65,19 @@ def agrees(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return key.items() <= other.items()
 
 
-def names_of(task: str) -> dict[str, str]:
+def names_of(task: str, networks: Iterable[str] = ()) -> dict[str, str]:
     """Return the paper's name of each method in its table of a task, such as ``BBCU-L`` for super-resolution.
 
     Scales without a table take the names of those that have one. A method whose authors released no code is named with
-    that it is a reimplementation.
+    that it is a reimplementation. On ``networks`` that the paper does not have, what is in full precision is not called
+    by the name of the paper's network.
     """
     paper = published()
     table = SUPER_RESOLUTION if task.startswith("sr_") and task not in set(paper["task"]) else task
     paper = paper[paper["task"] == table]
     names = {**OTHER_NAMES, **dict(zip(paper["method"].tolist(), paper["name"].tolist(), strict=True))}
+    if not {*networks} <= {*NETWORKS_OF_PAPER}:
+        names |= ON_OTHER_NETWORKS
     return {name: title + REIMPLEMENTED_MARK * (name in REIMPLEMENTED) for name, title in names.items()}
 
 

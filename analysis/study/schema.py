@@ -293,7 +293,7 @@ def doubt_about_provenance(text: str) -> str:
 def _is_possible(metric: str, value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    if metric.endswith("/psnr_db"):
+    if metric.endswith(("/psnr_db", "/psnr_rgb_db")):
         return 0 <= value <= MOST_DECIBELS
     if metric.endswith("/ssim"):
         return abs(value) <= 1 + SAME_NUMBER

@@ -16,7 +16,7 @@ import pandas as pd
 from ablations.space.factors import SHOWN
 from ablations.space.interventions import CellLevels
 from ablations.space.settings import DATA, distinguishing_keys, task_of, without_task
-from ablations.space.study_cells import UNTRAINED, StudyCells, published_methods
+from ablations.space.study_cells import UNTRAINED, StudyCells, completed, published_methods
 from ablations.storage.folder import Identity
 from analysis.study.collapse import collapsed_trials
 from analysis.study.data_names import DataNames
@@ -109,7 +109,8 @@ class TaskResults:
     def trained(self) -> dict[str, CellLevels]:
         """The finished cells that are trained networks."""
         untrained = set(self.cells.index[self.cells["method"].isin(UNTRAINED)])
-        return {cell: levels for cell, levels in self.levels.items() if cell not in untrained}
+        own = {cell: levels for cell, levels in self.levels.items() if cell not in untrained}
+        return completed(own, self.study.reference)
 
     @functools.cached_property
     def untrained(self) -> frozenset[str]:
@@ -170,6 +171,13 @@ class TaskResults:
     def by_cell(self, metric: str) -> dict[str, dict[int, float]]:
         """Return a metric of the finished trials by cell and seed, seeds in order."""
         return scores_by_cell(self.metric(metric))
+
+    def other_metrics(self, test_set: str) -> list[str]:
+        """Return the metrics of a test set besides PSNR and SSIM that some finished trial has, by name."""
+        known = self.finished.dropna(axis=1, how="all")
+        prefix = f"metric/{test_set}/"
+        found = {str(name).removeprefix(prefix) for name in known if str(name).startswith(prefix)}
+        return sorted(found - {"psnr_db", "ssim"})
 
     def psnr(self, test_set: str) -> dict[str, dict[int, float]]:
         """Return the PSNR on a test set in dB, by cell and seed."""
@@ -272,7 +280,7 @@ def split_by_task(study: StudyResults) -> list[TaskResults]:
         if title in (each.title for each in found):
             title = f"{title} part {number + 1}".strip()  # the data of both are not recorded
         methods = methods_in(study, own, setting.get("task.name", ""))
-        labels = methods or cell_labels(own, study.factors, names)
+        labels = methods or cell_labels(own, study.factors, names, study.reference)
         found.append(TaskResults(title, own, left_out, labels, study, methods))
     return found
 
@@ -306,7 +314,9 @@ def home_of(row: LeftOut, main: Sequence[Mapping[str, str]], data: Sequence[Coll
 
 def methods_in(study: StudyResults, trials: pd.DataFrame, task: str) -> dict[str, str]:
     """The paper's name of each cell's method if these trials compare methods, otherwise an empty dict."""
-    rows, names = rows_of(trials.drop_duplicates("cell")), names_of(task)
+    rows = rows_of(trials.drop_duplicates("cell"))
+    networks = {setting_of(row).get("network.name", "") for row in rows if row["method"] not in UNTRAINED}
+    names = names_of(task, networks - {""})
     recorded = {row["cell"]: str(row["method"]) for row in rows}
     levels = {row["cell"]: factors_of(row, study.factors) for row in rows}
     return {cell: names[method] for cell, method in published_methods(recorded, levels, study.reference).items()}
@@ -353,16 +363,22 @@ def label(levels: Mapping[str, str], keys: Iterable[str], data: Mapping[str, str
 
 
 def cell_labels(
-    trials: pd.DataFrame, factors: Sequence[str], data: Mapping[str, str] = MappingProxyType({})
+    trials: pd.DataFrame,
+    factors: Sequence[str],
+    data: Mapping[str, str] = MappingProxyType({}),
+    reference: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Name each cell by the keys that vary, an untrained baseline by its method; a key's start makes it unique.
 
-    ``data`` has what data are called, by their fingerprint.
+    ``data`` has what data are called, by their fingerprint, and ``reference`` the level of what a cell did not record.
     """
     rows = {row["cell"]: row for row in rows_of(trials.drop_duplicates("cell"))}
-    levels = {cell: dict(cell_levels(row, factors).asked) for cell, row in rows.items()}
-    trained = [found for cell, found in levels.items() if rows[cell]["method"] not in UNTRAINED]
-    names = varying(trained, dict.fromkeys(key for found in levels.values() for key in found))
+    cells = {cell: cell_levels(row, factors) for cell, row in rows.items()}
+    trained = {cell: own for cell, own in cells.items() if rows[cell]["method"] not in UNTRAINED}
+    levels = {cell: own.asked for cell, own in {**cells, **completed(trained, reference)}.items()}
+    names = varying(
+        (levels[cell] for cell in trained), dict.fromkeys(key for found in levels.values() for key in found)
+    )
     labels = {
         cell: str(rows[cell]["method"]) if rows[cell]["method"] in UNTRAINED else label(found, names, data)
         for cell, found in levels.items()

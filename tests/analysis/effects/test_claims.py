@@ -131,7 +131,7 @@ def test_pairs_nearer_to_the_papers_unit_come_first() -> None:
 
 
 def test_a_unit_of_the_users_own_is_not_the_papers() -> None:
-    own = {"network": {"name": "plain", "unit": "my_parts.ScaledUnit"}}
+    own = {"network": {"name": "srresnet", "unit": "my_parts.ScaledUnit"}}
     row = judged([*scored(31.0, others=own), *scored(30.0, residual=False, others=own)]).claim(RESIDUAL)
     assert (row.status, row.context) == (Status.SUPPORTED, "network.unit=my_parts.ScaledUnit")
 

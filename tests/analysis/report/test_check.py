@@ -101,7 +101,7 @@ def test_what_differs_is_named_with_file_and_place(report: Path) -> None:
         (
             "report.md",
             page.replace("4 finished", "5 finished", 1).encode(),
-            "line 3, column 212 is '5 finished and 1 missing.', but the results give '4 finished and 1 missing.'",
+            "line 3, column 215 is '5 finished and 1 missing.', but the results give '4 finished and 1 missing.'",
         ),
         ("cells.csv", cells.replace(was, "99.5", 1).encode(), f"{place} is '99.5', but the results give '{was}'"),
         ("cells.csv", None, "missing"),

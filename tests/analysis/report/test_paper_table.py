@@ -267,6 +267,7 @@ def test_the_frame_has_every_number_with_its_source(tmp_path: Path) -> None:
         pytest.param(Ours("custom", 30.0, levels={"bn": "post"}), id="no method of the paper"),
         pytest.param(Ours("bam", 30.0, task="denoise"), id="a method that is in another table"),
         pytest.param(Ours("bicubic", 33.9752), id="no network"),
+        pytest.param(Ours("bbcu", 36.7, network="edsr"), id="a network that the paper does not have"),
     ],
 )
 def test_there_is_no_table_without_a_network_beside_a_number_of_the_paper(tmp_path: Path, ours: Ours) -> None:

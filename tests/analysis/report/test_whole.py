@@ -82,7 +82,8 @@ def test_the_form_holds_and_nothing_is_denied(report: Path) -> None:
 
 def test_two_kinds_of_test_pictures_have_a_part_each(page: str, top: str) -> None:
     first = trial().setting["data"][:12]
-    assert f"**data={first}**: plain of 8 channels for x2 super-resolution, trained on data {first} for 20 steps" in top
+    trained = f"SRResNet of 8 channels for x2 super-resolution, trained on data {first} for 20 steps"
+    assert f"**data={first}**: {trained}" in top
     assert "**data=ffffffffffff**: " in top
     assert f"\n## data={first}\n" in page
     assert "\n## data=ffffffffffff\n" in page

@@ -139,6 +139,15 @@ def test_the_trials_of_every_sweep_of_a_study_are_planned(tmp_path: Path) -> Non
     assert list(load_folder(tmp_path / "components").trials["planned"]) == ["true", "true"]
 
 
+def test_a_teacher_that_no_design_lists_counts_as_not_planned(tmp_path: Path) -> None:
+    write_folder(tmp_path, [trial(0)], unplanned=[trial(0, bn="post")])
+    teacher = plan_of([trial(0, bn="post")])
+    for row in teacher["trials"]:
+        row["only_teaches"] = True
+    write_plan(tmp_path, "components", teacher)
+    assert list(load_folder(tmp_path / "components").trials["planned"]) == ["true", "false"]
+
+
 def test_in_a_study_without_a_plan_every_trial_counts_as_planned(tmp_path: Path) -> None:
     write_folder(tmp_path, [trial(0), trial(1)])
     plan_path(tmp_path, "components").unlink()

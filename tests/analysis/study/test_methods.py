@@ -1,6 +1,7 @@
 """A study of published methods is read as one comparison, under the names that the paper has for them."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -157,6 +158,12 @@ def test_names_are_those_of_the_tasks_table(task: str, names: tuple[str, str]) -
     assert (found["bbcu"], found["full_precision"]) == names
 
 
+def test_a_network_in_full_precision_that_the_paper_does_not_have_is_not_called_by_the_name_of_its_own() -> None:
+    found = names_of("sr_x2", ["edsr"])
+    assert (found["bbcu"], found["full_precision"], found["lite"]) == ("BBCU-L", "Full precision", "Lite")
+    assert names_of("sr_x2", ["srresnet"]) == names_of("sr_x2")
+
+
 # ---- claims and costs ------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +177,14 @@ def test_a_claim_on_levels_never_pairs_networks_of_other_widths(found: Judged) -
 def test_a_claim_on_methods_stands_beside_what_the_paper_prints(found: Judged) -> None:
     row = found.claim("BBCU is better than BNN")
     assert (row.status, row.printed) == (Status.SUPPORTED, round(37.58 - 32.25, 2))
+
+
+def test_a_claim_on_a_network_that_the_paper_does_not_have_has_no_printed_number() -> None:
+    scores = {"bnn": 34.0, "bbcu": 35.0}
+    parts = [Ours(name, psnr + 0.1 * seed, seed, network="edsr") for name, psnr in scores.items() for seed in (0, 1)]
+    (results,) = tasks_of(parts)
+    assert math.isnan(judge(results).claim("BBCU is better than BNN").printed)
+    assert set(results.methods.values()) == {"BNN", "BBCU-L"}
 
 
 def test_a_claim_shares_its_verdict_with_the_row_of_the_method(found: Judged) -> None:
