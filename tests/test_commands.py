@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import main
-from ablations.space.cells import census
+from ablations.space.census import census
 from ablations.space.rules import Backbone
 from tests.ablations.storage.helpers import finished
 from tests.harness.paths import REPOSITORY
@@ -20,19 +20,32 @@ def test_sync_of_a_study_that_is_not_there_is_one_line(tmp_path: Path, tracking_
     assert left.value.code == f"ablations: no study 'huge' in {tmp_path}"
 
 
-@pytest.mark.parametrize("network", ["srresnet", "dncnn"])
-def test_space_prints_the_census(network: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["space", "--network", network])
+@pytest.mark.parametrize(
+    ("options", "backbone"),
+    [
+        pytest.param([], Backbone("srresnet", 64), id="the reference"),
+        pytest.param(["--network", "dncnn"], Backbone("dncnn", 64), id="another network"),
+        pytest.param(
+            ["--network", "edsr", "--tail", "light", "--task", "sr_x4"],
+            Backbone("edsr", 64, "light", "sr_x4"),
+            id="another tail and scale",
+        ),
+    ],
+)
+def test_space_prints_the_census(options: list[str], backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["space", *options])
     printed = capsys.readouterr().out
-    found = census(Backbone(network, 64))
+    found = census(backbone)
     for number in (found.combinations, found.impossible, found.duplicates, found.cells):
         assert f"{number} " in printed
     assert found.combinations == found.impossible + found.duplicates + found.cells
 
 
 def test_space_counts_as_many_combinations_as_there_are() -> None:
-    residual, bn, act, act_fn, align, binarize, threshold, surrogate, weight = 3, 4, 3, 4, 2, 2**4, 2, 5, 4
-    expected = residual * bn * act * act_fn * align * binarize * threshold * surrogate * weight
+    residual, bn, act, act_fn, align, binarize, threshold, surrogate, weight = 4, 5, 4, 6, 2, 2**4, 6, 7, 9
+    rescale, start, distil = 8, 3, 3
+    of_unit = residual * bn * act * act_fn * threshold * surrogate * weight * rescale
+    expected = of_unit * align * binarize * start * distil
     assert census(Backbone("srresnet", 64)).combinations == expected
 
 

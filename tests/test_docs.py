@@ -334,7 +334,7 @@ def test_a_factor_of_ones_own_is_listed_swept_and_reported(recipes: Workplace) -
         assert sizes == {"none": set(), "channel": {4}, "unit": {1}}[level]
     assert "hardtanh cuts off what a gain has made large" in out
     assert "gain: none" in out
-    assert "weight, gain" in out
+    assert "distil, gain" in out
     page = recipes.folder / "reports" / "gain" / "report.md"
     assert "gain=channel" in page.read_text()
     factors = recipes.folder / "my_factors.py"
@@ -359,6 +359,13 @@ def test_a_study_of_ones_own_has_a_report_and_a_table_of_ones_own(
     printed = capsys.readouterr().out
     assert "my_parts.Triangle" in printed
     assert "Tiny/psnr_db" in printed
+
+
+@pytest.mark.slow
+def test_a_metric_of_ones_own_is_scored(recipes: Workplace) -> None:
+    run_commands(section("A metric"), recipes)
+    results = [json.loads(path.read_text()) for path in recipes.outputs.glob("*/*/seed*/result.json")]
+    assert [True for result in results if result["metrics"]["Tiny"].get("flat_error", -1) >= 0]
 
 
 def test_the_task_of_the_page_is_a_task(recipes: Workplace) -> None:

@@ -83,6 +83,23 @@ def test_a_network_that_is_asked_for_twice_is_planned_once_and_named_with_the_re
     assert "1 cells, 1 trials" in outcome.out
 
 
+def test_a_network_without_tiles_fails_before_it_is_trained(workplace: Workplace) -> None:
+    line = workplace.run("rescale=channel", "evaluation.tile=16").refusal
+    assert line.endswith("evaluation.tile: a part of this network averages over the whole picture, so it has no tiles")
+    (folder,) = workplace.trials()
+    assert {path.name for path in folder.path.iterdir()} == {".lock", "state.json"}
+
+
+def test_what_is_left_out_is_named_with_its_network(dry_workplace: Workplace) -> None:
+    levels = ("binarize=[tail]", "residual=false", "rescale=none,both")
+    outcome = dry_workplace.sweep(*levels, "network=edsr,rdn", "hydra.sweeper.dry_run=true")
+    assert [line.partition(": impossible")[0].rpartition(" ")[2] for line in left_out(outcome)] == [
+        "network.name=edsr",
+        "network.name=rdn",
+    ]
+    assert "network.groups" not in outcome.out
+
+
 def test_an_impossible_cell_is_left_out_and_recorded_with_its_reason_while_the_others_run(workplace: Workplace) -> None:
     outcome = workplace.sweep("act=after", "act_fn=hardtanh,relu")
     (line,) = left_out(outcome)
@@ -231,8 +248,8 @@ class Wrong:
 
 
 WRONG = {
-    "level": Wrong("residual=maybe", ("residual=maybe", "true, false, block")),
-    "level-in-a-sweep": Wrong("bn=pre,typo", ("bn=typo", "none, pre, post, out"), sweep=True),
+    "level": Wrong("residual=maybe", ("residual=maybe", "true, false, block, scaled")),
+    "level-in-a-sweep": Wrong("bn=pre,typo", ("bn=typo", "none, pre, post, branch, out"), sweep=True),
     "no-value": Wrong("residual", ("residual", "EQUAL")),
     "key": Wrong("bogus=1", ("'bogus'", "residual, bn, act")),
     "key-in-a-group": Wrong("train.bogus=1", ("'train.bogus'", "train.steps")),
@@ -399,5 +416,5 @@ def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(dry_workplace: W
     with ended(dry_workplace.start_interpreter("-m", *dry_workplace.overrides("residual=true,maybe"))) as process:
         out, message = process.communicate(timeout=600)
     assert process.returncode == 1
-    assert message == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block\n"
+    assert message == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block, scaled\n"
     assert out == ""
