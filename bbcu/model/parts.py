@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bbcu.errors import ConfigError, unknown
 from bbcu.model.initialisation import INITIALISERS, Initialiser, small_normal, uniform, zeros
 from bbcu.model.registry import create
+from bbcu.model.rescales import repeat_channels
 from bbcu.model.specs import PARTS, UnitSpec
 from bbcu.model.units import KERNEL, UNITS, BinaryUnit, BitMemory, UnitShape
 
@@ -112,15 +113,6 @@ class BinaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.unit(x, self.spec.single_residual(repeat_channels(x, self.spec.channels)))
         return out
-
-
-def repeat_channels(x: Tensor, channels: int) -> Tensor:
-    """Repeat each channel in turn until there are ``channels``; the first channels fill what is left at the end.
-
-    3 channels become 64 as 21 copies of each and one more of the first, as in the residual of the released BBCU-H.
-    """
-    repeated = x.repeat_interleave(channels // x.shape[1], dim=1)
-    return torch.cat([repeated, x[:, : channels - repeated.shape[1]]], dim=1)
 
 
 class Body(nn.Module):

@@ -46,13 +46,13 @@ class Rescale(nn.Module):
         raise NotImplementedError
 
 
-def repeated(factors: Tensor, channels: int) -> Tensor:
-    """Repeat the factors of the input's channels, (batch, in_channels, ...), in turn until there are ``channels``.
+def repeat_channels(x: Tensor, channels: int) -> Tensor:
+    """Repeat each channel in turn until there are ``channels``; the first channels fill what is left at the end.
 
-    As often as it fits without a rest; the first factors fill what is left at the end.
+    3 channels become 64 as 21 copies of each and one more of the first, as in the residual of the released BBCU-H.
     """
-    many = factors.repeat_interleave(channels // factors.shape[1], dim=1)
-    return torch.cat([many, factors[:, : channels - many.shape[1]]], dim=1)
+    repeated = x.repeat_interleave(channels // x.shape[1], dim=1)
+    return torch.cat([repeated, x[:, : channels - repeated.shape[1]]], dim=1)
 
 
 def means(x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Channel(Rescale):
 
     def forward(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         across: Tensor = self.channel(means(x)[..., 0].transpose(1, 2))
-        return repeated(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)), self.shape.out_channels)
+        return repeat_channels(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)), self.shape.out_channels)
 
 
 class Both(Rescale):
@@ -194,7 +194,7 @@ class Statistics(Rescale):
         magnitude = means(v.abs()) if total is None else total / v[0, 0].numel()
         statistics = torch.cat([magnitude, means(v), deviation], dim=3)[:, :, 0].transpose(1, 2)
         across: Tensor = self.across(statistics)
-        return repeated(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)), self.shape.out_channels)
+        return repeat_channels(torch.sigmoid(across.transpose(1, 2).unsqueeze(-1)), self.shape.out_channels)
 
 
 class Box(Rescale):

@@ -16,7 +16,7 @@ from bbcu.errors import ConfigError
 from bbcu.model.activations import activation_of, channel_sum
 from bbcu.model.binarisers import Sign, binariser_of
 from bbcu.model.initialisation import Initialiser, uniform
-from bbcu.model.rescales import Rescale, RescaleShape, repeated, rescale_of
+from bbcu.model.rescales import Rescale, RescaleShape, repeat_channels, rescale_of
 from bbcu.model.specs import UnitSpec
 from bbcu.model.surrogates import surrogate_of
 from bbcu.model.thresholds import Dynamic, Threshold, threshold_of
@@ -242,7 +242,7 @@ class BinaryUnit(nn.Module):
             if not self.shares_perceptron:
                 return factors
             assert isinstance(self.threshold, Dynamic)
-            product: Tensor = factors * repeated(self.threshold.factors(u), self.out_channels)
+            product: Tensor = factors * repeat_channels(self.threshold.factors(u), self.out_channels)
             return product
 
     def wide(self, x: Tensor) -> Tensor:
