@@ -5,12 +5,13 @@ encoding of a stream lacks; and passwords.
 """
 
 import argparse
+import contextlib
 import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NoReturn
 
@@ -61,6 +62,49 @@ def say(text: object = "") -> None:
     print(printable_lines(str(text)), flush=True)
 
 
+@contextlib.contextmanager
+def progress_shown() -> Iterator[Callable[[str], None]]:
+    """Show the last line of progress on stderr while it goes on, or every line where that is no terminal.
+
+    On a terminal nothing may be printed meanwhile: it would end up on stderr. The imports are here because most
+    commands show no progress.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: console.print(escape(printable(line)), soft_wrap=True, highlight=False)
+        return
+    with console.status("starting") as status:
+        yield lambda line: status.update(escape(printable(line)))
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, total: float) -> Iterator[Callable[[float], None]]:
+    """Show a bar on stderr while the ``with`` block runs, if that is a terminal; yields what advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    # Lines that are printed beside the bar would go to stderr, too.
+    beside = sys.stdout.isatty()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=beside
+    ) as bar:
+        task = bar.add_task(printable(name), total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def discard_output() -> None:
+    """Let further output go nowhere, since its reader, such as head, has read enough.
+
+    At its end Python flushes again, which must not fail.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -75,8 +119,7 @@ def exit_status(name: str, run: Callable[[], object], interrupted: str = "interr
         run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as head, has read enough. At its end Python flushes again, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
     except BbcuError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return WRONG_USE if isinstance(error, ConfigError) else FAILED

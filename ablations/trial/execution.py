@@ -15,13 +15,13 @@ from ablations.config import Config, as_yaml
 from ablations.space.factors import SHOWN
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, record_failure, update_attempt
-from ablations.storage.folder import TrialFolder, mean_psnr, steps_of
+from ablations.storage.folder import TrialFolder, mean_psnr
 from ablations.storage.lease import HeldLease, LeaseLost, TrialBusy, trial_lock
 from ablations.storage.leftovers import cache_folder, remove_leftovers, remove_leftovers_of
 from ablations.storage.pruning import PruningClient, TrialPruned
 from ablations.storage.snapshots import Snapshots
 from ablations.tracking.client import experiment_id, is_finished, prepare_tracking
-from ablations.tracking.runs import TrialRun, facts_of, final_metrics
+from ablations.tracking.runs import TrialRun, facts_of
 from ablations.tracking.sync import log_from_disk
 from ablations.trial.changes import is_reusable, own_parts_of
 from ablations.trial.data import data_of
@@ -270,7 +270,8 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
     begin_attempt(folder)
     execution.lease.heartbeat(now=True)
     origin = provenance(device_name(config), threads, trial.seed, own_parts_of(trial))
-    run = TrialRun(config.tracking.uri, experiment, facts_of({**trial.facts(), "provenance": origin}, folder))
+    facts = facts_of({**trial.facts(), "provenance": origin}, folder, dataclasses.asdict(config.data))
+    run = TrialRun(config.tracking.uri, experiment, facts)
 
     def end(state: State, reason: str, **reached: Any) -> None:
         # On a full disk even this may fail; the next process to look sees that nobody holds the lease.
@@ -307,7 +308,7 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
     # Before the run is closed: nobody looks at a trial again once MLflow has it as finished.
     Snapshots(folder.snapshots, {}).clear()
     result = _completed(execution, result)
-    run.finish(folder, final_metrics(result), steps_of(result))
+    run.finish(folder, result)
     return result
 
 
@@ -315,10 +316,11 @@ def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in
     """Train and evaluate; the result without its provenance. Everything but ``result.json`` is on disk afterwards."""
     import torch
 
-    from ablations.trial.recorder import Links, Recorder, mean_record, score_record
+    from ablations.trial.recorder import Links, Recorder
     from ablations.trial.samples import save_samples
     from bbcu.model.cost import count
     from bbcu.model.records import OF_TRAINING
+    from bbcu.training.evaluation import mean_record, score_record
     from bbcu.training.loop import resolve_device
     from bbcu.training.preparation import prepare_training
     from bbcu.training.probes import dead_body, probe, probed_inputs
@@ -455,9 +457,9 @@ def resumable(origin: Mapping[str, Any]) -> dict[str, Any]:
 
 def _score_baseline(execution: Execution) -> dict[str, Any]:
     """The result of a method that trains nothing; it costs nothing that the paper counts."""
-    from ablations.trial.recorder import mean_record, score_record
     from ablations.trial.samples import save_samples
     from bbcu.model.cost import Cost
+    from bbcu.training.evaluation import mean_record, score_record
 
     data, most = execution.data, execution.config.tracking.samples
     sampled = {(name, pair.name): pair.input for name, pairs in data.test.items() for pair in pairs[:most]}

@@ -24,20 +24,6 @@ SECONDS_BETWEEN_FLUSHES = 10.0
 """How often points of the curve are sent to MLflow, so that its page follows a training."""
 
 
-def mean_record(scores: Mapping[str, Score]) -> dict[str, float]:
-    return picture_record(mean_score(scores))
-
-
-def picture_record(score: Score) -> dict[str, float]:
-    others = {name: round(value, 6 if name.endswith("_db") else 8) for name, value in score.others.items()}
-    return {"psnr_db": round(score.psnr_db, 6), "ssim": round(score.ssim, 8), **others}
-
-
-def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """The scores of a test set in ``result.json``: the mean and each picture's."""
-    return {**mean_record(scores), "images": {name: picture_record(score) for name, score in scores.items()}}
-
-
 @dataclass(frozen=True)
 class Links:
     """What a recorder writes to, and what may end its trial early: the signal to stop and the pruner of a search."""

@@ -9,14 +9,15 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from bbcu.errors import DataError, first_line
@@ -24,9 +25,11 @@ from bbcu.files import read_bytes
 
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float64]
+Decoded = TypeVar("Decoded")
 
 READABLE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 READABLE_MODES = ("1", "L", "P", "RGB")
+TRANSPARENT_MODES = ("LA", "PA", "RGBA")
 BITS_PER_SAMPLE_TAG = 258
 
 MOST_PIXELS = 2**27
@@ -54,6 +57,10 @@ TIE_MARGIN = 1e-9
 """Makes results halfway between two grey levels round up on every machine, as in MATLAB; rounding error is far less."""
 
 
+PROFILE_SPACE = slice(16, 20)
+"""Where an ICC profile says of which colours it is."""
+
+
 def read_rgb(path: str | Path) -> Pixels:
     """Read an 8-bit picture as RGB.
 
@@ -62,7 +69,42 @@ def read_rgb(path: str | Path) -> Pixels:
     Returns (height, width, 3). Raises DataError, which names the path and the cause, for a file that cannot be read and
     for pixels that would have to be changed: transparency, 16 bits, CMYK and the like.
     """
-    path = Path(path)
+    return _decoded(Path(path), _refusal, lambda image: np.array(image.convert("RGB")))
+
+
+@dataclass(frozen=True, eq=False)
+class UprightPicture:
+    """A picture as a viewer shows it: ``colours`` are (height, width, 3), or (height, width, 1) if all are gray.
+
+    ``alpha`` is (height, width, 1), or None without transparency; ``profile`` is the ICC profile of the colours.
+    """
+
+    colours: Pixels
+    alpha: Pixels | None = None
+    profile: bytes | None = None
+
+
+def read_upright(path: str | Path) -> UprightPicture:
+    """Read an 8-bit picture of the user's own, turned as its orientation tag says, with its transparency.
+
+    A palette is looked up, and the first of several frames is taken. Raises DataError, which names the path, the cause
+    and what to do, for a file that cannot be read, and for 16 bits, CMYK and the like.
+    """
+    return _decoded(Path(path), _refusal_of_own, _upright)
+
+
+def save_png(picture: UprightPicture, path: Path) -> None:
+    """Write a picture as PNG, whatever the ending of ``path``; raises OSError if it cannot be written."""
+    channels = picture.colours if picture.alpha is None else np.concatenate([picture.colours, picture.alpha], axis=2)
+    Image.fromarray(channels.squeeze(2) if channels.shape[2] == 1 else channels).save(
+        path, "PNG", icc_profile=picture.profile
+    )
+
+
+def _decoded(
+    path: Path, refusal_of: Callable[[Image.Image], str | None], used: Callable[[Image.Image], Decoded]
+) -> Decoded:
+    """Return what ``used`` makes of an image that ``refusal_of`` has no reason to refuse; raises DataError."""
     content = _content_of(path)
     try:
         # Pillow warns of damage beside the pixels, and of sizes that it does not refuse yet.
@@ -71,9 +113,9 @@ def read_rgb(path: str | Path) -> Pixels:
             Image.open(io.BytesIO(content), formats=READABLE_FORMATS) as image,
             _libtiff_silenced(image),
         ):
-            refusal = _excess(image, content) or _refusal(image)
+            refusal = _excess(image, content) or refusal_of(image)
             if refusal is None:
-                return np.array(image.convert("RGB"))
+                return used(image)
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not a picture in one of the formats {', '.join(READABLE_FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -134,6 +176,27 @@ def _refusal(image: Image.Image) -> str | None:
     if image.mode not in READABLE_MODES:
         return f"has the colour mode {image.mode}; {needed}"
     return None
+
+
+def _refusal_of_own(image: Image.Image) -> str | None:
+    """Why a picture cannot be restored, and what to do about it; None if it can."""
+    if _is_deep(image):
+        return f"holds 16 or more bits a channel (mode {image.mode}); save it with 8 bits a channel"
+    if image.mode not in (*READABLE_MODES, *TRANSPARENT_MODES):
+        return f"has the colour mode {image.mode}; convert it to RGB"
+    return None
+
+
+def _upright(image: Image.Image) -> UprightPicture:
+    has_alpha, profile = image.has_transparency_data, image.info.get("icc_profile")
+    pixels = np.array(ImageOps.exif_transpose(image).convert("RGBA" if has_alpha else "RGB"))
+    colours, alpha = pixels[..., :3], pixels[..., 3:] if has_alpha else None
+    if is_gray(colours):
+        colours = colours[..., :1]
+    # A profile of other colours than the file's is an error to many viewers.
+    space = b"GRAY" if colours.shape[2] == 1 else b"RGB "
+    fits = isinstance(profile, bytes) and profile[PROFILE_SPACE] == space
+    return UprightPicture(np.ascontiguousarray(colours), alpha, profile if fits else None)
 
 
 def _excess(image: Image.Image, content: bytes) -> str | None:
@@ -204,9 +267,25 @@ def gray(image: Pixels) -> Pixels:
     Takes (height, width, 3), returns (height, width, 1). The levels of a gray picture go from 0 to 255, those of a luma
     from 16 to 235.
     """
-    if bool((image == image[..., :1]).all()):
+    if is_gray(image):
         return np.ascontiguousarray(image[..., :1])
     return rounded(luma(image))[..., None]
+
+
+def is_gray(image: Pixels) -> bool:
+    """Return whether the channels of (height, width, channels) are equal."""
+    return bool((image == image[..., :1]).all())
+
+
+def brightness(image: NDArray[Any]) -> Plane:
+    """Compute the Y of JPEG's YCbCr, not rounded: 0 for black, 255 for white.
+
+    Takes (height, width, 3), RGB in 0..255 of any type; returns (height, width, 1). MATLAB's luma has the same weights
+    on another range; here, gray keeps its level.
+    """
+    weights: Plane = LUMA_WEIGHTS / LUMA_WEIGHTS.sum()
+    values: Plane = image.astype(np.float64) @ weights
+    return values[..., None]
 
 
 def compress(image: Pixels, quality: int) -> Pixels:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from bbcu.deploy.options import WAITING
 from bbcu.terminal import ArgumentParser, exit_status, protect_output
 
 COMMANDS = {
@@ -21,10 +22,6 @@ CELL = (
     "values of seed 0"
 )
 OVERRIDES = "levels and sizes of a method, such as binarize=[body,up] task=sr_x2 channels=64 blocks=16"
-
-WAITING = ("OMP_WAIT_POLICY", "passive")
-"""How torch's threads wait for work: asleep. By default they wait busily for milliseconds after each operation, on the
-cores that the kernel's threads need, and two threads are hardly faster than one. Read when torch is imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,8 +13,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from bbcu.deploy.packed import DeployError, check_input
+from bbcu.deploy.packed import DeployError, check_input, pack
 from bbcu.errors import unknown
+from bbcu.model.parts import binary_units
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -57,3 +58,14 @@ def runner(packed: nn.Module, name: str) -> Runner:
         return output
 
     return run
+
+
+def exact_runner(network: nn.Module, device: torch.device) -> Runner | None:
+    """Return what runs a float or packed network with the bits of torch and faster, or None if nothing does here."""
+    if device.type != "cpu" or not binary_units(network):
+        return None
+    try:
+        return runner(pack(network), "native")
+    except DeployError:
+        # Such as without a compiler.
+        return None

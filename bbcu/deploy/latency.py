@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.markup import escape
 from torch import Tensor, nn
 
 from bbcu import machine
@@ -35,10 +33,10 @@ from bbcu.deploy.packed import DeployError, pack, packed_units
 from bbcu.deploy.sizes import size_in
 from bbcu.deploy.sources import find, twin_of
 from bbcu.deploy.verify import skip_of
-from bbcu.errors import ConfigError, first_line, printable, shown, unknown
+from bbcu.errors import ConfigError, first_line, shown, unknown
 from bbcu.files import write_atomically
 from bbcu.model.parts import binary_units
-from bbcu.terminal import say
+from bbcu.terminal import progress_shown, say
 
 FORMAT, VERSION = "bbcu-latency", 1
 
@@ -602,17 +600,6 @@ def installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-@contextlib.contextmanager
-def progress_shown() -> Iterator[Callable[[str], None]]:
-    """Show the last line of progress on a terminal while it goes on, or every line on a stream."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda line: console.print(escape(printable(line)), soft_wrap=True, highlight=False)
-        return
-    with console.status("starting") as status:
-        yield lambda line: status.update(escape(printable(line)))
 
 
 def in_short(found: Latency) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bbcu.data.tasks import STRENGTHS, TASKS
-from bbcu.deploy.file import LENGTH, load
+from bbcu.deploy.file import LENGTH
+from bbcu.deploy.file import load as load_packed
 from bbcu.deploy.layout import assembled, layout_of
 from bbcu.deploy.packed import DeployError
 from bbcu.errors import ConfigError, first_line, shown, unknown
@@ -32,6 +33,8 @@ RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
 """The files of a trial's folder."""
 
 SEED_FOLDER = re.compile(r"seed([0-9]{1,19})")
+
+KINDS = "the folder of a cell or trial, a checkpoint, a packed file"
 
 AUTO = "auto"
 
@@ -59,12 +62,16 @@ PUBLISHED_CHANNELS = {"unet": 24}
 
 @dataclass(frozen=True)
 class Source:
-    """A network in evaluation mode on the CPU, packed or not, its name for messages, and its file if it has one."""
+    """A network in evaluation mode on the CPU, packed or not, its name for messages, and its file if it has one.
+
+    ``result`` is the ``result.json`` of the trial that trained it, empty if there was none.
+    """
 
     name: str
     network: nn.Module
     is_packed: bool
     file: Path | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find(cell: str, overrides: Sequence[str] = ()) -> Source:
@@ -82,25 +89,43 @@ def find(cell: str, overrides: Sequence[str] = ()) -> Source:
     if cell in METHODS:
         return of_method(cell, overrides)
     try:
-        return _in_path(cell, overrides)
+        return _in_path(cell, overrides, f"{KINDS}, or a method: {', '.join(METHODS)}")
     except OSError as error:
         raise DeployError(f"{cell}: cannot be read: {error.strerror or error}") from error
 
 
-def _in_path(cell: str, overrides: Sequence[str]) -> Source:
+def load(path: str | Path, align: float | None = None) -> nn.Module:
+    """Return a trained network in evaluation mode on the CPU; ``path`` and ``align`` are those of :func:`trained`."""
+    return trained(path, align).network
+
+
+def trained(path: str | Path, align: float | None = None) -> Source:
+    """Return the network of a folder or file that :func:`find` takes, so not that of a method without a training.
+
+    ``align`` is the alignment of a released checkpoint, by default 130; what a trial has trained and what is packed
+    have theirs recorded. Raises BbcuError, with the path, if it is nothing of that kind.
+    """
+    try:
+        return _in_path(str(path), [] if align is None else [f"align={align}"], KINDS)
+    except OSError as error:
+        raise DeployError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _in_path(cell: str, overrides: Sequence[str], kinds: str) -> Source:
     path = completed(Path(cell))
     if path is None:
-        kinds = "the folder of a cell or trial, a checkpoint, a packed file, or a method"
-        raise DeployError(f"{cell}: there is no such file or folder; it must be {kinds}: {', '.join(METHODS)}")
+        raise DeployError(f"{cell}: there is no such file or folder; it must be {kinds}")
     if path.is_dir():
         path = _trial_in(path)
     elif path.name == CHECKPOINT and (path.parent / RESULT).exists():
         path = path.parent
     elif _is_checkpoint(path):
         return _released(path, overrides)
+    if overrides and overrides[0].startswith("align="):
+        raise ConfigError(f"{overrides[0]}: {path} has its alignment recorded; only a released checkpoint has not")
     if overrides:
         raise ConfigError(f"{overrides[0]}: only a method can be changed, and {path} is not the name of one")
-    return of_trial(path) if path.is_dir() else Source(str(path), load(path), is_packed=True, file=path)
+    return of_trial(path) if path.is_dir() else Source(str(path), load_packed(path), is_packed=True, file=path)
 
 
 def completed(path: Path) -> Path | None:
@@ -169,7 +194,7 @@ def of_trial(folder: Path) -> Source:
     A network of the user's own is imported, as it was for the training.
     """
     result, checkpoint = folder / RESULT, folder / CHECKPOINT
-    name, spec = _network_in(result)
+    facts, name, spec = _network_in(result)
     state = checkpoints.read_state(checkpoint)
     try:
         # On the meta device a wrong size takes no memory.
@@ -181,11 +206,21 @@ def of_trial(folder: Path) -> Source:
     except checkpoints.CheckpointError as error:
         raise DeployError(f"{checkpoint}: not the network of its {RESULT}: {error}") from error
     network.load_state_dict(state)
-    return Source(str(folder), network.eval(), is_packed=False, file=checkpoint)
+    return Source(str(folder), as_trained(network), is_packed=False, file=checkpoint, result=facts)
 
 
-def _network_in(path: Path) -> tuple[str, NetworkSpec]:
-    """Return the name and the spec of the network of a result; raises DeployError if it has none."""
+def as_trained(network: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """Put a network into evaluation mode, with the memory layout that it had in its training, and onto a device.
+
+    With another layout torch adds up in another order, also the magnitudes of a filter's weights, so that the last
+    digits of a score differ from those of the trial.
+    """
+    moved: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved.eval()
+
+
+def _network_in(path: Path) -> tuple[dict[str, Any], str, NetworkSpec]:
+    """Return a result, and the name and the spec of its network; raises DeployError if it has none."""
     try:
         result = json.loads(read_text(path))
     except OSError as error:
@@ -201,7 +236,7 @@ def _network_in(path: Path) -> tuple[str, NetworkSpec]:
             if factors[factor] != result["reference"][factor]:
                 own = f"{factor}={shown(factors[factor])} is a level of your own factor"
                 raise DeployError(f"{path}: {own}, and a result does not record its unit; bbcu.pack takes the network")
-        return name, spec_of(factors, setting)
+        return result, name, spec_of(factors, setting)
     except ConfigError as error:
         raise DeployError(f"{path}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:

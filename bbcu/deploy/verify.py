@@ -115,7 +115,7 @@ def compared(output: Tensor, expected: Tensor) -> Comparison:
 def described(found: Comparison) -> str:
     if found.is_equal:
         return f"equal to the float network, byte for byte, in {found.size:,} values"
-    share = f"{found.values:,} of {found.size:,} values and {found.levels:,} rounded 8-bit levels"
+    share = f"{found.values:,} of {found.size:,} values, {found.levels:,} of them after rounding to 8 bits"
     return f"differs from the float network in {share}, by at most {found.largest:.2g}"
 
 

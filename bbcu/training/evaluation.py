@@ -1,8 +1,9 @@
 """Run a trained network on whole pictures, and score its outputs."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,23 +34,47 @@ class Evaluation:
     tile: int = 0
 
 
-def restore(network: nn.Module, picture: Input, device: torch.device, how: Evaluation | None = None) -> Pixels:
+Run = Callable[[Tensor], Tensor]
+"""Maps (batch, colours, height, width) to ``scale`` times that size."""
+
+
+def restore(
+    network: nn.Module,
+    picture: Input,
+    device: torch.device,
+    how: Evaluation | None = None,
+    *,
+    run: Run | None = None,
+    on_piece: Callable[[int], None] = lambda pixels: None,
+) -> Pixels:
     """Run ``network`` in evaluation mode and fp32 on one picture, and round its output.
 
-    Takes (height, width, channels) on the scale of 0 to 255, returns uint8 of ``scale`` times that size. Raises
-    TrainingDiverged if the output is not finite.
+    Takes (height, width, channels) on the scale of 0 to 255, returns uint8 of ``scale`` times that size. ``run`` is
+    what runs the network, if not itself, and ``on_piece`` is called with the number of input pixels of each tile that
+    is done, or of the whole picture. Raises TrainingDiverged if the output is not finite.
     """
-    how = how or Evaluation()
+    how, run = how or Evaluation(), run or network
     network.eval()
     with torch.inference_mode(), deterministic_fp32():
         batch = to_tensor(picture).unsqueeze(0).to(device)
-        symmetries = range(8) if how.self_ensemble else range(1)
-        outputs = (_turned_back(_run(network, _turned(batch, turn), how.tile), turn) for turn in symmetries)
-        # A generator, so that only the sum and one output are in memory.
-        output = sum(outputs, next(outputs)) / len(symmetries)
-        if not torch.isfinite(output).all():
-            raise TrainingDiverged("the network's output holds nan or inf")
-        return to_image(output[0])
+        if how.self_ensemble:
+            outputs = (
+                _turned_back(_joined(_pieces(network, run, _turned(batch, turn), how.tile)), turn) for turn in range(8)
+            )
+            # A generator, so that only the sum and one output are in memory.
+            restored = _rounded(sum(outputs, next(outputs)) / 8)
+            on_piece(picture.shape[0] * picture.shape[1])
+            return restored
+        # Rounded piece by piece: in floating point a large picture takes several times the memory.
+        rows = _pieces(network, run, batch, how.tile, on_piece)
+        return np.concatenate([np.concatenate([_rounded(piece) for piece in row], axis=1) for row in rows])
+
+
+def _rounded(output: Tensor) -> Pixels:
+    """Round (1, channels, height, width) to a picture; raises TrainingDiverged if it is not finite."""
+    if not torch.isfinite(output).all():
+        raise TrainingDiverged("the network's output holds nan or inf")
+    return to_image(output[0])
 
 
 def _turned(batch: Tensor, turn: int) -> Tensor:
@@ -65,49 +90,60 @@ def _turned_back(batch: Tensor, turn: int) -> Tensor:
 
 def _run(network: nn.Module, batch: Tensor, tile: int) -> Tensor:
     """Run (1, channels, height, width), in tiles if it is larger than ``tile``."""
+    return _joined(_pieces(network, network, batch, tile))
+
+
+def _joined(rows: Iterable[Iterable[Tensor]]) -> Tensor:
+    return torch.cat([torch.cat(list(row), dim=3) for row in rows], dim=2)
+
+
+def _pieces(
+    network: nn.Module, run: Run, batch: Tensor, tile: int, on_piece: Callable[[int], None] = lambda pixels: None
+) -> Iterator[Iterator[Tensor]]:
+    """Run (1, channels, height, width) in tiles if it is larger than ``tile``: yield the rows of the outputs."""
     height, width = batch.shape[2:]
     if not tile or max(height, width) <= tile:
-        output: Tensor = network(batch.contiguous(memory_format=torch.channels_last))
-        return output
-    radius, grid = radius_of(network), getattr(network, "grid", 1)
-    rows = []
-    for top, bottom, first_row, last_row in _spans(height, tile, radius, grid):
-        tiles = []
-        for left, right, first_column, last_column in _spans(width, tile, radius, grid):
-            part = batch[:, :, top:bottom, left:right]
-            restored = network(part.contiguous(memory_format=torch.channels_last))
-            scale = restored.shape[2] // part.shape[2]
-            tiles.append(
-                restored[
-                    :,
-                    :,
-                    (first_row - top) * scale : (last_row - top) * scale,
-                    (first_column - left) * scale : (last_column - left) * scale,
-                ]
-            )
-        rows.append(torch.cat(tiles, dim=3))
-    return torch.cat(rows, dim=2)
+        spans = [(0, height, 0, height)], [(0, width, 0, width)]
+    else:
+        radius, grid = radius_of(network), getattr(network, "grid", 1)
+        spans = list(_spans(height, tile, radius, grid)), list(_spans(width, tile, radius, grid))
+
+    def piece(rows: Span, columns: Span) -> Tensor:
+        (top, bottom, first_row, last_row), (left, right, first_column, last_column) = rows, columns
+        part = batch[:, :, top:bottom, left:right]
+        restored = run(part.contiguous(memory_format=torch.channels_last))
+        on_piece((last_row - first_row) * (last_column - first_column))
+        scale = restored.shape[2] // part.shape[2]
+        used_rows = slice((first_row - top) * scale, (last_row - top) * scale)
+        return restored[:, :, used_rows, slice((first_column - left) * scale, (last_column - left) * scale)]
+
+    for rows in spans[0]:
+        yield (piece(rows, columns) for columns in spans[1])
 
 
-def radius_of(network: nn.Module) -> int:
+def radius_of(network: nn.Module, key: str = "evaluation.tile") -> int:
     """Return the radius of the receptive field in input pixels.
 
     Raises ConfigError for a network without the property ``radius``, and for one whose radius is None, since a part of
-    it averages over the picture.
+    it averages over the picture; ``key`` is what asked for tiles.
     """
     radius = getattr(network, "radius", 0)
     if radius is None:
-        raise ConfigError("evaluation.tile: a part of this network averages over the whole picture, so it has no tiles")
+        raise ConfigError(f"{key}: a part of this network averages over the whole picture, so it has no tiles")
     if not isinstance(radius, int) or not hasattr(network, "radius"):
         raise ConfigError(
-            f"evaluation.tile: {type(network).__name__} must have a property radius, "
+            f"{key}: {type(network).__name__} must have a property radius, "
             "the radius of its receptive field in input pixels"
         )
     return radius
 
 
-def _spans(size: int, tile: int, radius: int, grid: int) -> Iterator[tuple[int, int, int, int]]:
-    """Divide an axis into tiles: yield (start, end) of the input of each, and (first, last) of the output to use.
+Span = tuple[int, int, int, int]
+"""The (start, end) of the input of a tile along an axis, and the (first, last) of it that is used of the output."""
+
+
+def _spans(size: int, tile: int, radius: int, grid: int) -> Iterator[Span]:
+    """Divide an axis into tiles.
 
     Each starts at a multiple of ``grid``, so that a network that halves the size halves the same pairs of pixels.
     """
@@ -118,21 +154,22 @@ def _spans(size: int, tile: int, radius: int, grid: int) -> Iterator[tuple[int, 
 
 def evaluate(
     network: nn.Module,
-    sets: Mapping[str, Sequence[Pair]],
+    sets: Mapping[str, Iterable[Pair]],
     task: Task,
     device: torch.device,
     how: Evaluation | None = None,
     on_picture: Callable[[str, Pair, Pixels], None] | None = None,
+    run: Run | None = None,
 ) -> dict[str, dict[str, Score]]:
     """Score ``network`` on every picture of every set, in the task's metrics: set name -> picture name -> score.
 
-    ``on_picture(set name, pair, output)`` is called for every output.
+    ``on_picture(set name, pair, output)`` is called for every output. ``run`` is what runs the network, if not itself.
     """
     scores: dict[str, dict[str, Score]] = {}
     for set_name, pairs in sets.items():
         scores[set_name] = {}
         for pair in pairs:
-            output = restore(network, pair.input, device, how)
+            output = restore(network, pair.input, device, how, run=run)
             scores[set_name][pair.name] = task.score(output, pair.truth)
             if on_picture is not None:
                 on_picture(set_name, pair, output)
@@ -147,6 +184,22 @@ def mean_score(scores: Mapping[str, Score]) -> Score:
         ssim=float(np.mean([score.ssim for score in scores.values()])),
         others={name: float(np.mean([score.others[name] for score in scores.values()])) for name in names},
     )
+
+
+def picture_record(score: Score) -> dict[str, float]:
+    """The score of a picture as it is recorded: dB to six decimals, others to eight."""
+    others = {name: round(value, 6 if name.endswith("_db") else 8) for name, value in score.others.items()}
+    return {"psnr_db": round(score.psnr_db, 6), "ssim": round(score.ssim, 8), **others}
+
+
+def mean_record(scores: Mapping[str, Score]) -> dict[str, float]:
+    """The mean over the pictures of a set as it is recorded."""
+    return picture_record(mean_score(scores))
+
+
+def score_record(scores: Mapping[str, Score]) -> dict[str, Any]:
+    """The scores of a test set in ``result.json``: the mean and each picture's."""
+    return {**mean_record(scores), "images": {name: picture_record(score) for name, score in scores.items()}}
 
 
 # --- metrics of the user's own ----------------------------------------------------------------------------------------

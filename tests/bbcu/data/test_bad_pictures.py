@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from bbcu.data import images
-from bbcu.data.images import luma, read_rgb
+from bbcu.data.images import Pixels, luma, read_rgb, read_upright
 from bbcu.data.pairs import PreparedData, prepare
 from bbcu.data.sources import folder
 from bbcu.data.tasks import ArtifactReduction, SuperResolution, Task
@@ -263,6 +263,8 @@ ENCODED = {
     ".jpg": encoded("JPEG"),
     ".progressive.jpg": encoded("JPEG", progressive=True, exif=Image.Exif().tobytes() + bytes(20)),
     **{f".{how}.tif": encoded("TIFF", compression=how) for how in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")},
+    ".turned.jpg": encoded("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+    ".clear.png": encoded("PNG", transparency=(1, 2, 3), icc_profile=b"\0" * 16 + b"RGB "),
     ".gif.png": encoded("GIF"),
     ".webp.jpg": encoded("WEBP"),
 }
@@ -284,9 +286,13 @@ def pictures(draw: st.DrawFn) -> tuple[str, bytes]:
     return ending, content
 
 
-@hypothesis.given(pictures())
+@pytest.mark.parametrize("read", [read_rgb, lambda path: read_upright(path).colours], ids=["rgb", "upright"])
+@hypothesis.given(picture=pictures())
 def test_a_changed_picture_is_read_or_refused_in_one_line_and_nothing_else_is_printed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], picture: tuple[str, bytes]
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    read: Callable[[Path], Pixels],
+    picture: tuple[str, bytes],
 ) -> None:
     ending, content = picture
     path = tmp_path / f"x{ending}"
@@ -294,9 +300,10 @@ def test_a_changed_picture_is_read_or_refused_in_one_line_and_nothing_else_is_pr
     message = str(path)
     with warnings.catch_warnings(action="error"):
         try:
-            pixels = read_rgb(path)
+            pixels = read(path)
             assert pixels.dtype == np.uint8
-            assert pixels.ndim == pixels.shape[2] == 3
+            assert pixels.ndim == 3
+            assert pixels.shape[2] == 3 or read is not read_rgb
             assert pixels.size
         except DataError as error:
             message = str(error)

@@ -13,6 +13,7 @@ from bbcu.deploy.__main__ import COMMANDS, main
 from bbcu.deploy.backends import runner
 from bbcu.deploy.file import load, save
 from bbcu.deploy.packed import DeployError, PackedUnit, check_input, pack
+from bbcu.deploy.sources import as_trained
 from bbcu.deploy.verify import compared, described, distinct_values
 from bbcu.model.networks import SRResNet
 from bbcu.model.parts import NetworkSpec
@@ -76,8 +77,8 @@ def test_pack_writes_the_file_and_prints_its_size_beside_the_checkpoint(
         f"written to {out}",
     ]
     x = drawn(1, 3, 6, 5)
-    expected = perturbed(srresnet(binarize=("body", "up")))
-    assert torch.equal(load(out)(x), expected(x))
+    expected = as_trained(perturbed(srresnet(binarize=("body", "up"))))
+    assert torch.equal(as_trained(load(out))(x), expected(x))
     status, lines, _ = outcome(capsys, "pack", str(out))
     assert lines == [f"{out}: {weights:,} binary weights", f"packed: {after:,} bytes"]
 
@@ -141,7 +142,7 @@ def test_verify_fails_for_a_backend_that_must_be_exact_and_is_not(
     status, lines, message = outcome(capsys, "verify", str(folder), "--picture", speck, "--backend", "torch")
     assert status == 1
     assert lines[2].startswith(f"file: none: the network cannot be saved: {__name__}.Unsteady is a network of your own")
-    assert lines[3].startswith("torch: differs from the float network in 1,440 of 1,440 values and ")
+    assert lines[3].startswith("torch: differs from the float network in 1,440 of 1,440 values, ")
     assert message.startswith("bbcu.deploy: ")
     assert message.endswith("torch differs from the float network in 1,440 of 1,440 values\n")
 
@@ -153,7 +154,7 @@ def test_a_comparison_counts_values_levels_and_the_largest_difference() -> None:
     output[0, 1, 0, 0] -= 0.25
     found = compared(output, expected)
     assert (found.is_equal, found.values, found.levels, found.size, found.largest) == (False, 2, 1, 12, 0.25)
-    assert described(found).endswith("in 2 of 12 values and 1 rounded 8-bit levels, by at most 0.25")
+    assert described(found).endswith("in 2 of 12 values, 1 of them after rounding to 8 bits, by at most 0.25")
     assert compared(expected, expected.contiguous(memory_format=torch.channels_last)).is_equal
     assert not compared(torch.zeros(1, 1, 1, 1), -torch.zeros(1, 1, 1, 1)).is_equal
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+import bbcu
 from ablations.space.cells import canonical_levels
 from ablations.space.rules import Backbone
 from bbcu.deploy.file import save
 from bbcu.deploy.packed import DeployError, PackedUnit, pack
-from bbcu.deploy.sources import Source, find, twin_of
+from bbcu.deploy.sources import Source, as_trained, find, twin_of
 from bbcu.errors import BbcuError, ConfigError
+from bbcu.model import checkpoints
 from bbcu.model.checkpoints import CheckpointError, to_released_state
 from bbcu.model.methods import METHODS
 from bbcu.model.networks import NETWORKS, DnCNN, SRResNet
@@ -278,7 +280,16 @@ def test_a_trained_network_is_rebuilt_with_everything_that_its_result_records(ne
     assert type(source.network) is type(network)
     assert spec_of(source) == network.spec
     x = drawn(1, 3, 5, 6)
-    assert torch.equal(source.network(x), network(x))
+    assert torch.equal(source.network(x), as_trained(network)(x))
+
+
+def test_a_network_is_rebuilt_in_the_memory_layout_of_its_training(tmp_path: Path) -> None:
+    """In another, the last digits of its scores differ from those of its result."""
+    network = srresnet()
+    found = find(str(trial_folder(tmp_path / "seed0", network, facts_of(network.spec)))).network
+    weights = [value for name, value in found.state_dict().items() if name.endswith("weight") and value.dim() == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -357,6 +368,34 @@ def test_a_checkpoint_without_its_result_is_taken_for_a_released_one(tmp_path: P
     shutil.copyfile(folder / "checkpoint.pt", tmp_path / "checkpoint.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt: not a released network"):
         find(str(tmp_path / "checkpoint.pt"))
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_file_is_loaded_in_evaluation_mode(tmp_path: Path) -> None:
+    network = as_trained(perturbed(srresnet(align=16.25)))
+    trial = trial_folder(tmp_path / "cell" / "seed0", network, facts_of(network.spec))
+    torch.save(to_released_state(network), tmp_path / "net.pth")
+    save(pack(network), tmp_path / "net.packed")
+    x = drawn(1, 3, 5, 6)
+    paths: list[str | Path] = [trial, trial.parent, str(trial / "checkpoint.pt"), tmp_path / "net.packed"]
+    for loaded in [*map(bbcu.load, paths), bbcu.load(tmp_path / "net.pth", 16.25)]:
+        assert not loaded.training
+        assert torch.equal(as_trained(loaded)(x), network(x))
+    assert torch.equal(bbcu.load(str(tmp_path / "net.pth"))(x), checkpoints.load(tmp_path / "net.pth")(x))
+
+
+def test_what_has_its_alignment_recorded_takes_no_other(tmp_path: Path) -> None:
+    save(pack(srresnet()), tmp_path / "net.packed")
+    with pytest.raises(ConfigError, match=r"align=2: .*net\.packed has its alignment recorded"):
+        bbcu.load(tmp_path / "net.packed", align=2)
+
+
+def test_a_method_is_not_a_trained_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeployError, match="bbcu: there is no such file or folder; it must be the folder of a cell"):
+        bbcu.load("bbcu")
 
 
 # --- the twin ---------------------------------------------------------------------------------------------------------

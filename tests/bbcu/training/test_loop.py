@@ -42,6 +42,12 @@ def trained(settings: TrainSettings = SETTINGS, seed: int = 0) -> tuple[SRResNet
     return network, reports
 
 
+@pytest.fixture(scope="module")
+def usual() -> tuple[SRResNet, list[StepReport]]:
+    """A training with the settings of this file, for tests that only look at it."""
+    return trained()
+
+
 def test_training_lowers_the_loss() -> None:
     _, reports = trained(dataclasses.replace(SETTINGS, steps=150, lr=5e-3))
     first, last = (np.mean([report.loss for report in part]) for part in (reports[:20], reports[-20:]))
@@ -53,15 +59,15 @@ def test_every_step_is_reported_once_and_in_order() -> None:
     assert [report.step for report in reports] == [1, 2, 3, 4, 5]
 
 
-def test_a_training_repeats_itself_bit_for_bit() -> None:
-    (one, first), (other, second) = trained(), trained()
+def test_a_training_repeats_itself_bit_for_bit(usual: tuple[SRResNet, list[StepReport]]) -> None:
+    (one, first), (other, second) = usual, trained()
     assert first == second
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 
 
-def test_another_seed_trains_another_network() -> None:
-    assert trained(seed=0)[1] != trained(seed=1)[1]
+def test_another_seed_trains_another_network(usual: tuple[SRResNet, list[StepReport]]) -> None:
+    assert usual[1] != trained(seed=1)[1]
 
 
 @pytest.mark.parametrize(
@@ -69,13 +75,15 @@ def test_another_seed_trains_another_network() -> None:
     [{"batch": 5}, {"patch": 10}, {"lr": 1e-3}, {"schedule": "constant"}, {"precision": "bf16"}, {"steps": 39}],
     ids=str,
 )
-def test_every_setting_changes_the_training(change: dict[str, object]) -> None:
+def test_every_setting_changes_the_training(
+    change: dict[str, object], usual: tuple[SRResNet, list[StepReport]]
+) -> None:
     changed, _ = trained(dataclasses.replace(SETTINGS, **change))  # type: ignore[arg-type]
-    assert not torch.equal(changed.head.weight, trained()[0].head.weight)
+    assert not torch.equal(changed.head.weight, usual[0].head.weight)
 
 
-def test_the_body_learns_too() -> None:
-    network, _ = trained()
+def test_the_body_learns_too(usual: tuple[SRResNet, list[StepReport]]) -> None:
+    network, _ = usual
     start = srresnet(align=16.25)
     assert (torch.sign(network.body.units[0].weight) != torch.sign(start.body.units[0].weight)).any()
 
