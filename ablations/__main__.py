@@ -3,6 +3,7 @@
 python -m ablations status STUDY    what is done, what runs and how far it is, what failed and why
 python -m ablations sync STUDY      log to MLflow what it lacks: runs, and the state of every trial
 python -m ablations rebuild STUDY   the same, for an MLflow that has nothing of the study
+python -m ablations ui [STUDY]      show the runs in MLflow's pages, by a small server on this machine
 python -m ablations space           count the cells of the whole factor space
 """
 
@@ -19,6 +20,7 @@ from ablations.space.factors import FACTORS, load_declarations
 from ablations.space.rules import MAX_CHANNELS, Backbone
 from ablations.storage.folder import study_folder
 from ablations.tracking.sync import synchronise_all
+from ablations.tracking.ui import serve
 from ablations.watching.status import add_command
 from bbcu.errors import BbcuError, ConfigError, first_line, shown
 from bbcu.passwords import masked
@@ -26,6 +28,8 @@ from bbcu.terminal import ArgumentParser, protect_output, say
 
 NETWORKS = ("srresnet", "dncnn", "edsr", "rcan", "rdn", "drunet", "unet")
 """The networks that the rules of the factors speak of; of any other, only those that hold for all networks do."""
+
+LAST_PORT = 65535
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sync.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of results (%(default)s)")
     sync.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow's store (%(default)s)")
     sync.set_defaults(run=synchronise_study)
+    pages = commands.add_parser("ui", help="show the runs in MLflow's pages, by a small server on this machine")
+    pages.add_argument("study", nargs="?", help="print the address of this study's page alone")
+    pages.add_argument("--port", type=port, default=5000, help="(%(default)s)")
+    pages.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow's store (%(default)s)")
+    pages.set_defaults(run=show_pages)
     space = commands.add_parser("space", help="count the cells of the whole factor space")
     space.add_argument("--network", default="srresnet", choices=NETWORKS, help="(%(default)s)")
     space.add_argument("--tail", default="full", choices=["full", "light"], help="as network.tail (%(default)s)")
@@ -70,6 +79,18 @@ def channels(text: str) -> int:
     if not (re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= MAX_CHANNELS):
         raise argparse.ArgumentTypeError(f"{shown(text)!r} must be a whole number from 1 to {MAX_CHANNELS}")
     return int(text)
+
+
+def port(text: str) -> int:
+    """The number of a port that a user typed; raises ArgumentTypeError for any other text."""
+    if not (re.fullmatch(r"[0-9]{1,5}", text) and 1 <= int(text) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} must be a whole number from 1 to {LAST_PORT}")
+    return int(text)
+
+
+def show_pages(given: argparse.Namespace) -> None:
+    """Serve MLflow's pages until the command is stopped."""
+    serve(given.tracking_uri, given.port, given.study)
 
 
 def synchronise_study(given: argparse.Namespace) -> None:

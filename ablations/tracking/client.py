@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 import filelock
 
 from ablations.storage.folder import Identity
+from ablations.tracking.notes import MEAN
 from bbcu.errors import BbcuError, ConfigError, first_line
 from bbcu.files import remove_abandoned, replacing, temporary_folder
 from bbcu.passwords import remember
@@ -68,6 +69,18 @@ def client_of(uri: str) -> "MlflowClient":
     with errors_of(uri):
         return MlflowClient(tracking_uri=uri)
 
+
+NAME = "name"
+"""The tag with the name of a trial's cell; the name of its run has the seed as well."""
+
+KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""The tag of an experiment that says whether MLflow shows it as the training of models or as an agent, and our value.
+
+Its own guess, ``..._inferred``, is replaced; what a user has chosen is kept.
+"""
+
+DESCRIBED_BY, REPORT = "described_by", "report"
+"""The tag of an experiment that says what its description comes from, and its value once a report has written it."""
 
 STATES = "states"
 """The name of the run that holds the state of every trial, and the plan."""
@@ -123,6 +136,8 @@ def prepare_tracking(uri: str, study: str) -> str:
         experiment = client.get_experiment_by_name(study) or _create_experiment(client, study, location)
         if experiment.lifecycle_stage != "active":
             raise TrackingError(f"the MLflow experiment {study!r} is deleted: restore it, or choose another study.name")
+        if "inferred" in experiment.tags.get(KIND, "inferred"):
+            client.set_experiment_tag(experiment.experiment_id, KIND, TRAINING)
         return str(experiment.experiment_id)
 
 
@@ -152,7 +167,7 @@ def _write_ahead(path: Path) -> None:
 
 def _create_experiment(client: "MlflowClient", study: str, location: str | None) -> "Experiment":
     try:
-        identifier = client.create_experiment(study, artifact_location=location)
+        identifier = client.create_experiment(study, artifact_location=location, tags={KIND: TRAINING})
     except Exception:
         # Another sweep may have created it in the meantime.
         experiment = client.get_experiment_by_name(study)
@@ -252,7 +267,7 @@ def study_names(uri: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedRun:
-    """MLflow's record of a trial; ``artifacts`` is the address of its files."""
+    """MLflow's record of a trial; ``name`` is that of its cell, ``artifacts`` the address of its files."""
 
     run_id: str
     name: str
@@ -293,12 +308,12 @@ def _recorded(run: "Run") -> RecordedRun:
         state = tags["state"]
     return RecordedRun(
         info.run_id,
-        info.run_name,
+        tags.get(NAME, info.run_name),
         state,
         tags.get("reason", ""),
         run.data.params,
         tags,
-        run.data.metrics,
+        {name: value for name, value in run.data.metrics.items() if name != MEAN},
         info.artifact_uri,
     )
 

@@ -1,27 +1,42 @@
 """Log a trial to its MLflow run: when it starts, while it trains and at its end."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.space.collapse import evidence_of_collapse
 from ablations.space.factors import level_text
 from ablations.space.settings import flatten
 from ablations.storage.attempts import PROCESS_DIED
-from ablations.storage.folder import CurvePoint, TrialFolder, metrics_in
+from ablations.storage.folder import CurvePoint, TrialFolder, metrics_in, steps_of
 from ablations.storage.leftovers import cache_folder
-from ablations.tracking.client import client_of, search_runs
+from ablations.tracking.client import NAME, client_of, search_runs
+from ablations.tracking.notes import (
+    LONGEST_DIGEST,
+    DataSet,
+    config_in,
+    data_in_words,
+    data_sets_of,
+    description_of,
+    means_of,
+    note_tags,
+)
 from bbcu.errors import first_line
 from bbcu.files import temporary_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +50,13 @@ PATIENCE_SHARE = 0.05
 TAG_LENGTH = 5000
 """The largest number of characters in a tag of MLflow."""
 
+MODEL = "model"
+"""The folder of a trial's model among the files of its run, on a server that keeps no models."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What is logged when a trial starts: its identity, name, params and tags."""
+    """What is logged when a trial starts: its identity, the name of its cell, params, tags and data sets."""
 
     study: str
     cell: str
@@ -46,14 +64,26 @@ class RunFacts:
     name: str
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    data_sets: tuple[DataSet, ...] = ()
 
 
-def end_run(client: "MlflowClient", run_id: str, state: str, reason: str = "", ended: float | None = None) -> None:
-    """Close a run with the trial's state and the reason; ``ended`` is in seconds since the epoch, by default now."""
+def end_run(
+    client: "MlflowClient",
+    run_id: str,
+    state: str,
+    reason: str = "",
+    ended: float | None = None,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Close a run with the trial's state, the reason and ``more`` tags; ``ended`` is in seconds since the epoch.
+
+    Without ``ended`` it ends now.
+    """
+    from mlflow.entities import RunTag
+
     status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-    if reason:
-        client.set_tag(run_id, "reason", reason[:TAG_LENGTH])
-    client.set_tag(run_id, "state", state)
+    tags = {**(more or {}), "state": state, **({"reason": reason[:TAG_LENGTH]} if reason else {})}
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
     client.set_terminated(run_id, status, None if ended is None else int(1000 * ended))
 
 
@@ -76,8 +106,17 @@ class TrialRun:
         self._is_unavailable = experiment is None
         self._created_at = time.monotonic()
         self._run_id = ""
+        self._model = ""
+        self._model_id: str | None = None
+        self._tags = {
+            **self._facts.tags,
+            **{"study": facts.study, "cell": facts.cell, "seed": str(facts.seed), NAME: facts.name},
+            **({"data": data_in_words(facts.data_sets)} if facts.data_sets else {}),
+        }
         self.seconds = 0.0
         self._call(self._start)
+        if facts.data_sets:
+            self._call(lambda: self._optional(self._log_data_sets))
 
     @property
     def recorded(self) -> bool:
@@ -85,43 +124,125 @@ class TrialRun:
         return not self._is_unavailable
 
     def log_curve(self, points: Sequence[CurvePoint]) -> None:
-        """Log every metric of ``points``, in as few calls as MLflow allows."""
+        """Log every metric of ``points``, and the mean PSNR over the test sets, in as few calls as MLflow allows."""
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(name, value, int(1000 * point.time), point.step)
-            for point in points
+            Metric(name, value, int(1000 * point.time), point.step, model_id=self._model_id)
+            for point in (*points, *means_of(points))
             for name, value in point.metrics.items()
         ]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             batch = metrics[start : start + METRICS_PER_BATCH]
             self._call(functools.partial(self._log_metrics, batch))
 
-    def finish(self, folder: TrialFolder, metrics: Mapping[str, float], step: int, ended: float | None = None) -> None:
-        """Log the final metrics at ``step`` and the folder's files, and close the run as FINISHED.
+    def finish(self, folder: TrialFolder, result: Mapping[str, Any], ended: float | None = None) -> None:
+        """Log the metrics of a result after its last step, the folder's files and the model, and close the run.
 
-        ``ended`` is in seconds since the epoch, by default now.
+        The model is logged if the trial's config asks for it. ``ended`` is in seconds since the epoch, by default now.
         """
-        self.log_curve([CurvePoint(step, metrics)])
+        if wants_model(folder):
+            # Before the metrics, which MLflow then shows of the model too.
+            self._call(lambda: self._log_model(folder, steps_of(result)))
+        self.log_curve([CurvePoint(steps_of(result), final_metrics(result))])
         self._call(lambda: self._log_files(folder))
+        evidence = evidence_of_collapse(result)
+        more = {"collapsed": level_text(bool(evidence)), **({"collapsed_by": evidence} if evidence else {})}
+        if self._model:
+            more["model"] = self._model
         self._call(self._supersede_others)
-        self._call(lambda: end_run(self._client, self._run_id, "finished", ended=ended))
+        self._end("finished", "", ended, more)
 
     def close_without_result(self, folder: TrialFolder, state: str, reason: str, ended: float | None = None) -> None:
         """Close the run of a trial without a result with its state (failed, interrupted or pruned) and the reason."""
         self._call(lambda: self._log_files(folder))
-        self._call(lambda: end_run(self._client, self._run_id, state, reason, ended))
+        self._end(state, reason, ended, {})
+
+    def _end(self, state: str, reason: str, ended: float | None, more: Mapping[str, str]) -> None:
+        """Close the run and describe how it ended."""
+        before = self._tags
+        self._tags = {**before, **more, "state": state, "reason": reason}
+        note = note_tags(before, description_of(self._facts.params, self._tags))
+        self._call(lambda: end_run(self._client, self._run_id, state, reason, ended, {**more, **note}))
 
     def _start(self) -> None:
         from mlflow.entities import Param, RunTag
 
         self._client = client_of(self._uri)
         self._end_abandoned()
-        tags = {**self._facts.tags, "study": self._facts.study, "cell": self._facts.cell, "seed": str(self._facts.seed)}
-        run = self._client.create_run(self._experiment, self._began, tags, self._facts.name)
+        self._tags |= note_tags({}, description_of(self._facts.params, self._tags))
+        name = f"{self._facts.name} seed {self._facts.seed}"
+        run = self._client.create_run(self._experiment, self._began, self._tags, name)
         self._run_id = run.info.run_id
         params = [Param(name, value) for name, value in self._facts.params.items()]
         self._client.log_batch(self._run_id, params=params, tags=[RunTag("state", "running")])
+
+    def _log_data_sets(self) -> None:
+        """List the data sets of the trial, each with the fingerprint of all of them, which is the one that is known."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+
+        digest = self._facts.params["data"]
+        inputs = [
+            DatasetInput(
+                Dataset(each.name, digest[:LONGEST_DIGEST], "local", json.dumps({"uri": each.place})),
+                [InputTag("mlflow.data.context", each.context)],
+            )
+            for each in self._facts.data_sets
+        ]
+        try:
+            self._client.log_inputs(self._run_id, inputs)
+        except MlflowException as error:
+            if is_missing_feature(error):
+                raise
+            # Trials that start together list the same data, and MLflow looks for them before it adds them: all but one
+            # of these trials fail, and find them the second time.
+            self._client.log_inputs(self._run_id, inputs)
+
+    def _log_model(self, folder: TrialFolder, step: int) -> None:
+        """Log the network after ``step`` as a model of MLflow.
+
+        A network that cannot be rebuilt, as one with a factor of the user's own, is named in a warning. A server
+        without models gets the model among the files of the run.
+        """
+        from ablations.tracking.model import save_model
+
+        with temporary_folder(cache_folder(folder.outputs) / "models") as place:
+            try:
+                save_model(folder, place / MODEL)
+            # Any part of a user's network may raise anything; the trial has its result.
+            except Exception as error:
+                log.warning("the model of %s is not in MLflow: %s", folder.shortened(folder.path), first_line(error))
+                return
+            if not self._optional(lambda: self._log_model_of_run(place / MODEL, step)):
+                self._client.log_artifacts(self._run_id, str(place / MODEL), MODEL)
+                self._model = f"runs:/{self._run_id}/{MODEL}"
+
+    def _log_model_of_run(self, saved: Path, step: int) -> None:
+        """Log a saved model to the models of the experiment."""
+        from mlflow.entities import LoggedModelOutput
+
+        # MLflow forbids some characters in the name of a model.
+        name = re.sub(r"[/:.%\"']", "_", f"{self._facts.name} seed {self._facts.seed}")
+        model = self._client.create_logged_model(self._experiment, name, self._run_id, params=dict(self._facts.params))
+        self._client.log_model_artifacts(model.model_id, str(saved))
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step)])
+        self._model, self._model_id = f"models:/{model.model_id}", model.model_id
+
+    @staticmethod
+    def _optional(action: Callable[[], object]) -> bool:
+        """Do what an older server cannot do; return whether it could."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            action()
+        except MlflowException as error:
+            if not is_missing_feature(error):
+                raise
+            log.debug("this server of MLflow lacks a feature: %s", first_line(error))
+            return False
+        return True
 
     def _end_abandoned(self) -> None:
         """Close the runs that a killed process left open; the caller has locked the trial, so they are not in use."""
@@ -173,6 +294,11 @@ class TrialRun:
             self.seconds += time.perf_counter() - start
 
 
+def is_missing_feature(error: "MlflowException") -> bool:
+    """Whether a server of MLflow is too old for what was asked of it."""
+    return error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+
+
 def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of a result as MLflow names them: ``Set5/psnr_db``, ``cost/ops_g``, ``timing/train_s``, ..."""
     metrics: dict[str, float] = {}
@@ -184,8 +310,19 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def facts_of(result: Mapping[str, Any], folder: TrialFolder | None = None) -> RunFacts:
-    """Return the facts to log, from a trial's result or from what is known before it starts."""
+def wants_model(folder: TrialFolder) -> bool:
+    """Whether the config of a trial asks for its model in MLflow, and it has one: a baseline trains nothing."""
+    tracking = config_in(folder).get("tracking")
+    return isinstance(tracking, dict) and tracking.get("model") == "true" and folder.checkpoint_path.exists()
+
+
+def facts_of(
+    result: Mapping[str, Any], folder: TrialFolder | None = None, data: Mapping[str, Any] | None = None
+) -> RunFacts:
+    """Return the facts to log, from a trial's result or from what is known before it starts.
+
+    ``data`` is that key of its config, by default of the one in its folder.
+    """
     setting = {name: str(value) for name, value in flatten(result["setting"]).items()}
     factors = {name: level_text(level) for name, level in result["factors"].items()}
     provenance = result["provenance"]
@@ -198,7 +335,21 @@ def facts_of(result: Mapping[str, Any], folder: TrialFolder | None = None) -> Ru
         "git": provenance["git"],
         "git_dirty": level_text(provenance["dirty"]),
         "provenance": json.dumps(provenance),
-        **({} if folder is None else {"folder": location_of(folder)}),
+        **({} if folder is None else {"folder": location_of(folder), **source_tags(folder, provenance["git"])}),
     }
     params = {**factors, **setting, "seed": str(result["seed"])}
-    return RunFacts(result["study"], result["cell"], result["seed"], result["name"], params, tags)
+    if data is None and folder is not None:
+        data = config_in(folder).get("data")
+    sets = data_sets_of(data, trains="train" in result["setting"])
+    return RunFacts(result["study"], result["cell"], result["seed"], result["name"], params, tags, sets)
+
+
+def source_tags(folder: TrialFolder, commit: str) -> dict[str, str]:
+    """Return the tags in which MLflow keeps the source of a run, and the user who owns its folder."""
+    tags = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
+    if commit != "unknown":
+        tags["mlflow.source.git.commit"] = commit
+    # In a container the owner may have no name.
+    with contextlib.suppress(KeyError, OSError):
+        tags["mlflow.user"] = folder.path.owner()
+    return tags

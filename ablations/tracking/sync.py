@@ -3,7 +3,9 @@
 import contextlib
 import json
 import logging
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablations.storage.attempts import (
     PROCESS_DIED,
@@ -14,12 +16,14 @@ from ablations.storage.attempts import (
     present_state,
 )
 from ablations.storage.files import DamagedFile
-from ablations.storage.folder import TrialFolder, steps_of, study_folder, trial_folders
+from ablations.storage.folder import TrialFolder, study_folder, trial_folders
 from ablations.storage.lease import TrialBusy, trial_lock
 from ablations.storage.plans import plan_path, read_plan
 from ablations.storage.snapshots import Snapshots
 from ablations.storage.status import StatusReader, record_of
 from ablations.tracking.client import (
+    DESCRIBED_BY,
+    REPORT,
     STATES,
     client_of,
     errors_of,
@@ -28,9 +32,17 @@ from ablations.tracking.client import (
     prepare_tracking,
     search_runs,
 )
-from ablations.tracking.runs import TrialRun, end_run, facts_of, final_metrics, location_of
+from ablations.tracking.notes import header_of, note_tags, study_description
+from ablations.tracking.runs import TrialRun, end_run, facts_of, location_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+STUDIES = next((path for path in (_PACKAGE / "conf",) if path.is_dir()), _PACKAGE.parent / "conf") / "study"
+"""The folder of studies: a wheel has it in the package, a clone at its root."""
 
 
 def synchronise(outputs: Path, study: str, uri: str) -> list[TrialFolder]:
@@ -124,20 +136,37 @@ def log_states(outputs: Path, study: str, uri: str, experiment: str) -> None:
     Its ``states.json`` has each trial's state with the reason, attempts and times; its metrics are the number of trials
     in each state. The plan is beside it, unless it is damaged, and the report of a search.
     """
+    from mlflow.entities import Metric
+
     status = StatusReader(outputs, study).read()
     client = client_of(uri)
     runs = search_runs(uri, experiment, f"tags.kind = '{STATES}'")
     with errors_of(uri):
         run = runs[0] if runs else client.create_run(experiment, tags={"kind": STATES, "study": study}, run_name=STATES)
         client.log_text(run.info.run_id, json.dumps(record_of(status), indent=1), "states.json")
-        for state, number in status.counts.items():
-            if number is not None:
-                client.log_metric(run.info.run_id, f"trials/{state}", number)
+        now = int(1000 * time.time())
+        counts = [
+            Metric(f"trials/{state}", number, now, 0) for state, number in status.counts.items() if number is not None
+        ]
+        client.log_batch(run.info.run_id, metrics=counts)
         plan = [plan_path(outputs, study)] if status.damage is None else []
         for path in (*plan, study_folder(outputs, study) / "search.json"):
             if path.exists():
                 client.log_artifact(run.info.run_id, str(path))
         client.set_terminated(run.info.run_id)
+        if status.damage is None:
+            describe(client, experiment, outputs, study)
+
+
+def describe(client: "MlflowClient", experiment: str, outputs: Path, study: str) -> None:
+    """Give the study's experiment a description: its question, the command and the plan, until a report has one."""
+    tags = client.get_experiment(experiment).tags
+    if tags.get(DESCRIBED_BY) == REPORT:
+        return
+    header = header_of(STUDIES / f"{study}.yaml")
+    new = note_tags(tags, study_description(study, read_plan(outputs, study), header))
+    for name, value in new.items():
+        client.set_experiment_tag(experiment, name, value)
 
 
 def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
@@ -150,5 +179,5 @@ def log_from_disk(folder: TrialFolder, uri: str, experiment: str) -> bool:
     run = TrialRun(uri, experiment, facts_of(result, folder), began)
     Snapshots(folder.snapshots, {}).clear()
     run.log_curve(folder.curve())
-    run.finish(folder, final_metrics(result), steps_of(result), ended)
+    run.finish(folder, result, ended)
     return run.recorded

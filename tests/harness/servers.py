@@ -23,6 +23,7 @@ import pytest
 from ablations.__main__ import main
 from ablations.storage.folder import CurvePoint, TrialFolder, steps_of, trial_folders
 from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
+from ablations.tracking.notes import means_of
 from ablations.tracking.runs import facts_of, final_metrics
 from tests.harness.builders import NOBODY, open_folder
 from tests.harness.support import STUDY, Workplace, wait_until
@@ -228,11 +229,12 @@ Points = dict[str, list[tuple[int, float]]]
 
 
 def points_on_disk(folder: TrialFolder) -> Points:
-    """The curve of a trial, and its final metrics at its last step."""
+    """The curve of a trial, and its final metrics at its last step, with the mean of both over the test sets."""
     result = folder.result()
     assert result is not None
     points = defaultdict(list)
-    for point in (*folder.curve(), CurvePoint(steps_of(result), final_metrics(result))):
+    curve, last = folder.curve(), [CurvePoint(steps_of(result), final_metrics(result))]
+    for point in (*curve, *means_of(curve), *last, *means_of(last)):
         for name, value in point.metrics.items():
             points[name].append((point.step, value))
     return {name: sorted(found) for name, found in points.items()}

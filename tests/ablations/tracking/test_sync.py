@@ -14,7 +14,7 @@ from ablations.__main__ import main
 from ablations.storage.attempts import PROCESS_DIED, Attempt, State, begin_attempt, end_attempt, history_of
 from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import trial_lock
-from ablations.tracking.client import experiment_id, identity_of, search_runs
+from ablations.tracking.client import client_of, experiment_id, identity_of, search_runs
 from ablations.tracking.sync import synchronise, synchronise_all
 from tests.harness.servers import check_recorded, recorded_file
 from tests.harness.support import STUDY, Workplace, contents
@@ -156,6 +156,25 @@ def test_the_state_of_every_trial_is_logged_with_its_reason_and_its_time(empty: 
         attempt_at(empty, DIVERGED).ended,
     )
     assert all(trial["since"] > 0 for trial in told["trials"])
+
+
+def test_a_study_gets_a_description_once(empty: Workplace) -> None:
+    rebuilt(empty)
+    tags = client_of(empty.uri).get_experiment(experiment_id(empty.uri, STUDY)).tags
+    assert "4 trials: 4 cells, 1 seed." in tags["mlflow.note.content"]
+    assert "described_by" not in tags
+
+
+def test_a_run_is_described_as_it_was_when_it_was_trained(study: Workplace, empty: Workplace) -> None:
+    rebuilt(empty)
+    for name in (FINISHED, DIVERGED):
+        live, later = run_of(study, name), run_of(empty, name)
+        assert later.info.run_name == live.info.run_name
+        assert later.data.tags["mlflow.note.content"] == live.data.tags["mlflow.note.content"]
+        assert later.inputs.to_dictionary() == live.inputs.to_dictionary()
+    live, later = run_of(study, FINISHED).data.tags, run_of(empty, FINISHED).data.tags
+    # How a network was compiled is known once it is trained.
+    assert {**live, "provenance": ""} == {**later, "provenance": ""}
 
 
 def test_changed_states_are_logged_by_the_same_run(empty: Workplace) -> None:

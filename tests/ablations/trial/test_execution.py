@@ -1,6 +1,7 @@
 """What a trial leaves in its folder and in MLflow, also if it fails."""
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from ablations.storage.attempts import State, begin_attempt, end_attempt, histor
 from ablations.trial.data import data_of
 from ablations.trial.identity import network_of, spec_of
 from bbcu.data.tasks import ArtifactReduction, Denoising, SuperResolution, Task
-from bbcu.deploy.sources import find
+from bbcu.deploy.sources import as_trained, find
+from bbcu.evaluate import main as evaluate_command
 from bbcu.model.cost import count
 from bbcu.model.networks import SRResNet
 from bbcu.training.evaluation import Evaluation, evaluate
@@ -141,7 +143,14 @@ def test_the_network_that_was_scored_is_rebuilt_from_the_folder_alone(done: Done
         assert isinstance(found, SRResNet)
         assert found.spec == spec_of(done.workplace.trial())
         x = torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(found(x), expected.eval()(x))
+        assert torch.equal(found(x), as_trained(expected)(x))
+
+
+def test_the_network_scores_again_as_its_result_says(done: DoneTrial, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_command([str(done.path), f"Tiny={done.workplace.folder / 'test'}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"] == done.result["metrics"]
+    assert found["baseline"] == done.result["baseline"]
 
 
 def test_the_saved_config_has_the_values_that_were_set(done: DoneTrial) -> None:
@@ -176,7 +185,7 @@ def test_a_sample_shows_the_pictures_that_were_scored(done: DoneTrial) -> None:
 
 def test_mlflow_holds_one_finished_run_that_names_the_trial(done: DoneTrial) -> None:
     run, result = done.run, done.result
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "reference")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "reference seed 0")
     expected = {"cell": result["cell"], "seed": "0", "study": STUDY, "method": "bbcu", "task": "sr_x2"}
     assert {name: run.data.tags[name] for name in expected} == expected
     assert run.data.tags["git"] == result["provenance"]["git"]
