@@ -21,7 +21,7 @@ from ablations.config import explain, refuse_long_numbers, register, typed
 from ablations.storage import stopping
 from bbcu.errors import BbcuError, ConfigError, first_line, printable, shown
 from bbcu.passwords import masked
-from bbcu.terminal import protect_output
+from bbcu.terminal import discard_output, protect_output
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = Path(__file__).with_name("conf")
@@ -90,6 +90,9 @@ def main() -> None:
         refuse_long_numbers(sys.argv[1:])
         with _masked_config(sys.argv[1:]):
             run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
     except (BbcuError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

@@ -8,6 +8,7 @@ and :func:`choice`.
 
 import contextlib
 import dataclasses
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablations.passwords import shown_address
 from ablations.space.conditions import LONGEST_NUMBER
-from ablations.space.factors import FACTORS, load_declarations
+from ablations.space.factors import FACTORS, level_text, load_declarations
 from ablations.space.price import MEASURED, PAPER, price_of
 from ablations.space.rows import MAX_ROWS
 from ablations.space.rules import MAX_CHANNELS
@@ -168,7 +169,7 @@ class TrackingConfig:
     ``curve_points`` and ``evaluations`` are the numbers of points of the training curve and the test curve, ``samples``
     is the number of pictures of each test set that are saved as crops and probed. ``snapshot_s`` is the time between
     two snapshots, and ``silence_s`` the time without a heartbeat after which a trial is given to another process, both
-    in seconds.
+    in seconds. With ``model`` the trained network is logged as a model of MLflow; see :mod:`ablations.tracking.model`.
     """
 
     uri: str = MISSING
@@ -177,6 +178,7 @@ class TrackingConfig:
     samples: int = number(least=0, most=10**6)
     snapshot_s: float = number(least=0, most=10**9)
     silence_s: float = number(least=1, most=10**9)
+    model: bool = False
 
 
 @dataclass
@@ -331,6 +333,12 @@ def register() -> None:
     Factors that a user's packages declare are loaded first. Raises ConfigError if one cannot be.
     """
     load_declarations()
+    _store(tuple((name, level_text(factor.reference)) for name, factor in FACTORS.items()))
+
+
+@functools.lru_cache(maxsize=1)
+def _store(factors: tuple[tuple[str, str], ...]) -> None:
+    """Put the schema with these factors into Hydra's store, which keeps it as long as the process lives."""
     store = ConfigStore.instance()
     store.store(name="schema", node=schema())
     for name, method in METHODS.items():
@@ -529,6 +537,8 @@ def _explanation(error: HydraException | OmegaConfBaseException) -> str:
             prefix = full_key.rpartition(".")[0]
             valid = [f"{prefix}.{name!s}" if prefix else str(name) for name in parent if name != "hydra"]
             return unknown("key", full_key, valid)
+        if "is not a ListConfig" in reason:
+            return f"{full_key}: must be a list in brackets, as in {full_key}=[...]"
         return f"{full_key}: {shown(reason)}"
     if isinstance(error, OmegaConfBaseException) and full_key:
         return f"{full_key}: {shown(str(error).strip().splitlines()[0])}"

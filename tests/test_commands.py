@@ -49,7 +49,11 @@ def test_space_counts_as_many_combinations_as_there_are() -> None:
     assert census(Backbone("srresnet", 64)).combinations == expected
 
 
-@pytest.mark.parametrize("command", [["space"], ["status", "tiny"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [["-m", "ablations", "space"], ["-m", "ablations", "status", "tiny"], [str(REPOSITORY / "run.py"), "--help"]],
+    ids=["space", "status", "help"],
+)
 def test_a_closed_pipe_ends_a_command_without_an_error(tmp_path: Path, command: list[str]) -> None:
     """As ``python -m ablations space | head`` does."""
     finished(tmp_path / "outputs")
@@ -57,7 +61,7 @@ def test_a_closed_pipe_ends_a_command_without_an_error(tmp_path: Path, command: 
     os.close(reader)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, "-m", "ablations", *command],
+        [sys.executable, *command],
         stdout=writer,
         stderr=subprocess.PIPE,
         cwd=tmp_path,

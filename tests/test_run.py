@@ -7,9 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
+from ablations.config import explain
 from ablations.storage.attempts import State, history_of, present_state
+from ablations.trial.execution import run_trial
 from ablations.trial.identity import network_of
+from bbcu.errors import BbcuError
 from bbcu.model.cost import count
 from tests.harness.builders import save
 from tests.harness.support import STUDY, Outcome, Workplace, contents, ended, photograph, result_of
@@ -242,9 +247,21 @@ class Wrong:
     sweep: bool = False
     without: tuple[str, ...] = ()
 
+    def overrides_in(self, workplace: Workplace) -> list[str]:
+        return self.overrides.replace("FOLDER", str(workplace.folder)).split(" ") if self.overrides else []
+
     def outcome(self, workplace: Workplace) -> Outcome:
-        overrides = self.overrides.replace("FOLDER", str(workplace.folder)).split(" ") if self.overrides else []
+        """The whole command."""
+        overrides = self.overrides_in(workplace)
         return workplace.sweep(*overrides) if self.sweep else workplace.run(*overrides, without=self.without)
+
+    def refusal(self, workplace: Workplace) -> str:
+        """What the command prints after its name, without the rest of the command, which takes Hydra long."""
+        overrides = self.overrides_in(workplace)
+        run = workplace.plan if self.sweep else lambda *given: run_trial(workplace.config(*given, without=self.without))
+        with pytest.raises((BbcuError, HydraException, OmegaConfBaseException)) as refused:
+            run(*overrides)
+        return str(refused.value) if isinstance(refused.value, BbcuError) else explain(refused.value)
 
 
 WRONG = {
@@ -345,6 +362,7 @@ WRONG = {
     "outputs-with-a-control-character": Wrong("outputs='FOLDER/a\x01b'", ("outputs", "control characters")),
     "value-that-interpolates-itself": Wrong("residual=${residual}", ("residual", "Recursive interpolation")),
     "value-that-interpolates-nothing": Wrong("residual=${nope}", ("residual", "'nope' not found")),
+    "metric-without-brackets": Wrong("evaluation.metrics=a.b", ("evaluation.metrics: must be a list in brackets",)),
     "part-that-is-not-binary": Wrong("binarize=[[body]]", ("binarize=", "any of head, body, up, tail")),
     "folder-of-hydra": Wrong("hydra.run.dir=/proc/x", ("/proc/x",)),
     "folder-of-hydra-in-a-sweep": Wrong("hydra.sweep.dir=/proc/x", ("hydra.sweep.dir=/proc/x",), sweep=True),
@@ -360,14 +378,42 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_gets_a_message_of_at_most_two_lines_and_nothing_runs(spoiled: Workplace, wrong: Wrong) -> None:
-    outcome = wrong.outcome(spoiled)
+WHOLE = {
+    *("level", "level-in-a-sweep", "no-value", "key", "key-that-is-added-in-a-sweep", "key-of-the-sweeper"),
+    *("not-a-number", "option-of-train", "launcher", "several-values-without-m", "replicates-without-m"),
+    *("no-replicate", "impossible-cell", "data-without-test", "missing-folder-in-a-sweep", "text-named-png"),
+    *("number-of-5000-digits", "replicates-by-the-thousand-million", "search-for-an-unknown-objective"),
+    *("outputs-with-a-control-character", "value-that-interpolates-itself", "list-within-lists", "folder-of-hydra"),
+    *("folder-of-hydra-in-a-sweep", "study-outside-the-outputs", "database-in-no-folder"),
+    *(
+        "tracking-of-an-unknown-kind",
+        "file-that-is-not-a-database",
+        "outputs-in-a-file",
+        "outputs-in-a-file-in-a-sweep",
+    ),
+    *("outputs-in-a-file-in-a-sweep", "seeds-beyond-the-last", "steps-that-are-numbers"),
+}
+"""The inputs that are tried with the whole command: of each kind, and what Hydra or the command itself refuses."""
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name in WHOLE])
+def test_wrong_input_gets_a_message_of_at_most_two_lines_and_nothing_runs(spoiled: Workplace, name: str) -> None:
+    outcome = WRONG[name].outcome(spoiled)
     assert outcome.status != 0
     assert 1 <= len(outcome.message.splitlines()) <= 2
-    for name in wrong.names:
-        assert name.replace("FOLDER", str(spoiled.folder)) in outcome.message
+    for word in WRONG[name].names:
+        assert word.replace("FOLDER", str(spoiled.folder)) in outcome.message
     assert "Traceback" not in outcome.text
+    assert spoiled.is_untouched()
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name not in WHOLE])
+def test_a_config_or_a_plan_that_is_wrong_is_refused_in_one_line_before_anything_runs(
+    spoiled: Workplace, name: str
+) -> None:
+    (line,) = WRONG[name].refusal(spoiled).splitlines()
+    for word in WRONG[name].names:
+        assert word.replace("FOLDER", str(spoiled.folder)) in line
     assert spoiled.is_untouched()
 
 

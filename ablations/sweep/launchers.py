@@ -5,10 +5,14 @@ import contextlib
 import importlib.util
 import os
 import secrets
+import socket
 import tempfile
+import urllib.parse
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -17,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ablations.config import Config
 from ablations.trial.devices import visible_gpus
+from bbcu.errors import LONGEST_LINE, BbcuError, ConfigError, first_line, shown
 from bbcu.files import remove_abandoned, temporary_folder
 
 JOBLIB = "joblib"
@@ -68,7 +73,7 @@ def gpus() -> int:
     return visible_gpus() if may_have_one and importlib.util.find_spec("torch") else 0
 
 
-# --- a cluster of Ray on this machine alone ---------------------------------------------------------------------------
+# --- Ray: a cluster on this machine alone, or one to join ------------------------------------------------------------
 
 RAY = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
 
@@ -79,25 +84,53 @@ The first says that the cluster does not span machines, so it listens on the loo
 except on Linux. The second asks every client for a token.
 """
 
+RAY_AS_GUEST = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
+"""Variables for joining a cluster: Ray would try twenty times, half a minute each, to reach one that is gone."""
+
+OF_A_START = (
+    *("num_cpus", "num_gpus", "resources", "labels", "object_store_memory"),
+    *("_system_config", "_enable_object_reconstruction", "_node_name"),
+)
+"""The options of ``ray.init`` that say what a new cluster is like; Ray refuses them from those who join one."""
+
+OBJECT_STORE_BYTES = 75 * 2**20
+"""The memory that Ray sets aside for what jobs pass to each other: the least it takes, as its launcher asks for."""
 
 SOCKET_LENGTH = 107
 """How many bytes the path of a socket may have on Linux."""
 
-
-def starts_ray(config: DictConfig) -> bool:
-    """Return whether the launcher is Ray's and starts a cluster, instead of joining one."""
-    launcher = OmegaConf.select(config, "hydra.launcher")
-    address = OmegaConf.select(launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS")
-    return OmegaConf.select(launcher, "_target_") == RAY and address in (None, "local")
+REACH_SECONDS = 10
+"""How long to wait for a connection to a cluster."""
 
 
-def with_private_ray(config: DictConfig) -> DictConfig:
-    """Keep a cluster that Ray is about to start to this user on this machine; options that are set stay.
+def with_ray(config: DictConfig) -> DictConfig:
+    """Return the config of a sweep with the options that Ray's launcher needs, if it is the launcher.
 
-    Everybody who reaches a cluster can run code in it. Call this before Ray is imported.
+    Without an address, Ray starts a cluster, whatever runs on this machine. With one, it joins that cluster. Call this
+    before Ray is imported. Raises ConfigError for an option that a sweep which joins a cluster cannot have.
     """
-    if not starts_ray(config):
+    launcher = OmegaConf.select(config, "hydra.launcher")
+    if OmegaConf.select(launcher, "_target_") != RAY:
         return config
+    changed = config.copy()
+    with read_write(changed), open_dict(changed):
+        init = changed.hydra.launcher.ray.init
+        if init.get("address") in (None, "local"):
+            _with_private_cluster(init)
+        else:
+            _as_guest(init)
+    return changed
+
+
+def _with_private_cluster(init: DictConfig) -> None:
+    """Keep the cluster that Ray is about to start to this user on this machine; options that are set stay.
+
+    Everybody who reaches a cluster can run code in it.
+    """
+    # Without an address Ray joins a cluster that RAY_ADDRESS names or that was started here last.
+    init.address = "local"
+    init.setdefault("include_dashboard", False)
+    init.setdefault("object_store_memory", OBJECT_STORE_BYTES)
     for variable, value in RAY_TO_ITSELF.items():
         os.environ.setdefault(variable, value)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
@@ -106,10 +139,69 @@ def with_private_ray(config: DictConfig) -> DictConfig:
     place = next(filter(_is_short, (tempfile.gettempdir(), "/tmp")), None)
     if "RAY_TMPDIR" not in os.environ and place is not None:
         os.environ["RAY_TMPDIR"] = str(_ray_folder(Path(place) / "ray"))
-    changed = config.copy()
-    with read_write(changed), open_dict(changed):
-        changed.hydra.launcher.ray.init.setdefault("include_dashboard", False)
-    return changed
+
+
+def _as_guest(init: DictConfig) -> None:
+    """Leave a cluster that the sweep joins as it is; raise ConfigError for an option that would change it."""
+    for name in OF_A_START:
+        if init.get(name) is not None:
+            raise ConfigError(
+                f"hydra.launcher.ray.init.{name}={init[name]}: is what `ray start` takes, and cannot be set by a sweep "
+                f"that joins a cluster (hydra.launcher.ray.init.address={init.address})"
+            )
+    # The launcher sets a size of its own if there is none, which Ray would refuse.
+    init.object_store_memory = None
+    for variable, value in RAY_AS_GUEST.items():
+        os.environ.setdefault(variable, value)
+
+
+def connect_to_ray(launcher: DictConfig) -> None:
+    """Start the cluster of Ray, or join it, before any trial is passed to the launcher, which then uses it.
+
+    Raises BbcuError if there is no such cluster, or if it refuses this program.
+    """
+    init: Any = OmegaConf.to_container(launcher.ray.init, resolve=True)
+    asked = str(init["address"])
+    address = (asked == "auto" and os.environ.get("RAY_ADDRESS")) or asked
+    failed = (
+        f"hydra.launcher.ray.init.address={asked}: cannot " + ("start" if address == "local" else "join") + " a cluster"
+    )
+    _check_reachable(address, failed)
+    import ray
+
+    if ray.is_initialized():
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            ray.init(**init)
+    except Exception as error:
+        raise BbcuError(f"{failed}: {_reason(error, address)}") from error
+
+
+def _check_reachable(address: str, failed: str) -> None:
+    """Raise BbcuError if nothing listens at HOST:PORT; Ray itself would wait for a minute and more."""
+    try:
+        parts = urllib.parse.urlsplit(f"//{address.rpartition('://')[2]}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise BbcuError(f"{failed}: {first_line(error)}") from error
+    if host is None or port is None:
+        return
+    try:
+        socket.create_connection((host, port), REACH_SECONDS).close()
+    except OSError as error:
+        raise BbcuError(f"{failed}: nothing answers at {host}:{port} ({first_line(error)})") from error
+
+
+def _reason(error: Exception, address: str) -> str:
+    """Return why Ray did not connect, in one line."""
+    # The error that counts may be in the text of a traceback, in the cause of Ray's own error.
+    if "AuthenticationError" in f"{error!r} {error.__cause__!r}":
+        return "the token is refused; RAY_AUTH_MODE and the token must be those of its `ray start`"
+    text = " ".join(str(error).split())
+    if address.startswith("ray://") and "timeout" in text:
+        return f"{text}; the port must be that of Ray's client server (10001), and the token that of its `ray start`"
+    return shown(text, LONGEST_LINE)
 
 
 def _is_short(folder: str) -> bool:
@@ -141,7 +233,7 @@ def _jobs(launcher: DictConfig) -> int | None:
 
 
 def _ray_jobs(launcher: DictConfig) -> int | None:
-    if OmegaConf.select(launcher, "ray.init.address") is not None:
+    if OmegaConf.select(launcher, "ray.init.address") not in (None, "local"):
         return None
     return int(OmegaConf.select(launcher, "ray.init.num_cpus") or cores())
 
@@ -151,11 +243,12 @@ class LauncherKind:
     """How a launcher runs jobs.
 
     ``at_once`` returns how many it runs at once, or None if that is unknown. ``starts_all`` is set if it starts a
-    process for every job of a batch immediately.
+    process for every job of a batch immediately. ``connect`` is called before the first batch.
     """
 
     at_once: Callable[[DictConfig], int | None] = _jobs
     starts_all: bool = False
+    connect: Callable[[DictConfig], None] = lambda launcher: None
 
 
 KINDS = {
@@ -163,9 +256,19 @@ KINDS = {
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher": LauncherKind(
         lambda launcher: cores(), True
     ),
-    RAY: LauncherKind(_ray_jobs),
+    RAY: LauncherKind(_ray_jobs, connect=connect_to_ray),
 }
 """The kind of each launcher, by the ``_target_`` of its config; others run as many jobs as ``n_jobs`` allows."""
+
+
+def kind_of(launcher: DictConfig) -> LauncherKind:
+    return KINDS.get(str(OmegaConf.select(launcher, "_target_")), LauncherKind())
+
+
+def connect(master: DictConfig) -> None:
+    """Connect to where the trials of a sweep run, unless that is done; raise BbcuError if it cannot be reached."""
+    launcher = OmegaConf.select(master, "hydra.launcher")
+    kind_of(launcher).connect(launcher)
 
 
 @dataclass(frozen=True)
@@ -189,7 +292,7 @@ class Workers:
         that the sweep draws on; their logs are complete.
         """
         config = OmegaConf.select(master, "hydra.launcher")
-        kind = KINDS.get(str(OmegaConf.select(config, "_target_")), LauncherKind())
+        kind = kind_of(config)
         at_once = kind.at_once(config)
         overrides = [f"session='{session}'", "progress=false"]  # in quotes: Hydra reads 193843137e02 as a number
         if at_once not in (None, 1) and base.threads == "auto":

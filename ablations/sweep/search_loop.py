@@ -18,6 +18,7 @@ from ablations.search.options import LATENCY, OPS, OPTION_KEYS, QUALITY, SearchO
 from ablations.search.records import CellOutcome, Failed, Finished, IdentifiedRow, Proposal, Pruned
 from ablations.search.search import Search
 from ablations.space.designs import Listing
+from ablations.space.factors import SHOWN
 from ablations.space.price import PAPER, price_of
 from ablations.space.rows import Row
 from ablations.storage import stopping
@@ -157,7 +158,11 @@ class SearchLoop:
             return IdentifiedRow(None, plan.left_out[0].reason)
         seeds = ",".join(str(entry.trial.seed) for entry in plan.listed)
         values = values_of(plan.listed, self._settings, self._layout)
-        return IdentifiedRow(f"{plan.listed[0].identity[0]}/{seeds}", values=values)
+        first = plan.listed[0]
+        cell = first.identity[0]
+        folder = str(first.folder.path.parent)
+        notes = {"cell": first.trial.name, "cell key": cell[:SHOWN], "seeds": seeds, "folder": folder}
+        return IdentifiedRow(f"{cell}/{seeds}", values=values, notes=notes)
 
     def _answering(self, on_poll: Callable[[], None]) -> Callable[[], None]:
         """Return a function that calls ``on_poll`` and then answers the requests of running trials."""

@@ -29,7 +29,7 @@ from ablations.storage.leftovers import joblib_folder, remove_leftovers
 from ablations.storage.plans import write_plan
 from ablations.sweep import printing
 from ablations.sweep.expected import given_spread, print_expected
-from ablations.sweep.launchers import Workers
+from ablations.sweep.launchers import Workers, connect
 from ablations.sweep.printing import DONE, TO_LOG, TO_MEASURE, TO_SCORE, TO_TRAIN, names_in
 from ablations.sweep.rounds import Rounds, TrialOutcome, remove_markers
 from ablations.tracking.client import finished_runs, prepare_tracking, without_garbage_collection
@@ -83,6 +83,9 @@ def sweep(
     check_folder(master)
     if base.on_change != "retrain":
         EarlierPictures(outputs, plan.study).refuse_others(entry.trial for entry in planned.trials)
+    if not {TO_TRAIN, TO_MEASURE, TO_SCORE}.isdisjoint(states.values()):
+        # A sweep whose workers cannot be reached leaves no plan behind.
+        connect(master)
     remove_leftovers(outputs, plan.study)
     experiment = prepare_tracking(uri, plan.study)
     write_plan(outputs, plan.study, plan_record(plan))
@@ -199,6 +202,7 @@ def running(
     view = LiveView(
         *(outputs, study, shown.trials, shown.done, base.progress), session=session, decisions=shown.decisions
     )
+    connect(master)
     workers = Workers.of(launcher, master, base, session, silent=view.is_display)
     rounds = Rounds(workers, outputs, study, options.retries, base.tracking.silence_s)
     stopping.clear_request()

@@ -26,9 +26,9 @@ class AblationSweeper(Sweeper):
         self.options = SweeperConfig(**plain)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from ablations.sweep.launchers import with_launcher, with_private_ray
+        from ablations.sweep.launchers import with_launcher, with_ray
 
-        config = with_private_ray(with_launcher(config, hydra_context.config_loader))
+        config = with_ray(with_launcher(config, hydra_context.config_loader))
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(

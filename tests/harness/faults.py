@@ -165,7 +165,7 @@ def of_seed(seed: int, endings: Endings) -> Endings:
     return {identity: ending for identity, ending in endings.items() if identity[1] == seed}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(new_workplace: Callable[[], Workplace]) -> Endings:
     """The study without any fault."""
     workplace = new_workplace()

@@ -29,7 +29,10 @@ from tests.harness.paths import REPOSITORY
 IMPORTED = (
     *("hydra", "torch", "torch._dynamo", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "rich.live"),
     *("ablations.sweep.sweeper", "ablations.tracking.sync", "ablations.trial.execution", "bbcu.training.loop"),
-    *("hydra_plugins.hydra_joblib_launcher._core", "tests.harness.processes"),
+    *("ablations.command", "ablations.trial.samples", "bbcu.training.evaluation", "bbcu.training.probes"),
+    *("hydra_plugins.ablation_sweeper", "hydra_plugins.hydra_joblib_launcher._core", "antlr4.LL1Analyzer"),
+    *("hydra._internal.core_plugins.basic_launcher", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
+    "tests.harness.processes",
 )
 """What a sweep has imported by the end of its first trial, or most of it."""
 

@@ -18,10 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from mlflow.entities import Run
+from omegaconf import DictConfig
 
-from ablations.config import Config, register, typed
+from ablations.config import Config, SweeperConfig, register, typed
 from ablations.passwords import ADDRESSES
+from ablations.planning.plan import Plan, make_plan
 from ablations.storage.folder import TrialFolder, trial_folders
 from ablations.tracking.client import client_of, identity_of, search_runs
 from ablations.trial.data import data_of
@@ -70,11 +74,13 @@ class Outcome:
 class Workplace:
     """A folder with pictures and a tracking store, where every command has the same tiny setting.
 
-    Overrides replace the setting's value for their key; ``without`` omits keys.
+    Overrides replace the setting's value for their key; ``without`` omits keys. A store that several workplaces share
+    has a ``study`` for each.
     """
 
     folder: Path
     uri: str
+    study: str = STUDY
 
     @classmethod
     def make(cls, folder: Path, uri: str) -> "Workplace":
@@ -108,6 +114,8 @@ class Workplace:
             "progress": "false",
             "outputs": str(self.outputs),
             "tracking.uri": self.uri,
+            # A study of conf/study has a name of its own.
+            **({} if self.study == STUDY else {"study.name": self.study}),
         }
 
     def overrides(self, *given: str, without: Sequence[str] = ()) -> list[str]:
@@ -147,11 +155,15 @@ class Workplace:
         folder.mkdir()
         return folder
 
-    def config(self, *overrides: str) -> Config:
+    def config(self, *overrides: str, without: Sequence[str] = ()) -> Config:
         """The config that the command composes from these overrides."""
         register()
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            return typed(compose("config", self.overrides(*overrides)))
+            return typed(compose("config", self.overrides(*overrides, without=without)))
+
+    def plan(self, *overrides: str, **options: Any) -> Plan:
+        """The plan that a sweep with these overrides makes, without those of Hydra; ``options`` are the sweeper's."""
+        return make_plan(self.overrides(*overrides), SweeperConfig(**options), *of_hydra())
 
     @functools.cache  # noqa: B019 - a workplace lives as long as the tests, and Hydra takes long to compose
     def trial(self, *overrides: str) -> Trial:
@@ -164,11 +176,12 @@ class Workplace:
         return self.trial(*overrides).folder(self.outputs)
 
     def trials(self) -> list[TrialFolder]:
-        return trial_folders(self.outputs, STUDY)
+        return trial_folders(self.outputs, self.study)
 
     def runs(self, status: str = "") -> list[Run]:
-        """The runs of trials in MLflow, of every experiment, or those with this status."""
-        experiments = client_of(self.uri).search_experiments()
+        """The runs of trials in MLflow, or those with this status: of every experiment, or of a study with a name."""
+        name = None if self.study == STUDY else f"name = '{self.study}'"
+        experiments = client_of(self.uri).search_experiments(filter_string=name)
         condition = f"attributes.status = '{status}'" if status else ""
         runs = [run for found in experiments for run in search_runs(self.uri, found.experiment_id, condition)]
         return [run for run in runs if identity_of(run) is not None]
@@ -191,8 +204,16 @@ class Workplace:
         return (
             not self.runs()
             and not [*self.folder.rglob("trial.log"), *self.folder.rglob("result.json")]
-            and not (self.outputs / STUDY).exists()
+            and not (self.outputs / self.study).exists()
         )
+
+
+@functools.cache
+def of_hydra() -> tuple[DictConfig, ConfigLoader]:
+    """What Hydra gives to a sweeper: the config without any override, and the loader of others."""
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return compose("config", return_hydra_config=True), GlobalHydra.instance().config_loader()
 
 
 def result_of(workplace: Workplace, *overrides: str) -> dict[str, Any]:

@@ -4,26 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
-from ablations.config import SweeperConfig, register
-from ablations.planning.plan import Plan, RowPlanner, make_plan
-from tests.harness.paths import REPOSITORY
-from tests.harness.support import Workplace
-
-
-def of_hydra() -> tuple[DictConfig, ConfigLoader]:
-    register()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        master = compose("config", return_hydra_config=True)
-        return master, GlobalHydra.instance().config_loader()
-
-
-def planned(place: Workplace, *arguments: str, **options: Any) -> Plan:
-    return make_plan(place.overrides(*arguments), SweeperConfig(**options), *of_hydra())
+from ablations.config import SweeperConfig
+from ablations.planning.plan import Plan, RowPlanner
+from tests.harness.support import Workplace, of_hydra
 
 
 def sharing(plan: Plan) -> list[int]:
@@ -48,12 +32,12 @@ def sharing(plan: Plan) -> list[int]:
 def test_the_trainings_of_one_kind_of_unit_share_its_code_under_all_seeds(
     dry_workplace: Workplace, arguments: Sequence[str], options: dict[str, Any], expected: list[int]
 ) -> None:
-    assert sharing(planned(dry_workplace, *arguments, **options)) == expected
+    assert sharing(dry_workplace.plan(*arguments, **options)) == expected
 
 
 def test_a_sweep_until_decided_counts_the_trainings_that_are_certain(dry_workplace: Workplace) -> None:
     rule = {"until": "decided", "replicates": 3, "most_replicates": 5}
-    assert sharing(planned(dry_workplace, "bn=none,post", **rule)) == [3] * 10
+    assert sharing(dry_workplace.plan("bn=none,post", **rule)) == [3] * 10
 
 
 @pytest.mark.parametrize(
@@ -72,7 +56,7 @@ def test_a_search_expects_its_cells_spread_evenly_over_the_kinds_of_units(
 
 
 def test_a_trial_is_told_and_its_cell_stays_the_same(dry_workplace: Workplace) -> None:
-    (entry, *_) = planned(dry_workplace, "bn=post", replicates=3).trials
+    (entry, *_) = dry_workplace.plan("bn=post", replicates=3).trials
     given = [text for text in entry.overrides if not text.startswith("hydra.")]
     assert dry_workplace.config(*given).trainings == 3
     assert dry_workplace.trial(*given).identity == dry_workplace.trial("bn=post").identity == entry.identity
@@ -83,5 +67,5 @@ def test_a_level_that_changes_the_cost_is_a_structure_of_its_own(dry_workplace: 
     """A dry run counts the cost of each structure once."""
     key, _, value = level.partition("=")
     reference = {"weight": "l1", "rescale": "none", "threshold": "true", "binarize": "[body]"}[key]
-    plan = planned(dry_workplace, f"{key}={reference},{value}", "act=inside,after")
+    plan = dry_workplace.plan(f"{key}={reference},{value}", "act=inside,after")
     assert len({entry.structure for entry in plan.trials}) == 2

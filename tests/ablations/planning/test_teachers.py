@@ -11,7 +11,6 @@ from ablations.storage.plans import read_plan, write_plan
 from ablations.sweep.expected import families_of
 from ablations.trial.identity import setting_of
 from ablations.trial.teachers import config_of_teacher, setting_of_teacher
-from tests.ablations.planning.test_sharing import planned
 from tests.harness.support import Workplace
 
 TAUGHT = "distil=none,output,attention"
@@ -26,7 +25,7 @@ def of_name(plan: Plan, name: str) -> PlannedTrial:
 
 
 def test_a_teacher_is_planned_once_for_each_seed_before_what_it_teaches(dry_workplace: Workplace) -> None:
-    assert names(planned(dry_workplace, TAUGHT, replicates=2)) == [
+    assert names(dry_workplace.plan(TAUGHT, replicates=2)) == [
         (name, seed, name == "full_precision")
         for seed in (0, 1)
         for name in ("reference", "full_precision", "distil=output", "distil=attention")
@@ -34,7 +33,7 @@ def test_a_teacher_is_planned_once_for_each_seed_before_what_it_teaches(dry_work
 
 
 def test_a_teacher_that_the_design_lists_is_one_trial_of_the_design(dry_workplace: Workplace) -> None:
-    plan = planned(dry_workplace, TAUGHT, "binarize=[body],[]", replicates=2)
+    plan = dry_workplace.plan(TAUGHT, "binarize=[body],[]", replicates=2)
     assert sorted(names(plan)) == sorted(
         (name, seed, False)
         for seed in (0, 1)
@@ -60,7 +59,7 @@ def test_a_teacher_that_the_design_lists_is_one_trial_of_the_design(dry_workplac
 def test_the_overrides_of_a_teacher_compose_to_the_trial_that_its_students_name(
     dry_workplace: Workplace, arguments: Sequence[str]
 ) -> None:
-    plan = planned(dry_workplace, *arguments)
+    plan = dry_workplace.plan(*arguments)
     teacher, student = plan.trials
     given = [text for text in teacher.overrides if not text.startswith("hydra.")]
     composed = dry_workplace.config(*given)
@@ -73,7 +72,7 @@ def test_the_overrides_of_a_teacher_compose_to_the_trial_that_its_students_name(
 
 
 def test_a_teacher_belongs_to_the_setting_and_seed_of_what_it_teaches(dry_workplace: Workplace) -> None:
-    plan = planned(dry_workplace, "distil=output", "train.steps=2,3", "seed=0,7", "start=scratch,full")
+    plan = dry_workplace.plan("distil=output", "train.steps=2,3", "seed=0,7", "start=scratch,full")
     every = {entry.identity: entry for entry in plan.trials}
     assert len(every) - len(plan.listed) == 4
     for entry in plan.listed:
@@ -84,24 +83,24 @@ def test_a_teacher_belongs_to_the_setting_and_seed_of_what_it_teaches(dry_workpl
 
 
 def test_a_teacher_adds_no_comparison(dry_workplace: Workplace) -> None:
-    plan = planned(dry_workplace, "distil=none,output", "bn=none,pre", replicates=2)
+    plan = dry_workplace.plan("distil=none,output", "bn=none,pre", replicates=2)
     (family,) = families_of(plan)
     teacher = of_name(plan, "full_precision").identity[0]
     (cells,) = cells_of_plan(plan_record(plan)["trials"], plan.design)
     assert teacher not in {cell for pair in family for cell in pair} | cells.levels.keys()
     assert len(cells.levels) == 4
-    listed = planned(dry_workplace, "distil=none,output", "binarize=[body],[]", replicates=2)
+    listed = dry_workplace.plan("distil=none,output", "binarize=[body],[]", replicates=2)
     assert teacher in cells_of_plan(plan_record(listed)["trials"], listed.design)[0].levels
 
 
 def test_what_was_listed_once_stays_listed(workplace: Workplace) -> None:
-    listed, taught = planned(workplace, "binarize=[]"), planned(workplace, "distil=output")
+    listed, taught = workplace.plan("binarize=[]"), workplace.plan("distil=output")
     for first, second in ((listed, taught), (taught, listed)):
         for plan in (first, second):
             write_plan(workplace.outputs, f"of{first.trials[0].trial.name}", plan_record(plan))
         rows = read_plan(workplace.outputs, f"of{first.trials[0].trial.name}")["trials"]
         assert [row for row in rows if row.get("only_teaches")] == []
-    only = planned(workplace, "distil=output")
+    only = workplace.plan("distil=output")
     write_plan(workplace.outputs, "only", plan_record(only))
     marks = {row["name"]: row.get("only_teaches", False) for row in read_plan(workplace.outputs, "only")["trials"]}
     assert marks == {"full_precision": True, "distil=output": False}
@@ -109,7 +108,7 @@ def test_what_was_listed_once_stays_listed(workplace: Workplace) -> None:
 
 def test_a_weight_that_changes_nothing_makes_no_cell(dry_workplace: Workplace) -> None:
     """The weight of the reference has no use, and that of ``auto`` is 1 for the output."""
-    plan = planned(dry_workplace, "distil=none,output", "train.distil_weight=auto,1,0.5")
+    plan = dry_workplace.plan("distil=none,output", "train.distil_weight=auto,1,0.5")
     weights = {entry.trial.name: [] for entry in plan.listed}  # type: dict[str, list[object]]
     for entry in plan.listed:
         weights[entry.trial.name].append(entry.trial.cell.setting["train"]["distil_weight"])

@@ -38,11 +38,8 @@ from tests.harness.faults import (
     of_seed,
     rerun,
     started,
-    undisturbed,
 )
 from tests.harness.support import STUDY, Workplace, wait_until
-
-__all__ = ["undisturbed"]
 
 DAY = 86_400
 
@@ -52,22 +49,41 @@ DAY = 86_400
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "moment",
+    "moments",
     [
-        pytest.param(Moment("os.rename", r"/plan\.json "), id="as-it-writes-the-plan"),
-        pytest.param(Moment("sql", "INSERT INTO params"), id="as-it-opens-a-run"),
-        pytest.param(Moment("open", r"/snapshots/\.step\S+ w", 3), id="as-it-begins-a-snapshot"),
-        pytest.param(Moment("sql", "INSERT INTO latest_metrics"), id="within-a-transaction-of-metrics"),
-        pytest.param(Moment("os.rename", r"/seed\d+/result\.json "), id="as-the-result-takes-its-place"),
-        pytest.param(Moment("shutil.copyfile", r"/mlruns/\S+/result\.json "), id="as-it-logs-the-result"),
-        pytest.param(Moment("sql", "UPDATE runs SET status='FINISHED'"), id="as-it-closes-a-run"),
-        pytest.param(Moment("os.remove", r"/snapshots/step"), id="as-it-drops-the-snapshots"),
-        pytest.param(Moment("os.remove", r"/\.running/\w+-seed\d+\.json "), id="as-it-lets-go-of-a-trial"),
-        pytest.param(LATER_SNAPSHOT, id="in-its-second-trial"),
+        pytest.param(
+            [
+                Moment("os.rename", r"/plan\.json "),
+                Moment("sql", "INSERT INTO params"),
+                Moment("open", r"/snapshots/\.step\S+ w", 3),
+                Moment("sql", "INSERT INTO latest_metrics"),
+            ],
+            id="as-it-writes-the-plan, opens a run, begins a snapshot, within a transaction of metrics",
+        ),
+        pytest.param(
+            [
+                Moment("os.rename", r"/seed\d+/result\.json "),
+                Moment("shutil.copyfile", r"/mlruns/\S+/result\.json "),
+                Moment("sql", "UPDATE runs SET status='FINISHED'"),
+            ],
+            id="as-the-result-takes-its-place, is logged, its run is closed",
+        ),
+        pytest.param(
+            [
+                LATER_SNAPSHOT,
+                Moment("os.remove", r"/snapshots/step"),
+                Moment("os.remove", r"/\.running/\w+-seed\d+\.json "),
+            ],
+            id="in-its-second-trial, as it drops the snapshots, lets go of a trial",
+        ),
     ],
 )
-def test_a_sweep_that_is_killed_resumes(workplace: Workplace, undisturbed: Endings, moment: Moment) -> None:
-    kill_sweep_at(moment, workplace, *ONE_SEED)
+def test_a_sweep_that_is_killed_at_one_moment_after_another_resumes(
+    workplace: Workplace, undisturbed: Endings, moments: list[Moment]
+) -> None:
+    """Each kill is in the sweep that resumes the one before, and would not come if that had not begun as it should."""
+    for moment in moments:
+        kill_sweep_at(moment, workplace, *ONE_SEED)
     rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
 
 
@@ -75,36 +91,36 @@ def test_a_sweep_that_is_killed_resumes(workplace: Workplace, undisturbed: Endin
 def test_workers_whose_sweep_is_killed_finish_their_trials_and_a_new_sweep_waits_for_them(
     workplace: Workplace, undisturbed: Endings
 ) -> None:
-    with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
+    with started(workplace, *ONE_SEED, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
         (worker,) = command.halted()
         os.kill(command.pid, signal.SIGKILL)
         assert command.end().status == -signal.SIGKILL
         os.kill(worker, signal.SIGCONT)
-        again = workplace.sweep(*TRIALS)
+        again = workplace.sweep(*ONE_SEED)
         wait_until(lambda: nobody_works(workplace), "the workers to finish their trials")
     assert again.status == 0, again.text
-    check_nothing_lost(workplace, undisturbed)
-    assert attempts(workplace) == 4 * [[State.FINISHED]]
+    check_nothing_lost(workplace, of_seed(0, undisturbed))
+    assert attempts(workplace) == 2 * [[State.FINISHED]]
 
 
 @pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_is_launched_again(workplace: Workplace, undisturbed: Endings) -> None:
-    with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
+    with started(workplace, *ONE_SEED, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
         (worker,) = command.halted()
         os.kill(worker, signal.SIGKILL)
         outcome = command.end()
     assert outcome.status == 0, outcome.text
     assert "a worker died" in outcome.text
-    check_nothing_lost(workplace, undisturbed)
+    check_nothing_lost(workplace, of_seed(0, undisturbed))
 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_with_its_workers_resumes(workplace: Workplace, undisturbed: Endings) -> None:
-    with started(workplace, *TRIALS, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
+    with started(workplace, *ONE_SEED, *JOBLIB, halt=SNAPSHOT_ENDS) as command:
         command.halted()
         command.send(signal.SIGKILL)
         assert command.end().status == -signal.SIGKILL
-    rerun(workplace, undisturbed)
+    rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
 
 
 @pytest.mark.slow
@@ -221,7 +237,7 @@ def test_a_worker_that_is_asked_to_stop_returns_its_trial_and_trains_others(
 
 @pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_and_its_workers_with_a_snapshot_each(workplace: Workplace, undisturbed: Endings) -> None:
-    with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
+    with started(workplace, *ONE_SEED, *JOBLIB, halt=BOTH) as command:
         workers = command.halted(2)
         command.send(signal.SIGINT)
         let_go(workers)
@@ -229,12 +245,12 @@ def test_ctrl_c_stops_a_sweep_and_its_workers_with_a_snapshot_each(workplace: Wo
     assert outcome.status == 128 + signal.SIGINT
     assert "Traceback" not in outcome.text
     check_interrupted(workplace, "stopped from the keyboard", trials=2)
-    rerun(workplace, undisturbed)
+    rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
 
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_a_sweep_and_its_workers_at_once(workplace: Workplace, undisturbed: Endings) -> None:
-    with started(workplace, *TRIALS, *JOBLIB, halt=BOTH) as command:
+    with started(workplace, *ONE_SEED, *JOBLIB, halt=BOTH) as command:
         workers = command.halted(2)
         command.send(signal.SIGINT)
         wait_until(lambda: has_asked(workplace), "the first to be heard")
@@ -244,7 +260,7 @@ def test_a_second_ctrl_c_stops_a_sweep_and_its_workers_at_once(workplace: Workpl
     assert outcome.status == 128 + signal.SIGINT
     assert "Traceback" not in outcome.text
     assert "run.py: stopped; finished results are saved; run the same command again to resume" in outcome.text
-    rerun(workplace, undisturbed)
+    rerun(workplace, of_seed(0, undisturbed), ONE_SEED)
 
 
 # --- processes that hang, and trials that kill their worker -----------------------------------------------------------
@@ -254,11 +270,11 @@ def test_a_second_ctrl_c_stops_a_sweep_and_its_workers_at_once(workplace: Workpl
 def test_a_worker_that_hangs_is_killed_and_its_trial_launched_again(workplace: Workplace, undisturbed: Endings) -> None:
     # On a busy machine a slow worker may seem to hang too, and no trial must fail for that.
     patient = ("tracking.silence_s=10", "hydra.sweeper.retries=20")
-    with started(workplace, *TRIALS, *JOBLIB, *patient, halt=SNAPSHOT_ENDS) as command:
+    with started(workplace, *ONE_SEED, *JOBLIB, *patient, halt=SNAPSHOT_ENDS) as command:
         outcome = command.end()
     assert outcome.status == 0, outcome.text
     assert "sent no heartbeat and was killed" in outcome.text
-    check_nothing_lost(workplace, undisturbed)
+    check_nothing_lost(workplace, of_seed(0, undisturbed))
 
 
 PARTS = '''
@@ -335,20 +351,20 @@ def test_a_trial_that_runs_out_of_memory_is_retried_and_fails_with_its_reason(
 
 @pytest.mark.slow
 def test_two_sweeps_on_one_study_share_the_work(workplace: Workplace, undisturbed: Endings) -> None:
-    with started(workplace, *TRIALS, *BASIC, halt=SNAPSHOT_ENDS) as command, ThreadPoolExecutor(1) as pool:
+    with started(workplace, *ONE_SEED, *BASIC, halt=SNAPSHOT_ENDS) as command, ThreadPoolExecutor(1) as pool:
         halted = command.halted()
 
-        def let_go_after_the_others() -> None:
-            wait_until(lambda: len(workplace.results()) == 3, "the second sweep to finish the other trials")
+        def let_go_after_the_other() -> None:
+            wait_until(lambda: len(workplace.results()) == 1, "the second sweep to finish the other trial")
             let_go(halted)
 
-        watching = pool.submit(let_go_after_the_others)
-        second = workplace.sweep(*TRIALS)
+        watching = pool.submit(let_go_after_the_other)
+        second = workplace.sweep(*ONE_SEED)
         watching.result()
         first = command.end()
     assert (first.status, second.status) == (0, 0), first.text + second.text
-    check_nothing_lost(workplace, undisturbed)
-    assert attempts(workplace) == 4 * [[State.FINISHED]]
+    check_nothing_lost(workplace, of_seed(0, undisturbed))
+    assert attempts(workplace) == 2 * [[State.FINISHED]]
 
 
 # --- clocks and names that cannot be trusted --------------------------------------------------------------------------

@@ -63,19 +63,15 @@ def whole(new_workplace: Callable[[], Workplace]) -> Found:
     return finished_search(WHOLE, new_workplace())
 
 
+KILLS = (Moment("os.rename", r"/plan\.json ", 2), LATER_SNAPSHOT, Moment("os.rename", r"/search\.json "))
+"""As it plans its second cell, in the second trial after that, and as it writes what it has found."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param(Moment("os.rename", r"/plan\.json ", 2), id="as-it-plans-its-second-cell"),
-        pytest.param(LATER_SNAPSHOT, id="in-its-second-trial"),
-        pytest.param(Moment("os.rename", r"/search\.json ", 2), id="as-it-writes-what-it-has-found"),
-    ],
-)
-def test_a_search_that_is_killed_finds_what_it_would_have_found(
-    workplace: Workplace, undisturbed: Found, moment: Moment
-) -> None:
-    kill_sweep_at(moment, workplace, *SEARCH)
+def test_a_search_that_is_killed_finds_what_it_would_have_found(workplace: Workplace, undisturbed: Found) -> None:
+    """Each kill is in the search that resumes the one before."""
+    for moment in KILLS:
+        kill_sweep_at(moment, workplace, *SEARCH)
     rerun(workplace, undisturbed[0], SEARCH)
     assert front(workplace) == undisturbed[1]
 

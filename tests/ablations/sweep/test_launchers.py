@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.harness.passwords import leaks, with_login
-from tests.harness.servers import mlflow_server_on_a_file
+from tests.harness.servers import MlflowServer, mlflow_server_on_a_file
 from tests.harness.support import REPOSITORY, Outcome, Workplace, ended, wait_until
 
 STUDY = ("bn=pre,post", "train.lr=0.01", "train.precision=fp32", "train.compile=false", "hydra.output_subdir=.hydra")
@@ -112,7 +112,7 @@ def swept(launcher: Sequence[str], workplace: Workplace) -> Iterator[Sweep]:
         try:
             with ended(workplace.start_interpreter("-m", *workplace.overrides(*STUDY), *launcher)) as process:
                 wait_until(lambda: process.pid in processes_with(mark), "the sweep to be among the processes")
-                running = workplace.outputs / "adhoc" / ".running"
+                running = workplace.outputs / workplace.study / ".running"
                 wait_until(lambda: any(running.glob("*.json")) or process.poll() is not None, "the first trial")
                 listening = addresses(mark)
                 out, message = process.communicate(timeout=600)
@@ -131,6 +131,12 @@ def reference(new_workplace: Callable[[], Workplace]) -> Sweep:
     return Sweep(workplace, workplace.sweep(*STUDY), "")
 
 
+@pytest.fixture(scope="module")
+def server(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server_on_a_file(migrated_database, tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -139,13 +145,12 @@ def reference(new_workplace: Callable[[], Workplace]) -> Sweep:
     ],
 )
 def sweep(
-    request: pytest.FixtureRequest, migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sweep]:
-    """The study by one of the launchers, recorded by a server with a password."""
-    with mlflow_server_on_a_file(migrated_database, tmp_path_factory.mktemp("server")) as server:
-        workplace = Workplace.make(tmp_path_factory.mktemp("workplace"), with_login(server.uri))
-        with swept(LAUNCHERS[request.param], workplace) as sweep:
-            yield sweep
+    """The study by one of the launchers, under a name of its own, recorded by a server with a password."""
+    made = Workplace.make(tmp_path_factory.mktemp("workplace"), with_login(server.uri))
+    with swept(LAUNCHERS[request.param], dataclasses.replace(made, study=request.param)) as sweep:
+        yield sweep
 
 
 @pytest.mark.slow
