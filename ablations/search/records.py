@@ -13,12 +13,13 @@ class IdentifiedRow:
 
     The key must cover everything that the cell's values depend on, including seeds: of the rows with the same key only
     one is trained, and only values under the same key are compared. ``values`` has the objectives of a cell that is
-    already trained, or None.
+    already trained, or None. ``notes`` is what programs that show the storage say of the cell, by name.
     """
 
     cell: str | None
     reason: str = ""
     values: Mapping[str, float] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class Search:
         directions = [OBJECTIVES[name] for name in options.objectives]
         self._stored = StoredSearch.opened(options, f"{options.name}-{self._fingerprint()}", directions)
         self._backend, self._study = self._stored.backend, self._stored.study
+        self._stored.describe(options, self._levels)
         self._backend.hold_worker_lock()
 
     def check(self) -> None:
@@ -268,6 +269,8 @@ class Search:
         same = [record for record in earlier if record.cell == identified.cell and record.state != RowState.REPEATED]
         valued = [record for record in same if record.state in WITH_VALUES]
         values = list(valued[0].values.values()) if valued else self._known.get(identified.cell)
+        for name, note in identified.notes.items():
+            trial.set_user_attr(name, note)
         if values and all(record.row != row for record in valued):
             note_state(trial, RowState.KNOWN, cell=identified.cell)
             self._study.tell(trial, values)

@@ -1,5 +1,6 @@
 """Store the history of a search as a study of Optuna, one for each version of the training code."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from ablations.search.options import Direction, SearchOptions, pruner_of
 from ablations.search.records import RowState
 from ablations.search.storages import StorageBackend, opened
+from ablations.space.rows import Sweep
 from ablations.trial.changes import HOW_TO_CHOOSE, told_apart
 from bbcu.errors import ConfigError
 
@@ -55,6 +57,24 @@ class StoredSearch:
                 study.set_user_attr(CODE, options.code)
         return cls(backend, storage, study)
 
+    def describe(self, options: SearchOptions, levels: Sweep) -> None:
+        """Store what other programs, such as optuna-dashboard, show of the search, unless it is there already."""
+        from optuna.exceptions import ExperimentalWarning
+
+        notes = {
+            "study": options.name,
+            "sampler": options.chosen_sampler,
+            "levels": " ".join(f"{key}={','.join(texts)}" for key, texts in levels.items() if len(texts) > 1),
+        }
+        with self.backend.locked():
+            if self.study.metric_names != list(options.objectives):
+                with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                    self.study.set_metric_names(list(options.objectives))
+            known = self.study.user_attrs
+            for name, note in notes.items():
+                if known.get(name) != note:
+                    self.study.set_user_attr(name, note)
+
     def is_running(self, number: int) -> bool:
         from optuna.trial import TrialState
 
@@ -90,8 +110,13 @@ def _scored_by_other_code(study: "Study", options: SearchOptions) -> bool:
 
 
 def note_state(trial: "Trial", state: RowState, **more: object) -> None:
-    """Store the state of a row as an attribute; its key and format must not change, as stored searches have them."""
+    """Store the state of a row as an attribute; its key and format must not change, as stored searches have them.
+
+    A reason has an attribute of its own too, where other programs show it.
+    """
     trial.set_user_attr("verdict", {"standing": state, **more})
+    if "reason" in more:
+        trial.set_user_attr("reason", more["reason"])
 
 
 def state_of(trial: "FrozenTrial") -> RowState:

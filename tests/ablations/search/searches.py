@@ -28,6 +28,8 @@ LEVELS: Sweep = {
 """24 rows; auto is 130, without a residual both places of an activation are one, hardtanh cuts an aligned stream."""
 BATCHED: Sweep = {"bn": ["none", "pre", "post", "out"], "threshold": ["true", "false"], "weight": ["l1", "plain"]}
 """16 rows and as many cells."""
+SHARED: Sweep = {"bn": ["none", "pre", "post", "out"], "threshold": ["true", "false"]}
+"""8 rows and as many cells, two for each of four processes."""
 COSTS = ("psnr_db", "ops_g")
 
 

@@ -7,12 +7,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
-from ablations.search.records import Failed, Finished, Proposal, Pruned
+from ablations.search.records import Failed, Finished, IdentifiedRow, Proposal, Pruned
 from ablations.search.search import Search
+from ablations.search.storages import opened
+from ablations.space.rows import Row
 from bbcu.errors import BbcuError, ConfigError
-from tests.ablations.search.searches import BATCHED, COSTS, finish, options_of, searched, train_all, worth
+from tests.ablations.search.searches import (
+    BATCHED,
+    COSTS,
+    LEVELS,
+    finish,
+    identified,
+    options_of,
+    searched,
+    train_all,
+    worth,
+)
 from tests.harness.paths import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -46,6 +61,44 @@ def test_the_front_has_what_no_other_cell_beats(journal: str) -> None:
     assert [record.values["psnr_db"] for record in front] == sorted(
         (worth(cell)["psnr_db"] for cell in expected), reverse=True
     )
+
+
+@pytest.mark.parametrize("objectives", [("psnr_db",), COSTS])
+def test_other_programs_see_names_and_what_each_row_is(file: str, objectives: tuple[str, ...]) -> None:
+    def identify(row: Row) -> IdentifiedRow:
+        found = identified(row)
+        return dataclasses.replace(found, notes={"folder": f"outputs/{found.cell}"} if found.cell else {})
+
+    search = Search(options_of(file, objectives=objectives), LEVELS, identify)
+    failed, *others = search.ask(3)
+    search.tell(failed, Failed("out of memory"))
+    finish(search, others)
+    (study,) = stored_studies(file)
+    assert study.metric_names == list(objectives)
+    assert study.user_attrs["levels"] == " ".join(f"{key}={','.join(texts)}" for key, texts in LEVELS.items())
+    trials = study.get_trials()
+    assert {trial.user_attrs["folder"] for trial in trials if trial.values} == {f"outputs/{p.cell}" for p in others}
+    assert trials[failed.number].user_attrs["reason"] == "out of memory"
+    assert all(trial.params.keys() == LEVELS.keys() for trial in trials)
+
+
+def test_a_search_that_an_earlier_version_stored_gets_its_names_when_it_is_resumed(file: str) -> None:
+    searched(file)
+    with opened(file) as (_, storage):
+        (name,) = optuna.get_all_study_names(storage)
+        study = optuna.load_study(study_name=name, storage=storage)
+        with pytest.warns(optuna.exceptions.ExperimentalWarning):
+            study.set_metric_names(["0"])
+    searched(file)
+    (study,) = stored_studies(file)
+    assert study.metric_names == ["psnr_db"]
+
+
+def stored_studies(storage: str) -> list[optuna.Study]:
+    """The studies of a storage, as another program of Optuna reads them."""
+    is_journal = storage.endswith(".log")
+    there = JournalStorage(JournalFileBackend(storage)) if is_journal else optuna.storages.RDBStorage(storage)
+    return [optuna.load_study(study_name=name, storage=there) for name in optuna.get_all_study_names(there)]
 
 
 def test_the_history_is_json_and_the_same_in_the_next_session(journal: str) -> None:

@@ -17,6 +17,7 @@ from tests.ablations.search.searches import (
     BATCHED,
     COSTS,
     LEVELS,
+    SHARED,
     Start,
     cells_of,
     finish,
@@ -35,9 +36,10 @@ SAMPLERS = pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 
 
 def test_a_whole_space_is_trained_with_each_cell_once(storage: str) -> None:
-    trained = train_all(searched(storage))
-    assert sorted(trained) == sorted(cells_of(LEVELS))
-    assert len(trained) < len(full(LEVELS))
+    levels = {**LEVELS, "align": ["auto", "130"]}
+    trained = train_all(searched(storage, levels))
+    assert sorted(trained) == sorted(cells_of(levels))
+    assert len(trained) < len(full(levels))
 
 
 @SAMPLERS
@@ -101,7 +103,7 @@ def test_a_small_space_is_searched_whole(journal: str, levels: Sweep, rows: set[
 
 def train_in_step(storage: str, wire: "Connection[list[str], bool]") -> None:
     """Ask for a cell on each message, send its key, and tell its values before the next."""
-    search = searched(storage, BATCHED)
+    search = searched(storage, SHARED)
     proposals: list[Proposal] = []
     wire.send([])
     while wire.recv():
@@ -113,25 +115,25 @@ def train_in_step(storage: str, wire: "Connection[list[str], bool]") -> None:
 def test_four_processes_that_ask_at_once_share_the_cells(storage: str, started: Start) -> None:
     wires = [started(train_in_step, storage)[1] for _ in range(4)]
     shares = [[wire.recv()] for wire in wires]
-    for _ in range(len(cells_of(BATCHED)) // 4 + 1):
+    for _ in range(len(cells_of(SHARED)) // 4 + 1):
         for wire in wires:
             wire.send(True)
         for wire, share in zip(wires, shares, strict=True):
             share.append(wire.recv())
     trained = [cell for share in shares for cells in share for cell in cells]
-    assert sorted(trained) == sorted(cells_of(BATCHED))
+    assert sorted(trained) == sorted(cells_of(SHARED))
     assert all(share[0] == share[-1] == [] and all(share[1:-1]) for share in shares)
 
 
 def test_four_threads_share_one_search(storage: str) -> None:
-    search = searched(storage, BATCHED)
+    search = searched(storage, SHARED)
     trained: list[str] = []
     threads = [threading.Thread(target=lambda: trained.extend(train_all(search))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(trained) == sorted(cells_of(BATCHED))
+    assert sorted(trained) == sorted(cells_of(SHARED))
 
 
 def test_what_another_process_trains_is_not_proposed(storage: str) -> None:
