@@ -17,6 +17,9 @@ from bbcu.compiled import use_cache
 from tests.harness.paths import REPOSITORY
 from tests.harness.support import Workplace
 
+# The browser, which is started only if a test asks for it.
+pytest_plugins = ["tests.harness.browser"]
+
 # Test processes that each use every core wait for one another at every operation.
 torch.set_num_threads(1)
 
@@ -40,11 +43,16 @@ gc.set_threshold(100_000, 50, 100)
 
 use_cache(REPOSITORY / ".pytest_cache" / "compiled")
 
+# Torch's compiler takes the processor's word for its vector instructions. Otherwise it compiles a program for each set
+# of them whenever its cache is empty, which takes longer than the code of a test.
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests that need a CUDA device if there is none, and start with the files that have the most slow tests.
+    """Skip tests that need a CUDA device if there is none, and start with the files that take longest.
 
-    Each file runs on one xdist worker. With the quick ones last, no worker waits long for another.
+    Those are the files with the most slow tests, and then those with the most tests. Each file runs on one xdist
+    worker. With the short ones last, no worker waits long for another.
     """
     if not torch.cuda.is_available():
         for item in items:
@@ -52,7 +60,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
     if hasattr(config, "workerinput"):
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-        items.sort(key=lambda item: -slow[item.path])
+        every = Counter(item.path for item in items)
+        items.sort(key=lambda item: (-slow[item.path], -every[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from ablations.storage.formats import first_problem
 from analysis.report.pictures import KINDS, LARGEST_PICTURE, SHOWN_PER_SET, is_shown_name, sample_folders_in
 from analysis.report.unpacking import LARGEST_MEMBER, members
 from analysis.study.data_names import DataNames, TestNames, TrainName
+from analysis.study.experiment import is_experiment
 from analysis.study.loading import SAMPLES, Fetch, LeftOut, StudyResults, believed_record, existing_file
 from analysis.study.prices import lacking
 from analysis.study.schema import (
@@ -117,6 +118,8 @@ def contents(results: StudyResults, asked: Asked, margin: float) -> Iterator[tup
         known["rule"] = results.rule.record()
     if results.price != PAPER:
         known["cost_binary"] = results.price
+    if results.experiment:
+        known["experiment"] = results.experiment
     yield "study.json", as_json(known)
     yield "trials.csv", results.trials.to_csv(index=False, lineterminator="\n").encode()
     names: dict[Identity, list[str]] = {}
@@ -206,6 +209,12 @@ class DataNamesRow(Checked):
     test: TestNames
 
 
+def _experiment(text: str) -> str:
+    if not is_experiment(text):
+        raise ValueError("is no address of an experiment")
+    return text
+
+
 def _price(text: str) -> str:
     try:
         price_of(text, "cost_binary")
@@ -215,7 +224,7 @@ def _price(text: str) -> str:
 
 
 class Known(Checked):
-    """``study.json``: what the report knew of the study besides its trials; earlier reports lack the last five."""
+    """``study.json``: what the report knew of the study besides its trials; earlier reports lack the last six."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -229,6 +238,7 @@ class Known(Checked):
     data_names: dict[Key, DataNamesRow] = Field({}, max_length=MOST_TRIALS)
     rule: Rule | None = None
     cost_binary: Annotated[Name, AfterValidator(_price)] = PAPER
+    experiment: Annotated[str, AfterValidator(_experiment)] = ""
 
 
 PLACES = TypeAdapter(Annotated[dict[str, str], Field(max_length=MOST_PLACES)])
@@ -299,6 +309,7 @@ def restored(root: Path) -> Archive:
         data_names={data: DataNames(row.train, tuple(row.test)) for data, row in known.data_names.items()},
         rule=rule,
         price=known.cost_binary,
+        experiment=known.experiment,
     )
     if problem := lacking(results, results.price):
         raise ValueError(f"study.json: a binary multiply-add at {results.price[:SHOWN]}, but {problem}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
@@ -17,6 +18,7 @@ from analysis.effects.curves import TIME, alignment_table, cost_table, costs_dif
 from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table
 from analysis.effects.family import Family, Measured
 from analysis.effects.fractions import Fit, fitted, half_normals
+from analysis.effects.importance import Importance, importances
 from analysis.effects.ruled import RuledFamily, family_of
 from analysis.effects.savings import Prices, Saving, Word, prices_of, savings
 from analysis.report import figures, frames
@@ -24,13 +26,17 @@ from analysis.report.decisions import Decision, decision_frame, decisions, decis
 from analysis.report.drawing import MOST_LINES, Drawing, Palette
 from analysis.report.forest import ContextDot, ContextRow, contexts_figure
 from analysis.report.frames import as_csv, rounded_frame
+from analysis.report.importance import importance_figure, importance_frame
 from analysis.report.markup import file_name
+from analysis.report.notes import effect_note
 from analysis.report.pictures import Damaged, Strip, strips
 from analysis.statistics.estimates import Estimate, correlation_within_seeds
 from analysis.statistics.factorial import HalfNormal
 from analysis.statistics.rounding import rounded
 from analysis.study.latency import Place
 from analysis.study.tasks import TaskResults
+
+log = logging.getLogger(__name__)
 
 LIMITS = {
     "MOST_LEFT_OUT": 40,  # a design can leave out thousands of cells
@@ -62,7 +68,8 @@ class Chapter:
     does not matter. ``strips`` are the drawn ones of ``picture_count`` test pictures, with their file names.
     ``damaged`` are the files of finished trials that cannot be read. ``prices`` ranks the cells at several prices of a
     binary multiply-add, None if too few record what is counted. ``savings_elsewhere`` has what the interventions save
-    at the places where fewer cells were measured than at the main one.
+    at the places where fewer cells were measured than at the main one. ``importances`` are those of a search, or why
+    there are none.
     """
 
     results: TaskResults
@@ -88,6 +95,7 @@ class Chapter:
     damaged: Damaged = dataclasses.field(default_factory=list)
     prices: Prices | None = None
     savings_elsewhere: Mapping[Place, Mapping[Pair, Saving]] = dataclasses.field(default_factory=dict)
+    importances: Sequence[Importance] | str = ()
 
     def has(self, name: str) -> bool:
         return f"{self.prefix}{name}" in self.files
@@ -110,6 +118,11 @@ class Chapter:
         """The cell that effects are measured from."""
         return next(cell for cell in self.cells if cell.is_reference)
 
+    @functools.cached_property
+    def with_runs(self) -> frozenset[str]:
+        """The cells whose runs the page lists, so that others lead there."""
+        return frozenset(cell.cell for cell in self.cells[: LIMITS["MOST_ROWS"]])
+
     @property
     def baseline(self) -> str:
         return "bicubic interpolation" if self.results.task.startswith("sr") else "unrestored input"
@@ -127,7 +140,9 @@ class Chapter:
         table = cost_table(self.results, self.cells)
         here = table[(table["source"] == "here") & (table["test_set"] == self.results.sets[0])]
         cost = TIME if self.by_time else "ops_g"
-        return rounded_frame(front(here.dropna(subset=[cost]), cost))
+        cells = {cell.label: cell.cell for cell in self.cells}
+        found = rounded_frame(front(here.dropna(subset=[cost]), cost))
+        return found.assign(cell=found["label"].map(cells))
 
     @property
     def by_time(self) -> bool:
@@ -246,6 +261,7 @@ class Chapter:
 
 def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, palette: Palette) -> Chapter:
     """Work out everything that the page shows of one task."""
+    log.debug("%s, verdicts", results.title or results.task)
     first = results.at_first_look
     cells = first.study_cells
     found, to_test = compared(cells), pairs_to_test(cells) if first.trained else []
@@ -276,7 +292,8 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
     if isinstance(family, RuledFamily):
         add_decisions(chapter, family)
     if chapter.cells:
-        for add in (add_effects, add_costs, add_measured, add_probes, add_curves, add_pictures):
+        for add in (add_effects, add_costs, add_importances, add_measured, add_probes, add_curves, add_pictures):
+            log.debug("%s, %s", results.title or results.task, add.__name__.removeprefix("add_"))
             add(chapter)
         chapter.add("cells", frame=frames.cell_frame(chapter.cells, results))
         others = frames.metric_frame(chapter.cells, results)
@@ -319,17 +336,20 @@ def context_drawing(chapter: Chapter) -> Drawing | None:
     """Draw each intervention in all of its contexts, on the first test set."""
     name = chapter.results.sets[0]
 
-    def dot(effect: Estimate, pair: Pair, at_reference: bool) -> ContextDot:
-        return ContextDot(effect, at_reference, chapter.has_collapsed(pair))
+    def dot(label: str, context: str, effect: Estimate, pair: Pair, at_reference: bool) -> ContextDot:
+        where = context or ("at the reference" if at_reference else "")
+        note = effect_note((label, where), effect, cell=pair[1])
+        return ContextDot(effect, at_reference, chapter.has_collapsed(pair), note)
 
     lines = [
         ContextRow(
             row.label,
             (
-                dot(row.described[name], row.pair, row in chapter.rows),
-                *(dot(context.by_set[name], context.pair, False) for context in row.contexts),
+                dot(row.label, row.context, row.described[name], row.pair, row in chapter.rows),
+                *(dot(row.label, each.label, each.by_set[name], each.pair, False) for each in row.contexts),
             ),
             row.average[name].mean,
+            effect_note((row.label, f"mean over {len(row.contexts) + 1} contexts"), row.average[name]),
         )
         for row in chapter.contextual
         if row.contexts
@@ -357,10 +377,21 @@ def add_costs(chapter: Chapter) -> None:
     if costs_differ(table):
         price = chapter.results.study.price
         counted = PAPER if price == MEASURED else price
-        chapter.add("pareto", figures.pareto_figure(table, chapter.results.sets, chapter.palette, counted), table)
+        cells = {(cell.label, "here"): cell.cell for cell in chapter.cells}
+        places = zip(table["label"].tolist(), table["source"].tolist(), strict=True)
+        drawn = table.assign(cell=[cells.get(place, "") for place in places])
+        chapter.add("pareto", figures.pareto_figure(drawn, chapter.results.sets, chapter.palette, counted), table)
     aligned = rounded_frame(alignment_table(chapter.results))
     if not aligned.empty:
         chapter.add("alignment", figures.alignment_figure(aligned, chapter.results.sets), aligned)
+
+
+def add_importances(chapter: Chapter) -> None:
+    if not chapter.results.is_search:
+        return
+    chapter.importances = importances(chapter.results)
+    if not isinstance(chapter.importances, str):
+        chapter.add("importance", importance_figure(chapter.importances), importance_frame(chapter.importances))
 
 
 def add_measured(chapter: Chapter) -> None:

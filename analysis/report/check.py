@@ -7,6 +7,7 @@ differently.
 
 import csv
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import numpy as np
 
 from analysis.report.archive import ARCHIVE, opened
 from analysis.report.forms import PAGE, forms
-from analysis.report.page import compose
+from analysis.report.gallery import EXAMPLES, README, groups, readme
+from analysis.report.page import report_of
 from analysis.report.pictures import DamagedPicture, decoded
 from bbcu.errors import BbcuError, ConfigError, printable
 from bbcu.files import read_bytes
+
+log = logging.getLogger(__name__)
 
 MOST_PIXEL_DIFFERENCE = 2  # how far a pixel may be off, of 255 levels
 MOST_FIGURE_PIXELS = 2**24
@@ -40,13 +44,20 @@ class StaleReport(BbcuError):
 def check(reports: Path) -> Iterator[tuple[str, str]]:
     """Regenerate every report below ``reports``; yield its name and how it differs, empty if it does not.
 
-    Raises ConfigError if there is no report.
+    The last one is the index that lists them, as the summaries on disk give it: that of the examples is above their
+    folder; a folder of others need not have one. Raises ConfigError if there is no report.
     """
     folders = sorted(page.parent for page in reports.glob(f"*/{PAGE}"))
     if not folders:
         raise ConfigError(f"no report below {reports}: a report is a folder with a {PAGE}")
-    for folder in folders:
+    for number, folder in enumerate(folders, start=1):
+        log.info("%d of %d: %s", number, len(folders), folder.name)
         yield printable(folder.name), first_difference(folder)
+    is_examples = reports.name == EXAMPLES
+    index = (reports.parent if is_examples else reports) / README
+    if is_examples or index.exists():
+        reason = difference(index, readme(groups(index.parent)))
+        yield README, f"{index}: {reason}; python -m analysis index writes it" if reason else ""
 
 
 def first_difference(folder: Path) -> str:
@@ -55,12 +66,14 @@ def first_difference(folder: Path) -> str:
         return f"{folder / ARCHIVE}: missing, so the report cannot be regenerated"
     try:
         with opened(folder / ARCHIVE) as archive:
-            files = compose(archive.results, archive.margin)
+            report = report_of(archive.results, archive.margin)
     except BbcuError as error:
         return str(error)
     # The other forms follow from the page and are large, so git does not hold them everywhere.
-    others = {name: content for name, content in forms(files).items() if (folder / name).is_file()}
-    for name, content in sorted({**files, **others}.items(), key=lambda item: (item[0] != PAGE, item[0])):
+    others = {
+        name: content for name, content in forms(report.files, report.details).items() if (folder / name).is_file()
+    }
+    for name, content in sorted({**report.files, **others}.items(), key=lambda item: (item[0] != PAGE, item[0])):
         if reason := difference(folder / name, content):
             return f"{folder / name}: {reason}"
     return ""

@@ -14,10 +14,11 @@ from matplotlib.lines import Line2D
 from ablations.space.family import change_between
 from ablations.space.interventions import Pair
 from analysis.effects.comparisons import Row, label_of
-from analysis.effects.family import Conclusion, Measured
+from analysis.effects.family import Measured
 from analysis.effects.ruled import RuledFamily
-from analysis.report.drawing import WIDTH, balanced, drawing, evenly_wrapped, legible, signed
+from analysis.report.drawing import WIDTH, Note, balanced, drawing, evenly_wrapped, legible, noted, signed
 from analysis.report.forest import CROWDED, FEWEST_LETTERS, LETTER_INCHES, LETTERS, LINE_INCHES, OUTCOME_MARKS, Mark
+from analysis.report.notes import NOT_SHOWN, measured_note
 from analysis.study.tasks import TaskResults
 
 ROW_INCHES = 0.3
@@ -25,9 +26,6 @@ NUMBER_INCHES = 0.75  # the narrowest column with room for the number beside a m
 MARK_SIZE = 10.0  # in points, of the look that closed a comparison
 MOST_TICKS = 12  # looks with a number below them; more would overlap
 MOST_LEGEND_LETTERS = 70  # in one row of the legend
-
-NOT_SHOWN = (Conclusion.RISK, Conclusion.NOTHING)
-"""The conclusions beside which a page does not show the difference of all trials."""
 
 PASSED = Mark("|", "0.45", True, "a look that left it open")
 
@@ -38,6 +36,7 @@ class Decision:
 
     label: str
     by_set: Mapping[str, tuple[Measured, ...]]
+    cell: str = ""  # the one after the change
 
 
 def decisions(family: RuledFamily, results: TaskResults, rows: Sequence[Row]) -> list[Decision]:
@@ -45,7 +44,10 @@ def decisions(family: RuledFamily, results: TaskResults, rows: Sequence[Row]) ->
     shown = {frozenset(row.pair): row for row in rows if row.pair in family}
     others = [pair for pair in family.pairs if frozenset(pair) not in shown]
     named = [*((row.label, row.pair) for row in shown.values()), *((changed(results, pair), pair) for pair in others)]
-    return [Decision(label, {name: tuple(family.course(name, pair)) for name in results.sets}) for label, pair in named]
+    return [
+        Decision(label, {name: tuple(family.course(name, pair)) for name in results.sets}, pair[1])
+        for label, pair in named
+    ]
 
 
 def changed(results: TaskResults, pair: Pair) -> str:
@@ -101,30 +103,41 @@ def decisions_figure(figure: Figure, found: Sequence[Decision], sets: Sequence[s
         for middle, height in list(zip(middles, heights, strict=True))[::2]:
             panel.axhspan(middle - height / 2, middle + height / 2, color="0.965", linewidth=0, zorder=0)
         for middle, each in zip(middles, found, strict=True):
-            used |= draw_course(panel, middle, each.by_set.get(name, ()), looks, numbers=column >= NUMBER_INCHES)
+            notes = [note_of(each, name, measured) for measured in each.by_set.get(name, ())]
+            course = list(zip(each.by_set.get(name, ()), notes, strict=True))
+            used |= draw_course(panel, middle, course, looks, numbers=column >= NUMBER_INCHES)
     used = {name: used[name] for name in (PASSED.name, *(mark.name for mark in OUTCOME_MARKS.values())) if name in used}
     columns = balanced(len(used), len(used) if sum(map(len, used)) < MOST_LEGEND_LETTERS else 4)
     if used:
         figure.legend(list(used.values()), list(used), loc="outside lower center", ncols=columns)
 
 
+def note_of(each: Decision, name: str, measured: Measured) -> Note:
+    """Describe what a look showed of a comparison."""
+    look = f"look at {measured.look} seeds" if measured.look else "no look yet"
+    return measured_note((each.label, name, look), measured, each.cell)
+
+
 def draw_course(
-    panel: Axes, middle: float, course: Sequence[Measured], looks: Sequence[int], *, numbers: bool
+    panel: Axes, middle: float, course: Sequence[tuple[Measured, Note]], looks: Sequence[int], *, numbers: bool
 ) -> dict[str, Artist]:
     """Draw one comparison on one test set, with the last estimate in dB if ``numbers``; return its marks by name."""
-    places = [looks.index(each.look or looks[0]) for each in course]
+    places = [looks.index(each.look or looks[0]) for each, _ in course]
     if not places:
         return {}
     panel.plot([-0.5, places[-1]], [middle] * 2, color="0.6", linewidth=1.2, solid_capstyle="butt", zorder=1)
     used: dict[str, Artist] = {}
     if places[:-1]:
         look: dict[str, Any] = {**PASSED.look(7.0), "linestyle": ""}
-        panel.plot(places[:-1], [middle] * len(places[:-1]), **look, zorder=2)
+        for passed, (_, known) in zip(places[:-1], course[:-1], strict=True):
+            noted(panel.plot([passed], [middle], **look, zorder=2), known)
         used[PASSED.name] = Line2D([], [], **look)
-    mark = OUTCOME_MARKS[str(course[-1].conclusion)]
+    last, note = course[-1]
+    mark = OUTCOME_MARKS[str(last.conclusion)]
     look = {**mark.look(MARK_SIZE), "linestyle": ""}
-    panel.plot(places[-1:], [middle], **look, zorder=3)
-    if numbers and course[-1].conclusion not in NOT_SHOWN and math.isfinite(course[-1].estimate.mean):
-        place, text = (places[-1], middle), signed(course[-1].estimate.mean, 3)
-        panel.annotate(text, place, (9, 0), textcoords="offset points", fontsize=8, va="center", color="0.2")
+    noted(panel.plot(places[-1:], [middle], **look, zorder=3), note)
+    if numbers and last.conclusion not in NOT_SHOWN and math.isfinite(last.estimate.mean):
+        place, text = (places[-1], middle), signed(last.estimate.mean, 3)
+        number = panel.annotate(text, place, (9, 0), textcoords="offset points", fontsize=8, va="center", color="0.2")
+        noted([number], note)
     return {**used, mark.name: Line2D([], [], **look)}

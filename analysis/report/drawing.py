@@ -5,11 +5,12 @@ What every figure shares is here: the decorator that makes files of it, the text
 
 import dataclasses
 import functools
+import html
 import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -17,6 +18,8 @@ import matplotlib
 import matplotlib.style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
@@ -69,16 +72,67 @@ def drawing(*, vector: bool = True) -> Callable[[Draw[Arguments]], Callable[Argu
                 draw(figure, *args, **kwargs)
                 for text in figure.findobj(Text):
                     text.set_text(legible(text.get_text()))
-                figure.savefig(png, format="png", metadata={"Software": None})
+                notes = numbered_notes(figure)
+                # Figure.savefig would draw once more, for the layout, which takes a third longer.
+                canvas: Any = FigureCanvasAgg(figure)
+                canvas.print_png(png, metadata={"Software": None})
                 if vector:
                     # The SVG reuses the layout of the PNG: that takes half the time, and they are the same picture.
                     figure.set_layout_engine("none")
-                    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-            return Drawing(png.getvalue(), svg.getvalue() if vector else None)
+                    canvas = FigureCanvasSVG(figure)
+                    canvas.print_svg(svg, metadata={"Date": None, "Creator": None})
+            return Drawing(png.getvalue(), with_notes(svg.getvalue(), notes) if vector else None)
 
         return drawn
 
     return decorator
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """What a mark stands for: a text, and where on the page the runs of its cell are, empty if it has none."""
+
+    text: str
+    runs: str = ""
+
+
+NO_NOTE = Note("")
+
+
+def noted(artists: Iterable[Artist], note: Note) -> None:
+    """Give the artists of one mark a note, which the SVG has as their title; the PNG stays as it is.
+
+    An artist carries its note as its identifier until the figure is saved.
+    """
+    for artist in artists if note.text else ():
+        artist.set_gid(f"{note.runs}\n{one_line(note.text)}")
+
+
+def numbered_notes(figure: Figure) -> dict[str, Note]:
+    """Give each artist that has a note a short identifier, and return the notes by it."""
+    notes: dict[str, Note] = {}
+    for artist in figure.findobj(lambda artist: artist.get_gid() is not None):
+        runs, _, text = str(artist.get_gid()).partition("\n")
+        name = f"note_{len(notes)}"
+        artist.set_gid(name)
+        notes[name] = Note(text, runs)
+    return notes
+
+
+def with_notes(svg: bytes, notes: Mapping[str, Note]) -> bytes:
+    """Return an SVG in which the groups of these identifiers have the notes as their titles.
+
+    All groups of a mark have its number, in the order of drawing, which is not that of the file: what is drawn later
+    may be behind.
+    """
+    numbers = {note: number for number, note in enumerate(dict.fromkeys(notes.values()), start=1)}
+
+    def titled(match: re.Match[bytes]) -> bytes:
+        note = notes[match[1].decode()]
+        runs = f' data-runs="{html.escape(note.runs)}"' if note.runs else ""
+        return f'<g data-note="{numbers[note]}"{runs}>\n<title>{html.escape(note.text, quote=False)}</title>'.encode()
+
+    return re.sub(rb'<g id="(note_\d+)">', titled, svg)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,10 @@ from analysis.effects.depth import EVERY
 from analysis.report.drawing import (
     ALL_EQUAL,
     MOST_LINES,
+    NO_NOTE,
     WIDTH,
     Look,
+    Note,
     Palette,
     balanced,
     drawing,
@@ -33,10 +35,13 @@ from analysis.report.drawing import (
     handles_by_label,
     labelled,
     legend_height,
+    noted,
     wrapped,
 )
+from analysis.report.notes import level_note, runs_of
 from analysis.report.pictures import Pixels, Strip, Tile
-from analysis.statistics.factorial import HalfNormal
+from analysis.report.words import count
+from analysis.statistics.factorial import HalfNormal, Point
 from analysis.study.tasks import natural
 
 TILES_PER_ROW = 5
@@ -56,11 +61,13 @@ def half_normal_figure(figure: Figure, plots: Mapping[str, HalfNormal]) -> None:
     """Draw a panel per test set: the size of each effect against its half-normal quantile, and Lenth's margins."""
     for panel, (name, plot) in zip(grid(figure, len(plots), 4.2), plots.items(), strict=True):
         sizes = [abs(point.effect) for point in plot.points]
-        panel.plot([point.quantile for point in plot.points], sizes, "o", color="0.45", markerfacecolor="w")
+        for point, size in zip(plot.points, sizes, strict=True):
+            dot = panel.plot([point.quantile], [size], "o", color="0.45", markerfacecolor="w")
+            noted(dot if not point.stands_out else [], point_note(name, point))
         panel.axhline(plot.margin, linestyle=":", color="0.3", linewidth=1.2, label="margin")
         both = plot.simultaneous_margin
         panel.axhline(both, linestyle="--", color="0.3", linewidth=1.2, label="simultaneous margin")
-        draw_standouts(panel, plot)
+        draw_standouts(panel, name, plot)
         panel.set_title(name)
         panel.set_xlabel("half-normal quantile")
         panel.set_ylabel("size of the effect (dB)")
@@ -69,10 +76,16 @@ def half_normal_figure(figure: Figure, plots: Mapping[str, HalfNormal]) -> None:
         panel.legend(loc="upper left")
 
 
-def draw_standouts(panel: Axes, plot: HalfNormal) -> None:
+def point_note(test_set: str, point: Point) -> Note:
+    beyond = ", beyond the simultaneous margin" if point.stands_out else ""
+    return Note(f"{' x '.join(point.factors)}, {test_set}: {point.effect:+.3f} dB{beyond}")
+
+
+def draw_standouts(panel: Axes, name: str, plot: HalfNormal) -> None:
     """Mark the effects beyond the simultaneous margin and name those that have room for a name."""
     out = [point for point in reversed(plot.points) if point.stands_out]
-    panel.plot([point.quantile for point in out], [abs(point.effect) for point in out], "o", color="C1")
+    for point in out:
+        noted(panel.plot([point.quantile], [abs(point.effect)], "o", color="C1"), point_note(name, point))
     last = math.inf
     for point in out:
         room = ROOM_FOR_A_NAME * abs(out[0].effect)
@@ -96,8 +109,9 @@ MEASURE_TITLES = {
 def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str], palette: Palette) -> None:
     """Draw probes by depth: a row per measure, a column per factor, a line per level with the range of its seeds.
 
-    ``table`` has a row per factor, level, depth and measure, with ``mean``, ``low`` and ``high`` over seeds; up to
-    four factors are readable. The palette is that of cells, which are the levels of the factor ``cell``.
+    ``table`` has a row per factor, level (of a ``cell``), depth and measure, with ``mean``, ``low`` and ``high`` over
+    ``n`` seeds; up to four factors are readable. The palette is that of cells, which are the levels of the factor
+    ``cell``.
     """
     factors = list(dict.fromkeys(table["factor"]))
     levels = {factor: list(dict.fromkeys(table.loc[table["factor"] == factor, "level"])) for factor in factors}
@@ -109,8 +123,9 @@ def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str], p
             looks = palette if factor == EVERY else Palette(tuple(levels[factor]))
             chosen = table[(table["factor"] == factor) & (table["measure"] == measure)]
             for level in levels[factor]:
-                name = level if factor == EVERY else brief(level)
-                draw_line(panel, chosen[chosen["level"] == level], "depth", name, looks[level], 0.15)
+                name, line = level if factor == EVERY else brief(level), chosen[chosen["level"] == level]
+                shown = level if factor == EVERY else f"{factor}={level}"
+                draw_line(panel, line, "depth", name, looks[level], 0.15, depth_note(shown, measure, line))
             panel.margins(x=0.04)
             if row == 0 and factor != EVERY:
                 legend_above(panel, factor, WIDTH / len(factors) - 0.3)
@@ -120,6 +135,19 @@ def depth_figure(figure: Figure, table: pd.DataFrame, measures: Sequence[str], p
         axes[row, 0].set_ylabel(wrapped(MEASURE_TITLES[measure], 20))
     if every:
         figure_legend(figure, every)
+
+
+def depth_note(level: str, measure: str, line: pd.DataFrame) -> Note:
+    """Describe a line by its first and last unit."""
+    if line.empty:
+        return NO_NOTE
+    ordered = line.sort_values("depth")
+    ends = [ordered.iloc[place] for place in dict.fromkeys((0, len(ordered) - 1))]
+    values = ", ".join(f"{each['mean']:.3f} in unit {each['depth']:g}" for each in ends)
+    return Note(
+        f"{level}, {MEASURE_TITLES[measure]}: {values}, mean of {count(int(ends[-1]['n']), 'seed')}",
+        runs_of(str(ends[-1]["cell"])),
+    )
 
 
 def legend_above(panel: Axes, title: str, inches: float) -> None:
@@ -137,17 +165,19 @@ def legend_above(panel: Axes, title: str, inches: float) -> None:
     )
 
 
-def draw_line(panel: Axes, line: pd.DataFrame, across: str, label: str, look: Look, band: float) -> None:
+def draw_line(panel: Axes, line: pd.DataFrame, across: str, label: str, look: Look, band: float, note: Note) -> None:
     """Draw the mean and, as a band so opaque, the range of the seeds."""
     panel.fill_between(line[across], line["low"], line["high"], color=look.colour, alpha=band, linewidth=0)
-    panel.plot(line[across], line["mean"], label=labelled(label), **look.line(len(line)))
+    noted(panel.plot(line[across], line["mean"], label=labelled(label), **look.line(len(line))), note)
 
 
-def draw_seeds(panel: Axes, place: float, row: "pd.Series[Any]", colour: str, **where: Any) -> None:
+def draw_seeds(
+    panel: Axes, place: float, row: "pd.Series[Any]", colour: str, note: Note = NO_NOTE, **where: Any
+) -> None:
     """Draw the seeds of a row as dots, or the range of more than three as a line between two dots."""
     seeds = seeds_of(row["mean"], row["low"], row["high"], int(row["n"]))
     look = {"linestyle": "-" if row["n"] > len(seeds) else "", "linewidth": 0.8, "color": colour, **where}
-    panel.plot([place] * len(seeds), seeds, marker="o", markersize=SEED_SIZE, **look)
+    noted(panel.plot([place] * len(seeds), seeds, marker="o", markersize=SEED_SIZE, **look), note)
 
 
 def seeds_of(mean: float, low: float, high: float, count: int) -> list[float]:
@@ -171,7 +201,8 @@ def ranges_figure(figure: Figure, table: pd.DataFrame) -> None:
         beside = ("residual", RESIDUAL) if has_residual else ("input (there is no residual)", INPUT)
         for stream, (name, filling) in (("beside", beside), ("branch", ("branch", BRANCH))):
             low, high = ordered[f"{stream}_p1"], ordered[f"{stream}_p99"]
-            panel.fill_between(ordered["depth"], low, high, label=name, linewidth=1.0, **filling)
+            area = panel.fill_between(ordered["depth"], low, high, label=name, linewidth=1.0, **filling)
+            noted([area], range_note(str(label), name, ordered, low, high))
         panel.set_yscale("symlog", linthresh=0.1)
         panel.set_title(wrapped(str(label), 34), fontsize=10)
         panel.set_xlabel("binary unit, from the input on")
@@ -182,11 +213,21 @@ def ranges_figure(figure: Figure, table: pd.DataFrame) -> None:
     figure_legend(figure, list(handles_by_label(figure)))
 
 
+def range_note(label: str, name: str, ordered: pd.DataFrame, low: "pd.Series[Any]", high: "pd.Series[Any]") -> Note:
+    """Describe an area by the widest range that a unit has."""
+    widest = int(np.argmax((high - low).to_numpy()))
+    unit = ordered["depth"].iloc[widest]
+    values = f"widest in unit {unit:g}, from {low.iloc[widest]:.3f} to {high.iloc[widest]:.3f}"
+    seeds = count(int(ordered["n"].iloc[widest]), "seed")
+    return Note(f"{label}, {name}: {values}, mean of {seeds}", runs_of(str(ordered["cell"].iloc[0])))
+
+
 @drawing()
 def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -> None:
     """Draw a panel per test set: PSNR against the residual alignment, a line per group of otherwise equal cells.
 
-    ``table`` has ``test_set``, ``group``, ``align``, ``mean``, ``low``, ``high`` and ``n``, the number of seeds.
+    ``table`` has ``test_set``, ``group``, ``align``, ``cell``, ``mean``, ``low``, ``high`` and ``n``, the number of
+    seeds.
     """
     axes = grid(figure, len(sets), 3.6)
     groups = list(dict.fromkeys(table["group"]))[:MOST_LINES]
@@ -196,9 +237,12 @@ def alignment_figure(figure: Figure, table: pd.DataFrame, sets: Sequence[str]) -
         for group in groups:
             line = chosen[chosen["group"] == group].sort_values("align")
             look = looks[group]
-            panel.plot(line["align"], line["mean"], label=labelled(group or ALL_EQUAL), **look.line(len(line)))
+            means = ", ".join(f"{point['mean']:.3f} at k={point['align']:g}" for _, point in line.iterrows())
+            drawn = panel.plot(line["align"], line["mean"], label=labelled(group or ALL_EQUAL), **look.line(len(line)))
+            noted(drawn, Note(f"{group or ALL_EQUAL}, {name}: PSNR in dB {means}"))
             for _, point in line.iterrows():
-                draw_seeds(panel, point["align"], point, look.colour)
+                text = level_note((group, f"k={point['align']:g}", name), point)
+                draw_seeds(panel, point["align"], point, look.colour, Note(text, runs_of(str(point["cell"]))))
         panel.set_xscale("log")
         ticks = sorted(set(chosen["align"]))
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -220,8 +264,8 @@ def pareto_figure(
 ) -> None:
     """Draw a row per test set: PSNR against operations, parameters and, if it was measured, time; with the front.
 
-    ``table`` has ``test_set``, ``label``, ``mean``, ``low``, ``high``, ``n``, ``ops_g``, ``params_k`` and ``source``:
-    ``here`` or ``paper``; a column ``time`` too if there is one. Operations here are at ``price`` a binary
+    ``table`` has ``test_set``, ``label``, ``cell``, ``mean``, ``low``, ``high``, ``n``, ``ops_g``, ``params_k`` and
+    ``source``: ``here`` or ``paper``; a column ``time`` too if there is one. Operations here are at ``price`` a binary
     multiply-add, the paper's at its own. The paper trains far longer, so that its points are in a panel of their own,
     hollow; those of a name that the palette lacks are gray. All cells here count for the front, also if too many are
     drawn to name each.
@@ -270,7 +314,9 @@ def draw_pareto(panel: Axes, cells: pd.DataFrame, cost: str, named: Sequence[str
     panel.step(best[cost], best["mean"], "-", where="post", color="0.55", linewidth=1.2, label="Pareto front")
     crowd = cells[~cells["label"].isin(named)]
     if len(crowd):
-        panel.plot(crowd[cost], crowd["mean"], "o", color="0.6", markersize=4, label="another cell")
+        for place, (_, point) in enumerate(crowd.iterrows()):
+            look: dict[str, Any] = {"color": "0.6", "markersize": 4, "label": None if place else "another cell"}
+            noted(panel.plot([point[cost]], [point["mean"]], "o", **look), cost_note(point))
     draw_points(panel, cells[cells["label"].isin(named)], cost, palette)
 
 
@@ -288,12 +334,23 @@ def draw_points(panel: Axes, points: pd.DataFrame, cost: str, palette: Palette, 
             place = (point[cost], point["mean"])
             panel.annotate("", place, (away, 0), textcoords="offset points", arrowprops=LEADER, zorder=1.5)
         if not printed:
-            draw_seeds(panel, point[cost], point, palette[name].colour, **where)
+            draw_seeds(panel, point[cost], point, palette[name].colour, cost_note(point), **where)
         look = {**palette[name].point(filled=not printed), **where, "label": labelled(label)}
-        panel.plot([point[cost]], [point["mean"]], markersize=MARK_SIZE, zorder=3, **look)
+        noted(panel.plot([point[cost]], [point["mean"]], markersize=MARK_SIZE, zorder=3, **look), cost_note(point))
     # Lines that are moved to the side do not stretch the axes by themselves.
     values = points["mean"] if printed else pd.concat([points["low"], points["high"]])
     panel.update_datalim([(x, y) for x in points[cost] for y in (values.min(), values.max())])
+
+
+def cost_note(point: "pd.Series[Any]") -> Note:
+    """Describe a cell, or a method as the paper prints it."""
+    costs = [f"{point['ops_g']:.3f} G OPs", f"{point['params_k']:.1f} K params"]
+    costs += [f"{point[TIME]:.3f} of the twin's time"] if TIME in point and not math.isnan(point[TIME]) else []
+    where = str(point["test_set"])
+    if point["source"] == "paper":
+        return Note(f"{point['label']}, {where}: {point['mean']:.2f} dB in the paper, {', '.join(costs)}")
+    text = level_note((str(point["label"]), where), point)
+    return Note(f"{text}, {', '.join(costs)}", runs_of(str(point["cell"])))
 
 
 def spread(values: Sequence[float], wide: float = WIDE_RANGE) -> list[float]:
@@ -345,7 +402,7 @@ def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str], re
     The first panel shows the PSNR on the first test set. The others show the difference to the mean of ``reference``
     under the same steps, on each test set and in training, where patches and their noise cancel; those in dB share an
     axis, which the second half of the training fits. Without another cell, each metric has a panel.
-    ``table`` has ``metric``, ``label``, ``step``, ``mean``, ``low`` and ``high``.
+    ``table`` has ``metric``, ``cell``, ``label``, ``step``, ``mean``, ``low``, ``high`` and ``n``.
     """
     metrics = sorted(table["metric"].unique(), key=lambda metric: (metric.startswith("train/"), natural(metric)))
     relative = reference in set(table["label"]) and any(label != reference for label in labels)
@@ -362,7 +419,8 @@ def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str], re
         for label in labels:
             line = chosen[chosen["label"] == label].sort_values("step")
             if len(line):
-                draw_line(panel, line, "step", label, palette[label], band)
+                note = curve_note(label, curve_title(metric, difference), line, difference)
+                draw_line(panel, line, "step", label, palette[label], band, note)
         if metric == "train/loss" and not difference and is_wide(chosen["low"].min(), chosen["high"].max()):
             panel.set_yscale("log")
             plain_decades(panel.yaxis, (1, 2, 5))
@@ -372,6 +430,14 @@ def curves_figure(figure: Figure, table: pd.DataFrame, labels: Sequence[str], re
     kinds = zip(axes, panels, strict=True)
     share_settled([panel for panel, (metric, difference) in kinds if difference and metric.endswith("psnr_db")])
     figure_legend(figure, labels)
+
+
+def curve_note(label: str, title: str, line: pd.DataFrame, difference: bool) -> Note:
+    """Describe a curve by its last point."""
+    last = line.iloc[-1]
+    value = f"{last['mean']:{'+' if difference else ''}.3f} at step {last['step']:g}"
+    where = title.replace(": ", " ")
+    return Note(f"{label}, {where}: {value}, mean of {count(int(last['n']), 'seed')}", runs_of(str(last["cell"])))
 
 
 def to_reference(curves: pd.DataFrame, reference: str) -> pd.DataFrame:

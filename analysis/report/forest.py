@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.report.drawing import WIDTH, balanced, drawing, evenly_wrapped, legible, signed
+from analysis.report.drawing import NO_NOTE, WIDTH, Note, balanced, drawing, evenly_wrapped, legible, noted, signed
 from analysis.statistics.estimates import Estimate
 
 FAR = 8.0
@@ -56,6 +56,7 @@ class Dot:
 
     value: float
     collapsed: bool = False
+    note: Note = NO_NOTE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ class ForestCell:
     estimate: Estimate | None
     outcome: str
     dots: tuple[Dot, ...]
+    note: Note = NO_NOTE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,7 @@ class ContextDot:
     estimate: Estimate
     reference: bool = False
     collapsed: bool = False
+    note: Note = NO_NOTE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,7 @@ class ContextRow:
     label: str
     dots: tuple[ContextDot, ...]
     mean: float = math.nan
+    note: Note = NO_NOTE  # of the mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,51 +307,60 @@ def draw_cell(panel: Axes, axis: Axis, middle: float, cell: ForestCell) -> None:
     place, below = middle + INTERVAL_PLACE, middle + DOT_PLACE
     arrows: set[int] = set()
     if cell.estimate:
-        arrows = draw_interval(panel, axis, place, cell.estimate, OUTCOME_MARKS[cell.outcome])
+        arrows = draw_interval(panel, axis, place, cell.estimate, OUTCOME_MARKS[cell.outcome], note=cell.note)
     elif cell.outcome:
         look: dict[str, Any] = {"color": "0.4", "ha": "center", "va": "center"}
         look["bbox"] = {"facecolor": "w", "edgecolor": "none", "pad": 1.0}
         size = min(9.0, POINTS_PER_LETTER * 72 * axis.inches / len(cell.outcome))
-        panel.text((axis.low + axis.high) / 2, place, legible(cell.outcome), fontsize=size, **look)
+        noted([panel.text((axis.low + axis.high) / 2, place, legible(cell.outcome), fontsize=size, **look)], cell.note)
     for dot in cell.dots:
         if axis.side(dot.value) == 0:
-            draw_dot(panel, dot.value, below, dot.collapsed)
+            draw_dot(panel, dot.value, below, dot)
     for side in (-1, 1):
         beyond = sorted((dot for dot in cell.dots if axis.side(dot.value) == side), key=lambda dot: abs(dot.value))
         for index, dot in enumerate(beyond[-MOST_BEYOND:]):
-            draw_dot(panel, axis.beyond(side, 0.08 + 0.1 * index), below, dot.collapsed)
+            draw_dot(panel, axis.beyond(side, 0.08 + 0.1 * index), below, dot)
         if beyond and side not in arrows:
-            draw_arrow(panel, axis, side, place, beyond[-1].value, SEED)
+            draw_arrow(panel, axis, side, place, beyond[-1].value, SEED, beyond[-1].note)
 
 
-def draw_dot(panel: Axes, value: float, place: float, collapsed: bool) -> None:
-    panel.plot([value], [place], zorder=3, **(COLLAPSED_LOOK if collapsed else SEED_LOOK))
+def draw_dot(panel: Axes, value: float, place: float, dot: Dot) -> None:
+    noted(panel.plot([value], [place], zorder=3, **(COLLAPSED_LOOK if dot.collapsed else SEED_LOOK)), dot.note)
 
 
 def draw_interval(
-    panel: Axes, axis: Axis, place: float, found: Estimate, mark: Mark, size: float = MARK_SIZE
+    panel: Axes,
+    axis: Axis,
+    place: float,
+    found: Estimate,
+    mark: Mark,
+    size: float = MARK_SIZE,
+    note: Note = NO_NOTE,
 ) -> set[int]:
     """Draw an interval and its mean, with an arrow at each end of the axis beyond which it goes; return those."""
     ends = [found.mean if math.isnan(end) else end for end in (found.low, found.high)]
     if ends[0] < ends[1]:
         inside = [min(max(end, axis.low), axis.high) for end in ends]
         width = INTERVAL_WIDTH * size
-        panel.plot(inside, [place] * 2, color=mark.colour, linewidth=width, solid_capstyle="butt", zorder=2)
+        look: dict[str, Any] = {"color": mark.colour, "linewidth": width, "solid_capstyle": "butt"}
+        noted(panel.plot(inside, [place] * 2, **look, zorder=2), note)
     where = axis.side(found.mean)
     if where == 0:
-        panel.plot([found.mean], [place], **mark.look(size), zorder=4)
+        noted(panel.plot([found.mean], [place], **mark.look(size), zorder=4), note)
     arrows = {side for end in ends if (side := axis.side(end))}
     for side in sorted(arrows):
         farthest = ends[0] if side < 0 else ends[1]
-        draw_arrow(panel, axis, side, place, found.mean if side == where else farthest, mark.colour)
+        draw_arrow(panel, axis, side, place, found.mean if side == where else farthest, mark.colour, note)
     return arrows
 
 
-def draw_arrow(panel: Axes, axis: Axis, side: int, place: float, value: float, colour: str) -> None:
+def draw_arrow(panel: Axes, axis: Axis, side: int, place: float, value: float, colour: str, note: Note) -> None:
     """Draw an arrow beyond an end of the axis and, behind it, the value that it stands for."""
-    panel.plot([axis.beyond(side, 0.08)], [place], "<" if side < 0 else ">", color=colour, markersize=4.5, zorder=3)
-    ha = "right" if side < 0 else "left"
-    panel.text(axis.beyond(side, 0.14), place, signed(value), fontsize=8, ha=ha, va="center", color="0.2")
+    head, ha = ("<", "right") if side < 0 else (">", "left")
+    noted(panel.plot([axis.beyond(side, 0.08)], [place], head, color=colour, markersize=4.5, zorder=3), note)
+    noted(
+        [panel.text(axis.beyond(side, 0.14), place, signed(value), fontsize=8, ha=ha, va="center", color="0.2")], note
+    )
 
 
 def forest_legend(cells: Sequence[ForestCell]) -> dict[str, Artist]:
@@ -379,10 +392,10 @@ def contexts_figure(figure: Figure, rows: Sequence[ContextRow], margin: float) -
     for middle, row in zip(table.middles, rows, strict=True):
         places = [middle + CONTEXT_INCHES * (index - (len(row.dots) - 1) / 2) for index in range(len(row.dots))]
         for place, dot in zip(places, row.dots, strict=True):
-            draw_interval(panel, axis, place, dot.estimate, *mark_of(dot))
+            draw_interval(panel, axis, place, dot.estimate, *mark_of(dot), dot.note)
         if places and not math.isnan(row.mean) and axis.side(row.mean) == 0:
             ends = [places[0] - CONTEXT_INCHES / 2, places[-1] + CONTEXT_INCHES / 2]
-            panel.plot([row.mean] * 2, ends, color="0.1", linewidth=1.4, zorder=1.5)
+            noted(panel.plot([row.mean] * 2, ends, color="0.1", linewidth=1.4, zorder=1.5), row.note)
     handles: dict[str, Artist] = {mark.name: mark.handle(size) for row in rows for mark, size in map(mark_of, row.dots)}
     if any(not math.isnan(row.mean) for row in rows):
         handles["mean over contexts"] = Line2D([], [], color="0.1", marker="|", markersize=12, linestyle="")

@@ -13,43 +13,69 @@ from jinja2 import Template
 from markdown_it.token import Token
 
 from analysis.report.markup import Latex
+from analysis.report.shown import ShownTable, is_place
 from analysis.report.words import environment
 
 LINE_LETTERS = 44  # a column with a longer text is a paragraph of lines of about this many letters
 
 PARAGRAPH = r">{\raggedright\arraybackslash}p{8cm}"
 
+ROW_END = " \\\\\n"
+
 MOST_LINES = 36  # a table with more lines of text is continued in another one
 LONGEST_WORD = 24  # in a paragraph, a longer word may be broken after each stretch of this many letters
 
 
 @dataclasses.dataclass(frozen=True)
-class ShownTable:
-    """A table of the page under its heading, as inline tokens; ``right`` are the columns that are flush right."""
+class LatexTable:
+    """A table for LaTeX in pieces, of which a reader's own choice of rows can be put together too.
 
-    heading: str
-    name: str
-    rows: tuple[tuple[Token, ...], ...]
-    right: frozenset[int]
+    The first piece says what it needs. A part is the second, `` (1 of 2)``, the third, ``-1``, the fourth, the rows
+    with line ends of LaTeX between them, and the fifth; a table that is one part has no numbers. ``lines`` has each
+    row, ``heights`` how many of the :data:`MOST_LINES` lines of a part it takes.
+    """
 
-    @property
-    def paragraphs(self) -> frozenset[int]:
-        """The columns whose texts are broken into lines."""
-        found = {n for row in self.rows[1:] for n, text in enumerate(row) if len(plain(text)) > LINE_LETTERS}
-        return frozenset(found)
+    pieces: Sequence[str]
+    lines: Sequence[str]
+    heights: Sequence[int]
+
+    def __str__(self) -> str:
+        """Return the whole table; what it needs is said in its first line."""
+        parts: list[list[str]] = [[]]
+        taken = 0
+        for line, height in zip(self.lines, self.heights, strict=True):
+            if parts[-1] and taken + height > MOST_LINES:
+                parts.append([])
+                taken = 0
+            parts[-1].append(line)
+            taken += height
+        needs, start, label, head, end = self.pieces
+        return needs + "".join(
+            f"{start}{f' ({number} of {len(parts)})' * several}{label}{f'-{number}' * several}{head}"
+            f"{ROW_END.join(part)}{end}"
+            for several in [len(parts) > 1]
+            for number, part in enumerate(parts, start=1)
+        )
 
 
-def as_latex(table: ShownTable) -> str:
-    """Return a table for LaTeX; what it needs is said in its first line."""
-    wrapped = table.paragraphs
+def as_latex(table: ShownTable) -> LatexTable:
+    wrapped, mark = paragraphs(table), Latex("\0")
     columns = [PARAGRAPH if n in wrapped else "r" if n in table.right else "l" for n in range(len(table.rows[0]))]
-    return template().render(
-        caption=table.heading,
-        name=Latex(table.name),
+    whole = template().render(
+        caption=Latex.escape(table.heading) + mark,
+        name=Latex(table.name) + mark,
         columns=Latex("").join(map(Latex, columns)),
         header=line(table.rows[0], frozenset()),
-        parts=[[line(row, wrapped) for row in rows] for rows in parts_of(table.rows[1:])],
+        start=mark,
+        rows=mark,
     )
+    rows = table.rows[1:]
+    return LatexTable(whole.split(mark), [str(line(row, wrapped)) for row in rows], [*map(height, table.texts)])
+
+
+def paragraphs(table: ShownTable) -> frozenset[int]:
+    """Return the columns whose texts are broken into lines."""
+    return frozenset(n for row in table.texts for n, text in enumerate(row) if len(text) > LINE_LETTERS)
 
 
 @functools.cache
@@ -59,17 +85,9 @@ def template() -> Template:
     return changed.get_template("table.tex.j2")
 
 
-def parts_of(rows: Sequence[tuple[Token, ...]]) -> list[list[tuple[Token, ...]]]:
-    found: list[list[tuple[Token, ...]]] = [[]]
-    lines = 0
-    for row in rows:
-        taken = max(math.ceil(len(plain(text)) / LINE_LETTERS) or 1 for text in row)
-        if found[-1] and lines + taken > MOST_LINES:
-            found.append([])
-            lines = 0
-        found[-1].append(row)
-        lines += taken
-    return found
+def height(texts: Sequence[str]) -> int:
+    """Return how many lines of text a row takes."""
+    return max(math.ceil(len(text) / LINE_LETTERS) or 1 for text in texts)
 
 
 def line(row: Sequence[Token], wrapped: frozenset[int]) -> Latex:
@@ -77,8 +95,6 @@ def line(row: Sequence[Token], wrapped: frozenset[int]) -> Latex:
     text = Latex(" & ").join(latex(cell, breakable=n in wrapped) for n, cell in enumerate(row))
     return Latex("{}") + text if text[:1] in ("[", "*") else text
 
-
-PLACE = re.compile(r'<a id="[\w.-]+"></a>')  # a link target of the page, which paper does not have
 
 MARKS = {
     "strong_open": r"\textbf{",
@@ -105,13 +121,3 @@ def pieces(text: str) -> Latex:
     words = re.split(r"(\s+)", text)
     stretches = ([word[n : n + LONGEST_WORD] for n in range(0, len(word), LONGEST_WORD)] for word in words)
     return Latex("").join(Latex(r"\allowbreak{}").join(found) for found in stretches)
-
-
-def plain(token: Token) -> str:
-    texts = (child for child in token.children or [] if child.type in ("text", "code_inline", "html_inline"))
-    return "".join(child.content for child in texts if not is_place(child))
-
-
-def is_place(token: Token) -> bool:
-    """Tell whether a token is a link target, or the end of one, and not text."""
-    return token.type == "html_inline" and PLACE.fullmatch(token.content) is not None

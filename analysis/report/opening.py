@@ -17,6 +17,7 @@ from analysis.report.conditions import Conditions, conditions_of, question_of
 from analysis.report.drawing import Drawing
 from analysis.report.forest import Dot, ForestCell, ForestRow, forest_figure
 from analysis.report.markup import Markdown
+from analysis.report.notes import measured_note, seed_note
 from analysis.report.stopping import Stopping
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults
@@ -255,7 +256,8 @@ def forest_cell(chapter: Chapter, row: Row, test_set: str) -> ForestCell:
     found = row.by_set[test_set]
     seeds = chapter.seeds_behind(found)
     dots = dots_of(chapter, row.pair[1], row.pair[0], test_set, seeds)
-    return ForestCell(found.estimate, str(found.conclusion or ""), dots)
+    note = measured_note((row.label, f"{chapter.results.title} {test_set}".strip()), found, row.pair[1])
+    return ForestCell(found.estimate, str(found.conclusion or ""), dots, note)
 
 
 def dots_of(
@@ -270,4 +272,12 @@ def dots_of(
     if not level:
         return ()
     mean = math.fsum(level.values()) / len(level)
-    return tuple(Dot(rounded(score - mean), seed in down) for seed, score in own.items())
+    results, side = chapter.results, "its mean" if base is None else f"the mean of {chapter.results.labels[base]}"
+
+    def dot(seed: int, score: float) -> Dot:
+        difference, collapsed = rounded(score - mean), seed in down
+        numbers = f"{'collapsed, ' if collapsed else ''}PSNR {score:.3f} dB, {difference:+.3f} dB from {side}"
+        names = (results.labels[cell], f"{results.title} {test_set}".strip())
+        return Dot(difference, collapsed, seed_note(names, seed, numbers, results.runs[cell, seed], cell))
+
+    return tuple(dot(seed, score) for seed, score in own.items())

@@ -6,6 +6,7 @@ for each task (:mod:`analysis.report.chapter`). The templates are the page.
 
 import dataclasses
 import json
+import logging
 import math
 import re
 from collections import Counter
@@ -15,21 +16,26 @@ from pathlib import Path
 import pandas as pd
 
 from ablations.space.price import MEASURED, PAPER
+from ablations.space.settings import DATA
 from analysis.effects.claims import PROBES, Status
 from analysis.effects.curves import TIME
 from analysis.effects.depth import EVERY
 from analysis.effects.family import DECIDED, Conclusion
 from analysis.report.archive import recording, write_archive
-from analysis.report.chapter import LIMITS, chapter_of
+from analysis.report.chapter import LIMITS, Chapter, chapter_of
 from analysis.report.drawing import MOST_LINES, Palette
 from analysis.report.forms import PAGE, replace, write_forms
 from analysis.report.frames import as_csv, rounded_frame
-from analysis.report.opening import first_figure, opening_of
+from analysis.report.html.details import Details
+from analysis.report.markup import anchor
+from analysis.report.opening import Opening, first_figure, opening_of
 from analysis.report.paper_table import Table, paper_tables
 from analysis.report.pictures import MOST_CELLS, SHOWN_PER_SET, drawable
-from analysis.report.words import extremes, render, seeds_in_words, with_counts
+from analysis.report.summary import SUMMARY, summary_of
+from analysis.report.words import extremes, key, render, seeds_in_words, with_counts
 from analysis.statistics.estimates import MARGIN_DB, break_even_correlation
 from analysis.statistics.rounding import rounded
+from analysis.study.experiment import run_address
 from analysis.study.loading import NOT_RECORDED, StudyResults
 from analysis.study.origins import codes, counted, energies, versions
 from analysis.study.prices import priced
@@ -38,13 +44,30 @@ from analysis.study.tasks import TaskResults, cell_levels, split_by_task, varyin
 from bbcu.errors import BbcuError
 from bbcu.files import read_bytes
 
+log = logging.getLogger(__name__)
+
 SAME_COST = 1e-6  # a smaller change in cost is none
 
 ALWAYS_NAMED = ("finished", "failed", "missing")  # the states that the opening counts even if no trial is in them
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A composed report: its files by name, what the page in HTML adds, and what it says by chapter."""
+
+    files: Mapping[str, bytes]
+    details: Details
+    opening: Opening
+    chapters: Sequence[Chapter]
+
+
 def compose(study: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
-    """Return every file of the report by its name; the same results give the same bytes.
+    """Return every file of the report by its name; see :func:`report_of`."""
+    return dict(report_of(study, margin).files)
+
+
+def report_of(study: StudyResults, margin: float = MARGIN_DB) -> Report:
+    """Compose a report; the same results give the same bytes.
 
     ``margin`` is the difference in dB that does not matter; a stopping rule has its own. Raises ValueError unless it is
     above 0.
@@ -60,6 +83,7 @@ def compose(study: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
         chapter_of(results, margin, "" if alone else f"part{number}-", "##" if alone else "###", palette)
         for number, results in enumerate(parts, start=1)
     ]
+    log.debug("the page")
     opening = opening_of(study, chapters)
     papers = papers_beside(as_counted, parts)
     files = {name: content for chapter in chapters for name, content in chapter.files.items()}
@@ -81,7 +105,31 @@ def compose(study: StudyResults, margin: float = MARGIN_DB) -> dict[str, bytes]:
         **CONSTANTS,
         **{function.__name__: function for function in FUNCTIONS},
     )
-    return {PAGE: page.encode(), **files}
+    return Report(
+        {PAGE: page.encode(), SUMMARY: summary_of(opening, chapters, page), **files},
+        details_of(study, chapters),
+        opening,
+        chapters,
+    )
+
+
+def details_of(study: StudyResults, chapters: Sequence[Chapter]) -> Details:
+    cells = {
+        f"runs-{anchor(key(cell))}": {**levels_of(chapter.results, levels.asked), **method_of(chapter.results, cell)}
+        for chapter in chapters
+        for cell, levels in chapter.results.levels.items()
+    }
+    strips = {f"{chapter.prefix}{name}.png": strip for chapter in chapters for strip, name in chapter.strips}
+    return Details(cells, strips, study.experiment)
+
+
+def levels_of(results: TaskResults, asked: Mapping[str, str]) -> dict[str, str]:
+    """Return levels as a reader chooses them: data by their name, since a fingerprint of 64 digits says nothing."""
+    return {name: results.data_word(level) if name == DATA else level for name, level in asked.items()}
+
+
+def method_of(results: TaskResults, cell: str) -> dict[str, str]:
+    return {"method": results.labels[cell]} if results.methods else {}
 
 
 def papers_beside(study: StudyResults, parts: Sequence[TaskResults]) -> list[Table]:
@@ -101,8 +149,7 @@ def states_in_words(trials: pd.DataFrame, always: Sequence[str] = ALWAYS_NAMED) 
 def runs_of_cells(results: TaskResults) -> dict[str, list[tuple[int, str]]]:
     """Return the MLflow run of each seed of each finished cell; empty for a trial that MLflow does not have."""
     runs: dict[str, list[tuple[int, str]]] = {}
-    columns = (results.finished[name].tolist() for name in ("cell", "seed", "run_id"))
-    for cell, seed, run in sorted(zip(*columns, strict=True)):
+    for (cell, seed), run in sorted(results.runs.items()):
         runs.setdefault(cell, []).append((seed, run))
     return runs
 
@@ -156,22 +203,36 @@ FUNCTIONS = (
         math.isnan,
         recorded_provenance,
     ),
-    *(rounded, runs_of_cells, seeds_in_words, states_in_words, versions),
+    *(rounded, run_address, runs_of_cells, seeds_in_words, states_in_words, versions),
 )
 """What the templates use beside the data."""
 
 
 def write_all(results: StudyResults, margin: float, folder: Path) -> list[Path]:
-    """Write a report in all its forms, with the archive of what it read, and return their paths, the page first.
+    """Write a report in all its forms and return their paths; see :func:`write_composed`."""
+    return write_composed(results, margin, folder)[0]
 
-    Raises BbcuError if the folder cannot be written to.
+
+def write_composed(results: StudyResults, margin: float, folder: Path) -> tuple[list[Path], Report]:
+    """Write a report in all its forms, with the archive of what it read.
+
+    Returns their paths, the page first, and the report. Raises BbcuError if the folder cannot be written to.
     """
     recorded, asked = recording(results)
-    files = compose(recorded, margin)
+    log.info("composing the report of %s", results.study)
+    report = report_of(recorded, margin)
+    files = report.files
+    log.info("writing the report to %s", folder)
     try:
         page = write(files, folder)
         figures_and_data = [folder / name for name in files if name != PAGE]
-        return [page, *figures_and_data, *write_forms(files, folder), write_archive(results, asked, margin, folder)]
+        written = [
+            page,
+            *figures_and_data,
+            *write_forms(files, folder, report.details),
+            write_archive(results, asked, margin, folder),
+        ]
+        return written, report
     except OSError as error:
         place = error.filename or folder
         raise BbcuError(f"{folder}: the report cannot be written: {place}: {error.strerror}") from error

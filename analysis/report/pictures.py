@@ -58,8 +58,8 @@ Damaged = list[tuple[str, int, str]]
 class Tile:
     """One picture (height x width, perhaps x channels, 0 to 1), the trial's seed, and the test set's PSNR in dB.
 
-    ``zoom`` is its window, ``error`` the mean absolute difference to the truth there over the channels, and
-    ``crop_psnr_db`` the PSNR of the window over all channels; None or NaN if there is none.
+    ``kind`` is one of ``KINDS``, ``zoom`` its window, ``error`` the mean absolute difference to the truth there over
+    the channels, and ``crop_psnr_db`` the PSNR of the window over all channels; None or NaN if there is none.
     """
 
     title: str
@@ -69,6 +69,7 @@ class Tile:
     zoom: Pixels | None = None
     error: Pixels | None = None
     crop_psnr_db: float = math.nan
+    kind: str = "output"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +196,7 @@ class _Reader:
         for cell in self.folders:
             pixels = self.pixels(cell, kind)
             if pixels is not None:
-                return Tile(title or kind, None, psnr_db, pixels)
+                return Tile(title or kind, None, psnr_db, pixels, kind=kind)
         return None
 
 

@@ -25,10 +25,11 @@ from ablations.space.stopping_rule import StoppingRule
 from ablations.storage.attempts import State, present_state
 from ablations.storage.folder import Identity, TrialFolder, trial_folders
 from ablations.storage.plans import read_plan, read_plan_at
-from ablations.tracking.client import RecordedRun, recorded_plan, recorded_runs, run_file
+from ablations.tracking.client import RecordedRun, experiment_id, recorded_plan, recorded_runs, run_file
 from ablations.tracking.runs import facts_of, final_metrics
 from analysis.statistics.estimates import MARGIN_DB
 from analysis.study.data_names import DataNames, read_data_names
+from analysis.study.experiment import experiment_address
 from analysis.study.schema import (
     CELL,
     LARGEST_NUMBER,
@@ -108,6 +109,7 @@ class StudyResults:
     ``rule`` is the stopping rule by which its cells were given seeds, None if their number was fixed. ``price`` is that
     of a binary multiply-add, of which ``metric/cost/ops_g`` always has the paper's.
     ``data_names`` has what a person calls the data, by their fingerprint (``setting/data``), where it is known.
+    ``experiment`` is the address at which the tracking server shows the study, empty if no browser can open it.
     ``files`` opens the files of every finished trial by name. One that is damaged is left out and can be asked for.
     """
 
@@ -122,6 +124,7 @@ class StudyResults:
     data_names: Mapping[str, DataNames]
     rule: StoppingRule | None = None
     price: str = PAPER
+    experiment: str = ""
 
     @property
     def planned(self) -> pd.DataFrame:
@@ -180,7 +183,10 @@ def load(tracking_uri: str, study: str, outputs: Path) -> StudyResults:
         runs, recorded = {}, None
     if recorded is not None:
         plan = read_plan_at(recorded)
-    return study_results(study, plan, folders, runs, tracking_uri)
+    found = study_results(study, plan, folders, runs, tracking_uri)
+    is_served = runs and tracking_uri.startswith(("http://", "https://"))
+    address = experiment_address(tracking_uri, experiment_id(tracking_uri, study)) if is_served else ""
+    return dataclasses.replace(found, experiment=address)
 
 
 def check_name(study: str) -> None:

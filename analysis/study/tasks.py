@@ -156,6 +156,11 @@ class TaskResults:
     def identities(self) -> list[Identity]:
         return list(zip(self.finished["cell"].tolist(), self.finished["seed"].tolist(), strict=True))
 
+    @functools.cached_property
+    def runs(self) -> dict[Identity, str]:
+        """The MLflow run of each finished trial; empty for one that MLflow does not have."""
+        return dict(zip(self.identities, self.finished["run_id"].tolist(), strict=True))
+
     def data_word(self, data: str) -> str:
         """What data of this fingerprint are called."""
         return self._data_words.get(data, data[:KEY_LENGTH])

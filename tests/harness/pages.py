@@ -41,9 +41,14 @@ UNREADABLE = r"\bnan\b|\bNone\b|\binf\b|\{\{|\}\}|\{%|%\}|<NA>|\bNaT\b|Undefined
 # ---- a page in parts -------------------------------------------------------------------------------------------------
 
 
+def unlinked(text: str) -> str:
+    """A piece of Markdown without its links to runs."""
+    return re.sub(r"(?<!\\)\[((?:[^\[\]\\`]|\\.|`[^`]*`)*)\]\(#runs-[\w-]+\)", r"\1", text)
+
+
 def plain(text: str) -> str:
-    """A piece of Markdown without its marks."""
-    return re.sub(r"\\(.)", r"\1", re.sub(r"\*\*|(?<!\\)`", "", text)).strip()
+    """A piece of Markdown without its marks, and without the links to runs."""
+    return re.sub(r"\\(.)", r"\1", re.sub(r"\*\*|(?<!\\)`", "", unlinked(text))).strip()
 
 
 def fields(line: str) -> list[str]:
@@ -317,7 +322,7 @@ def links(page: str, files: Files) -> Iterator[str]:
     places, names = {f"#{name}" for name in anchors}, {name for name in found if not name.startswith("#")}
     yield from (f"the place {name!r} is there twice" for name, number in Counter(anchors).items() if number > 1)
     yield from (f"the link {link!r} leads nowhere" for link in sorted({*found} - places - files.keys()))
-    yield from (f"no link leads to {name!r}" for name in sorted(files.keys() - names - {"report.md"}))
+    yield from (f"no link leads to {name!r}" for name in sorted(files.keys() - names - {"report.md", "summary.json"}))
 
 
 # ---- what is said twice ----------------------------------------------------------------------------------------------

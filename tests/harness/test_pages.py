@@ -46,7 +46,7 @@ def test_a_sound_report_has_no_fault(files: dict[str, bytes]) -> None:
     [
         pytest.param(replaced(r"\*\*worse\*\*", "undecided"), id="the verdict of the first table"),
         pytest.param(replaced(r"\*\*worse\*\*", "**better**", 5), id="the verdict of the folded table"),
-        pytest.param(replaced(r"(Without the residual \| )-1", r"\1-2"), id="a number of the first table"),
+        pytest.param(replaced(r"(Without the residual\S* \| )-1", r"\1-2"), id="a number of the first table"),
         pytest.param(replaced(r"Surely worse", "Surely better"), id="a list of the opening"),
         pytest.param(replaced(r"Surely worse\*\*: [^;]*; ", "Surely worse**: "), id="one that is not listed"),
         pytest.param(replaced(r"Risk of collapse", "Undecided"), id="a risk that is called undecided"),
@@ -64,7 +64,7 @@ def test_a_sound_report_has_no_fault(files: dict[str, bytes]) -> None:
         pytest.param(replaced(r"(\d+) of 30 trials", "11 of 30 trials"), id="a count of dirty trials"),
         pytest.param(replaced(r"for (\d+) comparisons", "for 99 comparisons"), id="the size of the family"),
         pytest.param(replaced(r"These numbers describe", "This is worse and describes"), id="a verdict of an average"),
-        pytest.param(replaced(r"(added \| — \| \S+ \S+ \S+ \| )\d", r"\g<1>7"), id="a count of contexts"),
+        pytest.param(replaced(r"(added\S* \| — \| \S+ \S+ \S+ \| )\d", r"\g<1>7"), id="a count of contexts"),
     ],
 )
 def test_what_is_said_differently_in_two_places_is_found(files: dict[str, bytes], change: Change) -> None:
@@ -121,7 +121,7 @@ def test_a_page_that_differs_from_its_numbers_is_found(files: dict[str, bytes]) 
         pytest.param(replaced("</details>", ""), id="a fold that is open"),
         pytest.param(lambda page: f"{page}\n## Nothing\n", id="a heading without content"),
         pytest.param(lambda page: f"{page}\n| Cell |\n| --- |\n", id="a table without a row"),
-        pytest.param(replaced(r"(\| Without the residual \|.*) none \|", r"\1"), id="a row with too few cells"),
+        pytest.param(replaced(r"(Without the residual\S* \|.*) none \|", r"\1"), id="a row with too few cells"),
         pytest.param(lambda page: f"{page}\n+nan dB\n", id="a number that is none"),
         pytest.param(lambda page: page + "\n{{ name }}\n", id="an expression of a template"),
         pytest.param(lambda page: f"{page}\n[a](#nowhere)\n", id="a link to nowhere"),

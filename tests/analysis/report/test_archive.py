@@ -58,6 +58,9 @@ BOUND = 64 * 2**20
 """The most bytes of memory that refusing a small archive may take, whatever it says that it holds."""
 
 
+EXPERIMENT = "https://mlflow.example:5000/lab/#/experiments/7"
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Members:
     """The files of the archive of a small study with curves, probes, scores by picture and sample pictures."""
@@ -69,7 +72,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Members:
     ]
     plan = {"pairing": True, "design": DESIGN, "left_out": [LEFT_OUT], "rule": RULE.record()}
     results = read_back(place / "outputs", trials, samples=True, unplanned=[full_trial(2)], **plan)
-    results = dataclasses.replace(results, data_names={DATA: DataNames("BSDS400", ("Set5",))})
+    results = dataclasses.replace(results, data_names={DATA: DataNames("BSDS400", ("Set5",))}, experiment=EXPERIMENT)
     recorded, asked = recording(results)
     read_all(recorded, recorded)
     with zipfile.ZipFile(write_archive(results, asked, MARGIN_DB, place)) as file:
@@ -248,6 +251,14 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
         in_json("study.json", lambda known: known["data_names"][DATA].update(test="Set5")),
         "test: Input should be a valid array",
     ),
+    "an address with a login": (
+        in_json("study.json", lambda known: known.update(experiment="https://me:x@mlflow.example/#/experiments/1")),
+        "experiment: Value error, is no address",
+    ),
+    "an address that is a script": (
+        in_json("study.json", lambda known: known.update(experiment="javascript:alert(1)//#/experiments/1")),
+        "experiment: Value error, is no address",
+    ),
     "a price that is none": (in_json("study.json", lambda known: known.update(cost_binary="3/2")), "cost_binary=3/2"),
     "a price that is a number": (in_json("study.json", lambda known: known.update(cost_binary=1)), "cost_binary: In"),
     "a price without the counts": (
@@ -340,11 +351,11 @@ def test_what_the_plan_says_survives(original: Members, tmp_path: Path) -> None:
         results = archive.results
         assert (results.pairing, results.design) == (True, DESIGN)
         assert results.data_names == {DATA: DataNames("BSDS400", ("Set5",))}
-        assert results.rule == RULE
+        assert (results.rule, results.experiment) == (RULE, EXPERIMENT)
         assert list(results.trials["planned"]) == ["true"] * 4 + ["false"]
 
 
-EARLIER_LACK = ("pairing", "design", "data_names", "rule")
+EARLIER_LACK = ("pairing", "design", "data_names", "rule", "experiment")
 
 
 def test_an_archive_of_an_earlier_version_opens_and_all_its_trials_are_planned(
@@ -356,6 +367,7 @@ def test_an_archive_of_an_earlier_version_opens_and_all_its_trials_are_planned(
     with opened(packed(members, tmp_path / ARCHIVE)) as archive:
         results = archive.results
         assert (results.pairing, results.design, results.data_names, results.rule) == (False, {}, {}, None)
+        assert results.experiment == ""
         assert list(results.trials["planned"]) == ["true"] * 5
         assert str(results.trials["planned"].dtype) == "str"
 

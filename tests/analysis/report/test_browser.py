@@ -3,9 +3,7 @@
 import contextlib
 import functools
 import http.server
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,52 +22,20 @@ from selenium.webdriver.support.ui import WebDriverWait
 from ablations.tracking.client import experiment_id, search_runs
 from analysis.__main__ import main
 from analysis.report.forms import forms
+from analysis.report.html.page import digest
+from analysis.report.html.tables import MOST_VALUE_LETTERS
+from analysis.report.markup import one_line
 from analysis.report.words import in_markdown
 from tests.analysis.report.test_forms import PNG
+from tests.analysis.report.test_gallery import report as write_summary
 from tests.analysis.report.test_markup import HOSTILE, PAGE
+from tests.harness.browser import complaints, requests
 from tests.harness.servers import free_port
 from tests.harness.support import STUDY, Workplace, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SECONDS = 60
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,1000",
-)
-
-
-def program(name: str) -> str:
-    """The path of an installed program; without it the tests are skipped, but fail where CI promises it."""
-    path = shutil.which(name)
-    if path is None:
-        reason = f"{name} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(program("chromedriver")))
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +130,7 @@ def test_the_report_fits_the_window_and_shows_every_picture(
     assert sizes
     assert all(size > 0 for size in sizes)
     assert not browser.find_elements(By.XPATH, "//img[not(starts-with(@src, 'data:'))]")
-    assert not browser.find_elements(By.XPATH, "//link | //script")
+    assert not browser.find_elements(By.XPATH, "//link | //script[@src]")
 
 
 def test_a_phone_shows_the_page_without_scrolling_sideways(browser: webdriver.Chrome, report: Path) -> None:
@@ -191,7 +157,7 @@ def test_no_heading_of_a_table_is_broken_inside_a_word(browser: webdriver.Chrome
     browser.set_window_size(1280, 900)
     browser.get((report / "report.html").as_uri())
     assert not browser.execute_script(
-        "return [...document.querySelectorAll('th')].filter(head => head.scrollWidth > head.clientWidth + 1"
+        "return [...document.querySelectorAll('thead th')].filter(head => head.scrollWidth > head.clientWidth + 1"
         " || getComputedStyle(head).overflowWrap !== 'normal').map(head => head.textContent)"
     )
 
@@ -208,10 +174,25 @@ def test_a_row_leads_to_the_runs_of_its_cells_which_are_folded_until_then(
     WebDriverWait(browser, SECONDS).until(lambda _: runs.is_displayed())
 
 
+CHOICES = """| Name | {{ header }} |
+| --- | --- |
+{% for name in names %}
+| {{ name }} | {{ values[loop.index0 % 9] }} |
+{% endfor %}
+"""
+"""A table that can be filtered by hostile values of a column with a hostile name."""
+
+SHORT = [name for name in HOSTILE if len(name) <= MOST_VALUE_LETTERS][:9]
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     """The server of a page with every hostile name in every kind of place, and the paths that it is asked for."""
-    text = "\n\n".join(in_markdown().from_string(PAGE).render(name=name) for name in HOSTILE)
+    texts = [in_markdown().from_string(PAGE).render(name=name) for name in HOSTILE]
+    texts += [
+        in_markdown().from_string(CHOICES).render(names=HOSTILE, values=SHORT, header=name) for name in HOSTILE[:3]
+    ]
+    text = "\n\n".join(texts)
     (tmp_path / "report.html").write_bytes(forms({"report.md": text.encode(), "a.png": PNG})["report.html"])
     asked: list[str] = []
 
@@ -228,23 +209,38 @@ def site(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def requests(browser: webdriver.Chrome, page: str) -> list[str]:
-    """The addresses that a page has asked for, with its own, other than those that hold the data themselves."""
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    found = [each["request"]["url"] for each in sent if each["documentURL"] == page]
-    return [address for address in found if not address.startswith("data:")]
+def scripts(browser: webdriver.Chrome) -> list[str]:
+    """The scripts of a page, without its data."""
+    found = "return [...document.scripts].filter(each => each.type !== 'application/json').map(each => each.text)"
+    return list(browser.execute_script(found))
+
+
+def policy(browser: webdriver.Chrome) -> str:
+    return str(browser.find_element(By.XPATH, "//meta[@http-equiv]").get_attribute("content"))
+
+
+def test_hostile_values_are_chosen_as_text(browser: webdriver.Chrome, site: tuple[str, list[str]]) -> None:
+    browser.get(f"{site[0]}/report.html")
+    groups = browser.find_elements(By.CSS_SELECTOR, ".filters select")
+    assert len(groups) == 3
+    for group in groups:
+        texts = [option.get_attribute("textContent") for option in group.find_elements(By.TAG_NAME, "option")]
+        assert texts == ["all", *map(one_line, SHORT)]
 
 
 def test_a_page_of_hostile_names_asks_for_nothing_and_runs_nothing(
     browser: webdriver.Chrome, site: tuple[str, list[str]]
 ) -> None:
     address, asked = site
+    complaints(browser)
     browser.get(f"{address}/report.html")
     assert browser.find_elements(By.TAG_NAME, "img")
     assert requests(browser, f"{address}/report.html") == [f"{address}/report.html"]
     assert asked == ["/report.html"]
-    assert not browser.find_elements(By.XPATH, "//script | //link | //iframe | //*[@onerror] | //*[@style]")
+    assert not browser.find_elements(By.XPATH, "//script[@src] | //link | //iframe | //*[@onerror]")
+    assert all(digest(script) in policy(browser) for script in scripts(browser))
+    assert browser.title != "run"
+    assert complaints(browser) == []
     assert not browser.find_elements(By.XPATH, "//a[not(starts-with(@href, '#')) and not(@id)]")
 
 
@@ -280,6 +276,31 @@ def test_the_style_of_a_page_is_the_one_that_its_policy_allows(
     browser.get(f"{site[0]}/report.html")
     cell = browser.find_element(By.CSS_SELECTOR, "td.right")
     assert cell.value_of_css_property("text-align") == "right"
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_the_index_fits_any_window_is_light_or_dark_and_asks_for_its_figures_alone(
+    browser: webdriver.Chrome, tmp_path: Path, width: int
+) -> None:
+    (write_summary(tmp_path / "first") / "effects.png").write_bytes(PNG)
+    main(["index", "--reports", str(tmp_path)])
+    page = (tmp_path / "index.html").as_uri()
+    window = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+    grounds = []
+    try:
+        for scheme in ("light", "dark"):
+            media = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+            browser.get(page)
+            assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+            assert browser.execute_script("return [...document.images].map(image => image.naturalWidth > 0)") == [True]
+            assert set(requests(browser, page)) == {page, (tmp_path / "first" / "effects.png").as_uri()}
+            grounds.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert grounds == ["rgb(255, 255, 255)", "rgb(22, 24, 28)"]
 
 
 def test_mlflow_shows_the_report(browser: webdriver.Chrome, experiment: str, study: Workplace, report: Path) -> None:

@@ -146,13 +146,22 @@ def test_every_report_has_its_line_and_every_stale_one_its_reason(
     assert len(str(stopped.value).splitlines()) == 2
 
 
-def test_a_report_can_be_regenerated_from_its_folder_in_all_its_forms(report: Path, tmp_path: Path) -> None:
+def test_a_report_can_be_regenerated_from_its_folder_in_all_its_forms(
+    report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = {path.name: path.read_bytes() for path in report.iterdir() if path.is_file()}
     (report / "report.html").unlink()
     for name in ("report.md", "effects.png"):
         (report / name).write_text("spoilt")
     main([str(report)])
     assert {path.name: path.read_bytes() for path in report.iterdir() if path.is_file()} == wanted
+    shown = capsys.readouterr()
+    assert shown.out == f"{report}/report.md\n{report}/report.html\n"
+    assert shown.err.splitlines() == [
+        f"reading {report}/results.zip",
+        "composing the report of components",
+        f"writing the report to {report}",
+    ]
     main([str(report), "--margin", "0.6", "--cost-binary=1/8", "--reports", str(tmp_path / "elsewhere")])
     elsewhere = tmp_path / "elsewhere" / "components"
     page = (elsewhere / "report.md").read_text(encoding="utf-8")
@@ -161,6 +170,7 @@ def test_a_report_can_be_regenerated_from_its_folder_in_all_its_forms(report: Pa
     assert "| OPs at 1/8 (G) |" in page
     assert " 9.000 | 40.0 |" in page
     assert (elsewhere / "report.html").is_file()
+    assert {path.name: path.read_bytes() for path in report.iterdir() if path.is_file()} == wanted
     with opened(elsewhere / ARCHIVE) as archive:
         assert (archive.margin, archive.results.price) == (0.6, "1/8")
     assert first_difference(elsewhere) == ""

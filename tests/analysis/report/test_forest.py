@@ -1,6 +1,7 @@
 """The forest plots: every number is seen, at its place or as an arrow with its value, and no text covers it."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.report.drawing import Note
 from analysis.report.forest import (
     COLLAPSED_LOOK,
     OUTCOME_MARKS,
@@ -196,6 +198,12 @@ class TestContexts:
         assert problems(figure) == []
         assert covered_points(figure) == []
         assert alike_in_gray(figure) == []
+
+    def test_each_context_and_the_mean_over_them_have_a_note(self) -> None:
+        dots = (ContextDot(estimate(0.3), True, note=Note("one")), ContextDot(estimate(-0.4), note=Note("other")))
+        figure = laid_out(contexts_figure, [ContextRow("a", dots, 0.1, Note("mean"))], MARGIN)
+        noted = [str(artist.get_gid()) for artist in figure.findobj(lambda artist: artist.get_gid() is not None)]
+        assert Counter(noted) == {"\none": 2, "\nother": 2, "\nmean": 1}
 
     def test_contexts_are_unordered_so_no_line_joins_them(self) -> None:
         (panel,) = self.drawn().axes

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from ablations.tracking.client import client_of, experiment_id, finished_runs, search_runs
 from analysis.report.archive import recording
-from analysis.report.forms import LARGEST_DATA, forms, log_report, write_forms
+from analysis.report.forms import forms, write_forms
+from analysis.report.html.page import LARGEST_DATA
+from analysis.report.tracked import log_report
 from analysis.study.loading import load
 from tests.harness.studies import trial, write_study
 
@@ -59,14 +61,20 @@ def test_the_html_asks_for_nothing(tmp_path: Path) -> None:
 
 
 def test_pictures_data_and_tables_are_inside(tmp_path: Path) -> None:
-    text = FILES["report.md"] + b"\n[as SVG](effects.svg)\n"
-    found = page({**FILES, "report.md": text, "effects.svg": b"<svg/>"})
+    found = page(FILES)
     assert base64.b64encode(PNG).decode() in found
     (data,) = re.findall(r'href="data:text/csv;base64,([^"]*)" download="effects.csv"', found)
     assert base64.b64decode(data) == FILES["effects.csv"]
-    assert 'href="data:image/svg+xml;base64,' in found
     assert found.count('<div class="table"><table>') == found.count("</table></div>") == 2
-    assert '<th class="right">' in found
+    assert '<th scope="col" class="right">' in found
+
+
+def test_a_figure_is_its_svg_and_has_its_description() -> None:
+    found = page({**FILES, "effects.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><g style="fill: none"/></svg>'})
+    (figure,) = re.findall(r"<svg .*</svg>", found)
+    assert 'class="figure" role="img" aria-label="Effects"' in figure
+    assert '<g fill="none" />' in figure
+    assert "<img" not in found
 
 
 def test_data_too_large_to_embed_are_linked_and_a_missing_picture_is_its_description() -> None:
@@ -81,7 +89,7 @@ def test_only_the_page_s_own_html_is_html() -> None:
     found = page(FILES)
     assert "<details>" in found
     assert "<summary>Every trial</summary>" in found
-    assert "<script" not in found
+    assert "<script>alert" not in found
     assert "&lt;class 'ValueError'&gt;" in found
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in found
 

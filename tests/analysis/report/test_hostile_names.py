@@ -12,6 +12,7 @@ import pytest
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from ablations.storage.folder import TrialFolder
 from analysis.report.compare import compare
+from analysis.report.html.page import digest
 from analysis.report.markup import one_line
 from analysis.report.page import write_all
 from analysis.study.loading import StudyResults, load_folder
@@ -26,15 +27,25 @@ PICTURES = (f"{HOSTILE[0]}\x1b", MATHS)
 
 NAMES = (*(name for name in HOSTILE if name != "\udcff"), MATHS, "_private", "=1+1", "a.b._c")
 
-PLAIN = ("head", "main", "title", "style", "body", "ul", "ol", "li", "p", "strong", "em", "code", "table", "thead",
-         "tbody", "tr", "details", "summary")  # fmt: skip
+PLAIN = ("head", "title", "style", "body", "ul", "ol", "li", "p", "strong", "em", "code", "table", "thead",
+         "tbody", "tr", "details", "summary", "header", "footer", "caption",
+         "figure", "figcaption")  # fmt: skip
 ELEMENTS = {
     **{element: set[str]() for element in PLAIN},
     **{f"h{level}": {"id"} for level in range(1, 5)},
-    **{"html": {"lang"}, "meta": {"charset", "http-equiv", "content", "name"}, "nav": {"aria-label"}, "div": {"class"}},
-    **{"th": {"class"}, "td": {"class"}, "img": {"src", "alt"}, "a": {"id", "href", "download", "class", "aria-label"}},
+    **{"html": {"lang"}, "meta": {"charset", "http-equiv", "content", "name"}, "nav": {"aria-label"}},
+    **{"div": {"class", "role", "aria-label"}, "figure": {"data-kind"}, "figcaption": set(), "span": set()},
+    **{"th": {"class", "scope", "data-order"}, "td": {"class", "data-order"}, "main": {"id", "tabindex"}},
+    **{
+        "button": {"type", "hidden", "data-figure", "data-name"},
+        "script": {"type", "id"},
+        "img": {"src", "alt", "width", "height"},
+        "a": {"id", "href", "download", "class", "aria-label"},
+    },
 }
-"""Every element of a report with the attributes that it may have."""
+"""Every element of a report with the attributes that it may have, besides those of its drawings."""
+
+DRAWINGS = {"svg", "g", "path", "use", "defs", "clippath", "rect", "pattern", "title"}
 
 
 def hostile_trial(seed: int, psnr_db: float, **levels: Any) -> Trial:
@@ -103,8 +114,12 @@ def reader(files: Mapping[str, bytes]) -> Reader:
 
 def test_a_page_has_no_element_and_no_attribute_but_its_own(reader: Reader) -> None:
     for tag, attributes in reader.elements:
-        assert tag in ELEMENTS
-        assert attributes.keys() <= ELEMENTS[tag]
+        if tag in DRAWINGS:
+            assert not [name for name in attributes if name.startswith("on") or name == "style"]
+            assert attributes.get("href", "#").startswith("#")
+        else:
+            assert tag in ELEMENTS
+            assert attributes.keys() <= ELEMENTS[tag]
 
 
 def addresses(reader: Reader) -> Iterator[tuple[str, str]]:
@@ -120,7 +135,7 @@ def test_a_page_has_no_address_but_data_and_places_on_itself(reader: Reader) -> 
     assert len([tag for tag, _ in found if tag == "img"]) >= 6
     for tag, address in found:
         if tag == "img":
-            assert address.startswith("data:image/png;base64,")
+            assert address.startswith("data:image/bmp;base64,")
         elif address.startswith("#"):
             assert address[1:] in places
         else:
@@ -130,7 +145,9 @@ def test_a_page_has_no_address_but_data_and_places_on_itself(reader: Reader) -> 
 def test_a_page_forbids_everything_that_it_does_not_hold(reader: Reader) -> None:
     (policy,) = [found["content"] for _, found in reader.elements if "http-equiv" in found]
     directives = dict(directive.strip().split(" ", 1) for directive in policy.split(";"))
-    assert directives.pop("style-src").startswith("'sha256-")
+    assert directives.pop("style-src") == f"'sha256-{digest(*reader.styles)}'"
+    assert len(reader.scripts) > 1
+    assert directives.pop("script-src").split() == [f"'sha256-{digest(script)}'" for script in reader.scripts]
     assert directives == {
         "default-src": "'none'",
         "img-src": "data:",
@@ -151,6 +168,9 @@ def test_every_name_is_shown_as_it_is(reader: Reader) -> None:
 
 def test_no_file_holds_a_character_that_controls_how_others_are_shown(files: Mapping[str, bytes]) -> None:
     texts = {name: content.decode() for name, content in files.items() if not name.endswith((".png", ".svg", ".zip"))}
+    # Scripts hold no name: they are the same in every page.
+    texts["report.html"] = re.sub(r"<script( type=\"module\")?>.*?</script>", "", texts["report.html"], flags=re.DOTALL)
+    assert "Tables" in texts["report.html"]
     for name, text in texts.items():
         assert {letter for letter in text if not letter.isprintable()} <= {"\n"}, name
         assert name.isascii()

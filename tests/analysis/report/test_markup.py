@@ -3,8 +3,10 @@
 import csv
 import html.parser
 import io
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -84,12 +86,15 @@ PAGE = """# {{ name }}
 
 
 class Reader(html.parser.HTMLParser):
-    """The elements of a page, with their attributes, and the texts between them."""
+    """The elements of a page, with their attributes, the texts between them, its scripts, and its data as JSON."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.texts = [""]
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.known: list[Any] = []
         self.feed(page)
         self.close()
 
@@ -103,12 +108,19 @@ class Reader(html.parser.HTMLParser):
             self.texts.append("")
 
     def handle_data(self, data: str) -> None:
-        self.texts[-1] += data
+        if self.cdata_elem == "style":
+            self.styles.append(data)
+        elif self.cdata_elem != "script":
+            self.texts[-1] += data
+        elif self.elements[-1][1].get("type") == "application/json":
+            self.known = json.loads(data)
+        else:
+            self.scripts.append(data)
 
 
 def read(name: str) -> Reader:
     page = in_markdown().from_string(PAGE).render(name=name)
-    body = forms({"report.md": page.encode(), "a.png": b""})["report.html"].decode().partition("<main>")[2]
+    body = forms({"report.md": page.encode(), "a.png": b""})["report.html"].decode().partition("<body>")[2]
     return Reader(body)
 
 
@@ -126,6 +138,10 @@ def check(name: str) -> None:
     assert list(shape(found)) == list(shape(harmless))
     assert [text.strip() for text in found.texts] == [text.strip().replace("name", shown) for text in harmless.texts]
     assert [attributes["alt"] for tag, attributes in found.elements if tag == "img"] == [shown]
+    assert found.scripts == harmless.scripts
+    assert next(csv.reader(found.known[0]["csv"])) == [csv_cell(shown), csv_cell(shown)]
+    for language in ("csv", "markdown"):
+        assert len(found.known[0][language]) == len(harmless.known[0][language])
 
 
 @pytest.mark.parametrize("name", HOSTILE)

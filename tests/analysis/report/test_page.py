@@ -19,11 +19,12 @@ from analysis.__main__ import main
 from analysis.report.chapter import LIMITS, chapter_of
 from analysis.report.drawing import Palette
 from analysis.report.opening import forest_cell
-from analysis.report.page import compose, write
+from analysis.report.page import compose, report_of, write
 from analysis.statistics.estimates import MARGIN_DB
+from analysis.study.data_names import DataNames
 from analysis.study.loading import StudyResults, load, load_folder
 from analysis.study.tasks import split_by_task
-from tests.harness.pages import Report, broken, contradictions, plain
+from tests.harness.pages import Report, broken, contradictions, plain, unlinked
 from tests.harness.studies import (
     REFERENCE,
     Ours,
@@ -56,8 +57,8 @@ def page_of(files: dict[str, bytes]) -> str:
 
 
 def opening_of(page: str) -> str:
-    """What a page says before its first heading."""
-    return page.partition("\n## ")[0]
+    """What a page says before its first heading, without links to runs."""
+    return unlinked(page.partition("\n## ")[0])
 
 
 def sections(page: str) -> list[str]:
@@ -74,7 +75,7 @@ def first_row(files: dict[str, bytes], label: str) -> dict[str, str]:
     table = Report.of(files).first_table
     assert table is not None
     (row,) = [row for row in table.dicts() if plain(next(iter(row.values()))) == label]
-    return row
+    return {name: unlinked(text) for name, text in row.items()}
 
 
 # ---- what a page says first ------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def test_a_risk_of_collapse_is_counted_and_shown_without_the_collapsed() -> None
     assert row["Collapsed"] == "1 of 3 [1, 91] %"
     reason = "some trials collapsed, and all trials together show no sure difference: p = 0.41"
     assert reason in row_with(page_of(files), "| `bn=post align=1` | risk of collapse |")
-    assert "| `bn=post` | 1 | its PSNR is 8.500 dB below the baseline's |" in page_of(files)
+    assert "| `bn=post` | 1 | its PSNR is 8.500 dB below the baseline's |" in unlinked(page_of(files))
     assert "a finished trial that, averaged over the test sets, scores below the baseline" in page_of(files)
 
 
@@ -292,7 +293,7 @@ def test_a_chain_is_told_step_by_step() -> None:
     assert "what does each step add to those before it?" in page
     table = Report.of(files).first_table
     assert table is not None
-    assert [row[0] for row in table.rows] == [
+    assert [unlinked(row[0]) for row in table.rows] == [
         "BatchNorm after the convolution added",
         "Alignment 130 in place of BatchNorm after the convolution",
         "All steps together: alignment 130 added",
@@ -317,7 +318,7 @@ def test_methods_are_compared_under_their_names_task_by_task(tmp_path: Path) -> 
     assert table is not None
     assert table.header[0] == "In place of BBCU-L"
     assert {"sr_x2 Set5 (dB)", "sr_x2 Set14 (dB)", "sr_x4 Set5 (dB)"} <= set(table.header)
-    assert [row[0] for row in table.rows] == ["IRNet"]
+    assert [unlinked(row[0]) for row in table.rows] == ["IRNet"]
     assert "- **Claims of the paper**: 1 supported, 0 contradicted, 0 undecided." in page
     assert sorted(sections(page)[:2]) == ["sr_x2", "sr_x4"]
     assert {"part1-cells.csv", "part2-cells.csv", "effects.png"} <= set(files)
@@ -373,8 +374,8 @@ def test_metrics_besides_psnr_and_ssim_have_a_table_if_some_trial_has_one() -> N
     files = compose(in_memory([scored, others[0], again, *others[2:]]))
     page = page_of(files)
     assert "<summary>2 metrics besides PSNR and SSIM</summary>" in page
-    assert "| `residual=true` | Set5 | `lpips` | 0.25 ± 0.18 | 2 |" in page
-    assert "| `residual=true` | Set5 | `psnr_rgb_db` | 28.25 | 1 |" in page
+    assert "| `residual=true` | Set5 | `lpips` | 0.25 ± 0.18 | 2 |" in unlinked(page)
+    assert "| `residual=true` | Set5 | `psnr_rgb_db` | 28.25 | 1 |" in unlinked(page)
     table = pd.read_csv(io.BytesIO(files["metrics.csv"]))
     assert table["mean"].tolist() == [0.25, 28.25]
     without = compose(in_memory(two_cells(2)))
@@ -443,7 +444,7 @@ def test_parts_are_compared_one_by_one() -> None:
     ]
     table = Report.of(compose(in_memory(finished))).first_table
     assert table is not None
-    assert [row[0] for row in table.rows] == ["A binary head", "A binary body", "Binary upsampling"]
+    assert [unlinked(row[0]) for row in table.rows] == ["A binary head", "A binary body", "Binary upsampling"]
 
 
 def test_few_seeds_and_three_factors_get_a_half_normal_plot() -> None:
@@ -465,6 +466,13 @@ def test_data_are_a_comparison_if_the_test_pictures_are_the_same() -> None:
     assert "what is `data` worth?" in page
     assert "trained on several data sets for 20 steps" in page
     assert row_with(opening_of(page), f"data ffffffffffff in place of {first} |")
+
+
+def test_a_reader_filters_by_the_names_of_data() -> None:
+    other = [dataclasses.replace(each, others={"data": "f" * 64}) for each in with_scores((29.0, 29.1, 28.9))]
+    study = in_memory([*with_scores((30.0, 30.1, 29.9)), *other])
+    named = dataclasses.replace(study, data_names={trial().setting["data"]: DataNames("BSDS400", ("Set5",))})
+    assert {levels["data"] for levels in report_of(named).details.cells.values()} == {"BSDS400", "f" * 12}
 
 
 def test_trials_that_differ_in_steps_are_compared() -> None:
@@ -563,7 +571,7 @@ def test_the_second_reading_over_pictures_is_folded_and_decides_nothing(tmp_path
     page = page_of(compose(read_back(tmp_path, finished)))
     assert "The intervals are over 3 pictures, for the networks trained under seeds 0, 1 and 2." in page
     assert "so no verdict rests on them" in page
-    assert "| Without the residual | -0.500 [-0.748, -0.252] |" in page
+    assert "| Without the residual | -0.500 [-0.748, -0.252] |" in unlinked(page)
 
 
 # ---- what is missing -------------------------------------------------------------------------------------------------
@@ -589,9 +597,9 @@ def test_what_is_not_finished_or_left_out_is_shown_with_its_reason(unfinished: s
     opening = opening_of(unfinished)
     assert "2 cells, 4 seeds, 2 finished, 1 failed, 1 interrupted and 1 missing." in opening
     assert "**3 trials have no result: 1 failed, 1 interrupted and 1 missing.**" in opening
-    assert "| `residual=true` | 1 | failed | loss is not finite \\| step 7 second line |" in unfinished
-    assert "| `residual=true` | 2 | interrupted | stopped by the user |" in unfinished
-    assert "| `residual=true` | 3 | missing | planned, not started yet |" in unfinished
+    assert "| `residual=true` | 1 | failed | loss is not finite \\| step 7 second line |" in unlinked(unfinished)
+    assert "| `residual=true` | 2 | interrupted | stopped by the user |" in unlinked(unfinished)
+    assert "| `residual=true` | 3 | missing | planned, not started yet |" in unlinked(unfinished)
     assert "| `residual=true bn=out` | no add to stand after |" in unfinished
 
 

@@ -13,7 +13,7 @@ import pytest
 from ablations.storage.attempts import State, begin_attempt, end_attempt
 from analysis.__main__ import main
 from analysis.report.page import compose
-from tests.harness.pages import broken, contradictions
+from tests.harness.pages import broken, contradictions, unlinked
 from tests.harness.studies import REFERENCE, Trial, read_back, start, trial, write_study
 
 NEW, OLD = "a" * 16, "b" * 16
@@ -126,8 +126,8 @@ def test_the_appendix_says_which_code_made_which_trial(report: Path, page: str) 
 
 def test_a_failed_trial_and_a_missing_one_are_counted_at_the_top_and_listed_with_reasons(page: str, top: str) -> None:
     assert "**2 trials have no result: 1 failed and 1 missing.**" in top
-    assert "| `residual=false bn=none` | 2 | failed | loss is not finite at step 7 |" in page
-    assert "| `residual=true bn=post` | 1 | missing | planned, not started yet |" in page
+    assert "| `residual=false bn=none` | 2 | failed | loss is not finite at step 7 |" in unlinked(page)
+    assert "| `residual=true bn=post` | 1 | missing | planned, not started yet |" in unlinked(page)
 
 
 def test_a_cell_that_lacks_a_seed_is_marked_where_it_is_ranked(page: str) -> None:
@@ -138,11 +138,11 @@ def test_a_cell_that_lacks_a_seed_is_marked_where_it_is_ranked(page: str) -> Non
 
 
 def test_a_collapsed_trial_is_counted_in_the_first_table_and_listed_with_its_evidence(page: str) -> None:
-    rows = [line for line in page.splitlines() if line.startswith("| BatchNorm before the sign in place")]
+    rows = [line for line in unlinked(page).splitlines() if line.startswith("| BatchNorm before the sign in place")]
     (row,) = [line for line in rows if "1 of 3 [1, 91] %" in line]
     assert "risk of collapse" in row
     assert re.search(r"\| `residual=true bn=pre` \| \[3\]\(#runs-\w+\) \| 1 \|", page)
-    assert "| `residual=true bn=pre` | 2 | recorded as dead by the trial itself |" in page
+    assert "| `residual=true bn=pre` | 2 | recorded as dead by the trial itself |" in unlinked(page)
 
 
 def test_energy_is_shown_where_every_trial_has_it_and_said_to_be_unknown_elsewhere(report: Path, page: str) -> None:
