@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -29,15 +30,20 @@ ALLOWED: dict[str, set[str]] = {
     },
     "bbcu.deploy": {
         *("bbcu.errors", "bbcu.terminal", "bbcu.files", "bbcu.machine", "bbcu.compiled"),
-        *("bbcu.data", "bbcu.model", "bbcu.model.specs", "bbcu.model.methods", "bbcu.model.records"),
+        *("bbcu.data", "bbcu.model", "bbcu.model.specs", "bbcu.model.methods", "bbcu.model.records", "bbcu.training"),
     },
+    "bbcu.restore": {"bbcu.terminal", "bbcu.deploy"},
+    "bbcu.evaluate": {"bbcu.terminal", "bbcu.deploy"},
     "ablations.passwords": {"bbcu.passwords"},
     "ablations.config": {
         *("bbcu.errors", "bbcu.passwords", "bbcu.model.methods", "ablations.passwords", "ablations.space"),
     },
     "ablations.space": {"bbcu.errors", "bbcu.model.specs", "bbcu.model.methods"},
     "ablations.storage": {"bbcu.errors", "bbcu.files", "ablations.space"},
-    "ablations.tracking": {"bbcu.errors", "bbcu.passwords", "bbcu.files", "ablations.space", "ablations.storage"},
+    "ablations.tracking": {
+        *("bbcu.errors", "bbcu.passwords", "bbcu.files", "bbcu.terminal", "bbcu.training", "bbcu.deploy"),
+        *("ablations.space", "ablations.storage"),
+    },
     "ablations.watching": {"bbcu.errors", "bbcu.files", "ablations.space", "ablations.storage", "ablations.decide"},
     "ablations.decide": {"bbcu.errors", "bbcu.files", "ablations.space", "ablations.storage", "analysis.statistics"},
     "ablations.trial": {
@@ -231,5 +237,5 @@ def test_every_dependency_is_pinned() -> None:
         *project["dependencies"],
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
-    names = {entry.partition(">")[0].partition("=")[0].strip().lower() for entry in wanted}
+    names = {re.split(r"[\[=>]", entry)[0].strip().lower() for entry in wanted}
     assert names <= pinned

@@ -29,7 +29,8 @@ from tests.test_architecture import ALLOWED, FORBIDDEN
 
 CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 SECURITY = REPOSITORY / "SECURITY.md"
-PAGES = [REPOSITORY / "README.md", CONTRIBUTING, SECURITY, *sorted(DOCS.rglob("*.md"))]
+REPORTS = REPOSITORY / "reports" / "README.md"
+PAGES = [REPOSITORY / "README.md", REPORTS, CONTRIBUTING, SECURITY, *sorted(DOCS.rglob("*.md"))]
 EXTENDING = DOCS / "extending.md"
 
 FENCED = re.compile(
