@@ -8,10 +8,9 @@ returns them restored, in the same form.
 import importlib.metadata
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ablations.storage.folder import TrialFolder
-from bbcu.files import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,14 +48,11 @@ class Restorer:
 
 def _load_pyfunc(path: str) -> Restorer:
     """Load the network in a folder with a trial's result and checkpoint; MLflow calls this."""
-    import json
+    from bbcu.deploy.scoring import evaluation_of
+    from bbcu.deploy.sources import of_trial
 
-    from bbcu.deploy.sources import RESULT, of_trial
-    from bbcu.training.evaluation import Evaluation
-
-    setting: dict[str, Any] = json.loads(read_text(Path(path) / RESULT))["setting"]
-    ensemble = setting.get("evaluation", {}).get("self_ensemble") is True
-    return Restorer(of_trial(Path(path)).network, Evaluation(self_ensemble=ensemble))
+    source = of_trial(Path(path))
+    return Restorer(source.network, evaluation_of(source))
 
 
 def save_model(folder: TrialFolder, target: Path) -> None:

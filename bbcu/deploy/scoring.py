@@ -193,7 +193,7 @@ def run(options: argparse.Namespace) -> None:
     device = device_for(source.network, options.device)
     given = options.sets or _own_sets(source)
     pictures = find_sets(given, options.data, task.scale if options.inputs == "given" else None)
-    how = _evaluation_of(source)
+    how = evaluation_of(source)
     total = len(task.levels) * sum(map(len, pictures.test.values()))
     with progress_bar(source.name, total) as advance:
         scores = score_sets(source.network, pictures, task, device, how, lambda: advance(1))
@@ -213,7 +213,7 @@ def _own_sets(source: Source) -> list[str]:
     return [name.removesuffix(level) for name in metrics if name.endswith(level)]
 
 
-def _evaluation_of(source: Source) -> Evaluation:
+def evaluation_of(source: Source) -> Evaluation:
     """How the trial was scored; tiles change nothing, so they are not recorded."""
     recorded = source.result["setting"].get("evaluation") if source.result else None
     return Evaluation(self_ensemble=isinstance(recorded, dict) and recorded.get("self_ensemble") is True)
