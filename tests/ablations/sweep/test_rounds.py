@@ -476,6 +476,7 @@ def workers(launcher: Launcher, **config: Any) -> Workers:
         pytest.param({"_target_": JOBLIB, "n_jobs": -1}, CORES, max(32, 8 * CORES), id="all-cores"),
         pytest.param({"_target_": f"{SUBMITIT}.SlurmLauncher"}, None, 1000, id="elsewhere"),
         pytest.param({"_target_": RAY, "ray": {"init": {"num_cpus": 6}}}, 6, 48, id="ray-here"),
+        pytest.param({"_target_": RAY, "ray": {"init": {"address": "local", "num_cpus": 6}}}, 6, 48, id="ray-own"),
         pytest.param({"_target_": RAY, "ray": {"init": {"address": "auto"}}}, None, 1000, id="ray-there"),
     ],
 )
