@@ -19,6 +19,7 @@ from analysis.effects.depth import SHOWN_MEASURES, depth_table, range_table
 from analysis.effects.family import Family, Measured
 from analysis.effects.fractions import Fit, fitted, half_normals
 from analysis.effects.importance import Importance, importances
+from analysis.effects.lengths import Stage, stages
 from analysis.effects.ruled import RuledFamily, family_of
 from analysis.effects.savings import Prices, Saving, Word, prices_of, savings
 from analysis.report import figures, frames
@@ -27,6 +28,7 @@ from analysis.report.drawing import MOST_LINES, Drawing, Palette
 from analysis.report.forest import ContextDot, ContextRow, contexts_figure
 from analysis.report.frames import as_csv, rounded_frame
 from analysis.report.importance import importance_figure, importance_frame
+from analysis.report.lengths import agreement_frame, length_frame, lengths_figure
 from analysis.report.markup import file_name
 from analysis.report.notes import effect_note
 from analysis.report.pictures import Damaged, Strip, strips
@@ -69,7 +71,7 @@ class Chapter:
     ``damaged`` are the files of finished trials that cannot be read. ``prices`` ranks the cells at several prices of a
     binary multiply-add, None if too few record what is counted. ``savings_elsewhere`` has what the interventions save
     at the places where fewer cells were measured than at the main one. ``importances`` are those of a search, or why
-    there are none.
+    there are none. ``stages`` say by test set what ``rows`` would have shown after fewer steps.
     """
 
     results: TaskResults
@@ -96,6 +98,7 @@ class Chapter:
     prices: Prices | None = None
     savings_elsewhere: Mapping[Place, Mapping[Pair, Saving]] = dataclasses.field(default_factory=dict)
     importances: Sequence[Importance] | str = ()
+    stages: Mapping[str, Sequence[Stage]] = dataclasses.field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         return f"{self.prefix}{name}" in self.files
@@ -292,7 +295,7 @@ def chapter_of(results: TaskResults, margin: float, prefix: str, heading: str, p
     if isinstance(family, RuledFamily):
         add_decisions(chapter, family)
     if chapter.cells:
-        for add in (add_effects, add_costs, add_importances, add_measured, add_probes, add_curves, add_pictures):
+        for add in PARTS:
             log.debug("%s, %s", results.title or results.task, add.__name__.removeprefix("add_"))
             add(chapter)
         chapter.add("cells", frame=frames.cell_frame(chapter.cells, results))
@@ -423,6 +426,18 @@ def add_curves(chapter: Chapter) -> None:
         chapter.add("curves", drawn, table)
 
 
+def add_lengths(chapter: Chapter) -> None:
+    rows = [row for row in chapter.rows if row.pair in chapter.family]
+    chapter.stages = rounded(stages(chapter.first, [row.pair for row in rows], chapter.family))
+    if not chapter.stages:
+        return
+    drawn = rows[:MOST_LINES]
+    labels = [chapter.results.labels[row.pair[1]] for row in drawn]
+    figure = lengths_figure(chapter.stages, drawn, labels, chapter.palette)
+    chapter.add("lengths", figure, length_frame(chapter.stages, rows))
+    chapter.add("agreement", frame=agreement_frame(chapter.stages))
+
+
 def add_pictures(chapter: Chapter) -> None:
     found, chapter.picture_count, damaged = strips(chapter.results, chapter.cells, chapter.baseline_word)
     chapter.damaged += damaged
@@ -432,3 +447,10 @@ def add_pictures(chapter: Chapter) -> None:
         chapter.strips.append((strip, name))
     if found:
         chapter.add("pictures", frame=frames.strip_frame(found))
+
+
+PARTS = (
+    *(add_effects, add_costs, add_importances, add_measured, add_probes),
+    *(add_curves, add_lengths, add_pictures),
+)
+"""What adds a part of a chapter to it, in the order of the page."""

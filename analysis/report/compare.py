@@ -9,6 +9,7 @@ that was trained by a stopping rule, only the first look counts, whose seeds wer
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ from typing import Any
 import pandas as pd
 
 from ablations.space.study_cells import UNTRAINED
+from analysis.effects.lengths import rank_correlation
 from analysis.report.archive import ARCHIVE, archive_at, opened
 from analysis.report.words import render
-from analysis.statistics.estimates import MARGIN_DB, Estimate, Verdict, combination, verdicts
+from analysis.statistics.estimates import MARGIN_DB, Estimate, Verdict, combination, mean_of, verdicts
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults, identities_of, load, load_folder
 from analysis.study.tasks import cell_labels, scores_by_cell, setting_of, test_sets
@@ -47,6 +49,15 @@ class Row:
     seeds: str
     same: int
     verdict: Verdict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """How far both studies order their ``cells`` alike on a test set: Spearman's correlation of their mean PSNR."""
+
+    test_set: str
+    cells: int
+    rank_correlation: float
 
 
 @contextlib.contextmanager
@@ -90,6 +101,7 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
         alike=len(matched) - same,
         apart=apart,
         compared=rounded(compared(sides, matched, margin)),
+        orders=orders(sides, matched),
         only=[
             (names[0], only_in(sides[0], {match.first for match in matched}, labels)),
             (names[1], only_in(sides[1], {match.second for match in matched}, labels)),
@@ -176,6 +188,22 @@ def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[Row]
         family = iter(verdicts([difference(*pair) for pair in tested], margin))
         found += [row if row.same else dataclasses.replace(row, verdict=next(family)) for row, _ in rows]
     return found
+
+
+def orders(sides: Sides, matched: Sequence[Match]) -> list[Order]:
+    """Return how far both studies order the matched cells alike on each test set that both scored."""
+    found = []
+    for name in [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]:
+        scores = [scored(side, name) for side in sides]
+        means = [
+            (mean_of(first.values()), mean_of(second.values()))
+            for match in matched
+            for first, second in [(scores[0].get(match.first, {}), scores[1].get(match.second, {}))]
+            if first and second
+        ]
+        first, second = ([rounded(pair[side]) for pair in means] for side in range(2))
+        found.append(Order(name, len(means), rank_correlation(first, second)))
+    return [order for order in found if not math.isnan(order.rank_correlation)]
 
 
 def same_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> int:

@@ -21,12 +21,14 @@ from analysis.effects.claims import PROBES, Status
 from analysis.effects.curves import TIME
 from analysis.effects.depth import EVERY
 from analysis.effects.family import DECIDED, Conclusion
+from analysis.effects.lengths import shortest
 from analysis.report.archive import recording, write_archive
 from analysis.report.chapter import LIMITS, Chapter, chapter_of
 from analysis.report.drawing import MOST_LINES, Palette
 from analysis.report.forms import PAGE, replace, write_forms
 from analysis.report.frames import as_csv, rounded_frame
 from analysis.report.html.details import Details
+from analysis.report.lengths import LINEAR_DB
 from analysis.report.markup import anchor
 from analysis.report.opening import Opening, first_figure, opening_of
 from analysis.report.paper_table import Table, paper_tables
@@ -189,7 +191,7 @@ def readable(value: object) -> str:
 CONSTANTS = {
     **{"MOST_LINES": MOST_LINES, "MOST_CELLS": MOST_CELLS, "SHOWN_PER_SET": SHOWN_PER_SET},
     **{"SAME_COST": SAME_COST, "EVERY": EVERY, "PAPER": PAPER, "MEASURED": MEASURED, "TIME": TIME},
-    **{"PROBES": PROBES, "Conclusion": Conclusion, "DECIDED": DECIDED, "Status": Status},
+    **{"PROBES": PROBES, "LINEAR_DB": LINEAR_DB, "Conclusion": Conclusion, "DECIDED": DECIDED, "Status": Status},
 }
 FUNCTIONS = (
     *(
@@ -203,7 +205,7 @@ FUNCTIONS = (
         math.isnan,
         recorded_provenance,
     ),
-    *(rounded, run_address, runs_of_cells, seeds_in_words, states_in_words, versions),
+    *(rounded, run_address, runs_of_cells, seeds_in_words, shortest, states_in_words, versions),
 )
 """What the templates use beside the data."""
 

@@ -73,6 +73,13 @@ def test_cells_with_the_same_scores_are_said_to_be_the_same_and_tested_by_nothin
     assert "undecided" not in one
 
 
+def test_the_order_of_the_cells_is_compared_where_three_are_in_both(tmp_path: Path) -> None:
+    first = [*some(), *some(0.5, bn="post"), *some(1.0, residual=False)]
+    second = [*some(steps=40), *some(1.5, bn="post", steps=40), *some(1.0, residual=False, steps=40)]
+    assert "- Set5: +0.50, over 3 cells." in page_of(tmp_path / "three", first, second)
+    assert "rank correlation" not in page_of(tmp_path / "two", first[:6], second[:6])
+
+
 def test_cells_are_named_by_what_varies_in_either_study(tmp_path: Path) -> None:
     page = page_of(tmp_path, [*some(), *some(bn="post")], [*some(0.5, steps=40), *some(0.5, bn="post", steps=40)])
     assert "2 cells agree in everything but `train.steps`" in page
