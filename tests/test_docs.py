@@ -1,6 +1,6 @@
 """The documentation: its recipes run, its links lead somewhere, and what it names exists.
 
-``python -m tests.test_docs`` writes the tables that are made from the code.
+``python -m tests.test_docs`` writes the tables that are made from the code and from the reports.
 """
 
 import importlib
@@ -15,12 +15,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
+from ablations.space.claims import CLAIMS
 from ablations.space.factors import FACTORS, Factor, level_text
-from bbcu.data.tasks import Task
+from analysis.report.summary import SUMMARY, Task, read_summary
+from bbcu.data import tasks
 from tests.harness.builders import noise
 from tests.harness.paths import DOCS, REPOSITORY
 from tests.harness.processes import CommandProcess
@@ -31,6 +34,7 @@ CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
 SECURITY = REPOSITORY / "SECURITY.md"
 REPORTS = REPOSITORY / "reports" / "README.md"
 PAGES = [REPOSITORY / "README.md", REPORTS, CONTRIBUTING, SECURITY, *sorted(DOCS.rglob("*.md"))]
+EXAMPLES = REPOSITORY / "reports" / "examples"
 EXTENDING = DOCS / "extending.md"
 
 FENCED = re.compile(
@@ -214,9 +218,53 @@ def forbidden_in(room: str) -> set[str]:
     return {name for package in packages for name in FORBIDDEN[package]}
 
 
+def evidence_table() -> str:
+    """What the committed reports say of each claim of the paper, those with more steps first."""
+    found: dict[str, list[tuple[int, str]]] = {claim.text: [] for claim in CLAIMS}
+    for summary_file in sorted(EXAMPLES.glob(f"*/{SUMMARY}")):
+        parts = read_summary(summary_file).tasks
+        for number, task in enumerate(parts, start=1):
+            file = summary_file.with_name("claims.csv" if len(parts) == 1 else f"part{number}-claims.csv")
+            claims = pd.read_csv(file, dtype=str) if file.is_file() else pd.DataFrame(columns=["claim"])
+            for text, rows in claims.groupby("claim", sort=False):
+                found[str(text)].append((int(task.steps), evidence(summary_file.parent.name, task, rows)))
+    lines = [f"| {text} | {row} |" for text, rows in found.items() for _, row in sorted(rows, key=lambda one: -one[0])]
+    return "\n".join(
+        [
+            "| Claim of the paper | Here | Measured [95 %] | Seeds | Network, steps, trained on | Report |",
+            "|---|---|---|---:|---|---|",
+            *lines,
+        ]
+    )
+
+
+def evidence(report: str, task: Task, rows: pd.DataFrame) -> str:
+    """The cells of a row: one verdict, or one for each test set if they differ; the difference on the first of them."""
+    by_verdict: dict[str, list[str]] = {}
+    for test_set, verdict in zip(rows["on"], rows["status"], strict=True):
+        by_verdict.setdefault(verdict, []).append(test_set)
+    alone = len(by_verdict) == 1
+    verdicts = [f"**{word}**" + ("" if alone else f" on {', '.join(sets)}") for word, sets in by_verdict.items()]
+    first = rows.iloc[0]
+    unit = "" if first["on"] == "probes" else " dB"
+    mean, low, high = (f"{float(first[name]):+.3f}" for name in ("mean", "low_95", "high_95"))
+    collapsed = first["collapsed_before"], first["collapsed_after"]
+    mark = "" if all(text.startswith("0 of") for text in collapsed) else f" (collapsed: {' and '.join(collapsed)})"
+    return " | ".join(
+        [
+            "; ".join(verdicts),
+            f"{mean}{unit} [{low}, {high}] on {first['on']}{mark}",
+            first["seeds"],
+            f"{task.network} for {task.task}, {task.steps}, {task.trained_on}",
+            f"[{report}](../reports/examples/{report}/report.md)",
+        ]
+    )
+
+
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "factors": (DOCS / "parts.md", factor_table),
     "rooms": (CONTRIBUTING, room_table),
+    "evidence": (DOCS / "findings.md", evidence_table),
 }
 
 
@@ -371,7 +419,7 @@ def test_a_metric_of_ones_own_is_scored(recipes: Workplace) -> None:
 
 def test_the_task_of_the_page_is_a_task(recipes: Workplace) -> None:
     task = runpy.run_path("deblurring.py")["Deblurring"]()
-    assert {name for name in vars(Task) if not name.startswith("_")} <= set(dir(task))
+    assert {name for name in vars(tasks.Task) if not name.startswith("_")} <= set(dir(task))
     given, truth = task.test_pair(noise(24, 30), "")
     assert given.shape == truth.shape == (24, 30, 3)
     blurred, same = task.score(task.baseline(given), truth), task.score(truth, truth)

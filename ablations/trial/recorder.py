@@ -17,6 +17,7 @@ from ablations.trial.progress import TrialProgress
 from bbcu.data.images import Pixels
 from bbcu.data.pairs import Pair, PreparedData
 from bbcu.data.tasks import Score
+from bbcu.deploy.backends import exact_runner
 from bbcu.training.evaluation import Evaluation, evaluate, mean_score
 from bbcu.training.loop import StepReport, Training
 
@@ -116,7 +117,9 @@ class Recorder:
 
         start = time.perf_counter()
         network, device = self._training.network, self._training.device
-        self.scores = evaluate(network, self._data.test, self._data.task, device, self._how, keep)
+        # A packed network gives the same bits as the one that is trained, in a third of the time at the published size.
+        run = exact_runner(network, device)
+        self.scores = evaluate(network, self._data.test, self._data.task, device, self._how, keep, run)
         self.evaluate_seconds += time.perf_counter() - start
         means = {name: mean_score(scores) for name, scores in self.scores.items()}
         self._add(step, {f"{name}/psnr_db": mean.psnr_db for name, mean in means.items()})

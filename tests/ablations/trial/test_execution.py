@@ -12,8 +12,10 @@ import pytest
 import torch
 from mlflow.entities import Run
 from PIL import Image
+from torch import Tensor, nn
 
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
+from ablations.trial import recorder
 from ablations.trial.data import data_of
 from ablations.trial.identity import network_of, spec_of
 from bbcu.data.tasks import ArtifactReduction, Denoising, SuperResolution, Task
@@ -111,6 +113,27 @@ def test_the_score_of_a_set_is_the_mean_of_its_images(done: DoneTrial, metric: s
     assert set(score["images"]) == {"third", "fourth"}
     mean = statistics.fmean(image[metric] for image in score["images"].values())
     assert score[metric] == pytest.approx(mean, abs=1e-6)
+
+
+def test_the_packed_network_that_scores_a_trial_has_the_bits_of_the_float_one(
+    done: DoneTrial, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same trial again, scored by its float network in the place of the packed one."""
+    scored = []
+
+    def float_runner(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+        def run(batch: Tensor) -> Tensor:
+            scored.append(batch.shape)
+            output: Tensor = network(batch)
+            return output
+
+        return run
+
+    monkeypatch.setattr(recorder, "exact_runner", float_runner)
+    assert workplace.run().status == 0
+    evaluations = [point for point in workplace.folder_of().curve() if "Tiny/psnr_db" in point.metrics]
+    assert len(scored) == 2 * len(evaluations) > 0
+    assert result_of(workplace)["metrics"] == done.result["metrics"]
 
 
 def mean_baseline(task: Task, level: str = "", metric: str = "psnr_db") -> float:
