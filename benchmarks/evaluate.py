@@ -1,7 +1,7 @@
-"""Measure how long a network takes to restore whole pictures, also with the released arithmetic and in tiles.
+"""Measure how long a network takes to restore pictures: packed, as it trains, in tiles.
 
 python -m benchmarks.evaluate
-python -m benchmarks.evaluate --channels 64 --blocks 16 --size 512x512
+python -m benchmarks.evaluate --network dncnn --blocks 9 --size 480x320
 """
 
 import argparse
@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from bbcu.data.tasks import SuperResolution
+from bbcu.data.tasks import Denoising, SuperResolution, Task
+from bbcu.deploy.backends import exact_runner
 from bbcu.model.int8 import missing_for_int8
 from bbcu.model.networks import build
 from bbcu.model.parts import NetworkSpec
@@ -21,12 +22,13 @@ from bbcu.training.loop import resolve_device
 from benchmarks.common import interleaved, parse_arguments, parser_of, print_times, write_figures
 from benchmarks.references import WrittenOut, rebuilt
 
-SCALE = 2
+SCALE, SIGMA = 2, 25
 TILE = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
+    parser.add_argument("--network", choices=["srresnet", "dncnn"], default="srresnet", help="for x2, or for noise")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--size", default="512x512", metavar="WIDTHxHEIGHT", help="of the truth (%(default)s)")
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(parser, arguments)
     torch.set_num_threads(options.threads)
     shape = f"{options.channels} channels, {options.blocks} blocks"
-    print(f"x{SCALE} to {options.size}, {shape}, {options.threads} threads")
+    print(f"{options.network} to {options.size}, {shape}, {options.threads} threads")
     times = measure(options)
     print_times(times)
     print(f"largest memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
@@ -47,16 +49,19 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Return the milliseconds per picture of each variant."""
     width, height = map(int, options.size.split("x"))
     truth = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    task, device = SuperResolution(SCALE), resolve_device(options.device)
-    picture, truth = task.pair(truth)
-    spec = NetworkSpec(SCALE, options.channels, options.blocks, align=130 * options.channels / 64)
-    network, floats = (build("srresnet", spec, 0).to(device) for _ in range(2))
+    task: Task = SuperResolution(SCALE) if options.network == "srresnet" else Denoising((SIGMA,), (0, 75))
+    device = resolve_device(options.device)
+    picture, truth = task.test_pair(truth, next(iter(task.levels), ""))
+    spec = NetworkSpec(task.scale, options.channels, options.blocks, align=130 * options.channels / 64)
+    network, floats = (build(options.network, spec, 0).to(device) for _ in range(2))
     if missing_for_int8(device) is None:
         convolve_signs(network, "int8")
-    released = rebuilt("srresnet", spec, WrittenOut).to(device)
+    released = rebuilt(options.network, spec, WrittenOut).to(device)
+    packed = exact_runner(network, device)
     output = restore(network, picture, device)
     ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: restore(network, picture, device),
+        "packed": lambda: restore(network, picture, device, run=packed),
+        "as it trains": lambda: restore(network, picture, device),
         "signs in floats": lambda: restore(floats, picture, device),
         "released arithmetic": lambda: restore(released, picture, device),
         f"tiles of {TILE}": lambda: restore(network, picture, device, Evaluation(tile=TILE)),
