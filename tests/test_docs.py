@@ -245,15 +245,16 @@ def evidence(report: str, task: Task, rows: pd.DataFrame) -> str:
         by_verdict.setdefault(verdict, []).append(test_set)
     alone = len(by_verdict) == 1
     verdicts = [f"**{word}**" + ("" if alone else f" on {', '.join(sets)}") for word, sets in by_verdict.items()]
-    first = rows.iloc[0]
+    first = rows.fillna("").iloc[0]
     unit = "" if first["on"] == "probes" else " dB"
     mean, low, high = (f"{float(first[name]):+.3f}" for name in ("mean", "low_95", "high_95"))
+    where = f" at `{first['away_from_the_papers_unit']}`" if first["away_from_the_papers_unit"] else ""
     collapsed = first["collapsed_before"], first["collapsed_after"]
     mark = "" if all(text.startswith("0 of") for text in collapsed) else f" (collapsed: {' and '.join(collapsed)})"
     return " | ".join(
         [
             "; ".join(verdicts),
-            f"{mean}{unit} [{low}, {high}] on {first['on']}{mark}",
+            f"{mean}{unit} [{low}, {high}] on {first['on']}{where}{mark}",
             first["seeds"],
             f"{task.network} for {task.task}, {task.steps}, {task.trained_on}",
             f"[{report}](../reports/examples/{report}/report.md)",

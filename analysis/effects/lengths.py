@@ -6,19 +6,13 @@ compare`` sets two studies beside each other.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
-
-from scipy.stats import spearmanr
 
 from ablations.space.interventions import Pair
 from analysis.effects.family import Family, combined
-from analysis.statistics.estimates import Outcome, Verdict, verdicts
-from analysis.statistics.rounding import rounded
+from analysis.statistics.estimates import Outcome, Verdict, rank_correlation, verdicts
 from analysis.study.loading import identities_of
 from analysis.study.tasks import TaskResults
-
-FEWEST_RANKED = 3  # effects; two have one order or the other
 
 SIDES = {Outcome.BETTER, Outcome.WORSE}
 
@@ -68,7 +62,8 @@ def scores_by_step(results: TaskResults, test_set: str, pairs: Sequence[Pair]) -
     """
     cells = {cell for pair in pairs for cell in pair}
     curves = results.curves()
-    own = curves[(curves["metric"] == f"{test_set}/psnr_db") & curves["cell"].isin(cells)].sort_values(["cell", "seed"])
+    own = curves[(curves["metric"] == f"{test_set}/psnr_db") & curves["cell"].isin(cells) & (curves["step"] > 0)]
+    own = own.sort_values(["cell", "seed"])
     found: dict[int, Scores] = {}
     for step, (cell, seed), score in zip(own["step"].tolist(), identities_of(own), own["value"].tolist(), strict=True):
         found.setdefault(int(step), {}).setdefault(cell, {})[seed] = score
@@ -98,13 +93,6 @@ def compared_to_last(found: Sequence[tuple[int, Sequence[Verdict]]], shown: int)
         for step, every in found
         for own in (every[:shown],)
     ]
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's correlation of two rows of numbers; NaN for fewer than three, and if one does not vary."""
-    if len(first) < FEWEST_RANKED or len(set(first)) < 2 or len(set(second)) < 2:
-        return math.nan
-    return rounded(float(spearmanr(first, second).statistic))
 
 
 def shortest(found: Sequence[Stage]) -> int:

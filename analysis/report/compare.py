@@ -19,10 +19,9 @@ from typing import Any
 import pandas as pd
 
 from ablations.space.study_cells import UNTRAINED
-from analysis.effects.lengths import rank_correlation
 from analysis.report.archive import ARCHIVE, archive_at, opened
 from analysis.report.words import render
-from analysis.statistics.estimates import MARGIN_DB, Estimate, Verdict, combination, mean_of, verdicts
+from analysis.statistics.estimates import MARGIN_DB, Estimate, Verdict, combination, mean_of, rank_correlation, verdicts
 from analysis.statistics.rounding import rounded
 from analysis.study.loading import StudyResults, identities_of, load, load_folder
 from analysis.study.tasks import cell_labels, scores_by_cell, setting_of, test_sets

@@ -36,6 +36,7 @@ MARGIN_DB = 0.05
 """Differences in PSNR that are smaller than this do not matter; papers print two decimals and argue over 0.1 dB."""
 
 POWER = 0.8  # how probable it must be to find a difference before seeds are said to be able to show it
+FEWEST_RANKED = 3  # numbers that have a rank correlation
 MOST_SEEDS = 1000  # plans for more seeds than this are not computed
 HALVINGS = 50  # of an interval, which leave 15 digits
 
@@ -294,6 +295,22 @@ def correlation_within_seeds(scores: Scores) -> float:
     products = float(size.sum() ** 2 - (size**2).sum())
     covariances = float((rest.sum(axis=0) ** 2).sum() - (rest**2).sum())
     return rounded(covariances / products) if products > 0 else math.nan
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's correlation of two rows of numbers, 1 for the same order, ties at their mean rank (Spearman, 1904).
+
+    NaN for fewer than three numbers, which have one order or the other, and if a row does not vary.
+    """
+    if len(first) < FEWEST_RANKED or len(set(first)) < 2 or len(set(second)) < 2:
+        return math.nan
+    return rounded(float(np.corrcoef(ranks(first), ranks(second))[0, 1]))
+
+
+def ranks(values: Sequence[float]) -> Array:
+    """The place of each number in ascending order, from 1 on; equal numbers share the mean of theirs."""
+    _, places, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])
 
 
 def break_even_correlation(seeds: int) -> float:

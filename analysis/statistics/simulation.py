@@ -49,7 +49,7 @@ NOISE_DB = 0.1
 """The spread of a cell between seeds where all cells spread equally."""
 
 SEEN_DB = (0.004, 0.016, 0.028, 0.039, 0.054, 0.060, 0.062, 0.087, 0.130, 0.296, 0.670)
-"""Every fourth of the 39 standard deviations in ``reports/examples/components/cells.csv``, and the largest."""
+"""Every fourth of the 39 standard deviations of ``study=components`` at the default budget, and the largest."""
 
 UNEVEN_DB = (0.05, 0.15)  # the reference and the ablated cells, where ablated ones spread three times as much
 QUIET_DB = 0.02  # a spread at which ten seeds show equivalence easily, so that a false one at the margin would show too
@@ -420,7 +420,7 @@ COMPONENTS: Mapping[str, tuple[float, float]] = {
     "act=after align=1": (32.630, 0.177),
     "act=after bn=post": (33.321, 0.055),
 }
-"""The mean PSNR and its standard deviation, in dB, of the compared cells of ``reports/examples/components``."""
+"""The mean PSNR and its standard deviation, in dB, of the compared cells of the same study."""
 
 AT_THE_REFERENCE: tuple[Pair, ...] = tuple(("reference", cell) for cell in tuple(COMPONENTS)[1:9])
 STUDIES_OF_COMPONENTS: Mapping[str, tuple[int, tuple[Pair, ...]]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablations.space.stopping_rule import StoppingRule
-from analysis.effects.lengths import Stage, rank_correlation, shortest, stages
+from analysis.effects.lengths import Stage, shortest, stages
 from analysis.report.lengths import halvings
 from analysis.report.page import compose
 from analysis.statistics.estimates import Outcome
@@ -117,6 +117,21 @@ def test_the_shortest_training_is_that_from_which_on_nothing_changes(
     assert shortest(own) == step
 
 
+def test_a_step_0_is_none(tmp_path: Path) -> None:
+    """A curve of somebody else may have it."""
+    every = [dataclasses.replace(each, earlier={0: 20.0, **each.earlier}) for each in trials()]
+    results = read_back(tmp_path, every)
+    assert [stage.step for stage in found(only_task(results))] == list(STEPS)
+    assert compose(results)["lengths.png"]
+
+
+def test_without_the_curve_of_every_trial_there_are_no_stages(tmp_path: Path) -> None:
+    """A curve with a score that is no number is not read."""
+    every = trials()
+    every[-1] = dataclasses.replace(every[-1], earlier={**every[-1].earlier, 5: math.nan})
+    assert found(only_task(read_back(tmp_path, every))) == []
+
+
 def test_a_step_that_some_trial_lacks_is_left_out(tmp_path: Path) -> None:
     every = trials()
     every[-1] = dataclasses.replace(every[-1], earlier={10: every[-1].earlier[10]})
@@ -146,21 +161,6 @@ def test_only_seeds_of_the_first_look_count_under_a_stopping_rule(tmp_path: Path
     assert max(len(seeds) for seeds in results.seeds_by_cell.values()) > rule.first_look
     (stage, *_) = stages(results.at_first_look, judged.tested, judged.family)["Set5"]
     assert {one.estimate.n for one in stage.verdicts} == {rule.first_look}
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        pytest.param([1, 2, 3, 4], [10, 20, 30, 40], 1.0, id="the same order"),
-        pytest.param([1, 2, 3, 4], [4, 3, 2, 1], -1.0, id="the opposite order"),
-        pytest.param([1, 2, 3, 4], [1, 2, 4, 3], 0.8, id="two neighbours swapped"),
-        pytest.param([1, 1, 2], [1, 2, 3], math.sqrt(3) / 2, id="a tie"),
-        pytest.param([1, 2], [1, 2], math.nan, id="two"),
-        pytest.param([1, 1, 1], [1, 2, 3], math.nan, id="all alike"),
-    ],
-)
-def test_ranks_correlate_as_spearman_says(first: list[float], second: list[float], expected: float) -> None:
-    assert rank_correlation(first, second) == pytest.approx(expected, nan_ok=True)
 
 
 def test_the_page_says_from_which_step_on_the_outcomes_are_those_of_the_end(study: StudyResults) -> None:

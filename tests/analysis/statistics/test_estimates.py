@@ -21,6 +21,7 @@ from analysis.statistics.estimates import (
     over_images,
     power_of_difference,
     power_of_equivalence,
+    rank_correlation,
     seeds_for_difference,
     seeds_for_equivalence,
     share,
@@ -418,3 +419,25 @@ def test_pairing_pays_above_the_correlation_at_which_both_intervals_are_as_wide(
     assert break_even_correlation(3) == pytest.approx(0.58, abs=0.005)
     with pytest.raises(ValueError, match="no correlation"):
         break_even_correlation(1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param([1, 2, 3, 4], [10, 20, 30, 40], 1.0, id="the same order"),
+        pytest.param([1, 2, 3, 4], [4, 3, 2, 1], -1.0, id="the opposite order"),
+        pytest.param([1, 2, 3, 4], [1, 2, 4, 3], 0.8, id="two neighbours swapped"),
+        pytest.param([1, 1, 2], [1, 2, 3], math.sqrt(3) / 2, id="a tie"),
+        pytest.param([1, 2], [1, 2], math.nan, id="two"),
+        pytest.param([1, 1, 1], [1, 2, 3], math.nan, id="all alike"),
+    ],
+)
+def test_ranks_correlate_as_spearman_says(first: list[float], second: list[float], expected: float) -> None:
+    assert rank_correlation(first, second) == pytest.approx(expected, nan_ok=True)
+
+
+def test_ranks_correlate_as_scipy_says() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = draw.integers(0, 6, (2, 9)).tolist()
+        assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)

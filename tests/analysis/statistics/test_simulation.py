@@ -47,7 +47,7 @@ from analysis.statistics.simulation import (
     to_reference,
     uneven,
 )
-from tests.harness.paths import DOCS, REPOSITORY
+from tests.harness.paths import DOCS
 
 PAGE = DOCS / "statistics.md"
 
@@ -242,10 +242,14 @@ def test_components_takes_at_most_60_percent_of_the_trainings_as_a_whole() -> No
     assert said(f"{whole:.0f} % of the trainings of the fixed plan, and one at a time {alone:.0f} %")
 
 
-def test_the_effects_of_components_are_those_of_the_report() -> None:
-    with (REPOSITORY / "reports/examples/components/cells.csv").open(encoding="utf-8", newline="") as file:
+def test_effects_and_spreads_are_those_of_a_study_of_39_cells() -> None:
+    """The file has the cells of ``study=components`` at the default budget, each under three seeds."""
+    with Path(__file__).with_name("spreads.csv").open(encoding="utf-8", newline="") as file:
         cells = [(float(row["psnr_mean_db"]), float(row["psnr_sd_db"])) for row in csv.DictReader(file)]
     assert {(round(mean, 3), round(spread, 3)) for mean, spread in cells} >= set(COMPONENTS.values())
+    spreads = sorted(round(spread, 3) for _, spread in cells)
+    assert len(spreads) == 39
+    assert sorted({*spreads[::4], spreads[-1]}) == list(SEEN_DB)
 
 
 # --- the scores of simulated studies ----------------------------------------------------------------------------------
@@ -266,7 +270,7 @@ def test_scores_have_the_spread_and_correlation_that_they_name(correlation: floa
     assert np.corrcoef(first, second)[0, 1] == pytest.approx(correlation, abs=0.02)
 
 
-def test_spreads_as_seen_are_drawn_from_the_report() -> None:
+def test_spreads_as_seen_are_drawn_from_these() -> None:
     assert set(as_seen(np.random.default_rng(0), (100, 2)).ravel().tolist()) == set(SEEN_DB)
 
 
