@@ -6,6 +6,7 @@
 import importlib
 import importlib.util
 import json
+import math
 import os
 import re
 import runpy
@@ -262,9 +263,33 @@ def evidence(report: str, task: Task, rows: pd.DataFrame) -> str:
     )
 
 
+def length_table() -> str:
+    """What each committed report says of fewer steps: the rank correlation at parts of its training."""
+    shares = {"1/8": 8, "1/4": 4, "1/2": 2}
+    lines = [
+        f"| Report | Effects | Steps | {' | '.join(f'after {share}' for share in shares)} | All verdicts from step |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for file in sorted(EXAMPLES.glob("*/*agreement.csv")):
+        table = pd.read_csv(file)
+        first = table[table["test_set"] == table["test_set"].iloc[0]].set_index("step")
+        last, effects = first.index.max(), first["comparisons"].iloc[0]
+        found = [first["rank_correlation"].get(last / part, math.nan) for part in shares.values()]
+        if not math.isnan(first["rank_correlation"].iloc[-1]):
+            shown = " | ".join("—" if math.isnan(value) else f"{value:+.2f}" for value in found)
+            differing = first.index[first["same_outcome"] < effects]
+            settled = first.index[first.index > max(differing, default=0)][0]
+            report = f"[{file.parent.name}](../reports/examples/{file.parent.name}/report.md)"
+            number = re.match(r"part(\d+)-", file.name)
+            task = f", {read_summary(file.with_name(SUMMARY)).tasks[int(number[1]) - 1].task}" if number else ""
+            lines.append(f"| {report}{task} | {effects} | {last} | {shown} | {settled} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "factors": (DOCS / "parts.md", factor_table),
     "rooms": (CONTRIBUTING, room_table),
+    "lengths": (DOCS / "findings.md", length_table),
     "evidence": (DOCS / "findings.md", evidence_table),
 }
 

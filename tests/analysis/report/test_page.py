@@ -505,6 +505,7 @@ def test_the_sections_stand_in_their_order(page: str) -> None:
         "The paper's claims",
         "Cells",
         "Learning curves",
+        "Fewer steps",
         "Pictures",
         "Trials and provenance",
         "Beside the paper: super-resolution, sr_x2",
