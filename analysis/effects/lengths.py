@@ -14,6 +14,8 @@ from analysis.statistics.estimates import Outcome, Verdict, rank_correlation, ve
 from analysis.study.loading import identities_of
 from analysis.study.tasks import TaskResults
 
+MOST_STAGES = 24  # of a training that is scored more often, those at even distances
+
 SIDES = {Outcome.BETTER, Outcome.WORSE}
 
 Scores = dict[str, dict[int, float]]  # PSNR in dB by cell and seed
@@ -37,13 +39,15 @@ class Stage:
 
 
 def stages(results: TaskResults, pairs: Sequence[Pair], family: Family) -> dict[str, list[Stage]]:
-    """Return what the comparisons ``pairs`` show on each test set, at each step that all of their trials have.
+    """Return what the comparisons ``pairs`` show on each test set, at the steps that all of their trials have.
 
     Every trial counts, also one that collapsed; with a stopping rule those of the first look, so ``results`` are these.
     The steps ascend to the end of the training. Empty unless there are a comparison, two steps and one length of the
     training for all cells.
     """
-    judged = [*pairs, *(pair for pair in family.pairs if pair not in pairs and results.trained.keys() >= set(pair))]
+    known = set(map(frozenset, pairs))
+    others = [pair for pair in family.pairs if frozenset(pair) not in known and results.trained.keys() >= set(pair)]
+    judged = [*pairs, *others]
     found = {}
     for name in results.sets:
         by_step = scores_by_step(results, name, judged)
@@ -69,7 +73,13 @@ def scores_by_step(results: TaskResults, test_set: str, pairs: Sequence[Pair]) -
         found.setdefault(int(step), {}).setdefault(cell, {})[seed] = score
     wanted = {cell: set(results.seeds_by_cell.get(cell, [])) for cell in cells}
     whole = [step for step in sorted(found) if {cell: set(table) for cell, table in found[step].items()} == wanted]
-    return {step: found[step] for step in whole} if whole[-1:] == [max(found, default=0)] else {}
+    return {step: found[step] for step in thinned(whole)} if whole[-1:] == [max(found, default=0)] else {}
+
+
+def thinned(steps: Sequence[int]) -> list[int]:
+    """Return at most :data:`MOST_STAGES` of the steps at even distances, the last among them."""
+    apart = -(-len(steps) // MOST_STAGES)
+    return list(steps[::-1][::apart][::-1]) if steps else []
 
 
 def judged_at(results: TaskResults, scores: Scores, pairs: Sequence[Pair], margin: float) -> list[Verdict]:

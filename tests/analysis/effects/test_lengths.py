@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablations.space.stopping_rule import StoppingRule
-from analysis.effects.lengths import Stage, shortest, stages
+from analysis.effects.lengths import MOST_STAGES, Stage, shortest, stages, thinned
 from analysis.report.lengths import halvings
 from analysis.report.page import compose
 from analysis.statistics.estimates import Outcome
@@ -173,6 +173,18 @@ def test_the_page_says_from_which_step_on_the_outcomes_are_those_of_the_end(stud
     assert files["lengths.svg"].decode().count("step 10") >= 3
     assert files["lengths.csv"].decode().count("\n") == 1 + 3 * 3
     assert "Set5,10,1.0,2,0,3" in files["agreement.csv"].decode()
+
+
+@pytest.mark.parametrize(
+    ("count", "kept"),
+    [
+        pytest.param(3, [1, 2, 3], id="few"),
+        pytest.param(MOST_STAGES, list(range(1, MOST_STAGES + 1)), id="the most"),
+        pytest.param(2 * MOST_STAGES + 1, list(range(1, 2 * MOST_STAGES + 2, 3)), id="a third of them"),
+    ],
+)
+def test_of_many_steps_those_at_even_distances_are_kept(count: int, kept: list[int]) -> None:
+    assert thinned(range(1, count + 1)) == kept
 
 
 @pytest.mark.parametrize(
