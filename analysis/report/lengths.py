@@ -93,7 +93,7 @@ def lengths_figure(
     axes[0].set_ylabel("difference in PSNR (dB)")
     used = {str(one.outcome) for one in every}
     marks = [mark for name, mark in OUTCOME_MARKS.items() if name in used]
-    gray = [dataclasses.replace(mark, colour="0.3").look(MARK_SIZE) for mark in marks]
+    gray = [dataclasses.replace(mark, colour="0.2").look(MARK_SIZE) for mark in marks]
     handles = [Line2D([], [], linestyle="", **look) for look in gray]
     axes[-1].legend(handles, [mark.name for mark in marks], loc="best", fontsize=9)
     figure_legend(figure, names)
