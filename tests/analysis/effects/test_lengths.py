@@ -161,6 +161,8 @@ def test_only_seeds_of_the_first_look_count_under_a_stopping_rule(tmp_path: Path
     assert max(len(seeds) for seeds in results.seeds_by_cell.values()) > rule.first_look
     (stage, *_) = stages(results.at_first_look, judged.tested, judged.family)["Set5"]
     assert {one.estimate.n for one in stage.verdicts} == {rule.first_look}
+    lines = compose(results.study)["lengths.csv"].decode().splitlines()
+    assert float(lines[1].split(",")[3]) == pytest.approx(stage.verdicts[0].estimate.mean)
 
 
 def test_the_page_says_from_which_step_on_the_outcomes_are_those_of_the_end(study: StudyResults) -> None:

@@ -78,6 +78,8 @@ def test_the_order_of_the_cells_is_compared_where_three_are_in_both(tmp_path: Pa
     second = [*some(steps=40), *some(1.5, bn="post", steps=40), *some(1.0, residual=False, steps=40)]
     assert "- Set5: +0.50, over 3 cells." in page_of(tmp_path / "three", first, second)
     assert "rank correlation" not in page_of(tmp_path / "two", first[:6], second[:6])
+    elsewhere = [dataclasses.replace(each, psnr_db={"Set14": 30.0}) for each in second[6:]]
+    assert "rank correlation" not in page_of(tmp_path / "one without a score", first, [*second[:6], *elsewhere])
 
 
 def test_cells_are_named_by_what_varies_in_either_study(tmp_path: Path) -> None:
