@@ -29,6 +29,10 @@ from bbcu.errors import ConfigError
 
 Sides = tuple[pd.DataFrame, pd.DataFrame]  # the finished trials of both studies
 
+ByCell = dict[str, dict[int, float]]
+BothScores = Mapping[str, tuple[ByCell, ByCell]]
+"""The PSNR by cell and seed in both studies, on each test set that both scored."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Match:
@@ -87,6 +91,8 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
     matched = matches(sides, (*first.factors, *second.factors), apart)
     same = sum(match.first == match.second for match in matched)
     labels = labels_in_both(sides, {match.second for match in matched}, (*first.factors, *second.factors))
+    both = [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]
+    scores = {name: (scored(sides[0], name), scored(sides[1], name)) for name in both}
     return render(
         "compare.md.j2",
         names=names,
@@ -99,8 +105,8 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
         same=same,
         alike=len(matched) - same,
         apart=apart,
-        compared=rounded(compared(sides, matched, margin)),
-        orders=orders(sides, matched),
+        compared=rounded(compared(scores, matched, margin)),
+        orders=orders(scores, matched),
         only=[
             (names[0], only_in(sides[0], {match.first for match in matched}, labels)),
             (names[1], only_in(sides[1], {match.second for match in matched}, labels)),
@@ -168,15 +174,14 @@ def known_cells(trials: pd.DataFrame, factors: Sequence[str], apart: Iterable[st
     return found
 
 
-def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[Row]:
+def compared(scores: BothScores, matched: Sequence[Match], margin: float) -> list[Row]:
     """Return a row for each matched cell and test set that both studies scored.
 
     The verdict is on the second study's PSNR minus the first's, in dB. A cell that scores the same under every seed
     that both have is one training recorded twice: it has no verdict, and ``same`` counts these seeds.
     """
     found: list[Row] = []
-    for name in [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]:
-        before, after = (scored(side, name) for side in sides)
+    for name, (before, after) in scores.items():
         rows = []
         for match in matched:
             first, second = before.get(match.first, {}), after.get(match.second, {})
@@ -189,19 +194,17 @@ def compared(sides: Sides, matched: Sequence[Match], margin: float) -> list[Row]
     return found
 
 
-def orders(sides: Sides, matched: Sequence[Match]) -> list[Order]:
+def orders(scores: BothScores, matched: Sequence[Match]) -> list[Order]:
     """Return how far both studies order the matched cells alike on each test set that both scored."""
     found = []
-    for name in [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]:
-        scores = [scored(side, name) for side in sides]
-        means = [
-            (mean_of(first.values()), mean_of(second.values()))
+    for name, (before, after) in scores.items():
+        pairs = [
+            (before[match.first], after[match.second])
             for match in matched
-            for first, second in [(scores[0].get(match.first, {}), scores[1].get(match.second, {}))]
-            if first and second
+            if match.first in before and match.second in after
         ]
-        first, second = ([rounded(pair[side]) for pair in means] for side in range(2))
-        found.append(Order(name, len(means), rank_correlation(first, second)))
+        first, second = ([rounded(mean_of(pair[side].values())) for pair in pairs] for side in range(2))
+        found.append(Order(name, len(pairs), rank_correlation(first, second)))
     return [order for order in found if not math.isnan(order.rank_correlation)]
 
 
