@@ -183,6 +183,7 @@ def test_the_page_says_from_which_step_on_the_outcomes_are_those_of_the_end(stud
         pytest.param(3, [1, 2, 3], id="few"),
         pytest.param(MOST_STAGES, list(range(1, MOST_STAGES + 1)), id="the most"),
         pytest.param(2 * MOST_STAGES + 1, list(range(1, 2 * MOST_STAGES + 2, 3)), id="a third of them"),
+        pytest.param(2 * MOST_STAGES + 2, list(range(2, 2 * MOST_STAGES + 3, 3)), id="the last, not the first"),
     ],
 )
 def test_of_many_steps_those_at_even_distances_are_kept(count: int, kept: list[int]) -> None:
