@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,6 +34,10 @@ from bbcu.passwords import remember
 
 ON_CHANGE = ("stop", "keep", "retrain")
 """What to do with a result of the same config that was made by other code, or on pictures that have changed since."""
+
+JOBLIB = "joblib"
+AUTO = "auto"
+"""The ``n_jobs`` of joblib that means one trial for each core, and on GPUs as many as their memory holds."""
 
 MAX_THREADS = 1024
 """The most threads of a trial. OpenMP crashes the process if it cannot start as many as it is asked for."""
@@ -348,6 +353,18 @@ def _store(factors: tuple[tuple[str, str], ...]) -> None:
         if method.channels is not None:
             preset["channels"] = method.channels
         store.store(group="method", name=name, node=preset, package="_global_")
+    _store_joblib(store)
+
+
+def _store_joblib(store: ConfigStore) -> None:
+    """Let joblib's ``n_jobs`` be ``auto``, which is its default here; its launcher allows numbers alone."""
+    # Hydra's search for plugins stores the configs of all launchers, and would replace this one.
+    Plugins.instance()
+    if f"{JOBLIB}.yaml" not in store.list("hydra/launcher"):
+        return
+    declared: Any = OmegaConf.get_type(store.load(f"hydra/launcher/{JOBLIB}.yaml").node)
+    node = dataclasses.make_dataclass("JoblibConfig", [("n_jobs", Any, AUTO)], bases=(declared,))
+    store.store(group="hydra/launcher", name=JOBLIB, node=node, provider="bbcu")
 
 
 def typed(config: DictConfig) -> Config:

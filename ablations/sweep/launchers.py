@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import secrets
@@ -9,22 +10,22 @@ import socket
 import tempfile
 import urllib.parse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from ablations.config import Config
+from ablations.config import AUTO, JOBLIB, Config
+from ablations.sweep.sharing import GpuShare
 from ablations.trial.devices import visible_gpus
 from bbcu.errors import LONGEST_LINE, BbcuError, ConfigError, first_line, shown
 from bbcu.files import remove_abandoned, temporary_folder
-
-JOBLIB = "joblib"
 
 BATCH = 32
 """The smallest batch of trials for a launcher on this machine; a sweep that is stopped waits for its batch."""
@@ -40,19 +41,18 @@ REMOTE_BATCH = 1000
 
 
 def with_launcher(config: DictConfig, config_loader: ConfigLoader) -> DictConfig:
-    """Return the config of a sweep, with joblib as the launcher if none is chosen and joblib is faster.
+    """Return the config of a sweep, with joblib as the launcher if none is chosen and there are several cores.
 
     Several trials of one thread each share cores better than one trial of several threads, since much of a trial is not
-    its steps. So joblib is chosen on several cores without a GPU, and with several GPUs for a trial on each; with one
-    GPU trials run one after the other. A launcher that the user or a study names is used.
+    its steps, and a small network leaves a GPU idle for most of its time. A launcher that the user or a study names is
+    used. Raises ConfigError for a wrong ``n_jobs``.
     """
-    jobs = gpus() or cores()
-    if jobs == 1 or is_chosen(config) or JOBLIB not in config_loader.get_group_options("hydra/launcher"):
+    _jobs(config.hydra.launcher)
+    if cores() == 1 or is_chosen(config) or JOBLIB not in config_loader.get_group_options("hydra/launcher"):
         return config
     changed = config.copy()
     with read_write(changed), open_dict(changed):
         changed.hydra.launcher = ConfigStore.instance().load(f"hydra/launcher/{JOBLIB}.yaml").node
-        changed.hydra.launcher.n_jobs = jobs
     return changed
 
 
@@ -67,10 +67,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def gpus() -> int:
-    """Count the GPUs; import torch, which takes a second, only if there may be one."""
-    may_have_one = os.path.exists("/proc/driver/nvidia") or os.path.exists("/dev/kfd")
-    return visible_gpus() if may_have_one and importlib.util.find_spec("torch") else 0
+def gpus(device: str = AUTO) -> int:
+    """Count the GPUs on which trials run that have this ``device``, that of :class:`ablations.config.Config`.
+
+    It imports torch, which takes a second, only if there may be one.
+    """
+    if device == "cpu" or not may_have_gpu():
+        return 0
+    return visible_gpus() if device == AUTO else 1
+
+
+def may_have_gpu() -> bool:
+    has_driver = os.path.exists("/proc/driver/nvidia") or os.path.exists("/dev/kfd")
+    return has_driver and importlib.util.find_spec("torch") is not None
 
 
 # --- Ray: a cluster on this machine alone, or one to join ------------------------------------------------------------
@@ -229,7 +238,9 @@ def _jobs(launcher: DictConfig) -> int | None:
     jobs = OmegaConf.select(launcher, "n_jobs")
     if jobs is None:
         return None
-    return cores() if jobs < 1 else int(jobs)
+    if jobs != AUTO and type(jobs) is not int:
+        raise ConfigError(f"hydra.launcher.n_jobs={shown(jobs)}: must be {AUTO} or a whole number")
+    return cores() if jobs == AUTO or jobs < 1 else jobs
 
 
 def _ray_jobs(launcher: DictConfig) -> int | None:
@@ -273,13 +284,19 @@ def connect(master: DictConfig) -> None:
 
 @dataclass(frozen=True)
 class Workers:
-    """Where trials run: Hydra's launcher, how many at once (None if unknown), and the overrides of each job."""
+    """Where trials run: Hydra's launcher, how many at once (None if unknown), and the overrides of each job.
+
+    With ``divides_cores`` each of the trials at once gets its part of the cores. A ``share`` says how many trials the
+    memory of the GPUs allows at once.
+    """
 
     launcher: Launcher
     at_once: int | None
     overrides: tuple[str, ...]
     session: str = ""
     starts_all: bool = False
+    divides_cores: bool = False
+    share: GpuShare | None = None
 
     @classmethod
     def of(
@@ -293,17 +310,41 @@ class Workers:
         """
         config = OmegaConf.select(master, "hydra.launcher")
         kind = kind_of(config)
-        at_once = kind.at_once(config)
-        overrides = [f"session='{session}'", "progress=false"]  # in quotes: Hydra reads 193843137e02 as a number
-        if at_once not in (None, 1) and base.threads == "auto":
-            overrides.append(f"threads={max(1, cores() // at_once)}")
-        level = "CRITICAL" if silent and at_once != 1 else "WARNING"
-        overrides.append(f"++hydra.job_logging.handlers.console.level={level}")
-        return cls(launcher, at_once, tuple(overrides), session, kind.starts_all)
+        at_once, share = kind.at_once(config), None
+        if OmegaConf.select(config, "n_jobs") == AUTO and (present := gpus(base.device)):
+            share = GpuShare(present, cores())
+            at_once = share.at_once
+        level = "CRITICAL" if silent and (at_once != 1 or share) else "WARNING"
+        overrides = (
+            f"session='{session}'",  # in quotes: Hydra reads 193843137e02 as a number
+            "progress=false",
+            f"++hydra.job_logging.handlers.console.level={level}",
+        )
+        return cls(launcher, at_once, overrides, session, kind.starts_all, base.threads == "auto", share)
 
     @property
     def batch(self) -> int:
         """The number of trials to pass to the launcher at once."""
-        if self.starts_all:
+        if self.starts_all or not (self.share is None or self.share.is_measured):
             return self.at_once or 1
         return REMOTE_BATCH if self.at_once is None else max(BATCH, BATCHES_PER_WORKER * self.at_once)
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether several trials run on one GPU, because their memory allowed it."""
+        return self.share is not None and self.share.at_once > self.share.gpus
+
+    def launch(self, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        """Run these jobs, each given by its overrides, and return how each ended, in this order."""
+        own = list(self.overrides)
+        if self.divides_cores and self.at_once not in (None, 1):
+            own.append(f"threads={max(1, cores() // self.at_once)}")
+        options = getattr(self.launcher, JOBLIB, None)
+        if options is not None:
+            # With one job joblib runs it in this process, which would keep its part of the GPU from then on.
+            alone = self.share is not None and not self.share.is_measured and self.at_once == 1
+            options["n_jobs"] = 2 if alone else self.at_once
+        return self.launcher.launch([[*job, *own] for job in jobs], initial_job_idx=0)
+
+    def with_share(self, share: GpuShare) -> "Workers":
+        return dataclasses.replace(self, share=share, at_once=share.at_once)

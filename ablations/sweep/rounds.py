@@ -29,7 +29,8 @@ from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
 from ablations.sweep.launchers import Workers
 from ablations.trial.changes import counts
-from ablations.trial.execution import TrialFailed
+from ablations.trial.execution import TrialFailed, TrialOutOfMemory
+from ablations.trial.identity import trains
 from bbcu.errors import BbcuError, first_line
 
 log = logging.getLogger(__name__)
@@ -100,9 +101,8 @@ class Rounds:
 
     def _launch(self, batch: Sequence[PlannedTrial]) -> bool:
         """Run these trials and record how they ended; return False if other sweeps run all of them."""
-        jobs = [[*entry.overrides, *self.workers.overrides] for entry in batch]
         try:
-            returns = self.workers.launcher.launch(jobs, initial_job_idx=0)
+            returns = self.workers.launch([entry.overrides for entry in batch])
         except Exception as error:
             log.debug("the launcher failed", exc_info=True)
             self._recover_batch(batch, error)
@@ -111,7 +111,22 @@ class Rounds:
         for entry, cause in zip(batch, errors, strict=True):
             self._suspects.discard(entry.identity)
             self._record(entry, cause)
+        self._share_gpus(batch, errors)
         return not all(isinstance(cause, TrialBusy) for cause in errors)
+
+    def _share_gpus(self, batch: Sequence[PlannedTrial], errors: Sequence[BaseException | None]) -> None:
+        """Let as many trials run at once as the GPUs hold of the largest so far."""
+        share = self.workers.share
+        if share is None:
+            return
+        for entry in batch:
+            result = entry.folder.result() if trains(entry.config) else None
+            share = share if result is None else share.after_trial(result["timing"])
+        if any(isinstance(error, TrialOutOfMemory) for error in errors):
+            share = share.after_out_of_memory()
+        if share.at_once != self.workers.at_once:
+            log.info("%d trials at once fit on the GPUs", share.at_once)
+        self.workers = self.workers.with_share(share)
 
     def _record(self, entry: PlannedTrial, error: BaseException | None) -> None:
         """Record how a job ended."""
@@ -119,6 +134,9 @@ class Rounds:
             self.outcomes[entry.identity] = FINISHED
         elif isinstance(error, (TrialBusy, LeaseLost)):
             return
+        elif isinstance(error, TrialOutOfMemory) and self.workers.shares_gpus:
+            # It starts again beside fewer trials.
+            log.warning("%s", first_line(error))
         elif isinstance(error, Interrupted):
             if stopping.received_signal() is not None:
                 self.outcomes[entry.identity] = TrialOutcome(State.INTERRUPTED, str(error))
@@ -126,7 +144,7 @@ class Rounds:
             self.outcomes[entry.identity] = TrialOutcome(State.PRUNED, str(error), error.step)
         else:
             # The next attempt would raise the same BbcuError, except a TrialFailed.
-            may_succeed = not isinstance(error, BbcuError) or type(error) is TrialFailed
+            may_succeed = not isinstance(error, BbcuError) or type(error) in (TrialFailed, TrialOutOfMemory)
             self._count_failure(entry, first_line(error), retry=may_succeed)
 
     def _count_failure(self, entry: PlannedTrial, reason: str, *, retry: bool) -> None:

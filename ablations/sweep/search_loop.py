@@ -104,8 +104,9 @@ class SearchLoop:
             marker.touch()
             # As in any other sweep, the same command retries what has failed.
             self.search.retry_failed()
-            at_once = rounds.workers.at_once or AT_ONCE
-            while stopping.received_signal() is None and (proposals := self.search.ask(at_once)):
+            while stopping.received_signal() is None and (
+                proposals := self.search.ask(rounds.workers.at_once or AT_ONCE)
+            ):
                 self._plan_for(proposals)
                 on_new()
                 self._train(proposals, rounds)

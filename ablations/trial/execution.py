@@ -27,7 +27,7 @@ from ablations.trial.changes import is_reusable, own_parts_of
 from ablations.trial.data import data_of
 from ablations.trial.devices import device_for
 from ablations.trial.energy import EnergyMeter, counters
-from ablations.trial.footprint import check_fits, forget_peaks, peaks
+from ablations.trial.footprint import check_fits, forget_peaks, peaks, release
 from ablations.trial.identity import (
     Trial,
     baseline_label,
@@ -63,7 +63,8 @@ TIMINGS = ("train_s", "step_ms", "start_s", "evaluate_s", "probe_s", "record_s",
 spent on MLflow before the result is written; ``total_s`` starts with the building of the network and ends there.
 Optional keys: ``teacher_s``, the ``train_s`` of the trial's teacher, which is in none of the others; ``energy_j``, the
 energy of the processors during an uninterrupted training, in joules, if they count it;
-``peak_mib`` and ``gpu_peak_mib``, the peak memory of the process and of its share of the GPU, if the system reports it;
+``peak_mib``, the peak memory of the process, if the system reports it; ``gpu_peak_mib``, ``gpu_reserved_mib`` and
+``gpu_mib``, the memory of the GPU that tensors took, that PyTorch reserved for them, and that the GPU has;
 ``measure_s``, spent on measuring the latency afterwards.
 """
 
@@ -74,6 +75,10 @@ WAIT_SECONDS = 0.5
 
 class TrialFailed(BbcuError):
     """The trial ended without a result; the message is the reason."""
+
+
+class TrialOutOfMemory(TrialFailed):
+    """The GPU had too little memory left; the trial may succeed where fewer run at once."""
 
 
 class TrialHopeless(TrialFailed):
@@ -261,7 +266,10 @@ def _execute(execution: Execution, experiment: str | None, *, in_sweep: bool) ->
         _log_file(execution.folder),
     ):
         execution = dataclasses.replace(execution, config=dataclasses.replace(execution.config, device=device))
-        return _attempt(execution, experiment, threads, in_sweep=in_sweep)
+        try:
+            return _attempt(execution, experiment, threads, in_sweep=in_sweep)
+        finally:
+            release(device)
 
 
 def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_sweep: bool) -> dict[str, Any]:
@@ -303,13 +311,21 @@ def _attempt(execution: Execution, experiment: str | None, threads: int, *, in_s
         reason = str(error) if isinstance(error, BbcuError) else masked(f"{type(error).__name__}: {error}")
         log.debug("the trial failed", exc_info=True)
         end(State.FAILED, reason)
-        failure = TrialHopeless if isinstance(error, BbcuError) else TrialFailed
-        raise failure(f"{execution.title} failed: {reason}; see {folder.log_path}") from error
+        raise failure_of(error)(f"{execution.title} failed: {reason}; see {folder.log_path}") from error
     # Before the run is closed: nobody looks at a trial again once MLflow has it as finished.
     Snapshots(folder.snapshots, {}).clear()
     result = _completed(execution, result)
     run.finish(folder, result)
     return result
+
+
+def failure_of(error: Exception) -> type[TrialFailed]:
+    """The kind of failure that an error during a trial is."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrialOutOfMemory
+    return TrialHopeless if isinstance(error, BbcuError) else TrialFailed
 
 
 def _train(execution: Execution, run: TrialRun, origin: Mapping[str, Any], *, in_sweep: bool) -> dict[str, Any]:

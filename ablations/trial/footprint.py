@@ -19,6 +19,9 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ALONE = "5"
 """Resets the peak size of the process and nothing else. Source: proc(5), clear_refs."""
 
+GPU_RESERVED_MIB, GPU_MIB = "gpu_reserved_mib", "gpu_mib"
+"""The keys of the most memory that PyTorch reserved on the GPU, and of all memory that the GPU has."""
+
 LIMIT_OF_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 BYTES_PER_PARAMETER = 16
@@ -66,8 +69,19 @@ def forget_peaks(device: "torch.device") -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def release(device: str) -> None:
+    """Give the memory that PyTorch keeps for later tensors back to the GPU, where other trials may need it."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
 def peaks(device: "torch.device") -> dict[str, float]:
-    """The peaks since the reset in MiB: ``peak_mib`` of the process and ``gpu_peak_mib``, each if it is known."""
+    """The memory in MiB, each if it is known: the peak of the process since the reset, and of its GPU.
+
+    ``gpu_peak_mib`` is the memory of tensors; PyTorch reserves ``gpu_reserved_mib`` for them, of ``gpu_mib`` in all.
+    """
     found = {}
     try:
         size = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)
@@ -79,4 +93,6 @@ def peaks(device: "torch.device") -> dict[str, float]:
         import torch
 
         found["gpu_peak_mib"] = round(torch.cuda.max_memory_allocated(device) / MIB, 1)
+        found[GPU_RESERVED_MIB] = round(torch.cuda.max_memory_reserved(device) / MIB, 1)
+        found[GPU_MIB] = round(memory_of(device) / MIB, 1)
     return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
@@ -23,14 +24,17 @@ from ablations.storage.folder import TrialFolder
 from ablations.storage.lease import LeaseLost, TrialBusy, lease_path, process_start_of
 from ablations.storage.pruning import TrialPruned
 from ablations.storage.stopping import Interrupted
+from ablations.sweep import launchers
 from ablations.sweep.launchers import Workers
 from ablations.sweep.rounds import FINISHED, Rounds, TrialOutcome, remove_markers
-from ablations.trial.execution import TrialFailed, TrialHopeless
+from ablations.sweep.sharing import GpuShare
+from ablations.trial.execution import TrialFailed, TrialHopeless, TrialOutOfMemory
 from ablations.trial.identity import Trial
 from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
 from tests.ablations.storage.helpers import FORK, put_lease, result
 from tests.harness.paths import REPOSITORY
+from tests.harness.support import of_hydra
 
 STUDY = "rounds"
 
@@ -103,6 +107,8 @@ class Scripted(Launcher):
         self.outputs, self.script = outputs, {seed: iter(jobs) for seed, jobs in script.items()}
         self.batches: list[list[int]] = []
         self.overrides: list[Sequence[str]] = []
+        self.joblib: dict[str, Any] | None = None
+        self.jobs_at_once: list[int] = []
 
     def setup(self, **_: Any) -> None:
         """Do nothing."""
@@ -111,6 +117,8 @@ class Scripted(Launcher):
         self.overrides += job_overrides
         seeds = [int(overrides[0].removeprefix("seed=")) for overrides in job_overrides]
         self.batches.append(seeds)
+        if self.joblib is not None:
+            self.jobs_at_once.append(self.joblib["n_jobs"])
         return [self._returned(seed) for seed in seeds]
 
     def folder_of(self, seed: int) -> TrialFolder:
@@ -449,16 +457,100 @@ def test_a_view_that_raises_stops_nothing(tmp_path: Path, stranger: int) -> None
     assert looked
 
 
+# --- trials that share GPUs -------------------------------------------------------------------------------------------
+
+GPU_MIB = 10_000.0
+"""The memory of a GPU of which trials may fill 9,000 MiB."""
+
+
+def finish_with(reserved: float | None) -> Job:
+    """Leave the result of a trial that PyTorch gave this memory on a GPU, or of one on a CPU."""
+
+    def job(folder: TrialFolder) -> None:
+        finish(folder)
+        timing = {} if reserved is None else {"gpu_reserved_mib": reserved, "gpu_mib": GPU_MIB}
+        found = folder.result()
+        assert found is not None
+        folder.write_result({**found, "timing": timing})
+
+    return job
+
+
+@dataclasses.dataclass
+class Gpus:
+    """Sixteen cores and some GPUs, on which trials do what a script says."""
+
+    outputs: Path
+    script: dict[int, list[Job]]
+    count: int = 1
+
+    def run(self, seeds: int) -> dict[int, TrialOutcome]:
+        """Run trials of this many seeds; ``at_once`` then has how many ran at once in each batch."""
+        launcher = Scripted(self.outputs, {seed: self.script.get(seed, [finish_with(900.0)]) for seed in range(seeds)})
+        launcher.joblib = {}
+        share = GpuShare(self.count, 16)
+        workers = Workers(launcher, share.at_once, (), share=share)
+        rounds = Rounds(workers, self.outputs, STUDY, retries=1, silence=600.0)
+        outcomes = rounds.run([planned(self.outputs, seed) for seed in range(seeds)])
+        self.at_once = list(zip(launcher.jobs_at_once, launcher.batches, strict=True))
+        return {seed: outcome for (_, seed), outcome in outcomes.items()}
+
+
+def test_the_first_trial_says_how_many_fit_on_a_gpu(tmp_path: Path) -> None:
+    """Alone in a process of its own, which joblib starts for two jobs and not for one: 9,000 / (900 + 600) is 6."""
+    gpu = Gpus(tmp_path, {})
+    assert set(gpu.run(8).values()) == {FINISHED}
+    assert gpu.at_once == [(2, [0]), (6, [1, 2, 3, 4, 5, 6, 7])]
+
+
+def test_several_gpus_begin_with_a_trial_on_each(tmp_path: Path) -> None:
+    gpus = Gpus(tmp_path, {1: [finish_with(2400.0)]}, count=2)
+    assert set(gpus.run(5).values()) == {FINISHED}
+    assert gpus.at_once == [(2, [0, 1]), (6, [2, 3, 4])]
+
+
+def test_a_larger_trial_later_lowers_the_number(tmp_path: Path) -> None:
+    gpu = Gpus(tmp_path, {7: [finish_with(2400.0)]})
+    gpu.run(1 + 48 + 3)
+    assert [jobs for jobs, _ in gpu.at_once] == [2, 6, 3]
+
+
+def test_a_trial_that_fills_the_gpu_runs_alone(tmp_path: Path) -> None:
+    gpu = Gpus(tmp_path, {0: [finish_with(9600.0)]})
+    gpu.run(3)
+    assert gpu.at_once == [(2, [0]), (1, [1, 2])]
+
+
+def test_a_trial_that_used_no_gpu_says_nothing(tmp_path: Path) -> None:
+    gpu = Gpus(tmp_path, {0: [finish_with(None)], 1: [finish_with(None)]})
+    gpu.run(4)
+    assert gpu.at_once == [(2, [0]), (2, [1]), (2, [2]), (6, [3])]
+
+
+def test_a_trial_without_memory_starts_again_beside_half_as_many(tmp_path: Path) -> None:
+    """That is none of its retries, until it runs alone."""
+    full = end_with(TrialOutOfMemory("bbcu seed 3 failed: CUDA out of memory"))
+    gpu = Gpus(tmp_path, {3: [full, full, full, finish]})
+    assert set(gpu.run(6).values()) == {FINISHED}
+    assert gpu.at_once == [(2, [0]), (6, [1, 2, 3, 4, 5]), (3, [3]), (1, [3]), (1, [3])]
+
+
+def test_a_trial_that_fits_on_no_gpu_fails(tmp_path: Path) -> None:
+    full = end_with(TrialOutOfMemory("bbcu seed 0 failed: CUDA out of memory"))
+    gpu = Gpus(tmp_path, {0: [full, full]})
+    assert gpu.run(1)[0].state == State.FAILED
+
+
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 CORES = len(os.sched_getaffinity(0))
 
 
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
 RAY = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
-OWN = ("session='s'", "progress=false")
-QUIET = "++hydra.job_logging.handlers.console.level=WARNING"
+OWN = ("session='s'", "progress=false", "++hydra.job_logging.handlers.console.level=WARNING")
 
 
 def workers(launcher: Launcher, **config: Any) -> Workers:
@@ -470,9 +562,10 @@ def workers(launcher: Launcher, **config: Any) -> Workers:
 @pytest.mark.parametrize(
     ("config", "at_once", "batch"),
     [
-        pytest.param({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1, 32, id="one-by-one"),
+        pytest.param({"_target_": BASIC}, 1, 32, id="one-by-one"),
         pytest.param({"_target_": JOBLIB, "n_jobs": 2}, 2, 32, id="two"),
         pytest.param({"_target_": JOBLIB, "n_jobs": 8}, 8, 64, id="eight"),
+        pytest.param({"_target_": JOBLIB, "n_jobs": "auto"}, CORES, max(32, 8 * CORES), id="auto"),
         pytest.param({"_target_": JOBLIB, "n_jobs": -1}, CORES, max(32, 8 * CORES), id="all-cores"),
         pytest.param({"_target_": f"{SUBMITIT}.SlurmLauncher"}, None, 1000, id="elsewhere"),
         pytest.param({"_target_": RAY, "ray": {"init": {"num_cpus": 6}}}, 6, 48, id="ray-here"),
@@ -492,16 +585,66 @@ def test_a_launcher_that_starts_a_whole_batch_at_once_gets_one_trial_per_core(tm
     assert found.batch == found.at_once == CORES
 
 
+def overrides_of(workers: Workers) -> list[str]:
+    """What the workers add to the overrides of a job."""
+    assert isinstance(workers.launcher, Scripted)
+    workers.launch([["seed=0"]])
+    return list(workers.launcher.overrides[-1][1:])
+
+
 def test_trials_that_run_at_once_get_one_thread_each(tmp_path: Path) -> None:
     alone, together = (workers(Scripted(tmp_path, {}), _target_=JOBLIB, n_jobs=jobs) for jobs in (1, CORES))
-    assert alone.overrides == (*OWN, QUIET)
-    assert together.overrides == (*OWN, *["threads=1"] * (CORES > 1), QUIET)
+    assert overrides_of(alone) == [*OWN]
+    assert overrides_of(together) == [*OWN, *["threads=1"] * (CORES > 1)]
 
 
 def test_threads_that_the_user_has_set_stay(tmp_path: Path) -> None:
     master = OmegaConf.create({"hydra": {"launcher": {"_target_": JOBLIB, "n_jobs": 8}}})
-    found = Workers.of(Scripted(tmp_path, {}), master, Config(threads=3), "s")
-    assert found.overrides == (*OWN, QUIET)
+    assert overrides_of(Workers.of(Scripted(tmp_path, {}), master, Config(threads=3), "s")) == [*OWN]
+
+
+@pytest.mark.parametrize(
+    ("cores", "own", "chosen"),
+    [
+        pytest.param(4, [], True, id="several-cores"),
+        pytest.param(1, [], False, id="one-core"),
+        pytest.param(4, ["hydra/launcher=basic"], False, id="chosen"),
+    ],
+)
+def test_trials_run_side_by_side_unless_a_launcher_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, cores: int, own: list[str], chosen: bool
+) -> None:
+    """As many as the machine holds: a number that is left to this machine."""
+    register()
+    monkeypatch.setattr(launchers, "cores", lambda: cores)
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config = compose("config", own, return_hydra_config=True)
+        found = launchers.with_launcher(config, GlobalHydra.instance().config_loader()).hydra.launcher
+    assert (found["_target_"], found.get("n_jobs")) == ((JOBLIB, "auto") if chosen else (BASIC, None))
+
+
+def test_a_wrong_number_of_jobs_is_refused() -> None:
+    config = OmegaConf.create({"hydra": {"launcher": {"_target_": JOBLIB, "n_jobs": "many"}}})
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.n_jobs=many: must be auto or a whole number"):
+        launchers.with_launcher(config, of_hydra()[1])
+
+
+@pytest.mark.parametrize(
+    ("device", "at_once", "batch"),
+    [
+        pytest.param("auto", min(CORES, 2), min(CORES, 2), id="all-gpus"),
+        pytest.param("cuda:1", 1, 1, id="one-of-them"),
+        pytest.param("cpu", CORES, max(32, 8 * CORES), id="cores"),
+    ],
+)
+def test_an_automatic_number_of_jobs_begins_with_a_trial_on_each_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, at_once: int, batch: int
+) -> None:
+    monkeypatch.setattr(launchers, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(launchers, "visible_gpus", lambda: 2)
+    master = OmegaConf.create({"hydra": {"launcher": {"_target_": JOBLIB, "n_jobs": "auto"}}})
+    found = Workers.of(Scripted(tmp_path, {}), master, Config(threads="auto", device=device), "s")
+    assert (found.at_once, found.batch) == (at_once, batch)
 
 
 @pytest.mark.parametrize("session", ["0123456789ab", "193843137e02", "019384313702"])

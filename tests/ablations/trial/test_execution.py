@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from ablations.storage.attempts import State, begin_attempt, end_attempt, history_of, present_state
 from ablations.trial import recorder
 from ablations.trial.data import data_of
+from ablations.trial.execution import TrialFailed, TrialHopeless, TrialOutOfMemory, failure_of
 from ablations.trial.identity import network_of, spec_of
 from bbcu.data.tasks import ArtifactReduction, Denoising, SuperResolution, Task
 from bbcu.deploy.sources import as_trained, find
+from bbcu.errors import ConfigError
 from bbcu.evaluate import main as evaluate_command
 from bbcu.model.cost import count
 from bbcu.model.networks import SRResNet
@@ -388,3 +390,15 @@ def test_a_finished_trial_is_not_retrained(workplace: Workplace) -> None:
     assert "has a result already" in again.out
     assert contents(workplace.outputs / STUDY) == before
     assert len(workplace.runs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory"), TrialOutOfMemory, id="gpu-is-full"),
+        pytest.param(ConfigError("no such level"), TrialHopeless, id="mistake-of-the-user"),
+        pytest.param(RuntimeError("a hiccup"), TrialFailed, id="anything-else"),
+    ],
+)
+def test_the_kind_of_a_failure_says_whether_a_retry_may_help(error: Exception, kind: type[TrialFailed]) -> None:
+    assert failure_of(error) is kind

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ablations.trial import footprint
-from ablations.trial.footprint import forget_peaks, peaks
+from ablations.trial.footprint import forget_peaks, peaks, release
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports it")
@@ -44,3 +44,18 @@ def test_the_memory_of_a_gpu_counts_separately() -> None:
     block = torch.ones(BLOCK_MIB * 2**20, dtype=torch.uint8, device=gpu)
     del block
     assert peaks(gpu)["gpu_peak_mib"] == pytest.approx(before + BLOCK_MIB, abs=2)
+
+
+@pytest.mark.cuda
+def test_what_pytorch_keeps_counts_until_it_is_released() -> None:
+    gpu = torch.device("cuda")
+    release("cuda")
+    forget_peaks(gpu)
+    before = peaks(gpu)["gpu_reserved_mib"]
+    block = torch.ones(BLOCK_MIB * 2**20, dtype=torch.uint8, device=gpu)
+    del block
+    found = peaks(gpu)
+    assert found["gpu_mib"] > found["gpu_reserved_mib"] >= before + BLOCK_MIB
+    release("cuda")
+    forget_peaks(gpu)
+    assert peaks(gpu)["gpu_reserved_mib"] <= before
