@@ -87,6 +87,11 @@ def setting_as_text(setting: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in flatten(setting).items()}
 
 
+def default_as_text(key: str) -> str:
+    """Return the value, as text, that a key of the setting had before it was recorded; "" if it always was."""
+    return str(DEFAULTS.get(key, ""))
+
+
 def one_line(text: str) -> str:
     """Return a text on one line, without control characters."""
     return text if text.isprintable() else printable(" ".join(text.split()))

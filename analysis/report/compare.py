@@ -1,7 +1,8 @@
 """Compare two studies, or two versions of one: ``python -m analysis compare A B``.
 
 Cells are the same if their keys are. If a setting differs between the two as a whole, such as the precision or the
-data, no key is shared; the remaining cells are then matched by everything else, and the difference is named. Matched
+data, no key is shared; the remaining cells are then matched by everything else, and the difference is named. What
+one study does not know, because it came later, has its default there. Matched
 cells are compared by their means over seeds, and the cells on one test set are one family of comparisons. Of a study
 that was trained by a stopping rule, only the first look counts, whose seeds were fixed beforehand for all cells.
 """
@@ -12,12 +13,13 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ablations.space.settings import default_as_text
 from ablations.space.study_cells import UNTRAINED
 from analysis.report.archive import ARCHIVE, archive_at, opened
 from analysis.report.words import render
@@ -88,7 +90,7 @@ def compare(first: StudyResults, second: StudyResults, names: tuple[str, str], m
     """
     sides = counted(first), counted(second)
     apart = settings_apart(sides)
-    matched = matches(sides, (*first.factors, *second.factors), apart)
+    matched = matches(sides, (first, second), apart)
     same = sum(match.first == match.second for match in matched)
     labels = labels_in_both(sides, {match.second for match in matched}, (*first.factors, *second.factors))
     both = [name for name in test_sets(sides[0]) if name in test_sets(sides[1])]
@@ -129,26 +131,33 @@ def counted(study: StudyResults) -> pd.DataFrame:
 
 
 def setting_values(trials: pd.DataFrame) -> dict[str, set[str]]:
-    columns = trials.filter(regex="^setting/").fillna("")
-    return {str(name).removeprefix("setting/"): set(columns[name]) for name in columns}
+    """Return the values of each key of the setting; trials from before a key have its default."""
+    columns = {str(name).removeprefix("setting/"): trials[name] for name in trials.filter(regex="^setting/")}
+    return {key: set(values.fillna("").replace("", default_as_text(key))) for key, values in columns.items()}
 
 
 def settings_apart(sides: Sides) -> list[str]:
     """Return the keys of the setting of which no trial of one study has the value of any trial of the other."""
     first, second = map(setting_values, sides)
-    values = {key: (first.get(key, {""}), second.get(key, {""})) for key in sorted({*first, *second})}
+    values = {key: values_of(key, (first, second)) for key in sorted({*first, *second})}
     return [key for key, (one, other) in values.items() if one and other and not one & other]
 
 
-def matches(sides: Sides, factors: Sequence[str], apart: Iterable[str]) -> list[Match]:
+def values_of(key: str, sides: Sequence[Mapping[str, set[str]]]) -> list[set[str]]:
+    """Return the values that a key of a setting or of the provenance has in each study."""
+    return [side.get(key, {default_as_text(key)}) for side in sides]
+
+
+def matches(sides: Sides, studies: tuple[StudyResults, StudyResults], apart: Collection[str]) -> list[Match]:
     """Return the cells in both: those of one key, and those that agree in everything but what is ``apart``."""
-    known = [known_cells(side, factors, apart) for side in sides]
+    shared = {*studies[0].factors} & {*studies[1].factors}
+    known = [known_cells(side, study, shared, apart) for side, study in zip(sides, studies, strict=True)]
     pairs = {cell: cell for cell in known[0] if cell in known[1]}
     left = [{cell: form for cell, form in side.items() if cell not in pairs} for side in known]
     counts = [Counter(side.values()) for side in left]
     partners = {form: cell for cell, form in left[1].items()}
     pairs |= {cell: partners[form] for cell, form in left[0].items() if counts[0][form] == counts[1][form] == 1}
-    labels = labels_in_both(sides, set(pairs.values()), factors, apart)
+    labels = labels_in_both(sides, set(pairs.values()), (*studies[0].factors, *studies[1].factors), apart)
     return [Match(cell, partner, labels[cell]) for cell, partner in pairs.items()]
 
 
@@ -164,12 +173,24 @@ def labels_in_both(
     return cell_labels(rows.reindex(columns=["cell", "method", *levels, *kept]).astype("object").fillna(""), factors)
 
 
-def known_cells(trials: pd.DataFrame, factors: Sequence[str], apart: Iterable[str]) -> dict[str, str]:
-    """Return every finished cell with all that it is, except for what is ``apart``, as one text."""
+def known_cells(
+    trials: pd.DataFrame, study: StudyResults, shared: Collection[str], apart: Collection[str]
+) -> dict[str, str]:
+    """Return every finished cell with all that it is, except for what is ``apart``, as one text.
+
+    Of the factors that are not ``shared`` with the other study, it has those that are not at their reference level, and
+    of the setting what is not the default.
+    """
     found = {}
     for _, row in trials.drop_duplicates("cell").iterrows():
-        levels = {name: str(row.get(f"factor/{name}", "")) for name in factors}
-        setting = {key: value for key, value in setting_of(row).items() if key not in apart}
+        levels = {
+            name: str(row[f"factor/{name}"])
+            for name in study.factors
+            if name in shared or str(row[f"level/{name}"]) not in ("", study.reference.get(name))
+        }
+        setting = {
+            key: value for key, value in setting_of(row).items() if key not in apart and value != default_as_text(key)
+        }
         found[str(row["cell"])] = json.dumps([levels, setting, row["task"]], sort_keys=True)
     return found
 
@@ -234,7 +255,7 @@ def only_in(trials: pd.DataFrame, matched: set[str], labels: Mapping[str, str]) 
 def differing(sides: Sides) -> list[tuple[str, tuple[str, str]]]:
     """Return the settings, and what was recorded of code, packages and machines, that differ between the studies."""
     recorded = [{**setting_values(side), **provenance_values(side)} for side in sides]
-    pairs = {key: [side.get(key, {""}) for side in recorded] for key in sorted({*recorded[0], *recorded[1]})}
+    pairs = {key: values_of(key, recorded) for key in sorted({*recorded[0], *recorded[1]})}
     return [(key, (spelt(first), spelt(second))) for key, (first, second) in pairs.items() if first != second]
 
 

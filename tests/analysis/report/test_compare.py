@@ -127,6 +127,34 @@ def test_other_data_are_named_and_cells_are_matched_by_the_rest(tmp_path: Path) 
     assert f"| `data` | {trial().setting['data']} | {'f' * 64} |" in page
 
 
+def test_what_one_study_does_not_know_has_its_default_there() -> None:
+    def since(trials: Sequence[Trial], level: str, groups: int = 10) -> list[Trial]:
+        """The trials as they are since there are a factor `rescale` and a key of the network, 10 by default."""
+        return [
+            dataclasses.replace(
+                each,
+                levels={**each.levels, "rescale": level},
+                reference={**each.reference, "rescale": "none"},
+                others={"network": {"name": "srresnet", "groups": groups}},
+            )
+            for each in trials
+        ]
+
+    later = some(0.5, steps=40)
+    newer = [*since(later, "none"), *since(later, "channel"), *since(later, "none", groups=4)]
+    for first, second, gain in ((some(), newer, "+0.502"), (newer, some(), "-0.502")):
+        page = compare(in_memory(first), in_memory(second), ("a", "b"))
+        assert "1 cell agrees in everything but `train.steps`" in page
+        assert gain in page
+
+
+def test_studies_on_other_test_sets_share_cells_and_no_score() -> None:
+    other = [dataclasses.replace(each, psnr_db={"Set14": 28.0}) for each in some()]
+    page = compare(in_memory(some()), in_memory(other), ("a", "b"))
+    assert "1 cell has the same key in both" in page
+    assert "No test set is in both." in page
+
+
 def test_code_and_packages_that_differ_are_named(tmp_path: Path) -> None:
     changed: Mapping[str, Any] = {"git": "f" * 40, "packages": {"torch": "2.14.0", "numpy": "2.4.6"}}
     page = page_of(tmp_path, some(), some(), **changed)
