@@ -36,6 +36,7 @@ ON_CHANGE = ("stop", "keep", "retrain")
 """What to do with a result of the same config that was made by other code, or on pictures that have changed since."""
 
 JOBLIB = "joblib"
+
 AUTO = "auto"
 """The ``n_jobs`` of joblib that means one trial for each core, and on GPUs as many as their memory holds."""
 

@@ -67,14 +67,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def gpus(device: str = AUTO) -> int:
+def gpus(device: str) -> int:
     """Count the GPUs on which trials run that have this ``device``, that of :class:`ablations.config.Config`.
 
     It imports torch, which takes a second, only if there may be one.
     """
     if device == "cpu" or not may_have_gpu():
         return 0
-    return visible_gpus() if device == AUTO else 1
+    return visible_gpus() if device == "auto" else 1
 
 
 def may_have_gpu() -> bool:

@@ -135,8 +135,7 @@ class Rounds:
         elif isinstance(error, (TrialBusy, LeaseLost)):
             return
         elif isinstance(error, TrialOutOfMemory) and self.workers.shares_gpus:
-            # It starts again beside fewer trials.
-            log.warning("%s", first_line(error))
+            log.warning("%s; retrying beside fewer trials", first_line(error))
         elif isinstance(error, Interrupted):
             if stopping.received_signal() is not None:
                 self.outcomes[entry.identity] = TrialOutcome(State.INTERRUPTED, str(error))

@@ -1,10 +1,10 @@
 """Compare two studies, or two versions of one: ``python -m analysis compare A B``.
 
 Cells are the same if their keys are. If a setting differs between the two as a whole, such as the precision or the
-data, no key is shared; the remaining cells are then matched by everything else, and the difference is named. What
-one study does not know, because it came later, has its default there. Matched
-cells are compared by their means over seeds, and the cells on one test set are one family of comparisons. Of a study
-that was trained by a stopping rule, only the first look counts, whose seeds were fixed beforehand for all cells.
+data, no key is shared; the remaining cells are then matched by everything else, and the difference is named. A factor
+or a key of the setting that one study does not know, because it came later, has its default there. Matched cells are
+compared by their means over seeds, and the cells on one test set are one family of comparisons. Of a study that was
+trained by a stopping rule, only the first look counts, whose seeds were fixed beforehand for all cells.
 """
 
 import contextlib
