@@ -130,11 +130,10 @@ def in_words(comparison: Comparison, cells: StudyCells) -> str:
     first = comparison.intervention.changes[0]
     if first.key == METHOD:
         return first.after
-    text = comparison.intervention.in_words
     names = list(cells.levels)
     if comparison.pairs == ((names[0], names[-1]),) and is_chain(cells):
-        return f"All steps together: {text[:1].lower()}{text[1:]}"
-    return text
+        return f"All steps together: {comparison.intervention.phrase}"
+    return comparison.intervention.in_words
 
 
 def change_between(before: str, after: str, cells: StudyCells) -> Comparison:

@@ -88,7 +88,14 @@ class Intervention:
 
     @property
     def in_words(self) -> str:
-        """What appears in the network and what goes: "BatchNorm after the convolution in place of alignment 65"."""
+        """What appears in the network and what goes, as a sentence begins: "Alignment 65 in place of BatchNorm"."""
+        text = self.phrase
+        starts_with_key = any(text.startswith(change.key) for change in self.changes if change.key not in FACTORS)
+        return text if starts_with_key else text[:1].upper() + text[1:]
+
+    @property
+    def phrase(self) -> str:
+        """What appears in the network and what goes, within a sentence: "alignment 65 in place of BatchNorm"."""
         # Parts first, then what is no factor: a factor may follow from them, as an alignment does.
         changes = sorted(self.changes, key=lambda change: (member_of(change.key) is None, change.key in FACTORS))
         has_part = any(member_of(change.key) for change in changes)
@@ -108,9 +115,7 @@ class Intervention:
             texts.append(added if has_part else f"{added} added")
         elif gone:
             texts.append(f"without {_listed([phrase.removed or phrase.noun for phrase in gone.values()])}")
-        text = ", ".join(texts) or self.as_typed
-        starts_with_key = any(text.startswith(change.key) for change in changes if change.key not in FACTORS)
-        return text if starts_with_key else text[:1].upper() + text[1:]
+        return ", ".join(texts) or self.as_typed
 
     @property
     def as_typed(self) -> str:

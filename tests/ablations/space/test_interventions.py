@@ -191,6 +191,21 @@ def test_an_intervention_says_what_appears_and_what_goes(change: Intervention, w
     assert (change.in_words, change.as_typed) == (words, typed)
 
 
+@pytest.mark.parametrize(
+    ("changes", "phrase"),
+    [
+        pytest.param({"act_fn": ("hardtanh", "rprelu")}, "RPReLU in place of Hardtanh", id="name"),
+        pytest.param(
+            {"residual": ("block", "true")}, "a residual per convolution in place of one per block", id="noun"
+        ),
+    ],
+)
+def test_a_phrase_within_a_sentence_keeps_the_capitals_of_names(
+    changes: dict[str, tuple[str, str]], phrase: str
+) -> None:
+    assert intervention(**changes).phrase == phrase
+
+
 def test_an_activation_function_goes_with_the_activation() -> None:
     gone = intervention(act=("inside", "none"), act_fn=("relu", "rprelu"))
     assert gone.in_words == "Without activation and ReLU"
