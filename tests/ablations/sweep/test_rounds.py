@@ -486,7 +486,7 @@ class Gpus:
 
     def run(self, seeds: int) -> dict[int, TrialOutcome]:
         """Run trials of this many seeds; ``at_once`` then has how many ran at once in each batch."""
-        launcher = Scripted(self.outputs, {seed: self.script.get(seed, [finish_with(900.0)]) for seed in range(seeds)})
+        launcher = Scripted(self.outputs, {seed: self.script.get(seed, [finish_with(750.0)]) for seed in range(seeds)})
         launcher.joblib = {}
         share = GpuShare(self.count, 16)
         workers = Workers(launcher, share.at_once, (), share=share)
@@ -497,7 +497,10 @@ class Gpus:
 
 
 def test_the_first_trial_says_how_many_fit_on_a_gpu(tmp_path: Path) -> None:
-    """Alone in a process of its own, which joblib starts for two jobs and not for one: 9,000 / (900 + 600) is 6."""
+    """It runs alone in a process of its own, which joblib starts for two jobs and not for one.
+
+    Then 9,000 / (750 + 600) = 6 run at once; in the whole of the GPU there would be room for 7.
+    """
     gpu = Gpus(tmp_path, {})
     assert set(gpu.run(8).values()) == {FINISHED}
     assert gpu.at_once == [(2, [0]), (6, [1, 2, 3, 4, 5, 6, 7])]
@@ -537,8 +540,9 @@ def test_a_trial_without_memory_starts_again_beside_half_as_many(tmp_path: Path)
 
 def test_a_trial_that_fits_on_no_gpu_fails(tmp_path: Path) -> None:
     full = end_with(TrialOutOfMemory("bbcu seed 0 failed: CUDA out of memory"))
-    gpu = Gpus(tmp_path, {0: [full, full]})
+    gpu = Gpus(tmp_path, {0: 9 * [full]})
     assert gpu.run(1)[0].state == State.FAILED
+    assert gpu.at_once == [(2, [0]), (2, [0])]
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
