@@ -41,14 +41,15 @@ REMOTE_BATCH = 1000
 
 
 def with_launcher(config: DictConfig, config_loader: ConfigLoader) -> DictConfig:
-    """Return the config of a sweep, with joblib as the launcher if none is chosen and there are several cores.
+    """Return the config of a sweep, with joblib as the launcher if none is chosen and several trials can run at once.
 
     Several trials of one thread each share cores better than one trial of several threads, since much of a trial is not
     its steps, and a small network leaves a GPU idle for most of its time. A launcher that the user or a study names is
     used. Raises ConfigError for a wrong ``n_jobs``.
     """
     _jobs(config.hydra.launcher)
-    if cores() == 1 or is_chosen(config) or JOBLIB not in config_loader.get_group_options("hydra/launcher"):
+    runs_one = cores() == 1 and gpus("auto") < 2
+    if runs_one or is_chosen(config) or JOBLIB not in config_loader.get_group_options("hydra/launcher"):
         return config
     changed = config.copy()
     with read_write(changed), open_dict(changed):

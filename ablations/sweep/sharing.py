@@ -15,7 +15,7 @@ USABLE = 0.9
 
 @dataclass(frozen=True)
 class GpuShare:
-    """The trials that run at once on ``gpus`` GPUs: at most one for each of ``cores``, and as many as fit.
+    """The trials that run at once on ``gpus`` GPUs: one on each, and more while they fit and ``cores`` are left.
 
     ``per_gpu`` is how many of the largest trial so far fit on one GPU, and None until one has ended. ``most`` bounds it
     after a GPU ran out of memory.
@@ -30,7 +30,7 @@ class GpuShare:
     def at_once(self) -> int:
         """One trial a GPU until the memory of one is known."""
         fitting = [count for count in (self.per_gpu or 1, self.most) if count is not None]
-        return max(1, min(self.cores, self.gpus * min(fitting)))
+        return max(self.gpus, min(self.cores, self.gpus * min(fitting)))
 
     @property
     def is_measured(self) -> bool:

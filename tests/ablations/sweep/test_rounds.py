@@ -100,11 +100,13 @@ def end_with(error: Exception) -> Job:
 class Scripted(Launcher):
     """A launcher whose workers do what a test says: ``script`` has, for each seed, a job for each time it is launched.
 
-    A seed without a script finishes. ``batches`` has the seeds that were launched together.
+    A seed without a script does ``otherwise``. ``batches`` has the seeds that were launched together, ``jobs_at_once``
+    how many jobs joblib was to run at once for each, if the launcher has its options.
     """
 
     def __init__(self, outputs: Path, script: dict[int, list[Job]]) -> None:
         self.outputs, self.script = outputs, {seed: iter(jobs) for seed, jobs in script.items()}
+        self.otherwise: Job = finish
         self.batches: list[list[int]] = []
         self.overrides: list[Sequence[str]] = []
         self.joblib: dict[str, Any] | None = None
@@ -125,7 +127,7 @@ class Scripted(Launcher):
         return planned(self.outputs, seed).folder
 
     def _returned(self, seed: int) -> JobReturn:
-        job = next(self.script[seed]) if seed in self.script else finish
+        job = next(self.script[seed]) if seed in self.script else self.otherwise
         folder = self.folder_of(seed)
         folder.path.mkdir(parents=True, exist_ok=True)
         done = JobReturn(status=JobStatus.COMPLETED)
@@ -156,6 +158,10 @@ class Sweep:
     def batches(self) -> list[list[int]]:
         return self.launcher.batches
 
+    @property
+    def workers(self) -> Workers:
+        return Workers(self.launcher, 1, ("session=s",))
+
     def folder(self, seed: int) -> TrialFolder:
         return planned(self.outputs, seed).folder
 
@@ -168,8 +174,7 @@ class Sweep:
                 stopping.request_stop(signal.SIGTERM)
             self.look()
 
-        workers = Workers(self.launcher, 1, ("session=s",))
-        rounds = Rounds(workers, self.outputs, STUDY, self.retries, self.silence, look)
+        rounds = Rounds(self.workers, self.outputs, STUDY, self.retries, self.silence, look)
         outcomes = rounds.run([planned(self.outputs, seed, self.on_change) for seed in seeds])
         return {seed: outcome for (_, seed), outcome in outcomes.items()}
 
@@ -477,23 +482,26 @@ def finish_with(reserved: float | None) -> Job:
 
 
 @dataclasses.dataclass
-class Gpus:
-    """Sixteen cores and some GPUs, on which trials do what a script says."""
+class Gpus(Sweep):
+    """A sweep on some GPUs, whose trials take 750 MiB unless a script says otherwise."""
 
-    outputs: Path
-    script: dict[int, list[Job]]
     count: int = 1
+    cores: int = 16
 
-    def run(self, seeds: int) -> dict[int, TrialOutcome]:
-        """Run trials of this many seeds; ``at_once`` then has how many ran at once in each batch."""
-        launcher = Scripted(self.outputs, {seed: self.script.get(seed, [finish_with(750.0)]) for seed in range(seeds)})
-        launcher.joblib = {}
-        share = GpuShare(self.count, 16)
-        workers = Workers(launcher, share.at_once, (), share=share)
-        rounds = Rounds(workers, self.outputs, STUDY, retries=1, silence=600.0)
-        outcomes = rounds.run([planned(self.outputs, seed) for seed in range(seeds)])
-        self.at_once = list(zip(launcher.jobs_at_once, launcher.batches, strict=True))
-        return {seed: outcome for (_, seed), outcome in outcomes.items()}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.launcher.joblib = {}
+        self.launcher.otherwise = finish_with(750.0)
+
+    @property
+    def workers(self) -> Workers:
+        share = GpuShare(self.count, self.cores)
+        return Workers(self.launcher, share.at_once, (), share=share)
+
+    @property
+    def at_once(self) -> list[tuple[int, list[int]]]:
+        """How many jobs joblib was to run at once in each batch, and the seeds of the batch."""
+        return list(zip(self.launcher.jobs_at_once, self.batches, strict=True))
 
 
 def test_the_first_trial_says_how_many_fit_on_a_gpu(tmp_path: Path) -> None:
@@ -502,31 +510,37 @@ def test_the_first_trial_says_how_many_fit_on_a_gpu(tmp_path: Path) -> None:
     Then 9,000 / (750 + 600) = 6 run at once; in the whole of the GPU there would be room for 7.
     """
     gpu = Gpus(tmp_path, {})
-    assert set(gpu.run(8).values()) == {FINISHED}
+    assert set(gpu.run(*range(8)).values()) == {FINISHED}
     assert gpu.at_once == [(2, [0]), (6, [1, 2, 3, 4, 5, 6, 7])]
 
 
 def test_several_gpus_begin_with_a_trial_on_each(tmp_path: Path) -> None:
     gpus = Gpus(tmp_path, {1: [finish_with(2400.0)]}, count=2)
-    assert set(gpus.run(5).values()) == {FINISHED}
+    assert set(gpus.run(*range(5)).values()) == {FINISHED}
     assert gpus.at_once == [(2, [0, 1]), (6, [2, 3, 4])]
+
+
+def test_every_gpu_has_a_trial_though_there_are_fewer_cores(tmp_path: Path) -> None:
+    gpus = Gpus(tmp_path, {}, count=4, cores=2)
+    assert set(gpus.run(*range(6)).values()) == {FINISHED}
+    assert gpus.at_once == [(4, [0, 1, 2, 3]), (4, [4, 5])]
 
 
 def test_a_larger_trial_later_lowers_the_number(tmp_path: Path) -> None:
     gpu = Gpus(tmp_path, {7: [finish_with(2400.0)]})
-    gpu.run(1 + 48 + 3)
+    gpu.run(*range(1 + 48 + 3))
     assert [jobs for jobs, _ in gpu.at_once] == [2, 6, 3]
 
 
 def test_a_trial_that_fills_the_gpu_runs_alone(tmp_path: Path) -> None:
     gpu = Gpus(tmp_path, {0: [finish_with(9600.0)]})
-    gpu.run(3)
+    gpu.run(*range(3))
     assert gpu.at_once == [(2, [0]), (1, [1, 2])]
 
 
 def test_a_trial_that_used_no_gpu_says_nothing(tmp_path: Path) -> None:
     gpu = Gpus(tmp_path, {0: [finish_with(None)], 1: [finish_with(None)]})
-    gpu.run(4)
+    gpu.run(*range(4))
     assert gpu.at_once == [(2, [0]), (2, [1]), (2, [2]), (6, [3])]
 
 
@@ -534,14 +548,14 @@ def test_a_trial_without_memory_starts_again_beside_half_as_many(tmp_path: Path)
     """That is none of its retries, until it runs alone."""
     full = end_with(TrialOutOfMemory("bbcu seed 3 failed: CUDA out of memory"))
     gpu = Gpus(tmp_path, {3: [full, full, full, finish]})
-    assert set(gpu.run(6).values()) == {FINISHED}
+    assert set(gpu.run(*range(6)).values()) == {FINISHED}
     assert gpu.at_once == [(2, [0]), (6, [1, 2, 3, 4, 5]), (3, [3]), (1, [3]), (1, [3])]
 
 
 def test_a_trial_that_fits_on_no_gpu_fails(tmp_path: Path) -> None:
     full = end_with(TrialOutOfMemory("bbcu seed 0 failed: CUDA out of memory"))
     gpu = Gpus(tmp_path, {0: 9 * [full]})
-    assert gpu.run(1)[0].state == State.FAILED
+    assert gpu.run(0)[0].state == State.FAILED
     assert gpu.at_once == [(2, [0]), (2, [0])]
 
 
@@ -608,19 +622,22 @@ def test_threads_that_the_user_has_set_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "own", "chosen"),
+    ("cores", "gpus", "own", "chosen"),
     [
-        pytest.param(4, [], True, id="several-cores"),
-        pytest.param(1, [], False, id="one-core"),
-        pytest.param(4, ["hydra/launcher=basic"], False, id="chosen"),
+        pytest.param(4, 0, [], True, id="several-cores"),
+        pytest.param(1, 2, [], True, id="several-gpus"),
+        pytest.param(1, 0, [], False, id="one-core"),
+        pytest.param(1, 1, [], False, id="one-gpu-and-core"),
+        pytest.param(4, 1, ["hydra/launcher=basic"], False, id="chosen"),
     ],
 )
 def test_trials_run_side_by_side_unless_a_launcher_is_chosen(
-    monkeypatch: pytest.MonkeyPatch, cores: int, own: list[str], chosen: bool
+    monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, own: list[str], chosen: bool
 ) -> None:
     """As many as the machine holds: a number that is left to this machine."""
     register()
     monkeypatch.setattr(launchers, "cores", lambda: cores)
+    monkeypatch.setattr(launchers, "gpus", lambda device: gpus)
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         config = compose("config", own, return_hydra_config=True)
         found = launchers.with_launcher(config, GlobalHydra.instance().config_loader()).hydra.launcher
@@ -636,7 +653,7 @@ def test_a_wrong_number_of_jobs_is_refused() -> None:
 @pytest.mark.parametrize(
     ("device", "at_once", "batch"),
     [
-        pytest.param("auto", min(CORES, 2), min(CORES, 2), id="all-gpus"),
+        pytest.param("auto", 2, 2, id="all-gpus"),
         pytest.param("cuda:1", 1, 1, id="one-of-them"),
         pytest.param("cpu", CORES, max(32, 8 * CORES), id="cores"),
     ],
