@@ -148,6 +148,12 @@ def test_what_one_study_does_not_know_has_its_default_there() -> None:
         assert gain in page
 
 
+def test_a_study_may_have_cells_from_before_a_key_and_after_it() -> None:
+    grouped = [dataclasses.replace(each, others={"network": {"name": "srresnet", "groups": 4}}) for each in some()]
+    page = compare(in_memory([*some(), *grouped]), in_memory(some(0.5, steps=40)), ("a", "b"))
+    assert "1 cell agrees in everything but `train.steps`." in page
+
+
 def test_studies_on_other_test_sets_share_cells_and_no_score() -> None:
     other = [dataclasses.replace(each, psnr_db={"Set14": 28.0}) for each in some()]
     page = compare(in_memory(some()), in_memory(other), ("a", "b"))
