@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +19,7 @@ from ablations.trial.identity import network_of
 from bbcu.errors import BbcuError
 from bbcu.model.cost import count
 from tests.harness.builders import save
+from tests.harness.paths import REPOSITORY
 from tests.harness.support import STUDY, Outcome, Workplace, contents, ended, photograph, result_of
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------
@@ -464,3 +467,23 @@ def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(dry_workplace: W
     assert process.returncode == 1
     assert message == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block, scaled\n"
     assert out == ""
+
+
+PROBE = """
+import runpy, sys
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as leaving:
+    print(leaving.code)
+print(sorted({"torch", "mlflow"} & set(sys.modules)))
+"""
+
+
+def test_a_mistyped_level_is_refused_before_torch_and_mlflow_are_imported(dry_workplace: Workplace) -> None:
+    start = f"import sys; sys.argv[0] = {str(REPOSITORY / 'run.py')!r}\n{PROBE}"
+    command = [sys.executable, "-c", start, *dry_workplace.overrides("residual=maybe")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=dry_workplace.folder)
+    refusal, imported = done.stdout.splitlines()
+    assert refusal == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block, scaled"
+    assert imported == "[]"
+    assert dry_workplace.is_untouched()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.config import Config, as_yaml
+from ablations.space.cells import canonical_levels
 from ablations.space.factors import SHOWN
 from ablations.storage import stopping
 from ablations.storage.attempts import State, begin_attempt, end_attempt, record_failure, update_attempt
@@ -30,6 +31,7 @@ from ablations.trial.energy import EnergyMeter, counters
 from ablations.trial.footprint import check_fits, forget_peaks, peaks, release
 from ablations.trial.identity import (
     Trial,
+    backbone_of,
     baseline_label,
     check_network,
     check_runnable,
@@ -111,6 +113,9 @@ def run_trial(config: Config, *, in_sweep: bool = False) -> float:
     trial, Interrupted if it was asked to stop, TrialPruned if its search ended it, and BbcuError for a mistake of the
     user.
     """
+    # Torch and MLflow take seconds to import, and a single trial prepares its tracking store: not for a mistyped level.
+    canonical_levels(config.levels, backbone_of(config))
+
     from bbcu.compiled import use_cache
 
     marker = stopping.marker_of(Path(config.outputs), config.study.name, config.session) if config.session else None
