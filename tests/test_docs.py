@@ -257,7 +257,7 @@ def evidence(report: str, task: Task, rows: pd.DataFrame) -> str:
             "; ".join(verdicts),
             f"{mean}{unit} [{low}, {high}] on {first['on']}{where}{mark}",
             first["seeds"],
-            f"{task.network} for {task.task}, {task.steps}, {task.trained_on}",
+            f"{task.network} for {task.task}, {int(task.steps):,}, {task.trained_on}",
             f"[{report}](../reports/examples/{report}/report.md)",
         ]
     )
@@ -282,7 +282,7 @@ def length_table() -> str:
             report = f"[{file.parent.name}](../reports/examples/{file.parent.name}/report.md)"
             number = re.match(r"part(\d+)-", file.name)
             task = f", {read_summary(file.with_name(SUMMARY)).tasks[int(number[1]) - 1].task}" if number else ""
-            lines.append(f"| {report}{task} | {effects} | {last} | {shown} | {settled} |")
+            lines.append(f"| {report}{task} | {effects} | {last:,} | {shown} | {settled:,} |")
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from analysis.report.forms import HTML, PAGE, replace
 from analysis.report.html.page import asset, digest
 from analysis.report.markup import one_line
 from analysis.report.summary import SUMMARY, Summary, Task, read_summary
-from analysis.report.words import count, environment, render
+from analysis.report.words import count, environment, in_thousands, render
 from analysis.study.schema import STATES
 from bbcu.errors import BbcuError, ConfigError, first_line
 
@@ -123,7 +123,7 @@ class Entry:
 
 def in_words(task: Task, names: Sequence[str]) -> str:
     sets = f", tested on {together(task.test_sets)}" if task.test_sets else ""
-    steps = f" for {task.steps} steps" if task.steps else ""
+    steps = f" for {in_thousands(task.steps)} steps" if task.steps else ""
     return capital(f"{task.network or 'a network'} for {together(names)}, trained on {task.trained_on}{steps}{sets}")
 
 

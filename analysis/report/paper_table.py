@@ -16,7 +16,7 @@ import pandas as pd
 from ablations.storage.folder import Identity
 from analysis.published.tables import BINARY, COSTS, NO_NETWORK, SOURCE, TABLES, WORDS, PublishedTable, published
 from analysis.report.markup import Markdown, anchor, code, joined
-from analysis.report.words import count, listed
+from analysis.report.words import count, in_thousands, listed
 from analysis.statistics.estimates import Summary, summary
 from analysis.statistics.rounding import rounded
 from analysis.study.latency import latency_of
@@ -375,11 +375,6 @@ def same_value(ours: str, theirs: str) -> bool:
         return bool(json.loads(ours) == json.loads(theirs))
     except (ValueError, RecursionError):  # words, or a value of somebody else's archive
         return ours == theirs
-
-
-def in_thousands(text: str) -> str:
-    """Spell a whole number with a comma at each thousand, and leave any other text as it is."""
-    return f"{int(text):,}" if text.isdecimal() else text
 
 
 def collapsed_notes(ours: pd.DataFrame) -> list[str]:

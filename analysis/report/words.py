@@ -46,8 +46,8 @@ def in_markdown() -> Environment:
     ``Markup``, as are macros and blocks.
     """
     found = environment(finalize=Markdown.escape)
-    functions = (anchor, cells, code, count, estimate, fingerprints, key, largest, listed, other_contexts)
-    for function in (*functions, middle, percent, risk, saving_word, short, spread, time_change, why):
+    functions = (anchor, cells, code, count, estimate, fingerprints, in_thousands, key, largest, listed)
+    for function in (*functions, middle, other_contexts, percent, risk, saving_word, short, spread, time_change, why):
         found.filters[function.__name__] = function
     found.filters["join"] = joined
     found.tests["lacks_seed"] = lacks_seed
@@ -96,8 +96,13 @@ def listed(words: Iterable[object]) -> Markdown:
 
 
 def count(number: int, noun: str) -> str:
-    """Count a noun: ``1 cell``, ``4 cells``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Count a noun: ``1 cell``, ``4 cells``, ``2,000 steps``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def in_thousands(text: str) -> str:
+    """Spell a whole number with a comma at each thousand, and leave any other text as it is."""
+    return f"{int(text):,}" if text.isdecimal() else text
 
 
 def estimate(found: Estimate) -> Markdown:
