@@ -14,6 +14,7 @@ import torch
 
 from ablations.tracking.client import client_of
 from bbcu.compiled import use_cache
+from tests.harness.composing import compose_faster
 from tests.harness.paths import REPOSITORY
 from tests.harness.support import Workplace
 
@@ -40,6 +41,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # With a million objects that stay, Python's own thresholds would cost a fifteenth of the time.
 gc.set_threshold(100_000, 50, 100)
+
+compose_faster()
 
 use_cache(REPOSITORY / ".pytest_cache" / "compiled")
 

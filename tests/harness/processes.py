@@ -23,6 +23,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
+from tests.harness.composing import compose_faster
 from tests.harness.halt import Moment, halt_at
 from tests.harness.paths import REPOSITORY
 
@@ -112,6 +113,7 @@ def _run(
     """Run the command in this process, a fork of the server, from the state in which a shell would start it."""
     # What was imported is never garbage, and memory that the collector does not touch stays shared.
     gc.freeze()
+    compose_faster()
     os.setsid()
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
