@@ -5,10 +5,12 @@ import io
 import keyword
 import shutil
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import ablations.trial.provenance as provenance_module
 from ablations.trial.provenance import (
     DECIDES_NOTHING,
     EXACT,
@@ -120,6 +122,23 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copied
 
 
+@pytest.fixture(scope="module")
+def parsed_once() -> Iterator[None]:
+    """Parse each text once for all tests of a module; they differ in one file of many."""
+    syntax_of, known = provenance_module._syntax_of, dict[str, str]()
+
+    def remembered(path: Path) -> str:
+        text = path.read_text(encoding="utf-8")
+        if text not in known:
+            known[text] = syntax_of(path)
+        return known[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance_module, "_syntax_of", remembered)
+        yield
+
+
+@pytest.mark.usefixtures("parsed_once")
 @pytest.mark.parametrize("module", MODULES)
 def test_one_token_counts_in_every_module_that_decides_a_result(package: Path, module: str) -> None:
     file = package / module
