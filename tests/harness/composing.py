@@ -10,7 +10,7 @@ compose_for_mode = Hydra.get_mode
 
 
 def compose_faster() -> None:
-    """Skip two steps of Hydra in this process and its forks; they take a third of the time of a command that plans.
+    """Skip two steps of Hydra in this process and its forks; they take nearly half the time of a command that plans.
 
     Before each command Hydra composes the whole config once more, to read ``hydra.mode``, which no config here sets. At
     each composition it copies every config that Python code has registered, and later copies again the few that it
