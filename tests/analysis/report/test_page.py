@@ -49,7 +49,10 @@ MOST_ROWS = LIMITS["MOST_ROWS"]
 
 
 class BlankCanvas:
-    """Draws nothing, in a fifth of the time of a report; what figures look like is tested in other files."""
+    """Takes the place of a canvas and draws nothing.
+
+    Drawing takes four fifths of the time of a report, and other files test what figures look like.
+    """
 
     def __init__(self, figure: Figure) -> None:
         """Take any figure."""
