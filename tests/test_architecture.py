@@ -232,7 +232,7 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     pins = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in map(Requirement, lines)}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    wanted = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
     for requirement in map(Requirement, wanted):
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{requirement} is not in constraints.txt"

@@ -24,6 +24,7 @@ import yaml
 from ablations.space.claims import CLAIMS
 from ablations.space.factors import FACTORS, Factor, level_text
 from analysis.report.summary import SUMMARY, Task, read_summary
+from analysis.report.words import in_thousands
 from bbcu.data import tasks
 from tests.harness.builders import noise
 from tests.harness.paths import DOCS, REPOSITORY
@@ -257,7 +258,7 @@ def evidence(report: str, task: Task, rows: pd.DataFrame) -> str:
             "; ".join(verdicts),
             f"{mean}{unit} [{low}, {high}] on {first['on']}{where}{mark}",
             first["seeds"],
-            f"{task.network} for {task.task}, {int(task.steps):,}, {task.trained_on}",
+            f"{task.network} for {task.task}, {in_thousands(task.steps)}, {task.trained_on}",
             f"[{report}](../reports/examples/{report}/report.md)",
         ]
     )

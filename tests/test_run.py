@@ -469,19 +469,18 @@ def test_a_shell_sees_status_one_and_one_line_for_a_wrong_input(dry_workplace: W
     assert out == ""
 
 
-PROBE = """
+PROBE = f"""
 import runpy, sys
 try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    runpy.run_path({str(REPOSITORY / "run.py")!r}, run_name="__main__")
 except SystemExit as leaving:
     print(leaving.code)
-print(sorted({"torch", "mlflow"} & set(sys.modules)))
+print(sorted({{"torch", "mlflow"}} & set(sys.modules)))
 """
 
 
 def test_a_mistyped_level_is_refused_before_torch_and_mlflow_are_imported(dry_workplace: Workplace) -> None:
-    start = f"import sys; sys.argv[0] = {str(REPOSITORY / 'run.py')!r}\n{PROBE}"
-    command = [sys.executable, "-c", start, *dry_workplace.overrides("residual=maybe")]
+    command = [sys.executable, "-c", PROBE, *dry_workplace.overrides("residual=maybe")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=dry_workplace.folder)
     refusal, imported = done.stdout.splitlines()
     assert refusal == "run.py: residual=maybe: unknown level 'maybe'; valid: true, false, block, scaled"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import given
@@ -31,7 +30,7 @@ from bbcu.model.binarisers import binariser_of
 from bbcu.model.registry import look_up
 from bbcu.model.surrogates import Surrogate, surrogate_of
 from tests.harness.builders import in_another_process
-from tests.harness.paths import REPOSITORY
+from tests.harness.support import composed
 
 LONGEST_LINE = 1500
 FEW_BLOCKS = 8
@@ -90,18 +89,16 @@ def one_line(error: Exception) -> str:
 
 
 @pytest.fixture(scope="module")
-def composed() -> DictConfig:
+def tiny() -> DictConfig:
     """The config of a tiny trial, as Hydra composes it."""
-    register()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        return compose("config", ["channels=4", "blocks=1", "device=cpu", "train.precision=fp32"])
+    return composed("channels=4", "blocks=1", "device=cpu", "train.precision=fp32")
 
 
 @given(st.sampled_from(KEYS), VALUES)
 def test_any_value_of_any_key_is_a_config_that_can_run_or_one_line(
-    composed: DictConfig, tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+    tiny: DictConfig, tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
 ) -> None:
-    changed = copy.deepcopy(composed)
+    changed = copy.deepcopy(tiny)
     try:
         with reading():
             OmegaConf.update(changed, key, drawn(value), merge=False)
@@ -116,9 +113,8 @@ def test_any_value_of_any_key_is_a_config_that_can_run_or_one_line(
 
 
 def test_a_wrong_element_of_a_list_is_named() -> None:
-    register()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"), pytest.raises(HydraException) as error:
-        compose("config", ["hydra.sweeper.looks=[2,x]"], return_hydra_config=True)
+    with pytest.raises(HydraException) as error:
+        composed("hydra.sweeper.looks=[2,x]", with_hydra=True)
     line = one_line(error.value)
     assert line == "hydra.sweeper.looks[1]: Value 'x' of type 'str' could not be converted to Integer"
 
@@ -279,9 +275,9 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_part_of_the_users_that_fails_is_named_before_anything_is_trained(
-    composed: DictConfig, key: str, path: str, message: str
+    tiny: DictConfig, key: str, path: str, message: str
 ) -> None:
-    changed = copy.deepcopy(composed)
+    changed = copy.deepcopy(tiny)
     OmegaConf.update(changed, key, path)
     config = typed(changed)
     with pytest.raises(ConfigError) as refused:
@@ -292,8 +288,8 @@ def test_a_part_of_the_users_that_fails_is_named_before_anything_is_trained(
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_identity_of_a_task_fits_into_the_name_of_a_folder(composed: DictConfig) -> None:
-    changed = copy.deepcopy(composed)
+def test_the_identity_of_a_task_fits_into_the_name_of_a_folder(tiny: DictConfig) -> None:
+    changed = copy.deepcopy(tiny)
     OmegaConf.update(changed, "task", {"name": "denoise", "sigma": [1 / n for n in range(1, 30)], "train_sigma": 5})
     with pytest.raises(ConfigError, match="at most 200 characters together"):
         check_runnable(typed(changed))

@@ -157,9 +157,7 @@ class Workplace:
 
     def config(self, *overrides: str, without: Sequence[str] = ()) -> Config:
         """The config that the command composes from these overrides."""
-        register()
-        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            return typed(compose("config", self.overrides(*overrides, without=without)))
+        return typed(composed(*self.overrides(*overrides, without=without)))
 
     def plan(self, *overrides: str, **options: Any) -> Plan:
         """The plan that a sweep with these overrides makes, without those of Hydra; ``options`` are the sweeper's."""
@@ -206,6 +204,13 @@ class Workplace:
             and not [*self.folder.rglob("trial.log"), *self.folder.rglob("result.json")]
             and not (self.outputs / self.study).exists()
         )
+
+
+def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:
+    """The config that Hydra composes from these overrides, with its own part if asked for."""
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
 @functools.cache

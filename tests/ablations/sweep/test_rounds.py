@@ -34,7 +34,7 @@ from ablations.trial.provenance import code_fingerprint
 from bbcu.errors import ConfigError
 from tests.ablations.storage.helpers import FORK, put_lease, result
 from tests.harness.paths import REPOSITORY
-from tests.harness.support import of_hydra
+from tests.harness.support import composed, of_hydra
 
 STUDY = "rounds"
 
@@ -671,9 +671,7 @@ def test_an_automatic_number_of_jobs_begins_with_a_trial_on_each_gpu(
 @pytest.mark.parametrize("session", ["0123456789ab", "193843137e02", "019384313702"])
 def test_the_name_of_a_session_reaches_a_trial_as_text(tmp_path: Path, session: str) -> None:
     found = Workers.of(Scripted(tmp_path, {}), OmegaConf.create({"hydra": {"launcher": {}}}), Config(), session)
-    register()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        assert typed(compose("config", list(found.overrides))).session == session
+    assert typed(composed(*found.overrides)).session == session
 
 
 def test_a_sweep_removes_its_own_markers_and_no_others(tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ablations.config import register
 from tests.harness.builders import save, soft_blobs
-from tests.harness.support import REPOSITORY, Outcome, Workplace, call
+from tests.harness.support import REPOSITORY, Outcome, Workplace, call, composed
 
 BUDGETS = ("gpu", "laptop", "paper", "smoke")
 CELLS = {
@@ -113,16 +111,14 @@ def test_a_shipped_study_begins_with_its_question_and_what_to_expect(study: str)
     assert any(line.startswith("The paper (BBCU, ICLR 2023)") for line in comment) == (study not in AFTER_THE_PAPER)
 
 
-def composed(*overrides: str) -> dict[str, object]:
-    register()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = compose("config", list(overrides))
+def training_of(*overrides: str) -> dict[str, object]:
+    config = composed(*overrides)
     return {**OmegaConf.to_container(config.train), "channels": config.channels, "blocks": config.blocks}
 
 
 def test_the_default_budget_changes_nothing() -> None:
     quick = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "conf/train/quick.yaml"))
-    assert composed() == composed("budget=laptop") == {**quick, "channels": 32, "blocks": 4}
+    assert training_of() == training_of("budget=laptop") == {**quick, "channels": 32, "blocks": 4}
 
 
 @pytest.mark.parametrize(
@@ -138,20 +134,20 @@ def test_the_budget_of_the_paper_is_its_published_recipe(
     task: str, network: str, recipe: str, channels: int, blocks: int
 ) -> None:
     chosen = [f"task={task}", f"network={network}"]
-    published = composed(*chosen, f"train={recipe}", f"channels={channels}", f"blocks={blocks}")
-    assert composed("budget=paper", *chosen) == published
-    large = composed("budget=gpu", *chosen)
+    published = training_of(*chosen, f"train={recipe}", f"channels={channels}", f"blocks={blocks}")
+    assert training_of("budget=paper", *chosen) == published
+    large = training_of("budget=gpu", *chosen)
     assert (large["channels"], large["blocks"]) == (channels, blocks)
 
 
 @pytest.mark.parametrize("budget", ["smoke", "gpu", "paper"])
 def test_the_command_line_overrides_a_budget(budget: str) -> None:
-    typed = composed(f"budget={budget}", "train=released", "train.batch=3", "channels=5", "blocks=2")
-    assert typed == {**composed("train=released"), "batch": 3, "channels": 5, "blocks": 2}
+    typed = training_of(f"budget={budget}", "train=released", "train.batch=3", "channels=5", "blocks=2")
+    assert typed == {**training_of("train=released"), "batch": 3, "channels": 5, "blocks": 2}
 
 
 def test_a_method_keeps_its_width_under_every_budget() -> None:
-    assert {composed("method=lite", f"budget={budget}")["channels"] for budget in BUDGETS} == {12}
+    assert {training_of("method=lite", f"budget={budget}")["channels"] for budget in BUDGETS} == {12}
 
 
 # --- commands of the documentation ------------------------------------------------------------------------------------

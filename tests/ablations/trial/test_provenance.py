@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import ablations.trial.provenance as provenance_module
 from ablations.trial.provenance import (
     DECIDES_NOTHING,
     EXACT,
     REPOSITORY,
+    _syntax_of,
     code_fingerprint,
     fingerprint_of,
     git_state,
@@ -125,16 +125,16 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parsed_once() -> Iterator[None]:
     """Parse each text once for all tests of a module; they differ in one file of many."""
-    syntax_of, known = provenance_module._syntax_of, dict[str, str]()
+    known: dict[str, str] = {}
 
     def remembered(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
         if text not in known:
-            known[text] = syntax_of(path)
+            known[text] = _syntax_of(path)
         return known[text]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance_module, "_syntax_of", remembered)
+        patch.setattr("ablations.trial.provenance._syntax_of", remembered)
         yield
 
 

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
-from ablations.config import register
 from ablations.space.cells import Cell, canonical_levels
 from ablations.space.factors import FACTORS, REFERENCE, parse_level
 from ablations.space.rules import Backbone
@@ -28,6 +26,7 @@ from bbcu.training.preparation import standardise
 from bbcu.training.settings import TrainSettings
 from tests.harness.builders import blobs as textures
 from tests.harness.paths import REPOSITORY
+from tests.harness.support import composed
 
 CPU = torch.device("cpu")
 CHANNELS, BLOCKS = 8, 1
@@ -59,13 +58,11 @@ def network_of(name: str, scale: int = 2, layout: str = "srresnet", colours: int
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_preset_of_a_method_sets_what_the_table_says(name: str) -> None:
     method = METHODS[name]
-    register()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        composed = compose("config", [f"method={name}"])
-    assert {factor: composed[factor] for factor in FACTORS} == {**REFERENCE, **method.all_levels}
-    assert {key: composed.network[key] for key in method.network} == dict(method.network)
-    assert composed.method.name == name
-    assert method.channels in (None, composed.channels)
+    config = composed(f"method={name}")
+    assert {factor: config[factor] for factor in FACTORS} == {**REFERENCE, **method.all_levels}
+    assert {key: config.network[key] for key in method.network} == dict(method.network)
+    assert config.method.name == name
+    assert method.channels in (None, config.channels)
 
 
 def test_bbcu_is_the_reference() -> None:
